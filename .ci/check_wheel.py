@@ -1,0 +1,23 @@
+"""Check kernelproto as it is installed here: run by ``make wheel`` in a clean environment."""
+
+import sys
+from importlib.metadata import distribution
+from importlib.resources import files
+from pathlib import Path
+
+import kernelproto
+
+installed = distribution("kernelproto")
+scripts_and_modules = {path.parts[0] for path in installed.files or ()}
+
+assert Path(kernelproto.__file__).is_relative_to(sys.prefix), kernelproto.__file__
+assert scripts_and_modules == {"kernelproto", f"kernelproto-{installed.version}.dist-info"}
+assert files("kernelproto").joinpath("py.typed").is_file(), "py.typed is missing"
+assert installed.version == kernelproto.__version__
+assert installed.metadata["License-Expression"] == "BSD-3-Clause"
+assert installed.metadata["License-File"] == "LICENSE"
+
+for provider in installed.entry_points.select(group="kernelproto.kernel_providers"):
+    assert isinstance(provider.load().id, str), provider
+
+print(f"kernelproto {installed.version} imports from its wheel")

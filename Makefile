@@ -1,0 +1,80 @@
+# Everything runs in .venv, which is made on first use and brought up to date when pyproject.toml
+# changes. Stamps in it say what has been done.
+
+BIN := .venv/bin
+READY := .venv/ready
+TOOLS := .venv/tools
+TESTED := .venv/tested
+WHEEL_BIN := build/wheel-venv/bin
+
+# The newest Python that the tests run on, else whatever python3 is. Each one is tried, not looked up:
+# version managers have shims for versions that are not there.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	$$python -c "$(SUITABLE)" 2>/dev/null && { echo $$python; break; }; done)
+SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
+
+SOURCES := $(shell find kernelproto tests -name '*.py')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test coverage lint format types wheel examples check clean
+
+help:  ## list these targets
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+demo: $(READY)  ## start a kernel, stream its output, print a result
+	@$(BIN)/python examples/01_hello.py
+
+test: $(READY)  ## run all tests
+	$(BIN)/coverage run -m pytest
+	@touch $(TESTED)
+
+# Tests that passed since the last change are not run again.
+$(TESTED): $(READY) $(SOURCES)
+	@$(MAKE) --no-print-directory test
+
+coverage: $(TESTED)  ## hold what the tests covered against the thresholds
+	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100
+	$(BIN)/coverage report --omit='kernelproto/wire/*' --fail-under=95
+
+lint: $(TOOLS)  ## check style and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(TOOLS)  ## repair what can be repaired of them
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(TOOLS)  ## check types, with mypy and with pyright
+	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+wheel: $(TOOLS)  ## build wheel and sdist, import the wheel in a clean environment
+	rm -rf dist build
+	$(BIN)/python -m build
+	$(BIN)/python -m venv build/wheel-venv
+	$(WHEEL_BIN)/python -m pip install --quiet dist/*.whl
+	$(WHEEL_BIN)/python -I .ci/check_wheel.py
+
+examples: $(READY)  ## run every example
+	@set -e; for example in examples/*.py; do echo "--- $$example"; $(BIN)/python $$example; done
+
+check: lint types wheel examples coverage  ## all of these checks
+
+clean:  ## remove everything that was made here
+	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find kernelproto tests examples -name __pycache__ -prune -exec rm -r {} +
+
+$(READY): pyproject.toml
+	@"$(PYTHON)" -c "$(SUITABLE)" 2>/dev/null || { \
+		echo "kernelproto needs Python 3.11 or newer, with its venv module." >&2; \
+		echo "Name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Installing into .venv; this takes a minute."
+	@"$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # earlier ones know no --group
+	@$(BIN)/python -m pip install --quiet --editable '.[all]' --group test
+	@touch $@
+
+$(TOOLS): $(READY)
+	@echo "Installing the development tools."
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $@

@@ -1,0 +1,1 @@
+"""Discover, launch, supervise and talk to Jupyter kernels, on asyncio and Trio."""

@@ -1,0 +1,214 @@
+"""Every exception of kernelproto, in one tree.
+
+::
+
+    KernelProtoError
+    |- ProtocolError
+    |  |- LocalProtocolError            you broke a rule of the messaging specification
+    |  `- RemoteProtocolError           the other side did
+    |     |- MalformedMessage           frames that are no message
+    |     |- InvalidSignature           the HMAC does not match: wrong key, or a forgery
+    |     `- ReplayedMessage            a message that was received before
+    |- DiscoveryError
+    |  |- NoSuchKernel (LookupError)    no provider has a kernel type of that name
+    |  `- InvalidKernelSpec (ValueError)
+    |- LaunchError
+    |  |- KernelExitedEarly             the process ended before the kernel was ready
+    |  |- KernelNotReady (TimeoutError)
+    |  `- InvalidLaunchParameter (ValueError)
+    |- KernelDied                       the kernel's process is gone
+    |- ClientClosed                     by us, in an orderly way
+    |- ExecutionError                   the user's code failed; only raise_for_error() raises it
+    |- OutputOverflow                   more output than the stated bound was left unread
+    `- UnsupportedRequest               the kernel does not know this request
+
+Each takes its message first and keeps its facts as keyword attributes, so that every one of them
+can be copied and pickled: a failure is handed to many waiting tasks, each of which raises a copy of
+its own.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
+ErrorT = TypeVar("ErrorT", bound=BaseException)
+
+
+class KernelProtoError(Exception):
+    """Anything that kernelproto raises by itself."""
+
+
+class ProtocolError(KernelProtoError):
+    """A message breaks the Jupyter messaging specification."""
+
+
+class LocalProtocolError(ProtocolError):
+    """This side was asked to do what the specification does not allow."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """The other side sent what the specification does not allow."""
+
+
+class MalformedMessage(RemoteProtocolError):
+    """Received frames are no message: wrong shape, too large, or undecodable JSON."""
+
+
+class InvalidSignature(RemoteProtocolError):
+    """A received message carries a signature that the connection's key did not make."""
+
+
+class ReplayedMessage(RemoteProtocolError):
+    """A message with this signature was received before."""
+
+
+class DiscoveryError(KernelProtoError):
+    """A kernel type cannot be found or described."""
+
+
+class NoSuchKernel(DiscoveryError, LookupError):
+    """No provider has a kernel type of this name.
+
+    Attributes:
+        name: the kernel type that was asked for.
+        available: the kernel types there are, nearest to *name* first.
+    """
+
+    def __init__(self, message: str, *, name: str = "", available: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.name = name
+        self.available = tuple(available)
+
+
+class InvalidKernelSpec(DiscoveryError, ValueError):
+    """A ``kernel.json`` cannot be used.
+
+    Attributes:
+        path: the file.
+        key: the offending key, or None when the file as a whole is unreadable.
+    """
+
+    def __init__(self, message: str, *, path: str = "", key: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+        self.key = key
+
+
+class LaunchError(KernelProtoError):
+    """A kernel could not be started."""
+
+
+class KernelExitedEarly(LaunchError):
+    """The kernel's process ended before the kernel was ready.
+
+    Attributes:
+        command: the command line that was run.
+        returncode: its exit status, negative for a signal, None where it cannot be known or where
+            the command could not be run at all.
+        stderr: the tail of what it wrote to standard output and standard error.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        command: Sequence[str] = (),
+        returncode: int | None = None,
+        stderr: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.command = tuple(command)
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+class KernelNotReady(LaunchError, TimeoutError):
+    """The kernel did not become ready within the startup deadline.
+
+    Attributes:
+        phase: what it was waiting for when the time was up.
+        seconds: how long it was waited for.
+        stderr: the tail of what the kernel's process wrote, where there is one.
+    """
+
+    def __init__(
+        self, message: str, *, phase: str = "", seconds: float = 0.0, stderr: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.phase = phase
+        self.seconds = seconds
+        self.stderr = stderr
+
+
+class InvalidLaunchParameter(LaunchError, ValueError):
+    """A launch parameter is unknown, missing or of the wrong kind."""
+
+
+class KernelDied(KernelProtoError):
+    """The kernel's process is gone; what was in flight will never be answered.
+
+    Attributes:
+        returncode: its exit status, negative for a signal, None where it cannot be known.
+    """
+
+    def __init__(self, message: str, *, returncode: int | None = None) -> None:
+        super().__init__(message)
+        self.returncode = returncode
+
+
+class ClientClosed(KernelProtoError):
+    """The client was closed from this side."""
+
+
+class ExecutionError(KernelProtoError):
+    """The user's code raised an exception in the kernel.
+
+    Attributes:
+        ename: the exception's name.
+        evalue: its text.
+        traceback: its traceback, one entry a frame, with the kernel's ANSI colours.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        ename: str = "",
+        evalue: str = "",
+        traceback: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message)
+        self.ename = ename
+        self.evalue = evalue
+        self.traceback = tuple(traceback)
+
+
+class OutputOverflow(KernelProtoError):
+    """More output arrived than was read and than the bound allows to keep.
+
+    Attributes:
+        discarded_messages: how many outputs were not kept.
+        discarded_bytes: their size in bytes.
+    """
+
+    def __init__(
+        self, message: str, *, discarded_messages: int = 0, discarded_bytes: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.discarded_messages = discarded_messages
+        self.discarded_bytes = discarded_bytes
+
+
+class UnsupportedRequest(KernelProtoError):
+    """The kernel does not implement this request."""
+
+
+def fresh(error: ErrorT) -> ErrorT:
+    """Return a copy of *error* without a traceback, to be raised in one of many waiting tasks."""
+    again = copy.copy(error)
+    again.__cause__ = error.__cause__
+    if hasattr(error, "__notes__"):
+        again.__notes__ = list(error.__notes__)  # a note on one is no note on all
+    return again

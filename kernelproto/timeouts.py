@@ -1,0 +1,22 @@
+"""The few waiting times that kernelproto decides; for others use ``anyio.fail_after``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeouts:
+    """Named phases of a kernel's life, each in seconds.
+
+    Args:
+        startup: from launching until the kernel is ready to execute.
+        shutdown: from shutdown_request until the process has ended by itself.
+        terminate: from SIGTERM until the process has ended.
+        kill: from SIGKILL until the process has ended.
+    """
+
+    startup: float = 60.0
+    shutdown: float = 5.0
+    terminate: float = 2.0
+    kill: float = 5.0

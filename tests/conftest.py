@@ -1,0 +1,124 @@
+"""What every test may use: the event loops, folders of its own, and the check for what is left."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+# An example takes as long as it takes: the machine may be busy. Otherwise hypothesis' own profile.
+hypothesis.settings.register_profile("no deadline", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("no deadline")
+
+try:
+    import uvloop
+except ImportError:
+    uvloop = None
+else:
+    uvloop.new_event_loop().close()  # its first loop makes a pipe, which the process then keeps
+
+needs_uvloop = pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop", marks=needs_uvloop),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """Run a test marked ``anyio`` on every event loop."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Give Jupyter and IPython folders that belong to this test; this is the runtime folder."""
+    # Not under tmp_path, which can be too long for the path of an ipc socket (107 bytes).
+    home = Path(tempfile.mkdtemp(prefix="kp-"))
+    runtime = home / "runtime"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(home / "data"))
+    monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(home / "config"))
+    monkeypatch.setenv("JUPYTER_PATH", str(home / "path"))
+    monkeypatch.setenv("IPYTHONDIR", str(home / "ipython"))
+    yield runtime
+    shutil.rmtree(home, ignore_errors=True)  # a kernel that a failed test left may still write
+
+
+@pytest.fixture
+def no_leaks(runtime_dir: Path) -> Iterator[None]:
+    """Fail the test when it leaves a process, descriptor, thread or runtime file behind."""
+    with _checked(runtime_dir):
+        yield
+
+
+@pytest.fixture
+def leak_check(runtime_dir: Path) -> Callable[[], AbstractContextManager[None]]:
+    """Give the same check for a block: ``with leak_check(): ...``."""
+    return lambda: _checked(runtime_dir)
+
+
+@contextmanager
+def _checked(runtime_dir: Path) -> Iterator[None]:
+    before = _inventory(runtime_dir)
+    yield
+    # The system is still at work when the last call has returned: it reaps, and libzmq's threads
+    # close their descriptors. What is gone within two seconds is no leak.
+    deadline = time.monotonic() + 2
+    while left := _inventory(runtime_dir) - before:
+        if time.monotonic() > deadline:
+            pytest.fail("left behind:\n  " + "\n  ".join(sorted(left)))
+        gc.collect()
+        time.sleep(0.01)
+
+
+def _inventory(runtime_dir: Path) -> set[str]:
+    """List what this test has, in words; without /proc there are no processes or descriptors."""
+    files = {f"file {path}" for path in runtime_dir.rglob("*")}
+    threads = {
+        f"thread {thread.name} {thread.ident}"
+        for thread in threading.enumerate()
+        if not thread.name.startswith(_WORKER_THREADS)
+    }
+    return files | threads | set(_descriptors()) | set(_processes(runtime_dir))
+
+
+# Idle workers belong to the event loop: Trio's live on for ten seconds, anyio's as long as it.
+_WORKER_THREADS = ("Trio thread", "AnyIO worker thread", "asyncio_")
+
+
+def _descriptors() -> Iterator[str]:
+    for link in Path("/proc/self/fd").glob("*"):
+        try:
+            yield f"descriptor {link.name} {link.readlink()}"
+        except FileNotFoundError:  # the one that was listing them
+            continue
+
+
+def _processes(runtime_dir: Path) -> Iterator[str]:
+    """Name the children of this process, and whoever has inherited the runtime folder's name.
+
+    An orphan is nobody's child any more, but its environment tells where it comes from.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        pid = int(process.name)
+        try:
+            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (process / "cmdline").read_text().replace("\0", " ")
+            ours = parent == os.getpid() or bytes(runtime_dir) in (process / "environ").read_bytes()
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or not ours
+            continue
+        if ours and pid != os.getpid():
+            yield f"process {pid} {command or 'ended, but not waited for'}"

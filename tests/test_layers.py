@@ -1,0 +1,206 @@
+"""The layer rules, read from the source: nothing is imported here."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "kernelproto"
+
+# A room is a module or folder directly in kernelproto/. It sees itself and lower layers.
+LAYERS = {
+    "exceptions": 0,
+    "timeouts": 0,
+    "wire": 1,
+    "background": 2,
+    "interfaces": 2,
+    "terminal": 2,
+    "transport": 3,
+    "client": 4,
+    "launch": 4,
+    "supervise": 5,
+    "pool": 5,
+    "run": 5,
+    "blocking": 5,
+    "testing": 5,
+    "server": 6,
+    "cli": 6,
+}
+
+# On the fifth layer the rooms stand on each other; nowhere else does one see its neighbour.
+NEIGHBOURS = {
+    "run": {"supervise"},
+    "pool": {"run", "supervise"},
+    "blocking": {"run", "supervise"},
+    "cli": {"server"},
+}
+
+# Foreign modules that only these may import.
+CONFINED = {
+    "zmq": ("kernelproto/transport/",),
+    "asyncio": ("kernelproto/transport/asyncio_socket.py",),
+    "subprocess": ("kernelproto/launch/",),
+    "signal": ("kernelproto/launch/",),
+    "trio": (),
+    "uvloop": (),
+    "tornado": (),
+    "traitlets": (),
+    "jupyter_client": (),
+    "ipykernel": (),
+}
+
+PURE = (
+    "kernelproto/wire/",
+    "kernelproto/supervise/restart_policy.py",
+    "kernelproto/pool/plan.py",
+)
+IMPURE_MODULES = {"anyio", "os", "random", "secrets", "socket", "threading", "time", "uuid"}
+IMPURE_CALLS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+
+MAX_LINES = 400
+
+Module = tuple[str, ast.Module]
+
+
+@pytest.fixture(scope="module")
+def modules() -> list[Module]:
+    """Give every module of the package: its path from the root, and its syntax tree."""
+    found = [
+        (path.relative_to(ROOT).as_posix(), ast.parse(path.read_text("utf-8")))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    ]
+    assert found
+    return found
+
+
+def room(path: str) -> str:
+    return path.split("/")[1].removesuffix(".py")
+
+
+def imports(path: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """Yield the full names that a module imports, wherever in it, with their lines."""
+    package = path.split("/")[:-1]
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((alias.name, node.lineno) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                above = package[: len(package) - level + 1] if level else []
+                origin = ".".join([*above, *([module] if module else [])])
+                yield from ((f"{origin}.{alias.name}", node.lineno) for alias in names)
+
+
+def may_see(importer: str, imported: str) -> bool:
+    if importer == "__init__":  # the front door: everything but the extras
+        return LAYERS[imported] < LAYERS["server"]
+    return (
+        imported == importer
+        or LAYERS[imported] < LAYERS[importer]
+        or imported in NEIGHBOURS.get(importer, ())
+    )
+
+
+def layer_offences(path: str, tree: ast.Module) -> list[str]:
+    return [
+        f"{path}:{line} imports {name}"
+        for name, line in imports(path, tree)
+        if name.split(".")[0] == "kernelproto"
+        and (name.split(".")[1] not in LAYERS or not may_see(room(path), name.split(".")[1]))
+    ]
+
+
+def confinement_offences(path: str, tree: ast.Module) -> list[str]:
+    return [
+        f"{path}:{line} imports {name}"
+        for name, line in imports(path, tree)
+        if not path.startswith(CONFINED.get(name.split(".")[0], "kernelproto/"))
+    ]
+
+
+def purity_offences(path: str, tree: ast.Module) -> list[str]:
+    if not path.startswith(PURE):
+        return []
+    impure_imports = [
+        f"{path}:{line} imports {name}"
+        for name, line in imports(path, tree)
+        if name.split(".")[0] in IMPURE_MODULES
+    ]
+    asynchronous = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+    impure_code = [
+        f"{path}:{node.lineno} {ast.unparse(node).splitlines()[0]}"
+        for node in ast.walk(tree)
+        if isinstance(node, asynchronous)
+        or (isinstance(node, ast.Attribute) and ast.unparse(node).endswith(tuple(IMPURE_CALLS)))
+    ]
+    return impure_imports + impure_code
+
+
+def test_every_module_has_its_layer(modules: list[Module]) -> None:
+    assert {room(path) for path, _ in modules} - {"__init__"} <= LAYERS.keys()
+
+
+@pytest.mark.parametrize("offences", [layer_offences, confinement_offences, purity_offences])
+def test_rule(offences, modules: list[Module]) -> None:
+    assert [offence for module in modules for offence in offences(*module)] == []
+
+
+def test_no_module_is_too_long() -> None:
+    lengths = {path: len(path.read_text("utf-8").splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert {path: length for path, length in lengths.items() if length > MAX_LINES} == {}
+
+
+@pytest.mark.parametrize(
+    ("offences", "path", "source"),
+    [
+        (layer_offences, "wire/codec.py", "from kernelproto.transport import sockets"),
+        (layer_offences, "wire/codec.py", "from kernelproto import client"),
+        (layer_offences, "wire/codec.py", "from ..client import execution"),
+        (layer_offences, "wire/codec.py", "def f():\n    import kernelproto.run"),
+        (layer_offences, "client/client.py", "from kernelproto.launch.local import launch"),
+        (layer_offences, "launch/local.py", "import kernelproto.client.client"),
+        (layer_offences, "pool/pool.py", "from kernelproto import KernelClient"),
+        (layer_offences, "__init__.py", "from kernelproto.server import app"),
+        (confinement_offences, "client/client.py", "import zmq.asyncio"),
+        (confinement_offences, "transport/fd_socket.py", "import asyncio"),
+        (confinement_offences, "transport/asyncio_socket.py", "from trio.lowlevel import x"),
+        (confinement_offences, "supervise/kernel.py", "from signal import SIGINT"),
+        (purity_offences, "wire/codec.py", "async def f(): ..."),
+        (purity_offences, "wire/codec.py", "from time import monotonic"),
+        (purity_offences, "wire/codec.py", "now = datetime.datetime.now(UTC)"),
+        (purity_offences, "wire/codec.py", "clock: Clock = datetime.now"),
+    ],
+)
+def test_rules_notice(offences, path: str, source: str) -> None:
+    assert offences(f"kernelproto/{path}", ast.parse(source))
+
+
+@pytest.mark.parametrize(
+    ("offences", "path", "source"),
+    [
+        (layer_offences, "wire/codec.py", "from . import message\nfrom ..exceptions import x"),
+        (layer_offences, "client/client.py", "from kernelproto.client.execution import x"),
+        (layer_offences, "__init__.py", "from kernelproto.run import run_kernel"),
+        (confinement_offences, "transport/asyncio_socket.py", "import asyncio, zmq.asyncio"),
+        (confinement_offences, "launch/local.py", "import os, signal, subprocess"),
+        (purity_offences, "wire/codec.py", "import datetime, hmac\nx: datetime.datetime"),
+        (purity_offences, "client/client.py", "import time\nasync def f(): ..."),
+    ],
+)
+def test_rules_allow(offences, path: str, source: str) -> None:
+    assert offences(f"kernelproto/{path}", ast.parse(source)) == []
+
+
+def test_importing_loads_no_framework() -> None:
+    unwanted = {"tornado", "traitlets", "jupyter_client", "ipykernel", "trio", "uvloop"}
+    program = "import kernelproto, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "kernelproto" in loaded
+    assert unwanted.isdisjoint(loaded)
