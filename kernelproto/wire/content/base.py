@@ -1,0 +1,27 @@
+"""What all contents have in common."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Content(msgspec.Struct, frozen=True):
+    """The content of a message."""
+
+
+class Request(Content, frozen=True, kw_only=True):
+    """A request without fields of its own."""
+
+
+class Reply(Content, frozen=True, kw_only=True):
+    """What every reply has: ``status`` "ok", "error" or "aborted", and the error, if any."""
+
+    status: str = "ok"
+    ename: str = ""
+    evalue: str = ""
+    traceback: list[str] = []
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the kernel did not run the request; some kernels spell the status "abort"."""
+        return self.status in ("aborted", "abort")

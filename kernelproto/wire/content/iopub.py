@@ -1,0 +1,101 @@
+"""Contents of the iopub channel.
+
+Specification: "Messages on the IOPub (PUB/SUB) channel".
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernelproto.wire.content.base import Content
+
+
+class Stream(Content, frozen=True):
+    """Text that the code wrote to ``name``, "stdout" or "stderr". Section "Streams"."""
+
+    name: str = "stdout"
+    text: str = ""
+
+
+class MimeBundle(Content, frozen=True):
+    """One thing in several representations: MIME type to data, and metadata likewise."""
+
+    data: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    transient: dict[str, Any] = {}
+
+    @property
+    def display_id(self) -> str | None:
+        """The id by which a later update_display_data finds this display."""
+        display_id = self.transient.get("display_id")
+        return display_id if isinstance(display_id, str) else None
+
+
+class DisplayData(MimeBundle, frozen=True):
+    """Something to show. Section "Display data"."""
+
+
+class UpdateDisplayData(MimeBundle, frozen=True):
+    """New data for the displays with the same display_id. Section "Update display data"."""
+
+
+class ExecuteResult(MimeBundle, frozen=True):
+    """The value of the executed expression. Section "Code outputs"."""
+
+    execution_count: int | None = None
+
+
+class ErrorOutput(Content, frozen=True):
+    """An exception in the executed code. Section "Execution errors"."""
+
+    ename: str = ""
+    evalue: str = ""
+    traceback: list[str] = []
+
+
+class ClearOutput(Content, frozen=True):
+    """Remove the outputs so far; with ``wait`` only once the next output is there."""
+
+    wait: bool = False
+
+
+class ExecuteInput(Content, frozen=True):
+    """The code that a client has just asked to run. Section "Code inputs"."""
+
+    code: str = ""
+    execution_count: int | None = None
+
+
+class Status(Content, frozen=True):
+    """``execution_state`` "busy", "idle" or "starting". Section "Kernel status"."""
+
+    execution_state: str = ""
+
+
+class IOPubWelcome(Content, frozen=True):
+    """A subscription has reached the kernel. Section "Welcome message"."""
+
+    subscription: str = ""
+
+
+class CommOpen(Content, frozen=True, kw_only=True):
+    """Open a comm; either side sends it. Section "Opening a Comm"."""
+
+    comm_id: str
+    target_name: str
+    data: dict[str, Any] = {}
+    target_module: str | None = None
+
+
+class CommMessage(Content, frozen=True, kw_only=True):
+    """A message on an open comm. Section "Comm Messages"."""
+
+    comm_id: str
+    data: dict[str, Any] = {}
+
+
+class CommClose(Content, frozen=True, kw_only=True):
+    """Close a comm. Section "Tearing Down Comms"."""
+
+    comm_id: str
+    data: dict[str, Any] = {}

@@ -1,0 +1,234 @@
+"""Conversation: what a client has asked of a kernel, and what has become of it.
+
+Theory of operation
+===================
+
+The conversation is told what was sent (``sent``) and what arrived (``received``). It answers with
+an Event that says whose the arrival is and what it means; it never sends, waits or decides.
+
+Every request that expects a reply is one small automaton. Its states:
+
+    SENT      nothing final has come back yet
+    REPLIED   the reply is here; the kernel's "idle" for this request is not
+    IDLED     "idle" is here; the reply is not
+    DONE      over; the conversation has forgotten the request
+
+An execute_request is over when both its reply (shell or control) and its "idle" (iopub) have
+arrived, because these are different sockets and either may come first, and because outputs come
+before "idle" but not always before the reply. Any other request is over with its reply. A request
+that the kernel aborted produces no outputs, so its reply ends it. The tables below are the whole of
+it; a pair that is not in them changes nothing.
+
+Whose an arrival is (Origin) is told by its parent header: a request that is still open (OWN), one
+of this session that is over or was given up (LATE: background threads write whenever they like),
+another client's request (FOREIGN), or none at all (KERNEL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+import msgspec
+
+from kernelproto.exceptions import MalformedMessage
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.message import Message
+
+
+class State(StrEnum):
+    """How far a request has come."""
+
+    SENT = "sent"
+    REPLIED = "replied"
+    IDLED = "idled"
+    DONE = "done"
+
+
+class Signal(StrEnum):
+    """What an arriving message means for its request."""
+
+    BUSY = "busy"
+    IDLE = "idle"
+    OUTPUT = "output"
+    INPUT = "input"
+    REPLY = "reply"
+    ABORT = "abort"
+    STARTING = "starting"
+    OTHER = "other"
+
+
+class Origin(StrEnum):
+    """Whose request an arriving message belongs to."""
+
+    OWN = "own"
+    LATE = "late"
+    FOREIGN = "foreign"
+    KERNEL = "kernel"
+
+
+Transitions = Mapping[State, Mapping[Signal, State]]
+
+REPLY_AND_IDLE: Transitions = {
+    State.SENT: {
+        Signal.REPLY: State.REPLIED,
+        Signal.IDLE: State.IDLED,
+        Signal.ABORT: State.DONE,
+    },
+    State.REPLIED: {Signal.IDLE: State.DONE},
+    State.IDLED: {Signal.REPLY: State.DONE, Signal.ABORT: State.DONE},
+}
+
+REPLY_ONLY: Transitions = {
+    State.SENT: {Signal.REPLY: State.DONE, Signal.ABORT: State.DONE},
+}
+
+_IOPUB_SIGNALS = {
+    "stream": Signal.OUTPUT,
+    "display_data": Signal.OUTPUT,
+    "update_display_data": Signal.OUTPUT,
+    "execute_result": Signal.OUTPUT,
+    "error": Signal.OUTPUT,
+    "clear_output": Signal.OUTPUT,
+}
+
+# A kernel that never reports idle must not make the client grow.
+_MOST_BUSY = 1024
+
+_STATUS_SIGNALS = {"busy": Signal.BUSY, "idle": Signal.IDLE, "starting": Signal.STARTING}
+
+
+class Request:
+    """A request under way.
+
+    Attributes:
+        message: the request itself.
+        channel: where it was sent.
+        state: how far it has come.
+        reply: its reply, once that is here.
+    """
+
+    __slots__ = ("_transitions", "channel", "message", "reply", "state")
+
+    def __init__(self, message: Message, channel: ChannelName, transitions: Transitions) -> None:
+        self.message = message
+        self.channel = channel
+        self.state = State.SENT
+        self.reply: Message | None = None
+        self._transitions = transitions
+
+    def advance(self, signal: Signal) -> None:
+        """Take the step that the table has for *signal*, if there is one."""
+        self.state = self._transitions.get(self.state, {}).get(signal, self.state)
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What an arriving message means.
+
+    Attributes:
+        signal: its meaning.
+        origin: whose request it belongs to.
+        message: the message.
+        request: that request when the origin is OWN, in the state that the message has brought it
+            to.
+    """
+
+    signal: Signal
+    origin: Origin
+    message: Message
+    request: Request | None = None
+
+
+class Conversation:
+    """The requests of one client session.
+
+    Args:
+        session: the client session id, as it stands in the headers that are sent.
+    """
+
+    def __init__(self, session: str) -> None:
+        self._session = session
+        self._open: dict[str, Request] = {}
+        # Insertion-ordered: the requests, anybody's, that the kernel is busy with.
+        self._busy_with: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        """How many requests are open."""
+        return len(self._open)
+
+    @property
+    def kernel_busy(self) -> bool:
+        """Whether the kernel works on anybody's request, as far as its status messages tell."""
+        return bool(self._busy_with)
+
+    def sent(self, message: Message, channel: ChannelName) -> Request | None:
+        """Take note of a message before it is sent.
+
+        Returns:
+            The open request, or None for a message that nobody replies to.
+        """
+        if not message.msg_type.endswith("_request"):
+            return None
+        transitions = REPLY_AND_IDLE if message.msg_type == "execute_request" else REPLY_ONLY
+        request = Request(message, channel, transitions)
+        self._open[message.msg_id] = request
+        return request
+
+    def forget(self, msg_id: str) -> None:
+        """Give up a request; whatever still arrives for it is LATE."""
+        self._open.pop(msg_id, None)
+
+    def received(self, message: Message, channel: ChannelName) -> Event:
+        """Say what an arriving message means.
+
+        Raises:
+            MalformedMessage: it is a status message whose content cannot be read.
+        """
+        signal = _signal(message, channel)
+        parent = message.parent_header
+        if parent is None:
+            self._note_status(message, signal, "")
+            return Event(signal, Origin.KERNEL, message)
+        self._note_status(message, signal, parent.msg_id)
+        request = self._open.get(parent.msg_id)
+        if request is None:
+            origin = Origin.LATE if parent.session == self._session else Origin.FOREIGN
+            return Event(signal, origin, message)
+        if signal is Signal.REPLY or signal is Signal.ABORT:
+            request.reply = request.reply or message
+        request.advance(signal)
+        if request.state is State.DONE:
+            del self._open[parent.msg_id]
+        return Event(signal, Origin.OWN, message, request)
+
+    def _note_status(self, message: Message, signal: Signal, parent_id: str) -> None:
+        if signal is Signal.BUSY:
+            self._busy_with[parent_id] = None
+            if len(self._busy_with) > _MOST_BUSY:
+                del self._busy_with[next(iter(self._busy_with))]
+        elif signal is Signal.IDLE:
+            self._busy_with.pop(parent_id, None)
+        elif signal is Signal.STARTING:  # again: whatever it was busy with, it is no more
+            self._busy_with.clear()
+
+
+def _signal(message: Message, channel: ChannelName) -> Signal:
+    msg_type = message.msg_type
+    if channel == "iopub":
+        if msg_type == "status":
+            return _STATUS_SIGNALS.get(message.content.execution_state, Signal.OTHER)
+        return _IOPUB_SIGNALS.get(msg_type, Signal.OTHER)
+    if channel == "stdin":
+        return Signal.INPUT if msg_type == "input_request" else Signal.OTHER
+    if not msg_type.endswith("_reply"):
+        return Signal.OTHER
+    return Signal.ABORT if _is_aborted(message) else Signal.REPLY
+
+
+def _is_aborted(reply: Message) -> bool:
+    # A reply that cannot be read still ends its request: who waits for it sees what is wrong with
+    # it.
+    try:
+        return getattr(reply.content, "aborted", False)
+    except MalformedMessage:
+        return False

@@ -1,0 +1,240 @@
+"""Message: a header that is read at once and four JSON frames that are kept as they came.
+
+Content and metadata are decoded when somebody asks for them, so a message can be routed and
+forwarded without being understood, and what is unknown about it survives byte for byte.
+
+Specification: "General Message Format".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from kernelproto.wire import tolerant_json
+from kernelproto.wire.content import content_type
+
+Frame = bytes | memoryview
+
+PROTOCOL_VERSION = "5.5"
+
+_EMPTY_OBJECT = b"{}"
+_NO_PARENT = (_EMPTY_OBJECT, b"null", b"")
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message header.
+
+    Args:
+        msg_id: unique among all messages.
+        msg_type: names the shape of the content.
+        session: the client session id; a kernel has one of its own.
+        username: who sent it, for people.
+        date: ISO 8601; kept as text, because kernels disagree about the format.
+        version: of the messaging specification.
+        subshell_id: the subshell that a shell request is meant for.
+    """
+
+    msg_id: str
+    msg_type: str
+    session: str = ""
+    username: str = ""
+    date: str = ""
+    version: str = ""
+    subshell_id: str | None = None
+
+
+class Message:
+    """One message of the Jupyter messaging specification; immutable.
+
+    Args:
+        header: its header, decoded.
+        parent_header: the header of the message that caused it; None when there is none.
+        parts: header, parent_header, metadata and content as JSON, then the buffers.
+        identities: the routing frames before the delimiter; on iopub the topic, where there is one.
+    """
+
+    __slots__ = (
+        "_content",
+        "_metadata",
+        "header",
+        "identities",
+        "parent_header",
+        "parts",
+    )
+
+    def __init__(
+        self,
+        header: Header,
+        parent_header: Header | None,
+        parts: Sequence[Frame],
+        identities: Sequence[Frame] = (),
+    ) -> None:
+        self.header = header
+        self.parent_header = parent_header
+        self.parts = parts
+        self.identities = identities
+        self._content: Any = None
+        self._metadata: dict[str, Any] | None = None
+
+    @classmethod
+    def build(
+        cls,
+        header: Header,
+        content: msgspec.Struct | Mapping[str, Any],
+        *,
+        parent: Message | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+    ) -> Message:
+        """Make a message to be sent.
+
+        Args:
+            header: its header.
+            content: a Struct of ``kernelproto.wire.content``, or a mapping.
+            parent: the message that it answers; its header is quoted byte for byte.
+            metadata: anything; empty by default.
+            buffers: binary frames that follow the content.
+
+        Raises:
+            LocalProtocolError: the content or the metadata cannot be written as JSON.
+        """
+        return cls(
+            header,
+            None if parent is None else parent.header,
+            [
+                tolerant_json.encode(header),
+                _EMPTY_OBJECT if parent is None else parent.raw_header,
+                tolerant_json.encode(metadata) if metadata else _EMPTY_OBJECT,
+                tolerant_json.encode(content),
+                *buffers,
+            ],
+        )
+
+    @property
+    def msg_type(self) -> str:
+        """The header's msg_type."""
+        return self.header.msg_type
+
+    @property
+    def msg_id(self) -> str:
+        """The header's msg_id."""
+        return self.header.msg_id
+
+    @property
+    def content(self) -> Any:
+        """The content: a Struct for the specification's message types, a dict for any other.
+
+        Raises:
+            MalformedMessage: the content is no JSON object of that shape.
+        """
+        # An empty frame is not taken for an empty object. The signature covers the joined frames:
+        # whoever moved the bytes of an error into the metadata would leave a success behind.
+        if self._content is None:
+            self._content = tolerant_json.decode(self.parts[3], content_type(self.header.msg_type))
+        return self._content
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The metadata; null and an empty frame count as empty.
+
+        Raises:
+            MalformedMessage: it is no JSON object.
+        """
+        if self._metadata is None:
+            self._metadata = tolerant_json.decode(self.parts[2] or _EMPTY_OBJECT, dict)
+        return self._metadata
+
+    @property
+    def buffers(self) -> Sequence[Frame]:
+        """The binary frames, not copied."""
+        return self.parts[4:]
+
+    @property
+    def raw_header(self) -> Frame:
+        """The header as JSON, exactly as it came or will go."""
+        return self.parts[0]
+
+    @property
+    def raw_parent_header(self) -> Frame:
+        """The parent header as JSON, exactly as it came or will go."""
+        return self.parts[1]
+
+    @property
+    def raw_metadata(self) -> Frame:
+        """The metadata as JSON, exactly as it came or will go."""
+        return self.parts[2]
+
+    @property
+    def raw_content(self) -> Frame:
+        """The content as JSON, exactly as it came or will go."""
+        return self.parts[3]
+
+    def __repr__(self) -> str:
+        parent = self.parent_header.msg_id if self.parent_header else None
+        return f"<Message {self.msg_type} {self.msg_id} parent={parent}>"
+
+
+def read_parent_header(raw: Frame) -> Header | None:
+    """Return the parent header that a frame holds; None where it tells of no parent.
+
+    Raises:
+        MalformedMessage: it is neither a header nor empty.
+    """
+    if raw in _NO_PARENT or not tolerant_json.decode(raw, _Quoted).msg_id:
+        return None
+    return tolerant_json.decode(raw, Header)
+
+
+class _Quoted(msgspec.Struct):
+    """As much of a parent header as tells whether there is a parent."""
+
+    msg_id: str = ""
+
+
+class MessageFactory:
+    """Makes the messages of one client session.
+
+    Args:
+        session: the client session id.
+        username: who sends, for people.
+        new_id: returns a msg_id that was never used before.
+        now: returns the current time in ISO 8601 with a time zone.
+    """
+
+    def __init__(
+        self,
+        *,
+        session: str,
+        username: str,
+        new_id: Callable[[], str],
+        now: Callable[[], str],
+    ) -> None:
+        self.session = session
+        self._username = username
+        self._new_id = new_id
+        self._now = now
+
+    def message(
+        self,
+        msg_type: str,
+        content: msgspec.Struct | Mapping[str, Any],
+        *,
+        parent: Message | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+        subshell_id: str | None = None,
+    ) -> Message:
+        """Make a message with a new header; arguments and exceptions as in ``Message.build``."""
+        header = Header(
+            msg_id=self._new_id(),
+            msg_type=msg_type,
+            session=self.session,
+            username=self._username,
+            date=self._now(),
+            version=PROTOCOL_VERSION,
+            subshell_id=subshell_id,
+        )
+        return Message.build(header, content, parent=parent, metadata=metadata, buffers=buffers)

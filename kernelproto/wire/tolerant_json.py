@@ -1,0 +1,99 @@
+"""JSON as the specification wants it on the way out, and as kernels really send it on the way in.
+
+Kernels send NaN and Infinity, lone surrogates, null where an object or a string belongs and numbers
+where a string belongs. msgspec refuses these, so what it refuses is read once more by the standard
+library's more forgiving parser. The fast path pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeGuard, TypeVar, cast
+
+import msgspec
+
+from kernelproto.exceptions import LocalProtocolError, MalformedMessage
+
+T = TypeVar("T")
+
+# SystemError is what msgspec before 0.22 says to an integer beyond the largest float.
+_UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError, SystemError)
+
+
+class _Decoders(dict[type[Any], msgspec.json.Decoder[Any]]):
+    def __missing__(self, kind: type[Any]) -> msgspec.json.Decoder[Any]:
+        self[kind] = decoder = msgspec.json.Decoder(kind)
+        return decoder
+
+
+def _as_dict(value: object) -> object:
+    """Give msgspec, which of all mappings knows dict alone, what it does not know."""
+    if isinstance(value, Mapping):
+        return dict(cast("Mapping[object, object]", value))
+    raise TypeError(f"there is no JSON for {type(value).__name__}")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_as_dict)
+_decoders = _Decoders()
+
+
+def encode(value: object) -> bytes:
+    """Write *value*, a Struct or a mapping, as a JSON object.
+
+    NaN and infinities have no place in JSON and become null, as they do in JavaScript. Tuples and
+    sets become arrays, bytes text in base64, dates text in ISO 8601.
+
+    Raises:
+        LocalProtocolError: it is no JSON object, or it holds something JSON cannot say.
+    """
+    try:
+        data = _encoder.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise LocalProtocolError(f"cannot be written as JSON: {error}") from None
+    if not data.startswith(b"{"):
+        raise LocalProtocolError(f"a JSON object is wanted here, not {type(value).__name__}")
+    return data
+
+
+def decode(data: bytes | memoryview, kind: type[T]) -> T:
+    """Read a JSON object as *kind*, a Struct type or ``dict``, forgiving what kernels get wrong.
+
+    Raises:
+        MalformedMessage: no reading of *data* gives a *kind*.
+    """
+    try:
+        return cast("T", _decoders[kind].decode(data))
+    except _UNREADABLE:
+        return _decode_tolerantly(data, kind)
+
+
+def _decode_tolerantly(data: bytes | memoryview, kind: type[T]) -> T:
+    try:
+        value = json.loads(bytes(data))
+        if value is None:
+            value = {}
+        return msgspec.convert(_repaired(value, kind), kind, strict=False)
+    except _UNREADABLE as error:
+        raise MalformedMessage(f"cannot be read as {kind.__name__}: {error}") from None
+
+
+def _repaired(value: Any, kind: Any) -> Any:
+    """Turn numbers into strings where strings belong, and let Structs have their defaults for null.
+
+    Unknown fields are dropped: msgspec would stumble over a name with a lone surrogate.
+    """
+    if kind is str and isinstance(value, int | float):
+        return str(value)
+    if not isinstance(value, dict) or not _is_struct(kind):
+        return cast("object", value)
+    kinds = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    return {
+        name: _repaired(item, kinds[name])
+        for name, item in cast("dict[str, object]", value).items()
+        if name in kinds and item is not None
+    }
+
+
+def _is_struct(kind: Any) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)

@@ -1,0 +1,539 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from kernelproto.exceptions import MalformedMessage
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.conversation import (
+    REPLY_AND_IDLE,
+    REPLY_ONLY,
+    Conversation,
+    Event,
+    Origin,
+    Request,
+    Signal,
+    State,
+)
+from kernelproto.wire.message import Header, Message
+
+US, THEM, KERNEL = "our session", "their session", "kernel session"
+
+numbers = itertools.count(1)
+
+
+def message(
+    msg_type: str,
+    content: Mapping[str, Any] | None = None,
+    *,
+    parent: Message | None = None,
+    session: str = KERNEL,
+) -> Message:
+    header = Header(msg_id=f"{session} {next(numbers)}", msg_type=msg_type, session=session)
+    return Message.build(header, content or {}, parent=parent)
+
+
+def request(msg_type: str = "execute_request", session: str = US) -> Message:
+    return message(msg_type, session=session)
+
+
+def reply_to(parent: Message, status: str = "ok") -> Message:
+    msg_type = parent.msg_type.replace("_request", "_reply")
+    return message(msg_type, {"status": status}, parent=parent)
+
+
+def status(state: str, parent: Message | None = None) -> Message:
+    return message("status", {"execution_state": state}, parent=parent)
+
+
+def unreadable(msg_type: str, parent: Message | None = None) -> Message:
+    """Return a message whose content is no JSON."""
+    whole = message(msg_type, parent=parent)
+    return Message(whole.header, whole.parent_header, [*whole.parts[:3], b"garbage"])
+
+
+def arrival(signal: Signal, parent: Message) -> tuple[Message, ChannelName]:
+    """Return a message that means *signal*, and the channel that it comes on."""
+    match signal:
+        case Signal.REPLY:
+            return reply_to(parent), "shell"
+        case Signal.ABORT:
+            return reply_to(parent, "aborted"), "shell"
+        case Signal.INPUT:
+            return message("input_request", parent=parent), "stdin"
+        case Signal.OUTPUT:
+            return message("stream", parent=parent), "iopub"
+        case Signal.OTHER:
+            return message("comm_msg", {"comm_id": "c"}, parent=parent), "iopub"
+        case _:
+            return status(signal.value, parent), "iopub"
+
+
+SIGNALS = ("busy", "idle", "output", "input", "reply", "abort", "starting", "other")
+
+# What each signal makes of a request in each state.
+TABLES = {
+    "execute_request": """
+        state     busy     idle     output   input    reply    abort    starting  other
+        sent      sent     idled    sent     sent     replied  done     sent      sent
+        replied   replied  done     replied  replied  replied  replied  replied   replied
+        idled     idled    idled    idled    idled    done     done     idled     idled
+        done      done     done     done     done     done     done     done      done
+    """,
+    "inspect_request": """
+        state     busy     idle     output   input    reply    abort    starting  other
+        sent      sent     sent     sent     sent     done     done     sent      sent
+        done      done     done     done     done     done     done     done      done
+    """,
+}
+
+# How a request gets into each state.
+PATHS = {
+    State.SENT: (),
+    State.REPLIED: (Signal.REPLY,),
+    State.IDLED: (Signal.IDLE,),
+    State.DONE: (Signal.REPLY, Signal.IDLE),
+}
+
+
+def rows() -> list[Any]:
+    found = []
+    for msg_type, table in TABLES.items():
+        head, *lines = [line.split() for line in table.strip().splitlines()]
+        assert tuple(head[1:]) == SIGNALS == tuple(Signal)
+        for before, *after in lines:
+            for signal, then in zip(SIGNALS, after, strict=True):
+                row = (msg_type, State(before), Signal(signal), State(then))
+                found.append(pytest.param(*row, id=f"{msg_type}-{before}-{signal}"))
+    return found
+
+
+@pytest.mark.parametrize(("msg_type", "before", "signal", "then"), rows())
+def test_every_signal_in_every_state(msg_type, before, signal, then) -> None:
+    conversation = Conversation(US)
+    asked = request(msg_type)
+    opened = conversation.sent(asked, "shell")
+    assert opened is not None
+    for step in PATHS[before]:
+        conversation.received(*arrival(step, asked))
+    assert opened.state is before
+    event = conversation.received(*arrival(signal, asked))
+    assert event.signal is signal
+    assert opened.state is then
+    assert len(conversation) == (then is not State.DONE)
+    over = before is State.DONE
+    assert event.origin is (Origin.LATE if over else Origin.OWN)
+    assert event.request is (None if over else opened)
+
+
+@pytest.mark.parametrize("transitions", [REPLY_AND_IDLE, REPLY_ONLY])
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("signal", Signal)
+def test_pair_that_is_not_in_the_table_changes_nothing(transitions, state, signal) -> None:
+    asked = Request(request(), "shell", transitions)
+    asked.state = state
+    asked.advance(signal)
+    if signal not in transitions.get(state, {}):
+        assert asked.state is state
+
+
+def test_no_table_leads_out_of_done() -> None:
+    assert State.DONE not in REPLY_AND_IDLE
+    assert State.DONE not in REPLY_ONLY
+
+
+@pytest.mark.parametrize(
+    "msg_type",
+    [
+        "execute_request",
+        "inspect_request",
+        "complete_request",
+        "history_request",
+        "is_complete_request",
+        "connect_request",
+        "comm_info_request",
+        "kernel_info_request",
+        "shutdown_request",
+        "interrupt_request",
+        "create_subshell_request",
+        "delete_subshell_request",
+        "list_subshell_request",
+        "usage_request",
+        "debug_request",
+        "vendor_request",
+    ],
+)
+@pytest.mark.parametrize("channel", ["shell", "control"])
+def test_every_request_ends_with_its_reply_on_either_channel(msg_type, channel) -> None:
+    conversation = Conversation(US)
+    asked = request(msg_type)
+    opened = conversation.sent(asked, channel)
+    assert (opened.message, opened.channel, opened.state) == (asked, channel, State.SENT)
+    assert opened.reply is None
+    conversation.received(status("busy", asked), "iopub")
+    conversation.received(status("idle", asked), "iopub")
+    assert len(conversation) == 1
+    reply = reply_to(asked)
+    event = conversation.received(reply, channel)
+    assert event == Event(Signal.REPLY, Origin.OWN, reply, opened)
+    assert (opened.reply, opened.state) == (reply, State.DONE)
+    assert len(conversation) == 0
+
+
+@pytest.mark.parametrize("msg_type", ["comm_open", "comm_msg", "comm_close", "input_reply"])
+def test_nobody_replies_to_a_message_that_is_no_request(msg_type) -> None:
+    conversation = Conversation(US)
+    assert conversation.sent(request(msg_type), "shell") is None
+    assert len(conversation) == 0
+
+
+@pytest.mark.parametrize(
+    ("msg_type", "signal"),
+    [
+        ("stream", Signal.OUTPUT),
+        ("display_data", Signal.OUTPUT),
+        ("update_display_data", Signal.OUTPUT),
+        ("execute_result", Signal.OUTPUT),
+        ("error", Signal.OUTPUT),
+        ("clear_output", Signal.OUTPUT),
+        ("execute_input", Signal.OTHER),
+        ("iopub_welcome", Signal.OTHER),
+        ("comm_open", Signal.OTHER),
+        ("comm_msg", Signal.OTHER),
+        ("debug_event", Signal.OTHER),
+        ("shutdown_reply", Signal.OTHER),
+        ("execute_reply", Signal.OTHER),
+        ("input_request", Signal.OTHER),
+        ("vendor_event", Signal.OTHER),
+    ],
+)
+def test_meaning_on_iopub(msg_type, signal) -> None:
+    assert Conversation(US).received(message(msg_type), "iopub").signal is signal
+
+
+@pytest.mark.parametrize(
+    ("msg_type", "channel", "signal"),
+    [
+        ("input_request", "stdin", Signal.INPUT),
+        ("input_request", "shell", Signal.OTHER),
+        ("input_reply", "stdin", Signal.OTHER),
+        ("execute_reply", "stdin", Signal.OTHER),
+        ("execute_reply", "shell", Signal.REPLY),
+        ("interrupt_reply", "control", Signal.REPLY),
+        ("debug_reply", "control", Signal.REPLY),
+        ("vendor_reply", "shell", Signal.REPLY),
+        ("execute_request", "shell", Signal.OTHER),  # our own, sent back to us
+        ("stream", "shell", Signal.OTHER),
+        ("status", "shell", Signal.OTHER),
+        ("status", "control", Signal.OTHER),
+    ],
+)
+def test_meaning_on_the_other_channels(msg_type, channel, signal) -> None:
+    assert Conversation(US).received(message(msg_type), channel).signal is signal
+
+
+@pytest.mark.parametrize(
+    ("state", "signal"),
+    [
+        ("busy", Signal.BUSY),
+        ("idle", Signal.IDLE),
+        ("starting", Signal.STARTING),
+        ("restarting", Signal.OTHER),
+        ("", Signal.OTHER),
+    ],
+)
+def test_meaning_of_a_status(state, signal) -> None:
+    assert Conversation(US).received(status(state), "iopub").signal is signal
+
+
+@pytest.mark.parametrize("answer", ["aborted", "abort"])
+def test_both_spellings_of_aborted(answer) -> None:
+    conversation = Conversation(US)
+    asked = request()
+    conversation.sent(asked, "shell")
+    event = conversation.received(reply_to(asked, answer), "shell")
+    assert (event.signal, event.request.state) == (Signal.ABORT, State.DONE)
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(["reply", "idle", "stream"])])
+def test_execution_is_over_with_reply_and_idle_in_any_order(order) -> None:
+    conversation = Conversation(US)
+    asked = request()
+    arrivals = {
+        "reply": (reply_to(asked), "shell"),
+        "idle": (status("idle", asked), "iopub"),
+        "stream": (message("stream", parent=asked), "iopub"),
+    }
+    opened = conversation.sent(asked, "shell")
+    seen = set()
+    for name in order:
+        event = conversation.received(*arrivals[name])
+        assert event.origin is (Origin.LATE if seen >= {"reply", "idle"} else Origin.OWN)
+        seen.add(name)
+        assert (opened.state is State.DONE) == (seen >= {"reply", "idle"})
+        assert (opened.reply is not None) == ("reply" in seen)
+
+
+def test_late_output_belongs_to_nobody_any_more() -> None:
+    conversation = Conversation(US)
+    asked = request()
+    conversation.sent(asked, "shell")
+    conversation.received(reply_to(asked), "shell")
+    conversation.received(status("idle", asked), "iopub")
+    late = message("stream", parent=asked)
+    assert conversation.received(late, "iopub") == Event(Signal.OUTPUT, Origin.LATE, late)
+
+
+def test_first_reply_counts() -> None:
+    conversation = Conversation(US)
+    asked = request()
+    opened = conversation.sent(asked, "shell")
+    first, second = reply_to(asked), reply_to(asked, "aborted")
+    conversation.received(first, "shell")
+    event = conversation.received(second, "control")
+    assert (event.signal, event.origin, event.message) == (Signal.ABORT, Origin.OWN, second)
+    assert (opened.reply, opened.state) == (first, State.REPLIED)
+    conversation.received(status("idle", asked), "iopub")
+    assert conversation.received(reply_to(asked), "shell").origin is Origin.LATE
+    assert opened.reply is first
+
+
+def test_reply_that_cannot_be_read_still_ends_its_request() -> None:
+    conversation = Conversation(US)
+    asked = request("kernel_info_request")
+    opened = conversation.sent(asked, "shell")
+    event = conversation.received(unreadable("kernel_info_reply", asked), "shell")
+    assert (event.signal, event.request, opened.state) == (Signal.REPLY, opened, State.DONE)
+    with pytest.raises(MalformedMessage):
+        _ = opened.reply.content
+
+
+def test_status_that_cannot_be_read_is_refused_and_changes_nothing() -> None:
+    conversation = Conversation(US)
+    asked = request()
+    opened = conversation.sent(asked, "shell")
+    conversation.received(status("busy", asked), "iopub")
+    with pytest.raises(MalformedMessage):
+        conversation.received(unreadable("status", asked), "iopub")
+    assert opened.state is State.SENT
+    assert conversation.kernel_busy
+
+
+def test_output_is_not_read_to_be_sorted() -> None:
+    conversation = Conversation(US)
+    asked = request()
+    opened = conversation.sent(asked, "shell")
+    event = conversation.received(unreadable("stream", asked), "iopub")
+    assert (event.signal, event.request) == (Signal.OUTPUT, opened)
+
+
+def test_requests_do_not_get_mixed_up() -> None:
+    conversation = Conversation(US)
+    one, two = request(), request("inspect_request")
+    first, second = conversation.sent(one, "shell"), conversation.sent(two, "control")
+    assert conversation.received(reply_to(two), "control").request is second
+    assert conversation.received(message("stream", parent=one), "iopub").request is first
+    assert (first.state, second.state) == (State.SENT, State.DONE)
+
+
+@pytest.mark.parametrize("signal", Signal)
+@pytest.mark.parametrize(
+    ("session", "origin"),
+    [
+        pytest.param(US, Origin.LATE, id="ours"),
+        pytest.param(THEM, Origin.FOREIGN, id="another client's"),
+        pytest.param("", Origin.FOREIGN, id="nobody's"),
+    ],
+)
+def test_parent_that_is_not_known(signal, session, origin) -> None:
+    arriving, channel = arrival(signal, request(session=session))
+    assert Conversation(US).received(arriving, channel) == Event(signal, origin, arriving)
+
+
+@pytest.mark.parametrize(
+    ("arriving", "signal"),
+    [
+        pytest.param(status("starting"), Signal.STARTING, id="starting"),
+        pytest.param(status("idle"), Signal.IDLE, id="idle"),
+        pytest.param(message("iopub_welcome"), Signal.OTHER, id="welcome"),
+        pytest.param(message("stream"), Signal.OUTPUT, id="output"),
+    ],
+)
+def test_message_without_parent_is_the_kernels_own(arriving, signal) -> None:
+    assert Conversation(US).received(arriving, "iopub") == Event(signal, Origin.KERNEL, arriving)
+
+
+def test_two_clients_of_one_kernel() -> None:
+    ours, theirs = Conversation(US), Conversation(THEM)
+    asked = request(session=US)
+    ours.sent(asked, "shell")
+    for arriving in (status("busy", asked), message("stream", parent=asked)):
+        assert ours.received(arriving, "iopub").origin is Origin.OWN
+        assert theirs.received(arriving, "iopub").origin is Origin.FOREIGN
+    assert theirs.kernel_busy
+    assert len(theirs) == 0
+
+
+def test_forgotten_request_is_late_from_then_on() -> None:
+    conversation = Conversation(US)
+    asked, kept = request(), request()
+    opened = conversation.sent(asked, "shell")
+    conversation.sent(kept, "shell")
+    conversation.forget(asked.msg_id)
+    conversation.forget(asked.msg_id)
+    conversation.forget("never sent")
+    assert len(conversation) == 1
+    assert conversation.received(reply_to(asked), "shell").origin is Origin.LATE
+    assert (opened.state, opened.reply) == (State.SENT, None)
+    assert conversation.received(reply_to(kept), "shell").origin is Origin.OWN
+
+
+# Whether the kernel is busy.
+
+
+def test_kernel_is_busy_until_it_is_idle_for_everybody() -> None:
+    conversation = Conversation(US)
+    ours, theirs, unheard = request(), request(session=THEM), request(session=THEM)
+    conversation.sent(ours, "shell")
+    seen = [conversation.kernel_busy]
+    for state, parent in [
+        ("busy", ours),
+        ("busy", ours),
+        ("busy", theirs),
+        ("idle", ours),
+        ("idle", unheard),
+        ("idle", theirs),
+        ("idle", theirs),
+        ("busy", None),
+        ("idle", None),
+        ("busy", theirs),
+        ("starting", None),
+    ]:
+        conversation.received(status(state, parent), "iopub")
+        seen.append(conversation.kernel_busy)
+    assert seen == [False, True, True, True, True, True, False, False, True, False, True, False]
+
+
+def test_forgetting_a_request_makes_no_kernel_idle() -> None:
+    conversation = Conversation(US)
+    asked = request()
+    conversation.sent(asked, "shell")
+    conversation.received(status("busy", asked), "iopub")
+    conversation.forget(asked.msg_id)
+    assert conversation.kernel_busy
+    conversation.received(status("idle", asked), "iopub")
+    assert not conversation.kernel_busy
+
+
+def test_requests_that_never_end_are_remembered_up_to_a_bound() -> None:
+    conversation = Conversation(US)
+    endless = [request(session=THEM) for _ in range(2000)]
+    for parent in endless:
+        conversation.received(status("busy", parent), "iopub")
+    for parent in endless[-1023:]:
+        conversation.received(status("idle", parent), "iopub")
+    assert conversation.kernel_busy
+    conversation.received(status("idle", endless[-1024]), "iopub")
+    assert not conversation.kernel_busy  # the older ones are forgotten
+
+
+# Against a model: no automaton, only what was said about each request.
+
+
+class Asked:
+    """A request that was sent, with all that has arrived for it until it was over."""
+
+    def __init__(self, sent: Message, session: str) -> None:
+        self.message = sent
+        self.ours = session == US
+        self.open = self.ours
+        self.opened: Request | None = None
+        self.heard: list[Signal] = []
+
+    @property
+    def over(self) -> bool:
+        answers = [signal for signal in self.heard if signal in (Signal.REPLY, Signal.ABORT)]
+        if not answers:
+            return False
+        only_reply = self.message.msg_type != "execute_request"
+        return only_reply or answers[0] is Signal.ABORT or Signal.IDLE in self.heard
+
+
+class ConversationMachine(RuleBasedStateMachine):
+    """Sends and receives whatever hypothesis likes and compares the conversation to the model."""
+
+    requests: Bundle[Asked] = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conversation = Conversation(US)
+        self.all: list[Asked] = []
+        self.busy_with: set[str] = set()
+
+    @rule(
+        target=requests,
+        msg_type=st.sampled_from(["execute_request", "inspect_request"]),
+        session=st.sampled_from([US, US, THEM]),
+        channel=st.sampled_from(["shell", "control"]),
+    )
+    def send(self, msg_type: str, session: str, channel: ChannelName) -> Asked:
+        asked = Asked(request(msg_type, session), session)
+        if asked.ours:
+            asked.opened = self.conversation.sent(asked.message, channel)
+        self.all.append(asked)
+        return asked
+
+    @rule(asked=requests, signal=st.sampled_from(Signal))
+    def receive(self, asked: Asked, signal: Signal) -> None:
+        arriving, channel = arrival(signal, asked.message)
+        event = self.conversation.received(arriving, channel)
+        assert (event.signal, event.message) == (signal, arriving)
+        if asked.open:
+            asked.heard.append(signal)
+            asked.open = not asked.over
+            assert (event.origin, event.request) == (Origin.OWN, asked.opened)
+        else:
+            assert event.origin is (Origin.LATE if asked.ours else Origin.FOREIGN)
+            assert event.request is None
+        if signal is Signal.BUSY:
+            self.busy_with.add(asked.message.msg_id)
+        elif signal is Signal.IDLE:
+            self.busy_with.discard(asked.message.msg_id)
+        elif signal is Signal.STARTING:
+            self.busy_with.clear()
+
+    @rule(state=st.sampled_from(["starting", "busy", "idle"]))
+    def receive_from_the_kernel_itself(self, state: str) -> None:
+        event = self.conversation.received(status(state), "iopub")
+        assert (event.origin, event.request) == (Origin.KERNEL, None)
+        if state == "busy":
+            self.busy_with.add("")
+        elif state == "idle":
+            self.busy_with.discard("")
+        else:
+            self.busy_with.clear()
+
+    @rule(asked=requests)
+    def forget(self, asked: Asked) -> None:
+        self.conversation.forget(asked.message.msg_id)
+        asked.open = False
+
+    @invariant()
+    def agrees_with_the_model(self) -> None:
+        assert len(self.conversation) == sum(asked.open for asked in self.all)
+        assert self.conversation.kernel_busy == bool(self.busy_with)
+        for asked in self.all:
+            if asked.opened is not None:
+                assert (asked.opened.state is State.DONE) == asked.over
+                answered = {Signal.REPLY, Signal.ABORT} & set(asked.heard)
+                assert (asked.opened.reply is not None) == bool(answered)
+
+
+TestConversationMachine = ConversationMachine.TestCase
+TestConversationMachine.settings = settings(stateful_step_count=30)
