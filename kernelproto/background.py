@@ -1,0 +1,89 @@
+"""Tasks that serve a block, or the event loop as a whole, without showing in its exceptions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+from anyio import CancelScope, Event, create_task_group, from_thread, get_cancelled_exc_class
+from anyio.abc import TaskGroup
+from anyio.lowlevel import current_token
+
+
+@asynccontextmanager
+async def background_tasks() -> AsyncGenerator[TaskGroup]:
+    """Open a task group for tasks that serve the block and end with it.
+
+    The tasks are cancelled when the block is left. An exception from the block is raised as it is,
+    not in an ExceptionGroup; an exception from a task cancels the block and is raised in its place.
+    What fails beside it is told in a note.
+    """
+    failures: list[BaseException] = []
+    try:
+        async with create_task_group() as tasks:
+            try:
+                yield tasks
+            except BaseException as error:
+                # What is no cancellation stays out of Trio's hands, which rebuild exception groups.
+                if _holds_cancellation(error):
+                    raise
+                failures.append(error)
+            finally:
+                tasks.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        # On Trio a cancellation from outside is among them. It must not stand in for a failure.
+        cancelled = get_cancelled_exc_class()
+        failures += [error for error in group.exceptions if not isinstance(error, cancelled)]
+    except get_cancelled_exc_class():
+        if not failures:
+            raise
+    if failures:
+        failure, *others = failures
+        for other in others:
+            failure.add_note(f"a background task failed as well: {other!r}")
+        try:
+            raise failure
+        finally:  # a traceback that refers to itself would keep everything in it alive
+            del failure, failures, others
+
+
+def _holds_cancellation(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return any(map(_holds_cancellation, group.exceptions))
+    return isinstance(error, get_cancelled_exc_class())
+
+
+async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -> None:
+    """Start a task that belongs to the running event loop, and is cancelled when the loop ends.
+
+    It runs when this returns. anyio has no such tasks, except for calls that come from a foreign
+    thread. So a thread of its own makes the call, and waits for it: that is the task's visible
+    parent.
+
+    Args:
+        serve: the task; it must not raise.
+        name: of the thread.
+    """
+    token = current_token()
+    running = Event()
+
+    async def serve_until_cancelled() -> None:
+        running.set()
+        try:
+            await serve()
+        except get_cancelled_exc_class():
+            pass  # the event loop ends, and has nobody to report this to
+
+    threading.Thread(
+        target=from_thread.run,
+        args=(serve_until_cancelled,),
+        kwargs={"token": token},
+        name=name,
+        daemon=True,
+    ).start()
+    # The call would fail, and loudly, if the event loop ended before it was made.
+    with CancelScope(shield=True):
+        await running.wait()

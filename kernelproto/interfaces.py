@@ -1,0 +1,175 @@
+"""What the layers may expect of each other: every seam of the library as a ``typing.Protocol``.
+
+A provider or manager from another package needs no base class; having these methods is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypedDict, runtime_checkable
+
+from kernelproto.wire.connection import ChannelName, ConnectionInfo
+from kernelproto.wire.message import Frame
+
+
+class KernelAttributes(TypedDict, total=False):
+    """What a provider tells about a kernel type; every key is optional.
+
+    Keys:
+        display_name: for people.
+        language: the programming language, for example ``"python"``.
+        argv: the command line with ``{connection_file}`` in it.
+        env: environment variables the kernel gets.
+        interrupt_mode: ``"signal"`` or ``"message"``.
+        metadata: the kernelspec's own metadata.
+        resource_dir: the folder with logos and other resources.
+    """
+
+    display_name: str
+    language: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    interrupt_mode: str
+    metadata: Mapping[str, object]
+    resource_dir: str
+
+
+@runtime_checkable
+class KernelManager(Protocol):
+    """The handle on one running kernel process.
+
+    Every method may be called at any time, also after the process has ended.
+    """
+
+    kernel_id: str
+
+    async def is_alive(self) -> bool:
+        """Return whether the kernel's process runs."""
+        ...
+
+    async def wait(self) -> int | None:
+        """Wait until the process has ended; return its exit status, None where it can't be known.
+
+        A negative status is the number of the signal that ended it.
+        """
+        ...
+
+    async def signal(self, signum: int) -> None:
+        """Send a signal to the kernel and the processes it has started; a dead one ignores it."""
+        ...
+
+    async def interrupt(self) -> None:
+        """Interrupt the running code.
+
+        Raises:
+            UnsupportedRequest: this kernel is interrupted by a message, not by a signal.
+        """
+        ...
+
+    async def terminate(self) -> None:
+        """Ask the process to end (SIGTERM)."""
+        ...
+
+    async def kill(self) -> None:
+        """End the process and the ones it has started (SIGKILL)."""
+        ...
+
+    async def cleanup(self) -> None:
+        """Remove everything the launch has made: files, sockets, what is left of the process."""
+        ...
+
+
+@runtime_checkable
+class DescribesFailure(Protocol):
+    """Optional part of a KernelManager: what error messages quote of the kernel's process."""
+
+    command: Sequence[str]
+
+    def output_tail(self) -> str:
+        """Return the last lines that the process wrote to standard output and standard error."""
+        ...
+
+
+@runtime_checkable
+class BringsChannels(Protocol):
+    """Optional part of a KernelManager: how to reach a kernel that has no zmq sockets."""
+
+    open_channels: OpenChannels
+
+
+@runtime_checkable
+class KernelProvider(Protocol):
+    """Finds kernel types and launches them."""
+
+    id: str
+
+    def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
+        """Iterate over the kernel types: their names without the provider's id, and attributes."""
+        ...
+
+    async def launch(
+        self,
+        name: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> tuple[ConnectionInfo, KernelManager]:
+        """Start a kernel of the type *name*; it need not be ready when this returns.
+
+        Args:
+            name: a name that find_kernels() gave.
+            cwd: the kernel's working directory; None means the caller's.
+            launch_params: ``env`` and ``transport`` have a meaning everywhere; the rest is the
+                provider's own.
+
+        Raises:
+            NoSuchKernel: this provider has no such kernel type.
+            LaunchError: it could not be started.
+        """
+        ...
+
+
+Deliver = Callable[[ChannelName, Sequence[Frame]], None]
+
+
+class Channels(Protocol):
+    """The five channels to one kernel, open."""
+
+    async def send(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
+        """Send one message; waits while the channel's send buffer is full.
+
+        Raises:
+            ClientClosed: the channels have been closed.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """Give up on the kernel, because there is none any more.
+
+        Whoever waits to send gets ClientClosed at once, and closing delivers nothing more.
+        """
+        ...
+
+
+class OpenChannels(Protocol):
+    """Opens the channels to a kernel; ``transport.open_channels`` is the usual one."""
+
+    def __call__(
+        self,
+        info: ConnectionInfo,
+        deliver: Deliver,
+        *,
+        identity: bytes,
+        topics: Sequence[bytes] = (b"",),
+    ) -> AbstractAsyncContextManager[Channels]:
+        """Open the channels for the block.
+
+        Args:
+            info: where the kernel listens, or will.
+            deliver: called with the channel and the frames of every message that arrives, in order.
+                It is a plain function and must neither block nor raise.
+            identity: the routing identity; shell and stdin need the same.
+            topics: the iopub subscriptions.
+        """
+        ...

@@ -1,0 +1,162 @@
+"""The five channels to one kernel: a socket and a receiving task each, in one task group."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+import zmq
+from anyio.lowlevel import checkpoint
+
+from kernelproto.background import background_tasks
+from kernelproto.exceptions import ClientClosed, LocalProtocolError
+from kernelproto.interfaces import Channels, Deliver
+from kernelproto.transport.raw import RawSocket
+from kernelproto.transport.sockets import MessageSocket, open_socket, shared_context
+from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
+from kernelproto.wire.message import Frame
+
+_SOCKET_TYPES = {
+    "shell": zmq.DEALER,
+    "iopub": zmq.SUB,
+    "stdin": zmq.DEALER,
+    "control": zmq.DEALER,
+    # A DEALER that sends an empty frame first is a REQ that cannot get stuck on a lost echo.
+    "hb": zmq.DEALER,
+}
+
+# The kernel binds a while after the client connects; libzmq's 100 ms would all be waited.
+_RECONNECT_MS = 2
+_RECONNECT_MAX_MS = 50
+
+# How long what was sent just before an orderly close may take to leave.
+_LINGER_MS = 100
+_LINGERING = ("shell", "stdin", "control")
+
+
+class _ZmqChannels:
+    """Implements Channels."""
+
+    def __init__(self, sockets: dict[ChannelName, MessageSocket]) -> None:
+        self._sockets = sockets
+        self.abandoned = False
+        self._closed = False
+        self._blocked: set[anyio.CancelScope] = set()
+        self._unblocked = anyio.Event()
+
+    async def send(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
+        # Who is cancelled already sends nothing, and who sends for ever lets others run.
+        await checkpoint()
+        if self._closed:
+            raise ClientClosed("the channels to the kernel are closed")
+        socket = self._sockets[channel]
+        # While others wait for room nobody may overtake them.
+        if not self._blocked and socket.try_send(frames):
+            return
+        with anyio.CancelScope() as scope:
+            self._blocked.add(scope)
+            try:
+                await socket.send(frames)
+            finally:
+                self._blocked.discard(scope)
+                if self._closed and not self._blocked:
+                    self._unblocked.set()
+        if scope.cancelled_caught:
+            raise ClientClosed("the channels were closed while this message waited to be sent")
+
+    def abandon(self) -> None:
+        self.abandoned = True
+        self._refuse_senders()
+
+    async def receive(self, channel: ChannelName, deliver: Deliver) -> None:
+        """Deliver every message of *channel* until cancelled."""
+        socket = self._sockets[channel]
+        while True:
+            for frames in await socket.receive():
+                deliver(channel, frames)
+
+    async def release_senders(self) -> None:
+        """Refuse to send from now on, and wait until no sender uses a socket any more."""
+        self._refuse_senders()
+        if self._blocked:
+            # Cancelled senders need one turn of the event loop, which this close must not skip.
+            with anyio.CancelScope(shield=True):
+                await self._unblocked.wait()
+
+    def _refuse_senders(self) -> None:
+        self._closed = True
+        for scope in self._blocked:
+            scope.cancel()
+
+
+@asynccontextmanager
+async def open_channels(
+    info: ConnectionInfo,
+    deliver: Deliver,
+    *,
+    identity: bytes,
+    topics: Sequence[bytes] = (b"",),
+) -> AsyncGenerator[Channels]:
+    """Open the channels to a kernel that need not be listening yet.
+
+    Args:
+        info: where the kernel listens, or will.
+        deliver: called with the channel and the frames of every message that arrives, in order. It
+            is a plain function and must neither block nor raise.
+        identity: the routing identity; shell and stdin need the same.
+        topics: the iopub subscriptions.
+
+    Raises:
+        LocalProtocolError: *info* has no address that one could connect to.
+    """
+    with _open_channels(info, identity, topics) as channels:
+        async with background_tasks() as tasks:
+            for name in CHANNEL_NAMES:
+                tasks.start_soon(channels.receive, name, deliver, name=f"kernel channel {name}")
+            try:
+                yield channels
+            finally:
+                await channels.release_senders()
+
+
+@contextmanager
+def _open_channels(
+    info: ConnectionInfo, identity: bytes, topics: Sequence[bytes]
+) -> Generator[_ZmqChannels]:
+    sockets: dict[ChannelName, MessageSocket] = {}
+    channels = _ZmqChannels(sockets)
+    orderly = False
+    with shared_context() as context:
+        try:
+            for name in CHANNEL_NAMES:
+                sockets[name] = open_socket(context, _SOCKET_TYPES[name])
+                _configure(sockets[name].raw, name, identity, topics)
+                _connect(sockets[name].raw, info.endpoint(name))
+            yield channels
+            orderly = not channels.abandoned
+        finally:
+            for name, socket in sockets.items():
+                socket.close(_LINGER_MS if orderly and name in _LINGERING else 0)
+
+
+def _connect(raw: RawSocket, endpoint: str) -> None:
+    try:
+        raw.connect(endpoint)
+    except zmq.ZMQError as error:
+        raise LocalProtocolError(f"cannot connect: {error.strerror}") from None
+
+
+def _configure(
+    raw: RawSocket, channel: ChannelName, identity: bytes, topics: Sequence[bytes]
+) -> None:
+    raw.set(zmq.RECONNECT_IVL, _RECONNECT_MS)
+    raw.set(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+    if channel == "iopub":
+        # While the application is busy libzmq's own thread goes on reading; it must not drop
+        # output.
+        raw.set(zmq.RCVHWM, 0)
+        for topic in topics:
+            raw.set(zmq.SUBSCRIBE, topic)
+    else:
+        raw.set(zmq.ROUTING_ID, identity)

@@ -1,0 +1,86 @@
+"""Opening zmq sockets: one shared context, and what fits the running event loop."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import zmq
+
+from kernelproto.transport import asyncio_socket, fd_socket
+from kernelproto.transport.raw import Context, RawSocket
+from kernelproto.wire.message import Frame
+
+# libzmq's default of 1023 sockets is some two hundred clients.
+_MAX_SOCKETS = 65_536
+
+
+class MessageSocket(Protocol):
+    """A zmq socket for whole messages; one task receives, any task sends.
+
+    Attributes:
+        raw: the zmq socket behind it, to set options on and to connect; nothing else.
+    """
+
+    raw: RawSocket
+
+    async def receive(self) -> list[list[bytes]]:
+        """Wait for messages; return those that are there, at least one, a few hundred at most.
+
+        Cancelling it may lose a message: do so only when the socket is about to be closed.
+        """
+        ...
+
+    def try_send(self, frames: Sequence[Frame]) -> bool:
+        """Send a message at once; return False, and send nothing, when the buffer is full."""
+        ...
+
+    async def send(self, frames: Sequence[Frame]) -> None:
+        """Send a message, waiting while the buffer is full."""
+        ...
+
+    def close(self, linger_ms: int) -> None:
+        """Close the socket; no task may be using it.
+
+        Args:
+            linger_ms: how long libzmq goes on delivering what was sent, in milliseconds.
+        """
+        ...
+
+
+def open_socket(context: Context, kind: int) -> MessageSocket:
+    """Open a socket of the zmq type *kind* for the running event loop."""
+    if asyncio_socket.usable():
+        return asyncio_socket.AsyncioSocket(context, kind)
+    return fd_socket.FDSocket(context, kind)
+
+
+_lock = threading.Lock()
+_context: Context | None = None
+_owner = 0
+_users = 0
+
+
+@contextmanager
+def shared_context() -> Generator[Context]:
+    """Give the process's zmq context, which exists, with its two threads, only while it is used."""
+    global _context, _owner, _users
+    with _lock:
+        if _context is None or _owner != os.getpid():  # a forked child cannot use its parent's
+            _context, _owner, _users = zmq.Context(), os.getpid(), 0
+            _context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
+        _users += 1
+        context = _context
+    try:
+        yield context
+    finally:
+        with _lock:
+            _users -= 1
+            last = not _users
+            if last:
+                _context = None
+        if last:
+            context.term()
