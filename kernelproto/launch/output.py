@@ -1,0 +1,178 @@
+"""OutputTail: the last of what a kernel's processes wrote to standard output and standard error.
+
+Theory of operation
+-------------------
+A kernel that writes to a full pipe stands still, and the application's event loop may be busy for
+seconds. So a thread reads the pipes: one thread for all of them, which starts with the first and
+ends with the last. A tail that is asked for its text reads its own pipe before it answers, and so
+is complete without waiting for that thread.
+
+One lock guards all of this. What is done under it is short and never blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from io import FileIO
+from typing import ClassVar
+
+_TAIL_BYTES = 64 * 1024
+_READ_BYTES = 64 * 1024
+
+# The largest pipe that Linux gives to an unprivileged process. After that many bytes all has been
+# read that was in the pipe at first, however fast its writer fills it again.
+_LARGEST_PIPE_BYTES = 1024 * 1024
+
+_lock = threading.Lock()
+
+
+class OutputTail:
+    """A pipe for processes to write to, of which the last 64 KiB are kept.
+
+    The writers never wait for the event loop. Every method may be called from any thread. In a
+    child made by ``os.fork()`` the tail is closed: what is written belongs to the parent.
+
+    Attributes:
+        write_end: the end of the pipe for the process; close it once the process has it.
+
+    Raises:
+        OSError: there are no file descriptors left.
+        RuntimeError: no thread can be started.
+    """
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        read_fd, write_fd = os.pipe()
+        self._read_end = FileIO(read_fd, "r")
+        self.write_end = FileIO(write_fd, "w")
+        os.set_blocking(read_fd, False)
+        try:
+            with _lock:
+                self._reader = _Reader.add(self._read_end, self._pull)
+        except BaseException:
+            self._read_end.close()
+            self.write_end.close()
+            raise
+
+    def text(self) -> str:
+        """Return what is kept of everything written so far; what is not UTF-8 becomes U+FFFD."""
+        with _lock:
+            self._pull()
+            return self._kept.decode("utf-8", "replace")
+
+    def close(self) -> None:
+        """Keep the last of what has been written and close the pipe; more than once is fine."""
+        with _lock:
+            self._pull()
+            self._close_read_end()
+            self.write_end.close()
+        self._reader.join_if_ended()
+
+    def _pull(self) -> None:
+        """Take what is in the pipe; close it where the last writer has."""
+        if self._read_end.closed:
+            return
+        for _ in range(_LARGEST_PIPE_BYTES // _READ_BYTES):
+            chunk = self._read_end.read(_READ_BYTES)
+            if chunk == b"":
+                self._close_read_end()
+            if not chunk:
+                return
+            self._kept += chunk
+            del self._kept[:-_TAIL_BYTES]
+
+    def _close_read_end(self) -> None:
+        if not self._read_end.closed:
+            self._reader.discard(self._read_end)
+            self._read_end.close()
+
+
+class _Reader(threading.Thread):
+    """The thread that reads the pipes; a new one each time that there are any again.
+
+    Every method but run() and join_if_ended() is called with the lock held.
+    """
+
+    current: ClassVar[_Reader | None] = None
+
+    def __init__(self) -> None:
+        super().__init__(name="kernelproto-output", daemon=True)
+        self._pipes: set[FileIO] = set()
+        self._resources = ExitStack()
+        try:
+            self._selector = self._resources.enter_context(selectors.DefaultSelector())
+            wakeup, self._waker = map(self._resources.enter_context, socket.socketpair())
+            self._selector.register(wakeup, selectors.EVENT_READ)
+            self.start()
+        except BaseException:
+            self._resources.close()
+            raise
+
+    @classmethod
+    def add(cls, pipe: FileIO, pull: Callable[[], None]) -> _Reader:
+        """Call *pull* whenever *pipe* can be read; return the thread that does."""
+        reader = cls.current
+        if reader is None:
+            reader = cls.current = cls()
+        try:
+            # epoll and kqueue take a change while another thread waits in them.
+            reader._selector.register(pipe, selectors.EVENT_READ, pull)
+            reader._pipes.add(pipe)
+        finally:
+            reader._end_if_unused()
+        return reader
+
+    def discard(self, pipe: FileIO) -> None:
+        """Read *pipe* no more."""
+        self._selector.unregister(pipe)
+        self._pipes.remove(pipe)
+        self._end_if_unused()
+
+    def abandon(self) -> None:
+        """Close a forked child's copies of every descriptor; the thread is in the parent alone."""
+        # Parent and child share one epoll: the pipes must not be unregistered from it.
+        for pipe in self._pipes:
+            pipe.close()
+        self._resources.close()
+        _Reader.current = None
+
+    def join_if_ended(self) -> None:
+        """Wait until nothing is left of a thread that has no pipes any more."""
+        if _Reader.current is not self:
+            self.join()
+
+    def run(self) -> None:
+        """Pull what arrives until the last pipe is gone."""
+        with self._resources:
+            while True:
+                for key, _ in self._selector.select():
+                    with _lock:
+                        # What select() saw may be gone by now, and another thread in office.
+                        if _Reader.current is not self:
+                            return
+                        key.data()
+
+    def _end_if_unused(self) -> None:
+        if not self._pipes:
+            _Reader.current = None
+            self._waker.close()
+
+
+def _after_fork_in_child() -> None:
+    if _Reader.current is not None:
+        _Reader.current.abandon()
+    _lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # A child must find the lock free and the tails in order, whatever the thread was doing.
+    os.register_at_fork(
+        before=_lock.acquire,
+        after_in_parent=_lock.release,
+        after_in_child=_after_fork_in_child,
+    )

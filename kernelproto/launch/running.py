@@ -1,0 +1,44 @@
+"""Kernels that run already, found by their connection files."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from jupyter_core.paths import jupyter_runtime_dir
+
+from kernelproto.exceptions import DiscoveryError
+from kernelproto.wire.connection import ConnectionInfo
+
+
+def read_connection_file(name: str) -> ConnectionInfo:
+    """Read the connection file that *name* means.
+
+    Args:
+        name: its path; or the name of a file in the Jupyter runtime folder; or a pattern, such as
+            ``"kernel-*.json"``, of which the file that was changed last is taken; or a part of the
+            name, for example a kernel id.
+
+    Raises:
+        DiscoveryError: there is no such file, or it cannot be read.
+        RemoteProtocolError: it is no connection file.
+    """
+    path = _find(name)
+    try:
+        with open(path, "rb") as file:
+            return ConnectionInfo.from_json(file.read())
+    except OSError as error:
+        raise DiscoveryError(
+            f"cannot read the connection file {path!r}: {error.strerror}"
+        ) from error
+
+
+def _find(name: str) -> str:
+    if os.path.exists(name):
+        return name
+    folder = jupyter_runtime_dir()
+    for pattern in (name, f"*{name}*"):
+        found = [path for path in glob.glob(os.path.join(folder, pattern)) if os.path.isfile(path)]
+        if found:
+            return max(found, key=os.path.getmtime)
+    raise DiscoveryError(f"no connection file {name!r}, neither here nor in {folder!r}")

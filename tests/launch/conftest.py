@@ -1,0 +1,65 @@
+"""Kernels that are small scripts, and a way to hear from them without waiting by the clock."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+GUARD_SECONDS = 60  # against hanging for ever; nothing takes that long
+
+
+class Mailbox:
+    """A named pipe to which a script writes, once."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self.path = path
+
+    def script(self, expression: str) -> str:
+        """Return Python code that sends the value of *expression*."""
+        return f"open({str(self.path)!r}, 'w').write(str({expression}))"
+
+    async def receive(self) -> str:
+        """Wait until it has been sent."""
+        with anyio.fail_after(GUARD_SECONDS):
+            return await anyio.to_thread.run_sync(self.path.read_text, abandon_on_cancel=True)
+
+
+@pytest.fixture
+def mailbox(tmp_path: Path) -> Mailbox:
+    return Mailbox(tmp_path / "mailbox")
+
+
+@pytest.fixture
+def write_kernelspec() -> Callable[..., Path]:
+    """Give a function that installs a kernelspec for the user of this test."""
+
+    def write(name: str, /, **entries: object) -> Path:
+        folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", name)
+        folder.mkdir(parents=True)
+        folder.joinpath("kernel.json").write_text(json.dumps(entries))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def resources() -> Callable[[], tuple[list[str], list[str]]]:
+    """Give a function that lists the descriptors of this process and the threads of the library.
+
+    Other threads come and go as the event loops please.
+    """
+
+    def list_them() -> tuple[list[str], list[str]]:
+        threads = [thread.name for thread in threading.enumerate()]
+        ours = [name for name in threads if name.startswith("kernelproto")]
+        return sorted(os.listdir("/proc/self/fd")), ours
+
+    return list_them

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from kernelproto.exceptions import LaunchError
+from kernelproto.launch import connection_file as module
+from kernelproto.launch.connection_file import ConnectionFile
+from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
+
+
+def mode(path: str | Path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def ports(info: ConnectionInfo) -> set[int]:
+    return {info.port(channel) for channel in CHANNEL_NAMES}
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_file_says_what_info_says(runtime_dir, transport) -> None:
+    file = ConnectionFile.create("one", transport=transport, kernel_name="spec/one")
+    assert Path(file.path) == runtime_dir / "kernel-one.json"
+    assert ConnectionInfo.from_json(Path(file.path).read_bytes()) == file.info
+    assert (file.info.transport, file.info.kernel_name) == (transport, "spec/one")
+    assert len(ports(file.info)) == len(CHANNEL_NAMES)
+    file.remove()
+
+
+def test_every_kernel_has_a_key_of_its_own() -> None:
+    files = [ConnectionFile.create(name, transport="ipc") for name in ("one", "two")]
+    keys = {file.info.key for file in files}
+    assert len(keys) == 2
+    assert {len(bytes.fromhex(key)) for key in keys} == {32}
+    for file in files:
+        file.remove()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_only_the_user_can_read(runtime_dir, umask) -> None:
+    runtime_dir.rmdir()
+    before = os.umask(umask)
+    try:
+        file = ConnectionFile.create("one", transport="ipc")
+    finally:
+        os.umask(before)
+    assert mode(runtime_dir) == 0o700
+    assert mode(file.path) == 0o600
+    assert mode(Path(file.info.ip).parent) == 0o700
+    file.remove()
+
+
+def test_mode_of_an_existing_folder_is_left_alone(runtime_dir) -> None:
+    runtime_dir.chmod(0o755)
+    ConnectionFile.create("one", transport="tcp").remove()
+    assert mode(runtime_dir) == 0o755
+
+
+def test_tcp_ports_can_be_bound() -> None:
+    file = ConnectionFile.create("one", transport="tcp")
+    for channel in CHANNEL_NAMES:
+        with socket.socket() as listener:
+            listener.bind((file.info.ip, file.info.port(channel)))
+    file.remove()
+
+
+def test_ports_are_promised_to_one_kernel_only(monkeypatch) -> None:
+    first = ConnectionFile.create("one", transport="tcp")
+    offers = sorted(ports(first.info))
+
+    class Probe(socket.socket):
+        """A socket that is offered the first kernel's ports before any other."""
+
+        def bind(self, address: tuple[str, int]) -> None:
+            super().bind((address[0], offers.pop() if offers else address[1]))
+
+    monkeypatch.setattr(module.socket, "socket", Probe)
+    second = ConnectionFile.create("two", transport="tcp")
+    assert offers == []
+    assert ports(first.info).isdisjoint(ports(second.info))
+    offers = sorted(ports(first.info))
+    first.remove()
+    third = ConnectionFile.create("three", transport="tcp")
+    assert ports(third.info) == ports(first.info)
+    second.remove()
+    third.remove()
+
+
+def test_ipc_endpoints_are_sockets_in_a_private_folder(runtime_dir) -> None:
+    file = ConnectionFile.create("one", transport="ipc")
+    endpoints = {file.info.endpoint(channel) for channel in CHANNEL_NAMES}
+    assert len(endpoints) == len(CHANNEL_NAMES)
+    for endpoint in endpoints:
+        path = Path(endpoint.removeprefix("ipc://"))
+        assert path.parent.parent == runtime_dir
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    file.remove()
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_long_runtime_folder_puts_sockets_into_the_temporary_folder(
+    runtime_dir, monkeypatch
+) -> None:
+    long = runtime_dir / ("x" * 100)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(long))
+    file = ConnectionFile.create("one", transport="ipc")
+    folder = Path(file.info.ip).parent
+    assert Path(file.path).parent == long
+    assert folder.parent == Path(tempfile.gettempdir())
+    assert mode(folder) == 0o700
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(file.info.endpoint("shell").removeprefix("ipc://"))
+    file.remove()
+    assert not folder.exists()
+    assert list(long.iterdir()) == []
+
+
+@pytest.mark.parametrize("too_long", [False, True])
+def test_longest_socket_path(runtime_dir, monkeypatch, too_long) -> None:
+    end = len("/kernel-12345678/kernel-5")
+    limit = module._LONGEST_SOCKET_PATH
+    padding = limit - len(str(runtime_dir)) - len("/") - end + too_long
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime_dir / ("x" * padding)))
+    file = ConnectionFile.create("one", transport="ipc")
+    path = file.info.endpoint("hb").removeprefix("ipc://")
+    assert path.startswith(str(runtime_dir)) is not too_long
+    assert len(path) <= limit
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+    file.remove()
+
+
+def test_no_folder_is_short_enough(runtime_dir, monkeypatch) -> None:
+    long = runtime_dir / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(LaunchError, match="TMPDIR"):
+        ConnectionFile.create("one", transport="ipc")
+    assert list(long.iterdir()) == []
+
+
+def test_relative_runtime_folder(runtime_dir, monkeypatch) -> None:
+    monkeypatch.chdir(runtime_dir)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "here")
+    file = ConnectionFile.create("one", transport="ipc")
+    assert file.path == str(runtime_dir / "here" / "kernel-one.json")
+    assert file.info.ip.startswith(str(runtime_dir / "here"))
+    file.remove()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_remove_can_be_called_again(runtime_dir, transport) -> None:
+    file = ConnectionFile.create("one", transport=transport)
+    file.remove()
+    file.remove()
+    assert list(runtime_dir.iterdir()) == []
+    assert module._promised_ports.isdisjoint(ports(file.info))
+
+
+def test_remove_when_everything_is_gone_already() -> None:
+    file = ConnectionFile.create("one", transport="ipc")
+    os.unlink(file.path)
+    os.rmdir(os.path.dirname(file.info.ip))
+    file.remove()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_nothing_is_left_of_a_failure(runtime_dir, no_leaks, transport) -> None:
+    promised = set(module._promised_ports)
+    runtime_dir.joinpath("kernel-one.json").mkdir()
+    with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR") as caught:
+        ConnectionFile.create("one", transport=transport)
+    assert isinstance(caught.value.__cause__, OSError)
+    runtime_dir.joinpath("kernel-one.json").rmdir()
+    assert module._promised_ports == promised
+
+
+def test_runtime_folder_cannot_be_made(runtime_dir, monkeypatch) -> None:
+    file = runtime_dir / "file"
+    file.touch()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(file))
+    with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
+        ConnectionFile.create("one", transport="tcp")
+
+
+def test_path_that_is_not_utf8(runtime_dir, monkeypatch) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime_dir) + os.fsdecode(b"/\xff"))
+    with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
+        ConnectionFile.create("one", transport="ipc")
+
+
+def test_no_free_ports_are_a_launch_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(module, "_PORTS", range(port, port + 1))
+        with pytest.raises(LaunchError, match="free ports"):
+            ConnectionFile.create("one", transport="tcp")

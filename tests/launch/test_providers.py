@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter, NoSuchKernel
+from kernelproto.interfaces import KernelProvider
+from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+GUARD_SECONDS = 60
+ECHO = [sys.executable, "-c", "import sys; print(*sys.argv[1:], sep='\\n')"]
+
+
+async def output_of(manager) -> list[str]:
+    """Return what a kernel that ends by itself has printed, and clean up."""
+    with anyio.fail_after(GUARD_SECONDS):
+        await manager.wait()
+    await manager.cleanup()
+    return manager.output_tail().splitlines()
+
+
+@pytest.mark.parametrize("provider", [KernelSpecProvider(), IPykernelProvider()])
+def test_they_are_providers(provider) -> None:
+    assert isinstance(provider, KernelProvider)
+
+
+async def test_spec_finds_kernelspecs(write_kernelspec) -> None:
+    write_kernelspec("IR", argv=["R", "{connection_file}"], display_name="R", language="R")
+    write_kernelspec("broken")
+    kernels = dict([kernel async for kernel in KernelSpecProvider().find_kernels()])
+    assert kernels["ir"]["display_name"] == "R"
+    assert "broken" not in kernels
+
+
+async def test_spec_launches(write_kernelspec) -> None:
+    folder = write_kernelspec(
+        "Echo",
+        argv=[*ECHO, "{connection_file}", "{kernel_id}", "{resource_dir}", "{prefix}", "{x}{y}"],
+    )
+    info, manager = await KernelSpecProvider().launch(
+        "ECHO",
+        launch_params={"x": 1, "extra_arguments": ["more"], "prefix": "/", "kernel_id": "/"},
+    )
+    assert info.kernel_name == "spec/echo"
+    assert info.transport == "tcp"
+    assert await output_of(manager) == [
+        manager.connection_file,
+        manager.kernel_id,
+        str(folder),
+        sys.prefix,
+        "1{y}",
+        "more",
+    ]
+
+
+async def test_spec_hands_on_the_environment(write_kernelspec, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("OURS", "1")
+    code = "import os; print(os.environ['OURS'], os.environ['THEIRS'], os.getcwd())"
+    write_kernelspec("env", argv=["python", "-c", code], env={"OURS": "${OURS}2", "THEIRS": "0"})
+    _, manager = await KernelSpecProvider().launch(
+        "env", cwd=str(tmp_path), launch_params={"env": {"THEIRS": "3"}}
+    )
+    assert manager.command[0] == sys.executable
+    assert await output_of(manager) == [f"12 3 {tmp_path}"]
+
+
+async def test_spec_hands_on_the_interrupt_mode(write_kernelspec) -> None:
+    write_kernelspec("message", argv=ECHO, interrupt_mode="message")
+    _, manager = await KernelSpecProvider().launch("message")
+    assert manager._interrupt_mode == "message"
+    await manager.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("argv", "transport"),
+    [
+        (["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "ipc"),
+        ([sys.executable, "-X", "x", "-m", "ipykernel", "-f", "{connection_file}"], "ipc"),
+        (["python", "-m", "bash_kernel", "-f", "{connection_file}"], "tcp"),
+        (["python", "-m"], "tcp"),
+        (["/usr/bin/env", "python", "-m", "ipykernel_launcher"], "tcp"),
+    ],
+)
+async def test_transport_unless_one_is_asked_for(write_kernelspec, argv, transport) -> None:
+    write_kernelspec("some", argv=argv)
+    info, manager = await KernelSpecProvider().launch("some")
+    assert info.transport == transport
+    await manager.cleanup()
+    other = {"tcp": "ipc", "ipc": "tcp"}[transport]
+    info, manager = await KernelSpecProvider().launch("some", launch_params={"transport": other})
+    assert info.transport == other
+    await manager.cleanup()
+
+
+async def test_spec_knows_no_such_kernel(write_kernelspec) -> None:
+    write_kernelspec("ir", argv=ECHO)
+    write_kernelspec("julia", argv=ECHO)
+    with pytest.raises(NoSuchKernel, match="JUPYTER_PATH") as caught:
+        await KernelSpecProvider().launch("jullia")
+    assert caught.value.available[0] == "julia"
+    assert "ir" in caught.value.available
+
+
+async def test_spec_says_what_is_wrong_with_a_kernelspec(write_kernelspec) -> None:
+    folder = write_kernelspec("broken", argv=[])
+    with pytest.raises(InvalidKernelSpec, match="argv") as caught:
+        await KernelSpecProvider().launch("broken")
+    assert Path(caught.value.path).parent == folder
+
+
+@pytest.mark.parametrize("params", [{"env": {"A": 1}}, {"transport": "udp"}, {"evn": {}}])
+async def test_wrong_launch_parameters(write_kernelspec, runtime_dir, params) -> None:
+    write_kernelspec("echo", argv=ECHO)
+    with pytest.raises(InvalidLaunchParameter, match=next(iter(params))):
+        await KernelSpecProvider().launch("echo", launch_params=params)
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_pyimport_finds_ipykernel() -> None:
+    ((name, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
+    assert name == "kernel"
+    assert attributes["display_name"] == "Python 3 (ipykernel)"
+    assert attributes["language"] == "python"
+    assert attributes["argv"][0] == sys.executable
+    assert "logo-64x64.png" in os.listdir(attributes["resource_dir"])
+
+
+async def test_pyimport_launches(tmp_path) -> None:
+    # Where there is no connection file, ipykernel would make one of its own: it gets to see ours.
+    info, manager = await IPykernelProvider().launch(
+        "kernel",
+        cwd=str(tmp_path),
+        launch_params={"env": {"A": "1"}, "extra_arguments": ["--help"]},
+    )
+    assert (info.transport, info.kernel_name) == ("ipc", "pyimport/kernel")
+    assert manager.connection_file in manager.command
+    assert any("IPython kernel" in line for line in await output_of(manager))
+    assert manager.returncode == 0
+
+
+async def test_pyimport_without_ipykernel(monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert [kernel async for kernel in IPykernelProvider().find_kernels()] == []
+    with pytest.raises(NoSuchKernel, match="pip install ipykernel"):
+        await IPykernelProvider().launch("kernel")
+
+
+async def test_pyimport_with_a_folder_named_ipykernel(monkeypatch, tmp_path) -> None:
+    tmp_path.joinpath("ipykernel").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert [kernel async for kernel in IPykernelProvider().find_kernels()] == []
+
+
+async def test_pyimport_has_one_kernel_only() -> None:
+    with pytest.raises(NoSuchKernel) as caught:
+        await IPykernelProvider().launch("kernle")
+    assert caught.value.available == ("kernel",)
+
+
+async def test_ipykernel_is_not_imported_to_be_found() -> None:
+    program = (
+        "import sys, anyio\n"
+        "from kernelproto.launch.providers import IPykernelProvider\n"
+        "async def main(): print([name async for name, _ in IPykernelProvider().find_kernels()])\n"
+        "anyio.run(main); print('ipykernel' in sys.modules)"
+    )
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = await anyio.run_process([sys.executable, "-c", program], env=env)
+    assert done.stdout.split() == [b"['kernel']", b"False"]

@@ -1,0 +1,62 @@
+"""Finding the connection file that somebody means."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
+from kernelproto.launch.running import read_connection_file
+from kernelproto.wire import ConnectionInfo
+
+
+def write(path: Path, kernel_name: str, *, age: float = 0) -> Path:
+    info = ConnectionInfo(
+        shell_port=1, iopub_port=2, stdin_port=3, control_port=4, hb_port=5, kernel_name=kernel_name
+    )
+    path.write_bytes(info.to_json())
+    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    return path
+
+
+@pytest.fixture
+def files(runtime_dir: Path, tmp_path: Path) -> Path:
+    write(runtime_dir / "kernel-aaa.json", "older", age=10)
+    write(runtime_dir / "kernel-bbb.json", "newer")
+    write(runtime_dir / "other.json", "other", age=-10)
+    (runtime_dir / "kernel-folder.json").mkdir()
+    return write(tmp_path / "mine.json", "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("kernel-aaa.json", "older"),
+        ("kernel-*.json", "newer"),
+        ("aaa", "older"),
+        ("kernel-", "newer"),
+    ],
+)
+def test_in_the_runtime_folder(files: Path, name: str, found: str) -> None:
+    assert read_connection_file(name).kernel_name == found
+
+
+def test_by_its_path(files: Path) -> None:
+    assert read_connection_file(str(files)).kernel_name == "mine"
+
+
+def test_what_is_not_there_is_named_with_the_folder(runtime_dir: Path) -> None:
+    with pytest.raises(DiscoveryError, match=r"'nowhere\.json'") as caught:
+        read_connection_file("nowhere.json")
+
+    assert str(runtime_dir) in str(caught.value)
+
+
+def test_what_cannot_be_read_or_is_none(runtime_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(DiscoveryError, match="cannot read"):
+        read_connection_file(str(tmp_path))
+    (tmp_path / "none.json").write_text("{")
+    with pytest.raises(RemoteProtocolError, match="not a connection file"):
+        read_connection_file(str(tmp_path / "none.json"))
