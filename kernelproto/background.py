@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -77,13 +78,14 @@ async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -
         except get_cancelled_exc_class():
             pass  # the event loop ends, and has nobody to report this to
 
-    threading.Thread(
-        target=from_thread.run,
-        args=(serve_until_cancelled,),
-        kwargs={"token": token},
-        name=name,
-        daemon=True,
-    ).start()
+    def call() -> None:
+        try:
+            from_thread.run(serve_until_cancelled, token=token)
+        except KeyboardInterrupt:
+            # Trio lets a Ctrl-C strike whatever task runs just then; it is meant for the program.
+            _thread.interrupt_main()
+
+    threading.Thread(target=call, name=name, daemon=True).start()
     # The call would fail, and loudly, if the event loop ended before it was made.
     with CancelScope(shield=True):
         await running.wait()

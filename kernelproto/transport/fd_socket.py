@@ -44,7 +44,8 @@ class FDSocket:
             self._events()
             await checkpoint()
         while not batch:
-            await self._wait(zmq.POLLIN)
+            if not await self._wait(zmq.POLLIN):
+                await checkpoint()
             drain(self.raw, batch)
             self._events()
         return batch
@@ -62,11 +63,13 @@ class FDSocket:
     def close(self, linger_ms: int) -> None:
         self.raw.close(linger_ms)
 
-    async def _wait(self, event: zmq.PollEvent) -> None:
-        """Wait until EVENTS has *event*."""
+    async def _wait(self, event: zmq.PollEvent) -> bool:
+        """Wait until EVENTS has *event*; return whether there was need to."""
+        waited = False
         self._awaited |= event
         try:
             while not self._events() & event:
+                waited = True
                 if self._watch is None:
                     await self._watch_descriptor()
                 else:
@@ -74,6 +77,7 @@ class FDSocket:
                     await self._news.wait()
         finally:
             self._awaited &= ~event
+        return waited
 
     async def _watch_descriptor(self) -> None:
         with anyio.CancelScope() as self._watch:

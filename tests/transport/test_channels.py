@@ -275,12 +275,11 @@ async def test_what_was_sent_just_before_an_orderly_close_arrives(
         kernel.bind()
         arrived.extend(kernel.receive(channel) for _ in range(100))
 
-    async with anyio.create_task_group() as tasks:
-        async with connect() as channels:
-            tasks.start_soon(anyio.to_thread.run_sync, serve)
-            for number in range(100):
-                await channels.send(channel, [b"%d" % number])
-            leaving.set()
+    async with anyio.create_task_group() as tasks, connect() as channels:
+        tasks.start_soon(anyio.to_thread.run_sync, serve)
+        for number in range(100):
+            await channels.send(channel, [b"%d" % number])
+        leaving.set()
     assert arrived == [[b"client", b"%d" % number] for number in range(100)]
 
 

@@ -1,0 +1,41 @@
+"""Shows: answering input() and getpass(), and interrupting code that waits or runs too long.
+
+Needs: kernelproto[ipykernel,trio]
+Run:   python examples/06_answer_input.py
+"""
+
+import anyio
+
+from kernelproto import InputRequest, run_kernel
+
+SIGN_IN = """
+import getpass
+user = input("user: ")
+password = getpass.getpass("password: ")
+f"{user} has a password of {len(password)} characters"
+"""
+
+
+async def answer(question: InputRequest) -> str:
+    print(f"the kernel asks {question.prompt!r}", "(hidden)" if question.password else "")
+    return "secret" if question.password else "ada"
+
+
+async def main() -> None:
+    async with run_kernel("pyimport/kernel") as kernel:
+        print((await kernel.execute(SIGN_IN, on_input=answer)).text)
+
+        refused = await kernel.execute("input()")  # nobody to ask, and the kernel knows
+        print("without on_input:", refused.error and refused.error.ename)
+
+        late = await kernel.execute("while True: pass", interrupt_timeout=0.5)
+        print("after half a second:", late.error and late.error.ename)
+
+        with anyio.move_on_after(0.5):  # giving up, and stopping the code with it
+            await kernel.execute("while True: pass", interrupt_on_cancel=True)
+        print("still there:", (await kernel.execute("6 * 7")).text)
+
+
+for backend in ("asyncio", "trio"):
+    print(f"--- {backend}")
+    anyio.run(main, backend=backend)

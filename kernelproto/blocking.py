@@ -1,0 +1,250 @@
+"""The front door for synchronous code: the asynchronous one, called through a portal.
+
+An event loop runs in a thread of its own for as long as any blocking kernel or client is open. All
+of them share it, and they may be used from any thread, also where an event loop runs already.
+
+Ctrl-C while code runs interrupts the code, not the connection; a second one is a KeyboardInterrupt.
+"""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Awaitable, Callable, Generator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from queue import SimpleQueue
+from typing import Concatenate, ParamSpec, TypeVar, Unpack
+
+from anyio.from_thread import BlockingPortal, BlockingPortalProvider
+
+from kernelproto.client.client import KernelClient
+from kernelproto.client.execution import OnInput
+from kernelproto.client.requests import Requests
+from kernelproto.client.result import ExecutionResult
+from kernelproto.run import ConnectionSource, RunOptions, connect_kernel, run_kernel, start_kernel
+from kernelproto.supervise.kernel import Kernel, KernelState
+from kernelproto.terminal import ask_on_terminal, print_output
+from kernelproto.timeouts import Timeouts
+from kernelproto.wire.connection import ConnectionInfo
+from kernelproto.wire.content import Output
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_portals = BlockingPortalProvider()
+
+
+def _blocking(
+    method: Callable[Concatenate[Requests, P], Awaitable[T]],
+) -> Callable[Concatenate[BlockingRequests, P], T]:
+    """Return the blocking form of an async method: the same arguments, result and exceptions."""
+
+    @wraps(method)
+    def call(self: BlockingRequests, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        # By name: what is wrapped has a method of its own where that of Requests is abstract.
+        bound: Callable[P, Awaitable[T]] = getattr(self.wrapped, method.__name__)
+
+        async def run() -> T:
+            return await bound(*args, **kwargs)
+
+        return self.wait_for(run)
+
+    return call
+
+
+class BlockingRequests:
+    """Every request, as a call that returns when the reply is here.
+
+    Arguments, results and exceptions are those of the methods of the same names of ``Kernel`` and
+    ``KernelClient``; ``execute`` waits for the end and returns the ExecutionResult.
+
+    Args:
+        portal: the way into the event loop.
+        wrapped: the asynchronous kernel or client.
+    """
+
+    def __init__(self, portal: BlockingPortal, wrapped: Requests) -> None:
+        self.portal = portal
+        self.wrapped = wrapped
+
+    execute = _blocking(Requests.execute)
+    kernel_info = _blocking(Requests.kernel_info)
+    complete = _blocking(Requests.complete)
+    inspect = _blocking(Requests.inspect)
+    is_complete = _blocking(Requests.is_complete)
+    history = _blocking(Requests.history)
+    comm_info = _blocking(Requests.comm_info)
+    create_subshell = _blocking(Requests.create_subshell)
+    delete_subshell = _blocking(Requests.delete_subshell)
+    list_subshells = _blocking(Requests.list_subshells)
+    debug = _blocking(Requests.debug)
+    usage = _blocking(Requests.usage)
+    request = _blocking(Requests.request)
+    interrupt = _blocking(Requests.interrupt)
+
+    def execute_interactive(
+        self,
+        code: str,
+        *,
+        on_output: Callable[[Output], None] | None = None,
+        on_input: OnInput | None = None,
+    ) -> ExecutionResult:
+        """Run code as at a terminal: outputs are printed as they come, input is asked for there.
+
+        Args:
+            code: the code, in the kernel's language.
+            on_output: called with every output, in this thread; None prints text and tracebacks.
+            on_input: called when the code asks for input, in another thread; None asks on the
+                terminal, without echo for passwords.
+        """
+        show = on_output or print_output
+        outputs: SimpleQueue[Output | None] = SimpleQueue()
+
+        async def run() -> ExecutionResult:
+            execution = self.wrapped.execute(code, on_input=on_input or ask_on_terminal)
+            try:
+                async for output in execution:
+                    outputs.put(output)
+                return await execution
+            finally:
+                outputs.put(None)
+
+        over = False
+
+        def show_until_over(future: Future[ExecutionResult]) -> ExecutionResult:
+            nonlocal over
+            while not over:
+                output = outputs.get()
+                if output is None:
+                    over = True
+                else:
+                    show(output)
+            return future.result()
+
+        return self.wait_for(run, show_until_over)
+
+    def wait_for(
+        self, function: Callable[[], Awaitable[T]], wait: Callable[[Future[T]], T] | None = None
+    ) -> T:
+        """Run an async function in the event loop and wait for it.
+
+        Args:
+            function: the async function.
+            wait: waits for the future that it is given, by default without doing anything else.
+                It is called again after the first Ctrl-C, which interrupts the kernel.
+        """
+        wait = wait or _result_of
+        future = self.portal.start_task_soon(function)
+        try:
+            return wait(future)
+        except KeyboardInterrupt:
+            if future.done():
+                raise
+        self.portal.call(self.wrapped.interrupt)
+        try:
+            return wait(future)
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+
+def _result_of(future: Future[T]) -> T:
+    return future.result()
+
+
+class BlockingClient(BlockingRequests):
+    """A KernelClient for synchronous code; ``connect_kernel_blocking`` makes it."""
+
+    wrapped: KernelClient
+
+    @property
+    def connection_info(self) -> ConnectionInfo:
+        """Where the kernel is."""
+        return self.wrapped.connection_info
+
+    @property
+    def busy(self) -> bool:
+        """Whether the kernel works on a request of any client, as far as it has told."""
+        return self.wrapped.busy
+
+
+class BlockingKernel(BlockingRequests):
+    """A Kernel for synchronous code; ``run_kernel_blocking`` and its like make it."""
+
+    wrapped: Kernel
+
+    def __init__(self, portal: BlockingPortal, wrapped: Kernel) -> None:
+        super().__init__(portal, wrapped)
+        self._release = ExitStack()
+
+    @property
+    def kernel_id(self) -> str:
+        """The id that the kernel was launched with."""
+        return self.wrapped.kernel_id
+
+    @property
+    def connection_info(self) -> ConnectionInfo:
+        """Where the kernel is."""
+        return self.wrapped.connection_info
+
+    @property
+    def state(self) -> KernelState:
+        """What the kernel does, as far as is known here."""
+        return self.wrapped.state
+
+    def shutdown(self) -> int | None:
+        """End the kernel in order and remove every trace of it; see ``Kernel.shutdown``."""
+        try:
+            return self.portal.call(self.wrapped.shutdown)
+        finally:
+            self._release.close()
+
+    shutdown_or_terminate = shutdown
+
+    def own(self, resources: ExitStack) -> None:
+        """Let go of *resources* with ``shutdown``."""
+        self._release = resources
+
+
+@contextmanager
+def run_kernel_blocking(
+    name: str = "pyimport/kernel", **options: Unpack[RunOptions]
+) -> Generator[BlockingKernel]:
+    """Run a kernel for the block, from synchronous code; see ``run_kernel``."""
+    with (
+        _portals as portal,
+        portal.wrap_async_context_manager(run_kernel(name, **options)) as kernel,
+    ):
+        yield BlockingKernel(portal, kernel)
+
+
+def start_kernel_blocking(
+    name: str = "pyimport/kernel", **options: Unpack[RunOptions]
+) -> BlockingKernel:
+    """Start a kernel that lives until its ``shutdown``, or until the program ends.
+
+    See ``start_kernel``.
+    """
+
+    async def start() -> Kernel:
+        return await start_kernel(name, **options)
+
+    with ExitStack() as resources:
+        portal = resources.enter_context(_portals)
+        kernel = BlockingKernel(portal, portal.call(start))
+        atexit.register(kernel.shutdown)
+        resources.callback(atexit.unregister, kernel.shutdown)
+        kernel.own(resources.pop_all())
+    return kernel
+
+
+@contextmanager
+def connect_kernel_blocking(
+    connection: ConnectionSource, *, timeouts: Timeouts | None = None
+) -> Generator[BlockingClient]:
+    """Connect to a kernel that somebody else has started, for the block; see ``connect_kernel``."""
+    with _portals as portal:
+        connecting = connect_kernel(connection, timeouts=timeouts or Timeouts())
+        with portal.wrap_async_context_manager(connecting) as client:
+            yield BlockingClient(portal, client)

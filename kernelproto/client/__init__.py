@@ -1,0 +1,18 @@
+"""Talking to a running kernel: requests, executions, comms, and whatever it publishes."""
+
+from kernelproto.client.client import KernelClient, open_client
+from kernelproto.client.comms import Comm, Comms
+from kernelproto.client.execution import Execution, OnInput
+from kernelproto.client.observers import MessageStream
+from kernelproto.client.result import ExecutionResult
+
+__all__ = [
+    "Comm",
+    "Comms",
+    "Execution",
+    "ExecutionResult",
+    "KernelClient",
+    "MessageStream",
+    "OnInput",
+    "open_client",
+]

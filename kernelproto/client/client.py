@@ -1,0 +1,364 @@
+"""KernelClient: everything that can be done with a kernel that runs."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Mapping,
+    Sequence,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from weakref import WeakSet
+
+from anyio.abc import TaskGroup
+
+from kernelproto.background import background_tasks
+from kernelproto.client.comms import Comms
+from kernelproto.client.dispatcher import Dispatcher
+from kernelproto.client.execution import Execution, ExecutionOptions
+from kernelproto.client.observers import (
+    IOPUB,
+    STREAM_LIMIT,
+    DebugEvents,
+    Handler,
+    MessageStream,
+    Observers,
+    OverflowPolicy,
+)
+from kernelproto.client.readiness import Readiness
+from kernelproto.client.reply import Reply
+from kernelproto.client.requests import Requests, content_of
+from kernelproto.exceptions import (
+    ClientClosed,
+    KernelProtoError,
+    LocalProtocolError,
+)
+from kernelproto.interfaces import Channels, OpenChannels
+from kernelproto.transport import open_channels as open_zmq_channels
+from kernelproto.wire import content
+from kernelproto.wire.connection import ChannelName, ConnectionInfo
+from kernelproto.wire.content import message_type
+from kernelproto.wire.conversation import Event
+from kernelproto.wire.message import Frame, Message
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_LIMIT = 256 * 2**20
+
+_COMM_MESSAGES = frozenset(("comm_open", "comm_msg", "comm_close"))
+
+
+class KernelClient(Requests):
+    """Talks to one running kernel; ``open_client`` and ``connect_kernel`` make it.
+
+    Messages that are no messages, carry a wrong signature or were received before are refused: they
+    are counted in ``refused``, logged as warnings, and change nothing.
+
+    Attributes:
+        connection_info: where the kernel is.
+        session: the client session id.
+        interrupter: how ``execute`` interrupts the kernel; by default ``interrupt``.
+        comms: the comms of this client.
+    """
+
+    def __init__(self, info: ConnectionInfo, *, session: str, output_limit: int) -> None:
+        self.connection_info = info
+        self.session = session
+        self._info: content.KernelInfoReply | None = None
+        self.interrupter: Callable[[], Awaitable[object]] = self.interrupt
+        self.comms = Comms(self)
+        self._output_limit = output_limit
+        self._dispatcher = Dispatcher(info, session, self._note)
+        self._readiness = Readiness()
+        self._observers = Observers(self.start_task)
+        self._displaying: WeakSet[Execution] = WeakSet()
+        self._tasks: TaskGroup
+
+    def attach(self, channels: Channels, tasks: TaskGroup) -> None:
+        """Send on *channels* and run handlers in *tasks*; called by ``open_client``."""
+        self._dispatcher.attach(channels)
+        self._tasks = tasks
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many messages were refused, by the name of the exception that says why."""
+        return self._dispatcher.refused
+
+    @property
+    def info(self) -> content.KernelInfoReply | None:
+        """What the kernel has said that it is; None until ``wait_for_ready`` has asked."""
+        return self._info
+
+    @property
+    def busy(self) -> bool:
+        """Whether the kernel works on a request of any client, as far as it has told."""
+        return self._dispatcher.conversation.kernel_busy
+
+    @property
+    def awaited(self) -> str:
+        """What ``wait_for_ready`` waits for, or has waited for last."""
+        return self._readiness.awaited
+
+    async def wait_for_ready(self) -> content.KernelInfoReply:
+        """Wait until the kernel answers and its outputs get here; set a deadline around it.
+
+        Returns:
+            What the kernel is.
+
+        Raises:
+            KernelDied: the kernel's process has ended.
+            ClientClosed: the client was closed.
+        """
+        asked: list[str] = []
+
+        async def ask(channel: ChannelName) -> None:
+            message = self._dispatcher.factory.message(
+                "kernel_info_request", content.KernelInfoRequest()
+            )
+            asked.append(message.msg_id)
+            await self._dispatcher.send(message, channel, self._readiness.answered)
+
+        try:
+            answer = await self._readiness.wait(ask)
+        finally:
+            for msg_id in asked:
+                self._dispatcher.forget(msg_id)
+        self._info = content_of(answer, content.KernelInfoReply)
+        return self._info
+
+    async def request(
+        self,
+        msg_type: str,
+        content: content.Request | Mapping[str, Any],
+        channel: ChannelName = "shell",
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+        subshell_id: str | None = None,
+    ) -> Message:
+        if not msg_type.endswith("_request"):
+            raise LocalProtocolError(f"{msg_type!r} is no request: nobody would answer it")
+        if channel not in ("shell", "control"):
+            raise LocalProtocolError(f"requests go on shell or control, not on {channel}")
+        message = self._dispatcher.factory.message(
+            msg_type, content, metadata=metadata, buffers=buffers, subshell_id=subshell_id
+        )
+        reply = Reply()
+        await self._dispatcher.send(message, channel, reply)
+        try:
+            return await reply.to(message)
+        finally:
+            self._dispatcher.forget(message.msg_id)
+
+    def new_execution(
+        self, request: content.ExecuteRequest, options: ExecutionOptions
+    ) -> Execution:
+        return Execution(self, request, options=options, output_limit=self._output_limit)
+
+    async def interrupt(self) -> content.InterruptReply:
+        """Ask the kernel to interrupt the running code. Specification: "Kernel interrupt"."""
+        return await self._ask(content.InterruptRequest(), content.InterruptReply, "control")
+
+    async def shutdown(
+        self, restart: bool = False, *, channel: ChannelName = "control"
+    ) -> content.ShutdownReply:
+        """Ask the kernel to end. Specification: "Kernel shutdown".
+
+        Args:
+            restart: whether the kernel is told that it will be started again.
+            channel: "control", or "shell" for kernels that know it there alone.
+        """
+        request = content.ShutdownRequest(restart=restart)
+        return await self._ask(request, content.ShutdownReply, channel)
+
+    async def heartbeat(self) -> float:
+        """Send a heartbeat and wait for its echo. Specification: "Heartbeat for kernels".
+
+        Returns:
+            How long it took, in seconds.
+        """
+        return await self._dispatcher.heartbeat()
+
+    def messages(
+        self,
+        channels: Collection[ChannelName] = IOPUB,
+        *,
+        msg_types: Collection[str] | None = None,
+        limit: int = STREAM_LIMIT,
+        overflow: OverflowPolicy = "raise",
+    ) -> AbstractAsyncContextManager[MessageStream]:
+        """Watch every message from the kernel, also those for other clients, during the block.
+
+        Iterate over what the block gives: ``async for message, channel in messages``.
+
+        Args:
+            channels: which ones; "iopub" has what is published to all clients.
+            msg_types: only these; None means all.
+            limit: how many bytes of messages may wait to be read.
+            overflow: what happens beyond it: "raise" OutputOverflow, after what was kept, or
+                "drop_oldest", which is counted.
+        """
+        return self._observers.stream(channels, msg_types, limit=limit, overflow=overflow)
+
+    def add_handler(self, handler: Handler, channels: Collection[ChannelName] = IOPUB) -> None:
+        """Call a function for every message from the kernel, in order, one at a time.
+
+        Each handler has a task and a buffer of 64 MiB of its own. When that is full the oldest
+        messages are dropped, and a warning is logged. What it raises is logged, too.
+
+        Args:
+            handler: called with the message and the channel; may be async.
+            channels: which ones.
+        """
+        self._observers.add_handler(handler, channels)
+
+    def remove_handler(self, handler: Handler) -> None:
+        """Call a handler no more; one that is not there is ignored."""
+        self._observers.remove_handler(handler)
+
+    @asynccontextmanager
+    async def debug_events(self) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
+        """Iterate over the events of the debugger during the block. Specification: "Debug event".
+
+        They are those of the Debug Adapter Protocol: ``event`` and ``body``. The iterator ends as
+        that of ``messages`` does.
+        """
+        async with self.messages(msg_types=("debug_event",)) as messages:
+            yield DebugEvents(messages)
+
+    def deliver(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
+        """Take in what has arrived on *channel*; called by the channels."""
+        self._dispatcher.deliver(channel, frames)
+
+    def fail(self, error: KernelProtoError) -> None:
+        """Let nobody wait any longer, because there is no kernel any more.
+
+        Every wait, now or later, raises a copy of *error*. Only the first call counts.
+        """
+        self._dispatcher.abandon()
+        self.close(error)
+
+    def close(self, error: KernelProtoError | None = None) -> None:
+        """Let nobody wait any longer; the channels stay open until ``open_client`` closes them.
+
+        Every wait, now or later, raises a copy of *error*, by default ClientClosed. Only the first
+        call counts.
+        """
+        if self._dispatcher.failure is not None:
+            return
+        failure = error or ClientClosed("the client is closed")
+        self._dispatcher.fail(failure)
+        self._readiness.fail(failure)
+        self._observers.fail(failure)
+        self.comms.fail(failure)
+
+    async def settle(self) -> None:
+        """Wait until nothing more arrives from a kernel whose process has ended."""
+        await self._dispatcher.settle()
+
+    async def send_execution(self, execution: Execution) -> None:
+        """Send an execution's request; part of ``ExecutionSender``."""
+        message = self._dispatcher.factory.message(
+            "execute_request", execution.request, subshell_id=execution.options.subshell_id
+        )
+        execution.msg_id = message.msg_id
+        await self._dispatcher.send(message, "shell", execution)
+
+    def forget_execution(self, execution: Execution) -> None:
+        """Deliver nothing more to an execution; part of ``ExecutionSender``."""
+        if execution.msg_id is not None:
+            self._dispatcher.forget(execution.msg_id)
+
+    async def send_input(self, text: str, request: Message) -> None:
+        """Answer an input_request; part of ``ExecutionSender``."""
+        reply = content.InputReply(value=text)
+        await self._dispatcher.send(
+            self._dispatcher.factory.message("input_reply", reply, parent=request), "stdin"
+        )
+
+    async def interrupt_kernel(self) -> None:
+        """Interrupt the running code; part of ``ExecutionSender``."""
+        await self.interrupter()
+
+    def follow_displays(self, execution: Execution) -> None:
+        """Tell an execution of display updates; part of ``ExecutionSender``."""
+        self._displaying.add(execution)
+
+    async def send_comm(
+        self,
+        content: content.CommOpen | content.CommMessage | content.CommClose,
+        metadata: Mapping[str, Any] | None,
+        buffers: Sequence[Frame],
+    ) -> None:
+        """Send a comm message; part of ``CommSender``."""
+        msg_type = message_type(type(content))
+        message = self._dispatcher.factory.message(
+            msg_type, content, metadata=metadata, buffers=buffers
+        )
+        await self._dispatcher.send(message, "shell")
+
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function while the client is open; part of ``CommSender``."""
+        self._tasks.start_soon(_log_failure, function, *args)
+
+    def _note(self, event: Event, channel: ChannelName) -> None:
+        """Tell those who do not wait for a reply what has arrived."""
+        message = event.message
+        if channel == "iopub":
+            self._readiness.subscribed.set(True)
+        if self._observers:
+            self._observers.offer(message, channel)
+        if message.msg_type in _COMM_MESSAGES:
+            self.comms.receive(message)
+        elif message.msg_type == "update_display_data":
+            self._update_displays(message)
+
+    def _update_displays(self, message: Message) -> None:
+        parent = message.parent_header
+        for execution in self._displaying:
+            # The execution that made the update has it among its outputs, in its place.
+            if parent is None or execution.msg_id != parent.msg_id:
+                execution.update_display(message.content)
+
+
+@asynccontextmanager
+async def open_client(
+    info: ConnectionInfo,
+    *,
+    open_channels: OpenChannels = open_zmq_channels,
+    output_limit: int = OUTPUT_LIMIT,
+) -> AsyncGenerator[KernelClient]:
+    """Open a client for a kernel that need not be listening yet; leaving the block closes it.
+
+    Args:
+        info: where the kernel listens, or will.
+        open_channels: how to get there; ZeroMQ by default.
+        output_limit: how many bytes of unread outputs each execution keeps; see Execution.
+    """
+    session = uuid.uuid4().hex
+    # Subscribing to a topic that is nobody else's makes the kernel welcome us whoever came before.
+    topics = (b"", uuid.uuid4().hex.encode())
+    client = KernelClient(info, session=session, output_limit=output_limit)
+    async with (
+        open_channels(info, client.deliver, identity=session.encode(), topics=topics) as channels,
+        background_tasks() as tasks,
+    ):
+        client.attach(channels, tasks)
+        try:
+            yield client
+        finally:
+            client.close()
+
+
+async def _log_failure(function: Callable[..., Awaitable[None]], *args: object) -> None:
+    try:
+        await function(*args)
+    except Exception:
+        logger.exception("%r failed", function)

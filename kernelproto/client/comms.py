@@ -1,0 +1,225 @@
+"""Comms: messages between a frontend and objects in the kernel, such as widgets.
+
+Specification: "Custom Messages".
+"""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Protocol
+
+from kernelproto.client.observers import IOPUB, STREAM_LIMIT, MessageStream
+from kernelproto.exceptions import KernelProtoError, LocalProtocolError
+from kernelproto.wire.content import CommClose, CommMessage, CommOpen
+from kernelproto.wire.message import Frame, Message
+
+OnCommOpen = Callable[["Comm", Message], Awaitable[None] | None]
+
+
+class CommSender(Protocol):
+    """What comms need of the client that they belong to."""
+
+    async def send_comm(
+        self,
+        content: CommOpen | CommMessage | CommClose,
+        metadata: Mapping[str, Any] | None,
+        buffers: Sequence[Frame],
+    ) -> None:
+        """Send a comm message on shell."""
+        ...
+
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function for as long as the client is open; what it raises is logged."""
+        ...
+
+
+class Comm:
+    """One comm; ``Comms.open`` and the kernel open it.
+
+    Iterate over it for the messages that the kernel sends on it: the iteration ends when the kernel
+    closes the comm. Leaving its block closes it from this side. It ends with the client.
+
+    Iterating raises, after what was received before:
+        OutputOverflow: more than 64 MiB were waiting to be read.
+        KernelDied: the kernel's process has ended.
+        ClientClosed: the client was closed.
+
+    Attributes:
+        comm_id: the id that both sides know it by.
+        target_name: what it was opened for.
+        closed: whether either side has closed it.
+    """
+
+    def __init__(self, comms: Comms, comm_id: str, target_name: str) -> None:
+        self.comm_id = comm_id
+        self.target_name = target_name
+        self.closed = False
+        self._comms = comms
+        self._stream = MessageStream(IOPUB, None, limit=STREAM_LIMIT, overflow="raise")
+
+    async def send(
+        self,
+        data: Mapping[str, Any] | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+    ) -> None:
+        """Send a message to the kernel's side.
+
+        Args:
+            data: a JSON object.
+            metadata: likewise.
+            buffers: binary frames, which are not copied.
+
+        Raises:
+            LocalProtocolError: the comm is closed.
+        """
+        self._raise_closed()
+        content = CommMessage(comm_id=self.comm_id, data=dict(data or {}))
+        await self._comms.sender.send_comm(content, metadata, buffers)
+
+    async def close(self, data: Mapping[str, Any] | None = None) -> None:
+        """Close the comm; a closed one stays closed."""
+        if self.closed:
+            return
+        self.closed = True
+        self._comms.discard(self)
+        content = CommClose(comm_id=self.comm_id, data=dict(data or {}))
+        await self._comms.sender.send_comm(content, None, ())
+
+    def receive(self, message: Message) -> None:
+        """Take in what the kernel has sent on this comm; called by Comms."""
+        if isinstance(message.content, CommClose):
+            self.closed = True
+        self._stream.offer(message, "iopub")
+
+    def fail(self, error: Exception) -> None:
+        """End the iteration with *error*; called by Comms."""
+        self.closed = True
+        self._stream.fail(error)
+
+    def __aiter__(self) -> Comm:
+        return self
+
+    async def __anext__(self) -> Message:
+        message, _ = await anext(self._stream)
+        if isinstance(message.content, CommClose):
+            self._stream.offer(message, "iopub")  # for whoever iterates again
+            raise StopAsyncIteration
+        return message
+
+    async def __aenter__(self) -> Comm:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with suppress(KernelProtoError):
+            await self.close()
+
+    def _raise_closed(self) -> None:
+        if self.closed:
+            raise LocalProtocolError(f"the comm {self.comm_id} to {self.target_name!r} is closed")
+
+
+class Comms:
+    """The comms of one client: those it has opened, and those that the kernel opens for it.
+
+    Attributes:
+        sender: the client.
+    """
+
+    def __init__(self, sender: CommSender) -> None:
+        self.sender = sender
+        self._open: dict[str, Comm] = {}
+        self._targets: dict[str, OnCommOpen] = {}
+
+    async def open(
+        self,
+        target_name: str,
+        data: Mapping[str, Any] | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+    ) -> Comm:
+        """Open a comm to a target that the kernel has registered.
+
+        Args:
+            target_name: the target; a kernel that does not know it closes the comm at once.
+            data: a JSON object for it.
+            metadata: likewise.
+            buffers: binary frames, which are not copied.
+        """
+        comm = self._add(uuid.uuid4().hex, target_name)
+        content = CommOpen(comm_id=comm.comm_id, target_name=target_name, data=dict(data or {}))
+        try:
+            await self.sender.send_comm(content, metadata, buffers)
+        except BaseException:
+            self.discard(comm)
+            raise
+        return comm
+
+    def attach(self, comm_id: str, target_name: str) -> Comm:
+        """Take part in a comm that is open already, as ``comm_info`` tells."""
+        return self._open.get(comm_id) or self._add(comm_id, target_name)
+
+    def register_target(self, target_name: str, on_open: OnCommOpen) -> None:
+        """Let the kernel open comms here.
+
+        A comm to a target that is not registered is left alone: it may be another client's.
+
+        Args:
+            target_name: the target.
+            on_open: called with the comm and the comm_open message, in a task of the client; an
+                async function may go on while the client is open. What it raises is logged.
+        """
+        self._targets[target_name] = on_open
+
+    def unregister_target(self, target_name: str) -> None:
+        """Let the kernel open no more comms to *target_name*; those that are open stay."""
+        self._targets.pop(target_name, None)
+
+    def receive(self, message: Message) -> None:
+        """Take in a comm message; called by the client.
+
+        Raises:
+            MalformedMessage: its content cannot be read.
+        """
+        content = message.content
+        comm = self._open.get(content.comm_id)
+        if isinstance(content, CommOpen):
+            on_open = self._targets.get(content.target_name)
+            if on_open is not None and comm is None:
+                opened = self._add(content.comm_id, content.target_name)
+                self.sender.start_task(_call, on_open, opened, message)
+        elif comm is not None:
+            comm.receive(message)
+            if isinstance(content, CommClose):
+                self.discard(comm)
+
+    def fail(self, error: Exception) -> None:
+        """End every comm with *error*; called by the client."""
+        for comm in self._open.values():
+            comm.fail(error)
+        self._open.clear()
+
+    def discard(self, comm: Comm) -> None:
+        """Deliver nothing more to a comm."""
+        self._open.pop(comm.comm_id, None)
+
+    def _add(self, comm_id: str, target_name: str) -> Comm:
+        comm = self._open[comm_id] = Comm(self, comm_id, target_name)
+        return comm
+
+
+async def _call(on_open: OnCommOpen, comm: Comm, message: Message) -> None:
+    outcome = on_open(comm, message)
+    if inspect.isawaitable(outcome):
+        await outcome

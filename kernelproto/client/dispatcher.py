@@ -1,0 +1,186 @@
+"""Dispatcher: sends messages, takes in what arrives, and knows who waits for it."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import anyio
+
+from kernelproto.client.reply import Pending
+from kernelproto.client.waiter import Waiter
+from kernelproto.exceptions import ClientClosed, KernelProtoError, RemoteProtocolError, fresh
+from kernelproto.interfaces import Channels
+from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version
+from kernelproto.wire.codec import Codec
+from kernelproto.wire.connection import ChannelName, ConnectionInfo
+from kernelproto.wire.conversation import Conversation, Event, State
+from kernelproto.wire.message import Frame, Message, MessageFactory
+
+logger = logging.getLogger(__name__)
+
+# The last words of a dead kernel may still be on their way through libzmq's own thread.
+_SETTLING_SECONDS = 0.005
+_MOST_SETTLING_ROUNDS = 20
+
+
+class Dispatcher:
+    """Everything that one client session has sent and still waits for.
+
+    Messages that are no messages, carry a wrong signature or were received before are refused:
+    counted, logged as warnings, and otherwise without effect. The first kernel_info_reply decides
+    whether the kernel is spoken to in version 4 of the specification.
+
+    Args:
+        info: where the kernel is, and the key.
+        session: the client session id.
+        on_event: called for every message that arrives, after whoever waits for it has it.
+
+    Attributes:
+        factory: makes the messages of this session.
+        conversation: what has become of every request.
+        refused: how many messages were refused, by the name of the exception that says why.
+        failure: what every wait raises, once there is no use in waiting.
+    """
+
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        session: str,
+        on_event: Callable[[Event, ChannelName], None],
+    ) -> None:
+        self.conversation = Conversation(session)
+        self.refused: Counter[str] = Counter()
+        self.failure: KernelProtoError | None = None
+        self._on_event = on_event
+        self._codec = Codec(signer=info.signer())
+        count = itertools.count(1)
+        self.factory = MessageFactory(
+            session=session,
+            username=os.environ.get("USER") or os.environ.get("USERNAME") or "kernelproto",
+            new_id=lambda: f"{session}_{next(count)}",
+            now=lambda: datetime.now(UTC).isoformat(),
+        )
+        self._adapter: AdapterV4 | None = None
+        self._negotiated = False
+        self._channels: Channels
+        self._pending: dict[str, Pending] = {}
+        self._echoes: dict[bytes, Waiter[float]] = {}
+        self._arrivals = 0
+
+    def attach(self, channels: Channels) -> None:
+        """Send on *channels* from now on; called once they are open."""
+        self._channels = channels
+
+    async def send(
+        self, message: Message, channel: ChannelName, pending: Pending | None = None
+    ) -> None:
+        """Send a message.
+
+        Args:
+            message: what to send.
+            channel: where.
+            pending: gets everything that belongs to it, until it is over or forgotten.
+        """
+        if self._adapter is not None:
+            frames = self._codec.encode(self._adapter.to_kernel(message))
+        else:
+            frames = self._codec.encode(message)
+        if pending is not None:
+            # Before it is sent: the reply may be here before this task runs again.
+            self._pending[message.msg_id] = pending
+            self.conversation.sent(message, channel)
+        try:
+            await self._send_frames(channel, frames)
+        except BaseException:
+            self.forget(message.msg_id)
+            raise
+
+    def forget(self, msg_id: str) -> None:
+        """Give up a request; one that is not there is ignored."""
+        self._pending.pop(msg_id, None)
+        self.conversation.forget(msg_id)
+
+    async def heartbeat(self) -> float:
+        """Send a heartbeat and wait for its echo; return how long it took, in seconds."""
+        beat = uuid.uuid4().bytes
+        echo = self._echoes[beat] = Waiter[float]()
+        sent_at = time.perf_counter()
+        try:
+            await self._send_frames("hb", [b"", beat])
+            return await echo.wait() - sent_at
+        finally:
+            self._echoes.pop(beat, None)
+
+    def deliver(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
+        """Take in what has arrived on *channel*; called by the channels."""
+        self._arrivals += 1
+        if channel == "hb":
+            echo = self._echoes.get(bytes(frames[-1]))
+            if echo is not None:
+                echo.set(time.perf_counter())
+            return
+        if self.failure is not None:
+            return
+        try:
+            event = self.conversation.received(self._decode(frames), channel)
+            if event.request is not None:
+                self._hand_over(event, event.request.message.msg_id)
+            self._on_event(event, channel)
+        except RemoteProtocolError as error:
+            self.refused[type(error).__name__] += 1
+            logger.warning("refused a message on %s: %s", channel, error)
+
+    def fail(self, error: KernelProtoError) -> None:
+        """Let nobody wait any longer: every wait, now or later, raises a copy of *error*."""
+        self.failure = error
+        for msg_id, pending in self._pending.items():
+            pending.fail(error)
+            self.conversation.forget(msg_id)
+        for echo in self._echoes.values():
+            echo.fail(error)
+        self._pending.clear()
+
+    def abandon(self) -> None:
+        """Do not try, when closing, to deliver what is unsent."""
+        self._channels.abandon()
+
+    async def settle(self) -> None:
+        """Wait until nothing more arrives from a kernel whose process has ended."""
+        before = -1
+        for _ in range(_MOST_SETTLING_ROUNDS):
+            if before == self._arrivals:
+                return
+            before = self._arrivals
+            await anyio.sleep(_SETTLING_SECONDS)
+
+    def _decode(self, frames: Sequence[Frame]) -> Message:
+        message = self._codec.decode(frames)
+        if not self._negotiated and message.msg_type == "kernel_info_reply":
+            self._negotiated = True
+            if needs_adapter(protocol_version(message)):
+                self._adapter = AdapterV4()
+        return message if self._adapter is None else self._adapter.from_kernel(message)
+
+    async def _send_frames(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
+        self._raise_failure()
+        try:
+            await self._channels.send(channel, frames)
+        except ClientClosed:
+            self._raise_failure()  # it knows why they are closed
+            raise
+
+    def _hand_over(self, event: Event, msg_id: str) -> None:
+        self._pending[msg_id].receive(event)
+        if event.request is not None and event.request.state is State.DONE:
+            del self._pending[msg_id]
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise fresh(self.failure)

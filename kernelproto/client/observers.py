@@ -1,0 +1,225 @@
+"""Observers: every message of some channels, for whoever wants to watch.
+
+The policy. Each stream has a buffer of its own, bounded in bytes, so a slow observer holds up
+nobody: not the client, not an execution, not another observer. What happens when it is full is
+chosen per stream: "raise" keeps what is there, discards the rest, and raises OutputOverflow once
+the reader gets to the gap; "drop_oldest" makes room at the front and counts what went.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Literal, Protocol, cast
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from kernelproto.exceptions import KernelProtoError, OutputOverflow, fresh
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.message import Message
+
+OverflowPolicy = Literal["raise", "drop_oldest"]
+ObservedMessage = tuple[Message, ChannelName]
+
+Handler = Callable[[Message, ChannelName], Awaitable[None] | None]
+
+logger = logging.getLogger(__name__)
+
+STREAM_LIMIT = 64 * 2**20
+
+IOPUB: Sequence[ChannelName] = ("iopub",)
+
+# What a message takes in memory beside its bytes.
+_OBJECT_BYTES = 1000
+_READS_BETWEEN_CHECKPOINTS = 256
+
+
+class MessageStream(AsyncIterator[ObservedMessage]):
+    """Iterates over messages as ``(message, channel)``; ``KernelClient.messages`` makes it.
+
+    Iterating raises, after what was received before:
+        OutputOverflow: the buffer was full, and the policy is "raise".
+        KernelDied: the kernel's process has ended.
+        ClientClosed: the client was closed.
+
+    Attributes:
+        dropped: how many messages gave way to newer ones.
+    """
+
+    def __init__(
+        self,
+        channels: Collection[ChannelName],
+        msg_types: Collection[str] | None,
+        *,
+        limit: int,
+        overflow: OverflowPolicy,
+    ) -> None:
+        self.dropped = 0
+        self._channels = frozenset(channels)
+        self._msg_types = None if msg_types is None else frozenset(msg_types)
+        self._limit = limit
+        self._overflow = overflow
+        self._buffer: deque[tuple[ObservedMessage, int]] = deque()
+        self._bytes = 0
+        self._lost = 0
+        self._lost_bytes = 0
+        self._failure: Exception | None = None
+        self._news = anyio.Event()
+        self._reads = 0
+
+    def offer(self, message: Message, channel: ChannelName) -> None:
+        """Take a message, if it is one that was asked for; called by the client."""
+        if channel not in self._channels:
+            return
+        if self._msg_types is not None and message.msg_type not in self._msg_types:
+            return
+        size = sum(map(len, message.parts)) + _OBJECT_BYTES
+        if self._overflow == "drop_oldest":
+            while self._buffer and self._bytes + size > self._limit:
+                self._bytes -= self._buffer.popleft()[1]
+                self.dropped += 1
+        elif self._lost or self._bytes + size > self._limit:
+            self._lost += 1
+            self._lost_bytes += size
+            return
+        self._buffer.append(((message, channel), size))
+        self._bytes += size
+        self._news.set()
+
+    def fail(self, error: Exception) -> None:
+        """End the stream with *error*, after what is buffered; called by the client."""
+        self._failure = self._failure or error
+        self._news.set()
+
+    async def __anext__(self) -> ObservedMessage:
+        while not self._buffer:
+            if self._lost:
+                raise self._gap()
+            if self._failure is not None:
+                raise fresh(self._failure)
+            if self._news.is_set():
+                self._news = anyio.Event()
+            await self._news.wait()
+        observed, size = self._buffer.popleft()
+        self._bytes -= size
+        self._reads += 1
+        if self._reads % _READS_BETWEEN_CHECKPOINTS == 0:
+            await checkpoint()
+        return observed
+
+    def _gap(self) -> OutputOverflow:
+        return OutputOverflow(
+            f"{self._lost} messages of {self._lost_bytes} bytes were discarded, because more than "
+            f"{self._limit} bytes were waiting to be read: read them faster, raise the limit, or "
+            'ask for overflow="drop_oldest"',
+            discarded_messages=self._lost,
+            discarded_bytes=self._lost_bytes,
+        )
+
+
+class DebugEvents(AsyncIterator[dict[str, Any]]):
+    """The contents of the debug_event messages of a stream."""
+
+    def __init__(self, messages: MessageStream) -> None:
+        self._messages = messages
+
+    async def __anext__(self) -> dict[str, Any]:
+        message, _ = await anext(self._messages)
+        return cast("dict[str, Any]", message.content)
+
+
+class StartTask(Protocol):
+    """Runs an async function for as long as the client is open; what it raises is logged."""
+
+    def __call__(self, function: Callable[..., Awaitable[None]], *args: object) -> None: ...
+
+
+class Observers:
+    """The observers of one client: open streams, and handlers that are called from streams.
+
+    Args:
+        start_task: runs the handlers.
+    """
+
+    def __init__(self, start_task: StartTask) -> None:
+        self._start_task = start_task
+        self._streams: list[MessageStream] = []
+        self._handlers: dict[Handler, MessageStream] = {}
+        self._failure: Exception | None = None
+
+    def __bool__(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self._streams)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        channels: Collection[ChannelName],
+        msg_types: Collection[str] | None,
+        *,
+        limit: int,
+        overflow: OverflowPolicy,
+    ) -> AsyncGenerator[MessageStream]:
+        """Open a stream for the block."""
+        stream = self._add(MessageStream(channels, msg_types, limit=limit, overflow=overflow))
+        try:
+            yield stream
+        finally:
+            self._streams.remove(stream)
+
+    def add_handler(self, handler: Handler, channels: Collection[ChannelName]) -> None:
+        """Call *handler* for every message; see ``KernelClient.add_handler``."""
+        self.remove_handler(handler)
+        stream = self._add(
+            MessageStream(channels, None, limit=STREAM_LIMIT, overflow="drop_oldest")
+        )
+        self._handlers[handler] = stream
+        self._start_task(self._serve, handler, stream)
+
+    def remove_handler(self, handler: Handler) -> None:
+        """Call *handler* no more; one that is not there is ignored."""
+        stream = self._handlers.pop(handler, None)
+        if stream is not None:
+            self._streams.remove(stream)
+            stream.fail(_HandlerRemoved())
+
+    def offer(self, message: Message, channel: ChannelName) -> None:
+        """Take a message for everybody; called by the client."""
+        for stream in self._streams:
+            stream.offer(message, channel)
+
+    def fail(self, error: Exception) -> None:
+        """End every stream, now and later, with *error*; called by the client."""
+        self._failure = error
+        for stream in self._streams:
+            stream.fail(error)
+
+    def _add(self, stream: MessageStream) -> MessageStream:
+        if self._failure is not None:
+            stream.fail(self._failure)
+        self._streams.append(stream)
+        return stream
+
+    async def _serve(self, handler: Handler, stream: MessageStream) -> None:
+        dropped = 0
+        with suppress(KernelProtoError):
+            async for message, channel in stream:
+                if self._handlers.get(handler) is not stream:
+                    return
+                if stream.dropped > dropped:
+                    dropped = stream.dropped
+                    logger.warning("%r is too slow: it has missed %d messages", handler, dropped)
+                try:
+                    outcome = handler(message, channel)
+                    if inspect.isawaitable(outcome):
+                        await outcome
+                except Exception:
+                    logger.exception("%r failed on a %s", handler, message.msg_type)
+
+
+class _HandlerRemoved(KernelProtoError):
+    """Ends the stream of a handler that was removed."""

@@ -1,0 +1,82 @@
+"""Finding out that a kernel is ready: it answers, and what it publishes gets here."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any
+
+import anyio
+
+from kernelproto.client.reply import Reply
+from kernelproto.client.waiter import Waiter
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.message import Message
+
+# What is waited for, one after the other.
+ANSWER = "kernel_info_reply"
+SUBSCRIPTION = "iopub messages"
+
+# How long to wait before kernel_info is asked again, in seconds. A kernel that starts finds the
+# first question as soon as it listens, so asking again only guards against one that was lost.
+_ANSWER_SECONDS = (1.0, 2.0, 4.0)
+# Here it is the status messages of the next question that are waited for.
+_SUBSCRIPTION_SECONDS = (0.02, 0.05, 0.1, 0.5)
+
+Ask = Callable[[ChannelName], Awaitable[None]]
+
+
+class Readiness:
+    """Whether a kernel is ready, as far as it is known.
+
+    The kernel is asked on shell and on control, because a busy one answers on control alone and
+    some know kernel_info on shell alone. What it publishes is known to come through with the first
+    message on iopub, which the welcome to this client's own topic brings (JEP 65); for kernels
+    without it, the status messages of further questions do.
+
+    Attributes:
+        answered: the kernel's first answer to kernel_info.
+        subscribed: set with the first message on iopub.
+        awaited: what is waited for, or was waited for last.
+    """
+
+    def __init__(self) -> None:
+        self.answered = Reply()
+        self.subscribed = Waiter[bool]()
+        self.awaited = ANSWER
+
+    async def wait(self, ask: Ask) -> Message:
+        """Wait until the kernel is ready; set a deadline around it.
+
+        Args:
+            ask: sends a kernel_info_request on a channel; the answer goes to ``answered``.
+
+        Returns:
+            The answer.
+        """
+        self.awaited = ANSWER
+        await _ask_until(self.answered, ask, ("shell", "control"), _ANSWER_SECONDS)
+        self.awaited = SUBSCRIPTION
+        await _ask_until(self.subscribed, ask, ("shell",), _SUBSCRIPTION_SECONDS)
+        return await self.answered.wait()
+
+    def fail(self, error: Exception) -> None:
+        """Let nobody wait any longer."""
+        self.answered.fail(error)
+        self.subscribed.fail(error)
+
+
+async def _ask_until(
+    reached: Waiter[Any], ask: Ask, channels: Sequence[ChannelName], intervals: Sequence[float]
+) -> None:
+    for seconds in _with_last_repeated(intervals):
+        if not reached.is_set:
+            for channel in channels:
+                await ask(channel)
+        with anyio.move_on_after(seconds):
+            await reached.wait()
+            return
+
+
+def _with_last_repeated(intervals: Sequence[float]) -> Iterator[float]:
+    return itertools.chain(intervals, itertools.repeat(intervals[-1]))

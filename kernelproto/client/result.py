@@ -1,0 +1,185 @@
+"""ExecutionResult: what an execution has come to. Pure: no event loop, no kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from kernelproto.exceptions import ExecutionError
+from kernelproto.wire.content import (
+    ClearOutput,
+    DisplayData,
+    ErrorOutput,
+    ExecuteReply,
+    ExecuteResult,
+    Output,
+    Stream,
+    UpdateDisplayData,
+)
+
+LastingOutput = Stream | DisplayData | ExecuteResult | ErrorOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutionResult:
+    """How an execution ended and what it left on the page.
+
+    Attributes:
+        status: "ok", "error", or "aborted" when the kernel did not run it because an earlier one
+            failed.
+        outputs: the outputs in order, with update_display_data and clear_output applied.
+        outputs_complete: whether ``outputs`` has all of them. It does not when they were read by
+            iteration and were too many to be kept as well.
+        execution_count: the kernel's number for this execution.
+        user_expressions: name to the evaluated expression, as in section "Execution results".
+        payload: the kernel's requests to the frontend.
+        error: the exception that the code raised, or None.
+    """
+
+    status: Literal["ok", "error", "aborted"]
+    outputs: Sequence[LastingOutput] = ()
+    outputs_complete: bool = True
+    execution_count: int | None = None
+    user_expressions: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    payload: Sequence[Mapping[str, Any]] = ()
+    error: ErrorOutput | None = None
+
+    @classmethod
+    def of(
+        cls, reply: ExecuteReply, outputs: Iterable[Output], *, outputs_complete: bool = True
+    ) -> ExecutionResult:
+        """Return the result that *reply* and the received *outputs* amount to."""
+        lasting = fold_outputs(outputs)
+        return cls(
+            status="aborted" if reply.aborted else "error" if reply.status == "error" else "ok",
+            outputs=lasting,
+            outputs_complete=outputs_complete,
+            execution_count=reply.execution_count,
+            user_expressions=reply.user_expressions,
+            payload=reply.payload,
+            error=_error(reply),
+        )
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The MIME bundle of the last expression's value; empty when there is none."""
+        for output in reversed(self.outputs):
+            if isinstance(output, ExecuteResult):
+                return output.data
+        return {}
+
+    @property
+    def text(self) -> str | None:
+        """The result as plain text, or None when there is none."""
+        text = self.data.get("text/plain")
+        return text if isinstance(text, str) else None
+
+    @property
+    def stdout(self) -> str:
+        """Everything written to standard output."""
+        return self._stream("stdout")
+
+    @property
+    def stderr(self) -> str:
+        """Everything written to standard error."""
+        return self._stream("stderr")
+
+    def raise_for_error(self) -> ExecutionResult:
+        """Return the result itself if the code ran to its end.
+
+        Raises:
+            ExecutionError: it raised an exception, or was not run at all.
+        """
+        if self.status == "ok":
+            return self
+        if self.error is None:
+            raise ExecutionError("not executed: an earlier execution failed")
+        error = self.error
+        raise ExecutionError(
+            f"{error.ename}: {error.evalue}",
+            ename=error.ename,
+            evalue=error.evalue,
+            traceback=error.traceback,
+        )
+
+    def to_notebook_outputs(self) -> list[dict[str, Any]]:
+        """Return the outputs as a code cell of nbformat 4 holds them; adjacent text is joined."""
+        cells: list[dict[str, Any]] = []
+        for output in self.outputs:
+            last = cells[-1] if cells else {}
+            if isinstance(output, Stream) and last.get("name") == output.name:
+                last["text"] += output.text
+            else:
+                cells.append(_notebook_output(output))
+        return cells
+
+    def _stream(self, name: str) -> str:
+        return "".join(
+            output.text
+            for output in self.outputs
+            if isinstance(output, Stream) and output.name == name
+        )
+
+
+def fold_outputs(outputs: Iterable[Output]) -> list[LastingOutput]:
+    """Apply clear_output and update_display_data; return what remains to be seen, in order."""
+    page: list[LastingOutput] = []
+    clear_before_next = False
+    for output in outputs:
+        match output:
+            case ClearOutput(wait=True):
+                clear_before_next = True
+            case ClearOutput():
+                page.clear()
+                clear_before_next = False
+            case UpdateDisplayData():
+                page[:] = [_updated(shown, output) for shown in page]
+            case _:
+                if clear_before_next:
+                    page.clear()
+                    clear_before_next = False
+                page.append(output)
+    return page
+
+
+def _updated(shown: LastingOutput, update: UpdateDisplayData) -> LastingOutput:
+    if not isinstance(shown, DisplayData | ExecuteResult):
+        return shown
+    if shown.display_id is None or shown.display_id != update.display_id:
+        return shown
+    return msgspec.structs.replace(shown, data=update.data, metadata=update.metadata)
+
+
+def _error(reply: ExecuteReply) -> ErrorOutput | None:
+    if reply.status != "error":
+        return None
+    return ErrorOutput(reply.ename, reply.evalue, reply.traceback)
+
+
+def _notebook_output(output: LastingOutput) -> dict[str, Any]:
+    match output:
+        case Stream(name, text):
+            return {"output_type": "stream", "name": name, "text": text}
+        case ErrorOutput(ename, evalue, traceback):
+            return {
+                "output_type": "error",
+                "ename": ename,
+                "evalue": evalue,
+                "traceback": list(traceback),
+            }
+        case ExecuteResult():
+            return {
+                "output_type": "execute_result",
+                "data": dict(output.data),
+                "metadata": dict(output.metadata),
+                "execution_count": output.execution_count,
+            }
+        case DisplayData():
+            return {
+                "output_type": "display_data",
+                "data": dict(output.data),
+                "metadata": dict(output.metadata),
+            }

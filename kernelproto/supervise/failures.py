@@ -1,0 +1,58 @@
+"""Why a kernel did not start, in words that name the command, what it said and what to do."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+
+from kernelproto.exceptions import KernelExitedEarly, KernelNotReady
+from kernelproto.interfaces import DescribesFailure, KernelManager
+from kernelproto.launch.exit_status import describe_exit
+
+# What of the output goes into the message; all of it is in the exception's ``stderr``.
+_QUOTED_LINES = 15
+
+
+def exited_early(manager: KernelManager, returncode: int | None) -> KernelExitedEarly:
+    """Return the exception for a kernel whose process ended before it was ready."""
+    command, output = _description(manager)
+    return KernelExitedEarly(
+        f"the kernel exited before it was ready, with {describe_exit(returncode)}"
+        + _details(command, output),
+        command=command,
+        returncode=returncode,
+        stderr=output,
+    )
+
+
+def not_ready(manager: KernelManager, awaited: str, seconds: float) -> KernelNotReady:
+    """Return the exception for a kernel that was not ready when its time was up.
+
+    Args:
+        manager: the handle on its process.
+        awaited: what it was waiting for, as ``KernelNotReady.phase``.
+        seconds: how long it was waited for.
+    """
+    command, output = _description(manager)
+    return KernelNotReady(
+        f"the kernel was not ready after {seconds:g} s, still waiting for its {awaited}; "
+        "if it only needs longer, give run_kernel(timeouts=Timeouts(startup=...))"
+        + _details(command, output),
+        phase=awaited,
+        seconds=seconds,
+        stderr=output,
+    )
+
+
+def _description(manager: KernelManager) -> tuple[tuple[str, ...], str]:
+    if isinstance(manager, DescribesFailure):
+        return tuple(manager.command), manager.output_tail()
+    return (), ""
+
+
+def _details(command: tuple[str, ...], output: str) -> str:
+    details = f"\ncommand: {shlex.join(command)}" if command else ""
+    if output.strip():
+        quoted = "\n".join(output.rstrip().splitlines()[-_QUOTED_LINES:])
+        details += "\nits last output:\n" + textwrap.indent(quoted, "  ")
+    return details

@@ -1,0 +1,275 @@
+"""Exchange: one request to a FakeKernel, and all that the kernel says to it."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+
+from kernelproto.testing.faults import Faults, Letter
+from kernelproto.transport import MemoryTransport
+from kernelproto.wire import content as contents
+from kernelproto.wire.codec import Codec
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.message import Frame, Message, MessageFactory
+
+AnyContent = msgspec.Struct | Mapping[str, Any]
+
+_DATE = "2026-01-01T00:00:00Z"  # a fake has time for everything
+
+
+class Outbox:
+    """Makes what a FakeKernel sends, and sends it.
+
+    Attributes:
+        faults: what goes wrong with it.
+        links: the clients that are there.
+        closed: whether nothing is sent any more.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self.faults = Faults(codec)
+        self.links: list[MemoryTransport] = []
+        self.closed = False
+        session = uuid.uuid4().hex
+        count = itertools.count(1)
+        self._factory = MessageFactory(
+            session=session,
+            username="kernel",
+            new_id=lambda: f"{session}_{next(count)}",
+            now=lambda: _DATE,
+        )
+
+    def send(
+        self,
+        channel: ChannelName,
+        msg_type: str,
+        content: AnyContent,
+        *,
+        to: MemoryTransport | None = None,
+        topic: bytes | None = None,
+        parent: Message | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+    ) -> Message:
+        """Send a message *to* one client, or to all who have subscribed to its *topic*."""
+        message = self._factory.message(
+            msg_type, content, parent=parent, metadata=metadata, buffers=buffers
+        )
+        if channel == "iopub":
+            message.identities = [f"kernel.{msg_type}".encode() if topic is None else topic]
+        links = [to] if to else [link for link in self.links if _subscribed(link, message)]
+        if not self.closed:
+            self.faults.send(Letter(channel, message, links))
+        return message
+
+
+class Exchange:
+    """One request, and everything with which a FakeKernel answers it.
+
+    A handler gets it, and need not do everything itself: before it runs, "busy" and, for an
+    execute_request, execute_input are published; after it, a reply that says ok is sent unless
+    there was one, and "idle" is published. Only ``input`` waits, all else is sent at once.
+
+    Attributes:
+        request: the request's message.
+        channel: on which it came.
+        execution_count: the number of this execution.
+        status: of the reply, once that was sent.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        client: MemoryTransport,
+        channel: ChannelName,
+        request: Message,
+    ) -> None:
+        self.request = request
+        self.channel: ChannelName = channel
+        self.execution_count = 0
+        self.status: str | None = None
+        self._outbox = outbox
+        self._client = client
+        self._question: Message | None = None
+        self._answered = anyio.Event()
+        self._answer = ""
+
+    @property
+    def content(self) -> Any:
+        """The request's content."""
+        return self.request.content
+
+    @property
+    def code(self) -> str:
+        """The code of an execute_request."""
+        code: str = self.request.content.code
+        return code
+
+    def stream(self, text: str, name: str = "stdout") -> None:
+        """Write *text* to standard output, or to ``"stderr"``."""
+        self.publish(contents.Stream(name, text))
+
+    def display(
+        self,
+        data: str | Mapping[str, Any],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        display_id: str | None = None,
+        update: bool = False,
+    ) -> None:
+        """Show something, a MIME bundle or plain text.
+
+        Args:
+            data: what is shown.
+            metadata: of the MIME bundle.
+            display_id: the name by which it can be updated.
+            update: show it in place of what has this display_id.
+        """
+        kind = contents.UpdateDisplayData if update else contents.DisplayData
+        transient = {} if display_id is None else {"display_id": display_id}
+        self.publish(kind(_bundle(data), dict(metadata or {}), transient))
+
+    def result(
+        self, data: str | Mapping[str, Any], *, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Give the value of the code's last expression, a MIME bundle or plain text."""
+        self.publish(
+            contents.ExecuteResult(
+                _bundle(data), dict(metadata or {}), execution_count=self.execution_count
+            )
+        )
+
+    def clear(self, wait: bool = False) -> None:
+        """Remove the outputs so far; with *wait* only once the next output is there."""
+        self.publish(contents.ClearOutput(wait))
+
+    def error(self, ename: str, evalue: str = "", traceback: Sequence[str] = ()) -> None:
+        """Fail: publish the exception, if it is one of executed code, and reply that it failed."""
+        lines = list(traceback or [f"{ename}: {evalue}"])
+        if self.request.msg_type == "execute_request":
+            self.publish(contents.ErrorOutput(ename, evalue, lines))
+        self.reply(status="error", ename=ename, evalue=evalue, traceback=lines)
+
+    async def input(self, prompt: str = "", *, password: bool = False) -> str:
+        """Ask the client for a line of text, and wait for it.
+
+        Raises:
+            CodeError: the client has not allowed it.
+        """
+        if not self.content.allow_stdin:
+            raise CodeError("StdinNotImplementedError", "this client does not support input")
+        self._answered = anyio.Event()
+        self._question = self.send("stdin", contents.InputRequest(prompt, password))
+        try:
+            await self._answered.wait()
+        finally:
+            self._question = None
+        return self._answer
+
+    def answer(self, reply: Message) -> None:
+        """Take an input_reply, if it answers the question that is asked just now."""
+        asked = None if self._question is None else self._question.header
+        if asked is not None and asked == reply.parent_header:
+            self._answer = reply.content.value
+            self._answered.set()
+
+    def reply(self, content: AnyContent | None = None, /, **fields: Any) -> None:
+        """Send the reply.
+
+        Args:
+            content: its content; by default that of an empty reply.
+            fields: for that: fields of the content that differ, such as ``status="aborted"``.
+        """
+        msg_type = self.request.msg_type.removesuffix("_request") + "_reply"
+        if msg_type == "execute_reply":
+            fields = {"execution_count": self.execution_count, **fields}
+        kind = contents.content_type(msg_type)
+        reply: AnyContent = kind(**fields) if content is None else content
+        self.status = _status(reply)
+        self.send(self.channel, reply, msg_type)
+
+    def publish(
+        self,
+        content: AnyContent,
+        msg_type: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+    ) -> None:
+        """Send something to all clients, on iopub; arguments as for ``send``."""
+        self.send("iopub", content, msg_type, metadata=metadata, buffers=buffers)
+
+    def send(
+        self,
+        channel: ChannelName,
+        content: AnyContent,
+        msg_type: str | None = None,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        buffers: Sequence[Frame] = (),
+    ) -> Message:
+        """Send anything with the request as its parent; on iopub to all clients.
+
+        Args:
+            channel: where it is sent.
+            content: a Struct of ``kernelproto.wire.content``, or a mapping.
+            msg_type: its type, which a Struct tells by itself.
+            metadata: the message's metadata.
+            buffers: binary frames that follow the content.
+
+        Returns:
+            The message.
+        """
+        return self._outbox.send(
+            channel,
+            msg_type or type_of(content),
+            content,
+            to=None if channel == "iopub" else self._client,
+            parent=self.request,
+            metadata=metadata,
+            buffers=buffers,
+        )
+
+
+class CodeError(Exception):
+    """Executed code raises an exception: raised in a handler, it ends the handler with that.
+
+    Args:
+        ename: the exception's name.
+        evalue: its text.
+    """
+
+    def __init__(self, ename: str, evalue: str = "") -> None:
+        super().__init__(ename, evalue)
+        self.ename = ename
+        self.evalue = evalue
+
+
+def type_of(content: AnyContent) -> str:
+    """Return the msg_type that has this kind of content.
+
+    Raises:
+        TypeError: the content does not tell.
+    """
+    if isinstance(content, contents.Content):
+        return contents.message_type(type(content))
+    raise TypeError(f"the msg_type must be given: a {type(content).__name__} does not tell it")
+
+
+def _subscribed(link: MemoryTransport, message: Message) -> bool:
+    (topic,) = message.identities
+    return any(bytes(topic).startswith(subscription) for subscription in link.topics)
+
+
+def _status(reply: AnyContent) -> str:
+    named = reply if isinstance(reply, Mapping) else msgspec.structs.asdict(reply)
+    return str(named.get("status", "ok"))
+
+
+def _bundle(data: str | Mapping[str, Any]) -> dict[str, Any]:
+    return {"text/plain": data} if isinstance(data, str) else dict(data)

@@ -1,0 +1,305 @@
+"""FakeKernel: a Jupyter kernel in this process, which does what it is told to."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import anyio
+from anyio import AsyncContextManagerMixin, create_memory_object_stream
+from anyio.abc import TaskGroup, TaskStatus
+
+from kernelproto.background import background_tasks
+from kernelproto.client import KernelClient, open_client
+from kernelproto.exceptions import ClientClosed, KernelDied, RemoteProtocolError
+from kernelproto.interfaces import Channels, Deliver
+from kernelproto.launch.exit_status import describe_exit
+from kernelproto.testing.behaviour import Behaviour, Handler, playing, replying
+from kernelproto.testing.exchange import AnyContent, Exchange, Outbox, type_of
+from kernelproto.transport import MemoryTransport
+from kernelproto.wire import content as contents
+from kernelproto.wire.codec import Codec
+from kernelproto.wire.connection import ChannelName, ConnectionInfo
+from kernelproto.wire.message import PROTOCOL_VERSION, Frame, Message
+
+ContentT = TypeVar("ContentT", bound=contents.Content)
+
+_KILLED = -9
+
+_KERNEL_INFO = contents.KernelInfoReply(
+    protocol_version=PROTOCOL_VERSION,
+    implementation="fake",
+    implementation_version="1",
+    language_info=contents.LanguageInfo(name="fake", version="1", file_extension=".txt"),
+    banner="a fake kernel",
+)
+
+
+class Received(NamedTuple):
+    """A message that a FakeKernel has received, and the channel."""
+
+    channel: ChannelName
+    message: Message
+
+
+class FakeKernel(AsyncContextManagerMixin):
+    """A kernel without a process, for the block: ``async with FakeKernel() as fake``.
+
+    Left to itself it behaves as a good kernel does: it welcomes clients, echoes heartbeats, serves
+    the requests on shell one after the other and those on control beside them, keeps a history,
+    gives up queued executions when one has failed, and ends when it is asked to. Code that it knows
+    nothing about runs without outputs. A request that it does not know gets no reply.
+
+    What a handler raises, save for CodeError, is raised by the block.
+
+    Args:
+        kernel_info: what it answers to kernel_info_request.
+        transport: what its ConnectionInfo says; nobody listens there.
+        cwd: what it was launched with, to be looked at.
+        env: the same.
+
+    Attributes:
+        kernel_id: a UUID.
+        connection_info: with the key that signs its messages.
+        faults: what goes wrong with the messages that it sends.
+        deaf: the channels on which it takes no notice of what it receives.
+        received: what it has received, in order, also where it is deaf; heartbeats are left out.
+        refused: how many messages it has refused, by the name of the exception that says why.
+        returncode: the exit status, once it has died; negative for a signal.
+    """
+
+    def __init__(
+        self,
+        *,
+        kernel_info: contents.KernelInfoReply = _KERNEL_INFO,
+        transport: Literal["tcp", "ipc"] = "ipc",
+        cwd: str | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.kernel_id = str(uuid.uuid4())
+        self.connection_info = _address_of_nobody(self.kernel_id, transport)
+        self.cwd = cwd
+        self.env = dict(env or {})
+        self.deaf: set[ChannelName] = set()
+        self.received: list[Received] = []
+        self.refused: Counter[str] = Counter()
+        self.returncode: int | None = None
+        self._codec = Codec(signer=self.connection_info.signer())
+        self._outbox = Outbox(self._codec)
+        self.faults = self._outbox.faults
+        self._behaviour = Behaviour(
+            kernel_info,
+            received=lambda: [message for _, message in self.received],
+            die=lambda: self.die(0),
+        )
+        self._clients: list[KernelClient] = []
+        self._queues: dict[ChannelName, Callable[[Exchange], None]] = {}
+        self._tasks: TaskGroup | None = None
+        self._life = anyio.CancelScope()
+        self._end = anyio.Event()
+        self._news = anyio.Event()
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[FakeKernel]:
+        async with background_tasks() as tasks:
+            await tasks.start(self._live)
+            try:
+                yield self
+            finally:
+                self.die(0)
+
+    @property
+    def history(self) -> Sequence[str]:
+        """The code that it was told to run and to remember."""
+        return self._behaviour.history
+
+    def on_execute(
+        self,
+        code: str | Callable[[str], bool],
+        handler: Handler | None = None,
+        *,
+        stdout: str = "",
+        stderr: str = "",
+        display: str | Mapping[str, Any] | None = None,
+        result: str | Mapping[str, Any] | None = None,
+        error: tuple[str, str] | None = None,
+    ) -> None:
+        """Say what comes of executing some code; what was said last counts.
+
+        Args:
+            code: the code, to the letter, or a function that says whether some code is meant.
+            handler: an async function that gets an Exchange and does it all, in place of the rest.
+            stdout: what the code writes to standard output.
+            stderr: and to standard error.
+            display: what it shows, a MIME bundle or plain text.
+            result: the value of its last expression, likewise.
+            error: name and text of the exception with which it ends.
+        """
+        fits = code if callable(code) else code.__eq__
+        script = handler or playing(stdout, stderr, display, result, error)
+        self._behaviour.scripts.insert(0, (fits, script))
+
+    def on(self, msg_type: str, answer: Handler | AnyContent) -> None:
+        """Say what answers the requests of a type, in place of what has done so.
+
+        Args:
+            msg_type: for example ``"complete_request"``.
+            answer: the content of the reply, or an async function that gets an Exchange.
+        """
+        self._behaviour.handlers[msg_type] = answer if callable(answer) else replying(answer)
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncGenerator[KernelClient]:
+        """Open a client for the block; it is told when the kernel dies."""
+        async with open_client(self.connection_info, open_channels=self.open_channels) as client:
+            self._clients.append(client)
+            try:
+                yield client
+            finally:
+                self._clients.remove(client)
+
+    @asynccontextmanager
+    async def open_channels(
+        self,
+        info: ConnectionInfo,
+        deliver: Deliver,
+        *,
+        identity: bytes,
+        topics: Sequence[bytes] = (b"",),
+    ) -> AsyncGenerator[Channels]:
+        """Open the channels to this kernel; arguments as in ``interfaces.OpenChannels``."""
+        link = MemoryTransport()
+        async with link.open_channels(info, deliver, identity=identity, topics=topics) as channels:
+            self._outbox.links.append(link)
+            if self._tasks is not None and self.returncode is None:
+                self._tasks.start_soon(self._listen, link)
+            try:
+                yield channels
+            finally:
+                self._outbox.links.remove(link)
+
+    def publish(
+        self, content: AnyContent, msg_type: str | None = None, *, parent: Message | None = None
+    ) -> None:
+        """Send something to all clients on iopub, unasked, or late.
+
+        Args:
+            content: a Struct of ``kernelproto.wire.content``, or a mapping.
+            msg_type: its type, which a Struct tells by itself.
+            parent: the request that has caused it.
+        """
+        self._outbox.send("iopub", msg_type or type_of(content), content, parent=parent)
+
+    def send_frames(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
+        """Send any frames to all clients, as they are."""
+        for link in self._outbox.links:
+            link.send(channel, frames)
+
+    def contents(self, kind: type[ContentT]) -> list[ContentT]:
+        """Return the contents of one kind, such as ExecuteRequest, that it has received."""
+        msg_type = contents.message_type(kind)
+        return [message.content for _, message in self.received if message.msg_type == msg_type]
+
+    async def wait_for(self, msg_type: str, *, count: int = 1) -> Message:
+        """Wait until it has received this many messages of a type, since it was made.
+
+        Returns:
+            The last of them.
+        """
+        while True:
+            found = [message for _, message in self.received if message.msg_type == msg_type]
+            if len(found) >= count:
+                return found[count - 1]
+            await self._news.wait()
+
+    def interrupt(self) -> None:
+        """Interrupt the running code, if there is any: it ends with a KeyboardInterrupt."""
+        self._behaviour.interrupt()
+
+    def die(self, returncode: int = _KILLED) -> None:
+        """End at once, in the middle of everything; the clients of ``connect`` are told.
+
+        Args:
+            returncode: the exit status, negative for a signal.
+        """
+        if self.returncode is not None:
+            return
+        self.returncode = returncode
+        self._outbox.closed = True
+        self._life.cancel()
+        self._end.set()
+        error = KernelDied(f"the kernel died: {describe_exit(returncode)}", returncode=returncode)
+        for client in self._clients:
+            client.fail(error)
+
+    async def wait(self) -> int:
+        """Wait until it has died; return its exit status."""
+        await self._end.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    async def _live(self, *, task_status: TaskStatus[None]) -> None:
+        with self._life:
+            async with background_tasks() as self._tasks:
+                await self._tasks.start(self._serve, "shell")
+                await self._tasks.start(self._serve, "control")
+                task_status.started()
+                await anyio.sleep_forever()
+
+    async def _serve(self, channel: ChannelName, *, task_status: TaskStatus[None]) -> None:
+        """Answer the requests on a channel, one after the other."""
+        queue, waiting = create_memory_object_stream[Exchange](math.inf)
+        with queue, waiting:
+            self._queues[channel] = queue.send_nowait
+            task_status.started()
+            async for exchange in waiting:
+                await self._behaviour.answer(exchange)
+
+    async def _listen(self, client: MemoryTransport) -> None:
+        """Take in what a client sends, until it leaves."""
+        for topic in client.topics:
+            welcome = contents.IOPubWelcome(topic.decode(errors="replace"))
+            self._outbox.send("iopub", "iopub_welcome", welcome, to=client, topic=topic)
+        with suppress(ClientClosed):
+            while True:
+                self._take(client, *await client.receive())
+
+    def _take(self, client: MemoryTransport, channel: ChannelName, frames: Sequence[Frame]) -> None:
+        if self.returncode is not None:
+            return  # dead, and about to be cancelled
+        if channel == "hb":
+            if channel not in self.deaf:
+                client.send(channel, frames)
+            return
+        try:
+            message = self._codec.decode(frames)
+        except RemoteProtocolError as error:
+            self.refused[type(error).__name__] += 1
+            return
+        self.received.append(Received(channel, message))
+        self._news.set()
+        self._news = anyio.Event()
+        if channel in self.deaf:
+            return
+        if channel == "stdin":
+            self._behaviour.answer_input(message)
+        elif channel in self._queues:
+            self._queues[channel](Exchange(self._outbox, client, channel, message))
+
+
+def _address_of_nobody(kernel_id: str, transport: Literal["tcp", "ipc"]) -> ConnectionInfo:
+    return ConnectionInfo(
+        transport=transport,
+        ip=f"fake-{kernel_id}",
+        shell_port=1,
+        iopub_port=2,
+        stdin_port=3,
+        control_port=4,
+        hb_port=5,
+        key=uuid.uuid4().hex,
+        kernel_name="fake/kernel",
+    )

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import logging
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from kernelproto.client import dispatcher as module
+from kernelproto.exceptions import KernelDied
+from kernelproto.wire.codec import Codec
+
+pytestmark = pytest.mark.anyio
+
+GUARD_SECONDS = 60
+
+
+async def kernel_still_answers(kernel, client, start) -> bool:
+    call = await start(client.kernel_info)
+    kernel.reply(await kernel.expect("kernel_info_request"), implementation="mine")
+    return (await call.result()).implementation == "mine"
+
+
+# What is refused.
+
+
+def forged(kernel, request) -> list[bytes]:
+    reply = kernel.message("kernel_info_reply", {"implementation": "a forgery"}, request)
+    return Codec(b"another key").encode(reply)
+
+
+def unsigned(kernel, request) -> list[bytes]:
+    delimiter, _, *parts = forged(kernel, request)
+    return [delimiter, b"", *parts]
+
+
+@pytest.mark.parametrize("forge", [forged, unsigned])
+async def test_a_wrong_signature_is_refused(kernel, client, start, caplog, forge) -> None:
+    call = await start(client.kernel_info)
+    request = await kernel.expect("kernel_info_request")
+    kernel.transport.send("shell", forge(kernel, request))
+    await checkpoint()
+    assert not call.ended
+    assert client.refused == {"InvalidSignature": 1}
+    assert caplog.record_tuples == [
+        (
+            "kernelproto.client.dispatcher",
+            logging.WARNING,
+            "refused a message on shell: the signature does not match: the sender has another key, "
+            "or is an intruder",
+        )
+    ]
+    kernel.reply(request, implementation="mine")
+    assert (await call.result()).implementation == "mine"
+
+
+async def test_a_replayed_message_is_refused(kernel, client, start, caplog) -> None:
+    async with client.execute("code") as execution:
+        request = await kernel.expect("execute_request")
+        output = kernel.codec.encode(
+            kernel.message("stream", {"name": "stdout", "text": "once"}, request)
+        )
+        for _ in range(3):
+            kernel.transport.send("iopub", output)
+        kernel.finish(request)
+        assert (await execution).stdout == "once"
+    assert client.refused == {"ReplayedMessage": 2}
+    assert len(caplog.records) == 2
+    assert await kernel_still_answers(kernel, client, start)
+
+
+GARBAGE = {
+    "nothing": [],
+    "an empty frame": [b""],
+    "noise": [b"\xff\x00noise"] * 7,
+    "no delimiter": [b"topic", b"signature", b"{}", b"{}", b"{}", b"{}"],
+    "the delimiter alone": [b"<IDS|MSG>"],
+    "too few frames": [b"<IDS|MSG>", b"", b"{}", b"{}", b"{}"],
+}
+
+
+@pytest.mark.parametrize("channel", ["shell", "iopub", "stdin", "control"])
+@pytest.mark.parametrize("frames", list(GARBAGE.values()), ids=list(GARBAGE))
+async def test_garbage_is_refused(kernel, client, start, caplog, channel, frames) -> None:
+    kernel.transport.send(channel, frames)
+    assert client.refused == {"MalformedMessage": 1}
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"refused a message on {channel}: ")
+    assert await kernel_still_answers(kernel, client, start)
+
+
+@pytest.mark.parametrize("header", [b"", b"null", b"[]", b"{", b'{"msg_id": 1}', b"\xff"])
+async def test_a_signed_message_with_a_bad_header_is_refused(kernel, client, start, header) -> None:
+    message = kernel.message("stream", {})
+    message.parts = [header, *message.parts[1:]]
+    kernel.transport.send("iopub", kernel.codec.encode(message))
+    assert client.refused == {"MalformedMessage": 1}
+    assert await kernel_still_answers(kernel, client, start)
+
+
+async def test_refusals_are_counted_by_reason(kernel, client) -> None:
+    for _ in range(3):
+        kernel.transport.send("iopub", [b"garbage"])
+    for _ in range(2):
+        kernel.transport.send("shell", Codec(b"wrong").encode(kernel.message("x_reply", {})))
+    assert client.refused == {"MalformedMessage": 3, "InvalidSignature": 2}
+
+
+@pytest.mark.parametrize("channel", ["shell", "iopub", "stdin", "control"])
+async def test_messages_of_unknown_types_are_nobodys_but_no_garbage(
+    kernel, client, start, channel
+) -> None:
+    kernel.send(channel, "from_the_future", {"x": 1})
+    assert client.refused == {}
+    assert await kernel_still_answers(kernel, client, start)
+
+
+async def test_memory_is_as_good_as_bytes(kernel, client, start) -> None:
+    call = await start(client.kernel_info)
+    request = await kernel.expect("kernel_info_request")
+    reply = kernel.message("kernel_info_reply", {"implementation": "mine"}, request)
+    kernel.transport.send("shell", [memoryview(frame) for frame in kernel.codec.encode(reply)])
+    assert (await call.result()).implementation == "mine"
+
+
+# The heartbeat.
+
+
+async def test_a_heartbeat_takes_the_time_of_its_echo(kernel, client, start) -> None:
+    call = await start(client.heartbeat)
+    frames = await kernel.beat()
+    assert frames[0] == b""
+    assert not call.ended
+    kernel.transport.send("hb", frames)
+    assert await call.result() > 0
+
+
+async def test_heartbeats_may_overlap_and_get_lost(kernel, client, start) -> None:
+    calls = [await start(client.heartbeat) for _ in range(3)]
+    beats = [await kernel.beat() for _ in calls]
+    kernel.transport.send("hb", beats[2])
+    await calls[2].result()
+    kernel.transport.send("hb", beats[0])
+    await calls[0].result()
+    assert not calls[1].ended
+
+
+@pytest.mark.parametrize("frames", [[b""], [b"", b"no beat of ours"], [b"<IDS|MSG>"] * 9])
+async def test_other_echoes_are_ignored(kernel, client, start, frames) -> None:
+    call = await start(client.heartbeat)
+    beat = await kernel.beat()
+    kernel.transport.send("hb", frames)
+    await checkpoint()
+    assert not call.ended
+    assert client.refused == {}
+    kernel.transport.send("hb", beat)
+    await call.result()
+
+
+async def test_a_cancelled_heartbeat_leaves_nothing(kernel, client, start) -> None:
+    call = await start(client.heartbeat)
+    beat = await kernel.beat()
+    await call.cancel()
+    assert not client._dispatcher._echoes
+    kernel.transport.send("hb", beat)
+
+
+# The last words of a dead kernel.
+
+
+async def test_settling_ends_when_nothing_more_arrives(client) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        await client.settle()
+
+
+async def test_settling_ends_though_more_and_more_arrives(kernel, client, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_SETTLING_SECONDS", 0)
+
+    async def chatter() -> None:
+        while True:
+            kernel.status("busy")
+            await checkpoint()
+
+    with anyio.fail_after(GUARD_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(chatter)
+            await client.settle()
+            tasks.cancel_scope.cancel()
+
+
+async def test_after_the_end_nothing_is_taken_in(kernel, client) -> None:
+    client.fail(KernelDied("gone"))
+    kernel.status("busy")
+    kernel.transport.send("iopub", [b"garbage"])
+    assert not client.busy
+    assert client.refused == {}
