@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto.client import dispatcher as module
-from kernelproto.exceptions import KernelDied
+from kernelproto.client import open_client
+from kernelproto.exceptions import ClientClosed, KernelDied
 from kernelproto.wire.codec import Codec
 
 pytestmark = pytest.mark.anyio
@@ -194,3 +196,25 @@ async def test_after_the_end_nothing_is_taken_in(kernel, client) -> None:
     kernel.transport.send("iopub", [b"garbage"])
     assert not client.busy
     assert client.refused == {}
+
+
+async def test_channels_that_close_by_themselves_are_told(kernel) -> None:
+    class Closed:
+        async def send(self, channel: str, frames: list[bytes]) -> None:
+            raise ClientClosed("the tunnel has collapsed")
+
+        def abandon(self) -> None:
+            pass
+
+    @asynccontextmanager
+    async def open_channels(*args, **options):
+        yield Closed()
+
+    async with open_client(kernel.info, open_channels=open_channels) as client:
+        for wait in (client.kernel_info, client.heartbeat):
+            with pytest.raises(ClientClosed, match="the tunnel has collapsed"):
+                await wait()
+        client.fail(KernelDied("gone"))  # which knows better why
+        for wait in (client.kernel_info, client.heartbeat):
+            with pytest.raises(KernelDied):
+                await wait()

@@ -13,6 +13,7 @@ import types
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -35,7 +36,11 @@ on_asyncio = pytest.mark.parametrize(
     "anyio_backend",
     [
         pytest.param(("asyncio", {}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(
+            ("asyncio", {"use_uvloop": True}),
+            id="uvloop",
+            marks=pytest.mark.skipif(not find_spec("uvloop"), reason="uvloop is not installed"),
+        ),
     ],
 )
 
