@@ -1,0 +1,31 @@
+"""Other people's kernels, as install.py has installed them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+INSTALLED = Path(
+    os.environ.get("KERNELPROTO_KERNELS")
+    or Path(__file__).resolve().parents[3] / ".venv" / "kernels"
+)
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    """Run a test on one event loop of each family: it is the kernels that differ here."""
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def scripted_kernel(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Jupyter find these kernels, and not the scripted one."""
+    monkeypatch.setenv("JUPYTER_PATH", str(INSTALLED / "share" / "jupyter"))
+
+
+@pytest.fixture
+def installed() -> Path:
+    """The folder of the kernelspecs."""
+    return INSTALLED / "share" / "jupyter" / "kernels"
