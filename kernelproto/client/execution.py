@@ -16,6 +16,7 @@ from anyio import get_cancelled_exc_class, to_thread
 from anyio.lowlevel import checkpoint
 
 from kernelproto.client.output_buffer import OutputBuffer
+from kernelproto.client.reply import CATCHING_UP_SECONDS
 from kernelproto.client.result import ExecutionResult, LastingOutput, fold_outputs
 from kernelproto.exceptions import (
     ClientClosed,
@@ -285,6 +286,9 @@ class Execution:
             with anyio.move_on_after(_INTERRUPT_SECONDS):
                 await self._interrupt()
         if now >= self._idle_by:
+            with anyio.move_on_after(CATCHING_UP_SECONDS):
+                await self._wait_for_news()
+                return
             self._sender.forget_execution(self)
             self._buffer.complete = False
             self._ended = True

@@ -15,6 +15,10 @@ from kernelproto.wire.message import Message
 # They come by different sockets, so the reply may be late, but not by much.
 _GRACE_SECONDS = 2.0
 
+# When the time is up it may be here nevertheless, and only the application has been too busy to
+# let it in: how long that may take.
+CATCHING_UP_SECONDS = 0.1
+
 
 class Pending(Protocol):
     """Whoever waits for what belongs to one request."""
@@ -52,6 +56,8 @@ class Reply(Waiter[Message]):
             Exception: what ``fail`` was called with.
         """
         with self._scope:
+            return await self.wait()
+        with anyio.move_on_after(CATCHING_UP_SECONDS):
             return await self.wait()
         raise UnsupportedRequest(
             f"the kernel has dealt with the {request.msg_type} and not replied: it does not know "

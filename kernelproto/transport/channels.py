@@ -152,10 +152,10 @@ def _configure(
 ) -> None:
     raw.set(zmq.RECONNECT_IVL, _RECONNECT_MS)
     raw.set(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
+    # While the application is busy libzmq's own thread goes on reading, without limit: beyond one
+    # the kernel would throw away outputs, and replies.
+    raw.set(zmq.RCVHWM, 0)
     if channel == "iopub":
-        # While the application is busy libzmq's own thread goes on reading; it must not drop
-        # output.
-        raw.set(zmq.RCVHWM, 0)
         for topic in topics:
             raw.set(zmq.SUBSCRIBE, topic)
     else:

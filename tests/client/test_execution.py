@@ -5,6 +5,7 @@ import functools
 import gc
 import itertools
 import threading
+import time
 import warnings
 from contextlib import asynccontextmanager
 
@@ -764,6 +765,23 @@ async def test_idle_in_time_makes_the_result_complete(kernel, run) -> None:
     kernel.status("idle", request)
     result = await call.result()
     assert result.stdout == "after the reply"
+    assert result.outputs_complete
+
+
+async def test_what_a_busy_application_has_not_let_in_is_no_silence(kernel, run) -> None:
+    async def let_in() -> None:
+        for _ in range(3):
+            await checkpoint()
+        kernel.stream(request, "here all the time")
+        kernel.status("idle", request)
+
+    _, call, request = await run(idle_timeout=0.05)
+    async with anyio.create_task_group() as tasks:
+        kernel.reply(request)
+        tasks.start_soon(let_in)
+        time.sleep(0.1)  # noqa: ASYNC251 (that is how applications are)
+        result = await call.result()
+    assert result.stdout == "here all the time"
     assert result.outputs_complete
 
 

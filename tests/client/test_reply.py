@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
+from kernelproto.client import reply as module
 from kernelproto.exceptions import UnsupportedRequest
 from kernelproto.testing import FakeKernel
 
@@ -36,3 +40,22 @@ async def test_a_reply_may_come_after_idle() -> None:
                 held.lift()
 
     assert matches == [[]]
+
+
+async def test_a_busy_application_may_be_late_to_let_the_reply_in(
+    kernel, client, start, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.05)
+
+    async def let_in() -> None:
+        for _ in range(3):
+            await checkpoint()
+        kernel.reply(request, matches=["here all the time"])
+
+    call = await start(client.complete, "x")
+    request = await kernel.expect("complete_request")
+    async with anyio.create_task_group() as tasks:
+        kernel.status("idle", request)
+        tasks.start_soon(let_in)
+        time.sleep(0.1)  # noqa: ASYNC251 (that is how applications are)
+        assert (await call.result()).matches == ["here all the time"]

@@ -56,8 +56,11 @@ class HandMadeKernel:
             raw.set(zmq.LINGER, 0)
             raw.set(zmq.RCVTIMEO, GUARD_MS)
             raw.set(zmq.SNDTIMEO, GUARD_MS)
-            if name == "iopub":
+            # A real kernel throws away what there is no room for; this one waits for room.
+            if kind == zmq.XPUB:
                 raw.set(zmq.XPUB_NODROP, 1)
+            elif kind == zmq.ROUTER:
+                raw.set(zmq.ROUTER_MANDATORY, 1)
             raw.bind(self.info.endpoint(name))
             self._sockets[name] = raw
 

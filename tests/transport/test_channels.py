@@ -127,15 +127,22 @@ async def test_iopub_brings_the_topics_that_were_asked_for(kernel, connect, inbo
     assert inbox.messages == [("iopub", [b"mine", b"output"]), ("iopub", [b"ours.too", b"output"])]
 
 
-async def test_iopub_loses_nothing_while_the_event_loop_is_blocked(kernel, connect, inbox) -> None:
+@pytest.mark.parametrize("channel", ["iopub", "shell"])
+async def test_nothing_is_lost_while_the_event_loop_is_blocked(
+    kernel, connect, inbox, channel
+) -> None:
     kernel.bind()
     payload = bytes(1000)
-    async with connect():
-        assert kernel.receive("iopub") == [b"\x01"]
-        for number in range(20_000):  # more than all buffers hold: who is full blocks us here
-            kernel.send("iopub", [b"%d" % number, payload])
+    async with connect() as channels:
+        if channel == "iopub":
+            (address,) = kernel.receive("iopub")  # the subscription to everything
+        else:
+            await channels.send(channel, [b"hello"])
+            address, _ = kernel.receive(channel)
+        for number in range(20_000):  # more than all buffers hold: if one is full this blocks
+            kernel.send(channel, [address, b"%d" % number, payload])
         await inbox.has(20_000)
-    assert [int(frames[0]) for _, frames in inbox.messages] == list(range(20_000))
+    assert [int(frames[-2]) for _, frames in inbox.messages] == list(range(20_000))
 
 
 @dealers
