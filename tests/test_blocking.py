@@ -50,7 +50,7 @@ def test_requests_return_what_the_async_ones_do(kernel: BlockingKernel) -> None:
     assert kernel.kernel_info().implementation == "ipython"
     assert kernel.comm_info().comms == {}
     assert kernel.request("kernel_info_request", {}).msg_type == "kernel_info_reply"
-    assert kernel.state == "idle"
+    assert kernel.state in ("idle", "busy")  # the idle of the last request may still be under way
     assert kernel.kernel_id
     subshell = kernel.create_subshell().subshell_id
     assert kernel.execute("1", subshell_id=subshell).text == "1"
