@@ -16,7 +16,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format types wheel examples check clean
+.PHONY: help demo test kernels coverage lint format types wheel examples check clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -31,6 +31,9 @@ test: $(READY)  ## run all tests
 # Tests that passed since the last change are not run again.
 $(TESTED): $(READY) $(SOURCES)
 	@$(MAKE) --no-print-directory test
+
+kernels: $(READY)  ## install other people's kernels, for the tests of them
+	$(BIN)/python tests/integration/kernels/install.py
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds
 	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100

@@ -1,12 +1,7 @@
 """Discover, launch, supervise and talk to Jupyter kernels, on asyncio and Trio."""
 
-from kernelproto.blocking import (
-    BlockingClient,
-    BlockingKernel,
-    connect_kernel_blocking,
-    run_kernel_blocking,
-    start_kernel_blocking,
-)
+import typing
+
 from kernelproto.client import Comm, Execution, ExecutionResult, KernelClient, MessageStream
 from kernelproto.exceptions import (
     ClientClosed,
@@ -19,6 +14,7 @@ from kernelproto.exceptions import (
     KernelExitedEarly,
     KernelNotReady,
     KernelProtoError,
+    KernelRestarted,
     LaunchError,
     LocalProtocolError,
     MalformedMessage,
@@ -32,7 +28,16 @@ from kernelproto.exceptions import (
 from kernelproto.interfaces import KernelManager, KernelProvider
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.run import connect_kernel, run_kernel, start_kernel
-from kernelproto.supervise import Kernel
+from kernelproto.supervise import (
+    Backoff,
+    Died,
+    Failed,
+    Kernel,
+    KernelEvents,
+    KernelRestarter,
+    Restarted,
+    RestartPolicy,
+)
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire import ConnectionInfo
 from kernelproto.wire.content import (
@@ -45,15 +50,26 @@ from kernelproto.wire.content import (
     UpdateDisplayData,
 )
 
+if typing.TYPE_CHECKING:
+    from kernelproto.blocking import (
+        BlockingClient,
+        BlockingKernel,
+        connect_kernel_blocking,
+        run_kernel_blocking,
+        start_kernel_blocking,
+    )
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backoff",
     "BlockingClient",
     "BlockingKernel",
     "ClearOutput",
     "ClientClosed",
     "Comm",
     "ConnectionInfo",
+    "Died",
     "DiscoveryError",
     "DisplayData",
     "ErrorOutput",
@@ -61,6 +77,7 @@ __all__ = [
     "Execution",
     "ExecutionError",
     "ExecutionResult",
+    "Failed",
     "InputRequest",
     "InvalidKernelSpec",
     "InvalidLaunchParameter",
@@ -68,12 +85,15 @@ __all__ = [
     "Kernel",
     "KernelClient",
     "KernelDied",
+    "KernelEvents",
     "KernelExitedEarly",
     "KernelFinder",
     "KernelManager",
     "KernelNotReady",
     "KernelProtoError",
     "KernelProvider",
+    "KernelRestarted",
+    "KernelRestarter",
     "LaunchError",
     "LocalProtocolError",
     "MalformedMessage",
@@ -83,6 +103,8 @@ __all__ = [
     "ProtocolError",
     "RemoteProtocolError",
     "ReplayedMessage",
+    "RestartPolicy",
+    "Restarted",
     "Stream",
     "Timeouts",
     "UnsupportedRequest",
@@ -95,3 +117,13 @@ __all__ = [
     "start_kernel",
     "start_kernel_blocking",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The door for synchronous code needs thread pools. Loading them takes a fifth of the whole, and
+    # a program with an event loop of its own has no use for them.
+    if name in __all__:
+        from kernelproto import blocking
+
+        return getattr(blocking, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

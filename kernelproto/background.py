@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import cast
 
-from anyio import CancelScope, Event, create_task_group, from_thread, get_cancelled_exc_class
+from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
@@ -68,6 +68,8 @@ async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -
         serve: the task; it must not raise.
         name: of the thread.
     """
+    from anyio import from_thread  # which loads concurrent.futures, for few programs
+
     token = current_token()
     running = Event()
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 import atexit
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import wraps
 from queue import SimpleQueue
-from typing import Concatenate, ParamSpec, TypeVar, Unpack
+from typing import Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
@@ -193,6 +193,10 @@ class BlockingKernel(BlockingRequests):
         """What the kernel does, as far as is known here."""
         return self.wrapped.state
 
+    def restart(self) -> None:
+        """Replace the kernel's process by a new one; see ``Kernel.restart``."""
+        self.wait_for(self.wrapped.restart)
+
     def shutdown(self) -> int | None:
         """End the kernel in order and remove every trace of it; see ``Kernel.shutdown``."""
         try:
@@ -201,6 +205,10 @@ class BlockingKernel(BlockingRequests):
             self._release.close()
 
     shutdown_or_terminate = shutdown
+
+    def leave(self) -> None:
+        """Let go of a detached kernel, which goes on; nothing can be asked of it here any more."""
+        self._release.close()
 
     def own(self, resources: ExitStack) -> None:
         """Let go of *resources* with ``shutdown``."""
@@ -220,31 +228,51 @@ def run_kernel_blocking(
 
 
 def start_kernel_blocking(
-    name: str = "pyimport/kernel", **options: Unpack[RunOptions]
+    name: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
 ) -> BlockingKernel:
     """Start a kernel that lives until its ``shutdown``, or until the program ends.
 
-    See ``start_kernel``.
+    See ``start_kernel``; a detached one lives on.
     """
 
     async def start() -> Kernel:
-        return await start_kernel(name, **options)
+        return await start_kernel(name, detached=detached, **options)
 
     with ExitStack() as resources:
         portal = resources.enter_context(_portals)
         kernel = BlockingKernel(portal, portal.call(start))
-        atexit.register(kernel.shutdown)
-        resources.callback(atexit.unregister, kernel.shutdown)
+        at_exit = kernel.leave if detached else kernel.shutdown
+        atexit.register(at_exit)
+        resources.callback(atexit.unregister, at_exit)
         kernel.own(resources.pop_all())
     return kernel
 
 
-@contextmanager
+@overload
 def connect_kernel_blocking(
-    connection: ConnectionSource, *, timeouts: Timeouts | None = None
-) -> Generator[BlockingClient]:
+    connection: ConnectionSource, *, own: Literal[False] = False, timeouts: Timeouts | None = None
+) -> AbstractContextManager[BlockingClient]: ...
+@overload
+def connect_kernel_blocking(
+    connection: ConnectionSource, *, own: Literal[True], timeouts: Timeouts | None = None
+) -> AbstractContextManager[BlockingKernel]: ...
+def connect_kernel_blocking(
+    connection: ConnectionSource, *, own: bool = False, timeouts: Timeouts | None = None
+) -> AbstractContextManager[BlockingClient | BlockingKernel]:
     """Connect to a kernel that somebody else has started, for the block; see ``connect_kernel``."""
-    with _portals as portal:
-        connecting = connect_kernel(connection, timeouts=timeouts or Timeouts())
-        with portal.wrap_async_context_manager(connecting) as client:
-            yield BlockingClient(portal, client)
+    timeouts = timeouts or Timeouts()
+    return _take_over(connection, timeouts) if own else _connect(connection, timeouts)
+
+
+@contextmanager
+def _connect(connection: ConnectionSource, timeouts: Timeouts) -> Generator[BlockingClient]:
+    connecting = connect_kernel(connection, timeouts=timeouts)
+    with _portals as portal, portal.wrap_async_context_manager(connecting) as client:
+        yield BlockingClient(portal, client)
+
+
+@contextmanager
+def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> Generator[BlockingKernel]:
+    taking_over = connect_kernel(connection, own=True, timeouts=timeouts)
+    with _portals as portal, portal.wrap_async_context_manager(taking_over) as kernel:
+        yield BlockingKernel(portal, kernel)

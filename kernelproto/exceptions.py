@@ -17,6 +17,7 @@
     |  |- KernelNotReady (TimeoutError)
     |  `- InvalidLaunchParameter (ValueError)
     |- KernelDied                       the kernel's process is gone
+    |  `- KernelRestarted               and another one takes its place
     |- ClientClosed                     by us, in an orderly way
     |- ExecutionError                   the user's code failed; only raise_for_error() raises it
     |- OutputOverflow                   more output than the stated bound was left unread
@@ -151,11 +152,22 @@ class KernelDied(KernelProtoError):
 
     Attributes:
         returncode: its exit status, negative for a signal, None where it cannot be known.
+        reason: why, in words, where more is known: a resource limit, a silent heartbeat.
     """
 
-    def __init__(self, message: str, *, returncode: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, returncode: int | None = None, reason: str | None = None
+    ) -> None:
         super().__init__(message)
         self.returncode = returncode
+        self.reason = reason
+
+
+class KernelRestarted(KernelDied):
+    """The kernel's process is gone and another one takes its place; ask again.
+
+    What was in flight will never be answered, and what the kernel had in memory is lost.
+    """
 
 
 class ClientClosed(KernelProtoError):
@@ -206,8 +218,14 @@ class UnsupportedRequest(KernelProtoError):
 
 
 def fresh(error: ErrorT) -> ErrorT:
-    """Return a copy of *error* without a traceback, to be raised in one of many waiting tasks."""
-    again = copy.copy(error)
+    """Return a copy of *error* without a traceback, to be raised in one of many waiting tasks.
+
+    A foreign exception that cannot be copied is returned itself.
+    """
+    try:
+        again = copy.copy(error)
+    except Exception:
+        return error
     again.__cause__ = error.__cause__
     if hasattr(error, "__notes__"):
         again.__notes__ = list(error.__notes__)  # a note on one is no note on all

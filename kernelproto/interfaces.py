@@ -24,6 +24,8 @@ class KernelAttributes(TypedDict, total=False):
         interrupt_mode: ``"signal"`` or ``"message"``.
         metadata: the kernelspec's own metadata.
         resource_dir: the folder with logos and other resources.
+        resources: the paths of those that Jupyter knows, under its names for them, such as
+            ``"logo-64x64"``, ``"logo-svg"``, ``"kernel.js"`` and ``"kernel.css"``.
     """
 
     display_name: str
@@ -33,13 +35,15 @@ class KernelAttributes(TypedDict, total=False):
     interrupt_mode: str
     metadata: Mapping[str, object]
     resource_dir: str
+    resources: Mapping[str, str]
 
 
 @runtime_checkable
 class KernelManager(Protocol):
     """The handle on one running kernel process.
 
-    Every method may be called at any time, also after the process has ended.
+    Every method may be called at any time, by several tasks, also after the process has ended.
+    ``kernel_id`` is another one for each launch.
     """
 
     kernel_id: str
@@ -76,7 +80,10 @@ class KernelManager(Protocol):
         ...
 
     async def cleanup(self) -> None:
-        """Remove everything the launch has made: files, sockets, what is left of the process."""
+        """Remove everything the launch has made: files, sockets, what is left of the process.
+
+        It may be called again, and by several tasks at once, and is not cancelled half-way.
+        """
         ...
 
 
@@ -88,6 +95,36 @@ class DescribesFailure(Protocol):
 
     def output_tail(self) -> str:
         """Return the last lines that the process wrote to standard output and standard error."""
+        ...
+
+
+@runtime_checkable
+class ExplainsDeath(Protocol):
+    """Optional part of a KernelManager: why the process has ended, where more is known."""
+
+    def death_reason(self) -> str | None:
+        """Return the reason in words, such as a resource limit; None where none is known."""
+        ...
+
+
+@runtime_checkable
+class MayLoseAddress(Protocol):
+    """Optional part of a KernelManager: its kernel listens where others might have been first."""
+
+    def address_was_taken(self) -> bool:
+        """Return whether somebody else listens at one of the addresses that the kernel was given.
+
+        A kernel of which this is true cannot become ready, and is launched again elsewhere.
+        """
+        ...
+
+
+@runtime_checkable
+class MayOutlive(Protocol):
+    """Optional part of a KernelManager: its kernel may go on when this program does not."""
+
+    async def release(self) -> None:
+        """Let go of the kernel without ending it; nobody waits for it any more."""
         ...
 
 
@@ -105,7 +142,10 @@ class KernelProvider(Protocol):
     id: str
 
     def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Iterate over the kernel types: their names without the provider's id, and attributes."""
+        """Iterate over the kernel types: their names without the provider's id, and attributes.
+
+        A name is there once, has no slash, and is the same each time.
+        """
         ...
 
     async def launch(
@@ -125,8 +165,19 @@ class KernelProvider(Protocol):
 
         Raises:
             NoSuchKernel: this provider has no such kernel type.
-            LaunchError: it could not be started.
+            InvalidLaunchParameter: a parameter is of the wrong kind, or the working directory
+                cannot be entered.
+            LaunchError: it could not be started; nothing is left of the attempt.
         """
+        ...
+
+
+@runtime_checkable
+class TakesConfig(Protocol):
+    """Optional part of a KernelProvider: what an application has been configured with."""
+
+    def load_config(self, config: Mapping[str, object] | None) -> None:
+        """Take the configuration for this provider; None where there is none for it."""
         ...
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from typing import Literal, TypedDict, Unpack
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
 import anyio
 import msgspec
@@ -15,9 +16,11 @@ from kernelproto.background import start_in_event_loop
 from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import InvalidLaunchParameter, KernelNotReady
+from kernelproto.launch.adopted import adopt_local, find_record
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.running import read_connection_file
-from kernelproto.supervise.kernel import Kernel, open_kernel
+from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
+from kernelproto.supervise.generation import Launch, Launched
 from kernelproto.supervise.to_the_end import to_the_end
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
@@ -26,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 _DEFAULT_TIMEOUTS = Timeouts()
 
+Encryption: TypeAlias = Literal["auto", "required", "disabled"]
 
 # A connection file's contents, its path, or a pattern like "kernel-*.json".
 ConnectionSource = ConnectionInfo | Mapping[str, object] | str | os.PathLike[str]
@@ -39,6 +43,8 @@ class RunOptions(TypedDict, total=False):
     launch_params: Mapping[str, object] | None
     finder: KernelFinder | None
     transport: Literal["tcp", "ipc"] | None
+    encryption: Encryption
+    restart: RestartPolicy | None
     timeouts: Timeouts
 
 
@@ -51,6 +57,8 @@ async def run_kernel(
     launch_params: Mapping[str, object] | None = None,
     finder: KernelFinder | None = None,
     transport: Literal["tcp", "ipc"] | None = None,
+    encryption: Encryption = "auto",
+    restart: RestartPolicy | None = None,
     timeouts: Timeouts = _DEFAULT_TIMEOUTS,
 ) -> AsyncGenerator[Kernel]:
     """Run a kernel for the block: ready when it begins, gone without a trace when it ends.
@@ -68,6 +76,10 @@ async def run_kernel(
             are the same as the arguments.
         finder: where kernel types are looked for; the installed providers by default.
         transport: "tcp" or "ipc"; None means the best that the kernel is known to support.
+        encryption: "auto" encrypts what goes over tcp where the kernel supports it, "required" does
+            not start a kernel that it cannot be had with, "disabled" does without.
+        restart: when the kernel is started again after it has died; None means never by itself. See
+            ``KernelRestarter``.
         timeouts: the phases of the kernel's life, in seconds.
 
     Raises:
@@ -76,31 +88,39 @@ async def run_kernel(
         KernelExitedEarly: the kernel's process ended before it was ready, or could not be started.
         KernelNotReady: it was not ready within ``timeouts.startup``.
     """
-    deadline = anyio.current_time() + timeouts.startup
-    params = _launch_params(launch_params, env, transport)
-    launched = None
-    with anyio.CancelScope(deadline=deadline):
-        launched = await (finder or KernelFinder.from_entrypoints()).launch(
-            name, cwd=None if cwd is None else os.fspath(cwd), launch_params=params
-        )
-    if launched is None:
-        raise KernelNotReady(
-            f"launching {name!r} took longer than {timeouts.startup:g} s",
-            phase="launch",
-            seconds=timeouts.startup,
-        )
-    info, manager = launched
-    async with open_kernel(info, manager, timeouts=timeouts, deadline=deadline) as kernel:
+    options = RunOptions(
+        cwd=cwd,
+        env=env,
+        launch_params=launch_params,
+        finder=finder,
+        transport=transport,
+        encryption=encryption,
+        restart=restart,
+        timeouts=timeouts,
+    )
+    async with _run(name, options) as kernel:
         yield kernel
 
 
-async def start_kernel(name: str = "pyimport/kernel", **options: Unpack[RunOptions]) -> Kernel:
+async def start_kernel(
+    name: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
+) -> Kernel:
     """Start a kernel that lives until ``await kernel.shutdown()``, or until the event loop ends.
 
     For callers that keep the kernel's lifetime in their own hands; everybody else is better off
     with ``run_kernel``, whose arguments and exceptions these are. The tasks that serve the kernel
     belong to the event loop, not to the caller's task.
+
+    Args:
+        name: the kernel type.
+        detached: whether the kernel goes on when the event loop or the program ends, and only
+            ``kernel.shutdown()`` ends it. Another program takes it over by
+            ``connect_kernel(..., own=True)``. Its output goes nowhere, unless
+            ``launch_params["output"]`` names a file.
+        options: as for ``run_kernel``.
     """
+    if detached:
+        options["launch_params"] = {**(options.get("launch_params") or {}), "detached": True}
     started = Waiter[Kernel]()
     ended = anyio.Event()
     service = anyio.CancelScope()
@@ -112,7 +132,7 @@ async def start_kernel(name: str = "pyimport/kernel", **options: Unpack[RunOptio
     async def serve() -> None:
         try:
             with service:
-                async with run_kernel(name, **options) as kernel:
+                async with _run(name, options, outlives=detached) as kernel:
                     kernel.on_shutdown = stop
                     started.set(kernel)
                     await anyio.sleep_forever()
@@ -123,34 +143,79 @@ async def start_kernel(name: str = "pyimport/kernel", **options: Unpack[RunOptio
         finally:
             ended.set()
 
+    async def undo() -> None:
+        """End a kernel that the caller will never see."""
+        if started.is_set:
+            await (await started.wait()).shutdown()
+        else:
+            await stop()
+
     try:
         await start_in_event_loop(serve, name=f"kernelproto {name}")
         return await started.wait()
     except Exception:
         raise  # there is no service: it could not begin, or has ended with this
     except BaseException:
-        await stop()
+        await to_the_end(undo)
         raise
 
 
-@asynccontextmanager
-async def connect_kernel(
-    connection: ConnectionSource,
-    *,
-    timeouts: Timeouts = _DEFAULT_TIMEOUTS,
-) -> AsyncGenerator[KernelClient]:
-    """Connect to a kernel that somebody else has started; leaving the block never ends it.
+@overload
+def connect_kernel(
+    connection: ConnectionSource, *, own: Literal[False] = False, timeouts: Timeouts = ...
+) -> AbstractAsyncContextManager[KernelClient]: ...
+@overload
+def connect_kernel(
+    connection: ConnectionSource, *, own: Literal[True], timeouts: Timeouts = ...
+) -> AbstractAsyncContextManager[Kernel]: ...
+def connect_kernel(
+    connection: ConnectionSource, *, own: bool = False, timeouts: Timeouts = _DEFAULT_TIMEOUTS
+) -> AbstractAsyncContextManager[KernelClient | Kernel]:
+    """Connect to a kernel that somebody else has started.
+
+    Leaving the block never ends it, unless it was taken over with *own*. Then the block gives a
+    Kernel, which can be signalled, waited for and restarted, and leaving ends it, as it does for
+    ``run_kernel``. Only a kernel that kernelproto has started on this machine can be taken over,
+    one that was started detached or whose program has died. Its exit status cannot be known; a
+    restart launches its kernel type anew, without the parameters that it was launched with.
 
     Args:
         connection: the contents of the connection file, or its path; a name, a pattern such as
             ``"kernel-*.json"`` or a part of the name is looked for in the Jupyter runtime folder.
-        timeouts: only ``startup`` matters here: until the kernel answers, in seconds.
+        own: whether the kernel is taken over.
+        timeouts: only ``startup`` matters without *own*: until the kernel answers, in seconds.
 
     Raises:
-        DiscoveryError: the connection file cannot be read.
+        DiscoveryError: the connection file cannot be read, or the kernel cannot be taken over.
         RemoteProtocolError: it is no connection file.
         KernelNotReady: no kernel answered within ``timeouts.startup``.
     """
+    return _take_over(connection, timeouts) if own else _connect(connection, timeouts)
+
+
+@asynccontextmanager
+async def _run(name: str, options: RunOptions, *, outlives: bool = False) -> AsyncGenerator[Kernel]:
+    cwd = options.get("cwd")
+    launch = partial(
+        (options.get("finder") or KernelFinder.from_entrypoints()).launch,
+        name,
+        cwd=None if cwd is None else os.fspath(cwd),
+        launch_params=launch_params_of(options),
+    )
+    timeouts = options.get("timeouts", _DEFAULT_TIMEOUTS)
+    restart = options.get("restart")
+    async with open_kernel(launch, timeouts=timeouts, outlives=outlives) as kernel:
+        if restart is None:
+            yield kernel
+        else:
+            async with KernelRestarter(kernel, restart):
+                yield kernel
+
+
+@asynccontextmanager
+async def _connect(
+    connection: ConnectionSource, timeouts: Timeouts
+) -> AsyncGenerator[KernelClient]:
     async with open_client(_connection_info(connection)) as client:
         with anyio.move_on_after(timeouts.startup) as waiting:
             await client.wait_for_ready()
@@ -158,21 +223,50 @@ async def connect_kernel(
             raise KernelNotReady(
                 f"no kernel answered at {client.connection_info!r} within {timeouts.startup:g} s: "
                 f"still waiting for its {client.awaited}; see that it runs and that the connection "
-                "file is its own",
+                f"file is its own ({_about_encryption(client.connection_info)})",
                 phase=client.awaited,
                 seconds=timeouts.startup,
             )
         yield client
 
 
-def _launch_params(
-    launch_params: Mapping[str, object] | None,
-    env: Mapping[str, str] | None,
-    transport: str | None,
-) -> dict[str, object]:
-    params = dict(launch_params or {})
+@asynccontextmanager
+async def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGenerator[Kernel]:
+    if isinstance(connection, str | os.PathLike):
+        record = find_record(os.fspath(connection))
+    else:
+        record = find_record(_connection_info(connection))
+    adopt: list[Launch] = [partial(adopt_local, record)]
+
+    async def launch() -> Launched:
+        if adopt:
+            return await adopt.pop()()
+        return await KernelFinder.from_entrypoints().launch(record.kernel_name)
+
+    async with open_kernel(launch, timeouts=timeouts) as kernel:
+        yield kernel
+
+
+def _about_encryption(info: ConnectionInfo) -> str:
+    """Say what nobody is told on the wire: a kernel is silent towards who has not its key."""
+    if info.encrypted:
+        return "a kernel with another curve_publickey, or without encryption, does not answer"
+    return "a kernel with encryption does not answer a client without its curve_publickey"
+
+
+def launch_params_of(options: RunOptions) -> dict[str, object]:
+    """Return the launch parameters, with the options in them that are the same as some.
+
+    Raises:
+        InvalidLaunchParameter: ``env`` in them is no mapping.
+    """
+    params = dict(options.get("launch_params") or {})
+    transport, encryption = options.get("transport"), options.get("encryption", "auto")
+    env = options.get("env")
     if transport is not None:
         params["transport"] = transport
+    if encryption != "auto":
+        params["encryption"] = encryption
     if env is not None:
         inner = params.get("env", {})
         if not isinstance(inner, Mapping):

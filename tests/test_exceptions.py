@@ -27,6 +27,7 @@ TREE = {
     "KernelNotReady": (exceptions.LaunchError, TimeoutError),
     "InvalidLaunchParameter": (exceptions.LaunchError, ValueError),
     "KernelDied": (KernelProtoError,),
+    "KernelRestarted": (exceptions.KernelDied,),
     "ClientClosed": (KernelProtoError,),
     "ExecutionError": (KernelProtoError,),
     "OutputOverflow": (KernelProtoError,),
@@ -38,7 +39,8 @@ FACTS = {
     "InvalidKernelSpec": {"path": "/kernels/r/kernel.json", "key": "argv"},
     "KernelExitedEarly": {"command": ("R", "--slave"), "returncode": -9, "stderr": "killed"},
     "KernelNotReady": {"phase": "kernel_info_reply", "seconds": 60.0, "stderr": "loading"},
-    "KernelDied": {"returncode": 1},
+    "KernelDied": {"returncode": 1, "reason": "out of memory"},
+    "KernelRestarted": {"returncode": -9, "reason": None},
     "ExecutionError": {"ename": "KeyError", "evalue": "'x'", "traceback": ("one", "two")},
     "OutputOverflow": {"discarded_messages": 3, "discarded_bytes": 4096},
 }
@@ -118,6 +120,16 @@ def test_fresh_copy_keeps_the_cause_and_loses_the_traceback() -> None:
     assert again.__cause__ is cause
     assert again.__traceback__ is None
     assert caught.value.__traceback__ is not None
+
+
+class Uncopyable(Exception):
+    def __init__(self, one: object, two: object) -> None:
+        super().__init__("only one")
+
+
+def test_foreign_exception_that_cannot_be_copied_is_itself() -> None:
+    error = Uncopyable(1, 2)
+    assert fresh(error) is error
 
 
 def test_note_on_one_copy_is_on_no_other() -> None:

@@ -20,9 +20,10 @@ from weakref import WeakSet
 from anyio.abc import TaskGroup
 
 from kernelproto.background import background_tasks
-from kernelproto.client.comms import Comms
+from kernelproto.client.comms import Comms, OnCommOpen
 from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.execution import Execution, ExecutionOptions
+from kernelproto.client.habits import TRAILING_SECONDS
 from kernelproto.client.observers import (
     IOPUB,
     STREAM_LIMIT,
@@ -33,7 +34,7 @@ from kernelproto.client.observers import (
     OverflowPolicy,
 )
 from kernelproto.client.readiness import Readiness
-from kernelproto.client.reply import Reply
+from kernelproto.client.reply import ask
 from kernelproto.client.requests import Requests, content_of
 from kernelproto.exceptions import (
     ClientClosed,
@@ -68,16 +69,25 @@ class KernelClient(Requests):
         comms: the comms of this client.
     """
 
-    def __init__(self, info: ConnectionInfo, *, session: str, output_limit: int) -> None:
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        *,
+        session: str,
+        output_limit: int,
+        observers: Observers | None,
+        comm_targets: dict[str, OnCommOpen],
+    ) -> None:
         self.connection_info = info
         self.session = session
         self._info: content.KernelInfoReply | None = None
         self.interrupter: Callable[[], Awaitable[object]] = self.interrupt
-        self.comms = Comms(self)
+        self.comms = Comms(self, comm_targets)
         self._output_limit = output_limit
         self._dispatcher = Dispatcher(info, session, self._note)
         self._readiness = Readiness()
-        self._observers = Observers(self.start_task)
+        self._own_observers = observers is None
+        self._observers = Observers(self.start_task) if observers is None else observers
         self._displaying: WeakSet[Execution] = WeakSet()
         self._tasks: TaskGroup
 
@@ -97,9 +107,19 @@ class KernelClient(Requests):
         return self._info
 
     @property
+    def failure(self) -> KernelProtoError | None:
+        """What every wait raises, once there is no use in waiting."""
+        return self._dispatcher.failure
+
+    @property
     def busy(self) -> bool:
         """Whether the kernel works on a request of any client, as far as it has told."""
         return self._dispatcher.conversation.kernel_busy
+
+    @property
+    def waiting(self) -> bool:
+        """Whether somebody waits for what this client has asked of the kernel."""
+        return len(self._dispatcher.conversation) > 0
 
     @property
     def awaited(self) -> str:
@@ -131,6 +151,8 @@ class KernelClient(Requests):
             for msg_id in asked:
                 self._dispatcher.forget(msg_id)
         self._info = content_of(answer, content.KernelInfoReply)
+        trailing = TRAILING_SECONDS.get(self._info.implementation, 0.0)
+        self._dispatcher.conversation.trailing_seconds = trailing
         return self._info
 
     async def request(
@@ -150,12 +172,8 @@ class KernelClient(Requests):
         message = self._dispatcher.factory.message(
             msg_type, content, metadata=metadata, buffers=buffers, subshell_id=subshell_id
         )
-        reply = Reply()
-        await self._dispatcher.send(message, channel, reply)
-        try:
-            return await reply.to(message)
-        finally:
-            self._dispatcher.forget(message.msg_id)
+        name = self._info.implementation if self._info is not None else ""
+        return await ask(self._dispatcher, message, channel, kernel=name or "the kernel")
 
     def new_execution(
         self, request: content.ExecuteRequest, options: ExecutionOptions
@@ -256,7 +274,8 @@ class KernelClient(Requests):
         failure = error or ClientClosed("the client is closed")
         self._dispatcher.fail(failure)
         self._readiness.fail(failure)
-        self._observers.fail(failure)
+        if self._own_observers:
+            self._observers.fail(failure)
         self.comms.fail(failure)
 
     async def settle(self) -> None:
@@ -334,6 +353,8 @@ async def open_client(
     *,
     open_channels: OpenChannels = open_zmq_channels,
     output_limit: int = OUTPUT_LIMIT,
+    observers: Observers | None = None,
+    comm_targets: dict[str, OnCommOpen] | None = None,
 ) -> AsyncGenerator[KernelClient]:
     """Open a client for a kernel that need not be listening yet; leaving the block closes it.
 
@@ -341,11 +362,19 @@ async def open_client(
         info: where the kernel listens, or will.
         open_channels: how to get there; ZeroMQ by default.
         output_limit: how many bytes of unread outputs each execution keeps; see Execution.
+        observers: who watches, also when this client is closed; None means observers of its own.
+        comm_targets: those that are registered already.
     """
     session = uuid.uuid4().hex
     # Subscribing to a topic that is nobody else's makes the kernel welcome us whoever came before.
     topics = (b"", uuid.uuid4().hex.encode())
-    client = KernelClient(info, session=session, output_limit=output_limit)
+    client = KernelClient(
+        info,
+        session=session,
+        output_limit=output_limit,
+        observers=observers,
+        comm_targets={} if comm_targets is None else comm_targets,
+    )
     async with (
         open_channels(info, client.deliver, identity=session.encode(), topics=topics) as channels,
         background_tasks() as tasks,

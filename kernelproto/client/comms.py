@@ -132,14 +132,16 @@ class Comm:
 class Comms:
     """The comms of one client: those it has opened, and those that the kernel opens for it.
 
-    Attributes:
+    Args:
         sender: the client.
+        targets: those that are registered, by name; shared by the clients that a kernel has one
+            after the other.
     """
 
-    def __init__(self, sender: CommSender) -> None:
+    def __init__(self, sender: CommSender, targets: dict[str, OnCommOpen]) -> None:
         self.sender = sender
         self._open: dict[str, Comm] = {}
-        self._targets: dict[str, OnCommOpen] = {}
+        self._targets = targets
 
     async def open(
         self,

@@ -10,10 +10,10 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Protocol
 
 import anyio
 
-from kernelproto.client.reply import Pending
 from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, KernelProtoError, RemoteProtocolError, fresh
 from kernelproto.interfaces import Channels
@@ -28,6 +28,18 @@ logger = logging.getLogger(__name__)
 # The last words of a dead kernel may still be on their way through libzmq's own thread.
 _SETTLING_SECONDS = 0.005
 _MOST_SETTLING_ROUNDS = 20
+
+
+class Pending(Protocol):
+    """Whoever waits for what belongs to one request."""
+
+    def receive(self, event: Event) -> None:
+        """Take in an arrival."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Give up: nothing more will arrive."""
+        ...
 
 
 class Dispatcher:

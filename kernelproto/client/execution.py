@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
@@ -35,6 +36,8 @@ from kernelproto.wire.content import (
 )
 from kernelproto.wire.conversation import Event, Signal, State
 from kernelproto.wire.message import Message
+
+logger = logging.getLogger(__name__)
 
 OnInput = Callable[[InputRequest], str | Awaitable[str]]
 
@@ -101,7 +104,11 @@ class Execution:
 
     ``on_input`` is called in the task that waits, when the kernel asks for input; a plain function
     runs in a worker thread. What it raises, the waiting task raises. The other options are acted on
-    while a task waits, too: see ``execute``.
+    while a task waits, too: see ``execute``. A kernel that asks although it was told not to gets an
+    empty answer, and a warning is logged.
+
+    It ends with the kernel's reply and "idle". Of the few kernels whose last outputs come later it
+    ends a quarter of a second after the last one.
 
     Awaiting and iterating raise:
         KernelDied: the kernel's process has ended; iterating first gives what was received before.
@@ -132,6 +139,7 @@ class Execution:
         self._used = False
         self._sent = False
         self._ended = False
+        self._trailing = False
         self._reply: Message | None = None
         self._error: Exception | None = None
         self._question: Message | None = None
@@ -139,7 +147,7 @@ class Execution:
         self._news = anyio.Event()
         self._reads = 0
         self._interrupt_at = math.inf
-        self._idle_by = math.inf
+        self._silence_until = math.inf
 
     def __del__(self) -> None:
         if not self._used:
@@ -207,8 +215,12 @@ class Execution:
             self._withdraw_question()
             self._reply = event.request.reply
             self._ended = event.request.state is State.DONE
-            if self.options.idle_timeout is not None:
-                self._idle_by = anyio.current_time() + self.options.idle_timeout
+            self._trailing = event.request.state is State.TRAILING
+            silence = self.options.idle_timeout
+            if self._trailing:
+                silence = event.request.trailing_seconds
+            if silence is not None:
+                self._silence_until = anyio.current_time() + silence
         self._news.set()
 
     def update_display(self, update: UpdateDisplayData) -> None:
@@ -235,6 +247,10 @@ class Execution:
             reply, self._buffer.kept(), outputs_complete=self._buffer.complete
         )
 
+    @property
+    def _occupies_kernel(self) -> bool:
+        return not (self._ended or self._trailing)
+
     async def _send(self) -> None:
         self._used = True
         if self._sent or self._ended:
@@ -252,7 +268,7 @@ class Execution:
 
     async def _progress(self) -> None:
         """Wait until something may have changed, answering the kernel's question meanwhile."""
-        deadline = min(self._interrupt_at, self._idle_by)
+        deadline = min(self._interrupt_at, self._silence_until)
         try:
             if deadline == math.inf:
                 await self._change()
@@ -266,11 +282,10 @@ class Execution:
             raise
 
     async def _change(self) -> None:
-        on_input = self.options.on_input
         if not self._sent:  # the task that was about to send it has failed
             await self._send()
-        elif self._question is not None and on_input is not None and self._answering is None:
-            await self._answer(self._question, on_input)
+        elif self._question is not None and self._answering is None:
+            await self._answer(self._question)
         else:
             await self._wait_for_news()
 
@@ -285,31 +300,34 @@ class Execution:
             self._interrupt_at = math.inf
             with anyio.move_on_after(_INTERRUPT_SECONDS):
                 await self._interrupt()
-        if now >= self._idle_by:
+        if now >= self._silence_until:
             with anyio.move_on_after(CATCHING_UP_SECONDS):
                 await self._wait_for_news()
                 return
             self._sender.forget_execution(self)
-            self._buffer.complete = False
+            self._buffer.complete &= self._trailing
             self._ended = True
             self._news.set()
 
     async def _interrupt_if_asked(self) -> None:
-        if self.options.interrupt_on_cancel and not self._ended:
+        if self.options.interrupt_on_cancel and self._occupies_kernel:
             with anyio.move_on_after(_INTERRUPT_SECONDS, shield=True):
                 await self._interrupt()
                 # Whatever is sent while the code still runs, the kernel would abort with it.
-                while not self._ended:
+                while self._occupies_kernel:
                     await self._wait_for_news()
 
     async def _interrupt(self) -> None:
-        with suppress(KernelProtoError):
-            await self._sender.interrupt_kernel()
+        # Once it has replied the interrupt would hit whatever runs next, or an idle kernel, which
+        # some do not survive.
+        if self._reply is None:
+            with suppress(KernelProtoError):
+                await self._sender.interrupt_kernel()
 
-    async def _answer(self, question: Message, on_input: OnInput) -> None:
+    async def _answer(self, question: Message) -> None:
         try:
             with anyio.CancelScope() as self._answering:
-                text = await _ask(on_input, question.content)
+                text = await self._answer_to(question.content)
                 if self._question is question:
                     await self._sender.send_input(text, question)
                 if self._question is question:
@@ -317,6 +335,13 @@ class Execution:
         finally:
             self._answering = None
             self._news.set()  # if this task has failed, another one that waits may do better
+
+    async def _answer_to(self, question: InputRequest) -> str:
+        if self.options.on_input is not None and self.request.allow_stdin:
+            return await _ask(self.options.on_input, question)
+        # Without an answer the kernel would wait for ever, and so would everybody else.
+        logger.warning("the kernel asks %r and gets no text: allow_stdin is False", question.prompt)
+        return ""
 
     def _withdraw_question(self) -> None:
         self._question = None

@@ -138,8 +138,26 @@ class StartTask(Protocol):
     def __call__(self, function: Callable[..., Awaitable[None]], *args: object) -> None: ...
 
 
+class Watcher(Protocol):
+    """Is told everything at once, in plain calls: it must neither block nor raise."""
+
+    def offer(self, message: Message, channel: ChannelName) -> None:
+        """Take note of a message; whoever waits for it has it already."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """Take note that there is no kernel any more."""
+        ...
+
+    def resume(self) -> None:
+        """Take note that there is a kernel again."""
+        ...
+
+
 class Observers:
-    """The observers of one client: open streams, and handlers that are called from streams.
+    """Who watches: open streams, handlers that are called from streams, and watchers.
+
+    They are those of one client, or of all the clients that a kernel has one after the other.
 
     Args:
         start_task: runs the handlers.
@@ -149,11 +167,12 @@ class Observers:
         self._start_task = start_task
         self._streams: list[MessageStream] = []
         self._handlers: dict[Handler, MessageStream] = {}
+        self._watchers: list[Watcher] = []
         self._failure: Exception | None = None
 
     def __bool__(self) -> bool:
         """Whether anybody watches."""
-        return bool(self._streams)
+        return bool(self._streams or self._watchers)
 
     @asynccontextmanager
     async def stream(
@@ -165,18 +184,24 @@ class Observers:
         overflow: OverflowPolicy,
     ) -> AsyncGenerator[MessageStream]:
         """Open a stream for the block."""
-        stream = self._add(MessageStream(channels, msg_types, limit=limit, overflow=overflow))
+        stream = MessageStream(channels, msg_types, limit=limit, overflow=overflow)
+        if self._failure is not None:
+            stream.fail(self._failure)
+        self._streams.append(stream)
         try:
             yield stream
         finally:
             self._streams.remove(stream)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell *watcher* everything from now on."""
+        self._watchers.append(watcher)
+
     def add_handler(self, handler: Handler, channels: Collection[ChannelName]) -> None:
         """Call *handler* for every message; see ``KernelClient.add_handler``."""
         self.remove_handler(handler)
-        stream = self._add(
-            MessageStream(channels, None, limit=STREAM_LIMIT, overflow="drop_oldest")
-        )
+        stream = MessageStream(channels, None, limit=STREAM_LIMIT, overflow="drop_oldest")
+        self._streams.append(stream)
         self._handlers[handler] = stream
         self._start_task(self._serve, handler, stream)
 
@@ -191,18 +216,24 @@ class Observers:
         """Take a message for everybody; called by the client."""
         for stream in self._streams:
             stream.offer(message, channel)
+        for watcher in self._watchers:
+            watcher.offer(message, channel)
 
     def fail(self, error: Exception) -> None:
-        """End every stream, now and later, with *error*; called by the client."""
+        """End every iteration, now and later, with *error*; handlers just get nothing more."""
         self._failure = error
+        served = set(map(id, self._handlers.values()))
         for stream in self._streams:
-            stream.fail(error)
+            if id(stream) not in served:
+                stream.fail(error)
+        for watcher in self._watchers:
+            watcher.fail(error)
 
-    def _add(self, stream: MessageStream) -> MessageStream:
-        if self._failure is not None:
-            stream.fail(self._failure)
-        self._streams.append(stream)
-        return stream
+    def resume(self) -> None:
+        """Let new iterations begin: there is a kernel again."""
+        self._failure = None
+        for watcher in self._watchers:
+            watcher.resume()
 
     async def _serve(self, handler: Handler, stream: MessageStream) -> None:
         dropped = 0

@@ -27,6 +27,10 @@ class Requests(ABC):
     """What can be asked of a kernel; the client and the kernel handle both offer it.
 
     Every request raises:
+        UnsupportedRequest: the kernel does not know it. Few kernels say so; it is told from their
+            going on without a reply, and found out 2 s after they have gone on, or 6 s after the
+            request where they are silent on control. What a kernel is busy with, or has not come
+            to yet, is waited for without limit.
         KernelDied: the kernel's process has ended, before or while the reply was awaited.
         ClientClosed: the client was closed.
         MalformedMessage: the reply cannot be read.

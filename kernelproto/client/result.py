@@ -29,14 +29,16 @@ class ExecutionResult:
 
     Attributes:
         status: "ok", "error", or "aborted" when the kernel did not run it because an earlier one
-            failed.
+            failed. Code that was run and interrupted is an "error".
         outputs: the outputs in order, with update_display_data and clear_output applied.
         outputs_complete: whether ``outputs`` has all of them. It does not when they were read by
             iteration and were too many to be kept as well.
         execution_count: the kernel's number for this execution.
         user_expressions: name to the evaluated expression, as in section "Execution results".
         payload: the kernel's requests to the frontend.
-        error: the exception that the code raised, or None.
+        error: the exception that the code raised, or None. Of interrupted code some kernels say no
+            more than that: its ``ename`` is then "Interrupted". Where the kernel tells the error in
+            its outputs alone, ``ename`` is empty.
     """
 
     status: Literal["ok", "error", "aborted"]
@@ -52,15 +54,15 @@ class ExecutionResult:
         cls, reply: ExecuteReply, outputs: Iterable[Output], *, outputs_complete: bool = True
     ) -> ExecutionResult:
         """Return the result that *reply* and the received *outputs* amount to."""
-        lasting = fold_outputs(outputs)
+        error = _error(reply)
         return cls(
-            status="aborted" if reply.aborted else "error" if reply.status == "error" else "ok",
-            outputs=lasting,
+            status="aborted" if reply.aborted else "error" if error is not None else "ok",
+            outputs=fold_outputs(outputs),
             outputs_complete=outputs_complete,
             execution_count=reply.execution_count,
             user_expressions=reply.user_expressions,
             payload=reply.payload,
-            error=_error(reply),
+            error=error,
         )
 
     @property
@@ -99,7 +101,7 @@ class ExecutionResult:
             raise ExecutionError("not executed: an earlier execution failed")
         error = self.error
         raise ExecutionError(
-            f"{error.ename}: {error.evalue}",
+            f"{error.ename}: {error.evalue}" if error.ename else "the code failed: see its outputs",
             ename=error.ename,
             evalue=error.evalue,
             traceback=error.traceback,
@@ -154,6 +156,8 @@ def _updated(shown: LastingOutput, update: UpdateDisplayData) -> LastingOutput:
 
 
 def _error(reply: ExecuteReply) -> ErrorOutput | None:
+    if reply.interrupted:
+        return ErrorOutput("Interrupted", "the code was interrupted")
     if reply.status != "error":
         return None
     return ErrorOutput(reply.ename, reply.evalue, reply.traceback)

@@ -1,4 +1,4 @@
-"""ConnectionFile: the addresses and the key of a new kernel, and the file that hands them to it.
+"""ConnectionFile: the addresses and the keys of a new kernel, and the file that hands them to it.
 
 Specification: "Connection files".
 """
@@ -8,105 +8,201 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Literal
 
 from jupyter_core.paths import jupyter_runtime_dir, secure_write
 
 from kernelproto.exceptions import LaunchError
+from kernelproto.launch.ports import promise_ports, release_ports
+from kernelproto.transport.curve import CurveKeys, new_curve_keys
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
+from kernelproto.wire.registration import Registration
 
 Transport = Literal["tcp", "ipc"]
 
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
+
 _KEY_BYTES = 32
+_NO_CURVE_KEYS = CurveKeys("", "")
 _SOCKET_NAME = "kernel"
 _SOCKET_NUMBERS = range(1, len(CHANNEL_NAMES) + 1)
 
-# Below those that systems hand out by themselves. A client that tries to connect before the kernel
-# listens could be given one of those for its own end, and then it would talk to itself.
-_PORTS = range(20_000, 30_000)
-
 # sockaddr_un.sun_path without its terminating zero.
 _LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
-
-# A kernel binds its ports some 100 ms after they were chosen, and until then the operating system
-# offers them to the next kernel as well: what is promised to one must not be promised to another.
-_promised_ports: set[int] = set()
 
 
 class ConnectionFile:
     """The connection file of one kernel and, with ipc, the private folder of its sockets.
 
-    Made by create(); whoever holds it calls remove() when the kernel is gone.
+    Only the current user can read the file or reach the sockets. Made by create(), or by
+    create_for_registration(); whoever holds it calls remove() when the kernel is gone.
 
     Attributes:
-        info: what the file says.
         path: where the file is, absolute.
     """
 
-    def __init__(self, info: ConnectionInfo, path: str, undo: ExitStack) -> None:
-        self.info = info
+    def __init__(self, path: str, undo: ExitStack, info: ConnectionInfo | None = None) -> None:
         self.path = path
         self._undo = undo
+        self._info = info
+
+    @property
+    def info(self) -> ConnectionInfo:
+        """What the file says; after create_for_registration(), there is nothing before complete().
+
+        Raises:
+            LookupError: there is nothing yet.
+        """
+        if self._info is None:
+            raise LookupError("the kernel has not registered yet")
+        return self._info
+
+    @property
+    def socket_folder(self) -> str | None:
+        """The folder of the ipc sockets; None with tcp."""
+        if self._info is None or self._info.transport != "ipc":
+            return None
+        return os.path.dirname(self._info.ip)
 
     @classmethod
     def create(
-        cls, kernel_id: str, *, transport: Transport, kernel_name: str = ""
+        cls,
+        kernel_id: str,
+        *,
+        transport: Transport,
+        ip: str = LOOPBACK,
+        encrypted: bool = False,
+        kernel_name: str = "",
     ) -> ConnectionFile:
-        """Choose free addresses and a fresh key, and write them to the Jupyter runtime folder.
+        """Choose free addresses and fresh keys, and write them to the Jupyter runtime folder.
 
-        Only the current user can read the file or reach the ipc sockets. tcp ports are free now and
-        may be taken by another program before the kernel binds them; that kernel then ends early.
+        tcp ports are free now and may be taken by another program before the kernel binds them;
+        that kernel then ends early.
 
         Args:
             kernel_id: names the file, ``kernel-<kernel_id>.json``.
-            transport: ``"tcp"``, on the loopback interface, or ``"ipc"``.
+            transport: ``"tcp"`` or ``"ipc"``.
+            ip: the IPv4 address that the kernel is to bind; it has no meaning with ipc.
+            encrypted: whether the kernel gets CurveZMQ keys.
             kernel_name: the kernel type, for people.
 
         Raises:
             LaunchError: the file or the folder cannot be made; nothing is left of the attempt.
+            InvalidLaunchParameter: *ip* is no address of this machine.
         """
-        # The kernel may be given another working directory than this process has.
-        runtime_folder = os.path.abspath(jupyter_runtime_dir())
-        path = os.path.join(runtime_folder, f"kernel-{kernel_id}.json")
-        with ExitStack() as undo:
-            try:
-                os.makedirs(runtime_folder, mode=0o700, exist_ok=True)
-                ip, ports = _choose_addresses(transport, runtime_folder, undo)
-                info = ConnectionInfo(
-                    transport=transport,
-                    ip=ip,
-                    shell_port=ports["shell"],
-                    iopub_port=ports["iopub"],
-                    stdin_port=ports["stdin"],
-                    control_port=ports["control"],
-                    hb_port=ports["hb"],
-                    key=secrets.token_hex(_KEY_BYTES),
-                    kernel_name=kernel_name,
-                )
-                undo.callback(_remove_file, path)
-                with secure_write(path, binary=True) as file:
-                    file.write(info.to_json())
-            # secure_write raises RuntimeError where the file system does not keep mode 0600;
-            # ValueError is a path that cannot be written as UTF-8.
-            except (OSError, RuntimeError, ValueError) as error:
-                raise LaunchError(
-                    f"cannot make the connection file {path!r}: {error}; set JUPYTER_RUNTIME_DIR "
-                    "to a folder of yours on a local file system"
-                ) from error
-            return cls(info, path, undo.pop_all())
+        with _new_file(kernel_id) as (path, undo):
+            ip, ports = _choose_addresses(transport, ip, os.path.dirname(path), undo)
+            keys = new_curve_keys() if encrypted else _NO_CURVE_KEYS
+            info = ConnectionInfo(
+                transport=transport,
+                ip=ip,
+                shell_port=ports["shell"],
+                iopub_port=ports["iopub"],
+                stdin_port=ports["stdin"],
+                control_port=ports["control"],
+                hb_port=ports["hb"],
+                key=_new_key(),
+                kernel_name=kernel_name,
+                curve_publickey=keys.public,
+                curve_secretkey=keys.secret,
+            )
+            _write(path, info.to_json)
+            return cls(path, undo.pop_all(), info)
+
+    @classmethod
+    def create_for_registration(
+        cls, registration: Registration, *, ip: str, port: int
+    ) -> ConnectionFile:
+        """Write a registration file, which becomes the connection file with complete().
+
+        Args:
+            registration: of the kernel.
+            ip: where its message is waited for.
+            port: the same.
+
+        Raises:
+            LaunchError: the file cannot be made; nothing is left of the attempt.
+        """
+        with _new_file(registration.kernel_id) as (path, undo):
+            _write(path, partial(registration.file, ip=ip, port=port))
+            return cls(path, undo.pop_all())
+
+    def complete(self, info: ConnectionInfo) -> None:
+        """Put the connection file in the place of the registration file, at once and as a whole.
+
+        Raises:
+            LaunchError: it cannot be written.
+        """
+        with _errors_named(self.path):
+            draft = f"{self.path}.new"
+            with ExitStack() as undo:
+                undo.callback(_remove_file, draft)
+                _write(draft, info.to_json)
+                os.replace(draft, self.path)
+        self._info = info
 
     def remove(self) -> None:
         """Remove the file and the sockets, and give the ports free; more than once is fine."""
         self._undo.close()
 
 
+def new_registration(kernel_id: str, *, ip: str, encrypted: bool, kernel_name: str) -> Registration:
+    """Return the registration of a kernel that chooses its own ports; arguments as in create()."""
+    keys = new_curve_keys() if encrypted else _NO_CURVE_KEYS
+    return Registration(
+        kernel_id,
+        ip=ip,
+        key=_new_key(),
+        kernel_name=kernel_name,
+        curve_publickey=keys.public,
+        curve_secretkey=keys.secret,
+    )
+
+
+def _new_key() -> str:
+    return secrets.token_hex(_KEY_BYTES)
+
+
+@contextmanager
+def _new_file(kernel_id: str) -> Generator[tuple[str, ExitStack]]:
+    """Give the path of the file to be written, and what removes it again if the block fails."""
+    # The kernel may be given another working directory than this process has.
+    runtime_folder = os.path.abspath(jupyter_runtime_dir())
+    path = os.path.join(runtime_folder, f"kernel-{kernel_id}.json")
+    with ExitStack() as undo, _errors_named(path):
+        os.makedirs(runtime_folder, mode=0o700, exist_ok=True)
+        undo.callback(_remove_file, path)
+        yield path, undo
+
+
+@contextmanager
+def _errors_named(path: str) -> Generator[None]:
+    # secure_write raises RuntimeError where the file system does not keep mode 0600; ValueError is
+    # a path that cannot be written as UTF-8.
+    try:
+        yield
+    except LaunchError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise LaunchError(
+            f"cannot make the connection file {path!r}: {error}; set JUPYTER_RUNTIME_DIR "
+            "to a folder of yours on a local file system"
+        ) from error
+
+
+def _write(path: str, text: Callable[[], bytes]) -> None:
+    # The text has the keys in it. It is nobody's variable, because some tracebacks show variables.
+    with secure_write(path, binary=True) as file:
+        file.write(text())
+
+
 def _choose_addresses(
-    transport: Transport, runtime_folder: str, undo: ExitStack
+    transport: Transport, ip: str, runtime_folder: str, undo: ExitStack
 ) -> tuple[str, dict[ChannelName, int]]:
     """Return what ConnectionInfo calls ip, and the ports; *undo* learns how to give them back."""
     if transport == "ipc":
@@ -115,9 +211,9 @@ def _choose_addresses(
         return os.path.join(folder, _SOCKET_NAME), dict(
             zip(CHANNEL_NAMES, _SOCKET_NUMBERS, strict=True)
         )
-    ports = _promise_free_ports(len(CHANNEL_NAMES))
-    undo.callback(_promised_ports.difference_update, ports)
-    return _LOOPBACK, dict(zip(CHANNEL_NAMES, ports, strict=True))
+    ports = promise_ports(len(CHANNEL_NAMES), ip)
+    undo.callback(release_ports, ports)
+    return ip, dict(zip(CHANNEL_NAMES, ports, strict=True))
 
 
 def _make_socket_folder(runtime_folder: str) -> str:
@@ -138,27 +234,6 @@ def _make_socket_folder(runtime_folder: str) -> str:
 def _fits_socket_address(folder: str) -> bool:
     socket_path = os.path.join(folder, f"{_SOCKET_NAME}-{_SOCKET_NUMBERS[-1]}")
     return len(os.fsencode(socket_path)) <= _LONGEST_SOCKET_PATH
-
-
-def _promise_free_ports(count: int) -> list[int]:
-    """Return *count* free loopback ports that are promised to no kernel of this process."""
-    ports: list[int] = []
-    with ExitStack() as probes:
-        # The probes stay open together: it makes the ports differ, and it keeps another thread from
-        # being offered one of them before it is entered as promised.
-        for candidate in secrets.SystemRandom().sample(_PORTS, len(_PORTS)):
-            probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            try:
-                probe.bind((_LOOPBACK, candidate))
-            except OSError:
-                continue  # somebody has it already
-            port: int = probe.getsockname()[1]
-            if port not in _promised_ports:
-                ports.append(port)
-            if len(ports) == count:
-                _promised_ports.update(ports)
-                return ports
-    raise OSError(f"{count} free ports between {_PORTS[0]} and {_PORTS[-1]} are not to be had")
 
 
 def _remove_file(path: str) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from importlib.metadata import entry_points
+from typing import Any, cast
 
-from kernelproto.exceptions import NoSuchKernel
-from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider
-from kernelproto.launch.naming import no_such_kernel
+from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError, NoSuchKernel
+from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider, TakesConfig
+from kernelproto.launch.entrypoints import declared_providers
+from kernelproto.launch.naming import is_simple_name, no_such_kernel
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
 
-_ENTRY_POINTS = "kernelproto.kernel_providers"
 _FIRST_PROVIDER = "spec"
 
 KernelType = tuple[str, KernelAttributes]
@@ -23,13 +23,16 @@ class KernelFinder:
     """Finds and launches the kernel types that some providers have.
 
     Args:
-        providers: asked in this order. Where two have the same id, the first one counts.
+        providers: asked in this order. Where two have the same id, the first one counts; one whose
+            id is no simple name (ASCII letters, digits, ``.``, ``_``, ``-``) is logged and skipped.
     """
 
     def __init__(self, providers: Iterable[KernelProvider]) -> None:
         self._providers: dict[str, KernelProvider] = {}
         for provider in providers:
-            if self._providers.setdefault(provider.id, provider) is not provider:
+            if not is_simple_name(provider.id):
+                logger.warning("a kernel provider with the id %r is skipped", provider.id)
+            elif self._providers.setdefault(provider.id, provider) is not provider:
                 logger.warning("a second kernel provider with the id %r is skipped", provider.id)
 
     @classmethod
@@ -40,7 +43,7 @@ class KernelFinder:
         a callable without arguments. One that fails is logged and skipped.
         """
         providers: list[KernelProvider] = []
-        for entry_point in entry_points(group=_ENTRY_POINTS):
+        for entry_point in declared_providers():
             try:
                 provider = entry_point.load()()
                 if not isinstance(provider, KernelProvider):
@@ -50,6 +53,34 @@ class KernelFinder:
             else:
                 providers.append(provider)
         return cls(providers)
+
+    def load_config(self, config: Mapping[str, object]) -> None:
+        """Hand every provider that has a ``load_config`` method its part of *config*.
+
+        A provider that there is nothing for is handed None. One that fails is logged and left out
+        from then on, because it would do something else than it has been told.
+
+        Args:
+            config: the parts, mappings themselves, under the ids of the providers.
+
+        Raises:
+            DiscoveryError: a part is not a mapping; no provider has been handed anything.
+        """
+        for provider_id, part in config.items():
+            if not isinstance(part, Mapping):
+                raise DiscoveryError(
+                    f"the configuration of the kernel provider {provider_id!r} must be a mapping, "
+                    f"not {type(part).__name__}"
+                )
+            if provider_id not in self._providers:
+                logger.warning("there is no kernel provider %r to configure", provider_id)
+        for provider_id, provider in list(self._providers.items()):
+            if isinstance(provider, TakesConfig):
+                try:
+                    provider.load_config(cast(Mapping[str, object] | None, config.get(provider_id)))
+                except Exception:
+                    logger.warning("kernel provider %r is skipped", provider_id, exc_info=True)
+                    del self._providers[provider_id]
 
     def find_kernels(self) -> AsyncIterator[KernelType]:
         """Iterate over all kernel types: ``provider/name``, and what the provider tells about it.
@@ -69,7 +100,7 @@ class KernelFinder:
 
         Args:
             name: ``provider/name``. A name without a slash means ``spec/name``, and where there is
-                none, the first provider that has it.
+                none, the first provider that has it; a broken provider is logged and skipped.
             cwd: the kernel's working directory; None means the caller's.
             launch_params: ``env`` and ``transport`` have a meaning everywhere; the rest is the
                 provider's own.
@@ -77,7 +108,7 @@ class KernelFinder:
         Raises:
             NoSuchKernel: there is no such kernel type.
             InvalidKernelSpec: there is, but its ``kernel.json`` cannot be used.
-            LaunchError: the kernel cannot be started.
+            LaunchError: the kernel cannot be started, or its provider is broken.
         """
         provider_id, slash, kernel = name.partition("/")
         if slash:
@@ -88,16 +119,51 @@ class KernelFinder:
                 self._providers.values(), key=lambda provider: provider.id != _FIRST_PROVIDER
             )
         refusal: NoSuchKernel | None = None
+        failure: _BrokenProvider | None = None
         for provider in candidates:
             try:
-                return await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
+                return await _launch(provider, kernel, cwd, launch_params)
             except NoSuchKernel as error:
                 refusal = error
+            except _BrokenProvider as error:
+                if slash:
+                    raise LaunchError(str(error)) from error.__cause__
+                logger.warning("%s", error, exc_info=error.__cause__)
+                failure = error
+        if failure is not None:
+            raise LaunchError(str(failure)) from failure.__cause__
         raise no_such_kernel(
             name,
             [available async for available, _ in self.find_kernels()],
             remedy="install what is missing (for Python: pip install ipykernel)",
         ) from refusal
+
+
+class _BrokenProvider(Exception):
+    """A provider does not do what it promises; the cause tells what it did, where it raised."""
+
+
+async def _launch(
+    provider: KernelProvider,
+    kernel: str,
+    cwd: str | None,
+    launch_params: Mapping[str, object] | None,
+) -> tuple[ConnectionInfo, KernelManager]:
+    """Let *provider* launch a kernel, and look at what it gives."""
+    broken = f"kernel provider {provider.id!r} is broken: launching {kernel!r}, it"
+    try:
+        launched: Any = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
+    except KernelProtoError:
+        raise
+    except Exception as error:
+        raise _BrokenProvider(f"{broken} raised {type(error).__name__}: {error}") from error
+    match launched:
+        case ConnectionInfo() as info, KernelManager() as manager:
+            return info, manager
+        case _:
+            raise _BrokenProvider(
+                f"{broken} returned no ConnectionInfo and KernelManager: {launched!r}"
+            )
 
 
 class _KernelTypes(AsyncIterator[KernelType]):
@@ -123,7 +189,10 @@ class _KernelTypes(AsyncIterator[KernelType]):
 async def _kernels_of(provider: KernelProvider) -> list[KernelType]:
     try:
         # All at once: nothing of the provider is left open while the user looks at the first.
-        found = [kernel async for kernel in provider.find_kernels()]
+        found: list[Any] = [kernel async for kernel in provider.find_kernels()]
+        for name, attributes in found:
+            if not (isinstance(name, str) and isinstance(attributes, Mapping)):
+                raise TypeError(f"it found {name!r} with {attributes!r}, not a name with a mapping")
         return [(f"{provider.id}/{name}", attributes) for name, attributes in found]
     except Exception:
         logger.warning("kernel provider %r is skipped", provider.id, exc_info=True)

@@ -1,6 +1,6 @@
 """KernelSpec: what a folder with a ``kernel.json`` says about a kernel type.
 
-Files are read synchronously, without a worker thread: thirty kernelspecs take 0.7 ms, and a launch
+Files are read synchronously, without a worker thread: thirty kernelspecs take 2.3 ms, and a launch
 reads a single one of them.
 
 Specification: "Kernel specs".
@@ -10,19 +10,29 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-from collections.abc import Iterator, Mapping
+import shutil
+import stat
+import tempfile
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import msgspec
-from jupyter_core.paths import jupyter_path
+from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir, jupyter_path
 
-from kernelproto.exceptions import InvalidKernelSpec
+from kernelproto.exceptions import DiscoveryError, InvalidKernelSpec
 from kernelproto.interfaces import KernelAttributes
+from kernelproto.launch.naming import is_simple_name, no_such_kernel
+from kernelproto.launch.parameters import Argument, Variables
+from kernelproto.launch.schema import ParameterSchema
 
 logger = logging.getLogger(__name__)
 
-_SIMPLE_NAME = re.compile(r"[a-z0-9._-]+", re.IGNORECASE)
+_LONGEST_FILE = 1024 * 1024
+
+_SCHEMA_KEYS = ("launch_parameter_schema", "parameters")
+_SCRIPTS_AND_STYLES = ("kernel.css", "kernel.js")
+_LOGO_TYPES = (".png", ".svg")
 
 
 class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,21 +44,31 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
         argv: the command line; ``{connection_file}`` and other names in braces are filled in.
         display_name: for people.
         language: the programming language.
-        env: environment variables; ``${NAME}`` in a value is a variable of the launching process.
+        env: environment variables; ``${NAME}`` in a value is a variable of the launching process,
+            and the names of launch parameters in braces are filled in.
         interrupt_mode: how running code is interrupted, by SIGINT or by an interrupt_request.
-        metadata: anything.
+        metadata: anything; ``launch_parameter_schema``, or else ``parameters``, is a JSON Schema
+            for the launch parameters.
         kernel_protocol_version: of the messaging specification, as far as the kernel says.
+        resources: the paths of the logos, under their file names without the suffix
+            (``logo-64x64``), and of ``kernel.js`` and ``kernel.css``, as far as they are there.
     """
 
     name: str
     resource_dir: str
-    argv: tuple[str, ...]
+    argv: tuple[Argument, ...]
     display_name: str = ""
     language: str = ""
-    env: Mapping[str, str] = {}
+    env: Variables = {}
     interrupt_mode: Literal["signal", "message"] = "signal"
     metadata: Mapping[str, Any] = {}
     kernel_protocol_version: str = ""
+    resources: Mapping[str, str] = {}
+
+    @property
+    def path(self) -> str:
+        """The kernel.json."""
+        return _kernel_json(self.resource_dir)
 
     def attributes(self) -> KernelAttributes:
         """Return what a provider tells about this kernel type."""
@@ -60,24 +80,47 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
             interrupt_mode=self.interrupt_mode,
             metadata=self.metadata,
             resource_dir=self.resource_dir,
+            resources=self.resources,
         )
+
+    def parameter_schema(self) -> ParameterSchema | None:
+        """Return what the metadata says about launch parameters; None where it says nothing.
+
+        Raises:
+            InvalidKernelSpec: it is no JSON Schema.
+        """
+        for key in _SCHEMA_KEYS:
+            if self.metadata.get(key) is not None:
+                return ParameterSchema(self.metadata[key], path=self.path, key=f"metadata.{key}")
+        return None
 
 
 _KEYS = {
     field.encode_name: field.type
     for field in msgspec.structs.fields(KernelSpec)
-    if field.name not in ("name", "resource_dir")
+    if field.name not in ("name", "resource_dir", "resources")
 }
+
+
+def kernelspec_folders() -> list[str]:
+    """Return the folders in which kernelspecs are looked for, those that count first at the front.
+
+    They are Jupyter's own: ``JUPYTER_PATH``, the user's, those of the running Python, the system's.
+    Where ``JUPYTER_PREFER_ENV_PATH`` says so, and in a virtual environment unless it is 0, the
+    running Python's come before the user's.
+    """
+    return [os.path.abspath(folder) for folder in jupyter_path("kernels")]
 
 
 def find_kernelspecs() -> dict[str, str]:
     """Return the folders of all kernelspecs by their names, which are in lower case.
 
     A name that is there several times belongs to the folder that comes first on the search path of
-    Jupyter, also when that one turns out to be unreadable.
+    Jupyter, also when that one turns out to be unreadable: another kernel in its place, without a
+    word, would be worse than none.
     """
     folders: dict[str, str] = {}
-    for root in jupyter_path("kernels"):
+    for root in kernelspec_folders():
         try:
             entries = sorted(os.listdir(root))
         except (FileNotFoundError, NotADirectoryError):
@@ -86,8 +129,8 @@ def find_kernelspecs() -> dict[str, str]:
             logger.warning("kernelspecs in %s are skipped: %s", root, error)
             continue
         for entry in entries:
-            folder = os.path.abspath(os.path.join(root, entry))
-            if _SIMPLE_NAME.fullmatch(entry) and os.path.isfile(_kernel_json(folder)):
+            folder = os.path.join(root, entry)
+            if is_simple_name(entry) and _has_kernel_json(folder):
                 folders.setdefault(entry.lower(), folder)
     return folders
 
@@ -101,7 +144,10 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
     path = _kernel_json(folder)
     try:
         with open(path, "rb") as file:
-            entries = msgspec.json.decode(file.read(), type=dict[str, msgspec.Raw])
+            text = file.read(_LONGEST_FILE + 1)
+        if len(text) > _LONGEST_FILE:
+            raise ValueError(f"it is longer than {_LONGEST_FILE} bytes")
+        entries = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidKernelSpec(f"{path} cannot be read: {error}", path=path) from error
     values: dict[str, Any] = {}
@@ -112,7 +158,13 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
             raise InvalidKernelSpec(f"{path}: {key!r}: {error}", path=path, key=key) from error
     if not values.get("argv"):
         raise InvalidKernelSpec(f"{path}: 'argv' is missing or empty", path=path, key="argv")
-    return KernelSpec(name=name, resource_dir=folder, **values)
+    if not values["argv"][0]:
+        raise InvalidKernelSpec(f"{path}: 'argv' names no program", path=path, key="argv")
+    kernelspec = KernelSpec(
+        name=name, resource_dir=folder, resources=find_resources(folder), **values
+    )
+    kernelspec.parameter_schema()  # it raises
+    return kernelspec
 
 
 def read_kernelspecs() -> Iterator[KernelSpec]:
@@ -126,5 +178,150 @@ def read_kernelspecs() -> Iterator[KernelSpec]:
             yield kernelspec
 
 
+def find_resources(folder: str) -> dict[str, str]:
+    """Return the paths of logos, scripts and style sheets under the names that Jupyter gives them.
+
+    Of a logo that is there twice, the one that scales is taken.
+    """
+    resources: dict[str, str] = {}
+    try:
+        files = sorted(os.listdir(folder))
+    except OSError:
+        return resources  # what may be entered but not listed has a kernel.json all the same
+    for file in files:
+        stem, suffix = os.path.splitext(file)
+        path = os.path.join(folder, file)
+        is_logo = file.startswith("logo-") and suffix.lower() in _LOGO_TYPES
+        if (is_logo or file in _SCRIPTS_AND_STYLES) and os.path.isfile(path):
+            resources[stem if is_logo else file] = path
+    return resources
+
+
+def install_kernelspec(
+    source_dir: str | os.PathLike[str],
+    name: str | None = None,
+    *,
+    user: bool = False,
+    prefix: str | os.PathLike[str] | None = None,
+    replace: bool = False,
+) -> str:
+    """Copy a kernelspec to where it is found; return its new folder.
+
+    It is copied under another name first, so a half-copied one is never found, and nothing is left
+    when it fails. One that is replaced is gone for an instant before the new one is there.
+
+    Args:
+        source_dir: a folder with a valid ``kernel.json``; all of it is copied.
+        name: of the kernelspec; that of the folder by default. Upper case becomes lower case.
+        user: install it for the current user.
+        prefix: install it for the Python environment with this ``sys.prefix``. Without *user* and
+            *prefix* it is installed for everybody.
+        replace: whether a kernelspec of the same name, upper and lower case alike, may be replaced.
+
+    Raises:
+        InvalidKernelSpec: what is in *source_dir* cannot be used.
+        DiscoveryError: *name* is not simple (ASCII letters, digits, ``.``, ``_``, ``-``), is there
+            already, or the folder cannot be written to.
+        ValueError: both *user* and *prefix* are given.
+    """
+    if user and prefix is not None:
+        raise ValueError("user and prefix exclude each other")
+    source = os.path.abspath(source_dir)
+    name = (os.path.basename(source) if name is None else name).lower()
+    if not is_simple_name(name):
+        raise DiscoveryError(
+            f"a kernelspec cannot be called {name!r}: only ASCII letters, digits, '.', '_' and '-'"
+        )
+    read_kernelspec(name, source)  # it raises
+    root = _kernelspec_root(user, prefix)
+    if root not in kernelspec_folders():
+        logger.warning("%s is not on the search path, so %r will not be found", root, name)
+    try:
+        os.makedirs(root, exist_ok=True)
+        with _workshop(root) as workshop:
+            new = os.path.join(workshop, "new", name)
+            shutil.copytree(source, new)
+            present = [entry for entry in os.listdir(root) if entry.lower() == name]
+            if present and not replace:
+                raise DiscoveryError(
+                    f"there is a kernelspec {name!r} in {root} already; pass replace=True to "
+                    "replace it"
+                )
+            return _exchange(root, workshop, present, new)
+    except OSError as error:
+        raise DiscoveryError(
+            f"cannot install the kernelspec {name!r} in {root}: {error}"
+        ) from error
+
+
+def remove_kernelspec(name: str) -> str:
+    """Remove the kernelspec that is found under *name*; return the folder that it had.
+
+    It is gone at once, not file by file. A symbolic link is removed, not what it leads to. A
+    kernelspec of the same name further down the search path is found from then on.
+
+    Raises:
+        NoSuchKernel: there is no such kernelspec.
+        DiscoveryError: the folder cannot be removed.
+    """
+    folders = find_kernelspecs()
+    folder = folders.get(name.lower())
+    if folder is None:
+        raise no_such_kernel(name, folders, remedy="nothing has been removed")
+    try:
+        with _workshop(os.path.dirname(folder)) as workshop:
+            os.rename(folder, os.path.join(workshop, "old"))
+    except OSError as error:
+        raise DiscoveryError(f"cannot remove the kernelspec in {folder}: {error}") from error
+    return folder
+
+
+def _kernelspec_root(user: bool, prefix: str | os.PathLike[str] | None) -> str:
+    if user:
+        return os.path.join(os.path.abspath(jupyter_data_dir()), "kernels")
+    if prefix is not None:
+        return os.path.join(os.path.abspath(prefix), "share", "jupyter", "kernels")
+    return os.path.join(SYSTEM_JUPYTER_PATH[0], "kernels")
+
+
+@contextmanager
+def _workshop(root: str) -> Generator[str]:
+    """Make a folder in *root* for the block; it has no kernel.json, so nobody looks into it."""
+    workshop = tempfile.mkdtemp(prefix=".kernelspec-", dir=root)
+    try:
+        yield workshop
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+        if os.path.lexists(workshop):
+            logger.warning("%s is left behind: not all of it can be removed", workshop)
+
+
+def _exchange(root: str, workshop: str, present: Sequence[str], new: str) -> str:
+    """Move *new* to *root*, and what is present there out of its way; put it back on failure."""
+    destination = os.path.join(root, os.path.basename(new))
+    moved: list[tuple[str, str]] = []
+    try:
+        for number, entry in enumerate(present):
+            there, away = os.path.join(root, entry), os.path.join(workshop, f"old-{number}")
+            os.rename(there, away)
+            moved.append((there, away))
+        os.rename(new, destination)
+    except OSError:
+        for there, away in moved:
+            os.rename(away, there)
+        raise
+    return destination
+
+
 def _kernel_json(folder: str) -> str:
     return os.path.join(folder, "kernel.json")
+
+
+def _has_kernel_json(folder: str) -> bool:
+    """Return whether there is one, also when it cannot be looked at: that is for the reader."""
+    try:
+        return stat.S_ISREG(os.stat(_kernel_json(folder)).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True

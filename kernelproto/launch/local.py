@@ -1,28 +1,23 @@
-"""Launching a kernel as a process on this machine, and the handle on it."""
+"""LocalKernelManager: the handle on a kernel that runs as a process on this machine."""
 
 from __future__ import annotations
 
 import logging
-import os
-import shlex
-import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from typing import Literal
+import signal
+from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import anyio
-import anyio.lowlevel
+import anyio.to_thread
 
-from kernelproto.exceptions import (
-    InvalidLaunchParameter,
-    KernelExitedEarly,
-    LaunchError,
-    UnsupportedRequest,
-)
-from kernelproto.launch.connection_file import ConnectionFile, Transport
-from kernelproto.launch.output import OutputTail
-from kernelproto.launch.parameters import fill_in
-from kernelproto.launch.process import ProcessGroup
+from kernelproto.exceptions import UnsupportedRequest
+from kernelproto.launch.limits import Limits, oom_kills
+from kernelproto.launch.ports import address_was_taken
+from kernelproto.launch.process import Process
+from kernelproto.launch.records import Record
+from kernelproto.launch.relay import Relay
+from kernelproto.launch.watchdog import Watch
+from kernelproto.launch.watchdog_process import kill_members
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -32,47 +27,98 @@ logger = logging.getLogger(__name__)
 
 _KILL_SECONDS = Timeouts().kill
 
+# How long whoever gets the output may take for what is left of it at the end.
+_RELAY_SECONDS = 1.0
+
+
+class Output(Protocol):
+    """What is known of the output of a kernel's processes."""
+
+    def text(self) -> str:
+        """Return the last of it; also after close()."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the descriptors; more than once is fine."""
+        ...
+
+
+class Files(Protocol):
+    """The connection file, and what belongs to it.
+
+    Attributes:
+        path: of the connection file, absolute.
+    """
+
+    path: str
+
+    @property
+    def info(self) -> ConnectionInfo:
+        """What the connection file says."""
+        ...
+
+    def remove(self) -> None:
+        """Remove all of them; more than once is fine."""
+        ...
+
 
 class LocalKernelManager:
     """The handle on a kernel that runs as a process on this machine.
 
-    It implements KernelManager and DescribesFailure. Signals go to the process group: to the kernel
-    and to what it has started, save for processes that have left the group. Those that outlive the
-    kernel are killed when its end is noticed, by whichever method comes first.
+    It implements KernelManager, DescribesFailure and ExplainsDeath. Signals go to the process
+    group: to the kernel and to what it has started, save for processes that have left the group.
+    Those that outlive the kernel are killed when its end is noticed, by whichever method comes
+    first. On Linux cleanup() also kills those that have left the group but still have
+    KERNELPROTO_KERNEL_ID, which is the kernel's id, in their environment.
+
+    When this program dies, of whatever, the same is done by the watchdog, and the files go too.
 
     Attributes:
         kernel_id: a UUID.
-        connection_info: what the connection file says.
         connection_file: the path of that file.
         command: the command line of the process.
         pid: the number of the process and of its group.
+        detached: whether the kernel outlives this program.
     """
 
     def __init__(
         self,
-        kernel_id: str,
-        command: Sequence[str],
+        record: Record,
         *,
-        process: ProcessGroup,
-        output: OutputTail,
-        connection_file: ConnectionFile,
+        process: Process,
+        output: Output,
+        connection_file: Files,
         interrupt_mode: InterruptMode,
+        watch: Watch | None = None,
+        limits: Limits | None = None,
+        relay: Relay | None = None,
     ) -> None:
-        self.kernel_id = kernel_id
-        self.command = tuple(command)
-        self.connection_info = connection_file.info
+        self.kernel_id = record.kernel_id
+        self.command: Sequence[str] = record.command
+        self.detached = record.detached
         self.connection_file = connection_file.path
         self.pid = process.pid
+        self._record = record
         self._process = process
         self._output = output
         self._files = connection_file
         self._interrupt_mode = interrupt_mode
+        self._watch = watch
+        self._limits = limits
+        self._relay = relay
+        self._oom_kills = oom_kills()
+        self._released = False
+
+    @property
+    def connection_info(self) -> ConnectionInfo:
+        """What the connection file says."""
+        return self._files.info
 
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal; None while it runs or where it can't be known."""
         self._process.poll()
-        return self._process.returncode
+        return None if self._process.exit is None else self._process.exit.returncode
 
     async def is_alive(self) -> bool:
         """Return whether the kernel's process runs."""
@@ -121,10 +167,16 @@ class LocalKernelManager:
         several tasks at once. A process that even SIGKILL does not end in this time, because it
         hangs in a system call, is logged and left to itself.
         """
+        if self._released:
+            return
+        members_ended = False
         try:
             with anyio.move_on_after(_KILL_SECONDS, shield=True) as waiting:
                 self._process.kill()
                 await self._process.wait()
+                # In a thread, because it looks at every process of the machine.
+                await anyio.to_thread.run_sync(self._kill_members)
+                members_ended = True
             if waiting.cancelled_caught:
                 logger.warning(
                     "process %d of kernel %s is still there %g s after SIGKILL",
@@ -133,92 +185,58 @@ class LocalKernelManager:
                     _KILL_SECONDS,
                 )
         finally:
+            if not members_ended:  # no shield of anyio's withstands the cancel() of an asyncio task
+                self._kill_members()
             self._process.close()
             self._output.close()
             self._files.remove()
+            if self._watch is not None:
+                self._watch.close()
+            self._record.remove()
+        if self._relay is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._relay.join, _RELAY_SECONDS)
+
+    async def release(self) -> None:
+        """Let go of a detached kernel without ending it; no task may wait for it meanwhile.
+
+        Its files and its record stay for others, see ``launch.adopted``. Of this manager only
+        the attributes are of use afterwards, and cleanup() does nothing.
+
+        Raises:
+            RuntimeError: the kernel was not launched detached.
+        """
+        if not self.detached:
+            raise RuntimeError("only a kernel that was launched detached can be released")
+        if not self._released:
+            self._released = True
+            self._process.release()
+            self._output.close()
+
+    def address_was_taken(self) -> bool:
+        """Return whether somebody else listens at one of the kernel's tcp ports.
+
+        Ask only about a kernel that does not answer; see ``launch.ports``.
+        """
+        running = not self._process.poll()
+        return address_was_taken(self.connection_info, self.pid if running else None)
 
     def output_tail(self) -> str:
         """Return the last 64 KiB of all that was written to standard output and standard error."""
         return self._output.text()
 
+    def death_reason(self) -> str | None:
+        """Return why the process has ended, where it is more than its exit status tells."""
+        end = self._process.exit
+        if end is None or self._process.killed:
+            return None
+        if self._limits is not None:
+            reason = self._limits.reason(end, self.output_tail())
+            if reason is not None:
+                return reason
+        if oom_kills() != self._oom_kills and end.returncode == -signal.SIGKILL:
+            return "it was killed, perhaps because the machine ran out of memory"
+        return None
 
-async def launch_local(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: str | None = None,
-    transport: Transport = "tcp",
-    interrupt_mode: InterruptMode = "signal",
-    kernel_name: str = "",
-    values: Mapping[str, str] | None = None,
-) -> tuple[ConnectionInfo, LocalKernelManager]:
-    """Start a kernel as a process on this machine; it is not ready yet when this returns.
-
-    Whoever gets the manager calls its cleanup(). When this raises, nothing is left of the attempt.
-
-    Args:
-        argv: the command line; ``{connection_file}`` and ``{kernel_id}`` in it are filled in.
-        env: the kernel's whole environment; JPY_PARENT_PID is added.
-        cwd: the working directory; None means the caller's.
-        transport: ``"tcp"`` or ``"ipc"``.
-        interrupt_mode: ``"signal"`` or ``"message"``, as the kernelspec says.
-        kernel_name: the kernel type, for people.
-        values: for other names in braces in *argv*.
-
-    Raises:
-        KernelExitedEarly: the command cannot be run.
-        InvalidLaunchParameter: the working directory cannot be entered, or an argument or variable
-            holds what no program can be given.
-        LaunchError: the connection file cannot be made.
-    """
-    await anyio.lowlevel.checkpoint()
-    # From here on nothing awaits: a launch is cancelled before it has made anything, or not at all.
-    kernel_id = str(uuid.uuid4())
-    with ExitStack() as undo:
-        files = ConnectionFile.create(kernel_id, transport=transport, kernel_name=kernel_name)
-        undo.callback(files.remove)
-        command = fill_in(
-            argv, {**(values or {}), "connection_file": files.path, "kernel_id": kernel_id}
-        )
-        try:
-            output = OutputTail()
-            undo.callback(output.close)
-            with output.write_end:
-                process = ProcessGroup(
-                    command,
-                    env={**env, "JPY_PARENT_PID": str(os.getpid())},
-                    cwd=cwd,
-                    output=output.write_end,
-                )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise _launch_error(error, command, cwd) from error
-        undo.pop_all()
-    manager = LocalKernelManager(
-        kernel_id,
-        command,
-        process=process,
-        output=output,
-        connection_file=files,
-        interrupt_mode=interrupt_mode,
-    )
-    return files.info, manager
-
-
-def _launch_error(error: Exception, command: Sequence[str], cwd: str | None) -> LaunchError:
-    """Say which part of a launch the operating system did not like."""
-    if isinstance(error, ValueError):
-        return InvalidLaunchParameter(f"{shlex.join(command)!r} cannot be run: {error}")
-    if isinstance(error, OSError) and cwd is not None and error.filename == cwd:
-        return InvalidLaunchParameter(
-            f"the working directory {cwd!r} cannot be entered: {error.strerror}"
-        )
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    remedy = (
-        "; see that it is installed, executable and on PATH"
-        if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
-        else ""
-    )
-    return KernelExitedEarly(
-        f"cannot run {command[0]!r}: {reason}{remedy} (command line: {shlex.join(command)})",
-        command=command,
-    )
+    def _kill_members(self) -> None:
+        kill_members({self.kernel_id.encode()})

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 from kernelproto.exceptions import NoSuchKernel
+
+# Not only dots, because a name becomes a folder.
+_SIMPLE_NAME = re.compile(r"(?!\.+\Z)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
+
+
+def is_simple_name(name: object) -> bool:
+    """Return whether *name* is fit for a provider or kernelspec: ASCII letters, digits, ``._-``."""
+    return isinstance(name, str) and _SIMPLE_NAME.fullmatch(name) is not None
+
+
+def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
+    """Return *candidates* sorted by how much they look like *name*, upper and lower case alike."""
+
+    def likeness(candidate: str) -> float:
+        return SequenceMatcher(None, name.lower(), candidate.lower()).ratio()
+
+    return sorted(candidates, key=likeness, reverse=True)
 
 
 def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuchKernel:
@@ -16,12 +34,8 @@ def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuc
         available: the kernel types there are, in any order.
         remedy: what to do about it, as an order.
     """
-
-    def likeness(candidate: str) -> float:
-        return SequenceMatcher(None, name.lower(), candidate.lower()).ratio()
-
-    nearest_first = sorted(available, key=likeness, reverse=True)
-    there_are = f"there are {', '.join(nearest_first)}" if nearest_first else "there are none"
+    there = nearest_first(name, available)
+    there_are = f"there are {', '.join(there)}" if there else "there are none"
     return NoSuchKernel(
-        f"no kernel type {name!r}; {there_are}; {remedy}", name=name, available=nearest_first
+        f"no kernel type {name!r}; {there_are}; {remedy}", name=name, available=there
     )

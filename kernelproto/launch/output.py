@@ -21,6 +21,8 @@ from contextlib import ExitStack
 from io import FileIO
 from typing import ClassVar
 
+from kernelproto.launch.relay import Relay
+
 _TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 
@@ -37,6 +39,9 @@ class OutputTail:
     The writers never wait for the event loop. Every method may be called from any thread. In a
     child made by ``os.fork()`` the tail is closed: what is written belongs to the parent.
 
+    Args:
+        relay: gets everything as well.
+
     Attributes:
         write_end: the end of the pipe for the process; close it once the process has it.
 
@@ -45,8 +50,9 @@ class OutputTail:
         RuntimeError: no thread can be started.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, relay: Relay | None = None) -> None:
         self._kept = bytearray()
+        self._relay = relay
         read_fd, write_fd = os.pipe()
         self._read_end = FileIO(read_fd, "r")
         self.write_end = FileIO(write_fd, "w")
@@ -84,12 +90,16 @@ class OutputTail:
             if not chunk:
                 return
             self._kept += chunk
+            if self._relay is not None:
+                self._relay.put(chunk)
             del self._kept[:-_TAIL_BYTES]
 
     def _close_read_end(self) -> None:
         if not self._read_end.closed:
             self._reader.discard(self._read_end)
             self._read_end.close()
+            if self._relay is not None:
+                self._relay.end()
 
 
 class _Reader(threading.Thread):

@@ -5,28 +5,51 @@ Specification: "Kernel specs", argv and env.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from string import Template
-from typing import Any
+from typing import Annotated, Any, cast
 
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.connection_file import Transport
+from kernelproto.launch.encryption import Encryption
+from kernelproto.launch.limits import Limits
+from kernelproto.launch.naming import nearest_first
+from kernelproto.launch.schema import ParameterSchema
+
+# What the operating system can hand to a program.
+Argument = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*\Z")]
+VariableName = Annotated[str, msgspec.Meta(pattern=r"\A[^=\0]+\Z")]
+Variables = Mapping[VariableName, Argument]
 
 # Filled in by the launch itself; a launch parameter of the same name has no effect.
 _SYSTEM_NAMES = frozenset({"connection_file", "kernel_id", "prefix", "resource_dir"})
 
+# The launch parameters that every kernel type takes: the fields of LaunchParameters, save `values`.
 _OPTIONS: dict[str, tuple[Any, str]] = {
-    "env": (dict[str, str], "a mapping of strings to strings"),
-    "extra_arguments": (tuple[str, ...], "a list of strings"),
+    "env": (dict[VariableName, Argument], "a mapping of variable names to strings"),
+    "extra_arguments": (tuple[Argument, ...], "a list of strings"),
     "transport": (Transport, "'tcp' or 'ipc'"),
+    "ip": (str, "an IPv4 address"),
+    "detached": (bool, "true or false"),
+    "limits": (Limits, "a mapping with memory, cpu_seconds, open_files or processes"),
+    "output": (Any, "something to write to"),
+    "encryption": (Encryption, "'disabled', 'auto' or 'required'"),
 }
 
+_DEEPEST = 50
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+_Scalar = str | Annotated[int, msgspec.Meta(ge=_SMALLEST, le=_LARGEST)] | float
+
 _PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_]+)\}")
+_PLACEHOLDER_IN_ENV = re.compile(r"(?<!\$)" + _PLACEHOLDER.pattern)
+_VARIABLE = re.compile(r"(\$?)\$\{([^}]+)\}")
 _THIS_PYTHON = frozenset(
     {"python", f"python{sys.version_info.major}", "python{}.{}".format(*sys.version_info)}
 )
@@ -36,39 +59,82 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
     """What the caller of a launch has decided.
 
     Args:
-        env: environment variables for the kernel; they win over all others.
+        env: environment variables for the kernel; they win over all others. ``${NAME}`` is a
+            variable of this process.
         extra_arguments: appended to the command line.
         transport: ``"tcp"`` or ``"ipc"``; None leaves it to the kernel type.
-        values: for the names in braces in the command line.
+        ip: the IPv4 address that the kernel binds, which makes the transport tcp; None means
+            loopback.
+        encryption: ``"disabled"``, ``"auto"`` or ``"required"``; see launch/encryption.py.
+        detached: whether the kernel outlives this program.
+        limits: what each process of the kernel may use; see launch/limits.py.
+        output: where the kernel's output goes as well; see launch/relay.py.
+        values: for the names in braces in the command line and the environment of the kernel type.
     """
 
     env: Mapping[str, str] = {}
     extra_arguments: Sequence[str] = ()
     transport: Transport | None = None
+    ip: str | None = None
+    encryption: Encryption = "auto"
+    detached: bool = False
+    limits: Limits | None = None
+    output: object = None
     values: Mapping[str, str] = {}
 
     @classmethod
     def check(
-        cls, launch_params: Mapping[str, object] | None, *, argv: Sequence[str]
+        cls,
+        launch_params: Mapping[str, object] | None,
+        *,
+        argv: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        schema: ParameterSchema | None = None,
     ) -> LaunchParameters:
-        """Take the launch parameters of a kernel type that has the command line *argv*.
+        """Take the launch parameters of a kernel type.
+
+        A name in braces takes a string or a number, unless the schema says something else. What the
+        schema declares is taken even when no braces ask for it. In braces, a string stands for
+        itself and anything else for its JSON text. A schema may narrow the options that every
+        kernel type has, such as ``env``, but not give them a default.
+
+        Args:
+            launch_params: as the caller gave them.
+            argv: the kernel type's command line.
+            env: its environment variables.
+            schema: what it says about its parameters.
 
         Raises:
-            InvalidLaunchParameter: one is of the wrong kind, or has no effect on this kernel type.
+            InvalidLaunchParameter: one is missing, is not allowed, or has no effect here.
+            InvalidKernelSpec: the schema cannot be used.
         """
-        blanks = frozenset(_PLACEHOLDER.findall(" ".join(argv))) - _SYSTEM_NAMES
+        blanks = _blanks(argv, env or {}) - _SYSTEM_NAMES
+        declared = schema.names - _SYSTEM_NAMES if schema else frozenset[str]()
+        free_blanks = frozenset[str]() if schema and schema.is_closed else blanks
         options: dict[str, Any] = {}
+        described: dict[str, Any] = {}
         values: dict[str, str] = {}
         for name, value in (launch_params or {}).items():
+            if name in _SYSTEM_NAMES:
+                continue
             if name in _OPTIONS:
                 options[name] = _convert(name, value, *_OPTIONS[name])
-            elif name in blanks:
-                values[name] = str(_convert(name, value, str | int | float, "a string or a number"))
-            elif name not in _SYSTEM_NAMES:
-                known = ", ".join(sorted(_OPTIONS.keys() | blanks))
-                raise InvalidLaunchParameter(
-                    f"launch parameter {name!r} has no effect on this kernel type; it takes {known}"
-                )
+            if name in declared or (name not in _OPTIONS and schema and schema.accepts(name)):
+                described[name] = _as_json(name, value)
+            elif name in free_blanks:
+                values[name] = str(_convert(name, value, _Scalar, "a string or a number"))
+            elif name not in _OPTIONS:
+                raise _unknown(name, _OPTIONS.keys() | free_blanks | declared)
+        if schema:
+            for name, value in schema.complete(described).items():
+                if name not in _OPTIONS and name not in _SYSTEM_NAMES:
+                    values[name] = _text(value)
+        for name in sorted(blanks & declared - values.keys() - _OPTIONS.keys()):
+            raise InvalidLaunchParameter(
+                f"launch parameter {name!r} is missing: the kernelspec needs it and has no default"
+            )
+        for name, text in values.items():
+            _convert(name, text, Argument, "free of NUL characters")
         return cls(values=values, **options)
 
 
@@ -84,20 +150,56 @@ def fill_in(argv: Sequence[str], values: Mapping[str, str]) -> list[str]:
 def with_this_python(argv: Sequence[str]) -> list[str]:
     """Let a bare ``python`` of this version mean the running interpreter, as Jupyter does."""
     program, *arguments = argv
-    return [sys.executable if program in _THIS_PYTHON else program, *arguments]
+    name = program.lower().removesuffix(".exe") if os.name == "nt" else program
+    return [sys.executable if name in _THIS_PYTHON else program, *arguments]
 
 
 def kernel_environment(
-    of_kernel_type: Mapping[str, str], of_caller: Mapping[str, str]
+    of_kernel_type: Mapping[str, str],
+    of_caller: Mapping[str, str],
+    values: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return this process' environment with both laid over it, the caller's on top.
 
-    ``${NAME}`` in a value of the kernel type is a variable of this process; an unknown one stays.
+    In the caller's values, ``${NAME}`` is a variable of this process; an unknown one stays, and so
+    does every other ``$``. ``$${NAME}`` gives ``${NAME}``.
+
+    In the values of the kernel type, ``${NAME}`` may be a variable of the caller as well, and the
+    names in braces that *values* has are filled in. ``$NAME`` and ``$$`` mean what they do
+    in Jupyter, which uses ``string.Template``. What has been filled in is not looked at again.
     """
-    expanded = {
-        name: Template(value).safe_substitute(os.environ) for name, value in of_kernel_type.items()
+    callers = {name: _expand(value, os.environ) for name, value in of_caller.items()}
+    variables = {**os.environ, **callers}
+    kernel_types = {
+        name: _fill_in_and_expand(value, values or {}, variables)
+        for name, value in of_kernel_type.items()
     }
-    return {**os.environ, **expanded, **of_caller}
+    return {**os.environ, **kernel_types, **callers}
+
+
+def _blanks(argv: Sequence[str], env: Mapping[str, str]) -> frozenset[str]:
+    in_argv = [_PLACEHOLDER.findall(argument) for argument in argv]
+    in_env = [_PLACEHOLDER_IN_ENV.findall(value) for value in env.values()]
+    return frozenset[str]().union(*in_argv, *in_env)
+
+
+def _expand(value: str, variables: Mapping[str, str]) -> str:
+    def value_of(variable: re.Match[str]) -> str:
+        escape, name = variable.groups()
+        return variable[0][1:] if escape else variables.get(name, variable[0])
+
+    return _VARIABLE.sub(value_of, value)
+
+
+def _fill_in_and_expand(value: str, values: Mapping[str, str], variables: Mapping[str, str]) -> str:
+    filled: list[str] = []
+    # Every other piece is the name of a blank.
+    for index, piece in enumerate(_PLACEHOLDER_IN_ENV.split(value)):
+        if index % 2:
+            filled.append(values.get(piece, f"{{{piece}}}"))
+        else:
+            filled.append(Template(piece).safe_substitute(variables))
+    return "".join(filled)
 
 
 def _convert(name: str, value: object, kind: Any, words: str) -> Any:
@@ -107,3 +209,36 @@ def _convert(name: str, value: object, kind: Any, words: str) -> Any:
         raise InvalidLaunchParameter(
             f"launch parameter {name!r} must be {words}: {error}"
         ) from error
+
+
+def _as_json(name: str, value: object, depth: int = _DEEPEST) -> Any:
+    """Return *value* with the types that JSON has, which are all that a schema knows."""
+    match value:
+        case _ if depth == 0:
+            reason = f"not be nested deeper than {_DEEPEST} levels"
+        case Mapping() if all(isinstance(key, str) for key in cast(Mapping[object, object], value)):
+            pairs = cast(Mapping[str, object], value).items()
+            return {key: _as_json(f"{name}.{key}", inner, depth - 1) for key, inner in pairs}
+        case list() | tuple():
+            items = enumerate(cast(Sequence[object], value))
+            return [_as_json(f"{name}.{index}", inner, depth - 1) for index, inner in items]
+        case None | str():
+            return value
+        case int() if _SMALLEST <= value <= _LARGEST:
+            return value
+        case float() if math.isfinite(value):
+            return value
+        case _:
+            reason = f"be what JSON can say, not {type(value).__name__}"
+    raise InvalidLaunchParameter(f"launch parameter {name!r} must {reason}")
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _unknown(name: str, known: Iterable[str]) -> InvalidLaunchParameter:
+    return InvalidLaunchParameter(
+        f"launch parameter {name!r} has no effect on this kernel type; "
+        f"it takes {', '.join(nearest_first(str(name), sorted(known)))}"
+    )

@@ -1,98 +1,56 @@
-"""ProcessGroup: a process and those it has started, from first to last. What is POSIX is here.
+"""Process: what a kernel manager needs of the kernel's process, on any platform.
 
-Theory of operation
--------------------
-A process that has ended keeps its number, and with it that of its group, until its parent reaps it.
-So poll() looks for the end without reaping, then kills what is left of the group, and only then
-reaps: no signal reaches a stranger who was given the number again. poll() does all of it at once
-and never blocks; wait() is poll() whenever a descriptor says that the process has ended.
+posix.py has it for those that are started here, adopted.py for those of others, and windows.py.
 """
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from io import FileIO
+from typing import Protocol
 
-import anyio
 
-
-class ProcessGroup:
-    """A process that was started in a session of its own, with all that stays in its group.
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process has ended.
 
     Args:
-        command: the program and its arguments; the program is looked for on the PATH of *env*.
-        env: the whole environment.
-        cwd: the working directory; None means the caller's.
-        output: takes standard output and standard error; standard input is empty.
-
-    Attributes:
-        pid: the number of the process and of its group.
-        returncode: the exit status, once poll() or wait() has found the end; negative for a signal,
-            None until then and also where somebody else has reaped the process.
-
-    Raises:
-        OSError: the program cannot be run; nothing is left of the attempt.
-        ValueError: an argument or a variable cannot be handed to a program.
+        returncode: the exit status, negative for a signal.
+        cpu_seconds: what it and the children it has waited for have used.
+        peak_memory: the most bytes that one of them has had in memory.
     """
 
-    def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        env: Mapping[str, str],
-        cwd: str | None,
-        output: FileIO,
-    ) -> None:
-        self._popen = subprocess.Popen(
-            command,
-            env=env,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
-        self.pid = self._popen.pid
-        self.returncode: int | None = None
-        self._ended = False
-        try:
-            self._end_sign, self._watcher = _watch_end(self.pid)
-        except BaseException:
-            os.killpg(self.pid, signal.SIGKILL)
-            self._popen.wait()
-            raise
-        # Only one task at a time may wait for a descriptor; the others wait for their turn.
-        self._turn = anyio.Lock()
+    returncode: int
+    cpu_seconds: float
+    peak_memory: int
+
+
+class Process(Protocol):
+    """What a kernel manager does with the kernel's processes; a way for each platform.
+
+    Attributes:
+        pid: the number of the process.
+        exit: how it has ended, once poll() or wait() has found that; None until then, and also
+            where it can't be known.
+        killed: whether kill() has been called, or another method to the same effect.
+    """
+
+    pid: int
+    exit: Exit | None
+    killed: bool
 
     def poll(self) -> bool:
-        """Return whether the process has ended; if so, kill the rest of its group and reap it."""
-        if self._ended:
-            return True
-        try:
-            if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-                return False
-        except ChildProcessError:
-            # Reaped behind our back: the exit status is lost, and the number may be a stranger's.
-            self._popen.wait()
-        else:
-            # Who runs as somebody else stays; macOS says the same of a group that is all dead.
-            with suppress(PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self.returncode = self._popen.wait()
-        self._ended = True
-        return True
+        """Return whether the process has ended; if so, end what is left of its group."""
+        ...
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return what is then the returncode."""
-        async with self._turn:
-            while not self.poll():
-                await anyio.wait_readable(self._end_sign)
-        return self.returncode
+        """Wait until the process has ended; return its exit status, None where it can't be known.
+
+        Raises:
+            RuntimeError: the process has been released.
+        """
+        ...
 
     def signal(self, signum: int) -> None:
         """Send a signal to every process of the group; ignored once the process has ended.
@@ -100,55 +58,59 @@ class ProcessGroup:
         Raises:
             PermissionError: all of them run as somebody else.
         """
-        if not self.poll():
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signum)
+        ...
 
     def interrupt(self) -> None:
-        """Send SIGINT to the group."""
-        self.signal(signal.SIGINT)
+        """Interrupt what the process does, with SIGINT where there are signals."""
+        ...
 
     def terminate(self) -> None:
-        """Send SIGTERM to the group."""
-        self.signal(signal.SIGTERM)
+        """Ask the group to end, with SIGTERM where there are signals."""
+        ...
 
     def kill(self) -> None:
-        """Send SIGKILL to the group."""
-        self.signal(signal.SIGKILL)
+        """End the group."""
+        ...
 
     def close(self) -> None:
-        """Let go of the descriptor that wait() needs, once the process has ended. Idempotent."""
-        if self.poll():
-            if self._watcher is not None:
-                self._watcher.join()
-            self._end_sign.close()
+        """Let go of what wait() needs, once the process has ended; more than once is fine."""
+        ...
+
+    def release(self) -> None:
+        """Let go of it while the process goes on; nobody may wait for it then."""
+        ...
 
 
-def _watch_end(pid: int) -> tuple[FileIO, threading.Thread | None]:
-    """Return a descriptor that can be read once *pid* has ended, and the thread that sees to it."""
-    try:
-        return FileIO(os.pidfd_open(pid), "r"), None
-    except (AttributeError, OSError):
-        # Not Linux, or a Linux before 5.3, or a sandbox that denies the call.
-        return _watch_end_from_thread(pid)
+class StartedProcess(Process, Protocol):
+    """A process that this program has started.
+
+    Attributes:
+        before_reaping: called when it has ended, before others can get its number where possible.
+    """
+
+    before_reaping: Callable[[], None]
+
+    def abort(self) -> None:
+        """End the group, block until it has ended, and close(): for a launch that fails."""
+        ...
 
 
-def _watch_end_from_thread(pid: int) -> tuple[FileIO, threading.Thread]:
-    read_fd, write_fd = os.pipe()
-    end_sign, sign = FileIO(read_fd, "r"), FileIO(write_fd, "w")
+class Spawn(Protocol):
+    """Starts a process in a session of its own."""
 
-    def watch() -> None:
-        # A byte, not just the closed pipe: a fork of this process may hold another copy of it.
-        with sign:
-            with suppress(ChildProcessError):
-                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-            sign.write(b".")
+    def __call__(
+        self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None, output: FileIO
+    ) -> StartedProcess:
+        """Start it.
 
-    thread = threading.Thread(target=watch, name=f"kernelproto-wait-{pid}", daemon=True)
-    try:
-        thread.start()
-    except BaseException:
-        end_sign.close()
-        sign.close()
-        raise
-    return end_sign, thread
+        Args:
+            command: the program and its arguments; the program is looked for on the PATH of *env*.
+            env: the whole environment.
+            cwd: the working directory; None means the caller's.
+            output: takes standard output and standard error; standard input is empty.
+
+        Raises:
+            OSError: it cannot be started; nothing is left of the attempt.
+            ValueError: an argument or a variable cannot be handed to a program.
+        """
+        ...

@@ -15,15 +15,13 @@ def read_connection_file(name: str) -> ConnectionInfo:
     """Read the connection file that *name* means.
 
     Args:
-        name: its path; or the name of a file in the Jupyter runtime folder; or a pattern, such as
-            ``"kernel-*.json"``, of which the file that was changed last is taken; or a part of the
-            name, for example a kernel id.
+        name: as for find_connection_file().
 
     Raises:
         DiscoveryError: there is no such file, or it cannot be read.
         RemoteProtocolError: it is no connection file.
     """
-    path = _find(name)
+    path = find_connection_file(name)
     try:
         with open(path, "rb") as file:
             return ConnectionInfo.from_json(file.read())
@@ -33,7 +31,17 @@ def read_connection_file(name: str) -> ConnectionInfo:
         ) from error
 
 
-def _find(name: str) -> str:
+def find_connection_file(name: str) -> str:
+    """Return the path of the connection file that *name* means.
+
+    Args:
+        name: its path; or the name of a file in the Jupyter runtime folder; or a pattern, such as
+            ``"kernel-*.json"``, of which the file that was changed last is taken; or a part of the
+            name, for example a kernel id.
+
+    Raises:
+        DiscoveryError: there is no such file.
+    """
     if os.path.exists(name):
         return name
     folder = jupyter_runtime_dir()

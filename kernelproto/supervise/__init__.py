@@ -1,5 +1,19 @@
-"""Watching over kernels: from launched to gone."""
+"""Watching over kernels: from launched to gone, over as many processes as it takes."""
 
+from kernelproto.supervise.events import Died, Failed, KernelEvent, KernelEvents, Restarted
 from kernelproto.supervise.kernel import Kernel, open_kernel
+from kernelproto.supervise.restart_policy import Backoff, RestartPolicy
+from kernelproto.supervise.restarter import KernelRestarter
 
-__all__ = ["Kernel", "open_kernel"]
+__all__ = [
+    "Backoff",
+    "Died",
+    "Failed",
+    "Kernel",
+    "KernelEvent",
+    "KernelEvents",
+    "KernelRestarter",
+    "RestartPolicy",
+    "Restarted",
+    "open_kernel",
+]

@@ -59,7 +59,7 @@ class Behaviour:
         request = exchange.request
         exchange.publish(contents.Status("busy"))
         if request.msg_id in self._given_up:
-            exchange.reply(status="aborted")
+            exchange.reply(status="aborted", execution_count=None)
         elif request.msg_type in self.handlers:
             await _call(self.handlers[request.msg_type], exchange)
             if exchange.status is None:

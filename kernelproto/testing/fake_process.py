@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 
 from kernelproto.background import background_tasks
-from kernelproto.exceptions import InvalidLaunchParameter, NoSuchKernel
+from kernelproto.exceptions import InvalidLaunchParameter, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelAttributes, KernelManager
 from kernelproto.testing.fake_kernel import FakeKernel
 from kernelproto.wire.connection import ConnectionInfo
@@ -93,12 +93,15 @@ class FakeProvider(AsyncContextManagerMixin):
     def __init__(self, prepare: Callable[[FakeKernel], None] = lambda kernel: None) -> None:
         self.kernels: list[FakeKernel] = []
         self._prepare = prepare
-        self._tasks: TaskGroup
+        self._tasks: TaskGroup | None = None
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[FakeProvider]:
-        async with background_tasks() as self._tasks:
-            yield self
+        try:
+            async with background_tasks() as self._tasks:
+                yield self
+        finally:
+            self._tasks = None
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
         """Give the type ``kernel``."""
@@ -122,6 +125,7 @@ class FakeProvider(AsyncContextManagerMixin):
             NoSuchKernel: another name was asked for.
             InvalidLaunchParameter: a parameter is unknown or of the wrong kind, or there is no
                 such working directory.
+            LaunchError: this is not the provider's block.
         """
         if name != "kernel":
             raise NoSuchKernel(f"no kernel type {name!r}", name=name, available=["kernel"])
@@ -131,6 +135,8 @@ class FakeProvider(AsyncContextManagerMixin):
             raise InvalidLaunchParameter(str(error)) from error
         if cwd is not None and not await anyio.Path(cwd).is_dir():
             raise InvalidLaunchParameter(f"the working directory {cwd!r} cannot be entered")
+        if self._tasks is None:
+            raise LaunchError("a FakeProvider launches during its block: async with FakeProvider()")
         kernel = FakeKernel(cwd=cwd, env=options.env, transport=options.transport)
         self._prepare(kernel)
         await self._tasks.start(_live, kernel)

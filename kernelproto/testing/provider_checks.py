@@ -287,7 +287,7 @@ def _is_plain(name: object) -> bool:
 
 def _as_declared(key: str, value: object) -> bool:
     """Return whether an attribute is what KernelAttributes says."""
-    if key in ("env", "metadata"):
+    if key in ("env", "metadata", "resources"):
         return isinstance(value, Mapping)
     if key == "argv":
         return isinstance(value, Sequence) and not isinstance(value, str)

@@ -12,6 +12,7 @@ from anyio.lowlevel import checkpoint
 from kernelproto.background import background_tasks
 from kernelproto.exceptions import ClientClosed, LocalProtocolError
 from kernelproto.interfaces import Channels, Deliver
+from kernelproto.transport.curve import encrypt, new_curve_keys
 from kernelproto.transport.raw import RawSocket
 from kernelproto.transport.sockets import MessageSocket, open_socket, shared_context
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
@@ -108,7 +109,8 @@ async def open_channels(
         topics: the iopub subscriptions.
 
     Raises:
-        LocalProtocolError: *info* has no address that one could connect to.
+        LocalProtocolError: *info* has no address that one could connect to, or it asks for
+            encryption and this pyzmq has none.
     """
     with _open_channels(info, identity, topics) as channels:
         async with background_tasks() as tasks:
@@ -125,6 +127,7 @@ def _open_channels(
     info: ConnectionInfo, identity: bytes, topics: Sequence[bytes]
 ) -> Generator[_ZmqChannels]:
     sockets: dict[ChannelName, MessageSocket] = {}
+    keys = new_curve_keys() if info.encrypted else None
     channels = _ZmqChannels(sockets)
     orderly = False
     with shared_context() as context:
@@ -132,6 +135,8 @@ def _open_channels(
             for name in CHANNEL_NAMES:
                 sockets[name] = open_socket(context, _SOCKET_TYPES[name])
                 _configure(sockets[name].raw, name, identity, topics)
+                if keys is not None:
+                    encrypt(sockets[name].raw, keys, kernel_publickey=info.curve_publickey)
                 _connect(sockets[name].raw, info.endpoint(name))
             yield channels
             orderly = not channels.abandoned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Protocol
 
 import zmq
 
-from kernelproto.transport import asyncio_socket, fd_socket
+from kernelproto.transport.fd_socket import FDSocket
 from kernelproto.transport.raw import Context, RawSocket
 from kernelproto.wire.message import Frame
 
@@ -53,9 +54,14 @@ class MessageSocket(Protocol):
 
 def open_socket(context: Context, kind: int) -> MessageSocket:
     """Open a socket of the zmq type *kind* for the running event loop."""
-    if asyncio_socket.usable():
-        return asyncio_socket.AsyncioSocket(context, kind)
-    return fd_socket.FDSocket(context, kind)
+    # Where an asyncio loop runs, asyncio is loaded. A program on Trio has no use for it, and
+    # loading it takes a fifth of the time that loading all the rest does.
+    if "asyncio" in sys.modules:
+        from kernelproto.transport import asyncio_socket
+
+        if asyncio_socket.usable():
+            return asyncio_socket.AsyncioSocket(context, kind)
+    return FDSocket(context, kind)
 
 
 _lock = threading.Lock()

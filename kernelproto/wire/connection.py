@@ -1,4 +1,4 @@
-"""ConnectionInfo: where a kernel's channels are and which key signs its messages.
+"""ConnectionInfo: where a kernel's channels are, and the keys that sign and encrypt its messages.
 
 Specification: "Connection files". Reading and writing the file itself is the business of
 ``launch/connection_file.py``.
@@ -18,6 +18,17 @@ CHANNEL_NAMES: tuple[ChannelName, ...] = get_args(ChannelName)
 
 _HIGHEST_PORT = 65535
 
+# Whoever has one of them can read or write the kernel's messages. A client needs no more than the
+# public key to be let in, so that one is as secret as the others.
+_SECRETS = frozenset({"key", "curve_publickey", "curve_secretkey"})
+_CURVE_KEYS = ("curve_publickey", "curve_secretkey")
+
+# RFC 32: five characters of this alphabet are four bytes.
+_Z85_ALPHABET = (
+    "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#"
+)
+_CURVE_KEY_CHARACTERS = 40
+
 
 class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     """The contents of a connection file.
@@ -30,6 +41,11 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         key: the shared secret that signs every message; empty means unsigned.
         signature_scheme: ``"hmac-"`` and the name of a hash.
         kernel_name: the kernel type, for people.
+        curve_publickey: the key that clients encrypt for, as 40 characters of Z85; empty means
+            unencrypted. A client needs no other to connect.
+        curve_secretkey: the other half, which the kernel needs.
+
+    Neither ``repr`` nor any exception tells a key; ``to_json`` does.
 
     Raises:
         LocalProtocolError: a value is out of range.
@@ -45,6 +61,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     signature_scheme: str = "hmac-sha256"
     kernel_name: str = ""
+    curve_publickey: str = ""
+    curve_secretkey: str = ""
 
     def __post_init__(self) -> None:
         if not self.ip:
@@ -55,6 +73,15 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
                 raise LocalProtocolError(
                     f"ConnectionInfo.{channel}_port is {port}, not between 1 and {_HIGHEST_PORT}"
                 )
+        for name in _CURVE_KEYS:
+            # The key is no variable here: some tools show those of a traceback.
+            if getattr(self, name) and not _is_curve_key(getattr(self, name)):
+                raise LocalProtocolError(
+                    f"ConnectionInfo.{name} is no CurveZMQ key: "
+                    f"that is {_CURVE_KEY_CHARACTERS} characters of Z85"
+                )
+        if self.curve_secretkey and not self.curve_publickey:
+            raise LocalProtocolError("ConnectionInfo has a curve_secretkey and no curve_publickey")
 
     @classmethod
     def from_json(cls, data: bytes | str) -> ConnectionInfo:
@@ -72,11 +99,22 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
             raise RemoteProtocolError(str(error)) from None
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise RemoteProtocolError(f"not a connection file: {error}") from None
+        finally:
+            del data  # its keys must not show in a traceback
         return info
 
     def to_json(self) -> bytes:
-        """Return the text of the connection file, indented for people. It contains the key."""
-        return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
+        """Return the text of the connection file, indented for people. It contains the keys."""
+        fields = msgspec.structs.asdict(self)
+        for name in _CURVE_KEYS:
+            if not fields[name]:
+                del fields[name]  # a kernel that finds one turns encryption on
+        return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the kernel talks to nobody who does not encrypt (CurveZMQ)."""
+        return bool(self.curve_publickey)
 
     def port(self, channel: ChannelName) -> int:
         """Return the port number of *channel*."""
@@ -95,18 +133,32 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Return the signer that the key and scheme ask for; an empty key turns signing off.
 
         Raises:
-            LocalProtocolError: the scheme is unknown.
+            LocalProtocolError: the scheme is unknown, or the key is no text that UTF-8 can write.
         """
         if not self.key:
             return Signer.disabled()
-        return Signer(self.key.encode(), self.signature_scheme)
+        try:
+            return Signer(self.key.encode(), self.signature_scheme)
+        except UnicodeEncodeError:  # which would quote the key
+            raise LocalProtocolError("ConnectionInfo.key holds a lone surrogate") from None
 
     def __repr__(self) -> str:
-        # Connection infos end up in logs and tracebacks; the key must not.
+        # Connection infos end up in logs and tracebacks; the keys must not.
         endpoints = f"{self.transport}://{self.ip}"
         ports = ", ".join(f"{channel}={self.port(channel)}" for channel in CHANNEL_NAMES)
-        return f"<ConnectionInfo {endpoints} {ports} kernel_name={self.kernel_name!r}>"
+        encrypted = " encrypted" if self.encrypted else ""
+        return f"<ConnectionInfo {endpoints} {ports} kernel_name={self.kernel_name!r}{encrypted}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        # The pretty printer rich asks for it, and msgspec would tell it the key.
-        return [field for field in super().__rich_repr__() if field[0] != "key"]
+        # The pretty printer rich asks for it, and msgspec would tell it the keys.
+        return [field for field in super().__rich_repr__() if field[0] not in _SECRETS]
+
+
+def _is_curve_key(text: str) -> bool:
+    """Return whether *text* is Z85 for the 32 bytes of a CurveZMQ key."""
+    if len(text) != _CURVE_KEY_CHARACTERS or not set(text) <= set(_Z85_ALPHABET):
+        return False
+    # Five characters can say more than four bytes can hold; libzmq then takes none of the key.
+    numbers = [_Z85_ALPHABET.index(character) for character in text]
+    quintets = [numbers[start : start + 5] for start in range(0, len(numbers), 5)]
+    return all(sum(n * 85**i for i, n in enumerate(reversed(q))) < 2**32 for q in quintets)

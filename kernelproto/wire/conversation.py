@@ -11,13 +11,19 @@ Every request that expects a reply is one small automaton. Its states:
     SENT      nothing final has come back yet
     REPLIED   the reply is here; the kernel's "idle" for this request is not
     IDLED     "idle" is here; the reply is not
+    TRAILING  both are here; only silence tells that no more outputs come
     DONE      over; the conversation has forgotten the request
 
 An execute_request is over when both its reply (shell or control) and its "idle" (iopub) have
 arrived, because these are different sockets and either may come first, and because outputs come
 before "idle" but not always before the reply. Any other request is over with its reply. A request
-that the kernel aborted produces no outputs, so its reply ends it. The tables below are the whole of
-it; a pair that is not in them changes nothing.
+that the kernel aborted produces no outputs, so its reply ends it.
+
+Some kernels say "idle" before the last outputs have left them (``trailing_seconds``). Their
+executions stay open, TRAILING, until whoever has the clock finds that it was quiet for that long,
+and forgets them.
+
+The tables below are the whole of it; a pair that is not in them changes nothing.
 
 Whose an arrival is (Origin) is told by its parent header: a request that is still open (OWN), one
 of this session that is over or was given up (LATE: background threads write whenever they like),
@@ -42,6 +48,7 @@ class State(StrEnum):
     SENT = "sent"
     REPLIED = "replied"
     IDLED = "idled"
+    TRAILING = "trailing"
     DONE = "done"
 
 
@@ -79,6 +86,16 @@ REPLY_AND_IDLE: Transitions = {
     State.IDLED: {Signal.REPLY: State.DONE, Signal.ABORT: State.DONE},
 }
 
+REPLY_IDLE_AND_SILENCE: Transitions = {
+    State.SENT: {
+        Signal.REPLY: State.REPLIED,
+        Signal.IDLE: State.IDLED,
+        Signal.ABORT: State.DONE,
+    },
+    State.REPLIED: {Signal.IDLE: State.TRAILING},
+    State.IDLED: {Signal.REPLY: State.TRAILING, Signal.ABORT: State.DONE},
+}
+
 REPLY_ONLY: Transitions = {
     State.SENT: {Signal.REPLY: State.DONE, Signal.ABORT: State.DONE},
 }
@@ -106,13 +123,21 @@ class Request:
         channel: where it was sent.
         state: how far it has come.
         reply: its reply, once that is here.
+        trailing_seconds: how long a silence ends it when it is TRAILING.
     """
 
-    __slots__ = ("_transitions", "channel", "message", "reply", "state")
+    __slots__ = ("_transitions", "channel", "message", "reply", "state", "trailing_seconds")
 
-    def __init__(self, message: Message, channel: ChannelName, transitions: Transitions) -> None:
+    def __init__(
+        self,
+        message: Message,
+        channel: ChannelName,
+        transitions: Transitions,
+        trailing_seconds: float = 0.0,
+    ) -> None:
         self.message = message
         self.channel = channel
+        self.trailing_seconds = trailing_seconds
         self.state = State.SENT
         self.reply: Message | None = None
         self._transitions = transitions
@@ -144,9 +169,14 @@ class Conversation:
 
     Args:
         session: the client session id, as it stands in the headers that are sent.
+
+    Attributes:
+        trailing_seconds: how long the kernel's outputs may trail behind its reply and "idle"; zero
+            for most kernels. It counts for what is sent from then on.
     """
 
     def __init__(self, session: str) -> None:
+        self.trailing_seconds = 0.0
         self._session = session
         self._open: dict[str, Request] = {}
         # Insertion-ordered: the requests, anybody's, that the kernel is busy with.
@@ -169,8 +199,10 @@ class Conversation:
         """
         if not message.msg_type.endswith("_request"):
             return None
-        transitions = REPLY_AND_IDLE if message.msg_type == "execute_request" else REPLY_ONLY
-        request = Request(message, channel, transitions)
+        transitions = REPLY_ONLY
+        if message.msg_type == "execute_request":
+            transitions = REPLY_IDLE_AND_SILENCE if self.trailing_seconds else REPLY_AND_IDLE
+        request = Request(message, channel, transitions, self.trailing_seconds)
         self._open[message.msg_id] = request
         return request
 

@@ -183,15 +183,17 @@ def read_parent_header(raw: Frame) -> Header | None:
     Raises:
         MalformedMessage: it is neither a header nor empty.
     """
-    if raw in _NO_PARENT or not tolerant_json.decode(raw, _Quoted).msg_id:
+    if raw in _NO_PARENT:
         return None
-    return tolerant_json.decode(raw, Header)
+    quoted = tolerant_json.decode(raw, _Quoted)
+    return Header(**msgspec.structs.asdict(quoted)) if quoted.msg_id else None
 
 
-class _Quoted(msgspec.Struct):
-    """As much of a parent header as tells whether there is a parent."""
+class _Quoted(Header, frozen=True, kw_only=True):
+    """As much of a header as a kernel quotes; the msg_id alone tells whose request it is."""
 
     msg_id: str = ""
+    msg_type: str = ""
 
 
 class MessageFactory:

@@ -8,6 +8,8 @@ library's more forgiving parser. The fast path pays nothing for it.
 from __future__ import annotations
 
 import json
+import numbers
+import operator
 from collections.abc import Mapping
 from typing import Any, TypeGuard, TypeVar, cast
 
@@ -27,14 +29,20 @@ class _Decoders(dict[type[Any], msgspec.json.Decoder[Any]]):
         return decoder
 
 
-def _as_dict(value: object) -> object:
-    """Give msgspec, which of all mappings knows dict alone, what it does not know."""
+def _plain(value: object) -> object:
+    """Give msgspec, which takes no subclasses of these types, what it takes; numpy's are such."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
+    if isinstance(value, str):
+        return "".join(value)
+    if isinstance(value, numbers.Integral):
+        return operator.index(value)
+    if isinstance(value, numbers.Real):
+        return float(value)
     raise TypeError(f"there is no JSON for {type(value).__name__}")
 
 
-_encoder = msgspec.json.Encoder(enc_hook=_as_dict)
+_encoder = msgspec.json.Encoder(enc_hook=_plain)
 _decoders = _Decoders()
 
 
@@ -42,7 +50,8 @@ def encode(value: object) -> bytes:
     """Write *value*, a Struct or a mapping, as a JSON object.
 
     NaN and infinities have no place in JSON and become null, as they do in JavaScript. Tuples and
-    sets become arrays, bytes text in base64, dates text in ISO 8601.
+    sets become arrays, bytes text in base64, dates text in ISO 8601, numbers of other libraries
+    plain ones.
 
     Raises:
         LocalProtocolError: it is no JSON object, or it holds something JSON cannot say.

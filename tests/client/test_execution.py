@@ -538,12 +538,19 @@ async def test_nobody_is_asked_while_nobody_waits(kernel, client, person, all_bl
     assert len(person.asked) == 1
 
 
-async def test_without_on_input_questions_are_ignored(kernel, run) -> None:
-    _, call, request = await run()
-    assert not request.content.allow_stdin
-    kernel.ask(request)
+@pytest.mark.parametrize("on_input", [True, False], ids=["with on_input", "without"])
+async def test_a_question_that_was_not_allowed_gets_an_empty_answer(
+    kernel, run, person, caplog, on_input
+) -> None:
+    _, call, request = await run(allow_stdin=False, on_input=person.ask if on_input else None)
+    question = kernel.ask(request, "name? ")
+    reply = await kernel.expect("input_reply", "stdin")
+    assert reply.content.value == ""
+    assert reply.parent_header.msg_id == question.msg_id
     kernel.finish(request)
     assert (await call.result()).status == "ok"
+    assert person.asked == []
+    assert caplog.messages == ["the kernel asks 'name? ' and gets no text: allow_stdin is False"]
 
 
 async def test_what_on_input_raises_is_raised_and_the_question_stays(
@@ -768,7 +775,11 @@ async def test_idle_in_time_makes_the_result_complete(kernel, run) -> None:
     assert result.outputs_complete
 
 
-async def test_what_a_busy_application_has_not_let_in_is_no_silence(kernel, run) -> None:
+async def test_what_a_busy_application_has_not_let_in_is_no_silence(
+    kernel, run, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "CATCHING_UP_SECONDS", GUARD_SECONDS)
+
     async def let_in() -> None:
         for _ in range(3):
             await checkpoint()
@@ -825,6 +836,76 @@ async def test_cancelling_after_the_end_of_the_kernel_does_not_wait(
     call.scope.cancel()
     client.fail(KernelDied("gone"))
     await call.cancel()
+
+
+async def test_what_has_replied_is_not_interrupted_any_more(
+    kernel, client, run, start, all_blocked
+) -> None:
+    """The interrupt would hit whatever the kernel runs next."""
+    _, call, request = await run(interrupt_on_cancel=True)
+    kernel.reply(request)
+    call.scope.cancel()
+    await all_blocked()
+    assert not call.ended
+    kernel.status("idle", request)
+    await call.cancel()
+    info = await start(client.kernel_info)
+    kernel.reply(await kernel.expect("kernel_info_request"))  # and nothing before
+    await info.result()
+
+
+# Kernels whose outputs trail behind reply and idle.
+
+
+async def test_outputs_that_trail_are_in_the_result(client, kernel, run, monkeypatch) -> None:
+    monkeypatch.setattr(module, "CATCHING_UP_SECONDS", 0.05)
+    client._dispatcher.conversation.trailing_seconds = 0.05
+    _, call, request = await run()
+    kernel.finish(request, execution_count=1)
+    kernel.stream(request, "late")
+    result = await call.result()
+    assert (result.stdout, result.execution_count) == ("late", 1)
+    assert result.outputs_complete
+    assert nothing_is_tracked(client)
+
+
+async def test_outputs_that_trail_are_iterated_over(client, kernel, start, monkeypatch) -> None:
+    monkeypatch.setattr(module, "CATCHING_UP_SECONDS", 0.05)
+    client._dispatcher.conversation.trailing_seconds = 0.05
+    call = await start(outputs_of, client.execute("code"))
+    request = await kernel.expect("execute_request")
+    kernel.finish(request)
+    kernel.stream(request, "late")
+    assert await call.result() == [text("late")]
+
+
+async def test_no_silence_is_too_short_for_what_trails(client, kernel, run, all_blocked) -> None:
+    client._dispatcher.conversation.trailing_seconds = GUARD_SECONDS
+    execution, call, request = await run(idle_timeout=0)
+    kernel.finish(request)
+    await all_blocked()
+    kernel.stream(request, "late")
+    await all_blocked()
+    assert not call.ended
+    assert execution.outputs == [text("late")]
+
+
+async def test_nothing_trails_behind_what_was_aborted(client, kernel, run) -> None:
+    client._dispatcher.conversation.trailing_seconds = GUARD_SECONDS
+    _, call, request = await run()
+    kernel.reply(request, status="aborted")
+    assert (await call.result()).status == "aborted"
+
+
+async def test_what_only_trails_is_not_interrupted(client, kernel, run, start) -> None:
+    """Some kernels die of an interrupt when they run nothing."""
+    client._dispatcher.conversation.trailing_seconds = GUARD_SECONDS
+    _, call, request = await run(interrupt_on_cancel=True)
+    kernel.finish(request)
+    await call.cancel()
+    info = await start(client.kernel_info)
+    kernel.reply(await kernel.expect("kernel_info_request"))  # and nothing before
+    await info.result()
 
 
 # Too much output.

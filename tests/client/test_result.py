@@ -293,6 +293,22 @@ def test_raising_for_an_error() -> None:
     assert raised.value.traceback == ("line 1", "line 2")
 
 
+def test_the_error_may_be_told_in_the_outputs_alone() -> None:
+    result = of([Stream("stderr", "bad")], status="error")
+    assert result.error == ErrorOutput()
+    with pytest.raises(ExecutionError, match=r"^the code failed: see its outputs$"):
+        result.raise_for_error()
+
+
+@pytest.mark.parametrize("status", ["aborted", "abort"])
+def test_what_was_counted_was_run_and_interrupted(status) -> None:
+    result = of(status=status, execution_count=3)
+    assert (result.status, result.execution_count) == ("error", 3)
+    with pytest.raises(ExecutionError, match=r"^Interrupted: the code was interrupted$") as raised:
+        result.raise_for_error()
+    assert raised.value.ename == "Interrupted"
+
+
 def test_raising_for_what_was_aborted() -> None:
     result = of(status="aborted")
     assert result.error is None

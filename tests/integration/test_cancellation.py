@@ -20,7 +20,14 @@ import anyio
 import pytest
 import trio
 
-from kernelproto import Kernel, connect_kernel, run_kernel, start_kernel
+from kernelproto import (
+    Kernel,
+    KernelRestarted,
+    RestartPolicy,
+    connect_kernel,
+    run_kernel,
+    start_kernel,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -161,7 +168,18 @@ async def start() -> None:
         await kernel.shutdown()
 
 
-programs = pytest.mark.parametrize("program", [run, start])
+async def restart() -> None:
+    policy = RestartPolicy(time_to_dead=None)
+    async with run_kernel("spec/scripted", transport="ipc", restart=policy) as kernel:
+        await kernel.execute("say('first', parent)")
+        await kernel.restart()
+        async with kernel.execute("say('second', parent); os._exit(1)") as execution:
+            with pytest.raises(KernelRestarted):
+                await execution
+        await kernel.execute("say('third', parent)")
+
+
+programs = pytest.mark.parametrize("program", [run, start, restart])
 
 
 @programs

@@ -81,7 +81,7 @@ async def test_kernel_that_exits_at_once(code, returncode, words, output, write_
 
 async def test_kernel_that_says_a_lot_before_it_exits(write_kernelspec) -> None:
     code = "for n in range(50_000): print('line', n)\nraise SystemExit(1)"
-    write_kernelspec("talkative", argv=[sys.executable, "-c", code])
+    write_kernelspec("talkative", argv=[sys.executable, "-c", code, "{connection_file}"])
     with pytest.raises(KernelExitedEarly) as caught:
         await try_to_run("talkative")
     assert caught.value.stderr.endswith("line 49998\nline 49999\n")
@@ -118,6 +118,6 @@ async def test_launch_that_never_returns(door) -> None:
         async def launch(self, name, *, cwd=None, launch_params=None):
             await anyio.sleep_forever()
 
-    with pytest.raises(KernelNotReady, match=r"'slow/kernel' took longer than 0\.1 s") as caught:
+    with pytest.raises(KernelNotReady, match=r"took longer than 0\.1 s") as caught:
         await door("slow/kernel", finder=KernelFinder([Provider()]), timeouts=Timeouts(startup=0.1))
     assert (caught.value.phase, caught.value.seconds) == ("launch", 0.1)

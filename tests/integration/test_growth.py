@@ -1,4 +1,4 @@
-"""Nothing grows: not with executions on one client, not with clients that come and go.
+"""Nothing grows: not with executions, nor with clients, nor with kernels that come and go.
 
 The counts are small here. For the long run, which tells its figures in the log:
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.anyio
 SCALE = int(os.environ.get("KERNELPROTO_SOAK", "1"))
 EXECUTIONS = 200 * SCALE
 CLIENTS = 20 * SCALE
+CYCLES = {"spec/scripted": 20 * SCALE, "pyimport/kernel": SCALE}
 
 
 def objects() -> Counter[str]:
@@ -73,3 +74,19 @@ async def test_clients_leave_nothing(no_leaks: None) -> None:
 
         logger.warning("%d clients: %d KiB", CLIENTS, resident_kib() - kib)
         assert not growth
+
+
+@pytest.mark.parametrize("name", CYCLES)
+async def test_kernels_leave_nothing(name: str, no_leaks: None) -> None:
+    async def come_and_go(kernels: int) -> None:
+        for _ in range(kernels):
+            async with run_kernel(name) as kernel:
+                await kernel.execute("pass")
+
+    await come_and_go(3)
+    before, kib = objects(), resident_kib()
+    await come_and_go(CYCLES[name])
+    growth = objects() - before
+
+    logger.warning("%d times %s: %d KiB", CYCLES[name], name, resident_kib() - kib)
+    assert not growth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,22 @@ def write_kernelspec() -> Callable[..., Path]:
 
 
 @pytest.fixture
+def until_gone() -> Callable[[int], None]:
+    """Give a function that blocks until a process has ended, child or not."""
+
+    def wait(pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        with open(pidfd) as sign:
+            ready, _, _ = select.select([sign], [], [], GUARD_SECONDS)
+        assert ready, f"process {pid} is still there"
+
+    return wait
+
+
+@pytest.fixture
 def resources() -> Callable[[], tuple[list[str], list[str]]]:
     """Give a function that lists the descriptors of this process and the threads of the library.
 
@@ -63,3 +80,28 @@ def resources() -> Callable[[], tuple[list[str], list[str]]]:
         return sorted(os.listdir("/proc/self/fd")), ours
 
     return list_them
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give a folder from which Python imports packages during this test."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+@pytest.fixture
+def declare(packages: Path) -> Callable[..., None]:
+    """Give a function that installs a package, of which nothing is there but its entry points."""
+
+    def install(package: str, /, **providers: str) -> None:
+        folder = packages / f"{package}-1.0.dist-info"
+        folder.mkdir()
+        folder.joinpath("METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\n")
+        lines = [f"{name} = {value}" for name, value in providers.items()]
+        folder.joinpath("entry_points.txt").write_text(
+            "\n".join(["[kernelproto.kernel_providers]", *lines])
+        )
+
+    return install

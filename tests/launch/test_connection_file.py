@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
 import tempfile
+import traceback
 from pathlib import Path
 
 import pytest
 
-from kernelproto.exceptions import LaunchError
+from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
 from kernelproto.launch import connection_file as module
-from kernelproto.launch.connection_file import ConnectionFile
+from kernelproto.launch import ports as ports_module
+from kernelproto.launch.connection_file import LOOPBACK, ConnectionFile, new_registration
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 
@@ -69,26 +72,23 @@ def test_tcp_ports_can_be_bound() -> None:
     file.remove()
 
 
-def test_ports_are_promised_to_one_kernel_only(monkeypatch) -> None:
-    first = ConnectionFile.create("one", transport="tcp")
-    offers = sorted(ports(first.info))
+def test_kernel_at_another_address() -> None:
+    file = ConnectionFile.create("one", transport="tcp", ip="127.0.0.2")
+    assert file.info.endpoint("shell").startswith("tcp://127.0.0.2:")
+    file.remove()
 
-    class Probe(socket.socket):
-        """A socket that is offered the first kernel's ports before any other."""
 
-        def bind(self, address: tuple[str, int]) -> None:
-            super().bind((address[0], offers.pop() if offers else address[1]))
-
-    monkeypatch.setattr(module.socket, "socket", Probe)
-    second = ConnectionFile.create("two", transport="tcp")
-    assert offers == []
-    assert ports(first.info).isdisjoint(ports(second.info))
-    offers = sorted(ports(first.info))
-    first.remove()
-    third = ConnectionFile.create("three", transport="tcp")
-    assert ports(third.info) == ports(first.info)
-    second.remove()
-    third.remove()
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_keys_for_encryption(transport) -> None:
+    files = [
+        ConnectionFile.create(name, transport=transport, encrypted=True) for name in ("one", "two")
+    ]
+    written = [ConnectionInfo.from_json(Path(file.path).read_bytes()) for file in files]
+    assert written == [file.info for file in files]
+    keys = {key for info in written for key in (info.curve_publickey, info.curve_secretkey)}
+    assert len(keys) == 4
+    for file in files:
+        file.remove()
 
 
 def test_ipc_endpoints_are_sockets_in_a_private_folder(runtime_dir) -> None:
@@ -161,7 +161,7 @@ def test_remove_can_be_called_again(runtime_dir, transport) -> None:
     file.remove()
     file.remove()
     assert list(runtime_dir.iterdir()) == []
-    assert module._promised_ports.isdisjoint(ports(file.info))
+    assert ports_module._promised.isdisjoint(ports(file.info))
 
 
 def test_remove_when_everything_is_gone_already() -> None:
@@ -173,13 +173,13 @@ def test_remove_when_everything_is_gone_already() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
 def test_nothing_is_left_of_a_failure(runtime_dir, no_leaks, transport) -> None:
-    promised = set(module._promised_ports)
+    promised = set(ports_module._promised)
     runtime_dir.joinpath("kernel-one.json").mkdir()
     with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR") as caught:
         ConnectionFile.create("one", transport=transport)
     assert isinstance(caught.value.__cause__, OSError)
     runtime_dir.joinpath("kernel-one.json").rmdir()
-    assert module._promised_ports == promised
+    assert ports_module._promised == promised
 
 
 def test_runtime_folder_cannot_be_made(runtime_dir, monkeypatch) -> None:
@@ -199,6 +199,85 @@ def test_path_that_is_not_utf8(runtime_dir, monkeypatch) -> None:
 def test_no_free_ports_are_a_launch_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(module, "_PORTS", range(port, port + 1))
+        monkeypatch.setattr(ports_module, "_PORTS", range(port, port + 1))
         with pytest.raises(LaunchError, match="free ports"):
             ConnectionFile.create("one", transport="tcp")
+
+
+def test_address_of_another_machine(runtime_dir) -> None:
+    with pytest.raises(InvalidLaunchParameter, match=r"192\.0\.2\.1"):
+        ConnectionFile.create("one", transport="tcp", ip="192.0.2.1")
+    assert list(runtime_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+def test_no_error_shows_a_key(runtime_dir, monkeypatch, transport) -> None:
+    keys = []
+
+    def remember(keep):
+        def wrapper(*arguments):
+            made = keep(*arguments)
+            keys.extend([made] if isinstance(made, str) else made)
+            return made
+
+        return wrapper
+
+    monkeypatch.setattr(module, "_new_key", remember(module._new_key))
+    monkeypatch.setattr(module, "new_curve_keys", remember(module.new_curve_keys))
+    runtime_dir.joinpath("kernel-one.json").mkdir()
+    with pytest.raises(LaunchError) as caught:
+        ConnectionFile.create("one", transport=transport, encrypted=True)
+    # Some tools show the variables of a traceback as well; the first frame is that of this test.
+    caught.value.__traceback__ = caught.value.__traceback__.tb_next
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    text = "".join(shown.format())
+    assert len(keys) == 3
+    assert [key for key in keys if key[:6] in text] == []
+
+
+class TestRegistration:
+    INFO = ConnectionInfo(
+        shell_port=1, iopub_port=2, stdin_port=3, control_port=4, hb_port=5, key="secret"
+    )
+
+    def create(self) -> ConnectionFile:
+        registration = new_registration("one", ip=LOOPBACK, encrypted=True, kernel_name="spec/one")
+        return ConnectionFile.create_for_registration(registration, ip=LOOPBACK, port=51587)
+
+    def test_becomes_a_connection_file(self, runtime_dir) -> None:
+        file = self.create()
+        assert file.path == str(runtime_dir / "kernel-one.json")
+        assert mode(file.path) == 0o600
+        fields = json.loads(Path(file.path).read_text())
+        assert (fields["kernel_id"], fields["kernel_name"]) == ("one", "spec/one")
+        assert (fields["registration_ip"], fields["registration_port"]) == (LOOPBACK, "51587")
+        assert len(bytes.fromhex(fields["key"])) == 32
+        with pytest.raises(LookupError):
+            _ = file.info
+        file.complete(self.INFO)
+        assert file.info == self.INFO
+        assert ConnectionInfo.from_json(Path(file.path).read_bytes()) == self.INFO
+        assert mode(file.path) == 0o600
+        assert os.listdir(runtime_dir) == ["kernel-one.json"]
+        file.remove()
+        assert os.listdir(runtime_dir) == []
+
+    def test_whoever_reads_meanwhile_never_gets_half_of_it(self) -> None:
+        file = self.create()
+        with open(file.path, "rb") as before:
+            file.complete(self.INFO)
+            assert b"registration_port" in before.read()
+        file.remove()
+
+    def test_connection_file_that_cannot_be_written(self, runtime_dir) -> None:
+        file = self.create()
+        runtime_dir.joinpath("kernel-one.json.new").mkdir()
+        with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
+            file.complete(self.INFO)
+        file.remove()
+        assert os.listdir(runtime_dir) == ["kernel-one.json.new"]
+
+    def test_registration_file_that_cannot_be_written(self, runtime_dir) -> None:
+        runtime_dir.joinpath("kernel-one.json").mkdir()
+        with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
+            self.create()

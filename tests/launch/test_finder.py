@@ -1,23 +1,37 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
-from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
-from kernelproto.exceptions import KernelExitedEarly, NoSuchKernel
+from kernelproto import run_kernel
+from kernelproto.exceptions import DiscoveryError, KernelExitedEarly, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelAttributes
-from kernelproto.launch import finder as module
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
+from kernelproto.testing import FakeKernel, FakeManager
+from kernelproto.wire import ConnectionInfo
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 
+INFO = ConnectionInfo(shell_port=1, iopub_port=2, stdin_port=3, control_port=4, hb_port=5)
+
+
+class SomeManager(FakeManager):
+    """Tells what its provider was asked to launch."""
+
+    def __init__(self, *request: object) -> None:
+        super().__init__(FakeKernel())
+        self.request = request
+
+
 class SomeProvider:
-    """Has kernel types, and tells what it was asked to launch."""
+    """Has kernel types."""
 
     def __init__(self, id: str = "some", names: tuple[str, ...] = ("a", "b")) -> None:
         self.id = id
@@ -40,7 +54,7 @@ class SomeProvider:
     ):
         if name not in self.names:
             raise NoSuchKernel(f"{self.id} has no {name}")
-        return self.id, name, cwd, launch_params
+        return INFO, SomeManager(self.id, name, cwd, launch_params)
 
 
 class FailsAtOnce(SomeProvider):
@@ -59,13 +73,40 @@ class FindsNonsense(SomeProvider):
         yield "a"
 
 
+class TellsNothing(SomeProvider):
+    async def find_kernels(self):
+        yield "a", None
+
+
 class CannotLaunch(SomeProvider):
     async def launch(self, name, *, cwd=None, launch_params=None):
         raise KernelExitedEarly("cannot launch")
 
 
+class FailsToLaunch(SomeProvider):
+    async def launch(self, name, *, cwd=None, launch_params=None):
+        raise ZeroDivisionError("fails to launch")
+
+
+class LaunchesNothing(SomeProvider):
+    async def launch(self, name, *, cwd=None, launch_params=None):
+        return None
+
+
+class LaunchesNonsense(SomeProvider):
+    async def launch(self, name, *, cwd=None, launch_params=None):
+        return INFO, "manager"
+
+
 async def names(finder: KernelFinder) -> list[str]:
     return [name async for name, _ in finder.find_kernels()]
+
+
+async def asked(finder: KernelFinder, name: str) -> tuple[object, ...]:
+    """Launch a kernel type; return whom that has reached, and with what."""
+    _, manager = await finder.launch(name, cwd="/", launch_params={"x": 1})
+    assert isinstance(manager, SomeManager)
+    return manager.request
 
 
 async def test_kernels_of_all_providers() -> None:
@@ -91,7 +132,7 @@ async def test_loop_may_be_left_early() -> None:
     assert provider.closed
 
 
-@pytest.mark.parametrize("broken", [FailsAtOnce, FailsHalfWay, FindsNonsense])
+@pytest.mark.parametrize("broken", [FailsAtOnce, FailsHalfWay, FindsNonsense, TellsNothing])
 async def test_broken_provider_is_logged_and_skipped(broken, caplog) -> None:
     finder = KernelFinder([broken("broken"), SomeProvider()])
     assert await names(finder) == ["some/a", "some/b"]
@@ -109,23 +150,22 @@ async def test_second_provider_of_the_same_id_is_skipped(caplog) -> None:
 
 async def test_launch_by_full_name() -> None:
     finder = KernelFinder([SomeProvider("one"), SomeProvider("two")])
-    launched = await finder.launch("two/a", cwd="/", launch_params={"x": 1})
-    assert launched == ("two", "a", "/", {"x": 1})
+    assert await asked(finder, "two/a") == ("two", "a", "/", {"x": 1})
 
 
 async def test_only_the_first_slash_counts() -> None:
     finder = KernelFinder([SomeProvider(names=("a/b",))])
-    assert (await finder.launch("some/a/b"))[:2] == ("some", "a/b")
+    assert (await asked(finder, "some/a/b"))[:2] == ("some", "a/b")
 
 
 async def test_plain_name_means_spec_first() -> None:
     finder = KernelFinder([SomeProvider("one"), SomeProvider("spec", ("b",))])
-    assert (await finder.launch("b"))[:2] == ("spec", "b")
-    assert (await finder.launch("a"))[:2] == ("one", "a")
+    assert (await asked(finder, "b"))[:2] == ("spec", "b")
+    assert (await asked(finder, "a"))[:2] == ("one", "a")
 
 
 async def test_plain_name_with_real_providers(write_kernelspec) -> None:
-    write_kernelspec("kernel", argv=[sys.executable, "-c", ""])
+    write_kernelspec("kernel", argv=[sys.executable, "-c", "", "{connection_file}"])
     finder = KernelFinder([IPykernelProvider(), KernelSpecProvider()])
     info, manager = await finder.launch("kernel")
     assert info.kernel_name == "spec/kernel"
@@ -158,21 +198,81 @@ async def test_failed_launch_is_not_tried_elsewhere() -> None:
         await finder.launch("a")
 
 
-def install(monkeypatch, **values: str) -> None:
-    """Pretend that packages with these entry points are installed."""
-    declared = EntryPoints(
-        EntryPoint(name, value, "kernelproto.kernel_providers") for name, value in values.items()
-    )
-    monkeypatch.setattr(module, "entry_points", lambda group: declared.select(group=group))
+BROKEN = [
+    (FailsToLaunch, "raised ZeroDivisionError: fails to launch"),
+    (LaunchesNothing, "returned no ConnectionInfo and KernelManager: None"),
+    (LaunchesNonsense, "returned no ConnectionInfo and KernelManager: .*manager"),
+]
 
 
-async def test_providers_from_entry_points(monkeypatch, write_kernelspec) -> None:
+@pytest.mark.parametrize(("broken", "message"), BROKEN)
+async def test_launch_of_a_broken_provider(broken, message) -> None:
+    finder = KernelFinder([broken("broken"), SomeProvider()])
+    with pytest.raises(LaunchError, match=f"'broken' is broken: launching 'a', it {message}") as e:
+        await finder.launch("broken/a")
+    assert isinstance(e.value.__cause__, ZeroDivisionError | None)
+
+
+@pytest.mark.parametrize(("broken", "message"), BROKEN)
+async def test_broken_provider_is_skipped_for_a_plain_name(broken, message, caplog) -> None:
+    finder = KernelFinder([broken("spec"), SomeProvider()])
+    assert (await asked(finder, "a"))[:2] == ("some", "a")
+    assert "'spec' is broken" in caplog.text
+    with pytest.raises(LaunchError, match=message):
+        await finder.launch("nowhere-else")
+
+
+@pytest.mark.parametrize("id", ["", "..", "a/b", "a b", None])
+async def test_provider_whose_id_is_not_simple_is_skipped(id, caplog) -> None:
+    assert await names(KernelFinder([SomeProvider(id), SomeProvider()])) == ["some/a", "some/b"]
+    assert repr(id) in caplog.text
+
+
+class TakesConfig(SomeProvider):
+    config: object = "none yet"
+
+    def load_config(self, config: Mapping[str, object] | None) -> None:
+        self.config = config
+
+
+class RefusesConfig(SomeProvider):
+    def load_config(self, config: Mapping[str, object] | None) -> None:
+        raise RuntimeError("refuses")
+
+
+async def test_every_provider_gets_its_part_of_the_configuration() -> None:
+    one, two = TakesConfig("one"), TakesConfig("two")
+    finder = KernelFinder([one, two, SomeProvider()])
+    finder.load_config({"one": {"x": 1}, "some": {"is": "not asked"}})
+    assert one.config == {"x": 1}
+    assert two.config is None
+
+
+async def test_provider_that_cannot_be_configured_is_left_out(caplog) -> None:
+    finder = KernelFinder([RefusesConfig("broken"), SomeProvider()])
+    finder.load_config({})
+    assert await names(finder) == ["some/a", "some/b"]
+    (record,) = caplog.records
+    assert "'broken'" in record.message
+    assert record.exc_info is not None
+    with pytest.raises(NoSuchKernel):
+        await finder.launch("broken/a")
+
+
+async def test_configuration_for_nobody_is_logged(caplog) -> None:
+    KernelFinder([SomeProvider()]).load_config({"smoe": {}})
+    assert "'smoe'" in caplog.text
+
+
+async def test_configuration_of_the_wrong_shape() -> None:
+    provider = TakesConfig("some")
+    with pytest.raises(DiscoveryError, match="'other' must be a mapping, not list"):
+        KernelFinder([provider]).load_config({"some": {}, "other": []})
+    assert provider.config == "none yet"
+
+
+async def test_providers_from_entry_points(write_kernelspec) -> None:
     write_kernelspec("some", argv=["some"])
-    install(
-        monkeypatch,
-        spec="kernelproto.launch.providers:KernelSpecProvider",
-        pyimport="kernelproto.launch.providers:IPykernelProvider",
-    )
     assert {"spec/some", "pyimport/kernel"} <= set(await names(KernelFinder.from_entrypoints()))
 
 
@@ -180,15 +280,37 @@ async def test_providers_from_entry_points(monkeypatch, write_kernelspec) -> Non
     "value",
     ["no_such_module:Provider", "kernelproto:NoSuchProvider", "string:capwords", "builtins:list"],
 )
-async def test_entry_point_that_fails_is_logged_and_skipped(monkeypatch, caplog, value) -> None:
-    install(monkeypatch, broken=value, pyimport="kernelproto.launch.providers:IPykernelProvider")
-    assert await names(KernelFinder.from_entrypoints()) == ["pyimport/kernel"]
+async def test_entry_point_that_fails_is_logged_and_skipped(declare, caplog, value) -> None:
+    declare("broken", broken=value)
+    assert "pyimport/kernel" in await names(KernelFinder.from_entrypoints())
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert value in record.message
     assert record.exc_info is not None
 
 
-async def test_no_entry_points(monkeypatch) -> None:
-    install(monkeypatch)
-    assert await names(KernelFinder.from_entrypoints()) == []
+@pytest.fixture(scope="session")
+def oblong(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build and install the package oblong; give the folder that it is in."""
+    folder = tmp_path_factory.mktemp("oblong")
+    source = Path(__file__).with_name("oblong")
+    options = ["--no-index", "--no-deps", "--no-build-isolation", "--quiet", "--target", folder]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, source], check=True)
+    return folder
+
+
+async def test_provider_of_an_installed_package(oblong, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(oblong)
+    finder = KernelFinder.from_entrypoints()
+    found = {name: about async for name, about in finder.find_kernels()}
+    assert found["oblong/red"] == {"display_name": "Oblong (red)", "language": "python"}
+    assert "oblong/blue" in found
+    with pytest.raises(NoSuchKernel, match="oblong/blue"):
+        await finder.launch("oblong/green")
+    finder.load_config({"oblong": {"blue": "sky"}})
+    async with (
+        run_kernel("oblong/red") as red,
+        run_kernel("oblong/blue", finder=finder) as blue,
+    ):
+        assert (await red.execute("shade")).text == "'crimson'"
+        assert (await blue.execute("shade")).text == "'sky'"

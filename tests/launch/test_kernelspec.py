@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from kernelproto.exceptions import InvalidKernelSpec
+from kernelproto.exceptions import DiscoveryError, InvalidKernelSpec, NoSuchKernel
 from kernelproto.launch.kernelspec import (
     KernelSpec,
     find_kernelspecs,
+    install_kernelspec,
+    kernelspec_folders,
     read_kernelspec,
     read_kernelspecs,
+    remove_kernelspec,
 )
 
 ARGV = ["some-kernel", "{connection_file}"]
@@ -21,9 +26,12 @@ ARGV = ["some-kernel", "{connection_file}"]
 @pytest.fixture(autouse=True)
 def only_the_folders_of_this_test(runtime_dir, monkeypatch) -> None:
     """Hide what is installed beside the interpreter and on the system."""
-    monkeypatch.setattr("jupyter_core.paths.ENV_JUPYTER_PATH", [])
-    monkeypatch.setattr("jupyter_core.paths.SYSTEM_JUPYTER_PATH", [])
+    environment, system = (runtime_dir.parent / name for name in ("environment", "system"))
+    monkeypatch.setattr("jupyter_core.paths.ENV_JUPYTER_PATH", [str(environment)])
+    monkeypatch.setattr("jupyter_core.paths.SYSTEM_JUPYTER_PATH", [str(system)])
+    monkeypatch.setattr("kernelproto.launch.kernelspec.SYSTEM_JUPYTER_PATH", [str(system)])
     monkeypatch.setattr("site.ENABLE_USER_SITE", False)
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
 
 
 def test_everything_a_kernel_json_says(write_kernelspec) -> None:
@@ -59,7 +67,9 @@ def test_everything_a_kernel_json_says(write_kernelspec) -> None:
         "interrupt_mode": "message",
         "metadata": {"debugger": True},
         "resource_dir": str(folder),
+        "resources": {},
     }
+    assert kernelspec.path == str(folder / "kernel.json")
 
 
 def test_argv_is_enough(write_kernelspec) -> None:
@@ -76,6 +86,16 @@ def test_argv_is_enough(write_kernelspec) -> None:
         ("argv", {"argv": ["some-kernel", 1]}),
         ("env", {"argv": ARGV, "env": {"A": 1}}),
         ("env", {"argv": ARGV, "env": None}),
+        ("env", {"argv": ARGV, "env": {"A=B": "1"}}),
+        ("env", {"argv": ARGV, "env": {"A": "\0"}}),
+        ("argv", {"argv": ["", "{connection_file}"]}),
+        ("argv", {"argv": ["some-kernel", "\0"]}),
+        ("metadata.parameters", {"argv": ARGV, "metadata": {"parameters": []}}),
+        ("metadata.parameters", {"argv": ARGV, "metadata": {"parameters": {"type": "x"}}}),
+        (
+            "metadata.launch_parameter_schema",
+            {"argv": ARGV, "metadata": {"launch_parameter_schema": 5, "parameters": {}}},
+        ),
         ("interrupt_mode", {"argv": ARGV, "interrupt_mode": "polite"}),
         ("metadata", {"argv": ARGV, "metadata": []}),
         ("display_name", {"argv": ARGV, "display_name": 5}),
@@ -91,7 +111,18 @@ def test_wrong_values_are_named(write_kernelspec, key, entries) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b"null", b"{\xff}", b"[" * 100_000, b'{"argv": ' + b"[" * 100_000]
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{\xff}",
+        b"[" * 100_000,
+        b'{"argv": ' + b"[" * 100_000,
+        b'{"argv": ["\\ud800"]}',
+        b'{"argv": ["a"]}' + b" " * 2**20,
+    ],
 )
 def test_files_that_are_no_kernel_json(write_kernelspec, text) -> None:
     folder = write_kernelspec("wrong")
@@ -167,6 +198,79 @@ def test_an_invalid_one_does_not_let_a_later_one_through(
     assert find_kernelspecs() == {"same": str(first)}
 
 
+def test_a_kernel_json_that_cannot_be_looked_at_is_logged(write_kernelspec, caplog) -> None:
+    folder = write_kernelspec("loop", argv=ARGV)
+    folder.joinpath("kernel.json").unlink()
+    folder.joinpath("kernel.json").symlink_to("kernel.json")
+    assert list(read_kernelspecs()) == []
+    assert str(folder) in caplog.text
+
+
+def test_what_would_block_is_not_opened(write_kernelspec) -> None:
+    folder = write_kernelspec("pipe", argv=ARGV)
+    folder.joinpath("kernel.json").unlink()
+    os.mkfifo(folder / "kernel.json")
+    assert find_kernelspecs() == {}
+
+
+def test_search_path(runtime_dir, monkeypatch) -> None:
+    home = runtime_dir.parent
+    ours, users, environment, system = (
+        str(home / name / "kernels") for name in ("path", "data", "environment", "system")
+    )
+    assert kernelspec_folders() == [ours, users, environment, system]
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    assert kernelspec_folders() == [ours, environment, users, system]
+
+
+def test_resources(write_kernelspec) -> None:
+    folder = write_kernelspec("some", argv=ARGV)
+    logos = {"logo-32x32": "logo-32x32.png", "logo-svg": "logo-svg.svg", "logo-X": "logo-X.PNG"}
+    others = {"kernel.js": "kernel.js", "kernel.css": "kernel.css"}
+    for file in [*logos.values(), *others.values(), "logo.png", "logo-a.txt", "a.js", "readme"]:
+        folder.joinpath(file).touch()
+    folder.joinpath("logo-folder.png").mkdir()
+    kernelspec = read_kernelspec("some", str(folder))
+    assert kernelspec.resources == {
+        name: str(folder / file) for name, file in (logos | others).items()
+    }
+    assert kernelspec.attributes()["resources"] == kernelspec.resources
+
+
+def test_of_a_logo_that_is_there_twice_the_one_that_scales_is_taken(write_kernelspec) -> None:
+    folder = write_kernelspec("some", argv=ARGV)
+    folder.joinpath("logo-a.png").touch()
+    folder.joinpath("logo-a.svg").touch()
+    resources = read_kernelspec("some", str(folder)).resources
+    assert resources == {"logo-a": str(folder / "logo-a.svg")}
+
+
+def test_resources_of_a_folder_that_cannot_be_listed(write_kernelspec, monkeypatch) -> None:
+    folder = write_kernelspec("some", argv=ARGV)
+
+    def fail(path: str) -> list[str]:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", fail)
+    assert read_kernelspec("some", str(folder)).resources == {}
+
+
+def test_schema_of_launch_parameters(write_kernelspec) -> None:
+    folder = write_kernelspec(
+        "some",
+        argv=ARGV,
+        metadata={
+            "launch_parameter_schema": {"properties": {"first": {}}},
+            "parameters": {"properties": {"second": {}}},
+        },
+    )
+    schema = read_kernelspec("some", str(folder)).parameter_schema()
+    assert schema is not None
+    assert schema.names == {"first"}
+    folder = write_kernelspec("none", argv=ARGV, metadata={"parameters": None})
+    assert read_kernelspec("none", str(folder)).parameter_schema() is None
+
+
 def test_search_path_of_files_and_nothing(write_kernelspec, monkeypatch, tmp_path, caplog) -> None:
     folder = write_kernelspec("good", argv=ARGV)
     tmp_path.joinpath("kernels").touch()
@@ -189,3 +293,177 @@ def test_unreadable_folder_on_the_search_path(write_kernelspec, monkeypatch, cap
     monkeypatch.setattr(os, "listdir", fail_for_one)
     assert find_kernelspecs() == {"good": str(folder)}
     assert unreadable in caplog.text
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """Give a kernelspec that is not installed."""
+    folder = tmp_path / "Source"
+    folder.joinpath("more").mkdir(parents=True)
+    folder.joinpath("kernel.json").write_text(json.dumps({"argv": ARGV}))
+    folder.joinpath("more", "file").write_text("content")
+    return folder
+
+
+@pytest.fixture
+def users(runtime_dir) -> Path:
+    return runtime_dir.parent / "data" / "kernels"
+
+
+def everything_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
+
+
+COPIED = {"source", "source/kernel.json", "source/more", "source/more/file"}
+
+
+def test_install_for_the_user(source, users) -> None:
+    assert install_kernelspec(source, user=True) == str(users / "source")
+    assert everything_in(users) == COPIED
+    assert find_kernelspecs() == {"source": str(users / "source")}
+
+
+def test_install_for_an_environment_and_for_everybody(source, tmp_path, runtime_dir) -> None:
+    environment = tmp_path / "share" / "jupyter" / "kernels"
+    assert install_kernelspec(f"{source}/", "IR", prefix=tmp_path) == str(environment / "ir")
+    assert install_kernelspec(source) == str(runtime_dir.parent / "system" / "kernels" / "source")
+
+
+def test_install_where_it_will_not_be_found(source, tmp_path, caplog) -> None:
+    install_kernelspec(source, prefix=tmp_path)
+    assert "search path" in caplog.text
+    caplog.clear()
+    install_kernelspec(source, user=True)
+    assert caplog.records == []
+
+
+def test_replace(source, users, write_kernelspec) -> None:
+    write_kernelspec("Source", argv=["old"])
+    with pytest.raises(DiscoveryError, match="replace=True"):
+        install_kernelspec(source, user=True)
+    assert [kernelspec.argv for kernelspec in read_kernelspecs()] == [("old",)]
+    install_kernelspec(source, user=True, replace=True)
+    assert everything_in(users) == COPIED
+    install_kernelspec(users / "source", user=True, replace=True)  # by itself
+    assert everything_in(users) == COPIED
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a b", "a/b", "ü"])
+def test_install_under_a_name_that_is_not_simple(source, users, name) -> None:
+    with pytest.raises(DiscoveryError, match="only ASCII"):
+        install_kernelspec(source, name, user=True)
+    assert not users.exists()
+
+
+def test_install_what_is_no_kernelspec(source, users) -> None:
+    source.joinpath("kernel.json").write_text("{}")
+    with pytest.raises(InvalidKernelSpec, match="argv"):
+        install_kernelspec(source, user=True)
+    with pytest.raises(InvalidKernelSpec, match="No such file"):
+        install_kernelspec(source / "more", user=True)
+    assert not users.exists()
+
+
+def test_install_for_two(source) -> None:
+    with pytest.raises(ValueError, match="exclude each other"):
+        install_kernelspec(source, user=True, prefix="/")
+
+
+def test_install_that_fails_half_way_leaves_nothing(source, users, write_kernelspec) -> None:
+    write_kernelspec("source", argv=["old"])
+    source.joinpath("more", "link").symlink_to("nowhere")
+    with pytest.raises(DiscoveryError, match="link") as caught:
+        install_kernelspec(source, user=True, replace=True)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert everything_in(users) == {"source", "source/kernel.json"}
+    assert [kernelspec.argv for kernelspec in read_kernelspecs()] == [("old",)]
+
+
+def test_install_puts_back_what_it_could_not_replace(
+    source, users, write_kernelspec, monkeypatch
+) -> None:
+    write_kernelspec("Source", argv=["old"])
+    rename = os.rename
+
+    def fail_for_the_new_one(old: str, new: str) -> None:
+        if "new" in Path(old).parts:
+            raise OSError(28, "No space left on device", new)
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", fail_for_the_new_one)
+    with pytest.raises(DiscoveryError, match="No space left"):
+        install_kernelspec(source, user=True, replace=True)
+    assert everything_in(users) == {"Source", "Source/kernel.json"}
+
+
+def test_install_where_nothing_can_be_written(source, users) -> None:
+    users.parent.mkdir(parents=True)
+    users.touch()
+    with pytest.raises(DiscoveryError, match="cannot install"):
+        install_kernelspec(source, user=True)
+
+
+def test_never_found_half_copied(source, users, monkeypatch) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    jupyters = KernelSpecManager(kernel_dirs=[str(users)], ensure_native_kernel=False)
+    found: list[object] = []
+    copystat = shutil.copystat
+
+    def look_and_copy(*arguments: object, **options: object) -> None:
+        found.extend([find_kernelspecs(), jupyters.find_kernel_specs()])
+        copystat(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "copystat", look_and_copy)  # done for every file and folder
+    installed = {"source": install_kernelspec(source, user=True)}
+    assert found == [{}] * 8
+    assert find_kernelspecs() == jupyters.find_kernel_specs() == installed
+
+
+def test_remove(write_kernelspec, users) -> None:
+    write_kernelspec("IR", argv=ARGV).joinpath("more").mkdir()
+    other = write_kernelspec("other", argv=ARGV)
+    assert remove_kernelspec("ir") == str(users / "IR")
+    assert everything_in(users) == {"other", "other/kernel.json"}
+    assert find_kernelspecs() == {"other": str(other)}
+
+
+def test_remove_a_broken_one(write_kernelspec) -> None:
+    write_kernelspec("broken")
+    remove_kernelspec("broken")
+    assert find_kernelspecs() == {}
+
+
+def test_remove_a_link(users, source) -> None:
+    users.mkdir(parents=True)
+    users.joinpath("link").symlink_to(source)
+    assert remove_kernelspec("link") == str(users / "link")
+    assert everything_in(users) == set()
+    assert source.joinpath("more", "file").exists()
+
+
+def test_remove_what_is_not_there(write_kernelspec) -> None:
+    write_kernelspec("python3", argv=ARGV)
+    with pytest.raises(NoSuchKernel, match="python3") as caught:
+        remove_kernelspec("pyhton3")
+    assert caught.value.available == ("python3",)
+
+
+def test_remove_what_cannot_be_removed(write_kernelspec, monkeypatch) -> None:
+    folder = write_kernelspec("some", argv=ARGV)
+
+    def fail(old: str, new: str) -> None:
+        raise PermissionError(13, "Permission denied", old)
+
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(DiscoveryError, match="Permission denied"):
+        remove_kernelspec("some")
+    assert find_kernelspecs() == {"some": str(folder)}
+
+
+def test_what_is_left_behind_is_logged(write_kernelspec, monkeypatch, caplog) -> None:
+    write_kernelspec("some", argv=ARGV)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)
+    remove_kernelspec("some")
+    assert "left behind" in caplog.text
+    assert find_kernelspecs() == {}

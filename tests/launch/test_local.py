@@ -1,22 +1,29 @@
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import socket
 import sys
+import threading
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
-from kernelproto.exceptions import (
-    InvalidLaunchParameter,
-    KernelExitedEarly,
-    LaunchError,
-    UnsupportedRequest,
+from kernelproto.exceptions import UnsupportedRequest
+from kernelproto.interfaces import (
+    DescribesFailure,
+    ExplainsDeath,
+    KernelManager,
+    MayLoseAddress,
 )
-from kernelproto.interfaces import DescribesFailure, KernelManager
 from kernelproto.launch import local as module
-from kernelproto.launch.local import launch_local
+from kernelproto.launch.launcher import launch_local
+from kernelproto.launch.limits import Limits
+from kernelproto.launch.records import read_records
+from kernelproto.testing import check_kernel_manager
 from kernelproto.wire.connection import ConnectionInfo
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -132,28 +139,25 @@ async def test_any_signal() -> None:
     await manager.cleanup()
 
 
+async def test_address_that_somebody_else_has() -> None:
+    manager = await launch(FOR_EVER, transport="tcp")
+    assert isinstance(manager, MayLoseAddress)
+    assert not manager.address_was_taken()
+    with socket.create_server(("127.0.0.1", manager.connection_info.hb_port)):
+        if sys.platform == "linux":
+            assert manager.address_was_taken()
+        await manager.kill()
+        await wait(manager)
+        assert manager.address_was_taken()
+    assert not manager.address_was_taken()
+    await manager.cleanup()
+
+
 async def test_interrupt_by_message() -> None:
     manager = await launch(FOR_EVER, interrupt_mode="message")
     with pytest.raises(UnsupportedRequest, match="interrupt_request on control"):
         await manager.interrupt()
     assert await manager.is_alive()
-    await manager.cleanup()
-
-
-async def test_environment_and_working_directory(tmp_path) -> None:
-    manager = await launch(
-        "import os; print(os.environ['JPY_PARENT_PID'], os.environ['A'], os.getcwd())",
-        env={"A": "1", "JPY_PARENT_PID": "5"},
-        cwd=str(tmp_path),
-    )
-    assert await wait(manager) == 0
-    assert manager.output_tail() == f"{os.getpid()} 1 {tmp_path}\n"
-    await manager.cleanup()
-
-
-async def test_values_are_filled_in_but_never_those_of_the_launch() -> None:
-    manager = await launch("", values={"other": "{kernel_id}", "connection_file": "elsewhere"})
-    assert manager.command[-3:] == (manager.connection_file, manager.kernel_id, "{kernel_id}")
     await manager.cleanup()
 
 
@@ -218,6 +222,7 @@ async def test_process_that_does_not_end(runtime_dir, monkeypatch, caplog) -> No
     with monkeypatch.context() as patch:
         # No script can withstand SIGKILL; a process that hangs in the kernel of the system can.
         patch.setattr(os, "killpg", lambda pgid, signum: None)
+        patch.setattr(module, "kill_members", lambda kernel_ids: None)
         patch.setattr(module, "_KILL_SECONDS", 0.01)
         await manager.cleanup()
     assert str(manager.pid) in caplog.text
@@ -227,87 +232,142 @@ async def test_process_that_does_not_end(runtime_dir, monkeypatch, caplog) -> No
     assert not await manager.is_alive()
 
 
-@pytest.mark.parametrize("transport", ["tcp", "ipc"])
-@pytest.mark.parametrize("command", ["no-such-command", "./kernel", "/", "./kernel/kernel"])
-async def test_command_that_cannot_be_run(
-    resources, runtime_dir, tmp_path, transport, command
-) -> None:
-    tmp_path.joinpath("kernel").touch(mode=0o600)
-    before = resources()
-    with pytest.raises(KernelExitedEarly, match=f"{command}.*installed, executable") as caught:
-        await launch_local([command, "a b"], env=os.environ, cwd=str(tmp_path), transport=transport)
-    assert caught.value.command == (command, "a b")
-    assert caught.value.returncode is None
-    assert "'a b'" in str(caught.value)
-    assert resources() == before
+async def test_what_has_left_the_group_goes_with_cleanup(mailbox, until_gone) -> None:
+    script = f"setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' & exit 0"
+    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ)
+    straggler = int(await mailbox.receive())
+    assert await wait(manager) == 0
+    assert exists(straggler)
+    await manager.cleanup()
+    await anyio.to_thread.run_sync(until_gone, straggler)
+
+
+async def test_what_shall_outlive_the_kernel_can(mailbox) -> None:
+    script = f"env -u KERNELPROTO_KERNEL_ID setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' &"
+    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ)
+    server = int(await mailbox.receive())
+    await manager.cleanup()
+    assert exists(server)
+    os.killpg(server, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_cleanup_that_a_task_of_asyncio_is_torn_out_of(runtime_dir, mailbox, until_gone):
+    """No shield of anyio's withstands the cancel() of a task."""
+    script = f"setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' & sleep 1000"
+    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ)
+    straggler = int(await mailbox.receive())
+    task = asyncio.create_task(manager.cleanup())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    until_gone(straggler)
+    await manager.cleanup()
     assert list(runtime_dir.iterdir()) == []
 
 
-async def test_command_is_looked_for_on_the_path_of_the_kernel(tmp_path) -> None:
-    tmp_path.joinpath("kernel").symlink_to("/bin/sh")
-    _, manager = await launch_local(["kernel", "-c", "exit 3"], env={"PATH": str(tmp_path)})
-    assert await wait(manager) == 3
+@pytest.mark.parametrize(
+    ("script", "limits", "reason"),
+    [
+        ("echo Cannot allocate memory; exit 1", Limits(memory=2**40), "limit of memory"),
+        ("exit 1", Limits(memory=2**40), None),
+        ("exit 1", None, None),
+    ],
+)
+async def test_death_by_a_limit(script, limits, reason) -> None:
+    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ, limits=limits)
+    assert isinstance(manager, ExplainsDeath)
+    assert manager.death_reason() is None or not await manager.is_alive()
+    await wait(manager)
+    found = manager.death_reason()
+    assert found == reason if reason is None else reason in found
+    await manager.cleanup()
+    assert manager.death_reason() == found
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])  # it takes a second of CPU time
+async def test_cpu_limit() -> None:
+    manager = await launch("while True: pass", limits=Limits(cpu_seconds=1))
+    assert await wait(manager) == -signal.SIGXCPU
+    assert manager.death_reason() == "it had used up its 1 s of CPU time"
     await manager.cleanup()
 
 
-async def test_working_directory_that_does_not_exist(runtime_dir, tmp_path) -> None:
-    with pytest.raises(InvalidLaunchParameter, match=r"working directory .*missing"):
-        await launch(FOR_EVER, cwd=str(tmp_path / "missing"))
-    assert list(runtime_dir.iterdir()) == []
+async def test_memory_limit_of_python() -> None:
+    manager = await launch("bytearray(2**40)", limits=Limits(memory=2**32))
+    assert await wait(manager) == 1
+    assert "limit of memory, 4294967296 bytes" in manager.death_reason()
+    await manager.cleanup()
 
 
-@pytest.mark.parametrize("options", [{"env": {"A=B": "1"}}, {"values": {"other": "\0"}}])
-async def test_what_no_program_can_be_given(runtime_dir, options) -> None:
-    with pytest.raises(InvalidLaunchParameter, match="cannot be run"):
-        await launch(FOR_EVER, **options)
-    assert list(runtime_dir.iterdir()) == []
+async def test_death_for_want_of_memory(monkeypatch) -> None:
+    managers = [await launch(FOR_EVER) for _ in range(3)]
+    os.kill(managers[0].pid, signal.SIGKILL)
+    await managers[1].kill()
+    os.kill(managers[2].pid, signal.SIGTERM)
+    for manager in managers:
+        await wait(manager)
+        assert manager.death_reason() is None
+    # Whether the system has done so cannot be arranged for; that it has is all that is counted.
+    count = module.oom_kills()
+    monkeypatch.setattr(module, "oom_kills", lambda: count + 1)
+    reasons = [manager.death_reason() for manager in managers]
+    assert reasons == ["it was killed, perhaps because the machine ran out of memory", None, None]
+    for manager in managers:
+        await manager.cleanup()
 
 
-@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread")])
-@pytest.mark.parametrize("step", ["OutputTail", "ProcessGroup"])
-async def test_nothing_is_left_of_a_failure(
-    resources, runtime_dir, monkeypatch, step, error
-) -> None:
-    def fail(*arguments: object, **options: object) -> None:
-        raise error
-
-    monkeypatch.setattr(module, step, fail)
+async def test_released_kernel_lives_on(resources, until_gone) -> None:
     before = resources()
-    with pytest.raises(KernelExitedEarly, match=r"Too many open files|no thread"):
-        await launch(FOR_EVER)
+    manager = await launch(FOR_EVER, detached=True)
+    await manager.release()
+    await manager.release()
+    await manager.cleanup()
     assert resources() == before
-    assert list(runtime_dir.iterdir()) == []
+    assert exists(manager.pid)
+    with pytest.raises(RuntimeError, match="released"):
+        await manager.wait()
+    (record,) = read_records()
+    os.kill(manager.pid, signal.SIGKILL)
+    until_gone(manager.pid)
+    record.clear_up()
+    # It is a child of this program, which reaps it when it starts the next one.
+    other = await launch(FOR_EVER)
+    assert not exists(manager.pid)
+    await other.cleanup()
 
 
-async def test_no_connection_file(runtime_dir, monkeypatch) -> None:
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", os.devnull)
-    with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
-        await launch(FOR_EVER)
+async def test_only_a_detached_kernel_can_be_released() -> None:
+    manager = await launch(FOR_EVER)
+    with pytest.raises(RuntimeError, match="detached"):
+        await manager.release()
+    assert await manager.is_alive()
+    await manager.cleanup()
 
 
-async def test_cancelled_launch_has_made_nothing(resources, runtime_dir) -> None:
-    before = resources()
-    with anyio.CancelScope() as scope:
-        scope.cancel()
-        await launch(FOR_EVER)
-    assert scope.cancelled_caught
-    assert resources() == before
-    assert list(runtime_dir.iterdir()) == []
+async def test_released_kernel_that_has_ended() -> None:
+    manager = await launch("", detached=True)
+    await wait(manager)
+    (record,) = read_records()
+    await manager.release()
+    record.clear_up()
 
 
-async def test_many_kernels_at_once(runtime_dir) -> None:
-    managers = []
+async def test_output_that_nobody_takes_holds_nothing_up(monkeypatch) -> None:
+    go_on = threading.Event()
+    monkeypatch.setattr(module, "_RELAY_SECONDS", 0.01)
+    manager = await launch("print('x' * 1_000_000)", output=lambda piece: go_on.wait())
+    assert await wait(manager) == 0
+    await manager.cleanup()
+    go_on.set()
 
-    async def start() -> None:
-        managers.append(await launch(FOR_EVER))
 
-    async with anyio.create_task_group() as tasks:
-        for _ in range(20):
-            tasks.start_soon(start)
-    infos = [manager.connection_info for manager in managers]
-    ports = [port for info in infos for port in (info.shell_port, info.iopub_port, info.hb_port)]
-    assert len(set(ports)) == len(ports)
-    async with anyio.create_task_group() as tasks:
-        for manager in managers:
-            tasks.start_soon(manager.cleanup)
-    assert list(runtime_dir.iterdir()) == []
+@pytest.mark.parametrize("options", [{}, {"detached": True}], ids=["attached", "detached"])
+async def test_promises(options) -> None:
+    async def start():
+        return await launch_local(
+            ["sleep", "1000"], env=os.environ, interrupt_mode="message", **options
+        )
+
+    await check_kernel_manager(start)

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from kernelproto.exceptions import NoSuchKernel
-from kernelproto.launch.naming import no_such_kernel
+from kernelproto.launch.naming import is_simple_name, nearest_first, no_such_kernel
 
 
 def test_nearest_come_first() -> None:
@@ -16,3 +20,42 @@ def test_there_is_nothing() -> None:
     error = no_such_kernel("python3", [], remedy="install one")
     assert error.available == ()
     assert str(error) == "no kernel type 'python3'; there are none; install one"
+
+
+@given(st.text(), st.lists(st.text()))
+def test_nearest_first_loses_nothing(name: str, candidates: list[str]) -> None:
+    assert sorted(nearest_first(name, candidates)) == sorted(candidates)
+    assert nearest_first(name, [*candidates, name])[0].lower() == name.lower()
+
+
+@pytest.mark.parametrize("name", ["python3", "IR", "a.1", "c_2-x", ".hidden", "-", "a.."])
+def test_simple_names(name: str) -> None:
+    assert is_simple_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "...",
+        "a b",
+        "a/b",
+        "a\\b",
+        "a\n",
+        "ünusual",
+        "\u212a",
+        "a\0",
+        "~a",
+        None,
+        b"a",
+    ],
+)
+def test_names_that_are_not_simple(name: object) -> None:
+    assert not is_simple_name(name)
+
+
+@given(st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True))
+def test_simple_names_stay_so_in_any_case(name: str) -> None:
+    assert is_simple_name(name) == is_simple_name(name.upper()) == bool(name.strip("."))

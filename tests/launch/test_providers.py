@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -7,14 +8,21 @@ from pathlib import Path
 
 import anyio
 import pytest
+from ipykernel.kernelspec import get_kernel_dict
 
-from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter, NoSuchKernel
+from kernelproto.exceptions import (
+    InvalidKernelSpec,
+    InvalidLaunchParameter,
+    KernelExitedEarly,
+    NoSuchKernel,
+)
 from kernelproto.interfaces import KernelProvider
 from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 GUARD_SECONDS = 60
+PARAMETERS = ["-c", "import os, sys; print(os.environ['LEVEL'], *sys.argv[1:], sep='\\n')"]
 ECHO = [sys.executable, "-c", "import sys; print(*sys.argv[1:], sep='\\n')"]
 
 
@@ -63,7 +71,11 @@ async def test_spec_launches(write_kernelspec) -> None:
 async def test_spec_hands_on_the_environment(write_kernelspec, monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("OURS", "1")
     code = "import os; print(os.environ['OURS'], os.environ['THEIRS'], os.getcwd())"
-    write_kernelspec("env", argv=["python", "-c", code], env={"OURS": "${OURS}2", "THEIRS": "0"})
+    write_kernelspec(
+        "env",
+        argv=["python", "-c", code, "{connection_file}"],
+        env={"OURS": "${OURS}2", "THEIRS": "0"},
+    )
     _, manager = await KernelSpecProvider().launch(
         "env", cwd=str(tmp_path), launch_params={"env": {"THEIRS": "3"}}
     )
@@ -72,7 +84,7 @@ async def test_spec_hands_on_the_environment(write_kernelspec, monkeypatch, tmp_
 
 
 async def test_spec_hands_on_the_interrupt_mode(write_kernelspec) -> None:
-    write_kernelspec("message", argv=ECHO, interrupt_mode="message")
+    write_kernelspec("message", argv=[*ECHO, "{connection_file}"], interrupt_mode="message")
     _, manager = await KernelSpecProvider().launch("message")
     assert manager._interrupt_mode == "message"
     await manager.cleanup()
@@ -84,8 +96,8 @@ async def test_spec_hands_on_the_interrupt_mode(write_kernelspec) -> None:
         (["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "ipc"),
         ([sys.executable, "-X", "x", "-m", "ipykernel", "-f", "{connection_file}"], "ipc"),
         (["python", "-m", "bash_kernel", "-f", "{connection_file}"], "tcp"),
-        (["python", "-m"], "tcp"),
-        (["/usr/bin/env", "python", "-m", "ipykernel_launcher"], "tcp"),
+        (["python", "{connection_file}", "-m"], "tcp"),
+        (["env", "python", "-m", "ipykernel_launcher", "-f", "{connection_file}"], "tcp"),
     ],
 )
 async def test_transport_unless_one_is_asked_for(write_kernelspec, argv, transport) -> None:
@@ -123,13 +135,55 @@ async def test_wrong_launch_parameters(write_kernelspec, runtime_dir, params) ->
     assert list(runtime_dir.iterdir()) == []
 
 
+async def test_spec_without_a_connection_file(write_kernelspec, runtime_dir) -> None:
+    folder = write_kernelspec("deaf", argv=ECHO)
+    with pytest.raises(InvalidKernelSpec, match=r"'argv' has no '\{connection_file\}'") as caught:
+        await KernelSpecProvider().launch("deaf")
+    assert (caught.value.path, caught.value.key) == (str(folder / "kernel.json"), "argv")
+    assert list(runtime_dir.iterdir()) == []
+    params = {"extra_arguments": ["{connection_file}"]}
+    _, manager = await KernelSpecProvider().launch("deaf", launch_params=params)
+    assert await output_of(manager) == [manager.connection_file]
+
+
+async def test_spec_fills_in_launch_parameters(write_kernelspec) -> None:
+    write_kernelspec(
+        "parameters",
+        argv=["python3", *PARAMETERS, "{connection_file}", "--size={size}", "{prefix}"],
+        env={"LEVEL": "level {level}"},
+        metadata={
+            "launch_parameter_schema": {
+                "properties": {
+                    "size": {"type": "object", "properties": {"cpus": {"default": 2}}},
+                    "level": {"enum": ["low", "high"], "default": "low"},
+                    "prefix": {"default": "/"},
+                },
+                "required": ["size"],
+            }
+        },
+    )
+    launch = KernelSpecProvider().launch
+    _, manager = await launch("parameters", launch_params={"size": {"gpus": 1}})
+    sizes = '--size={"gpus": 1, "cpus": 2}'
+    assert await output_of(manager) == ["level low", manager.connection_file, sizes, sys.prefix]
+    for params, message in [
+        ({}, "'size' is missing"),
+        ({"size": 5}, "'size' is 5"),
+        ({"size": {}, "level": "medium"}, r"'level' is \"medium\", .*\"high\""),
+        ({"size": {}, "sise": {}}, "'sise' has no effect on this kernel type; it takes size"),
+    ]:
+        with pytest.raises(InvalidLaunchParameter, match=message):
+            await launch("parameters", launch_params=params)
+
+
 async def test_pyimport_finds_ipykernel() -> None:
     ((name, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
     assert name == "kernel"
     assert attributes["display_name"] == "Python 3 (ipykernel)"
     assert attributes["language"] == "python"
     assert attributes["argv"][0] == sys.executable
-    assert "logo-64x64.png" in os.listdir(attributes["resource_dir"])
+    logo = os.path.join(attributes["resource_dir"], "logo-64x64.png")
+    assert attributes["resources"]["logo-64x64"] == logo
 
 
 async def test_pyimport_launches(tmp_path) -> None:
@@ -175,3 +229,92 @@ async def test_ipykernel_is_not_imported_to_be_found() -> None:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = await anyio.run_process([sys.executable, "-c", program], env=env)
     assert done.stdout.split() == [b"['kernel']", b"False"]
+
+
+CURVE = {"supported_encryption": ["curve"]}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "params", "ip", "encrypted"),
+    [
+        (CURVE, {"transport": "tcp"}, "127.0.0.1", True),
+        (CURVE, {"transport": "ipc"}, None, False),
+        (CURVE, {"transport": "ipc", "encryption": "required"}, None, True),
+        (CURVE, {"encryption": "disabled"}, "127.0.0.1", False),
+        (CURVE, {"ip": "0.0.0.0"}, "0.0.0.0", True),
+        ({}, {"encryption": "auto"}, "127.0.0.1", False),
+        ({}, {"ip": "127.0.0.2"}, "127.0.0.2", False),
+        ({}, {"ip": "0.0.0.0", "encryption": "disabled"}, "0.0.0.0", False),
+    ],
+)
+async def test_spec_is_encrypted(write_kernelspec, metadata, params, ip, encrypted) -> None:
+    write_kernelspec("echo", argv=[*ECHO, "{connection_file}"], metadata=metadata)
+    info, manager = await KernelSpecProvider().launch("echo", launch_params=params)
+    assert info.encrypted is encrypted
+    assert info.transport == ("tcp" if ip else "ipc")
+    assert ip in (None, info.ip)
+    await manager.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"encryption": "required"}, "encryption='required'.*supported_encryption"),
+        ({"encryption": "required", "transport": "ipc"}, "encryption='required'"),
+        ({"encryption": "perhaps"}, "encryption"),
+        ({"ip": "0.0.0.0"}, r"0\.0\.0\.0.*supported_encryption"),
+        ({"ip": "0.0.0.0", "encryption": "auto"}, r"0\.0\.0\.0.*supported_encryption"),
+        ({"ip": "127.0.0.1", "transport": "ipc"}, "'ip' has no meaning with ipc"),
+        ({"ip": "::1"}, "'ip' must be an IPv4 address, not '::1'"),
+        ({"ip": "localhost"}, "'ip' must be an IPv4 address"),
+        ({"ip": 127}, "'ip' must be an IPv4 address"),
+        ({"ip": "192.0.2.1", "encryption": "disabled"}, "no such address"),
+    ],
+)
+async def test_spec_refuses_address_or_encryption(
+    write_kernelspec, runtime_dir, params, words
+) -> None:
+    write_kernelspec("echo", argv=[*ECHO, "{connection_file}"])
+    with pytest.raises(InvalidLaunchParameter, match=words):
+        await KernelSpecProvider().launch("echo", launch_params=params)
+    assert list(runtime_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("version", ["5.5", "5.6", None])
+async def test_spec_registers_from_5_6_on(write_kernelspec, version) -> None:
+    code = "import json, sys; sys.exit(' '.join(json.load(open(sys.argv[1]))))"
+    entries = {"kernel_protocol_version": version} if version else {}
+    write_kernelspec("keys", argv=[sys.executable, "-c", code, "{connection_file}"], **entries)
+    if version == "5.6":
+        with pytest.raises(KernelExitedEarly, match="registration_port"):
+            await KernelSpecProvider().launch("keys")
+    else:
+        _, manager = await KernelSpecProvider().launch("keys")
+        (keys,) = await output_of(manager)
+        assert "shell_port" in keys
+
+
+@pytest.mark.parametrize(
+    ("version", "encrypted"),
+    [("7.4.0", True), ("7.3.0a1", True), ("8.0", True), ("7.2.9", False), ("main", False)],
+)
+async def test_pyimport_is_encrypted_if_this_ipykernel_can(monkeypatch, version, encrypted) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    params = {"transport": "tcp", "extra_arguments": ["--help"]}
+    info, manager = await IPykernelProvider().launch("kernel", launch_params=params)
+    assert info.encrypted is encrypted
+    await manager.cleanup()
+
+
+async def test_pyimport_with_an_ipykernel_that_was_not_installed(monkeypatch) -> None:
+    def fail(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", fail)
+    ((_, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
+    assert "supported_encryption" not in attributes["metadata"]
+
+
+async def test_pyimport_says_what_ipykernel_says_of_itself() -> None:
+    ((_, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
+    assert attributes["metadata"] == get_kernel_dict()["metadata"]

@@ -32,8 +32,13 @@ IMPATIENT = Timeouts(shutdown=0.2, terminate=0.2, kill=0.2)
 
 @asynccontextmanager
 async def opened(info, manager, timeouts: Timeouts = PATIENT) -> AsyncIterator[Kernel]:
-    deadline = anyio.current_time() + timeouts.startup
-    async with open_kernel(info, manager, timeouts=timeouts, deadline=deadline) as kernel:
+    launched = [(info, manager)]
+
+    async def launch():
+        await anyio.lowlevel.checkpoint()
+        return launched.pop()
+
+    async with open_kernel(launch, timeouts=timeouts) as kernel:
         yield kernel
 
 
@@ -63,15 +68,10 @@ flaws = pytest.mark.parametrize("flaw", [hang, fail])
 
 async def test_states(launch) -> None:
     info, manager = await launch()
-    async with open_client(info) as client:
-        kernel = Kernel(
-            info, manager, client, timeouts=PATIENT, deadline=anyio.current_time() + GUARD_SECONDS
-        )
-        assert kernel.state == "starting"
-        assert kernel.info is None
+    async with opened(info, manager) as kernel:
         assert kernel.owned
-        assert kernel.kernel_id == manager.kernel_id
-        assert await kernel.wait_for_ready() is kernel.info
+        assert (kernel.kernel_id, kernel.manager) == (manager.kernel_id, manager)
+        assert (kernel.connection_info, kernel.client.connection_info) == (info, info)
         assert await kernel.wait_for_ready() is kernel.info
         execution = kernel.execute("say('begun', parent); import time; time.sleep(1000)")
         await anext(execution)
@@ -79,8 +79,10 @@ async def test_states(launch) -> None:
         await kernel.interrupt()
         await execution
         assert kernel.state == "idle"
-        assert await kernel.end() == 0
+        assert await kernel.shutdown() == 0
         assert kernel.state == "dead"
+        with pytest.raises(ClientClosed):
+            await kernel.wait_for_ready()
 
 
 async def test_state_after_death(launch) -> None:

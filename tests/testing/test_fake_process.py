@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from kernelproto import run_kernel
-from kernelproto.exceptions import InvalidLaunchParameter, KernelDied, NoSuchKernel
+from kernelproto.exceptions import InvalidLaunchParameter, KernelDied, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelManager, KernelProvider
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.testing import FakeManager, FakeProvider
@@ -83,3 +83,13 @@ async def test_run_kernel_runs_a_fake_kernel() -> None:
         provider.kernels[0].die(-11)
         with pytest.raises(KernelDied, match="SIGSEGV"):
             await kernel.execute("more")
+
+
+async def test_launch_outside_the_block_is_refused() -> None:
+    provider = FakeProvider()
+    with pytest.raises(LaunchError, match="async with"):
+        await provider.launch("kernel")
+    async with provider:
+        pass
+    with pytest.raises(LaunchError, match="async with"):
+        await provider.launch("kernel")

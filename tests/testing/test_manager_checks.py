@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from kernelproto.exceptions import UnsupportedRequest
-from kernelproto.launch.local import launch_local
+from kernelproto.launch.launcher import launch_local
 from kernelproto.testing import FakeManager, FakeProvider, check_kernel_manager
 
 pytestmark = pytest.mark.anyio

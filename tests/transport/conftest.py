@@ -54,6 +54,10 @@ class HandMadeKernel:
             kind = {"iopub": zmq.XPUB, "hb": zmq.REP}.get(name, zmq.ROUTER)
             raw = self._open.enter_context(context.socket(kind))
             raw.set(zmq.LINGER, 0)
+            if self.info.encrypted:
+                raw.set(zmq.CURVE_SERVER, 1)
+                raw.set(zmq.CURVE_PUBLICKEY, self.info.curve_publickey.encode())
+                raw.set(zmq.CURVE_SECRETKEY, self.info.curve_secretkey.encode())
             raw.set(zmq.RCVTIMEO, GUARD_MS)
             raw.set(zmq.SNDTIMEO, GUARD_MS)
             # A real kernel throws away what there is no room for; this one waits for room.

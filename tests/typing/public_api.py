@@ -9,22 +9,32 @@ import kernelproto
 from kernelproto import (
     ClearOutput,
     ConnectionInfo,
+    Died,
     DisplayData,
     ErrorOutput,
     ExecuteResult,
     Execution,
     ExecutionResult,
+    Failed,
     InputRequest,
     Kernel,
     KernelClient,
     KernelFinder,
     KernelManager,
     KernelProvider,
+    KernelRestarter,
+    Restarted,
+    RestartPolicy,
     Stream,
     Timeouts,
     UpdateDisplayData,
 )
-from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
+from kernelproto.launch import (
+    ForkServerProvider,
+    IPykernelProvider,
+    KernelSpecProvider,
+    WarmProvider,
+)
 
 
 async def front_door(info: ConnectionInfo) -> None:
@@ -38,6 +48,30 @@ async def front_door(info: ConnectionInfo) -> None:
 
     async with kernelproto.connect_kernel(info) as client:
         assert_type(client, KernelClient)
+
+    async with kernelproto.connect_kernel(info, own=True) as adopted:
+        assert_type(adopted, Kernel)
+
+
+async def restarting(kernel: Kernel) -> None:
+    async for event in kernel.events():
+        match event:
+            case Died(returncode=returncode, reason=reason):
+                assert_type(returncode, int | None)
+                assert_type(reason, str | None)
+            case Restarted(auto=auto, connection_info=info):
+                assert_type(auto, bool)
+                assert_type(info, ConnectionInfo)
+            case Failed(attempts=attempts):
+                assert_type(attempts, int)
+
+    async with KernelRestarter(kernel, RestartPolicy(limit=3)) as restarter:
+        restarter.add_callback(report, Died)
+        restarter.remove_callback(report, Died)
+
+
+def report(event: Died) -> None:
+    assert_type(event.returncode, int | None)
 
 
 async def executing(kernel: Kernel, client: KernelClient) -> None:
@@ -78,4 +112,9 @@ async def finding(finder: KernelFinder) -> None:
     assert_type(await manager.wait(), int | None)
 
 
-PROVIDERS: tuple[type[KernelProvider], ...] = (IPykernelProvider, KernelSpecProvider)
+PROVIDERS: tuple[type[KernelProvider], ...] = (
+    ForkServerProvider,
+    IPykernelProvider,
+    KernelSpecProvider,
+    WarmProvider,
+)

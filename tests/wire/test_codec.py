@@ -338,8 +338,15 @@ def test_no_parent(text) -> None:
         assert message.raw_parent_header == text
 
 
+def test_of_a_parent_header_what_is_there_is_kept() -> None:
+    text = b'{"msg_id":"s_1","session":"s"}'
+    message = codec().decode(frames(parent=text))
+    assert message.parent_header == Header(msg_id="s_1", msg_type="", session="s")
+    assert message.raw_parent_header == text
+
+
 @pytest.mark.parametrize(
-    "text", [b"[]", b"1", b"{", b'{"msg_id":"s_1"}', b'{"msg_id":[1],"msg_type":"x"}', b"\xff"]
+    "text", [b"[]", b"1", b"{", b'{"msg_id":[1],"msg_type":"x"}', b'{"msg_id":"x"', b"\xff"]
 )
 def test_what_is_no_parent_header(text) -> None:
     with pytest.raises(MalformedMessage):

@@ -252,6 +252,14 @@ def test_every_reply_can_be_aborted(msg_type, status) -> None:
     assert read(msg_type, {"status": status}).aborted
 
 
+@pytest.mark.parametrize("status", ["aborted", "abort"])
+def test_what_the_kernel_has_counted_it_has_run(status) -> None:
+    not_run = read("execute_reply", {"status": status})
+    assert (not_run.aborted, not_run.interrupted) == (True, False)
+    run = read("execute_reply", {"status": status, "execution_count": 3})
+    assert (run.aborted, run.interrupted) == (False, True)
+
+
 @each_reply
 def test_reply_without_status_is_a_success(msg_type) -> None:
     reply = read(msg_type, {})

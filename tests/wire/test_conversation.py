@@ -13,6 +13,7 @@ from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.conversation import (
     REPLY_AND_IDLE,
+    REPLY_IDLE_AND_SILENCE,
     REPLY_ONLY,
     Conversation,
     Event,
@@ -86,6 +87,14 @@ TABLES = {
         idled     idled    idled    idled    idled    done     done     idled     idled
         done      done     done     done     done     done     done     done      done
     """,
+    "execute_request of a kernel whose outputs trail": """
+        state     busy     idle     output   input    reply    abort    starting  other
+        sent      sent     idled    sent     sent     replied  done     sent      sent
+        replied   replied  trailing replied  replied  replied  replied  replied   replied
+        idled     idled    idled    idled    idled    trailing done     idled     idled
+        trailing  trailing trailing trailing trailing trailing trailing trailing  trailing
+        done      done     done     done     done     done     done     done      done
+    """,
     "inspect_request": """
         state     busy     idle     output   input    reply    abort    starting  other
         sent      sent     sent     sent     sent     done     done     sent      sent
@@ -98,25 +107,28 @@ PATHS = {
     State.SENT: (),
     State.REPLIED: (Signal.REPLY,),
     State.IDLED: (Signal.IDLE,),
-    State.DONE: (Signal.REPLY, Signal.IDLE),
+    State.TRAILING: (Signal.REPLY, Signal.IDLE),
+    State.DONE: (Signal.ABORT,),
 }
 
 
 def rows() -> list[Any]:
     found = []
-    for msg_type, table in TABLES.items():
+    for request_kind, table in TABLES.items():
         head, *lines = [line.split() for line in table.strip().splitlines()]
         assert tuple(head[1:]) == SIGNALS == tuple(Signal)
         for before, *after in lines:
             for signal, then in zip(SIGNALS, after, strict=True):
-                row = (msg_type, State(before), Signal(signal), State(then))
-                found.append(pytest.param(*row, id=f"{msg_type}-{before}-{signal}"))
+                row = (request_kind, State(before), Signal(signal), State(then))
+                found.append(pytest.param(*row, id=f"{request_kind}-{before}-{signal}"))
     return found
 
 
-@pytest.mark.parametrize(("msg_type", "before", "signal", "then"), rows())
-def test_every_signal_in_every_state(msg_type, before, signal, then) -> None:
+@pytest.mark.parametrize(("request_kind", "before", "signal", "then"), rows())
+def test_every_signal_in_every_state(request_kind, before, signal, then) -> None:
     conversation = Conversation(US)
+    msg_type, _, trait = request_kind.partition(" ")
+    conversation.trailing_seconds = 1.0 if trait else 0.0
     asked = request(msg_type)
     opened = conversation.sent(asked, "shell")
     assert opened is not None
@@ -132,7 +144,7 @@ def test_every_signal_in_every_state(msg_type, before, signal, then) -> None:
     assert event.request is (None if over else opened)
 
 
-@pytest.mark.parametrize("transitions", [REPLY_AND_IDLE, REPLY_ONLY])
+@pytest.mark.parametrize("transitions", [REPLY_AND_IDLE, REPLY_IDLE_AND_SILENCE, REPLY_ONLY])
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("signal", Signal)
 def test_pair_that_is_not_in_the_table_changes_nothing(transitions, state, signal) -> None:
@@ -145,6 +157,7 @@ def test_pair_that_is_not_in_the_table_changes_nothing(transitions, state, signa
 
 def test_no_table_leads_out_of_done() -> None:
     assert State.DONE not in REPLY_AND_IDLE
+    assert State.DONE not in REPLY_IDLE_AND_SILENCE
     assert State.DONE not in REPLY_ONLY
 
 
@@ -261,6 +274,17 @@ def test_both_spellings_of_aborted(answer) -> None:
     assert (event.signal, event.request.state) == (Signal.ABORT, State.DONE)
 
 
+@pytest.mark.parametrize("answer", ["aborted", "abort"])
+def test_what_was_run_is_not_over_before_it_is_idle(answer) -> None:
+    """The code was interrupted, and what it has written may still be on its way."""
+    conversation = Conversation(US)
+    asked = request()
+    conversation.sent(asked, "shell")
+    reply = message("execute_reply", {"status": answer, "execution_count": 1}, parent=asked)
+    event = conversation.received(reply, "shell")
+    assert (event.signal, event.request.state) == (Signal.REPLY, State.REPLIED)
+
+
 @pytest.mark.parametrize("order", [*itertools.permutations(["reply", "idle", "stream"])])
 def test_execution_is_over_with_reply_and_idle_in_any_order(order) -> None:
     conversation = Conversation(US)
@@ -288,6 +312,26 @@ def test_late_output_belongs_to_nobody_any_more() -> None:
     conversation.received(status("idle", asked), "iopub")
     late = message("stream", parent=asked)
     assert conversation.received(late, "iopub") == Event(Signal.OUTPUT, Origin.LATE, late)
+
+
+def test_trailing_output_belongs_to_its_execution_until_that_is_forgotten() -> None:
+    conversation = Conversation(US)
+    conversation.trailing_seconds = 1.0
+    asked, plain = request(), request("inspect_request")
+    opened = conversation.sent(asked, "shell")
+    conversation.sent(plain, "shell")
+    for arriving, channel in [
+        (reply_to(asked), "shell"),
+        (status("idle", asked), "iopub"),
+        (reply_to(plain), "shell"),
+    ]:
+        conversation.received(arriving, channel)
+    assert (opened.state, opened.trailing_seconds) == (State.TRAILING, 1.0)
+    assert len(conversation) == 1
+    trailing = message("stream", parent=asked)
+    assert conversation.received(trailing, "iopub").request is opened
+    conversation.forget(asked.msg_id)
+    assert conversation.received(trailing, "iopub").origin is Origin.LATE
 
 
 def test_first_reply_counts() -> None:

@@ -5,6 +5,7 @@ import math
 import sys
 from collections import ChainMap
 from datetime import UTC, datetime
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Any
 
@@ -39,6 +40,25 @@ RECURSIVE["self"] = RECURSIVE
 RECURSIVE_MAPPING: dict[str, object] = {}
 RECURSIVE_MAPPING["self"] = MappingProxyType(RECURSIVE_MAPPING)
 
+
+class Word(str):
+    """A str as numpy's str_ is one."""
+
+    def __str__(self) -> str:
+        return "for people"
+
+
+class Count(int):
+    """An int as those of enumerations are; numpy's are none, but are registered as Integral."""
+
+    def __str__(self) -> str:
+        return "for people"
+
+
+class Share(float):
+    """A float as numpy's float64 is one."""
+
+
 TOO_LONG_TO_READ = 10 ** sys.get_int_max_str_digits()
 
 
@@ -55,6 +75,10 @@ TOO_LONG_TO_READ = 10 ** sys.get_int_max_str_digits()
         pytest.param(MappingProxyType({"a": 1}), b'{"a":1}', id="mapping"),
         pytest.param({"a": [ChainMap({"b": 1})]}, b'{"a":[{"b":1}]}', id="mapping inside"),
         pytest.param({"a": (1, 2), "b": {3}}, b'{"a":[1,2],"b":[3]}', id="tuple and set"),
+        pytest.param({Word("a"): Word("é")}, '{"a":"é"}'.encode(), id="str of a kind"),
+        pytest.param({"a": Count(3)}, b'{"a":3}', id="int of a kind"),
+        pytest.param({"a": Share(0.5)}, b'{"a":0.5}', id="float of a kind"),
+        pytest.param({"a": Fraction(1, 2)}, b'{"a":0.5}', id="number that is neither"),
         pytest.param({"a": b"\xff"}, b'{"a":"/w=="}', id="bytes"),
         pytest.param(
             {"a": datetime(2026, 11, 20, tzinfo=UTC)}, b'{"a":"2026-11-20T00:00:00Z"}', id="date"

@@ -459,7 +459,7 @@ BAD_V1 = {
     "header without msg_type": v1_frame([b"shell", b'{"msg_id":"1"}', *PARTS[1:]]),
     "header is no UTF-8": v1_frame([b"shell", HEADER.replace(b"k", b"\xff"), *PARTS[1:]]),
     "parent header is no JSON": v1_frame([b"shell", HEADER, b"garbage", *PARTS[2:]]),
-    "parent header without msg_type": v1_frame([b"shell", HEADER, b'{"msg_id":"1"}', *PARTS[2:]]),
+    "parent header is no header": v1_frame([b"shell", HEADER, b'{"msg_id":[]}', *PARTS[2:]]),
     "header is a bomb": v1_frame([b"shell", b'{"a":' * 100_000, *PARTS[1:]]),
 }
 
@@ -509,7 +509,7 @@ BAD_LEGACY = {
     "header without msg_type": '{"header":{"msg_id":"1"},"channel":"shell"}',
     "msg_id is no string": '{"header":{"msg_id":{},"msg_type":"x"},"channel":"shell"}',
     "parent header is no object": JSON.replace(PARENT, b'"s_1"'),
-    "parent header without msg_type": JSON.replace(PARENT, b'{"msg_id":"1"}'),
+    "parent header is no header": JSON.replace(PARENT, b'{"msg_id":[]}'),
     "header is no UTF-8": JSON.replace(b"k_1", b"\xff"),
     "name is no UTF-8": JSON.replace(b"header", b"\xff"),
     "not a text": b"\xff\xfe" + JSON,

@@ -28,6 +28,16 @@ class ExecuteReply(Reply, frozen=True, kw_only=True):
     payload: list[dict[str, Any]] = []
     user_expressions: dict[str, Any] = {}
 
+    @property
+    def aborted(self) -> bool:
+        """Whether the kernel did not run the code; what it has counted it has run."""
+        return self.execution_count is None and super().aborted
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the code was run and interrupted, for which some kernels say "abort" as well."""
+        return self.execution_count is not None and super().aborted
+
 
 class InspectRequest(Request, frozen=True, kw_only=True):
     """Ask about the object at *cursor_pos*, in characters. Section "Introspection"."""

@@ -13,12 +13,6 @@ INSTALLED = Path(
 )
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Run a test on one event loop of each family: it is the kernels that differ here."""
-    return request.param
-
-
 @pytest.fixture(autouse=True)
 def scripted_kernel(runtime_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let Jupyter find these kernels, and not the scripted one."""

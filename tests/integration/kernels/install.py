@@ -2,8 +2,8 @@
 
 They go into $KERNELPROTO_KERNELS, by default .venv/kernels, and nowhere else: a virtual
 environment, npm packages, unpacked Debian packages, and the kernelspecs that start them. What is
-there already stays. A kernel that cannot be installed is skipped and the reason printed; that is no
-failure.
+there already stays. A kernel that cannot be installed is skipped; the reason is printed, here and
+by its tests, and that is no failure.
 """
 
 from __future__ import annotations
@@ -134,17 +134,21 @@ def main(names: Sequence[str]) -> None:
 def install(name: str, recipe: Recipe, package: str) -> None:
     began = time.monotonic()
     file = KERNELSPECS / name / "kernel.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    skipped = file.with_name("skipped.txt")  # the tests print it
     if is_installed(file, package):
         say(f"{name}: {package} is there")
         return
     try:
         kernelspec = recipe(package)
     except (Skipped, OSError, subprocess.SubprocessError) as error:
-        say(f"{name}: skipped, {package} cannot be installed: {reason(error)}")
+        file.unlink(missing_ok=True)  # another version would fail the tests
+        skipped.write_text(f"{package} cannot be installed: {reason(error)}")
+        say(f"{name}: skipped, {skipped.read_text()}")
         return
     kernelspec |= {"display_name": name, "language": name, "metadata": {"package": package}}
-    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(kernelspec, indent=1) + "\n")  # last: it says that all is there
+    skipped.unlink(missing_ok=True)
     say(f"{name}: {package} was installed in {time.monotonic() - began:.1f} s")
 
 

@@ -1,16 +1,19 @@
 """A kernel that starts in 60 ms and has bad habits on request, written on zmq alone.
 
 It runs what it is told to execute as Python, with this module's names in reach: code can send
-whatever it likes, on every channel. The second argument lists its habits:
+whatever it likes, on every channel. It encrypts where its connection file has keys for that, and
+registers where it is handed a registration file. The second argument lists its habits:
 
     talks            it writes to standard output before it does anything else
     absent           it binds no port, and stays
+    careless         it goes on when somebody else has one of its ports
     mute             it answers nothing but heartbeats
     no-iopub         it binds all ports but iopub
     no-welcome       it does not greet subscribers, like kernels before JEP 65
     shell-only       it does not listen on control, like kernels before protocol 5.3
     no-shutdown      it does not follow a shutdown_request
     no-sigterm       it ignores SIGTERM
+    plain            it ignores the keys for encryption
 """
 
 import hashlib
@@ -31,9 +34,34 @@ SESSION = os.urandom(8).hex()
 def bind(channel, kind):
     socket = CONTEXT.socket(kind)
     socket.set(zmq.SNDHWM, 0)  # so that output that is lost was lost by the client
+    if "curve_secretkey" in INFO and "plain" not in HABITS:
+        socket.set(zmq.CURVE_SERVER, 1)
+        socket.set(zmq.CURVE_PUBLICKEY, INFO["curve_publickey"].encode())
+        socket.set(zmq.CURVE_SECRETKEY, INFO["curve_secretkey"].encode())
+    if "registration_port" in INFO:
+        INFO[channel + "_port"] = socket.bind_to_random_port(f"tcp://{INFO['ip']}")
+        return socket
     separator = "-" if INFO["transport"] == "ipc" else ":"
-    socket.bind(f"{INFO['transport']}://{INFO['ip']}{separator}{INFO[channel + '_port']}")
+    try:
+        socket.bind(f"{INFO['transport']}://{INFO['ip']}{separator}{INFO[channel + '_port']}")
+    except zmq.ZMQError:
+        if "careless" not in HABITS:
+            raise
     return socket
+
+
+def register():
+    """Tell the launcher the ports, and wait for its signed answer."""
+    ports = {name: str(port) for name, port in INFO.items() if name.endswith("_port")}
+    del ports["registration_port"]
+    content = json.dumps({"kernel_id": INFO["kernel_id"], **ports}).encode()
+    socket = CONTEXT.socket(zmq.DEALER)
+    socket.connect(f"tcp://{INFO['registration_ip']}:{INFO['registration_port']}")
+    socket.send_multipart([DELIMITER, sign([content]), content])
+    delimiter, signature, answer = socket.recv_multipart()
+    assert delimiter == DELIMITER
+    assert signature == sign([answer])
+    socket.close()
 
 
 def frames(msg_type, content, parent=b"{}"):
@@ -132,6 +160,8 @@ if __name__ == "__main__":
     if "shell-only" not in HABITS:
         control = bind("control", zmq.ROUTER)
         poller.register(control, zmq.POLLIN)
+    if "registration_port" in INFO:
+        register()
     serving = True
     while serving:
         for ready, _ in poller.poll():

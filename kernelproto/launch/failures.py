@@ -6,18 +6,30 @@ import shlex
 import textwrap
 
 from kernelproto.exceptions import KernelExitedEarly, KernelNotReady
-from kernelproto.interfaces import DescribesFailure, KernelManager
+from kernelproto.interfaces import DescribesFailure, ExplainsDeath, KernelManager
 from kernelproto.launch.exit_status import describe_exit
 
 # What of the output goes into the message; all of it is in the exception's ``stderr``.
 _QUOTED_LINES = 15
 
+MORE_TIME = "if it only needs longer, give run_kernel(timeouts=Timeouts(startup=...))"
+NOT_ENCRYPTED = (
+    f"{MORE_TIME}; if it ignores the keys for encryption that it was given, although its "
+    "kernelspec says that it supports them, give run_kernel(encryption='disabled')"
+)
+NOT_REGISTERED = (
+    "if it does not know how to register, its kernelspec must not claim a kernel_protocol_version "
+    "of 5.6 or more"
+)
+
 
 def exited_early(manager: KernelManager, returncode: int | None) -> KernelExitedEarly:
     """Return the exception for a kernel whose process ended before it was ready."""
     command, output = _description(manager)
+    reason = manager.death_reason() if isinstance(manager, ExplainsDeath) else None
     return KernelExitedEarly(
         f"the kernel exited before it was ready, with {describe_exit(returncode)}"
+        + (f": {reason}" if reason else "")
         + _details(command, output),
         command=command,
         returncode=returncode,
@@ -25,18 +37,20 @@ def exited_early(manager: KernelManager, returncode: int | None) -> KernelExited
     )
 
 
-def not_ready(manager: KernelManager, awaited: str, seconds: float) -> KernelNotReady:
+def not_ready(
+    manager: KernelManager, awaited: str, seconds: float, *, remedy: str = MORE_TIME
+) -> KernelNotReady:
     """Return the exception for a kernel that was not ready when its time was up.
 
     Args:
         manager: the handle on its process.
         awaited: what it was waiting for, as ``KernelNotReady.phase``.
         seconds: how long it was waited for.
+        remedy: what the reader can do.
     """
     command, output = _description(manager)
     return KernelNotReady(
-        f"the kernel was not ready after {seconds:g} s, still waiting for its {awaited}; "
-        "if it only needs longer, give run_kernel(timeouts=Timeouts(startup=...))"
+        f"the kernel was not ready after {seconds:g} s, still waiting for its {awaited}; {remedy}"
         + _details(command, output),
         phase=awaited,
         seconds=seconds,

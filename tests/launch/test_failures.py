@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from kernelproto.supervise.failures import exited_early, not_ready
+from kernelproto.launch.failures import exited_early, not_ready
 
 
 class Manager:

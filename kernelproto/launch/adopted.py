@@ -1,0 +1,161 @@
+"""Adopting a kernel: taking over the process of one that another program has started. Linux only.
+
+It takes a descriptor for a process that is not a child, which Linux has had since 5.3.
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+from contextlib import suppress
+from io import FileIO
+from typing import cast
+
+import anyio
+
+from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
+from kernelproto.launch.local import InterruptMode, LocalKernelManager
+from kernelproto.launch.output_file import FileTail
+from kernelproto.launch.process import Exit
+from kernelproto.launch.records import ProcessId, Record, read_records
+from kernelproto.launch.running import find_connection_file, read_connection_file
+from kernelproto.launch.watchdog_process import kill_group, remove_files
+from kernelproto.wire.connection import ConnectionInfo
+
+
+def find_record(connection: str | ConnectionInfo) -> Record:
+    """Find the record of a kernel that kernelproto has started.
+
+    Args:
+        connection: its connection file, in any form that read_connection_file() takes; or what that
+            file says.
+
+    Raises:
+        DiscoveryError: there is no such connection file, or no record.
+    """
+    if isinstance(connection, ConnectionInfo):
+        path, folder = None, None
+    else:
+        path = os.path.realpath(find_connection_file(connection))
+        folder = os.path.dirname(path)
+    for record in read_records(folder):
+        if path == os.path.realpath(record.connection_file):
+            return record
+        with suppress(DiscoveryError, RemoteProtocolError):
+            if path is None and read_connection_file(record.connection_file) == connection:
+                return record
+    raise DiscoveryError(
+        f"there is no record of a kernel at {path or connection!r}: it has ended, or was not "
+        "started by kernelproto; without own=True one can connect to it all the same"
+    )
+
+
+async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManager]:
+    """Take over a kernel that runs detached, or whose program has died.
+
+    Its manager does what that of a launched kernel does, save for wait(), which returns None: the
+    exit status goes to the program that has started it. cleanup() ends it; release() does not.
+
+    Raises:
+        DiscoveryError: the kernel has ended; or it cannot be adopted, because it belongs to a
+            program that still runs, or runs on another machine, or because this system cannot.
+        RemoteProtocolError: its connection file has been spoilt.
+    """
+    process = record.process
+    if process is None or process.is_gone:
+        raise DiscoveryError(f"the kernel {record.kernel_id} has ended")
+    if not process.is_here:
+        raise DiscoveryError(
+            f"the kernel {record.kernel_id} runs on another machine, {process.machine.host!r}, or "
+            "in another container"
+        )
+    if not record.detached and not record.owner.is_gone:
+        raise DiscoveryError(
+            f"the kernel {record.kernel_id} was not started detached and belongs to process "
+            f"{record.owner.pid}, which runs"
+        )
+    files = _Files(record)
+    adopted = _AdoptedProcess(process)
+    return files.info, LocalKernelManager(
+        record,
+        process=adopted,
+        output=FileTail(record.output),
+        connection_file=files,
+        interrupt_mode=cast(InterruptMode, record.interrupt_mode),
+    )
+
+
+class _Files:
+    """The files of an adopted kernel."""
+
+    def __init__(self, record: Record) -> None:
+        self.path = record.connection_file
+        self.info = read_connection_file(self.path)
+        self._record = record
+
+    def remove(self) -> None:
+        remove_files(self._record.files)
+
+
+class _AdoptedProcess:
+    """A process that is no child of this one, and its group.
+
+    Its number is its own as long as it runs, and its parent is the one to reap it. So that a signal
+    might reach a stranger, it would have to end, to be reaped, and its number to be given away
+    between a look at the descriptor and the next line.
+    """
+
+    def __init__(self, process: ProcessId) -> None:
+        self.pid = process.pid
+        self.exit: Exit | None = None
+        self.killed = False
+        self._started = process.started
+        self._ended = False
+        try:
+            self._sign = FileIO(os.pidfd_open(self.pid), "r")
+        except ProcessLookupError:
+            raise DiscoveryError("the kernel has just ended") from None
+        except (AttributeError, OSError) as error:
+            raise DiscoveryError(f"a kernel cannot be adopted on this system: {error}") from error
+        if process.is_gone:  # and this is the descriptor of a stranger
+            self._sign.close()
+            raise DiscoveryError("the kernel has just ended")
+        self._turn = anyio.Lock()
+
+    def poll(self) -> bool:
+        if not self._ended:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._sign, selectors.EVENT_READ)
+                self._ended = bool(selector.select(0))
+            if self._ended:
+                kill_group(self.pid, self._started)
+        return self._ended
+
+    async def wait(self) -> int | None:
+        async with self._turn:
+            while not self.poll():
+                await anyio.wait_readable(self._sign)
+        return None
+
+    def signal(self, signum: int) -> None:
+        if not self.poll():
+            self.killed |= signum == signal.SIGKILL
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signum)
+
+    def interrupt(self) -> None:
+        self.signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        if self.poll():
+            self._sign.close()
+
+    def release(self) -> None:
+        self._sign.close()

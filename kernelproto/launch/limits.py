@@ -1,0 +1,142 @@
+"""Limits: what a kernel may use at most, and whether it has died of that."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from typing import Annotated
+
+import msgspec
+
+from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.launch.process import Exit
+
+if sys.platform == "linux":
+    import resource
+
+Amount = Annotated[int, msgspec.Meta(ge=1)]
+
+# Seconds from SIGXCPU, which a process may ignore, to SIGKILL.
+_CPU_GRACE = 1
+
+# A process that has had this share of its limit in memory has probably asked for more: the limit
+# counts what could be written to, of which there is always more than has been.
+_MUCH_MEMORY = 0.8
+
+# Ways to end that somebody has asked for.
+_NO_FAILURES = {0, -signal.SIGTERM, -signal.SIGINT}
+
+# What programs say when the system refuses, by the limit that may be the cause.
+_COMPLAINTS = {
+    "memory": r"out of memory|MemoryError|bad_alloc|cannot allocate|allocation fail|ENOMEM"
+    r"|can't start new thread",
+    "open_files": r"too many open files|no file descriptors available|EMFILE",
+    "processes": r"resource temporarily unavailable|can't start new thread|cannot fork|EAGAIN",
+}
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The most that each process of a kernel may use (setrlimit). None is no limit. Linux only.
+
+    Args:
+        memory: bytes of private memory that is writable, whether used or not (RLIMIT_DATA). Most
+            kernels report this as an error of the code that asked for more, and live on. Each
+            thread takes 8 MiB; an ipykernel has 140 MiB before it does anything.
+        cpu_seconds: then it gets SIGXCPU, and a second later SIGKILL (RLIMIT_CPU).
+        open_files: how many descriptors (RLIMIT_NOFILE).
+        processes: how many processes and threads *the user* has, those outside the kernel included
+            (RLIMIT_NPROC). It does not hold root back.
+    """
+
+    memory: Amount | None = None
+    cpu_seconds: Amount | None = None
+    open_files: Amount | None = None
+    processes: Amount | None = None
+
+    def check(self) -> None:
+        """See that the limits can be set here.
+
+        Raises:
+            InvalidLaunchParameter: this system has none, or does not allow that much.
+        """
+        if sys.platform != "linux":
+            raise InvalidLaunchParameter("launch parameter 'limits' has an effect on Linux alone")
+        for name, number in _RESOURCES.items():
+            amount: int | None = getattr(self, name)
+            _, most = resource.getrlimit(number)
+            if amount is not None and most != resource.RLIM_INFINITY and amount > most:
+                raise InvalidLaunchParameter(
+                    f"launch parameter 'limits': {name} can be {most} at the most, because this "
+                    "program has that limit itself"
+                )
+
+    def apply(self, pid: int) -> None:
+        """Limit a process that has just been started, for good, with all that it will start.
+
+        For a fraction of a millisecond it has run without; a kernel takes longer to read its own
+        code, let alone the user's. To set the limits in the child before it runs would take a
+        ``preexec_fn``, which can deadlock where there are threads, or another program in between,
+        which would hide why one cannot be run.
+
+        Raises:
+            InvalidLaunchParameter: the system refuses.
+        """
+        if sys.platform == "linux":
+            for name, number in _RESOURCES.items():
+                amount: int | None = getattr(self, name)
+                if amount is not None:
+                    grace = _CPU_GRACE if name == "cpu_seconds" else 0
+                    try:
+                        resource.prlimit(pid, number, (amount, amount + grace))
+                    except (OSError, ValueError, OverflowError) as error:
+                        raise InvalidLaunchParameter(
+                            f"launch parameter 'limits': {name} cannot be {amount}: {error}"
+                        ) from error
+
+    def reason(self, end: Exit, output: str) -> str | None:
+        """Return which limit has ended the kernel, as far as that can be known; or None.
+
+        Args:
+            end: how its process has ended.
+            output: the last that it has written.
+        """
+        if self.cpu_seconds is not None and (
+            end.returncode == -signal.SIGXCPU
+            or (end.returncode == -signal.SIGKILL and end.cpu_seconds >= self.cpu_seconds)
+        ):
+            return f"it had used up its {self.cpu_seconds} s of CPU time"
+        if end.returncode in _NO_FAILURES:
+            return None
+        for name, complaint in _COMPLAINTS.items():
+            limit: int | None = getattr(self, name)
+            if limit is not None and re.search(complaint, output, re.IGNORECASE):
+                return f"its last output suggests that it had reached its {_in_words(name, limit)}"
+        if self.memory is not None and end.peak_memory >= _MUCH_MEMORY * self.memory:
+            words = _in_words("memory", self.memory)
+            return f"with {end.peak_memory} bytes in use it had probably reached its {words}"
+        return None
+
+
+def _in_words(name: str, limit: int) -> str:
+    unit = " bytes" if name == "memory" else ""
+    return f"limit of {name.replace('_', ' ')}, {limit}{unit}"
+
+
+if sys.platform == "linux":
+    _RESOURCES = {
+        "memory": resource.RLIMIT_DATA,
+        "cpu_seconds": resource.RLIMIT_CPU,
+        "open_files": resource.RLIMIT_NOFILE,
+        "processes": resource.RLIMIT_NPROC,
+    }
+
+
+def oom_kills() -> int | None:
+    """Return how many processes this system has killed for want of memory; None if unknown."""
+    try:
+        with open("/proc/vmstat", "rb", buffering=0) as file:
+            found = re.search(rb"^oom_kill (\d+)$", file.read(), re.MULTILINE)
+    except OSError:
+        return None
+    return int(found[1]) if found else None

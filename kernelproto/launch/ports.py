@@ -1,0 +1,160 @@
+"""The tcp ports of kernels: choosing free ones, and finding out that somebody else was faster."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
+
+# Below those that systems hand out by themselves. A client that tries to connect before the kernel
+# listens could be given one of those for its own end, and then it would talk to itself.
+#
+# Two processes that choose five of these at the same moment have one in common in a quarter of a
+# per cent of all cases.
+_PORTS = range(20_000, 30_000)
+_MOST_ATTEMPTS = 500
+
+# A kernel binds its ports some 100 ms after they were chosen, and until then the operating system
+# offers them to the next kernel as well: what is promised to one must not be promised to another.
+_promised: set[int] = set()
+
+_LISTENING = "0A"
+
+
+def promise_ports(count: int, ip: str) -> list[int]:
+    """Return *count* ports that are free at *ip* and promised to no kernel of this process.
+
+    Another program may still take one before the kernel does; see address_was_taken(). Whoever
+    gets the ports calls release_ports() when the kernel is gone.
+
+    Raises:
+        InvalidLaunchParameter: *ip* is no address of this machine.
+        OSError: there are not enough free ports.
+    """
+    ports: list[int] = []
+    with ExitStack() as probes:
+        # The probes stay open together, which keeps another thread from being offered one of them
+        # before it is entered as promised.
+        for port in secrets.SystemRandom().sample(_PORTS, min(len(_PORTS), _MOST_ATTEMPTS)):
+            probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            try:
+                probe.bind((ip, port))
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    raise InvalidLaunchParameter(
+                        f"a kernel cannot listen at {ip}: this machine has no such address"
+                    ) from error
+                continue  # somebody has it already
+            if port not in _promised:
+                ports.append(port)
+            if len(ports) == count:
+                _promised.update(ports)
+                return ports
+    raise OSError(f"{count} free ports between {_PORTS[0]} and {_PORTS[-1]} are not to be had")
+
+
+def release_ports(ports: list[int]) -> None:
+    """Let other kernels have these ports."""
+    _promised.difference_update(ports)
+
+
+def address_was_taken(info: ConnectionInfo, process_group: int | None) -> bool:
+    """Return whether somebody else listens at one of the tcp ports that a kernel was given.
+
+    While the kernel runs this is known on Linux alone. The processes of its group and of its
+    session are the kernel, all others are somebody else. Where others have all of the ports and the
+    kernel none, nobody was faster: the kernel is in a container, whose ports are brought here.
+
+    Args:
+        info: the kernel's addresses. With ipc nobody else can take them.
+        process_group: the number of the kernel's process group and session, None once it has ended.
+    """
+    if info.transport != "tcp":
+        return False
+    ports = {info.port(channel) for channel in CHANNEL_NAMES}
+    if process_group is None:
+        return not all(_can_be_bound(info.ip, port) for port in ports)
+    listeners = _listeners(info.ip, ports)
+    if not listeners:
+        return False
+    try:
+        kernels_own = _sockets_of(process_group)
+    except PermissionError:  # it runs as another user
+        return False
+    taken = [sockets for sockets in listeners.values() if kernels_own.isdisjoint(sockets)]
+    return 0 < len(taken) < len(ports)
+
+
+def _can_be_bound(ip: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        if os.name == "posix":
+            # As libzmq does it; otherwise connections that have just ended would be in the way.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((ip, port))
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True
+
+
+def _listeners(ip: str, ports: set[int]) -> dict[int, set[str]]:
+    """Return the inodes of the sockets that listen where *ip* can be reached, by their ports."""
+    wanted = IPv4Address(ip)
+    found: dict[int, set[str]] = {}
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError), open(f"/proc/net/{table}", encoding="ascii") as lines:
+            next(lines)
+            for line in lines:
+                # sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode ...
+                fields = line.split()
+                address, port = fields[1].split(":")
+                if fields[3] == _LISTENING and int(port, 16) in ports:
+                    listens_at = _address(address)
+                    if listens_at == wanted or 0 in (int(listens_at), int(wanted)):
+                        found.setdefault(int(port, 16), set()).add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _address(digits: str) -> IPv4Address | IPv6Address:
+    """Read an address of /proc/net: words of 32 bits, each in the byte order of the machine."""
+    words = (int(digits[start : start + 8], 16) for start in range(0, len(digits), 8))
+    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
+    if len(packed) == 4:
+        return IPv4Address(packed)
+    address = IPv6Address(packed)
+    return address.ipv4_mapped or address
+
+
+def _sockets_of(process_group: int) -> set[str]:
+    """Return the sockets of all processes in a group, or in the session of the same number.
+
+    Raises:
+        PermissionError: one of these processes does not let us look.
+    """
+    return {link for process in _processes(process_group) for link in _open_files(process)}
+
+
+def _processes(process_group: int) -> Iterator[Path]:
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            # pid (name) state ppid pgrp session ...
+            stat = (process / "stat").read_text(encoding="utf-8", errors="replace")
+            _, _, pgrp, session = stat.rpartition(")")[2].split()[:4]
+            if str(process_group) in (pgrp, session):
+                yield process
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for descriptor in os.scandir(process / "fd"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                yield os.readlink(descriptor.path)

@@ -1,0 +1,137 @@
+"""ProcessGroup: a process and those it has started, from first to last; on POSIX.
+
+Theory of operation
+-------------------
+A process that has ended keeps its number, and with it that of its group, until its parent reaps it.
+So poll() looks for the end without reaping, then kills what is left of the group, and only then
+reaps: no signal reaches a stranger who was given the number again. poll() does all of it at once
+and never blocks; wait() is poll() whenever a descriptor says that the process has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from io import FileIO
+from typing import ClassVar
+
+import anyio
+
+from kernelproto.launch.process import Exit
+from kernelproto.launch.process_end import watch_end
+
+
+class ProcessGroup:
+    """A process that was started in a session of its own, with all that stays in its group.
+
+    Args:
+        command: the program and its arguments; the program is looked for on the PATH of *env*.
+        env: the whole environment.
+        cwd: the working directory; None means the caller's.
+        output: takes standard output and standard error; standard input is empty.
+
+    Attributes:
+        before_reaping: called when the process has ended, before others can get its number.
+
+    Raises:
+        OSError: the program cannot be run; nothing is left of the attempt.
+        ValueError: an argument or a variable cannot be handed to a program.
+    """
+
+    # Who has been released and lives on. When they end they must be reaped, and nobody waits.
+    _released: ClassVar[list[ProcessGroup]] = []
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None,
+        output: FileIO,
+    ) -> None:
+        ProcessGroup._released = [group for group in self._released if not group.poll()]
+        popen = subprocess.Popen(
+            command,
+            env=env,
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        popen.returncode = 0  # it is waited for here, and Popen is not to warn that nobody does
+        self.pid = popen.pid
+        self.exit: Exit | None = None
+        self.killed = False
+        self.before_reaping: Callable[[], None] = lambda: None
+        self._ended = False
+        try:
+            self._end = watch_end(self.pid)
+        except BaseException:
+            os.killpg(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
+        # Only one task at a time may wait for a descriptor; the others wait for their turn.
+        self._turn = anyio.Lock()
+
+    def poll(self) -> bool:
+        if self._ended:
+            return True
+        try:
+            if not self._end.has_come():
+                return False
+        except ChildProcessError:
+            # Reaped behind our back: the exit status is lost, and the number may be a stranger's.
+            self.before_reaping()
+        else:
+            # Who runs as somebody else stays; macOS says the same of a group that is all dead.
+            with suppress(PermissionError, ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self.before_reaping()
+            self.exit = self._end.reap()
+        self._ended = True
+        return True
+
+    async def wait(self) -> int | None:
+        async with self._turn:
+            while not self.poll():
+                if self._end.sign.closed:
+                    raise RuntimeError("this kernel has been released: nobody waits for it here")
+                await anyio.wait_readable(self._end.sign)
+        return None if self.exit is None else self.exit.returncode
+
+    def signal(self, signum: int) -> None:
+        if not self.poll():
+            self.killed |= signum == signal.SIGKILL
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, signum)
+
+    def interrupt(self) -> None:
+        self.signal(signal.SIGINT)
+
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        if self.poll():
+            self._end.close()
+
+    def abort(self) -> None:
+        """End the group, block until it has ended, and close(): for a launch that fails."""
+        self.kill()
+        while not self.poll():
+            self._end.wait()
+        self.close()
+
+    def release(self) -> None:
+        if self.poll():
+            self._end.close()
+        else:
+            self._end.sign.close()
+            self._released.append(self)

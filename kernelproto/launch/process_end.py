@@ -1,0 +1,152 @@
+"""ProcessEnd: tells of the end of a child process, and then reaps it. POSIX only.
+
+A process that has ended keeps its number until its parent reaps it. To notice the end without
+reaping takes ``waitid``, which Python has on Linux, and on macOS since 3.13. Without it a thread
+reaps the child as soon as it ends. Then, until somebody asks, the number could go to a stranger;
+systems hand out tens of thousands of others first.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import selectors
+import sys
+import threading
+from contextlib import suppress
+from io import FileIO
+from typing import Protocol
+
+from kernelproto.launch.process import Exit
+
+_Reaped = tuple[int, int, resource.struct_rusage]
+
+
+class ProcessEnd(Protocol):
+    """The end of one child process.
+
+    Attributes:
+        sign: a descriptor that can be read once the process has ended.
+    """
+
+    sign: FileIO
+
+    def has_come(self) -> bool:
+        """Return whether the process has ended.
+
+        Raises:
+            ChildProcessError: somebody else has reaped it.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Block until the process has ended."""
+        ...
+
+    def reap(self) -> Exit:
+        """Give the number of the process free, once the end has come; return how it has ended."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the descriptor, once the end has come; more than once is fine."""
+        ...
+
+
+def watch_end(pid: int) -> ProcessEnd:
+    """Watch a child process in the best way that there is here.
+
+    Raises:
+        OSError: there are no file descriptors left.
+        RuntimeError: no thread can be started.
+    """
+    if not hasattr(os, "waitid"):
+        return _ReapingThread(pid)
+    try:
+        return _Pidfd(pid)
+    except (AttributeError, OSError):
+        # Not Linux, or a Linux before 5.3, or a sandbox that denies the call.
+        return _Thread(pid)
+
+
+class _Pidfd:
+    """Linux has a descriptor for that."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.sign = self._open_sign()
+
+    def has_come(self) -> bool:
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        return os.waitid(os.P_PID, self._pid, options) is not None
+
+    def wait(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.sign, selectors.EVENT_READ)
+            selector.select()
+
+    def reap(self) -> Exit:
+        return _exit(os.wait4(self._pid, 0))
+
+    def close(self) -> None:
+        self.sign.close()
+
+    def _open_sign(self) -> FileIO:
+        return FileIO(os.pidfd_open(self._pid), "r")
+
+
+class _Thread(_Pidfd):
+    """A thread waits for the process."""
+
+    def _open_sign(self) -> FileIO:
+        read_fd, write_fd = os.pipe()
+        sign, signaller = FileIO(read_fd, "r"), FileIO(write_fd, "w")
+        self._thread = threading.Thread(
+            target=self._watch, args=[signaller], name=f"kernelproto-wait-{self._pid}", daemon=True
+        )
+        try:
+            self._thread.start()
+        except BaseException:
+            sign.close()
+            signaller.close()
+            raise
+        return sign
+
+    def close(self) -> None:
+        self._thread.join()
+        super().close()
+
+    def _watch(self, signaller: FileIO) -> None:
+        # A byte, not just the closed pipe: a fork of this process may hold another copy of it.
+        with signaller:
+            with suppress(ChildProcessError):
+                self._wait()
+            signaller.write(b".")
+
+    def _wait(self) -> None:
+        os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOWAIT)
+
+
+class _ReapingThread(_Thread):
+    """A thread waits for the process and cannot help reaping it."""
+
+    _reaped: _Reaped | None = None
+
+    def has_come(self) -> bool:
+        if self._reaped is None and not self._thread.is_alive():
+            raise ChildProcessError
+        return self._reaped is not None
+
+    def reap(self) -> Exit:
+        assert self._reaped is not None
+        return _exit(self._reaped)
+
+    def _wait(self) -> None:
+        self._reaped = os.wait4(self._pid, 0)
+
+
+def _exit(reaped: _Reaped) -> Exit:
+    _, status, usage = reaped
+    unit = 1 if sys.platform == "darwin" else 1024
+    return Exit(
+        os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+    )

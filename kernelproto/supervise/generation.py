@@ -1,0 +1,290 @@
+"""Generation: one process of a kernel and the client that talks to it, from launched to gone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeAlias
+
+import anyio
+
+from kernelproto.background import background_tasks
+from kernelproto.client.client import KernelClient, open_client
+from kernelproto.client.comms import OnCommOpen
+from kernelproto.client.observers import Observers
+from kernelproto.exceptions import (
+    ClientClosed,
+    KernelDied,
+    KernelExitedEarly,
+    KernelNotReady,
+    KernelProtoError,
+    UnsupportedRequest,
+)
+from kernelproto.interfaces import (
+    BringsChannels,
+    ExplainsDeath,
+    KernelManager,
+    MayLoseAddress,
+    MayOutlive,
+    OpenChannels,
+)
+from kernelproto.launch.exit_status import describe_exit
+from kernelproto.launch.failures import MORE_TIME, NOT_ENCRYPTED, exited_early, not_ready
+from kernelproto.supervise.shutdown import attempt, end_process, longest
+from kernelproto.supervise.to_the_end import to_the_end
+from kernelproto.timeouts import Timeouts
+from kernelproto.transport import open_channels as open_zmq_channels
+from kernelproto.wire.connection import ConnectionInfo
+
+logger = logging.getLogger(__name__)
+
+Launched: TypeAlias = tuple[ConnectionInfo, KernelManager]
+Launch = Callable[[], Awaitable[Launched]]
+
+# A kernel whose port somebody else has taken is launched again on others; it is not bad luck any
+# more when that happens so often in a row.
+_MOST_RELAUNCHES = 5
+
+# How long a kernel may be silent before it is looked after whether it listens at its own ports.
+_ADDRESS_CHECK_SECONDS = 1.0
+
+
+class Generation:
+    """One process of a kernel; ``start_generation`` makes it.
+
+    Attributes:
+        info: where the kernel is.
+        manager: the handle on its process.
+        client: the client that talks to it.
+        ready_at: when it was ready, on the clock of ``anyio.current_time``; None before.
+        dead: whether its process is known to have ended.
+        gone: set when its process has ended and everybody who waited for it was told.
+        outlives: whether leaving lets go of the process instead of ending it.
+        reason: why it was killed, if it was killed from here.
+    """
+
+    def __init__(
+        self, info: ConnectionInfo, manager: KernelManager, client: KernelClient, timeouts: Timeouts
+    ) -> None:
+        self.info = info
+        self.manager = manager
+        self.client = client
+        self.ready_at: float | None = None
+        self.dead = False
+        self.gone = anyio.Event()
+        self.outlives = False
+        self.reason: str | None = None
+        self._timeouts = timeouts
+        self._ending = anyio.Lock()
+        self._lost_address = False
+        client.interrupter = self.interrupt
+
+    async def wait_for_ready(self, deadline: float) -> None:
+        """Wait until the kernel answers and its outputs arrive.
+
+        Args:
+            deadline: when it must be ready, on the clock of ``anyio.current_time``.
+
+        Raises:
+            KernelExitedEarly: its process ended before.
+            KernelNotReady: the time was up before.
+        """
+        with anyio.CancelScope(deadline=deadline):
+            try:
+                async with background_tasks() as tasks:
+                    tasks.start_soon(self._watch_address)
+                    await self.client.wait_for_ready()
+                    await self._reach_shell()
+            except KernelDied as error:
+                raise exited_early(self.manager, error.returncode) from None
+            self.ready_at = anyio.current_time()
+            return
+        remedy = NOT_ENCRYPTED if self.info.encrypted else MORE_TIME
+        raise not_ready(self.manager, self.client.awaited, self._timeouts.startup, remedy=remedy)
+
+    @property
+    def uptime(self) -> float:
+        """For how many seconds it has been ready."""
+        if self.ready_at is None:
+            return 0.0
+        return anyio.current_time() - self.ready_at
+
+    @property
+    def lost_address(self) -> bool:
+        """Whether the kernel could not listen, because somebody else does at its address."""
+        return self._lost_address or self._look_after_address()
+
+    async def interrupt(self) -> None:
+        """Interrupt the running code, by a signal or by a message, as the kernel wants it."""
+        try:
+            await self.manager.interrupt()
+        except UnsupportedRequest:
+            await self.client.interrupt()
+
+    async def kill(self, reason: str) -> None:
+        """Kill the process, whose death then has this reason."""
+        self.reason = reason
+        await attempt(self.manager.kill)
+
+    async def end(self, error: KernelProtoError, *, restart: bool = False) -> int | None:
+        """End the process in order, whatever is cancelled meanwhile.
+
+        Args:
+            error: what those get who still wait for the kernel.
+            restart: whether the kernel is told that it will be started again.
+
+        Returns:
+            The exit status, None where it can't be known.
+        """
+        return await to_the_end(partial(self._end, error, restart), seconds=longest(self._timeouts))
+
+    async def watch(self, on_death: Callable[[int | None], KernelProtoError]) -> None:
+        """Wait for the end of the process, then let nobody wait for it any longer.
+
+        Args:
+            on_death: called with the exit status when nobody here has asked for the end; returns
+                what those get who wait.
+        """
+        returncode = await self.manager.wait()
+        if not self._ending.locked():
+            await self.client.settle()
+        self.dead = True
+        if not self._ending.locked():
+            self.client.fail(on_death(returncode))
+        self.gone.set()
+
+    def death(self, returncode: int | None) -> tuple[str, str | None]:
+        """Return how the process has died in words, and the reason where one is known."""
+        reason = self.reason
+        if reason is None and isinstance(self.manager, ExplainsDeath):
+            reason = self.manager.death_reason()
+        words = describe_exit(returncode) + (f" ({reason})" if reason else "")
+        return words, reason
+
+    async def _end(self, error: KernelProtoError, restart: bool) -> int | None:
+        async with self._ending:
+            try:
+                return await attempt(
+                    partial(end_process, self.client, self.manager, self._timeouts, restart=restart)
+                )
+            finally:
+                self.dead = True
+                self.client.fail(error)
+                await attempt(self.manager.cleanup)
+                self.gone.set()
+
+    async def _reach_shell(self) -> None:
+        """See that shell answers: control may do so while somebody else has the port of shell."""
+        if self.info.transport == "tcp" and isinstance(self.manager, MayLoseAddress):
+            # In this time _watch_address has looked; a kernel that is just busy is ready.
+            with anyio.move_on_after(1.5 * _ADDRESS_CHECK_SECONDS):
+                await self.client.kernel_info()
+
+    async def _watch_address(self) -> None:
+        while True:
+            await anyio.sleep(_ADDRESS_CHECK_SECONDS)
+            if self._look_after_address():
+                self._lost_address = True
+                await attempt(self.manager.kill)
+                return
+
+    def _look_after_address(self) -> bool:
+        return isinstance(self.manager, MayLoseAddress) and self.manager.address_was_taken()
+
+
+@asynccontextmanager
+async def start_generation(
+    launch: Launch,
+    on_death: Callable[[Generation, int | None], KernelProtoError],
+    *,
+    timeouts: Timeouts,
+    observers: Observers | None = None,
+    comm_targets: dict[str, OnCommOpen] | None = None,
+) -> AsyncGenerator[Generation]:
+    """Launch a kernel, give it when it is ready, and end it with the block.
+
+    A kernel that finds somebody else at its address is launched again, five times at the most.
+
+    Args:
+        launch: launches it.
+        on_death: called when a kernel that was ready dies; returns what those get who wait for it.
+        timeouts: the phases of its life.
+        observers: who watches it; see ``open_client``.
+        comm_targets: likewise.
+
+    Raises:
+        KernelExitedEarly: its process ended before it was ready.
+        KernelNotReady: it was not ready in time.
+    """
+    deadline = anyio.current_time() + timeouts.startup
+    for relaunches in range(_MOST_RELAUNCHES + 1):
+        info, manager = await _launch_by(deadline, launch, timeouts)
+        async with (
+            _open(info, manager, timeouts, observers, comm_targets) as generation,
+            background_tasks() as tasks,
+        ):
+            tasks.start_soon(generation.watch, partial(_tell, generation, on_death))
+            try:
+                await generation.wait_for_ready(deadline)
+            except KernelExitedEarly:
+                if relaunches == _MOST_RELAUNCHES or not generation.lost_address:
+                    raise
+                logger.info("a port of the new kernel was taken: it is launched again")
+            else:
+                yield generation
+                return
+
+
+def _tell(
+    generation: Generation,
+    on_death: Callable[[Generation, int | None], KernelProtoError],
+    returncode: int | None,
+) -> KernelProtoError:
+    if generation.ready_at is None:
+        words, reason = generation.death(returncode)
+        return KernelDied(f"the kernel died: {words}", returncode=returncode, reason=reason)
+    return on_death(generation, returncode)
+
+
+async def _launch_by(deadline: float, launch: Launch, timeouts: Timeouts) -> Launched:
+    launched = None
+    with anyio.CancelScope(deadline=deadline):
+        launched = await launch()
+    if launched is None:
+        raise KernelNotReady(
+            f"launching the kernel took longer than {timeouts.startup:g} s",
+            phase="launch",
+            seconds=timeouts.startup,
+        )
+    return launched
+
+
+@asynccontextmanager
+async def _open(
+    info: ConnectionInfo,
+    manager: KernelManager,
+    timeouts: Timeouts,
+    observers: Observers | None,
+    comm_targets: dict[str, OnCommOpen] | None,
+) -> AsyncGenerator[Generation]:
+    """Open the client of a kernel that was just launched; clean up after it whatever happens."""
+    finish = manager.cleanup
+    try:
+        open_channels: OpenChannels = open_zmq_channels
+        if isinstance(manager, BringsChannels):
+            open_channels = manager.open_channels
+        async with open_client(
+            info, open_channels=open_channels, observers=observers, comm_targets=comm_targets
+        ) as client:
+            generation = Generation(info, manager, client, timeouts)
+            try:
+                yield generation
+            finally:
+                if generation.outlives and isinstance(manager, MayOutlive):
+                    finish = manager.release
+                else:
+                    await generation.end(ClientClosed("the kernel was shut down"))
+    finally:
+        await to_the_end(partial(attempt, finish), seconds=timeouts.kill)

@@ -1,0 +1,271 @@
+"""Generations: a kernel's processes, one after the other, and who waits for the next.
+
+Theory of operation
+-------------------
+There is one current generation. When it dies, or is to be restarted, a Replacement is expected:
+there is at most one at a time, so whoever asks for a restart meanwhile joins it, and whoever has a
+request waits for it. It ends when the next generation is ready, or with the error because of which
+there is none. A Replacement is carried out by a task: by one of the kernel's when a restart was
+asked for, by one of the supervisor's when the kernel has died.
+
+    serving --died, nobody supervises, or the supervisor gives up--> dead
+    serving --restart(), or died and supervised--> replacing --ready--> serving
+                                                             `-failed-> dead
+    dead    --restart()--> replacing
+    any     --end()--> over
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Protocol
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from kernelproto.client.client import KernelClient
+from kernelproto.client.comms import OnCommOpen
+from kernelproto.client.observers import Observers
+from kernelproto.client.waiter import Waiter
+from kernelproto.exceptions import (
+    ClientClosed,
+    KernelDied,
+    KernelProtoError,
+    KernelRestarted,
+    fresh,
+)
+from kernelproto.supervise.events import Died, EventHub, Failed, Restarted
+from kernelproto.supervise.generation import Generation, Launch, start_generation
+from kernelproto.supervise.restart_policy import Decision, Restart
+from kernelproto.supervise.to_the_end import to_the_end
+from kernelproto.timeouts import Timeouts
+
+logger = logging.getLogger(__name__)
+
+
+class Replacement(Waiter[Generation]):
+    """The next generation, for all who wait for it.
+
+    Args:
+        auto: whether a supervisor has decided on it.
+        attempt: the how manieth start in a row it is.
+
+    Attributes:
+        hurry: set when somebody does not want it to be delayed any longer.
+        scope: cancelled when it is not wanted any more.
+    """
+
+    __slots__ = ("attempt", "auto", "hurry", "scope")
+
+    def __init__(self, *, auto: bool, attempt: int = 1) -> None:
+        super().__init__()
+        self.auto = auto
+        self.attempt = attempt
+        self.hurry = anyio.Event()
+        self.scope = anyio.CancelScope()
+
+
+class Supervisor(Protocol):
+    """Decides what becomes of a kernel that has died."""
+
+    def started(self, generation: Generation, *, auto: bool) -> None:
+        """Take note of a new generation, which is ready."""
+        ...
+
+    def died(self, uptime: float) -> Decision:
+        """Say what to do with a kernel that has died after *uptime* seconds."""
+        ...
+
+    def revive(self, replacement: Replacement, decision: Restart) -> None:
+        """Carry out a Replacement, in a task, by ``Generations.carry_out``."""
+        ...
+
+
+class Generations:
+    """A kernel's processes, one after the other.
+
+    Args:
+        launch: launches the kernel.
+        tasks: where the kernel is served.
+        timeouts: the phases of each process' life.
+
+    Attributes:
+        current: the process that serves, or has served last.
+        replacement: the next one, while there is to be one.
+        failure: why there was no next one, while there is none.
+        over: whether the kernel was shut down for good.
+        observers: who watches the kernel.
+        events: tells what happens to it.
+    """
+
+    def __init__(self, launch: Launch, tasks: TaskGroup, timeouts: Timeouts) -> None:
+        self.current: Generation
+        self.replacement: Replacement | None = None
+        self.failure: Exception | None = None
+        self.over = False
+        self.observers = Observers(self._start_task)
+        self.events = EventHub(self._start_task)
+        self._launch = launch
+        self._tasks = tasks
+        self._timeouts = timeouts
+        self._comm_targets: dict[str, OnCommOpen] = {}
+        self._supervisor: Supervisor | None = None
+
+    async def begin(self) -> Generation:
+        """Start a generation, in a task of the kernel's, and return it when it is ready.
+
+        Raises:
+            LaunchError: there is none.
+        """
+        generation: Generation = await self._tasks.start(self._serve)
+        return generation
+
+    async def client(self) -> KernelClient:
+        """Return the client of the current generation; wait for it while it is being replaced.
+
+        Raises:
+            KernelProtoError: why there will be no next generation.
+        """
+        if self.replacement is not None:
+            return (await self.replacement.wait()).client
+        if self.failure is not None:
+            raise fresh(self.failure)
+        return self.current.client
+
+    async def restart(self) -> None:
+        """Replace the current generation; see ``Kernel.restart``."""
+        if self.over:
+            raise ClientClosed("the kernel was shut down: run another one")
+        if self.replacement is None:
+            self.replacement = Replacement(auto=False)
+            self._tasks.start_soon(self.carry_out, self.replacement, self._restart)
+        self.replacement.hurry.set()
+        await self.replacement.wait()
+
+    async def carry_out(
+        self, replacement: Replacement, work: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Do what leads to a replacement; if there is none in the end, say so to all who wait.
+
+        Args:
+            replacement: who waits for it.
+            work: begins the next generation; raises if it could not.
+        """
+        failure: Exception | None = None
+        try:
+            with replacement.scope:
+                await work()
+        except Exception as error:
+            failure = error
+            logger.warning("a kernel could not be restarted: %s", error)
+        finally:
+            if self.replacement is replacement:
+                self.replacement = None
+                self.failure = failure = failure or self._abandoned()
+                self.observers.fail(failure)
+                replacement.fail(failure)
+
+    async def end(self) -> int | None:
+        """End the kernel for good; return the exit status of its process, None if unknown."""
+        self.over = True
+        shut_down = ClientClosed("the kernel was shut down")
+        try:
+            if self.replacement is not None:
+                await to_the_end(partial(_abandon, self.replacement))
+            return await self.current.end(shut_down)
+        finally:
+            self.observers.fail(shut_down)
+            self.events.end()
+
+    async def leave(self) -> None:
+        """Let the kernel outlive this program, unless it was shut down or has died."""
+        if self.over or self.current.dead or self.replacement is not None:
+            await self.end()
+        else:
+            self.current.outlives = True
+            self.current.gone.set()
+
+    @contextmanager
+    def supervised_by(self, supervisor: Supervisor) -> Generator[None]:
+        """Let a supervisor decide, for the block, what becomes of the kernel when it dies."""
+        if self._supervisor is not None:
+            raise ValueError("this kernel has a KernelRestarter already")
+        self._supervisor = supervisor
+        supervisor.started(self.current, auto=False)
+        try:
+            yield
+        finally:
+            self._supervisor = None
+
+    def _start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        self._tasks.start_soon(_log_failure, function, *args)
+
+    async def _serve(self, *, task_status: TaskStatus[Generation]) -> None:
+        async with start_generation(
+            self._launch,
+            self._died,
+            timeouts=self._timeouts,
+            observers=self.observers,
+            comm_targets=self._comm_targets,
+        ) as generation:
+            self.current = generation
+            self._welcome(generation)
+            task_status.started(generation)
+            await generation.gone.wait()
+
+    def _welcome(self, generation: Generation) -> None:
+        """Let a new generation serve those who wait for it."""
+        replacement, self.replacement = self.replacement, None
+        if replacement is None:
+            return  # the first one: nobody has it yet
+        self.failure = None
+        self.observers.resume()
+        replacement.set(generation)
+        if self._supervisor is not None:
+            self._supervisor.started(generation, auto=replacement.auto)
+        self.events.emit(Restarted(replacement.auto, generation.info, replacement.attempt))
+
+    def _died(self, generation: Generation, returncode: int | None) -> KernelProtoError:
+        """Decide what follows the death of a generation; return what those get who wait for it."""
+        words, reason = generation.death(returncode)
+        self.events.emit(Died(returncode, reason))
+        if self._supervisor is not None:
+            decision = self._supervisor.died(generation.uptime)
+            if isinstance(decision, Restart):
+                self.replacement = Replacement(auto=True, attempt=decision.attempt)
+                self._supervisor.revive(self.replacement, decision)
+                return KernelRestarted(
+                    f"the kernel died and is being restarted: {words}",
+                    returncode=returncode,
+                    reason=reason,
+                )
+            self.events.emit(Failed(decision.attempts))
+        error = KernelDied(f"the kernel died: {words}", returncode=returncode, reason=reason)
+        self.observers.fail(error)
+        return error
+
+    async def _restart(self) -> None:
+        await self.current.end(KernelRestarted("the kernel was restarted"), restart=True)
+        await self.begin()
+
+    def _abandoned(self) -> KernelProtoError:
+        if self.over:
+            return ClientClosed("the kernel was shut down while it was being restarted")
+        return KernelDied("the kernel died, and whoever was restarting it has stopped")
+
+
+async def _abandon(replacement: Replacement) -> None:
+    """Give up a replacement, and wait until nothing is left of it."""
+    replacement.scope.cancel()
+    with suppress(Exception):  # as those were told who waited for it
+        await replacement.wait()
+
+
+async def _log_failure(function: Callable[..., Awaitable[None]], *args: object) -> None:
+    try:
+        await function(*args)
+    except Exception:
+        logger.exception("%r failed", function)

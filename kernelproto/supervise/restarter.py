@@ -1,0 +1,140 @@
+"""KernelRestarter: starts a kernel again when it dies, or is taken for dead."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+
+import anyio
+from anyio import AsyncContextManagerMixin
+from anyio.abc import TaskGroup
+
+from kernelproto.background import background_tasks
+from kernelproto.client.client import KernelClient
+from kernelproto.exceptions import KernelDied, KernelProtoError
+from kernelproto.supervise.events import Callback, EventT, Failed
+from kernelproto.supervise.generation import Generation
+from kernelproto.supervise.generations import Replacement
+from kernelproto.supervise.kernel import Kernel
+from kernelproto.supervise.restart_policy import Decision, Restart, RestartPolicy
+
+logger = logging.getLogger(__name__)
+
+# A kernel is silent when so many heartbeats in a row had no echo. One would not do: when the
+# application itself was held up, the echo is here and only was not looked at in time.
+_BEATS = 3
+
+
+class KernelRestarter(AsyncContextManagerMixin):
+    """Restarts a kernel during the block, whenever it dies or its heartbeat falls silent.
+
+    ``async with KernelRestarter(kernel, policy) as restarter``; ``run_kernel(restart=policy)`` is
+    the same. What was in flight when the kernel died gets KernelRestarted at once; what is asked
+    meanwhile waits for the new process. That has the working directory, environment and launch
+    parameters of the old one, and other addresses. When the restarter gives up, everybody gets
+    KernelDied. Leaving the block during a restart abandons it.
+
+    Args:
+        kernel: the kernel; it can have one restarter at a time.
+        policy: whether and when it is restarted.
+        chance: gives random numbers from 0 to 1, for the jitter of the backoff.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        policy: RestartPolicy | None = None,
+        *,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.kernel = kernel
+        self.policy = policy or RestartPolicy()
+        self._chance = chance
+        self._generations = kernel.generations
+        self._uptimes: list[float] = []
+        self._tasks: TaskGroup
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[KernelRestarter]:
+        async with background_tasks() as self._tasks:
+            with self._generations.supervised_by(self):
+                yield self
+
+    def add_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
+        """Call a function for every event of a kind from now on.
+
+        Args:
+            callback: called with the event; may be async. What it raises is logged.
+            event: ``Died``, ``Restarted`` or ``Failed``.
+        """
+        self._generations.events.add_callback(callback, event)
+
+    def remove_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
+        """Call a function no more; one that is not there is ignored."""
+        self._generations.events.remove_callback(callback, event)
+
+    def started(self, generation: Generation, *, auto: bool) -> None:
+        """Take note of a new generation; called by the kernel."""
+        if not auto:
+            self._uptimes.clear()
+        if self.policy.time_to_dead is not None:
+            interval = self.policy.time_to_dead / _BEATS
+            self._tasks.start_soon(self._watch_heartbeat, generation, interval)
+
+    def died(self, uptime: float) -> Decision:
+        """Say what to do with a kernel that has died after *uptime* seconds; called by the kernel.
+
+        Args:
+            uptime: how long it was ready; 0 for one that was not.
+        """
+        self._uptimes.append(uptime)
+        # What is older has no influence any more.
+        del self._uptimes[: -(self.policy.limit + 2)]
+        return self.policy.decide(self._uptimes, self._chance())
+
+    def revive(self, replacement: Replacement, decision: Restart) -> None:
+        """Start the kernel again, in a task; called by the kernel."""
+        work = partial(self._revive, replacement, decision)
+        self._tasks.start_soon(self._generations.carry_out, replacement, work)
+
+    async def _revive(self, replacement: Replacement, decision: Decision) -> None:
+        failure: Exception | None = None
+        while isinstance(decision, Restart):
+            replacement.attempt = decision.attempt
+            with anyio.move_on_after(decision.delay):
+                await replacement.hurry.wait()
+            try:
+                await self._generations.begin()
+            except Exception as error:
+                logger.warning("restart %d of a kernel failed: %s", decision.attempt, error)
+                failure = error
+                decision = self.died(0.0)
+            else:
+                return
+        self._generations.events.emit(Failed(decision.attempts))
+        raise KernelDied(
+            f"the kernel died, and {decision.attempts} restarts in a row were in vain: {failure}"
+        ) from failure
+
+    async def _watch_heartbeat(self, generation: Generation, interval: float) -> None:
+        with suppress(KernelProtoError):  # it has died, or was ended
+            await generation.client.heartbeat()  # a kernel that has none never answers
+            await _until_silent(generation.client, interval)
+            silence = f"its heartbeat was silent for {self.policy.time_to_dead:g} s"
+            logger.warning("a kernel is taken for dead: %s", silence)
+            await generation.kill(silence)
+
+
+async def _until_silent(client: KernelClient, interval: float) -> None:
+    missed = 0
+    while missed < _BEATS:
+        with anyio.move_on_after(interval) as waiting:
+            await client.heartbeat()
+        if waiting.cancelled_caught:
+            missed += 1
+        else:
+            missed = 0
+            await anyio.sleep(interval)

@@ -1,0 +1,35 @@
+"""xeus is the first whose kernels can register their ports."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kernelproto import connect_kernel, run_kernel
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+
+@pytest.fixture
+def registering_kernel(installed: Path) -> None:
+    """Install ``spec/registering``, which is xpython with a kernelspec that says so."""
+    file = installed / "xpython" / "kernel.json"
+    if not file.is_file():
+        pytest.skip("xpython is not installed: run tests/integration/kernels/install.py")
+    # Its own kernelspec does not say which version it speaks.
+    kernelspec = json.loads(file.read_text()) | {"kernel_protocol_version": "5.6"}
+    folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", "registering")
+    folder.mkdir(parents=True)
+    folder.joinpath("kernel.json").write_text(json.dumps(kernelspec))
+
+
+@pytest.mark.usefixtures("registering_kernel")
+async def test_xpython_registers() -> None:
+    async with run_kernel("spec/registering") as kernel:
+        assert kernel.connection_info.shell_port >= 49_152  # where xeus looks for ports
+        assert (await kernel.execute("6 * 7")).text == "42"
+        async with connect_kernel(kernel.manager.connection_file) as client:
+            assert (await client.execute("print(6 * 7)")).stdout == "42\n"

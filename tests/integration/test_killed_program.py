@@ -1,0 +1,129 @@
+"""A program that is killed: what becomes of kernels that do not look after their parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kernelproto.launch.records import read_records, sweep
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+GUARD_SECONDS = 60
+
+PROGRAM = """
+import anyio, json, os, signal, sys
+from kernelproto import start_kernel
+from kernelproto.launch.watchdog import _Watchdog
+
+# In the kernel's group, and out of it.
+CHILDREN = '''
+import subprocess
+near = subprocess.Popen(["sleep", "1000"])
+far = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+say(f"{os.getpid()} {near.pid} {far.pid}", parent)
+'''
+
+async def main():
+    kernels, pids = [], []
+    for transport in ("tcp", "ipc"):
+        options = json.loads(sys.argv[1])
+        kernel = await start_kernel("spec/scripted", transport=transport, launch_params=options)
+        kernels.append(kernel)
+        result = await kernel.execute(CHILDREN)
+        pids += map(int, result.raise_for_error().stdout.split())
+    watchdog = _Watchdog.current
+    print(json.dumps({"pids": pids, "watchdog": watchdog and watchdog._process.pid}), flush=True)
+    await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+class Program:
+    """A program with two kernels, each of which has two children."""
+
+    def __init__(self, **launch_params: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, json.dumps(launch_params)], stdout=subprocess.PIPE
+        )
+        self.pids: list[int] = []
+        report = json.loads(self.process.stdout.readline())
+        self.pids += report["pids"]
+        self.watchdog: int | None = report["watchdog"]
+        self.process.stdout.close()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def alive(self) -> list[int]:
+        return [pid for pid in self.pids if os.path.exists(f"/proc/{pid}")]
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[..., Program]]:
+    programs: list[Program] = []
+
+    def start(**launch_params: object) -> Program:
+        programs.append(Program(**launch_params))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.kill()
+    for record in read_records():
+        record.clear_up()
+
+
+def until_gone(pid: int) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with open(pidfd) as sign:
+        ready, _, _ = select.select([sign], [], [], GUARD_SECONDS)
+    assert ready, f"process {pid} is still there"
+
+
+def test_kernels_and_their_children_end_with_the_program(run, runtime_dir: Path) -> None:
+    program = run()
+    assert len(program.alive()) == 6
+    program.kill()
+    for pid in [*program.pids, program.watchdog]:
+        until_gone(pid)
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_next_start_clears_up_where_the_watchdog_has_died_too(run, runtime_dir: Path) -> None:
+    program = run()
+    os.kill(program.watchdog, signal.SIGKILL)
+    program.kill()
+    assert len(program.alive()) == 6
+    assert len(list(runtime_dir.glob("kernel-*.json"))) == 2
+    sweep()
+    for pid in program.pids:
+        until_gone(pid)
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_detached_kernels_live_on(run) -> None:
+    program = run(detached=True)
+    assert program.watchdog is None
+    program.kill()
+    sweep()
+    assert len(program.alive()) == 6
+    records = read_records()
+    assert {record.process.pid for record in records} < set(program.pids)
+    for record in records:
+        record.clear_up()
+    for pid in program.pids:
+        until_gone(pid)

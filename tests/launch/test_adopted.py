@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import anyio
+import anyio.to_thread
+import msgspec
+import pytest
+
+from kernelproto.exceptions import DiscoveryError
+from kernelproto.launch.adopted import adopt_local, find_record
+from kernelproto.launch.launcher import launch_local
+from kernelproto.launch.local import LocalKernelManager
+from kernelproto.launch.records import ProcessId, Record, read_records
+from kernelproto.testing import check_kernel_manager
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "clean")]
+
+GUARD_SECONDS = 60
+
+PROGRAM = """
+import anyio, os, sys
+from kernelproto.launch.launcher import launch_local
+
+async def main():
+    script, output, detached = sys.argv[1:]
+    _, manager = await launch_local(
+        ["/bin/sh", "-c", script, "{connection_file}"],
+        env=os.environ,
+        kernel_name="spec/one",
+        transport="ipc",
+        detached=bool(detached),
+        output=output or None,
+    )
+    print(manager.kernel_id, flush=True)
+    if not detached:
+        sys.stdin.read()
+
+anyio.run(main)
+"""
+
+
+@pytest.fixture
+def clean() -> Iterator[None]:
+    """End what a failed test has left, and remove what another has left on purpose."""
+    yield
+    for record in read_records():
+        record.clear_up()
+
+
+@pytest.fixture
+def start() -> Callable[..., str]:
+    """Give a function that has another program start a detached kernel, and end."""
+
+    def run(script: str = "sleep 1000", output: str = "") -> str:
+        command = [sys.executable, "-c", PROGRAM, script, output, "detached"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout.strip()
+
+    return run
+
+
+async def adopt(kernel_id: str) -> LocalKernelManager:
+    _, manager = await adopt_local(find_record(kernel_id))
+    return manager
+
+
+async def wait(manager: LocalKernelManager) -> int | None:
+    with anyio.fail_after(GUARD_SECONDS):
+        return await manager.wait()
+
+
+async def test_kernel_of_another_program(start, runtime_dir, tmp_path) -> None:
+    kernel_id = start("echo hello; sleep 1000", str(tmp_path / "out"))
+    record = find_record(kernel_id)
+    info, manager = await adopt_local(record)
+    assert manager.kernel_id == kernel_id
+    assert manager.connection_info == info
+    assert find_record(info) == find_record(manager.connection_file) == record
+    assert manager.command[:2] == ("/bin/sh", "-c")
+    assert manager.detached
+    assert await manager.is_alive()
+    while manager.output_tail() != "hello\n":
+        await anyio.lowlevel.checkpoint()
+    await manager.terminate()
+    assert await wait(manager) is None
+    assert not await manager.is_alive()
+    assert manager.returncode is None
+    assert manager.death_reason() is None
+    assert not manager.address_was_taken()
+    await manager.cleanup()
+    assert list(runtime_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", ["interrupt", "terminate", "kill"])
+async def test_signals_reach_the_group(start, mailbox, method, until_gone) -> None:
+    manager = await adopt(start(f"sh -c 'echo $$ > {mailbox.path}; exec sleep 1000'; sleep 1000"))
+    child_pid = int(await mailbox.receive())
+    await getattr(manager, method)()
+    until_gone(child_pid)
+    await manager.cleanup()
+    await getattr(manager, method)()
+
+
+async def test_what_outlives_it_is_killed(start, mailbox, until_gone) -> None:
+    script = f"sh -c 'echo $$ > {mailbox.path}; sleep 1000' & read x < {mailbox.path}.go"
+    os.mkfifo(f"{mailbox.path}.go")
+    manager = await adopt(start(script))
+    straggler = int(await mailbox.receive())
+    with open(f"{mailbox.path}.go", "w"):  # noqa: ASYNC230
+        pass
+    assert await wait(manager) is None
+    until_gone(straggler)
+    await manager.cleanup()
+
+
+async def test_release(start, resources) -> None:
+    kernel_id = start()
+    before = resources()
+    manager = await adopt(kernel_id)
+    await manager.release()
+    await manager.cleanup()
+    assert resources() == before
+    manager = await adopt(kernel_id)
+    assert await manager.is_alive()
+    await manager.cleanup()
+    assert resources() == before
+
+
+async def test_kernel_that_has_ended(start, mailbox, until_gone) -> None:
+    record = find_record(start())
+    os.kill(record.process.pid, signal.SIGKILL)
+    until_gone(record.process.pid)
+    with pytest.raises(DiscoveryError, match="has ended"):
+        await adopt_local(record)
+    with pytest.raises(DiscoveryError, match="has ended"):
+        await adopt_local(msgspec.structs.replace(record, process=None))
+
+
+async def test_number_that_was_given_to_somebody_else(start, monkeypatch) -> None:
+    record = find_record(start())
+    gone = iter([False, True])
+    with monkeypatch.context() as patch:
+        patch.setattr(ProcessId, "is_gone", property(lambda process: next(gone)))
+        with pytest.raises(DiscoveryError, match="has just ended"):
+            await adopt_local(record)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ProcessLookupError(), "has just ended"), (OSError(38, "Not there"), "on this system")],
+)
+async def test_no_descriptor_for_the_process(start, monkeypatch, error, words) -> None:
+    def pidfd_open(pid: int) -> int:
+        raise error
+
+    record = find_record(start())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pidfd_open", pidfd_open)
+        with pytest.raises(DiscoveryError, match=words):
+            await adopt_local(record)
+
+
+async def test_kernel_of_another_machine(start) -> None:
+    record = find_record(start())
+    machine = msgspec.structs.replace(record.process.machine, host="elsewhere", boot="another")
+    process = msgspec.structs.replace(record.process, machine=machine)
+    with pytest.raises(DiscoveryError, match="another machine, 'elsewhere'"):
+        await adopt_local(msgspec.structs.replace(record, process=process))
+
+
+async def test_kernel_that_belongs_to_a_program() -> None:
+    command = [sys.executable, "-c", PROGRAM, "sleep 1000", "", ""]
+    with subprocess.Popen(  # noqa: ASYNC220
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        record = find_record(program.stdout.readline().strip())
+        with pytest.raises(DiscoveryError, match=f"belongs to process {program.pid}"):
+            await adopt_local(record)
+
+
+async def test_no_record(runtime_dir) -> None:
+    info, manager = await launch_local(["sleep", "1000"], env=os.environ)
+    read_records()[0].remove()
+    with pytest.raises(DiscoveryError, match="no record"):
+        find_record(manager.connection_file)
+    with pytest.raises(DiscoveryError, match="no record") as caught:
+        find_record(info)
+    assert info.key not in str(caught.value)
+    with pytest.raises(DiscoveryError, match="no connection file"):
+        find_record("missing")
+    await manager.cleanup()
+
+
+async def test_records_without_their_connection_files(start) -> None:
+    lost, kept = find_record(start()), find_record(start())
+    os.unlink(lost.connection_file)
+    info, manager = await adopt_local(kept)
+    assert find_record(info) == kept
+    with pytest.raises(DiscoveryError, match="connection file"):
+        await adopt_local(lost)
+    await manager.cleanup()
+
+
+async def test_promises(start) -> None:
+    async def launch():
+        kernel_id = await anyio.to_thread.run_sync(start)
+        record: Record = find_record(kernel_id)
+        return await adopt_local(msgspec.structs.replace(record, interrupt_mode="message"))
+
+    await check_kernel_manager(launch)

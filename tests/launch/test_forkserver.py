@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import ast
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from kernelproto import (
+    InvalidLaunchParameter,
+    KernelDied,
+    KernelExitedEarly,
+    KernelFinder,
+    LaunchError,
+    NoSuchKernel,
+    run_kernel,
+)
+from kernelproto.launch.forkserver import ForkServer
+from kernelproto.launch.providers import ForkServerProvider
+from kernelproto.testing import check_kernel_provider
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left")]
+
+GUARD_SECONDS = 60
+
+
+@pytest.fixture
+def no_servers_left(no_leaks: None) -> Iterator[None]:
+    yield
+    ForkServer.close_all()
+
+
+def finder(*preload: str) -> KernelFinder:
+    return KernelFinder([ForkServerProvider(preload)])
+
+
+async def evaluate(kernel, code: str) -> object:
+    result = await kernel.execute(code)
+    return ast.literal_eval(result.raise_for_error().text)
+
+
+async def test_kernel_is_as_good_as_a_new_one(tmp_path: Path) -> None:
+    async with run_kernel(
+        "fork/kernel",
+        finder=finder(),
+        cwd=tmp_path,
+        env={"NAME": "value"},
+        launch_params={"extra_arguments": ["--HistoryManager.enabled=False"]},
+    ) as kernel:
+        await kernel.execute("import os, sys, threading")
+        assert await evaluate(kernel, "os.getcwd()") == str(tmp_path)
+        assert await evaluate(kernel, "os.environ['NAME']") == "value"
+        assert await evaluate(kernel, "os.getpgid(0) == os.getsid(0) == os.getpid()")
+        assert await evaluate(kernel, "os.getpid()") == kernel.manager.pid
+        assert await evaluate(kernel, "'--HistoryManager.enabled=False' in sys.argv")
+        assert not [path for path in await evaluate(kernel, "sys.path") if "kernelproto" in path]
+        assert await evaluate(kernel, "os.read(0, 1)") == b""
+        assert "kernelproto" not in (await kernel.execute("list(sys.modules)")).text
+        interrupted = kernel.execute("print('begun'); threading.Event().wait()")
+        await anext(interrupted)
+        await kernel.interrupt()
+        assert (await interrupted).error.ename == "KeyboardInterrupt"
+
+
+def sockets_of(pid: int) -> set[str]:
+    links = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links.add(str(descriptor.readlink()))
+    return {link for link in links if link.startswith("socket:")}
+
+
+async def test_what_is_loaded_and_what_is_open() -> None:
+    async with run_kernel("fork/kernel", finder=finder("wave")) as kernel:
+        assert await evaluate(kernel, "import os, sys; 'wave' in sys.modules")
+        server = await evaluate(kernel, "os.getppid()")
+        kernels = sockets_of(kernel.manager.pid)
+        assert kernels
+        assert not kernels & (sockets_of(server) | sockets_of(os.getpid()))
+
+
+async def test_random_numbers_are_its_own() -> None:
+    code = "import random, uuid; (random.random(), str(uuid.uuid1()), str(uuid.uuid4()))"
+    values = []
+    for _ in range(2):
+        async with run_kernel("fork/kernel", finder=finder("uuid")) as kernel:
+            values.append(await evaluate(kernel, code))
+    assert not set(values[0]) & set(values[1])
+
+
+async def test_one_server_for_all() -> None:
+    async with (
+        run_kernel("fork/kernel", finder=finder()) as one,
+        run_kernel("fork/kernel", finder=finder()) as other,
+    ):
+        parent = "import os; os.getppid()"
+        assert await evaluate(one, parent) == await evaluate(other, parent)
+
+
+async def test_kernel_that_dies(runtime_dir: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with run_kernel("fork/kernel", finder=finder()) as kernel:
+            with pytest.raises(KernelDied, match="exit status 3"):
+                await kernel.execute("import os; os._exit(3)")
+            await kernel.restart()
+            await kernel.manager.signal(signal.SIGKILL)
+            with pytest.raises(KernelDied, match="SIGKILL"):
+                await kernel.execute("1")
+
+
+async def test_server_that_dies_takes_its_kernels_with_it_and_is_replaced() -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with run_kernel("fork/kernel", finder=finder()) as kernel:
+            server = await evaluate(kernel, "import os; os.getppid()")
+            os.kill(server, signal.SIGKILL)
+            with pytest.raises(KernelDied):
+                await kernel.execute("import time; time.sleep(1000)")
+            assert not await kernel.manager.is_alive()
+            await kernel.restart()
+            assert await evaluate(kernel, "import os; os.getppid()") != server
+
+
+OWNER = """
+import os, sys, anyio
+from kernelproto import run_kernel
+async def main():
+    async with run_kernel("fork/kernel") as kernel:
+        print(kernel.manager.pid, flush=True)
+        await anyio.sleep_forever()
+anyio.run(main)
+"""
+
+
+def test_owner_that_is_killed_leaves_nothing(runtime_dir: Path) -> None:
+    owner = subprocess.Popen([sys.executable, "-c", OWNER], stdout=subprocess.PIPE, text=True)
+    with owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        end = os.pidfd_open(pid)
+        owner.kill()
+    with selectors.DefaultSelector() as selector:
+        selector.register(end, selectors.EVENT_READ)
+        assert selector.select(GUARD_SECONDS)
+    os.close(end)
+
+
+async def test_fork_of_the_owner_does_not_keep_the_server() -> None:
+    async with run_kernel("fork/kernel", finder=finder()):
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+    ForkServer.close_all()  # would wait for ever if the child held the socket
+    os.kill(child, signal.SIGKILL)
+    await anyio.to_thread.run_sync(os.waitpid, child, 0)
+
+
+async def test_module_that_cannot_be_loaded() -> None:
+    with pytest.raises(InvalidLaunchParameter, match=r"'no_such_module'.*ModuleNotFoundError"):
+        async with run_kernel("fork/kernel", finder=finder("no_such_module")):
+            pytest.fail("it has started")
+
+
+async def test_module_that_starts_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    tmp_path.joinpath("threaded.py").write_text(code)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="1 threads were started"):
+        async with run_kernel("fork/kernel", finder=finder("threaded")):
+            pytest.fail("it has started")
+
+
+async def test_module_that_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.joinpath("deadly.py").write_text("import os; os._exit(1)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(LaunchError, match="the fork server has ended"):
+        async with run_kernel("fork/kernel", finder=finder("deadly")):
+            pytest.fail("it has started")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"cwd": "/no/such/folder"}, InvalidLaunchParameter, "/no/such/folder"),
+        ({"launch_params": {"detached": True}}, InvalidLaunchParameter, "pyimport/kernel"),
+        ({"launch_params": {"extra_arguments": ["--no-such"]}}, KernelExitedEarly, "no-such"),
+        ({"env": {"A": "\0"}}, InvalidLaunchParameter, "A"),
+        ({"name": "fork/other"}, NoSuchKernel, "other"),
+    ],
+)
+async def test_bad_launches(options, error, words) -> None:
+    with pytest.raises(error, match=words):
+        async with run_kernel(**{"name": "fork/kernel", "finder": finder(), **options}):
+            pytest.fail("it has started")
+
+
+async def test_limits() -> None:
+    async with run_kernel(
+        "fork/kernel", finder=finder(), launch_params={"limits": {"open_files": 100}}
+    ) as kernel:
+        assert await evaluate(kernel, "import resource; resource.getrlimit(7)[0]") == 100
+
+
+async def test_twenty_at_once() -> None:
+    async def run(number: int) -> None:
+        async with run_kernel("fork/kernel", finder=kernels) as kernel:
+            assert (await kernel.execute(f"{number}")).text == str(number)
+
+    kernels = finder()
+    async with anyio.create_task_group() as tasks:
+        for number in range(20):
+            tasks.start_soon(run, number)
+
+
+def test_configuration() -> None:
+    provider = ForkServerProvider()
+    provider.load_config({"preload": ["decimal"]})
+    provider.load_config(None)
+    with pytest.raises(ValueError, match="preload"):
+        provider.load_config({"preload": "decimal"})
+
+
+def test_any_thread_may_fork() -> None:
+    servers = []
+    threads = [
+        threading.Thread(target=lambda: servers.append(ForkServer.running([]))) for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, servers))) == 1
+
+
+async def test_promises(anyio_backend_name: str) -> None:
+    await check_kernel_provider(ForkServerProvider())

@@ -1,0 +1,314 @@
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+import anyio
+import pytest
+
+from kernelproto.exceptions import (
+    InvalidLaunchParameter,
+    KernelExitedEarly,
+    KernelNotReady,
+    LaunchError,
+)
+from kernelproto.interfaces import KernelManager
+from kernelproto.launch import launcher as module
+from kernelproto.launch import start
+from kernelproto.launch.launcher import launch_local
+from kernelproto.launch.running import read_connection_file
+from kernelproto.transport import registration
+from kernelproto.wire.connection import CHANNEL_NAMES
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+GUARD_SECONDS = 60
+FOR_EVER = "import signal; signal.pause()"
+
+
+async def launch(code: str, **options):
+    """Launch a kernel that is a piece of Python code."""
+    argv = [sys.executable, "-c", code, "{connection_file}", "{kernel_id}", "{other}"]
+    _, manager = await launch_local(argv, **{"env": os.environ} | options)
+    return manager
+
+
+async def wait(manager: KernelManager) -> int | None:
+    with anyio.fail_after(GUARD_SECONDS):
+        return await manager.wait()
+
+
+async def test_environment_and_working_directory(tmp_path) -> None:
+    manager = await launch(
+        "import os; print(os.environ['JPY_PARENT_PID'], os.environ['A'], os.getcwd())",
+        env={"A": "1", "JPY_PARENT_PID": "5"},
+        cwd=str(tmp_path),
+    )
+    assert await wait(manager) == 0
+    assert manager.output_tail() == f"{os.getpid()} 1 {tmp_path}\n"
+    await manager.cleanup()
+
+
+async def test_values_are_filled_in_but_never_those_of_the_launch() -> None:
+    manager = await launch("", values={"other": "{kernel_id}", "connection_file": "elsewhere"})
+    assert manager.command[-3:] == (manager.connection_file, manager.kernel_id, "{kernel_id}")
+    await manager.cleanup()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+@pytest.mark.parametrize("command", ["no-such-command", "./kernel", "/", "./kernel/kernel"])
+async def test_command_that_cannot_be_run(
+    resources, runtime_dir, tmp_path, transport, command
+) -> None:
+    tmp_path.joinpath("kernel").touch(mode=0o600)
+    before = resources()
+    with pytest.raises(KernelExitedEarly, match=f"{command}.*installed, executable") as caught:
+        await launch_local([command, "a b"], env=os.environ, cwd=str(tmp_path), transport=transport)
+    assert caught.value.command == (command, "a b")
+    assert caught.value.returncode is None
+    assert "'a b'" in str(caught.value)
+    assert resources() == before
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_command_is_looked_for_on_the_path_of_the_kernel(tmp_path) -> None:
+    tmp_path.joinpath("kernel").symlink_to("/bin/sh")
+    _, manager = await launch_local(["kernel", "-c", "exit 3"], env={"PATH": str(tmp_path)})
+    assert await wait(manager) == 3
+    await manager.cleanup()
+
+
+async def test_working_directory_that_does_not_exist(runtime_dir, tmp_path) -> None:
+    with pytest.raises(InvalidLaunchParameter, match=r"working directory .*missing"):
+        await launch(FOR_EVER, cwd=str(tmp_path / "missing"))
+    assert list(runtime_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [{"env": {"A=B": "1"}}, {"values": {"other": "\0"}}])
+async def test_what_no_program_can_be_given(runtime_dir, options) -> None:
+    with pytest.raises(InvalidLaunchParameter, match="cannot be run"):
+        await launch(FOR_EVER, **options)
+    assert list(runtime_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), RuntimeError("no thread")])
+@pytest.mark.parametrize("step", ["OutputTail", "ProcessGroup"])
+async def test_nothing_is_left_of_a_failure(
+    resources, runtime_dir, monkeypatch, step, error
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(start, step, fail)
+    before = resources()
+    with pytest.raises(KernelExitedEarly, match=r"Too many open files|no thread"):
+        await launch(FOR_EVER)
+    assert resources() == before
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_no_connection_file(runtime_dir, monkeypatch) -> None:
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", os.devnull)
+    with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
+        await launch(FOR_EVER)
+
+
+async def test_cancelled_launch_has_made_nothing(resources, runtime_dir) -> None:
+    before = resources()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await launch(FOR_EVER)
+    assert scope.cancelled_caught
+    assert resources() == before
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_many_kernels_at_once(runtime_dir) -> None:
+    managers = []
+
+    async def start() -> None:
+        managers.append(await launch(FOR_EVER))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(start)
+    infos = [manager.connection_info for manager in managers]
+    ports = [port for info in infos for port in (info.shell_port, info.iopub_port, info.hb_port)]
+    assert len(set(ports)) == len(ports)
+    async with anyio.create_task_group() as tasks:
+        for manager in managers:
+            tasks.start_soon(manager.cleanup)
+    assert list(runtime_dir.iterdir()) == []
+
+
+# What a kernel that registers begins with. It has no channels: registering is all it can do.
+REGISTRATION = """
+import hashlib, hmac, json, os, signal, sys, zmq
+
+FILE = json.load(open(sys.argv[1]))
+CONTEXT = zmq.Context()
+PORTS = {name + "_port": str(port) for port, name in enumerate(
+    ["shell", "iopub", "stdin", "control", "hb"], 50_001)}
+
+def connect():
+    socket = CONTEXT.socket(zmq.DEALER)
+    socket.set(zmq.LINGER, 0)
+    socket.connect(f"tcp://{FILE['registration_ip']}:{FILE['registration_port']}")
+    return socket
+
+def sign(content, key=FILE["key"]):
+    return hmac.new(key.encode(), content, hashlib.sha256).hexdigest().encode()
+
+def message(key=FILE["key"], **fields):
+    content = json.dumps({"kernel_id": FILE["kernel_id"], **PORTS, **fields}).encode()
+    return [b"<IDS|MSG>", sign(content, key), content]
+
+def register(socket):
+    socket.send_multipart(message())
+    delimiter, signature, content = socket.recv_multipart()
+    print("acknowledged:", signature == sign(content), flush=True)
+"""
+
+REGISTERED = {"shell": 50_001, "iopub": 50_002, "stdin": 50_003, "control": 50_004, "hb": 50_005}
+
+HOSTILE = """
+registration = message()
+attacks = [
+    [b""],
+    [b"<IDS|MSG>"],
+    [os.urandom(100) for _ in range(100)],
+    [b"<IDS|MSG>", b"", b"{}"],
+    message(key="another"),
+    message(shell_port="666")[:2] + registration[2:],
+    registration[:2] + message(shell_port="666")[2:],
+    message(kernel_id="another"),
+    message(shell_port="70000"),
+    message(shell_port=None),
+    [b"<IDS|MSG>", sign(b"[" * 10_000), b"[" * 10_000],
+    [b"x" * 100_000],
+]
+for number, attack in enumerate(attacks * 100):
+    if number % 100 == 0:
+        stranger = connect()
+    stranger.send_multipart(attack)
+"""
+
+
+class TestRegistration:
+    """A kernel that chooses its ports."""
+
+    @pytest.mark.parametrize("encrypted", [True, False])
+    async def test_connection_file_takes_the_place_of_the_registration_file(
+        self, runtime_dir, encrypted
+    ) -> None:
+        code = REGISTRATION + "register(connect()); print(sorted(FILE))"
+        manager = await launch(code, registers=True, encrypted=encrypted, kernel_name="spec/one")
+        info = manager.connection_info
+        assert {name: info.port(name) for name in CHANNEL_NAMES} == REGISTERED
+        assert (info.ip, info.kernel_name, info.encrypted) == ("127.0.0.1", "spec/one", encrypted)
+        assert os.stat(manager.connection_file).st_mode & 0o777 == 0o600
+        assert read_connection_file(manager.connection_file) == info
+        assert await wait(manager) == 0
+        acknowledged, keys = manager.output_tail().splitlines()
+        assert acknowledged == "acknowledged: True"
+        assert ("curve_secretkey" in keys) is encrypted
+        assert "shell_port" not in keys
+        await manager.cleanup()
+        assert list(runtime_dir.iterdir()) == []
+
+    async def test_hostile_input_changes_nothing(self, caplog) -> None:
+        code = REGISTRATION + HOSTILE + "register(connect())"
+        with anyio.fail_after(GUARD_SECONDS):
+            manager = await launch(code, registers=True)
+        info = manager.connection_info
+        assert {name: info.port(name) for name in CHANNEL_NAMES} == REGISTERED
+        assert await wait(manager) == 0
+        assert manager.output_tail() == "acknowledged: True\n"
+        await manager.cleanup()
+        assert len(caplog.records) == 1
+        assert info.key not in caplog.text
+
+    async def test_kernel_that_ends_instead_is_told_at_once(self, resources, runtime_dir) -> None:
+        before = resources()
+        with anyio.fail_after(GUARD_SECONDS), pytest.raises(KernelExitedEarly) as caught:
+            await launch("import sys; sys.exit('no shell_port')", registers=True)
+        assert caught.value.returncode == 1
+        assert caught.value.stderr == "no shell_port\n"
+        assert "no shell_port" in str(caught.value)
+        assert resources() == before
+        assert list(runtime_dir.iterdir()) == []
+
+    async def test_kernel_that_never_registers(self, resources, runtime_dir, monkeypatch) -> None:
+        monkeypatch.setattr(module, "_REGISTRATION_SECONDS", 0.01)
+        before = resources()
+        with pytest.raises(KernelNotReady, match="kernel_protocol_version") as caught:
+            await launch(FOR_EVER, registers=True)
+        assert caught.value.phase == "registration"
+        assert resources() == before
+        assert list(runtime_dir.iterdir()) == []
+
+    async def test_caller_whose_deadline_comes_first_hears_why(
+        self, runtime_dir, monkeypatch
+    ) -> None:
+        monkeypatch.setattr(module, "_LAST_WORDS_SECONDS", GUARD_SECONDS - 0.01)
+        with anyio.fail_after(GUARD_SECONDS), pytest.raises(KernelNotReady, match="registration"):
+            await launch(FOR_EVER, registers=True)
+        assert list(runtime_dir.iterdir()) == []
+
+    async def test_cancelled_while_it_is_waited_for(self, resources, runtime_dir, mailbox) -> None:
+        before = resources()
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(
+                    partial(launch, f"{mailbox.script('1')}; {FOR_EVER}", registers=True)
+                )
+                await mailbox.receive()
+                scope.cancel()
+        assert scope.cancelled_caught
+        assert resources() == before
+        assert list(runtime_dir.iterdir()) == []
+
+    async def test_command_that_cannot_be_run(self, resources, runtime_dir) -> None:
+        before = resources()
+        with pytest.raises(KernelExitedEarly, match="no-such-command"):
+            await launch_local(["no-such-command"], env=os.environ, registers=True)
+        assert resources() == before
+        assert list(runtime_dir.iterdir()) == []
+
+    async def test_connection_file_that_cannot_be_written(self, resources, runtime_dir) -> None:
+        code = "os.mkdir(sys.argv[1] + '.new'); register(connect()); signal.pause()"
+        before = resources()
+        with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
+            await launch(REGISTRATION + code, registers=True)
+        (draft,) = runtime_dir.iterdir()
+        draft.rmdir()
+        assert resources() == before
+
+    async def test_nowhere_to_listen(self, runtime_dir, monkeypatch) -> None:
+        monkeypatch.setattr(registration, "LOOPBACK", "192.0.2.1")  # an address of nobody
+        with pytest.raises(LaunchError, match="cannot listen for the registration"):
+            await launch(FOR_EVER, registers=True)
+        assert list(runtime_dir.iterdir()) == []
+
+    async def test_ipc_needs_none(self) -> None:
+        manager = await launch(FOR_EVER, registers=True, transport="ipc")
+        assert manager.connection_info.transport == "ipc"
+        await manager.cleanup()
+
+    async def test_many_at_once(self, runtime_dir) -> None:
+        managers = []
+
+        async def start_one() -> None:
+            code = REGISTRATION + "register(connect()); signal.pause()"
+            managers.append(await launch(code, registers=True))
+
+        with anyio.fail_after(GUARD_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                for _ in range(8):
+                    tasks.start_soon(start_one)
+        assert len({manager.connection_info.key for manager in managers}) == 8
+        async with anyio.create_task_group() as tasks:
+            for manager in managers:
+                tasks.start_soon(manager.cleanup)
+        assert list(runtime_dir.iterdir()) == []

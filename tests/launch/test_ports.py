@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.launch import ports as module
+from kernelproto.launch.ports import address_was_taken, promise_ports, release_ports
+from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+LOOPBACK = "127.0.0.1"
+
+needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc/net/tcp")
+
+
+class TestPromisePorts:
+    def test_they_are_free_and_different(self) -> None:
+        ports = promise_ports(5, LOOPBACK)
+        assert len(set(ports)) == 5
+        for port in ports:
+            with socket.socket() as listener:
+                listener.bind((LOOPBACK, port))
+        release_ports(ports)
+
+    def test_to_one_kernel_only(self, monkeypatch) -> None:
+        first = promise_ports(5, LOOPBACK)
+        monkeypatch.setattr(module, "_PORTS", first)
+        with pytest.raises(OSError, match="free ports"):
+            promise_ports(1, LOOPBACK)
+        release_ports(first)
+        assert sorted(promise_ports(5, LOOPBACK)) == sorted(first)
+        release_ports(first)
+
+    def test_taken_ports_are_passed_over(self, monkeypatch) -> None:
+        monkeypatch.setattr(module, "_PORTS", ports := promise_ports(3, LOOPBACK))
+        release_ports(ports)
+        with socket.create_server((LOOPBACK, ports[0])):
+            assert sorted(promise_ports(2, LOOPBACK)) == sorted(ports[1:])
+        release_ports(ports)
+
+    def test_nothing_is_promised_in_vain(self, monkeypatch) -> None:
+        monkeypatch.setattr(module, "_PORTS", ports := promise_ports(3, LOOPBACK))
+        release_ports(ports)
+        before = set(module._promised)
+        with pytest.raises(OSError, match="4 free ports"):
+            promise_ports(4, LOOPBACK)
+        assert module._promised == before
+
+    def test_address_that_is_not_ours(self) -> None:
+        with pytest.raises(InvalidLaunchParameter, match=r"192\.0\.2\.1.*no such address"):
+            promise_ports(5, "192.0.2.1")
+
+    def test_two_processes_seldom_choose_the_same(self) -> None:
+        """Five of ten thousand, twice: one in four hundred times has a port in common."""
+        choices = []
+        for _ in range(200):
+            choices.append(frozenset(promise_ports(5, LOOPBACK)))
+            release_ports(list(choices[-1]))  # as if it had been another process
+        pairs = [one & two for one, two in zip(choices[::2], choices[1::2], strict=True)]
+        # With 100 pairs and this chance, more than 5 are seen in one of four million runs.
+        assert sum(map(bool, pairs)) <= 5
+
+
+@pytest.fixture
+def info() -> Iterator[ConnectionInfo]:
+    ports = promise_ports(len(CHANNEL_NAMES), LOOPBACK)
+    fields = {f"{name}_port": port for name, port in zip(CHANNEL_NAMES, ports, strict=True)}
+    yield ConnectionInfo(**fields)
+    release_ports(ports)
+
+
+class Group:
+    """A process group in which a process listens, and perhaps a child of it as well."""
+
+    PROGRAM = """
+import os, socket, sys
+ip, who, *ports = sys.argv[1:]
+sockets = [socket.create_server((ip, int(port))) for port in ports]
+if who != "leader":
+    if os.fork():
+        for listener in sockets:
+            listener.close()
+        os.wait()
+        sys.exit()
+    if who == "child in a group of its own":
+        os.setpgid(0, 0)
+print("listening", flush=True)
+sys.stdin.read()
+"""
+
+    def __init__(self, ip: str, ports: list[int], *, who: str = "leader") -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.PROGRAM, ip, who, *map(str, ports)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._process.stdout.readline() == b"listening\n"
+        self.number = self._process.pid
+
+    def close(self) -> None:
+        self._process.communicate()
+
+
+@pytest.fixture
+def group() -> Iterator:
+    """Give a function that starts such a group, by default one that listens at nothing."""
+    with ExitStack() as stack:
+
+        def start(ip: str = LOOPBACK, ports: tuple[int, ...] = (), **options) -> Group:
+            started = Group(ip, list(ports), **options)
+            stack.callback(started.close)
+            return started
+
+        yield start
+
+
+@needs_proc
+class TestRunningKernel:
+    def test_that_does_not_listen_yet(self, info, group) -> None:
+        assert not address_was_taken(info, group().number)
+
+    @pytest.mark.parametrize("who", ["leader", "child", "child in a group of its own"])
+    @pytest.mark.parametrize("count", [2, 5])
+    def test_that_listens_itself(self, info, group, who, count) -> None:
+        ports = [info.port(channel) for channel in CHANNEL_NAMES]
+        kernel = group(ports=ports[:count], who=who)
+        assert not address_was_taken(info, kernel.number)
+
+    def test_whose_port_somebody_else_has(self, info, group) -> None:
+        kernel = group(ports=[info.shell_port])
+        with socket.create_server((LOOPBACK, info.hb_port)):
+            assert address_was_taken(info, kernel.number)
+        assert not address_was_taken(info, kernel.number)
+
+    @pytest.mark.parametrize("address", ["0.0.0.0", "::", "::ffff:127.0.0.1"])
+    def test_whose_port_somebody_has_at_all_addresses(self, info, group, address) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family) as other:
+            if family == socket.AF_INET6:
+                other.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            try:
+                other.bind((address, info.hb_port))
+            except OSError as error:
+                pytest.skip(f"no IPv6 here: {error}")
+            other.listen()
+            assert address_was_taken(info, group().number)
+
+    def test_whose_port_somebody_has_at_another_address(self, info, group) -> None:
+        with socket.create_server(("127.0.0.2", info.hb_port)):
+            assert not address_was_taken(info, group().number)
+
+    def test_at_all_addresses_of_which_somebody_has_one(self, info, group) -> None:
+        everywhere = msgspec.structs.replace(info, ip="0.0.0.0")
+        with socket.create_server(("127.0.0.2", info.hb_port)):
+            assert address_was_taken(everywhere, group().number)
+
+    def test_to_whose_port_others_are_connected(self, info, group) -> None:
+        kernel = group(ports=[info.shell_port])
+        with socket.create_connection((LOOPBACK, info.shell_port)):
+            assert not address_was_taken(info, kernel.number)
+
+    def test_all_of_whose_ports_a_container_brings_here(self, info, group) -> None:
+        kernel = group()
+        group(ports=[info.port(channel) for channel in CHANNEL_NAMES])
+        assert not address_was_taken(info, kernel.number)
+
+    def test_of_another_user(self, info, group, monkeypatch) -> None:
+        def refuse(process: Path) -> None:
+            raise PermissionError(errno.EACCES, "not yours", process)
+
+        monkeypatch.setattr(module, "_open_files", refuse)  # root may look at everybody's
+        with socket.create_server((LOOPBACK, info.hb_port)):
+            assert not address_was_taken(info, group().number)
+
+    def test_without_proc(self, info, group, monkeypatch) -> None:
+        def refuse(*arguments: object, **options: object) -> None:
+            raise FileNotFoundError
+
+        monkeypatch.setattr(module, "open", refuse, raising=False)
+        with socket.create_server((LOOPBACK, info.hb_port)):
+            assert not address_was_taken(info, group().number)
+
+
+class TestEndedKernel:
+    def test_whose_ports_are_free(self, info) -> None:
+        assert not address_was_taken(info, None)
+
+    @pytest.mark.parametrize("listens", [True, False])
+    def test_whose_port_somebody_else_has(self, info, listens) -> None:
+        with socket.socket() as other:
+            other.bind((LOOPBACK, info.control_port))
+            if listens:
+                other.listen()
+            assert address_was_taken(info, None)
+        assert not address_was_taken(info, None)
+
+    def test_whose_connections_have_only_just_ended(self, info, group) -> None:
+        kernel = group(ports=[info.shell_port])
+        client = socket.create_connection((LOOPBACK, info.shell_port))
+        kernel.close()  # first, and so its end stays in TIME_WAIT
+        client.close()
+        assert not address_was_taken(info, None)
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_ipc_cannot_be_taken(info, ended) -> None:
+    ipc = msgspec.structs.replace(info, transport="ipc", ip="/run/kernel")
+    with socket.create_server((LOOPBACK, info.hb_port)):
+        assert not address_was_taken(ipc, None if ended else os.getpgid(0))

@@ -1,0 +1,60 @@
+"""How ProcessGroup uses it is in test_posix.py; this is what needs no group."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from kernelproto.launch.process_end import watch_end
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+@pytest.fixture(params=["pidfd", "thread", "reaping thread"], autouse=True)
+def way(request, monkeypatch) -> str:
+    if request.param != "pidfd":
+        monkeypatch.delattr(os, "pidfd_open")
+    if request.param == "reaping thread":
+        monkeypatch.delattr(os, "waitid")
+    return request.param
+
+
+def start(*command: str) -> int:
+    process = subprocess.Popen(command)
+    process.returncode = 0  # it is waited for here
+    return process.pid
+
+
+def test_end_is_told_once_it_has_come() -> None:
+    pid = start("sleep", "1000")
+    end = watch_end(pid)
+    assert not end.has_come()
+    os.kill(pid, signal.SIGKILL)
+    end.wait()
+    assert end.has_come()
+    assert end.reap().returncode == -signal.SIGKILL
+    end.close()
+    end.close()
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_what_the_process_has_used() -> None:
+    end = watch_end(start("/bin/sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"))
+    end.wait()
+    exit = end.reap()
+    end.close()
+    assert exit.returncode == 0
+    assert exit.cpu_seconds > 0
+    assert exit.peak_memory > 100_000
+
+
+def test_child_of_somebody_else(way) -> None:
+    end = watch_end(1) if way == "pidfd" else watch_end(os.getppid())
+    if way != "pidfd":
+        end.wait()
+    with pytest.raises(ChildProcessError):
+        end.has_come()
+    end.close()

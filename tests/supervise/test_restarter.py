@@ -1,0 +1,430 @@
+"""Restarts, with kernels that are not processes: real ones are in tests/integration."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from kernelproto import (
+    Backoff,
+    ClientClosed,
+    Died,
+    Failed,
+    Kernel,
+    KernelDied,
+    KernelFinder,
+    KernelNotReady,
+    KernelRestarted,
+    KernelRestarter,
+    LaunchError,
+    Restarted,
+    RestartPolicy,
+    Timeouts,
+    run_kernel,
+)
+from kernelproto.testing import FakeKernel, FakeProvider
+from kernelproto.wire import Message
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+GUARD_SECONDS = 60
+# Deaths in a test follow each other at once: no time for recovery, and none to be lost.
+POLICY = RestartPolicy(
+    limit=3, time_to_dead=None, stable_after=GUARD_SECONDS, backoff=Backoff(initial=0.001)
+)
+
+
+class Provider(FakeProvider):
+    """Launches fakes that *prepare* has told what to do; *launching* is awaited before each."""
+
+    async def launching(self) -> None:
+        await checkpoint()
+
+    async def launch(self, name, **options):
+        await self.launching()
+        return await super().launch(name, **options)
+
+
+def answering(fake: FakeKernel) -> None:
+    fake.on_execute("6 * 7", result="42")
+    fake.on_execute("wait", sleep)
+
+
+async def sleep(exchange) -> None:
+    await anyio.sleep_forever()
+
+
+@asynccontextmanager
+async def running(
+    policy: RestartPolicy | None = POLICY,
+    prepare: Callable[[FakeKernel], None] = answering,
+    **options,
+) -> AsyncIterator[tuple[Kernel, Provider]]:
+    options = {"timeouts": Timeouts(startup=GUARD_SECONDS), **options}
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            Provider(prepare) as provider,
+            run_kernel(
+                "fake/kernel", finder=KernelFinder([provider]), restart=policy, **options
+            ) as kernel,
+        ):
+            yield kernel, provider
+
+
+async def kill(kernel: Kernel, provider: Provider) -> None:
+    """Let the kernel die, and wait until that is known."""
+    events = kernel.events()
+    provider.kernels[-1].die()
+    assert await anext(events) == Died(-9)
+
+
+async def test_death_is_followed_by_a_restart(tmp_path) -> None:
+    options = {"cwd": tmp_path, "env": {"NAME": "value"}}
+    async with running(**options) as (kernel, provider):
+        events = kernel.events()
+        kernel_id, manager, client = kernel.kernel_id, kernel.manager, kernel.client
+        [first] = provider.kernels
+        async with kernel.execute("wait") as execution:
+            await first.wait_for("execute_request")
+            first.die(-9)
+            with pytest.raises(KernelRestarted, match="SIGKILL") as caught:
+                await execution
+            assert caught.value.returncode == -9
+        assert kernel.state == "restarting"
+
+        assert (await kernel.execute("6 * 7")).text == "42"  # it has waited for the new process
+        assert kernel.state == "idle"
+        _, second = provider.kernels
+        assert (second.cwd, second.env) == (str(tmp_path), {"NAME": "value"})
+        assert kernel.connection_info == second.connection_info != first.connection_info
+        assert kernel.kernel_id == kernel_id
+        assert kernel.manager is not manager
+        assert kernel.client is not client
+        assert await anext(events) == Died(-9)
+        assert await anext(events) == Restarted(True, second.connection_info, 1)
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+
+
+async def test_everything_that_waits_is_told_at_once() -> None:
+    told: list[type[Exception]] = []
+
+    async def wait(request) -> None:
+        with pytest.raises(KernelDied) as caught:
+            await request()
+        told.append(caught.type)
+
+    async with running() as (kernel, provider):
+        provider.kernels[0].deaf.update({"shell", "control", "hb"})
+        async with anyio.create_task_group() as tasks:
+            for request in (kernel.kernel_info, kernel.usage, kernel.client.heartbeat):
+                tasks.start_soon(wait, request)
+            await anyio.wait_all_tasks_blocked()
+            provider.kernels[0].die()
+    assert told == [KernelRestarted] * 3
+
+
+async def test_observers_handlers_and_comm_targets_are_carried_over() -> None:
+    handled: list[str] = []
+    handled_two, opened = anyio.Event(), anyio.Event()
+
+    def prepare(fake: FakeKernel) -> None:
+        fake.on_execute("print", stdout="hello")
+
+    def handle(message: Message, channel: str) -> None:
+        if message.msg_type == "stream":
+            handled.append(message.content.text)
+        if len(handled) == 2:
+            handled_two.set()
+
+    async with running(prepare=prepare) as (kernel, provider):
+        kernel.client.add_handler(handle)
+        kernel.comms.register_target("target", lambda comm, message: opened.set())
+        async with kernel.client.messages(msg_types=["stream"]) as messages:
+            await kernel.execute("print")
+            await kill(kernel, provider)
+            await kernel.execute("print")
+            assert [(await anext(messages))[0].content.text for _ in range(2)] == ["hello"] * 2
+        await handled_two.wait()
+        provider.kernels[1].publish(
+            {"comm_id": "1", "target_name": "target", "data": {}}, "comm_open"
+        )
+        await opened.wait()
+
+
+async def test_kernel_that_dies_again_and_again_is_given_up() -> None:
+    async with running() as (kernel, provider):
+        events = kernel.events()
+        for attempt in range(1, 4):
+            provider.kernels[-1].die(1)
+            assert await anext(events) == Died(1)
+            restarted = await anext(events)
+            assert restarted == Restarted(True, kernel.connection_info, attempt)
+        provider.kernels[-1].die(1)
+        with pytest.raises(KernelDied) as caught:
+            await kernel.execute("6 * 7")
+        assert caught.type is KernelDied
+        assert [await anext(events), await anext(events)] == [Died(1), Failed(3)]
+        assert kernel.state == "dead"
+        assert len(provider.kernels) == 4
+
+
+async def test_kernel_that_has_recovered_has_all_its_restarts_again() -> None:
+    policy = RestartPolicy(limit=1, time_to_dead=None, stable_after=0)
+    async with running(policy) as (kernel, provider):
+        for _ in range(5):
+            await kill(kernel, provider)
+            assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_kernel_that_does_not_start_again() -> None:
+    async def die(exchange) -> None:
+        provider.kernels[-1].die(3)
+
+    def prepare(fake: FakeKernel) -> None:
+        fake.on("kernel_info_request", die)
+
+    async with running() as (kernel, provider):
+        events = kernel.events()
+        provider._prepare = prepare
+        await kill(kernel, provider)
+        with pytest.raises(KernelDied, match="3 restarts in a row"):
+            await kernel.execute("6 * 7")
+        assert kernel.state == "dead"
+        assert [await anext(events), await anext(events)] == [Died(-9), Failed(3)]
+        with pytest.raises(KernelDied, match="exit status 3"):
+            await kernel.wait_for_ready()
+        with pytest.raises(KernelDied, match="exit status 3"):
+            await kernel.execute("6 * 7")
+        provider._prepare = answering
+        await kernel.restart()
+        assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_launch_that_fails_is_tried_again(caplog) -> None:
+    async def fail() -> None:
+        provider.launching = checkpoint
+        raise OSError("no more processes")
+
+    async with running() as (kernel, provider):
+        provider.launching = fail
+        events = kernel.events()
+        await kill(kernel, provider)
+        assert (await kernel.execute("6 * 7")).text == "42"
+        assert await anext(events) == Died(-9)
+        assert await anext(events) == Restarted(True, kernel.connection_info, 2)
+    assert "no more processes" in caplog.text
+
+
+async def test_silent_heartbeat() -> None:
+    policy = RestartPolicy(time_to_dead=0.3)
+    async with running(policy) as (kernel, provider):
+        [events, fake] = kernel.events(), provider.kernels[0]
+        for _ in range(2):  # the restarter's first one was answered before the second of these
+            await kernel.client.heartbeat()
+        fake.deaf.add("hb")
+        died = await anext(events)
+        assert died == Died(-9, "its heartbeat was silent for 0.3 s")
+        assert isinstance(await anext(events), Restarted)
+
+
+async def test_kernel_without_a_heartbeat_is_not_judged_by_it() -> None:
+    policy = RestartPolicy(time_to_dead=0.03)
+
+    async def kernel_info_often() -> None:
+        for _ in range(20):
+            await kernel.kernel_info()
+            await anyio.sleep(0.01)
+
+    async with running(policy, lambda fake: fake.deaf.add("hb")) as (kernel, provider):
+        await kernel_info_often()
+        assert len(provider.kernels) == 1
+
+
+async def test_restart_by_hand() -> None:
+    async with running(None) as (kernel, provider):
+        events = kernel.events()
+        await kernel.restart()
+        first, second = provider.kernels
+        assert first.returncode == 0
+        assert kernel.connection_info == second.connection_info
+        assert (await kernel.execute("6 * 7")).text == "42"
+        assert await anext(events) == Restarted(False, second.connection_info, 1)
+        second.die(-9)
+        with pytest.raises(KernelDied):
+            await kernel.execute("6 * 7")
+        assert kernel.state == "dead"
+        await kernel.restart()
+        assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_what_is_in_flight_when_it_is_restarted() -> None:
+    async with running(None) as (kernel, provider):
+        provider.kernels[0].deaf.add("shell")
+        async with kernel.execute("6 * 7") as execution:
+            await kernel.restart()
+            with pytest.raises(KernelRestarted):
+                await execution
+
+
+async def test_restarts_at_the_same_time_are_one() -> None:
+    async with running() as (kernel, provider):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(kernel.restart)
+        assert len(provider.kernels) == 2
+
+
+async def test_restart_by_hand_does_not_wait_for_the_backoff() -> None:
+    patient = RestartPolicy(
+        limit=3,
+        time_to_dead=None,
+        stable_after=GUARD_SECONDS,
+        backoff=Backoff(initial=10 * GUARD_SECONDS, maximum=10 * GUARD_SECONDS),
+    )
+    async with running(patient) as (kernel, provider):
+        await kill(kernel, provider)
+        await kernel.wait_for_ready()
+        await kill(kernel, provider)
+        events = kernel.events()
+        assert kernel.state == "restarting"
+        await kernel.restart()
+        assert await anext(events) == Restarted(True, kernel.connection_info, 2)
+
+
+async def test_cancelled_caller_does_not_stop_the_restart() -> None:
+    async with running(None) as (kernel, provider):
+        gate = anyio.Event()
+        provider.launching = gate.wait
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kernel.restart)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+        assert kernel.state == "restarting"
+        gate.set()
+        assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_restart_that_fails_can_be_tried_again() -> None:
+    async def fail() -> None:
+        provider.launching = checkpoint
+        raise LaunchError("not now")
+
+    async with running(None) as (kernel, provider):
+        provider.launching = fail
+        async with kernel.client.messages() as messages:
+            with pytest.raises(LaunchError, match="not now"):
+                await kernel.restart()
+            with pytest.raises(LaunchError, match="not now"):
+                [message async for message in messages]
+        assert kernel.state == "dead"
+        await kernel.restart()
+        assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_restart_that_takes_too_long() -> None:
+    timeouts = Timeouts(startup=0.2)
+    async with running(None, timeouts=timeouts) as (kernel, provider):
+        provider.launching = anyio.sleep_forever
+        with pytest.raises(KernelNotReady, match="launch"):
+            await kernel.restart()
+
+
+async def begin_restart(kernel: Kernel, provider: Provider, tasks: TaskGroup) -> None:
+    """Let the kernel be restarted, which comes to no end."""
+
+    async def restart_in_vain() -> None:
+        with pytest.raises(ClientClosed):
+            await kernel.restart()
+
+    provider.launching = anyio.sleep_forever
+    if kernel.generations._supervisor is None:
+        tasks.start_soon(restart_in_vain)
+        await anyio.wait_all_tasks_blocked()
+    else:
+        await kill(kernel, provider)
+    assert kernel.state == "restarting"
+
+
+by_hand_and_supervised = pytest.mark.parametrize(
+    "policy", [None, POLICY], ids=["by hand", "supervised"]
+)
+
+
+@by_hand_and_supervised
+async def test_shutdown_during_a_restart(policy) -> None:
+    async def wait(kernel: Kernel) -> None:
+        with pytest.raises(ClientClosed, match="shut down"):
+            await kernel.execute("6 * 7")
+
+    async with running(policy) as (kernel, provider):
+        async with anyio.create_task_group() as tasks:
+            await begin_restart(kernel, provider, tasks)
+            tasks.start_soon(wait, kernel)
+            await anyio.wait_all_tasks_blocked()
+            await kernel.shutdown()
+        assert kernel.state == "dead"
+        with pytest.raises(ClientClosed):
+            await kernel.restart()
+
+
+@by_hand_and_supervised
+async def test_block_left_during_a_restart(policy) -> None:
+    async with anyio.create_task_group() as tasks, running(policy) as (kernel, provider):
+        await begin_restart(kernel, provider, tasks)
+
+
+async def test_restarter_left_during_a_restart() -> None:
+    async with running(None) as (kernel, provider):
+        async with KernelRestarter(kernel, POLICY):
+            provider.launching = anyio.sleep_forever
+            await kill(kernel, provider)
+            assert kernel.state == "restarting"
+        with pytest.raises(KernelDied):
+            await kernel.execute("6 * 7")
+        assert kernel.state == "dead"
+
+
+async def test_one_restarter_at_a_time() -> None:
+    async with running() as (kernel, _):
+        with pytest.raises(ValueError, match="already"):
+            async with KernelRestarter(kernel):
+                pytest.fail("a second one")
+
+
+async def test_callbacks(caplog) -> None:
+    told: list[object] = []
+    finished = anyio.Event()
+
+    async def restarted(event: Restarted) -> None:
+        await checkpoint()
+        told.append(event)
+        finished.set()
+
+    def died(event: Died) -> None:
+        told.append(event)
+        raise ValueError("a bug of the callback")
+
+    async with running(None) as (kernel, provider), KernelRestarter(kernel, POLICY) as restarter:
+        restarter.add_callback(died, Died)
+        restarter.add_callback(restarted, Restarted)
+        restarter.add_callback(told.append, Died)
+        restarter.remove_callback(told.append, Died)
+        restarter.remove_callback(told.append, Died)  # it is not there any more
+        provider.kernels[0].die()
+        await finished.wait()
+        assert told == [Died(-9), Restarted(True, kernel.connection_info, 1)]
+    assert "a bug of the callback" in caplog.text
+
+
+async def test_execution_made_before_a_restart_and_sent_after_it() -> None:
+    async with running() as (kernel, provider):
+        execution = kernel.execute("6 * 7")
+        await kill(kernel, provider)
+        await kernel.wait_for_ready()
+        assert (await execution).text == "42"
