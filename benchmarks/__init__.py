@@ -1,0 +1,1 @@
+"""Measures kernelproto beside others, in the same run on the same machine; see README.md."""

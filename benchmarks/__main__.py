@@ -1,0 +1,82 @@
+"""Asks the questions and writes down the answers: python -m benchmarks [NAME ...]."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.lab import open_lab
+from benchmarks.machine import facts
+from benchmarks.question import Answer, Question
+from benchmarks.questions import QUESTIONS
+from benchmarks.report import as_json, as_markdown, summary
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="questions; all by default")
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--quick", dest="scale", action="store_const", const="quick")
+    scale.add_argument("--tiny", dest="scale", action="store_const", const="tiny")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write results and plots there")
+    parser.add_argument("--list", action="store_true", help="list the questions")
+    parser.set_defaults(scale="full")
+    options = parser.parse_args()
+    questions = _chosen(options.names)
+    if options.list:
+        for question in questions:
+            say(f"{question.name:24}{question.title}")
+        return
+    machine = facts()
+    answers: list[Answer] = []
+    with open_lab(options.scale) as lab:
+        for question in questions:
+            began = time.monotonic()
+            answers.append(question.ask(lab, say))
+            say(f"{summary(answers[-1])}  ({time.monotonic() - began:.0f} s)")
+    markdown = as_markdown(answers, machine, options.scale)
+    text = json.dumps(as_json(answers, machine, options.scale), indent=1) + "\n"
+    if options.json:
+        options.json.write_text(text)
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / "results.json").write_text(text)
+        pictures = _draw(answers, options.out)
+        (options.out / "README.md").write_text(markdown + pictures)
+    sys.stdout.write(markdown)
+
+
+def say(text: str) -> None:
+    """Tell of the progress, where it does not get into the results."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _chosen(names: Sequence[str]) -> Sequence[Question]:
+    if not names:
+        return QUESTIONS
+    chosen = [
+        question
+        for question in QUESTIONS
+        if {question.name, question.name.partition(".")[0]} & set(names)
+    ]
+    known = {name for q in QUESTIONS for name in (q.name, q.name.partition(".")[0])}
+    if unknown := set(names) - known:
+        sys.exit(f"no such question: {', '.join(sorted(unknown))}; try --list")
+    return chosen
+
+
+def _draw(answers: Sequence[Answer], folder: Path) -> str:
+    from benchmarks.plots import draw  # not everybody who measures has matplotlib
+
+    return "\n".join(f"![{file.stem}]({file.name})" for file in draw(answers, folder)) + "\n"
+
+
+if __name__ == "__main__":
+    main()

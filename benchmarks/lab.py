@@ -1,0 +1,159 @@
+"""Lab: the kernels that the contenders share, and how much work they get."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+
+_CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
+
+
+class Sizes(NamedTuple):
+    """How much, at each scale."""
+
+    full: int
+    quick: int
+    tiny: int
+
+
+class Lab:
+    """What every question works with; ``open_lab`` makes it.
+
+    Attributes:
+        scale: how much work there is: "full" to measure, "quick" to get an idea, "tiny" to see that
+            it works.
+        folder: for files; it goes with the lab.
+    """
+
+    def __init__(
+        self, scale: Literal["full", "quick", "tiny"], folder: Path, ends: ExitStack
+    ) -> None:
+        self.scale = scale
+        self.folder = folder
+        self._ends = ends
+        self._count = 0
+
+    def size(self, sizes: Sizes) -> int:
+        """Return how much it is at this scale."""
+        return sizes[("full", "quick", "tiny").index(self.scale)]
+
+    @property
+    def synthetic(self) -> Path:
+        """The connection file of a synthetic kernel."""
+        return self._one[0]
+
+    @cached_property
+    def _one(self) -> Sequence[Path]:
+        return self._synthetic_kernels(1)
+
+    @cached_property
+    def fifty(self) -> Sequence[Path]:
+        """The connection files of 50 synthetic kernels, which live in two processes."""
+        halves = (self._synthetic_kernels(25), self._synthetic_kernels(25))
+        return [file for pair in zip(*halves, strict=True) for file in pair]
+
+    @cached_property
+    def ipykernel(self) -> Path:
+        """The connection file of an ipykernel, over tcp."""
+        # Without the thread that writes history, and the warning that the cache of outputs is full.
+        quiet = ("--HistoryManager.enabled=False", "--InteractiveShell.cache_size=0")
+        return self._started("ipykernel_launcher", *quiet)
+
+    @cached_property
+    def xeus_python(self) -> Path:
+        """The connection file of a xeus-python, over tcp."""
+        return self._started("xpython_launcher")
+
+    def _synthetic_kernels(self, count: int) -> Sequence[Path]:
+        folder = self._new_folder()
+        kernels = self._process("benchmarks.synthetic_kernel", str(folder), str(count))
+        assert kernels.stdout is not None
+        if kernels.stdout.readline() != b"ready\n":
+            raise RuntimeError("the synthetic kernels did not start")
+        return sorted(folder.iterdir())
+
+    def _started(self, module: str, *arguments: str) -> Path:
+        file = self._new_folder() / "kernel.json"
+        with ExitStack() as probes:
+            ports: list[int] = []
+            for _ in _CHANNELS:
+                probe = probes.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", 0))
+                ports.append(probe.getsockname()[1])
+        info: Mapping[str, object] = {
+            "transport": "tcp",
+            "ip": "127.0.0.1",
+            "key": secrets.token_hex(16),
+            "signature_scheme": "hmac-sha256",
+            "kernel_name": "",
+            **{f"{channel}_port": port for channel, port in zip(_CHANNELS, ports, strict=True)},
+        }
+        file.write_text(json.dumps(info))
+        kernel = self._process(module, "-f", str(file), *arguments)
+        while not _listens(ports):
+            if kernel.poll() is not None:
+                raise RuntimeError(f"{module} did not start")
+            time.sleep(0.02)
+        return file
+
+    def _process(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "JPY_PARENT_PID": str(os.getpid())},
+            stdin=subprocess.PIPE,  # who reads it learns when this process has ended
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._ends.enter_context(process)
+        self._ends.callback(process.kill)
+        return process
+
+    def _new_folder(self) -> Path:
+        self._count += 1
+        folder = self.folder / str(self._count)
+        folder.mkdir()
+        return folder
+
+
+@contextmanager
+def open_lab(scale: Literal["full", "quick", "tiny"]) -> Generator[Lab]:
+    """Open a lab; leaving the block ends its kernels.
+
+    Jupyter and IPython get folders of their own meanwhile, in the environment of this process.
+    """
+    with ExitStack() as ends:
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="kp-bench-")))
+        for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
+            ends.callback(_restore, name, os.environ.get(name))
+            os.environ[name] = str(folder / name.lower())
+        (folder / "jupyter_runtime_dir").mkdir(mode=0o700)
+        yield Lab(scale, folder, ends)
+
+
+def _restore(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+def _listens(ports: Sequence[int]) -> bool:
+    for port in ports:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return False
+    return True

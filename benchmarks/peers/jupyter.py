@@ -1,0 +1,197 @@
+"""jupyter_client, asynchronous and blocking, as its documentation uses it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+
+from benchmarks.peers.frames import text_of
+from benchmarks.peers.peer import (
+    Client,
+    Launched,
+    Peer,
+    Program,
+    Streamed,
+    T,
+    run_by_hand,
+    run_in,
+    since,
+)
+
+OUTPUTS = frozenset(("stream", "display_data", "execute_result"))
+
+
+class _Client:
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def execute(self, code: str) -> int:
+        count, _, _ = await self._finish({self._client.execute(code)})
+        return count
+
+    async def stream(self, code: str) -> Streamed:
+        count, _, began = await self._finish({self._client.execute(code)})
+        return Streamed(count, since(began))
+
+    async def buffers(self, code: str) -> Streamed:
+        _, size, began = await self._finish({self._client.execute(code)})
+        return Streamed(size, since(began))
+
+    async def pipeline(self, code: str, count: int) -> None:
+        await self._finish({self._client.execute(code) for _ in range(count)})
+
+    async def _finish(self, requests: Collection[str]) -> tuple[int, int, str | None]:
+        began, count, size = None, 0, 0
+        idle, replies = 0, 0
+        while idle < len(requests):
+            message = await self._client.get_iopub_msg()
+            if message["parent_header"].get("msg_id") not in requests:
+                continue
+            if message["msg_type"] in OUTPUTS:
+                count += 1
+                began = began or text_of(message["content"])
+                size += sum(map(len, message["buffers"]))
+            elif message["content"].get("execution_state") == "idle":
+                idle += 1
+        while replies < len(requests):
+            message = await self._client.get_shell_msg()
+            replies += message["parent_header"].get("msg_id") in requests
+        return count, size, began
+
+
+class JupyterClient(Peer):
+    """jupyter_client's AsyncKernelClient."""
+
+    name = "jupyter_client async"
+
+    @asynccontextmanager
+    async def open(self, file: Path) -> AsyncGenerator[Any]:
+        """Open a client, bare."""
+        client = AsyncKernelClient(connection_file=str(file))
+        client.load_connection_file()
+        client.start_channels()
+        try:
+            await client.wait_for_ready()
+            yield client
+        finally:
+            client.stop_channels()
+
+    @asynccontextmanager
+    async def connect(self, file: Path) -> AsyncGenerator[Client]:
+        async with self.open(file) as client:
+            yield _Client(client)
+
+
+class _BlockingClient(_Client):
+    """The same over the blocking client: its calls return messages, not awaitables."""
+
+    def __init__(self, client: BlockingKernelClient) -> None:
+        super().__init__(_Awaitable(client))
+
+
+class _Awaitable:
+    def __init__(self, client: BlockingKernelClient) -> None:
+        self.execute = client.execute
+        self._client = client
+
+    async def get_iopub_msg(self) -> dict[str, Any]:
+        return self._client.get_iopub_msg()
+
+    async def get_shell_msg(self) -> dict[str, Any]:
+        return self._client.get_shell_msg()
+
+
+class JupyterClientBlocking(Peer):
+    """jupyter_client's BlockingKernelClient."""
+
+    name = "jupyter_client blocking"
+
+    def run(self, program: Program[T]) -> T:
+        return run_by_hand(program)
+
+    @asynccontextmanager
+    async def connect(self, file: Path) -> AsyncGenerator[Client]:
+        client = BlockingKernelClient(connection_file=str(file))
+        client.load_connection_file()
+        client.start_channels()
+        try:
+            client.wait_for_ready()
+            yield _BlockingClient(client)
+        finally:
+            client.stop_channels()
+
+
+class _Launched:
+    def __init__(self, manager: Any, client: Any, wrapped: Client) -> None:
+        self._manager = manager
+        self._client = client
+        self.client = wrapped
+        self.pid: int = manager.provisioner.pid
+
+    async def shutdown(self) -> None:
+        self._client.stop_channels()
+        await self._manager.shutdown_kernel()
+
+    async def death(self, code: str) -> None:
+        await self.client.execute(code)
+
+
+class JupyterLauncher:
+    """jupyter_client's AsyncKernelManager."""
+
+    name = "jupyter_client async"
+
+    def run(self, program: Program[T]) -> T:
+        return run_in("asyncio", program)
+
+    @asynccontextmanager
+    async def launch(self) -> AsyncGenerator[Launched]:
+        manager = AsyncKernelManager(kernel_name="python3")
+        await manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        client = manager.client()
+        try:
+            client.start_channels()
+            await client.wait_for_ready()
+            yield _Launched(manager, client, _Client(client))
+        finally:
+            with anyio.CancelScope(shield=True):
+                client.stop_channels()
+                if manager.has_kernel:
+                    await manager.shutdown_kernel()
+
+
+class _BlockingLaunched(_Launched):
+    async def shutdown(self) -> None:
+        self._client.stop_channels()
+        self._manager.shutdown_kernel()
+
+
+class JupyterBlockingLauncher:
+    """jupyter_client's KernelManager."""
+
+    name = "jupyter_client blocking"
+
+    def run(self, program: Program[T]) -> T:
+        return run_by_hand(program)
+
+    @asynccontextmanager
+    async def launch(self) -> AsyncGenerator[Launched]:
+        manager = KernelManager(kernel_name="python3")
+        manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        client = manager.client()
+        try:
+            client.start_channels()
+            client.wait_for_ready()
+            yield _BlockingLaunched(manager, client, _BlockingClient(client))
+        finally:
+            client.stop_channels()
+            if manager.has_kernel:
+                manager.shutdown_kernel()

@@ -1,0 +1,42 @@
+"""The questions, in the order in which they are asked; each module has one, or some of a kind."""
+
+from collections.abc import Sequence
+
+from benchmarks.question import Question
+from benchmarks.questions import (
+    blocked,
+    codec,
+    fifty,
+    flood,
+    idle,
+    import_time,
+    large,
+    memory,
+    pipelined,
+    round_trip,
+    scaling,
+    shutdown,
+    sigkill,
+    start,
+    synthetic,
+    twenty,
+)
+
+QUESTIONS: Sequence[Question] = [
+    *synthetic.QUESTIONS,
+    *codec.QUESTIONS,
+    *round_trip.QUESTIONS,
+    *flood.QUESTIONS,
+    *large.QUESTIONS,
+    *pipelined.QUESTIONS,
+    *fifty.QUESTIONS,
+    *scaling.QUESTIONS,
+    *start.QUESTIONS,
+    *twenty.QUESTIONS,
+    *shutdown.QUESTIONS,
+    *sigkill.QUESTIONS,
+    *blocked.QUESTIONS,
+    *import_time.QUESTIONS,
+    *memory.QUESTIONS,
+    *idle.QUESTIONS,
+]

@@ -1,0 +1,64 @@
+"""Every question can be asked, as small as can be. How fast anything is is not tested here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.question import Question
+from benchmarks.questions import QUESTIONS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
+    """Ask all of them, once, and give what was written down."""
+    file = tmp_path_factory.mktemp("benchmarks") / "results.json"
+    command = [sys.executable, "-m", "benchmarks", "--tiny", "--json", str(file)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    written: Mapping[str, Any] = json.loads(file.read_text())
+    return written
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: question.name)
+def test_question_is_answered(question: Question, answers: Mapping[str, Any]) -> None:
+    (answer,) = [answer for answer in answers["questions"] if answer["name"] == question.name]
+
+    assert answer["failed"] == {}
+    assert {contender.name for contender in question.contenders} == (
+        answer["samples"].keys() | answer["skipped"].keys()
+    )
+    assert set(answer["skipped"].values()) <= {
+        "there is no kernel type 'fork/kernel'",
+        "there is no kernel type 'warm/kernel'",
+        "there is no /proc/PID/smaps_rollup",
+        "uvloop is not installed",
+        "xeus-python is not installed",
+        "zmq-anyio and fps-kernel-subprocess are not installed",
+    }
+
+
+def test_results_tell_of_the_machine_but_not_which_one_it_is(answers: Mapping[str, Any]) -> None:
+    machine = answers["machine"]
+
+    assert machine["cores"] >= 1
+    assert machine["python"]
+    assert str(Path.home()) not in json.dumps(answers)
+
+
+def test_questions_have_different_names() -> None:
+    assert len({question.name for question in QUESTIONS}) == len(QUESTIONS)
+
+
+def test_goals_are_about_contenders() -> None:
+    for question in QUESTIONS:
+        known = {contender.name for contender in question.contenders} | {None}
+        for goal in question.goals:
+            assert {goal.subject, goal.baseline, goal.floor} <= known
