@@ -19,6 +19,7 @@ from benchmarks.lab import Lab, Sizes
 from benchmarks.question import Contender, Goal, Question
 from benchmarks.synthetic_kernel import TEXT
 from kernelproto.wire import Codec, MessageFactory
+from kernelproto.wire.message import timestamp
 
 _KEY = uuid.uuid4().hex.encode()
 _MESSAGES = Sizes(5_000, 2_000, 20)
@@ -47,7 +48,7 @@ def _factory() -> MessageFactory:
         session=session,
         username="me",
         new_id=lambda: f"{session}_{next(count)}",
-        now=lambda: datetime.now(UTC).isoformat(),  # as the client does
+        now=lambda: timestamp(datetime.now(UTC)),  # as the client does
     )
 
 

@@ -72,7 +72,7 @@ def _question(name: str, kernel: Callable[[Lab], Path], code: str, messages: Siz
         goals=[
             Goal(subject=ours.name, baseline=baseline.name, limit=limit)
             for ours in OURS
-            for baseline, limit in [(JUPYTER, 6), (PLAIN, 0.8)]
+            for baseline, limit in [(JUPYTER, 6), (PLAIN_DECODING, 0.8), (PLAIN, 0.8)]
             if name == "synthetic"
         ],
         rounds=Sizes(15, 3, 1) if name == "synthetic" else Sizes(5, 2, 1),

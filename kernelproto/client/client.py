@@ -323,6 +323,10 @@ class KernelClient(Requests):
         )
         await self._dispatcher.send(message, "shell")
 
+    async def forward(self, message: Message, channel: ChannelName) -> None:
+        """Send somebody else's message, unchanged; ``messages`` has the replies to it."""
+        await self._dispatcher.send(message, channel)
+
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function while the client is open; part of ``CommSender``."""
         self._tasks.start_soon(_log_failure, function, *args)
@@ -334,9 +338,10 @@ class KernelClient(Requests):
             self._readiness.subscribed.set(True)
         if self._observers:
             self._observers.offer(message, channel)
-        if message.msg_type in _COMM_MESSAGES:
+        msg_type = message.header.msg_type
+        if msg_type in _COMM_MESSAGES:
             self.comms.receive(message)
-        elif message.msg_type == "update_display_data":
+        elif msg_type == "update_display_data":
             self._update_displays(message)
 
     def _update_displays(self, message: Message) -> None:

@@ -20,8 +20,8 @@ from kernelproto.interfaces import Channels
 from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
-from kernelproto.wire.conversation import Conversation, Event, State
-from kernelproto.wire.message import Frame, Message, MessageFactory
+from kernelproto.wire.conversation import Conversation, Event, Request, State
+from kernelproto.wire.message import Frame, Message, MessageFactory, timestamp
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Dispatcher:
             session=session,
             username=os.environ.get("USER") or os.environ.get("USERNAME") or "kernelproto",
             new_id=lambda: f"{session}_{next(count)}",
-            now=lambda: datetime.now(UTC).isoformat(),
+            now=lambda: timestamp(datetime.now(UTC)),
         )
         self._adapter: AdapterV4 | None = None
         self._negotiated = False
@@ -143,7 +143,7 @@ class Dispatcher:
         try:
             event = self.conversation.received(self._decode(frames), channel)
             if event.request is not None:
-                self._hand_over(event, event.request.message.msg_id)
+                self._hand_over(event, event.request)
             self._on_event(event, channel)
         except RemoteProtocolError as error:
             self.refused[type(error).__name__] += 1
@@ -188,9 +188,10 @@ class Dispatcher:
             self._raise_failure()  # it knows why they are closed
             raise
 
-    def _hand_over(self, event: Event, msg_id: str) -> None:
+    def _hand_over(self, event: Event, request: Request) -> None:
+        msg_id = request.message.header.msg_id
         self._pending[msg_id].receive(event)
-        if event.request is not None and event.request.state is State.DONE:
+        if request.state is State.DONE:
             del self._pending[msg_id]
 
     def _raise_failure(self) -> None:

@@ -34,7 +34,7 @@ from kernelproto.wire.content import (
     Output,
     UpdateDisplayData,
 )
-from kernelproto.wire.conversation import Event, Signal, State
+from kernelproto.wire.conversation import Event, Request, Signal, State
 from kernelproto.wire.message import Message
 
 logger = logging.getLogger(__name__)
@@ -145,6 +145,7 @@ class Execution:
         self._question: Message | None = None
         self._answering: anyio.CancelScope | None = None
         self._news = anyio.Event()
+        self._iterated = False
         self._reads = 0
         self._interrupt_at = math.inf
         self._silence_until = math.inf
@@ -169,7 +170,9 @@ class Execution:
         return self
 
     async def __anext__(self) -> Output:
-        await self._send()
+        self._iterated = True
+        if not self._sent:
+            await self._send()
         while (output := self._buffer.read()) is None:
             self._raise_failure()
             if self._ended:
@@ -202,26 +205,35 @@ class Execution:
         Raises:
             MalformedMessage: an output whose content cannot be read.
         """
-        message = event.message
         if event.signal is Signal.OUTPUT:
-            output = message.content
-            self._buffer.append(output, sum(map(len, message.parts)))
-            if isinstance(output, MimeBundle) and output.display_id is not None:
-                self._sender.follow_displays(self)
+            self._receive_output(event.message)
         elif event.signal is Signal.INPUT:
-            self._question = message
-        if event.request is not None and event.request.reply is not None:
-            # Who has replied waits for no answer any more, whatever became of the question.
-            self._withdraw_question()
-            self._reply = event.request.reply
-            self._ended = event.request.state is State.DONE
-            self._trailing = event.request.state is State.TRAILING
-            silence = self.options.idle_timeout
-            if self._trailing:
-                silence = event.request.trailing_seconds
-            if silence is not None:
-                self._silence_until = anyio.current_time() + silence
-        self._news.set()
+            self._question = event.message
+            self._news.set()
+        request = event.request
+        if request is not None and request.reply is not None:
+            self._receive_reply(request, request.reply)
+
+    def _receive_output(self, message: Message) -> None:
+        output = message.content
+        kept = self._buffer.append(output, sum(map(len, message.parts)))
+        if isinstance(output, MimeBundle) and output.display_id is not None:
+            self._sender.follow_displays(self)
+        # Who awaits the result need not be woken for each of its parts.
+        if self._iterated or not kept:
+            self._news.set()
+
+    def _receive_reply(self, request: Request, reply: Message) -> None:
+        # Who has replied waits for no answer any more, whatever became of the question.
+        self._withdraw_question()
+        self._reply = reply
+        self._ended = request.state is State.DONE
+        self._trailing = request.state is State.TRAILING
+        silence = request.trailing_seconds if self._trailing else self.options.idle_timeout
+        if silence is not None:
+            self._silence_until = anyio.current_time() + silence
+        if self._ended or silence is not None:
+            self._news.set()
 
     def update_display(self, update: UpdateDisplayData) -> None:
         """Rewrite the outputs that *update* is about; called by the client."""

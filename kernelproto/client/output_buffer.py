@@ -11,7 +11,13 @@ from __future__ import annotations
 from operator import itemgetter
 
 from kernelproto.exceptions import OutputOverflow
-from kernelproto.wire.content import DisplayData, ExecuteResult, Output, UpdateDisplayData
+from kernelproto.wire.content import (
+    DisplayData,
+    ExecuteResult,
+    MimeBundle,
+    Output,
+    UpdateDisplayData,
+)
 
 # What an output takes in memory beside the bytes of its message.
 _OBJECT_BYTES = 500
@@ -52,17 +58,19 @@ class OutputBuffer:
         self._updates: dict[str, tuple[int, UpdateDisplayData]] = {}
         self.complete = True
 
-    def append(self, output: Output, size: int) -> None:
-        """Add an output whose message has *size* bytes."""
+    def append(self, output: Output, size: int) -> bool:
+        """Add an output whose message has *size* bytes; return whether it is kept."""
         size += _OBJECT_BYTES
         if self._lost or self._unread_bytes + size > self._limit:
             self._lost += 1
             self._lost_bytes += size
             self.complete = False
-            return
+            return False
         self._outputs.append((output, size))
         self._unread_bytes += size
-        self._note_display(output)
+        if isinstance(output, MimeBundle):
+            self._note_display(output)
+        return True
 
     def read(self) -> Output | None:
         """Return the next unread output, or None when there is none."""

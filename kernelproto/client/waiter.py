@@ -12,29 +12,31 @@ T = TypeVar("T")
 
 
 class Waiter(Generic[T]):
-    """Hands over one value, or one exception; what comes after the first is ignored."""
+    """Hands over one value, or one exception; what comes after the first is ignored.
 
-    __slots__ = ("_error", "_event", "_value")
+    Attributes:
+        is_set: whether there is one.
+    """
+
+    __slots__ = ("_error", "_event", "_value", "is_set")
 
     def __init__(self) -> None:
+        self.is_set = False
         self._event = anyio.Event()
         self._value: T | None = None
         self._error: Exception | None = None
 
-    @property
-    def is_set(self) -> bool:
-        """Whether there is a value or an exception."""
-        return self._event.is_set()
-
     def set(self, value: T) -> None:
         """Give the value; whoever waits gets it."""
-        if not self._event.is_set():
+        if not self.is_set:
+            self.is_set = True
             self._value = value
             self._event.set()
 
     def fail(self, error: Exception) -> None:
         """Give an exception; whoever waits raises a copy of it."""
-        if not self._event.is_set():
+        if not self.is_set:
+            self.is_set = True
             self._error = error
             self._event.set()
 

@@ -1,16 +1,12 @@
-"""A message socket over zmq.asyncio, drained synchronously."""
+"""A message socket that an asyncio loop watches: the loop itself, without a task of its own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any, cast
 
 import zmq
-from anyio.lowlevel import checkpoint
 
-from kernelproto.transport.raw import Context, RawSocket, drain, try_send
-from kernelproto.wire.message import Frame
+from kernelproto.transport.raw import BaseSocket, Context
 
 
 def usable() -> bool:
@@ -21,37 +17,47 @@ def usable() -> bool:
         return False
     if asyncio.current_task(loop) is None:  # Trio as a guest of an asyncio loop
         return False
-    # The Proactor loop of Windows has no add_reader, and zmq.asyncio would ask for tornado.
+    # The Proactor loop of Windows has no add_reader.
     return type(loop).add_reader is not asyncio.AbstractEventLoop.add_reader
 
 
-class AsyncioSocket:
-    """Implements MessageSocket: zmq.asyncio does the waiting, the raw socket all the rest."""
+class AsyncioSocket(BaseSocket):
+    """Implements MessageSocket.
+
+    The descriptor is watched from the first to the last, because beginning to takes longer than
+    all the rest of a receive. Whoever waits has a future, which is resolved by whoever finds in
+    EVENTS what is waited for.
+    """
 
     def __init__(self, context: Context, kind: int) -> None:
-        # Imported here because it costs time that a program on Trio has no use for.
-        from zmq.asyncio import Socket
-
-        # pyzmq's annotations do not allow an asyncio socket in a plain context; pyzmq does.
-        self._socket = cast("Any", Socket)(context, kind)
-        self.raw: RawSocket = cast("Any", zmq.Socket).shadow(self._socket.underlying)
-
-    async def receive(self) -> list[list[bytes]]:
-        first: asyncio.Future[list[bytes]] = self._socket.recv_multipart()
-        if first.done():
-            # Awaiting it would not yield, and a busy channel would starve everything else.
-            await checkpoint()
-        return drain(self.raw, [await first])
-
-    def try_send(self, frames: Sequence[Frame]) -> bool:
-        sent = try_send(self.raw, frames)
-        # Sending swallows the descriptor's edge. Reading EVENTS through the asyncio socket makes it
-        # look again for what its receiver waits for.
-        self._socket.get(zmq.EVENTS)
-        return sent
-
-    async def send(self, frames: Sequence[Frame]) -> None:
-        await self._socket.send_multipart(frames)
+        super().__init__(context, kind)
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._fd = int(self.raw.get(zmq.FD))
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._fd, self._events)
 
     def close(self, linger_ms: int) -> None:
-        self._socket.close(linger_ms)
+        self._loop.remove_reader(self._fd)
+        super().close(linger_ms)
+
+    async def _wait(self, event: int) -> bool:
+        if self._events() & event:
+            return False
+        self._waiting[event] = self._loop.create_future()
+        try:
+            await self._waiting[event]
+        finally:
+            del self._waiting[event]
+        return True
+
+    def _tell_waiting(self) -> None:
+        if self._waiting:
+            self._events()
+
+    def _events(self) -> int:
+        """Read EVENTS, which takes the edge away, and wake those who wait for what they have."""
+        events = int(self.raw.get(zmq.EVENTS))
+        for event, future in self._waiting.items():
+            if events & event and not future.done():
+                future.set_result(None)
+        return events

@@ -1,11 +1,14 @@
-"""Receiving and sending on a raw zmq socket without waiting: what both kinds of sockets share."""
+"""What both kinds of message sockets share: everything but how they wait."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import anyio
 import zmq
+from anyio.lowlevel import checkpoint
 
 from kernelproto.wire.message import Frame
 
@@ -15,13 +18,75 @@ Context: TypeAlias = zmq.Context[RawSocket]
 # Draining in one go is what makes receiving fast; stopping now and then lets other tasks run.
 MOST_AT_ONCE = 256
 
+# A frame of this size or more is not copied out of libzmq's memory.
+COPY_BELOW_BYTES = 65_536
 
-def drain(raw: RawSocket, batch: list[list[bytes]]) -> list[list[bytes]]:
-    """Append to *batch* the messages that are there, until it holds MOST_AT_ONCE; return it."""
-    receive = raw.recv_multipart
+# As plain numbers: the operators of pyzmq's flags take longer than the calls that they are for.
+READABLE = int(zmq.POLLIN)
+WRITABLE = int(zmq.POLLOUT)
+_NOBLOCK = int(zmq.NOBLOCK)
+_NOBLOCK_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+
+class BaseSocket(ABC):
+    """Implements MessageSocket, for those who know how to wait.
+
+    The descriptor of a zmq socket is edge-triggered: it becomes readable when the socket's state
+    changes, and any operation on the socket may take that edge away. So whoever operates on the
+    socket must look at EVENTS for those who wait, and nobody may wait without having looked.
+    """
+
+    def __init__(self, context: Context, kind: int) -> None:
+        self.raw: RawSocket = context.socket(kind)
+        # One task at a time waits to send, so that messages leave in the order they were given in.
+        self._sending = anyio.Lock(fast_acquire=True)
+
+    async def receive(self) -> list[list[Frame]]:
+        while True:
+            if not await self._wait(READABLE):
+                await checkpoint()
+            batch = drain(self.raw)
+            self._tell_waiting()
+            if batch:
+                return batch
+
+    def try_send(self, frames: Sequence[Frame]) -> bool:
+        sent = try_send(self.raw, frames)
+        self._tell_waiting()
+        return sent
+
+    async def send(self, frames: Sequence[Frame]) -> None:
+        async with self._sending:
+            while not self.try_send(frames):
+                await self._wait(WRITABLE)
+
+    def close(self, linger_ms: int) -> None:
+        self.raw.close(linger_ms)
+
+    @abstractmethod
+    async def _wait(self, event: int) -> bool:
+        """Wait until EVENTS has *event*; return whether there was need to."""
+
+    @abstractmethod
+    def _tell_waiting(self) -> None:
+        """Wake those who wait for what EVENTS has."""
+
+
+def drain(raw: RawSocket) -> list[list[Frame]]:
+    """Return the messages that are there, MOST_AT_ONCE at most; large frames are not copied."""
+    batch: list[list[Frame]] = []
+    # To ask the socket whether more follows takes longer than to receive; a Frame knows it.
+    receive = raw.recv
     try:
         while len(batch) < MOST_AT_ONCE:
-            batch.append(receive(zmq.NOBLOCK))
+            message: list[Frame] = []
+            more = True
+            while more:
+                frame = receive(_NOBLOCK, copy=False)
+                small = len(frame) < COPY_BELOW_BYTES
+                message.append(frame.bytes if small else frame.buffer.toreadonly())
+                more = frame.more
+            batch.append(message)
     except zmq.Again:
         pass
     return batch
@@ -29,8 +94,12 @@ def drain(raw: RawSocket, batch: list[list[bytes]]) -> list[list[bytes]]:
 
 def try_send(raw: RawSocket, frames: Sequence[Frame]) -> bool:
     """Send a message at once; return False, and send nothing, when the buffer is full."""
+    send = raw.send
+    *others, last = frames
     try:
-        raw.send_multipart(frames, zmq.NOBLOCK)
+        for frame in others:
+            send(frame, _NOBLOCK_AND_MORE)
+        send(last, _NOBLOCK)
     except zmq.Again:
         return False
     return True

@@ -28,7 +28,7 @@ class MessageSocket(Protocol):
 
     raw: RawSocket
 
-    async def receive(self) -> list[list[bytes]]:
+    async def receive(self) -> list[list[Frame]]:
         """Wait for messages; return those that are there, at least one, a few hundred at most.
 
         Cancelling it may lose a message: do so only when the socket is about to be closed.

@@ -54,15 +54,16 @@ class Codec:
             raise LocalProtocolError(
                 "a Codec takes either a key or a signer; Signer.disabled() makes it unsigned"
             )
-        self._signer = signer or Signer(key or b"", signature_scheme)
-        self._window = ReplayWindow()
+        self._sign = (signer or Signer(key or b"", signature_scheme)).sign
+        self._record = ReplayWindow().record
         self._max_frame_bytes = max_frame_bytes
-        self._last_parent: tuple[Frame, Header | None] = (b"{}", None)
+        self._last_raw_parent: Frame = _EMPTY_OBJECT
+        self._last_parent: Header | None = None
 
     def encode(self, message: Message, identities: Sequence[Frame] = ()) -> list[Frame]:
         """Return the frames of *message*, behind the routing *identities* where there are any."""
         parts = message.parts
-        return [*identities, DELIMITER, self._signer.sign(parts[:_JSON_FRAMES]), *parts]
+        return [*identities, DELIMITER, self._sign(parts[:_JSON_FRAMES]), *parts]
 
     def decode(self, frames: Sequence[Frame]) -> Message:
         """Return the message that *frames* carry.
@@ -84,34 +85,33 @@ class Codec:
             raise MalformedMessage(
                 f"{len(parts)} frames after the signature, at least {_JSON_FRAMES} are needed"
             )
-        largest = max(map(len, frames))
-        if largest > self._max_frame_bytes:
-            raise MalformedMessage(
-                f"a frame of {largest} bytes; at most {self._max_frame_bytes} are accepted"
-            )
-        self._verify(frames[delimiter + 1], parts)
-        header = tolerant_json.decode(parts[0], Header)
-        message = Message(header, self._parent_header(parts[1]), parts, frames[:delimiter])
-        if parts[2] != _EMPTY_OBJECT:
+        # All frames together are seldom too large for a single one, and sum() is faster than max().
+        if sum(map(len, frames)) > self._max_frame_bytes:
+            self._check_largest(frames)
+        signed = parts[:_JSON_FRAMES]
+        expected = self._sign(signed)
+        if expected:  # it is empty where signing is off
+            if not compare_digest(expected, frames[delimiter + 1]):
+                raise InvalidSignature(
+                    "the signature does not match: the sender has another key, or is an intruder"
+                )
+            self._record(expected)
+        raw_header, raw_parent, raw_metadata, _ = signed
+        header = tolerant_json.decode(raw_header, Header)
+        # All outputs of an execution quote the same parent, so the last one is worth remembering.
+        if raw_parent != self._last_raw_parent:
+            self._last_parent = read_parent_header(raw_parent)
+            self._last_raw_parent = raw_parent
+        message = Message(header, self._last_parent, parts, frames[:delimiter])
+        if raw_metadata != _EMPTY_OBJECT:
             # The signature covers the joined frames, not where one ends and the next begins. That
             # each of them is a JSON object of its own keeps a forger from cutting them elsewhere.
             _ = message.metadata
         return message
 
-    def _verify(self, signature: Frame, parts: Sequence[Frame]) -> None:
-        if not self._signer.enabled:
-            return
-        expected = self._signer.sign(parts[:_JSON_FRAMES])
-        if not compare_digest(expected, signature):
-            raise InvalidSignature(
-                "the signature does not match: the sender has another key, or is an intruder"
+    def _check_largest(self, frames: Sequence[Frame]) -> None:
+        largest = max(map(len, frames))
+        if largest > self._max_frame_bytes:
+            raise MalformedMessage(
+                f"a frame of {largest} bytes; at most {self._max_frame_bytes} are accepted"
             )
-        self._window.record(expected)
-
-    def _parent_header(self, raw: Frame) -> Header | None:
-        # All outputs of an execution quote the same parent, so the last one is worth remembering.
-        last_raw, parent = self._last_parent
-        if raw != last_raw:
-            parent = read_parent_header(raw)
-            self._last_parent = (raw, parent)
-        return parent

@@ -100,6 +100,8 @@ REPLY_ONLY: Transitions = {
     State.SENT: {Signal.REPLY: State.DONE, Signal.ABORT: State.DONE},
 }
 
+_NO_STEPS: Mapping[Signal, State] = {}
+
 _IOPUB_SIGNALS = {
     "stream": Signal.OUTPUT,
     "display_data": Signal.OUTPUT,
@@ -142,9 +144,13 @@ class Request:
         self.reply: Message | None = None
         self._transitions = transitions
 
-    def advance(self, signal: Signal) -> None:
-        """Take the step that the table has for *signal*, if there is one."""
-        self.state = self._transitions.get(self.state, {}).get(signal, self.state)
+    def advance(self, signal: Signal) -> bool:
+        """Take the step that the table has for *signal*; return whether there is one."""
+        state = self._transitions.get(self.state, _NO_STEPS).get(signal)
+        if state is None:
+            return False
+        self.state = state
+        return True
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -218,22 +224,22 @@ class Conversation:
         """
         signal = _signal(message, channel)
         parent = message.parent_header
+        if message.header.msg_type == "status":
+            self._note_status(signal, parent.msg_id if parent is not None else "")
         if parent is None:
-            self._note_status(message, signal, "")
             return Event(signal, Origin.KERNEL, message)
-        self._note_status(message, signal, parent.msg_id)
         request = self._open.get(parent.msg_id)
         if request is None:
             origin = Origin.LATE if parent.session == self._session else Origin.FOREIGN
             return Event(signal, origin, message)
-        if signal is Signal.REPLY or signal is Signal.ABORT:
-            request.reply = request.reply or message
-        request.advance(signal)
-        if request.state is State.DONE:
-            del self._open[parent.msg_id]
+        if request.advance(signal):
+            if signal is Signal.REPLY or signal is Signal.ABORT:
+                request.reply = message
+            if request.state is State.DONE:
+                del self._open[parent.msg_id]
         return Event(signal, Origin.OWN, message, request)
 
-    def _note_status(self, message: Message, signal: Signal, parent_id: str) -> None:
+    def _note_status(self, signal: Signal, parent_id: str) -> None:
         if signal is Signal.BUSY:
             self._busy_with[parent_id] = None
             if len(self._busy_with) > _MOST_BUSY:

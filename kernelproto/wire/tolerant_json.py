@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import numbers
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard, TypeVar, cast
 
 import msgspec
@@ -23,10 +23,10 @@ T = TypeVar("T")
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError, SystemError)
 
 
-class _Decoders(dict[type[Any], msgspec.json.Decoder[Any]]):
-    def __missing__(self, kind: type[Any]) -> msgspec.json.Decoder[Any]:
-        self[kind] = decoder = msgspec.json.Decoder(kind)
-        return decoder
+class _StrictReaders(dict[type[Any], Callable[[bytes | memoryview], Any]]):
+    def __missing__(self, kind: type[Any]) -> Callable[[bytes | memoryview], Any]:
+        self[kind] = read = msgspec.json.Decoder(kind).decode
+        return read
 
 
 def _plain(value: object) -> object:
@@ -43,7 +43,7 @@ def _plain(value: object) -> object:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
-_decoders = _Decoders()
+_strict_readers = _StrictReaders()
 
 
 def encode(value: object) -> bytes:
@@ -71,8 +71,9 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
     Raises:
         MalformedMessage: no reading of *data* gives a *kind*.
     """
+    read: Callable[[bytes | memoryview], T] = _strict_readers[kind]
     try:
-        return cast("T", _decoders[kind].decode(data))
+        return read(data)
     except _UNREADABLE:
         return _decode_tolerantly(data, kind)
 

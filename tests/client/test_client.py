@@ -7,7 +7,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto.exceptions import ClientClosed, KernelDied, LocalProtocolError
+from kernelproto.testing import FakeKernel
 from kernelproto.wire import content
+from kernelproto.wire.message import Header, Message
 
 pytestmark = pytest.mark.anyio
 
@@ -325,3 +327,36 @@ async def test_an_update_of_its_own_is_among_its_outputs_once(kernel, client) ->
 
 async def await_it(awaitable):
     return await awaitable
+
+
+async def test_it_waits_until_it_has_the_answer_or_nobody_wants_it(kernel, client, start) -> None:
+    assert not client.waiting
+    call = await start(await_it, client.execute("code"))
+    request = await kernel.expect("execute_request")
+    assert client.waiting
+    kernel.finish(request)
+    await call.result()
+    assert not client.waiting
+    with anyio.CancelScope() as scope:
+        async with client.execute("code"):
+            await kernel.expect("execute_request")
+            assert client.waiting
+            scope.cancel()
+            await checkpoint()
+    assert not client.waiting
+
+
+async def test_message_of_somebody_else_is_forwarded_as_it_is() -> None:
+    header = Header(msg_id="theirs", msg_type="kernel_info_request", session="their own")
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            FakeKernel() as fake,
+            fake.connect() as client,
+            client.messages(channels=("shell",)) as messages,
+        ):
+            message = Message.build(header, {"un": "known"}, buffers=[b"x"])
+            await client.forward(message, "shell")
+            reply, _ = await anext(messages)
+            assert reply.parent_header == header
+            assert [bytes(part) for part in fake.received[0].message.parts] == message.parts
+            assert nothing_is_tracked(client)

@@ -88,6 +88,29 @@ async def test_it_ends_with_reply_and_idle_in_whichever_order(client, kernel, ru
     assert not client.refused
 
 
+async def test_who_awaits_the_result_is_woken_by_nothing_but_the_end(kernel, run) -> None:
+    execution, call, request = await run()
+    news = execution._news
+    kernel.status("busy", request)
+    kernel.stream(request, "a part")
+    kernel.reply(request)
+    assert not news.is_set()
+    kernel.status("idle", request)
+    assert news.is_set()
+    assert (await call.result()).stdout == "a part"
+
+
+async def test_one_task_awaits_the_result_and_another_one_iterates(kernel, run, start) -> None:
+    execution, result, request = await run()
+    outputs = await start(outputs_of, execution)
+    for number in range(3):
+        kernel.stream(request, f"{number}")
+        await checkpoint()
+    kernel.finish(request)
+    assert await outputs.result() == [text("0"), text("1"), text("2")]
+    assert (await result.result()).stdout == "012"
+
+
 async def test_late_outputs_disturb_nobody(client, kernel, run) -> None:
     _, call, request = await run()
     kernel.finish(request)

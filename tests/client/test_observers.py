@@ -9,6 +9,7 @@ import anyio
 import pytest
 
 from kernelproto.client import KernelClient
+from kernelproto.client.observers import Observers
 from kernelproto.exceptions import ClientClosed, KernelDied, OutputOverflow
 from kernelproto.testing import FakeKernel
 from kernelproto.wire.content import Stream
@@ -213,3 +214,30 @@ async def test_debug_events_are_an_iterator_of_their_contents(
         fake.publish({"event": "stopped", "body": {"threadId": 1}}, "debug_event")
 
         assert await anext(events) == {"event": "stopped", "body": {"threadId": 1}}
+
+
+async def test_a_watcher_is_told_everything_at_once(fake: FakeKernel, client: KernelClient) -> None:
+    told: list[object] = []
+
+    class Diary:
+        def offer(self, message: Message, channel: str) -> None:
+            told.append((message.msg_type, channel))
+
+        def fail(self, error: Exception) -> None:
+            told.append(error)
+
+        def resume(self) -> None:
+            told.append("resumed")
+
+    async with client.messages() as messages:
+        fake.publish(Stream("stdout", "one"))
+        message, _ = await anext(messages)
+    observers = Observers(client.start_task)
+    assert not observers
+    observers.watch(Diary())
+    assert observers
+    observers.offer(message, "iopub")
+    error = ClientClosed("over")
+    observers.fail(error)
+    observers.resume()
+    assert told == [("stream", "iopub"), error, "resumed"]

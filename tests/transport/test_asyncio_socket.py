@@ -1,12 +1,14 @@
-"""Where zmq.asyncio can be used; what its socket does is in test_sockets.py."""
+"""Where the event loop can watch; what the socket does is in test_sockets.py."""
 
 from __future__ import annotations
 
 import asyncio
+import select
 
 import anyio
 import pytest
 import zmq
+from anyio.lowlevel import checkpoint
 
 from kernelproto.transport.asyncio_socket import AsyncioSocket, usable
 from kernelproto.transport.fd_socket import FDSocket
@@ -68,6 +70,37 @@ def test_trio_as_a_guest_of_asyncio_uses_the_descriptor(no_leaks) -> None:
         return outcomes[0].unwrap()
 
     assert asyncio.run(host()) is FDSocket
+
+
+def test_closing_ends_the_watching(no_leaks) -> None:
+    async def open_and_close() -> None:
+        loop = asyncio.get_running_loop()
+        with shared_context() as context:
+            socket = AsyncioSocket(context, zmq.PAIR)
+            descriptor = socket.raw.get(zmq.FD)
+            socket.close(0)
+        assert not loop.remove_reader(descriptor)
+
+    asyncio.run(open_and_close())
+
+
+def test_what_nobody_receives_does_not_keep_the_event_loop_awake(no_leaks) -> None:
+    async def ignore_a_message() -> None:
+        with shared_context() as context, context.socket(zmq.PAIR) as peer:
+            socket = AsyncioSocket(context, zmq.PAIR)
+            peer.bind("inproc://here")
+            socket.raw.connect("inproc://here")
+            assert not socket.raw.get(zmq.EVENTS) & zmq.POLLIN
+            peer.send(b"unread")
+            descriptor = [socket.raw.get(zmq.FD)]
+            assert select.select(descriptor, [], [], GUARD_SECONDS)[0]
+            for _ in range(2):  # the loop looks at the descriptors once in each of its turns
+                await checkpoint()
+            assert not select.select(descriptor, [], [], 0)[0]
+            assert socket.raw.get(zmq.EVENTS) & zmq.POLLIN
+            socket.close(0)
+
+    asyncio.run(ignore_a_message())
 
 
 def test_not_usable_without_an_event_loop() -> None:

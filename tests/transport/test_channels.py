@@ -259,6 +259,15 @@ async def test_who_is_cancelled_sends_nothing(kernel, connect) -> None:
         assert kernel.receive("shell") == [b"client", b"wanted"]
 
 
+async def test_a_message_leaves_before_others_have_their_turn(kernel, connect) -> None:
+    kernel.bind()
+    async with connect() as channels:
+        sending = channels.send("shell", [b"at once"])
+        with pytest.raises(StopIteration):
+            sending.send(None)
+        assert kernel.receive("shell") == [b"client", b"at once"]
+
+
 async def test_who_sends_for_ever_lets_others_run(connect) -> None:
     async with connect() as channels:
         async with anyio.create_task_group() as tasks:

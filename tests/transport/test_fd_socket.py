@@ -1,4 +1,8 @@
-"""How a receiver and a sender share one descriptor; what all sockets do is in test_sockets.py."""
+"""How a receiver and a sender share one descriptor, whoever watches it for them.
+
+The transport's event loops bring the asyncio socket as well. What all sockets do is in
+test_sockets.py.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,8 @@ import pytest
 import zmq
 from anyio.lowlevel import checkpoint
 
-from kernelproto.transport.fd_socket import FDSocket
 from kernelproto.transport.raw import RawSocket
-from kernelproto.transport.sockets import shared_context
+from kernelproto.transport.sockets import MessageSocket, open_socket, shared_context
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -30,7 +33,7 @@ async def all_blocked() -> None:
 class Shared:
     """A socket whose send buffer is full, with a task that receives and one that sends."""
 
-    def __init__(self, socket: FDSocket, peer: RawSocket) -> None:
+    def __init__(self, socket: MessageSocket, peer: RawSocket) -> None:
         self.socket = socket
         self.peer = peer
         self.received = anyio.Event()
@@ -64,7 +67,7 @@ class Shared:
 @pytest.fixture
 async def shared():
     with shared_context() as context, context.socket(zmq.PAIR) as peer:
-        socket = FDSocket(context, zmq.PAIR)
+        socket = open_socket(context, zmq.PAIR)
         socket.raw.set(zmq.SNDHWM, 1)
         peer.set(zmq.RCVHWM, 1)
         peer.bind("inproc://here")

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from kernelproto.transport.raw import MOST_AT_ONCE, RawSocket, drain, try_send
+from kernelproto.transport import raw
+from kernelproto.transport.raw import COPY_BELOW_BYTES, RawSocket, drain, try_send
 
 
 @pytest.fixture
@@ -21,37 +22,56 @@ def pair() -> Iterator[tuple[RawSocket, RawSocket]]:
 
 
 def test_draining_an_empty_socket_gives_nothing(pair) -> None:
-    assert drain(pair[0], []) == []
+    assert drain(pair[0]) == []
 
 
 def test_draining_gives_whole_messages_in_order(pair) -> None:
     messages = [[b"%d" % number, b"", b"last"] for number in range(10)]
     assert all(try_send(pair[1], message) for message in messages)
-    assert drain(pair[0], []) == messages
-    assert drain(pair[0], []) == []
+    assert drain(pair[0]) == messages
+    assert drain(pair[0]) == []
 
 
-def test_draining_adds_to_the_batch_and_returns_it(pair) -> None:
-    batch = [[b"here already"]]
-    try_send(pair[1], [b"new"])
-    assert drain(pair[0], batch) is batch
-    assert batch == [[b"here already"], [b"new"]]
+@pytest.mark.parametrize(
+    ("size", "kind"),
+    [(0, bytes), (COPY_BELOW_BYTES - 1, bytes), (COPY_BELOW_BYTES, memoryview)],
+    ids=["empty", "small", "large"],
+)
+def test_large_frames_are_not_copied(pair, size, kind) -> None:
+    sent = bytes(size)
+    assert try_send(pair[1], [b"first", sent, sent])
+    ((first, *frames),) = drain(pair[0])
+    assert type(first) is bytes
+    for frame in frames:
+        assert type(frame) is kind
+        assert frame == sent
+        assert hash(frame) == hash(sent)  # it cannot be changed, as bytes cannot
 
 
-def test_draining_stops_at_a_full_batch(pair) -> None:
-    batch = [[b""]] * (MOST_AT_ONCE - 1)
-    assert all(try_send(pair[1], [b"%d" % number]) for number in range(2))
-    assert len(drain(pair[0], batch)) == MOST_AT_ONCE
-    assert drain(pair[0], []) == [[b"1"]]
+def test_large_frames_outlive_their_socket() -> None:
+    with zmq.Context() as context, context.socket(zmq.PAIR) as one, context.socket(zmq.PAIR) as two:
+        one.bind("inproc://here")
+        two.connect("inproc://here")
+        assert try_send(two, [b"x" * COPY_BELOW_BYTES])
+        ((frame,),) = drain(one)
+    assert bytes(frame) == b"x" * COPY_BELOW_BYTES
+
+
+def test_draining_stops_at_a_full_batch(pair, monkeypatch) -> None:
+    monkeypatch.setattr(raw, "MOST_AT_ONCE", 3)
+    messages = [[b"%d" % number] for number in range(4)]
+    assert all(try_send(pair[1], message) for message in messages)
+    assert drain(pair[0]) == messages[:3]
+    assert drain(pair[0]) == messages[3:]
 
 
 def test_sending_into_a_full_buffer_sends_nothing(pair) -> None:
     for number in range(10):
         assert try_send(pair[1], [b"%d" % number])
     assert not try_send(pair[1], [b"too", b"many"])
-    assert drain(pair[0], []) == [[b"%d" % number] for number in range(10)]
+    assert drain(pair[0]) == [[b"%d" % number] for number in range(10)]
 
 
 def test_frames_may_be_views_of_memory(pair) -> None:
     assert try_send(pair[1], [memoryview(b"whole")[1:3], b"bytes"])
-    assert drain(pair[0], []) == [[b"ho", b"bytes"]]
+    assert drain(pair[0]) == [[b"ho", b"bytes"]]

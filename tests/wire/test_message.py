@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from datetime import UTC, datetime, timedelta, timezone
 from types import MappingProxyType
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from kernelproto.exceptions import LocalProtocolError, MalformedMessage
 from kernelproto.wire import tolerant_json
 from kernelproto.wire.content import ExecuteRequest, Stream
-from kernelproto.wire.message import Header, Message, MessageFactory
+from kernelproto.wire.message import Header, Message, MessageFactory, timestamp
 
 HEADER = Header(
     msg_id="s_1", msg_type="stream", session="s", username="ada", date="d", version="5.5"
@@ -168,6 +169,25 @@ def test_repr_names_type_and_ids_and_shows_no_content() -> None:
     assert repr(message) == "<Message stream k_1 parent=None>"
     reply = Message.build(HEADER, {}, parent=message)
     assert repr(reply) == "<Message stream s_1 parent=k_1>"
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (datetime(2026, 11, 20, 12, 0, 0, 5, UTC), "2026-11-20T12:00:00.000005Z"),
+        (datetime(2026, 11, 20, 12, tzinfo=UTC), "2026-11-20T12:00:00Z"),
+        (datetime(2026, 1, 2, tzinfo=timezone(-timedelta(hours=3))), "2026-01-02T00:00:00-03:00"),
+    ],
+)
+def test_timestamp_is_what_the_specification_wants(moment, text) -> None:
+    assert timestamp(moment) == text
+    assert datetime.fromisoformat(text) == moment
+
+
+def test_message_is_equal_to_itself_alone() -> None:
+    one, two = arrived(), arrived()
+    assert one != two
+    assert len({one, two, one}) == 2
 
 
 def test_factory_numbers_and_dates_what_it_makes() -> None:
