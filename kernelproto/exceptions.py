@@ -21,7 +21,11 @@
     |- ClientClosed                     by us, in an orderly way
     |- ExecutionError                   the user's code failed; only raise_for_error() raises it
     |- OutputOverflow                   more output than the stated bound was left unread
-    `- UnsupportedRequest               the kernel does not know this request
+    |- UnsupportedRequest               the kernel does not know this request
+    |- PoolError                        a KernelPool does not do what it was asked for
+    |  |- PoolFull                      every kernel is in use, and no more are allowed
+    |  `- QuotaExceeded                 the user has as many kernels as allowed
+    `- InvalidSettings (ValueError)     a kernel server cannot be set up like that
 
 Each takes its message first and keeps its facts as keyword attributes, so that every one of them
 can be copied and pickled: a failure is handed to many waiting tasks, each of which raises a copy of
@@ -215,6 +219,38 @@ class OutputOverflow(KernelProtoError):
 
 class UnsupportedRequest(KernelProtoError):
     """The kernel does not implement this request."""
+
+
+class PoolError(KernelProtoError):
+    """A KernelPool cannot do, or does not allow, what it was asked for."""
+
+
+class PoolFull(PoolError):
+    """A KernelPool has as many kernels as allowed, and none of them is idle.
+
+    Attributes:
+        limit: how many it may have.
+    """
+
+    def __init__(self, message: str, *, limit: int = 0) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class QuotaExceeded(PoolError):
+    """A user has as many kernels of a KernelPool as allowed.
+
+    Attributes:
+        limit: how many that is.
+    """
+
+    def __init__(self, message: str, *, limit: int = 0) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
+class InvalidSettings(KernelProtoError, ValueError):
+    """What a kernel server was told cannot be used; the message names the key and the place."""
 
 
 def fresh(error: ErrorT) -> ErrorT:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol, TypedDict, runtime_checkable
 
+import msgspec
+
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.message import Frame
 
@@ -223,4 +225,39 @@ class OpenChannels(Protocol):
             identity: the routing identity; shell and stdin need the same.
             topics: the iopub subscriptions.
         """
+        ...
+
+
+class User(msgspec.Struct, frozen=True):
+    """Somebody who uses a kernel server.
+
+    Args:
+        name: whose kernels are theirs.
+        admin: whether they may see that others have kernels.
+    """
+
+    name: str
+    admin: bool = False
+
+
+class UserRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request or a WebSocket handshake tells about who makes it.
+
+    Args:
+        headers: the HTTP headers, their names in lower case; of a repeated one the first.
+        query: the parameters of the query string, likewise.
+        peer: the address of who has connected; None where there is none, as for a unix socket.
+    """
+
+    headers: Mapping[str, str] = {}
+    query: Mapping[str, str] = {}
+    peer: str | None = None
+
+
+@runtime_checkable
+class Authenticator(Protocol):
+    """Tells who makes a request to a kernel server."""
+
+    async def authenticate(self, request: UserRequest) -> User | None:
+        """Return who makes a request; None refuses it. It is asked for every single one."""
         ...

@@ -16,7 +16,6 @@ from kernelproto.background import start_in_event_loop
 from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import InvalidLaunchParameter, KernelNotReady
-from kernelproto.launch.adopted import adopt_local, find_record
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
@@ -232,6 +231,8 @@ async def _connect(
 
 @asynccontextmanager
 async def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGenerator[Kernel]:
+    from kernelproto.launch.adopted import adopt_local, find_record  # few programs need it
+
     if isinstance(connection, str | os.PathLike):
         record = find_record(os.fspath(connection))
     else:

@@ -32,6 +32,10 @@ TREE = {
     "ExecutionError": (KernelProtoError,),
     "OutputOverflow": (KernelProtoError,),
     "UnsupportedRequest": (KernelProtoError,),
+    "PoolError": (KernelProtoError,),
+    "PoolFull": (exceptions.PoolError,),
+    "QuotaExceeded": (exceptions.PoolError,),
+    "InvalidSettings": (KernelProtoError, ValueError),
 }
 
 FACTS = {
@@ -43,6 +47,8 @@ FACTS = {
     "KernelRestarted": {"returncode": -9, "reason": None},
     "ExecutionError": {"ename": "KeyError", "evalue": "'x'", "traceback": ("one", "two")},
     "OutputOverflow": {"discarded_messages": 3, "discarded_bytes": 4096},
+    "PoolFull": {"limit": 50},
+    "QuotaExceeded": {"limit": 1},
 }
 
 DUPLICATES = {

@@ -47,7 +47,9 @@ CONFINED = {
     "zmq": ("kernelproto/transport/",),
     "asyncio": ("kernelproto/transport/asyncio_socket.py",),
     "subprocess": ("kernelproto/launch/",),
-    "signal": ("kernelproto/launch/",),
+    "signal": ("kernelproto/launch/", "kernelproto/server/serve.py"),
+    "starlette": ("kernelproto/server/",),
+    "uvicorn": ("kernelproto/server/",),
     "trio": (),
     "uvloop": (),
     "tornado": (),
@@ -60,6 +62,7 @@ PURE = (
     "kernelproto/wire/",
     "kernelproto/supervise/restart_policy.py",
     "kernelproto/pool/plan.py",
+    "kernelproto/pool/activity.py",
 )
 IMPURE_MODULES = {"anyio", "os", "random", "secrets", "socket", "threading", "time", "uuid"}
 IMPURE_CALLS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
@@ -171,6 +174,7 @@ def test_no_module_is_too_long() -> None:
         (confinement_offences, "transport/fd_socket.py", "import asyncio"),
         (confinement_offences, "transport/asyncio_socket.py", "from trio.lowlevel import x"),
         (confinement_offences, "supervise/kernel.py", "from signal import SIGINT"),
+        (confinement_offences, "pool/pool.py", "from starlette.routing import Route"),
         (purity_offences, "wire/codec.py", "async def f(): ..."),
         (purity_offences, "wire/codec.py", "from time import monotonic"),
         (purity_offences, "wire/codec.py", "now = datetime.datetime.now(UTC)"),
@@ -199,7 +203,7 @@ def test_rules_allow(offences, path: str, source: str) -> None:
 
 def test_importing_loads_no_framework() -> None:
     unwanted = {"tornado", "traitlets", "jupyter_client", "ipykernel", "trio", "uvloop"}
-    unwanted |= {"jsonschema"}  # only who needs it waits for it
+    unwanted |= {"jsonschema", "starlette", "uvicorn"}  # only who needs them waits for them
     program = "import kernelproto, sys; print(*{name.split('.')[0] for name in sys.modules})"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -32,7 +32,8 @@ class Kernel(Requests):
     for the new process.
 
     Attributes:
-        kernel_id: the id that the kernel was launched with first; it outlives restarts.
+        kernel_id: the id that the kernel was launched with first, or that a KernelPool has given
+            it; it outlives restarts.
         owned: whether leaving ends the kernel; always true for a kernel that was launched here.
         on_shutdown: awaited at the end of ``shutdown``; set by whoever serves the kernel.
         generations: its processes; for KernelRestarter.

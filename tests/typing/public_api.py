@@ -21,6 +21,7 @@ from kernelproto import (
     KernelClient,
     KernelFinder,
     KernelManager,
+    KernelPool,
     KernelProvider,
     KernelRestarter,
     Restarted,
@@ -35,6 +36,9 @@ from kernelproto.launch import (
     KernelSpecProvider,
     WarmProvider,
 )
+from kernelproto.pool import PoolConnection, PooledKernel
+from kernelproto.wire import Message
+from kernelproto.wire.connection import ChannelName
 
 
 async def front_door(info: ConnectionInfo) -> None:
@@ -93,6 +97,20 @@ async def executing(kernel: Kernel, client: KernelClient) -> None:
     async with kernel.execute("input()", on_input=answer) as execution:
         assert_type(execution, Execution)
         assert_type(await execution, ExecutionResult)
+
+
+async def pooling(finder: KernelFinder) -> None:
+    async with KernelPool(finder=finder, max_kernels=50, idle_timeout=None) as pool:
+        assert_type(pool, KernelPool)
+        assert_type(await pool.get("ada", name="second", env={"A": "1"}, wait=True), Kernel)
+        async with pool.connection("ada", overflow="drop_oldest") as connection:
+            assert_type(connection, PoolConnection)
+            assert_type(connection.kernel, Kernel)
+            async for message, channel in connection.messages:
+                assert_type(message, Message)
+                assert_type(channel, ChannelName)
+        assert_type(pool.kernels("ada"), list[PooledKernel])
+        assert_type(await pool.release("ada"), bool)
 
 
 async def answer(request: InputRequest) -> str:

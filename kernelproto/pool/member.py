@@ -1,0 +1,182 @@
+"""Member: one kernel of a pool, from its start until nothing is left of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from typing import Literal, TypeAlias
+
+import anyio
+import msgspec
+
+from kernelproto.client.waiter import Waiter
+from kernelproto.exceptions import KernelProtoError, PoolError
+from kernelproto.pool.activity import is_activity
+from kernelproto.pool.plan import Lease
+from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
+from kernelproto.supervise.generation import Launch
+from kernelproto.timeouts import Timeouts
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.message import Message
+
+logger = logging.getLogger(__name__)
+
+PooledState: TypeAlias = Literal["starting", "idle", "busy", "restarting", "dead"]
+
+
+class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to tell about a kernel of a pool.
+
+    Args:
+        kernel_id: a UUID, the ``kernel_id`` of the Kernel as well; it outlives restarts.
+        user: whose it is.
+        name: which one of the user's.
+        kernel_type: what it was started as.
+        state: what it does, as far as is known here.
+        connections: how many clients are connected.
+        started_at: when its start began, in UTC.
+        last_activity: when it was started, restarted, or last did something for somebody, in UTC.
+    """
+
+    kernel_id: str
+    user: str
+    name: str
+    kernel_type: str
+    state: PooledState
+    connections: int
+    started_at: datetime
+    last_activity: datetime
+
+
+class Member:
+    """One kernel of a pool; it is served by ``serve`` and watches the kernel's messages.
+
+    Args:
+        number: its place in the plan.
+        lease: whose it is.
+        kernel_type: what it is started as.
+        on_change: called with it when it is ready, has become busy or idle, or has died for good.
+
+    Attributes:
+        kernel_id: the id that the pool gives it.
+        ready: gives the kernel once it is ready, or the reason why there is none.
+        ending: whether it was told to end.
+        gone: set when nothing is left of it.
+        busy: whether it works or is being restarted, when that was last looked at.
+        dead: whether it has died for good, the same.
+        active_at: when it last did something for somebody, on the clock of ``anyio.current_time``.
+    """
+
+    def __init__(
+        self, number: int, lease: Lease, kernel_type: str, *, on_change: Callable[[Member], None]
+    ) -> None:
+        self.number = number
+        self.lease = lease
+        self.kernel_type = kernel_type
+        self.kernel_id = str(uuid.uuid4())
+        self.ready = Waiter[Kernel]()
+        self.ending = False
+        self.gone = anyio.Event()
+        self.busy = False
+        self.dead = False
+        self.active_at = -math.inf
+        self._kernel: Kernel | None = None
+        self._scope = anyio.CancelScope()
+        self._started_at = self._last_activity = datetime.now(UTC)
+        self._on_change = on_change
+
+    def __str__(self) -> str:
+        return f"kernel {self.lease.name!r} of {self.lease.user!r} ({self.kernel_id})"
+
+    @property
+    def running(self) -> bool:
+        """Whether it was ready once."""
+        return self._kernel is not None
+
+    def describe(self, connections: int) -> PooledKernel:
+        """Return what there is to tell about it."""
+        return PooledKernel(
+            kernel_id=self.kernel_id,
+            user=self.lease.user,
+            name=self.lease.name,
+            kernel_type=self.kernel_type,
+            state="starting" if self._kernel is None else self._kernel.state,
+            connections=connections,
+            started_at=self._started_at,
+            last_activity=self._last_activity,
+        )
+
+    async def serve(
+        self, launch: Launch, timeouts: Timeouts, restart: RestartPolicy | None
+    ) -> None:
+        """Start the kernel, and end it in order when this is cancelled or ``end`` is called.
+
+        It raises no Exception: that of one kernel concerns nobody else's.
+        """
+        try:
+            with self._scope:
+                async with (
+                    open_kernel(launch, timeouts=timeouts) as kernel,
+                    nullcontext() if restart is None else KernelRestarter(kernel, restart),
+                ):
+                    self._begin(kernel)
+                    await anyio.sleep_forever()
+        except Exception as error:
+            words = "could not be started" if self._kernel is None else "has failed"
+            # What is no error of kernelproto's own is somebody's bug, and worth a traceback.
+            foreign = not isinstance(error, KernelProtoError)
+            logger.warning("the %s %s: %s", self, words, error, exc_info=foreign)
+            self.ready.fail(error)
+        finally:
+            self.ready.fail(PoolError(f"the {self} was ended while it was being started"))
+            self.gone.set()
+
+    def end(self) -> None:
+        """Have the kernel ended; ``gone`` tells when that is done."""
+        self.ending = True
+        self._scope.cancel()
+
+    def look(self) -> bool:
+        """Look at what the kernel does; return whether that has changed."""
+        if self._kernel is None:
+            return False
+        state = self._kernel.state
+        before = self.busy, self.dead
+        self.busy = state in ("busy", "restarting") or self._kernel.client.waiting
+        self.dead = state == "dead"
+        return before != (self.busy, self.dead)
+
+    def offer(self, message: Message, channel: ChannelName) -> None:
+        """Take note of a message; part of ``Watcher``."""
+        if is_activity(message, channel):
+            self._note_activity()
+        self._look()
+
+    def fail(self, error: Exception) -> None:
+        """Take note that the kernel is dead; part of ``Watcher``."""
+        self._look()
+
+    def resume(self) -> None:
+        """Take note that the kernel was restarted; part of ``Watcher``."""
+        self._note_activity()
+        self._look()
+
+    def _begin(self, kernel: Kernel) -> None:
+        kernel.kernel_id = self.kernel_id
+        kernel.generations.observers.watch(self)
+        self._kernel = kernel
+        self._note_activity()
+        self.ready.set(kernel)
+        self._on_change(self)
+
+    def _note_activity(self) -> None:
+        self.active_at = anyio.current_time()
+        self._last_activity = datetime.now(UTC)
+
+    def _look(self) -> None:
+        if self.look():
+            self._on_change(self)

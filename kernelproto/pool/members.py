@@ -1,0 +1,292 @@
+"""Members: the kernels of a pool, their start and their end, as the plan says."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import NamedTuple, Protocol, TypedDict
+
+import anyio
+from anyio import AsyncContextManagerMixin
+from anyio.abc import TaskGroup
+
+from kernelproto.background import background_tasks
+from kernelproto.client.waiter import Waiter
+from kernelproto.exceptions import PoolError, PoolFull, QuotaExceeded
+from kernelproto.pool.member import Member, PooledKernel
+from kernelproto.pool.plan import (
+    Action,
+    Cull,
+    Evict,
+    HandOver,
+    Lease,
+    Phase,
+    Plan,
+    RefuseFull,
+    RefuseQuota,
+    Start,
+)
+from kernelproto.supervise import Kernel, RestartPolicy
+from kernelproto.supervise.generation import Launched
+from kernelproto.timeouts import Timeouts
+
+logger = logging.getLogger(__name__)
+
+# How long to wait before looking again at busy kernels: when nobody waits for an answer any more,
+# there is no message that tells of it.
+_LOOK_AGAIN_SECONDS = 1.0
+
+
+class StartOptions(TypedDict, total=False):
+    """How a kernel is started, where that differs from the pool's other kernels.
+
+    Keys:
+        kernel: the kernel type.
+        cwd: the working directory.
+        env: environment variables, beside those of the pool.
+        launch_params: launch parameters in place of the pool's.
+    """
+
+    kernel: str | None
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    launch_params: Mapping[str, object] | None
+
+
+class Recipe(Protocol):
+    """Says how kernels are started."""
+
+    def kernel_type(self, start: StartOptions) -> str:
+        """Return the kernel type."""
+        ...
+
+    async def launch(self, start: StartOptions) -> Launched:
+        """Launch such a kernel."""
+        ...
+
+
+class _Request(NamedTuple):
+    lease: Lease
+    start: StartOptions
+    member: Waiter[Member]
+
+
+class Members(AsyncContextManagerMixin):
+    """The kernels of a pool, for the block; performs the plan.
+
+    Every change is told to the plan at once, and what the plan says is begun at once, without
+    waiting in between: so the plan always knows how things are.
+
+    Args:
+        plan: decides.
+        recipe: how kernels are started.
+        timeouts: the phases of their lives.
+        restart: when one that has died is started again.
+
+    Attributes:
+        counts: how many kernels and requests came to what.
+    """
+
+    def __init__(
+        self, plan: Plan, recipe: Recipe, timeouts: Timeouts, restart: RestartPolicy | None
+    ) -> None:
+        self.counts: Counter[str] = Counter()
+        self._plan = plan
+        self._recipe = recipe
+        self._timeouts = timeouts
+        self._restart = restart
+        self._members: dict[int, Member] = {}
+        self._requests: dict[int, _Request] = {}
+        self._tasks: TaskGroup | None = None
+        self._alarm: anyio.Event
+        self._alarm_at = 0.0
+
+    @asynccontextmanager
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Members]:
+        async with background_tasks() as tasks:
+            self._tasks = tasks
+            self._alarm = anyio.Event()
+            tasks.start_soon(self._keep_time)
+            try:
+                yield self
+            finally:
+                self._tasks = None
+                for request in self._requests.values():
+                    request.member.fail(PoolError("the pool was closed while this was waiting"))
+
+    @asynccontextmanager
+    async def hand_over(
+        self, lease: Lease, *, wait: bool, start: StartOptions
+    ) -> AsyncGenerator[tuple[Member, Kernel]]:
+        """Give a lease's kernel, ready, and hold it for the block; see ``KernelPool.get``."""
+        with self._asking(lease, wait, start) as request:
+            member = await request.member.wait()
+            yield member, await member.ready.wait()
+
+    @contextmanager
+    def connected(self, member: Member) -> Generator[None]:
+        """Count one more client as connected to a kernel."""
+        self._plan.connected(member.number)
+        try:
+            yield
+        finally:
+            self._plan.disconnected(member.number, anyio.current_time())
+            self._update()
+
+    def find(self, lease: Lease) -> Member | None:
+        """Return a lease's kernel, which may be starting; None where it has none."""
+        number = self._plan.place_of(lease)
+        return None if number is None else self._members[number]
+
+    async def end(self, member: Member) -> None:
+        """End a kernel because its user wants it; return when nothing is left of it."""
+        self._end(member, "released")
+        self._update()
+        await member.gone.wait()
+
+    def describe(self) -> Iterator[PooledKernel]:
+        """Describe all kernels but those that are being ended, in the order of their starts."""
+        for number, place in self._plan.places.items():
+            if place.phase is not Phase.ENDING:
+                yield self._members[number].describe(place.connections)
+
+    @contextmanager
+    def _asking(self, lease: Lease, wait: bool, start: StartOptions) -> Generator[_Request]:
+        """Ask for a lease's kernel; for the block, nobody else gets its place."""
+        if self._tasks is None:
+            raise PoolError("a KernelPool has kernels during its block: async with KernelPool()")
+        self._check_type(lease, start.get("kernel"))
+        ticket = self._plan.ask(lease, wait=wait)
+        request = self._requests[ticket] = _Request(lease, start, Waiter[Member]())
+        try:
+            self._update()
+            yield request
+        finally:
+            del self._requests[ticket]
+            self._plan.leave(ticket, anyio.current_time())
+            self._update()
+
+    def _check_type(self, lease: Lease, wanted: str | None) -> None:
+        """Refuse to hand over a kernel of another type than the one that was asked for."""
+        there = [
+            request.start
+            for request in self._requests.values()
+            if request.lease == lease and not request.member.is_set
+        ]
+        member = self.find(lease)
+        if wanted is None or (member is None and not there):
+            return
+        kernel_type = self._recipe.kernel_type(there[0]) if member is None else member.kernel_type
+        if wanted != kernel_type:
+            raise PoolError(
+                f"the kernel {lease.name!r} of {lease.user!r} is {kernel_type!r}, not {wanted!r}: "
+                "release it first, or ask under another name"
+            )
+
+    def _update(self) -> None:
+        """Tell the plan how things are, and begin what it says."""
+        if self._tasks is None:
+            return  # everything is ending
+        for member in self._members.values():
+            member.look()
+            self._tell(member)
+        for action in self._plan.decide(anyio.current_time()):
+            self._perform(action, self._tasks)
+        self._arm()
+
+    def _note_change(self, member: Member) -> None:
+        """Do what follows from a change of one kernel; nothing but this happens all the time."""
+        self._tell(member)
+        if member.dead or (self._plan.somebody_waits and not member.busy):
+            self._update()
+        else:
+            self._arm()
+
+    def _tell(self, member: Member) -> None:
+        if member.dead:
+            self._end(member, "lost")
+        elif member.running:
+            self._plan.started(member.number, member.active_at)
+            self._plan.busy(member.number, member.busy)
+            self._plan.used(member.number, member.active_at)
+
+    def _perform(self, action: Action, tasks: TaskGroup) -> None:
+        match action:
+            case Start(number, lease, ticket):
+                self._start(number, lease, self._requests[ticket].start, tasks)
+            case HandOver(ticket, number):
+                self._requests[ticket].member.set(self._members[number])
+            case Evict(number):
+                self._end(self._members[number], "evicted")
+            case Cull(number):
+                self._end(self._members[number], "culled")
+            case RefuseFull(ticket, waiting):
+                self._refuse(ticket, _full(self._plan.limits.max_kernels, waiting))
+            case RefuseQuota(ticket):
+                user = self._requests[ticket].lease.user
+                self._refuse(ticket, _beyond_quota(self._plan.limits.max_per_user, user))
+
+    def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
+        kernel_type = self._recipe.kernel_type(start)
+        self._members[number] = Member(number, lease, kernel_type, on_change=self._note_change)
+        self.counts["started"] += 1
+        tasks.start_soon(self._serve, self._members[number], start)
+
+    def _end(self, member: Member, why: str) -> None:
+        if not member.ending:
+            logger.info("the %s is ended: it was %s", member, why)
+            self.counts[why] += 1
+            self._plan.end(member.number)
+            member.end()
+
+    def _refuse(self, ticket: int, error: PoolError) -> None:
+        self.counts["refused"] += 1
+        self._requests[ticket].member.fail(error)
+
+    async def _serve(self, member: Member, start: StartOptions) -> None:
+        launch = partial(self._recipe.launch, start)
+        try:
+            await member.serve(launch, self._timeouts, self._restart)
+        finally:
+            self._plan.ended(member.number)
+            del self._members[member.number]
+            self._update()
+
+    async def _keep_time(self) -> None:
+        """Do what is to be done although nothing has happened."""
+        while True:
+            self._alarm = anyio.Event()
+            self._alarm_at = self._next_look()
+            with anyio.CancelScope(deadline=self._alarm_at):
+                await self._alarm.wait()
+            self._update()
+
+    def _arm(self) -> None:
+        """Have the alarm go off earlier, where that is needed now."""
+        if self._next_look() < self._alarm_at:
+            self._alarm.set()
+
+    def _next_look(self) -> float:
+        if any(member.busy for member in self._members.values()):
+            return min(self._plan.wake_at, anyio.current_time() + _LOOK_AGAIN_SECONDS)
+        return self._plan.wake_at
+
+
+def _full(limit: int, waiting: int) -> PoolFull:
+    reason = "others wait for room already" if waiting else "none of them is idle"
+    return PoolFull(
+        f"the pool has {limit} kernels, as many as it may, and {reason}: ask again later, wait "
+        "with get(..., wait=True), or raise max_kernels",
+        limit=limit,
+    )
+
+
+def _beyond_quota(limit: int, user: str) -> QuotaExceeded:
+    return QuotaExceeded(
+        f"{user!r} may have no more kernels than {limit}: release one first, or raise max_per_user",
+        limit=limit,
+    )

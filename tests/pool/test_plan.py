@@ -1,0 +1,516 @@
+"""The plan: what follows from what, in numbers; and what holds whatever happens."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from kernelproto.pool.plan import (
+    SETTLED_SECONDS,
+    Action,
+    Cull,
+    Evict,
+    HandOver,
+    Lease,
+    Limits,
+    Phase,
+    Plan,
+    RefuseFull,
+    RefuseQuota,
+    Start,
+)
+
+ADA, BOB, EVE, KIM = (Lease(user, "default") for user in ("ada", "bob", "eve", "kim"))
+
+
+class World:
+    """Performs a plan at once, and notes what it did."""
+
+    def __init__(self, **limits) -> None:
+        self.plan = Plan(Limits(**limits))
+        self.now = 0.0
+
+    def decide(self, now: float | None = None) -> list[Action]:
+        self.now = self.now if now is None else now
+        return self.plan.decide(self.now)
+
+    def ask(self, lease: Lease, *, wait: bool = False) -> tuple[int, list[Action]]:
+        ticket = self.plan.ask(lease, wait=wait)
+        return ticket, self.decide()
+
+    def running(self, *leases: Lease) -> list[int]:
+        """Have kernels that are idle, each a second longer than the next."""
+        numbers = []
+        for lease in leases:
+            ticket, actions = self.ask(lease)
+            (number,) = [action.place for action in actions if isinstance(action, Start)]
+            self.plan.started(number, self.now)
+            self.plan.leave(ticket, self.now)
+            numbers.append(number)
+            self.now += 1
+        return numbers
+
+
+def test_first_request_starts_a_kernel_and_the_next_ones_share_it() -> None:
+    world = World()
+    first, actions = world.ask(ADA)
+    assert actions == [Start(1, ADA, first), HandOver(first, 1)]
+    second, actions = world.ask(ADA)
+    assert actions == [HandOver(second, 1)]
+    world.plan.started(1, 0)
+    third, actions = world.ask(ADA)
+    assert actions == [HandOver(third, 1)]
+    _, actions = world.ask(BOB)
+    assert actions == [Start(2, BOB, 4), HandOver(4, 2)]
+
+
+def test_longest_idle_is_evicted_and_its_place_is_taken_when_it_has_ended() -> None:
+    world = World(max_kernels=2)
+    ada, bob = world.running(ADA, BOB)
+    ticket, actions = world.ask(EVE)
+    assert actions == [Evict(ada)]
+    assert world.decide() == []
+    world.plan.ended(ada)
+    assert world.decide() == [Start(3, EVE, ticket), HandOver(ticket, 3)]
+    assert world.plan.place_of(ADA) is None
+    assert world.plan.place_of(BOB) == bob
+
+
+def test_longest_idle_is_not_the_oldest() -> None:
+    world = World(max_kernels=2)
+    ada, bob = world.running(ADA, BOB)
+    world.plan.used(ada, world.now)
+    assert world.ask(EVE)[1] == [Evict(bob)]
+
+
+def test_nobody_goes_before_those_who_wait() -> None:
+    """Not even for the place of a kernel that they leave alone."""
+    world = World(max_kernels=1)
+    (ada,) = world.running(ADA)
+    world.plan.used(ada, world.now)
+    world.ask(BOB, wait=True)
+    eve, actions = world.ask(EVE)
+    assert actions == [RefuseFull(eve, 1)]
+    assert world.decide(world.now + SETTLED_SECONDS) == [Evict(ada)]
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.RUNNING])
+def test_kernel_that_ends_by_itself_leaves_its_lease(phase: Phase) -> None:
+    world = World()
+    world.ask(ADA)
+    if phase is Phase.RUNNING:
+        world.plan.started(1, 0)
+    world.plan.ended(1)
+    assert world.plan.place_of(ADA) is None
+    ticket, actions = world.ask(ADA)
+    assert actions == [Start(2, ADA, ticket), HandOver(ticket, 2)]
+
+
+def test_one_kernel_is_evicted_for_each_lease_in_line() -> None:
+    world = World(max_kernels=2)
+    ada, bob = world.running(ADA, BOB)
+    assert world.ask(EVE)[1] == [Evict(ada)]
+    assert world.ask(EVE)[1] == []
+    assert world.ask(KIM)[1] == [Evict(bob)]
+    world.plan.ended(bob)
+    assert [type(action) for action in world.decide()] == [Start, HandOver, HandOver]
+    world.plan.ended(ada)
+    assert world.decide() == [Start(4, KIM, 5), HandOver(5, 4)]
+
+
+def busy(plan: Plan, number: int) -> None:
+    plan.busy(number, True)
+
+
+def connected(plan: Plan, number: int) -> None:
+    plan.connected(number)
+
+
+def held(plan: Plan, number: int) -> None:
+    plan.ask(plan.places[number].lease, wait=False)
+    plan.decide(10)
+
+
+USES = [busy, connected, held]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_kernel_in_use_is_neither_evicted_nor_culled(use) -> None:
+    world = World(max_kernels=2, idle_timeout=100)
+    ada, bob = world.running(ADA, BOB)
+    use(world.plan, ada)
+    assert world.ask(EVE)[1] == [Evict(bob)]
+    kim, actions = world.ask(KIM)
+    assert actions == [RefuseFull(kim, 0)]
+    assert world.decide(1_000_000) == []
+
+
+@pytest.mark.parametrize("phase", [Phase.STARTING, Phase.ENDING])
+def test_kernels_that_start_or_end_count(phase: Phase) -> None:
+    world = World(max_kernels=1)
+    world.ask(ADA)
+    if phase is Phase.ENDING:
+        world.plan.end(1)
+        assert world.ask(BOB)[1] == []  # that place is promised
+    ticket, actions = world.ask(EVE)
+    assert actions == [RefuseFull(ticket, 0)]
+    waiting, actions = world.ask(EVE, wait=True)
+    assert actions == []
+    ticket, actions = world.ask(KIM)
+    assert actions == [RefuseFull(ticket, 1)]
+    assert world.plan.place_of(EVE) is None
+    assert waiting
+
+
+@pytest.mark.parametrize("max_per_user", [1, 2])
+def test_lease_has_its_next_kernel_when_nothing_is_left_of_the_last(max_per_user: int) -> None:
+    world = World(max_per_user=max_per_user)
+    (ada,) = world.running(ADA)
+    world.plan.end(ada)
+    ticket, actions = world.ask(ADA)
+    assert actions == []
+    other, actions = world.ask(BOB)
+    assert actions == [Start(2, BOB, other), HandOver(other, 2)]
+    world.plan.ended(ada)
+    assert world.decide() == [Start(3, ADA, ticket), HandOver(ticket, 3)]
+
+
+def test_quota() -> None:
+    world = World(max_per_user=2)
+    one, two, three = (Lease("ada", name) for name in ("one", "two", "three"))
+    world.ask(one)
+    world.ask(two)
+    ticket, actions = world.ask(three, wait=True)
+    assert actions == [RefuseQuota(ticket)]
+    assert isinstance(world.ask(BOB)[1][0], Start)
+    world.plan.end(1)
+    ticket, actions = world.ask(three)
+    assert actions == []  # not refused, but the kernel that ends counts still
+    ticket, actions = world.ask(one)
+    assert actions == [RefuseQuota(ticket)]
+    world.plan.ended(1)
+    assert isinstance(world.decide()[0], Start)
+
+
+def test_those_who_wait_are_served_in_order_and_before_all_others() -> None:
+    world = World(max_kernels=1, max_per_user=2)
+    world.ask(ADA)
+    bob, _ = world.ask(BOB, wait=True)
+    eve, _ = world.ask(EVE, wait=True)
+    bob_too, _ = world.ask(BOB, wait=True)
+    kim, actions = world.ask(KIM)
+    assert actions == [RefuseFull(kim, 2)]
+    world.plan.leave(bob, 0)  # the lease keeps its place in line
+    world.plan.ended(1)
+    assert world.decide() == [Start(2, BOB, bob_too), HandOver(bob_too, 2)]
+    world.plan.ended(2)
+    assert world.decide() == [Start(3, EVE, eve), HandOver(eve, 3)]
+
+
+def test_who_gives_up_waits_no_more() -> None:
+    world = World(max_kernels=1)
+    world.ask(ADA)
+    bob, _ = world.ask(BOB, wait=True)
+    world.plan.leave(bob, 0)
+    world.plan.ended(1)
+    assert world.decide() == []
+
+
+def test_impatient_one_is_refused_beside_a_patient_one() -> None:
+    world = World(max_kernels=1)
+    world.ask(ADA)
+    patient, _ = world.ask(BOB, wait=True)
+    impatient, actions = world.ask(BOB)
+    assert actions == [RefuseFull(impatient, 0)]
+    world.plan.ended(1)
+    assert world.decide() == [Start(2, BOB, patient), HandOver(patient, 2)]
+
+
+def test_who_waits_takes_no_kernel_that_was_used_a_moment_ago() -> None:
+    world = World(max_kernels=1)
+    (ada,) = world.running(ADA)
+    world.plan.used(ada, 10.0)
+    _, actions = world.ask(BOB, wait=True)
+    assert actions == []
+    assert world.plan.wake_at == 10.0 + SETTLED_SECONDS
+    world.plan.used(ada, 20.0)
+    assert world.decide(world.plan.wake_at - 0.01) == []
+    assert world.decide(world.plan.wake_at) == [Evict(ada)]
+    assert world.plan.wake_at == math.inf
+
+
+def test_line_does_not_take_kernels_away_before_they_are_used() -> None:
+    """Each of many who wait gets a kernel for long enough to begin something."""
+    world = World(max_kernels=1)
+    tickets = [world.ask(Lease(str(number), ""), wait=True)[0] for number in range(5)]
+    for number, ticket in enumerate(tickets, start=1):
+        world.plan.started(number, world.now)
+        world.plan.leave(ticket, world.now)
+        assert world.decide() == []
+        world.plan.busy(number, True)
+        assert world.decide(world.now + 100) == []
+        world.plan.used(number, world.now)
+        world.plan.busy(number, False)
+        if number < 5:
+            assert world.decide(world.plan.wake_at) == [Evict(number)]
+        world.plan.ended(number)
+        world.decide()
+
+
+@pytest.mark.parametrize(
+    ("story", "culled_at"),
+    [
+        ([], 100),
+        ([("used", 7)], 107),
+        ([("used", 7), ("used", 3)], 107),
+        ([("connected",), ("disconnected", 50)], 150),
+        ([("connected",), ("used", 60), ("disconnected", 50)], 160),
+        ([("connected",), ("connected",), ("disconnected", 50)], None),
+        ([("busy", True)], None),
+        ([("busy", True), ("used", 30), ("busy", False)], 130),
+    ],
+)
+def test_idle_clock(story, culled_at: float | None) -> None:
+    world = World(idle_timeout=100)
+    (number,) = world.running(ADA)
+    for verb, *arguments in story:
+        getattr(world.plan, verb)(number, *arguments)
+    if culled_at is None:
+        assert world.plan.wake_at == math.inf
+        assert world.decide(1_000_000) == []
+    else:
+        assert world.plan.wake_at == culled_at
+        assert world.decide(culled_at - 0.01) == []
+        assert world.decide(culled_at) == [Cull(number)]
+
+
+def test_being_asked_for_counts_as_use() -> None:
+    world = World(idle_timeout=100)
+    (number,) = world.running(ADA)
+    ticket, actions = world.ask(ADA)
+    world.now = 1000
+    assert actions == [HandOver(ticket, number)]
+    assert world.decide(1000) == []
+    world.plan.leave(ticket, 1000)
+    assert world.decide(1099) == []
+    assert world.decide(1100) == [Cull(number)]
+
+
+def test_request_at_the_last_moment_saves_the_kernel() -> None:
+    world = World(idle_timeout=100)
+    (number,) = world.running(ADA)
+    world.now = 100
+    ticket, actions = world.ask(ADA)
+    assert actions == [HandOver(ticket, number)]
+
+
+def test_nothing_is_culled_without_a_timeout() -> None:
+    world = World(idle_timeout=None)
+    world.running(ADA)
+    assert world.plan.wake_at == math.inf
+    assert world.decide(1_000_000) == []
+
+
+def test_facts_that_come_too_late_change_nothing() -> None:
+    world = World()
+    (number,) = world.running(ADA)
+    ticket, _ = world.ask(ADA)
+    world.plan.ended(number)
+    for verb, *arguments in [
+        ("started", 1),
+        ("busy", True),
+        ("used", 1),
+        ("connected",),
+        ("disconnected", 1),
+        ("end",),
+        ("ended",),
+    ]:
+        getattr(world.plan, verb)(number, *arguments)
+    world.plan.leave(ticket, 1)
+    world.plan.leave(ticket, 1)
+    assert dict(world.plan.places) == {}
+    assert world.decide() == []
+
+
+def test_kernel_that_is_ended_while_it_starts_does_not_run_any_more() -> None:
+    world = World()
+    world.ask(ADA)
+    world.plan.end(1)
+    world.plan.started(1, 0)
+    assert world.plan.places[1].phase is Phase.ENDING
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_kernels": 0}, {"max_per_user": 0}, {"idle_timeout": 0}, {"idle_timeout": -1}]
+)
+def test_limits_that_make_no_sense(limits) -> None:
+    with pytest.raises(ValueError, match=next(iter(limits))):
+        Limits(**limits)
+
+
+USERS = ["ada", "bob", "eve"]
+NAMES = ["", "second"]
+
+
+class PlanMachine(RuleBasedStateMachine):
+    """Anything happens in any order; the actions are checked against what is allowed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.limits = Limits(max_kernels=3, max_per_user=2, idle_timeout=100)
+        self.plan = Plan(self.limits)
+        self.now = 0.0
+        self.in_line: dict[int, tuple[Lease, bool]] = {}
+        self.handed: dict[int, int] = {}
+        self.owners: dict[int, Lease] = {}
+
+    def decide(self) -> list[Action]:
+        """Decide, and check each action against how things were before."""
+        used = {number for number, place in self.plan.places.items() if not place.idle}
+        idle_since = {number: place.idle_since for number, place in self.plan.places.items()}
+        actions = self.plan.decide(self.now)
+        for action in actions:
+            match action:
+                case Start(number, lease, ticket):
+                    assert self.in_line[ticket][0] == lease
+                    assert number not in self.owners, "a place is given once"
+                    self.owners[number] = lease
+                case HandOver(ticket, number):
+                    lease, _ = self.in_line.pop(ticket)
+                    assert self.owners[number] == lease, "a kernel belongs to one lease"
+                    self.handed[ticket] = number
+                case Evict(number):
+                    assert number not in used
+                    spared = [
+                        other
+                        for other, place in self.plan.places.items()
+                        if place.idle and other in idle_since
+                    ]
+                    assert all(idle_since[other] >= idle_since[number] for other in spared)
+                case Cull(number):
+                    assert number not in used
+                    assert self.now - idle_since[number] >= self.limits.idle_timeout
+                case RefuseFull(ticket, waiting):
+                    lease, wait = self.in_line.pop(ticket)
+                    assert not wait, "who waits is never refused"
+                    free = [n for n, place in self.plan.places.items() if place.idle]
+                    assert waiting or not free
+                case RefuseQuota(ticket):
+                    self.in_line.pop(ticket)
+        assert self.plan.decide(self.now) == [], "nothing is left undecided"
+        return actions
+
+    def pick(self, data: st.DataObject, *phases: Phase) -> int:
+        return data.draw(st.sampled_from(self.numbers(*phases)))
+
+    def numbers(self, *phases: Phase) -> list[int]:
+        return [n for n, place in self.plan.places.items() if place.phase in phases]
+
+    @rule(user=st.sampled_from(USERS), name=st.sampled_from(NAMES), wait=st.booleans())
+    def ask(self, user: str, name: str, wait: bool) -> None:
+        lease = Lease(user, name)
+        ticket = self.plan.ask(lease, wait=wait)
+        self.in_line[ticket] = lease, wait
+        before = {t for t, (_, waits) in self.in_line.items() if not waits and t != ticket}
+        self.decide()
+        assert before <= {*self.in_line, *self.handed}, "who was promised a place gets it"
+
+    @precondition(lambda self: self.in_line or self.handed)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from([*self.in_line, *self.handed]))
+        self.in_line.pop(ticket, None)
+        self.handed.pop(ticket, None)
+        self.plan.leave(ticket, self.now)
+        self.decide()
+
+    @precondition(lambda self: self.numbers(Phase.STARTING))
+    @rule(data=st.data())
+    def started(self, data: st.DataObject) -> None:
+        self.plan.started(self.pick(data, Phase.STARTING), self.now)
+        self.decide()
+
+    @precondition(lambda self: self.plan.places)
+    @rule(data=st.data())
+    def ended(self, data: st.DataObject) -> None:
+        self.plan.ended(self.pick(data, *Phase))
+        self.decide()
+
+    @precondition(lambda self: self.plan.places)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.plan.end(self.pick(data, *Phase))
+        self.decide()
+
+    @precondition(lambda self: self.numbers(Phase.RUNNING))
+    @rule(data=st.data(), busy=st.booleans())
+    def busy(self, data: st.DataObject, busy: bool) -> None:
+        self.plan.busy(self.pick(data, Phase.RUNNING), busy)
+        self.decide()
+
+    @precondition(lambda self: self.numbers(Phase.RUNNING))
+    @rule(data=st.data())
+    def used(self, data: st.DataObject) -> None:
+        self.plan.used(self.pick(data, Phase.RUNNING), self.now)
+        self.decide()
+
+    @precondition(lambda self: self.numbers(Phase.RUNNING))
+    @rule(data=st.data())
+    def connected(self, data: st.DataObject) -> None:
+        self.plan.connected(self.pick(data, Phase.RUNNING))
+        self.decide()
+
+    @precondition(lambda self: any(place.connections for place in self.plan.places.values()))
+    @rule(data=st.data())
+    def disconnected(self, data: st.DataObject) -> None:
+        numbers = [n for n, place in self.plan.places.items() if place.connections]
+        self.plan.disconnected(data.draw(st.sampled_from(numbers)), self.now)
+        self.decide()
+
+    @rule(seconds=st.sampled_from([0.125, SETTLED_SECONDS, 1, 50, 200]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.decide()
+
+    @rule()
+    def time_passes_until_the_plan_wants_to_be_woken(self) -> None:
+        if self.plan.wake_at < math.inf:
+            assert self.plan.wake_at > self.now, "it would be woken without end"
+            self.now = self.plan.wake_at
+            assert self.decide(), "it was woken for nothing"
+
+    @invariant()
+    def limits_are_kept(self) -> None:
+        places = self.plan.places.values()
+        assert len(places) <= self.limits.max_kernels
+        assert len({place.lease for place in places}) == len(places), "one kernel for a lease"
+        users = Counter(place.lease.user for place in places)
+        assert max(users.values(), default=0) <= self.limits.max_per_user
+        for number, place in self.plan.places.items():
+            assert place.lease == self.owners[number], "a kernel never changes its user"
+
+    def teardown(self) -> None:
+        """When everybody is well-behaved from now on, everybody in line gets a kernel."""
+        for _ in range(2 * len(self.in_line) + 5):
+            for ticket in list(self.handed):
+                self.plan.leave(ticket, self.now)
+                del self.handed[ticket]
+            for number, place in list(self.plan.places.items()):
+                self.plan.started(number, self.now)
+                self.plan.busy(number, False)
+                for _ in range(place.connections):
+                    self.plan.disconnected(number, self.now)
+                if place.phase is Phase.ENDING:
+                    self.plan.ended(number)
+            self.now += 1
+            self.decide()
+        assert self.in_line == {}, "nobody waits for ever"
+
+
+TestWhateverHappens = PlanMachine.TestCase
+TestWhateverHappens.settings = settings(max_examples=200, stateful_step_count=40)
