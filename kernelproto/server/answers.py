@@ -1,0 +1,103 @@
+"""What the server answers: JSON, errors as ``{"message", "reason"}``, and never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import aclosing
+from http import HTTPStatus
+from typing import TypeVar
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kernelproto.exceptions import (
+    DiscoveryError,
+    InvalidLaunchParameter,
+    KernelProtoError,
+    LaunchError,
+    NoSuchKernel,
+    PoolError,
+    PoolFull,
+    QuotaExceeded,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# The first that fits counts.
+_STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
+    (PoolFull, HTTPStatus.SERVICE_UNAVAILABLE),
+    (QuotaExceeded, HTTPStatus.TOO_MANY_REQUESTS),
+    (PoolError, HTTPStatus.CONFLICT),
+    (NoSuchKernel, HTTPStatus.NOT_FOUND),
+    (InvalidLaunchParameter, HTTPStatus.BAD_REQUEST),
+    (DiscoveryError, HTTPStatus.BAD_GATEWAY),
+    (LaunchError, HTTPStatus.BAD_GATEWAY),
+    (KernelProtoError, HTTPStatus.SERVICE_UNAVAILABLE),
+]
+
+
+def json_response(
+    value: object, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+) -> Response:
+    """Return the response whose body is *value* as JSON."""
+    body = msgspec.json.encode(value)
+    return Response(body, status, headers=headers, media_type="application/json")
+
+
+def error_response(status: int, message: str) -> Response:
+    """Return the response that says what went wrong."""
+    return json_response({"message": message, "reason": HTTPStatus(status).phrase}, status)
+
+
+def status_of(error: Exception) -> HTTPStatus:
+    """Return the status that tells of what the kernels or the pool cannot do."""
+    return next(status for kind, status in _STATUSES if isinstance(error, kind))
+
+
+async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
+    """Return a request's body, read from JSON; an empty one counts as an empty object.
+
+    Args:
+        request: whose body.
+        kind: what it is to be.
+        limit: the most bytes that are read.
+
+    Raises:
+        HTTPException: it is larger, or something else.
+    """
+    body = bytearray()
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > limit:
+                raise HTTPException(413, f"a body may have {limit} bytes at the most")
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body cannot be used: {error}") from None
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """Answer what was refused, or is not there."""
+    assert isinstance(error, HTTPException)
+    response = error_response(error.status_code, error.detail)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def answer_kernel_error(request: Request, error: Exception) -> Response:
+    """Answer what the kernels or the pool cannot do."""
+    status = status_of(error)
+    if status is not HTTPStatus.NOT_FOUND:
+        logger.warning("%s %s: %s", request.method, request.url.path, error)
+    # The lines after the first quote the kernel's command and output, which are not for everybody.
+    return error_response(status, str(error).partition("\n")[0])
+
+
+async def answer_bug(request: Request, error: Exception) -> Response:
+    """Answer what should not have happened; the log has the traceback."""
+    return error_response(500, "the server has failed: its log tells more")

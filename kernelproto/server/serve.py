@@ -1,0 +1,216 @@
+"""The server as a program: ``python -m kernelproto.server``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import anyio
+import uvicorn
+
+from kernelproto.background import background_tasks
+from kernelproto.exceptions import InvalidSettings, KernelProtoError
+from kernelproto.interfaces import Authenticator
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.pool import KernelPool
+from kernelproto.server.app import create_app
+from kernelproto.server.settings import (
+    OPTIONS,
+    Settings,
+    is_loopback,
+    load_settings,
+)
+from kernelproto.server.users import (
+    Anybody,
+    ProxyHeader,
+    Shared,
+    SingleUserToken,
+    TokenFile,
+    hash_token,
+)
+
+# How long requests that are being answered may go on when the server ends.
+_GRACE_SECONDS = 5
+
+# A client that takes nothing in for so long is gone, also for the system.
+_DEAF_CLIENT_MS = 60_000
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve kernels until SIGINT or SIGTERM; return the exit status.
+
+    Args:
+        arguments: the command line without the program; None means that of the process.
+    """
+    options = vars(_parser().parse_args(arguments))
+    new_user, config = options.pop("new_token"), options.pop("config")
+    if new_user is not None:
+        print(*new_token(new_user), sep="\n")
+        return 0
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    said = {key: text for key, text in options.items() if text is not None}
+    try:
+        settings = load_settings(config, os.environ, said)
+        use_uvloop = importlib.util.find_spec("uvloop") is not None
+        anyio.run(serve, settings, backend_options={"use_uvloop": use_uvloop})
+    except (KernelProtoError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(settings: Settings) -> None:
+    """Serve kernels until SIGINT or SIGTERM; then end all of them in order. Asyncio only.
+
+    Args:
+        settings: all of them count.
+
+    Raises:
+        InvalidSettings: the port cannot be had, or the token file not be used.
+    """
+    authenticator, token = make_authenticator(settings)
+    finder = KernelFinder.from_entrypoints()
+    with _listener(settings) as listener:
+        async with (
+            KernelPool(
+                finder=finder,
+                kernel=settings.kernel,
+                max_kernels=settings.max_kernels,
+                max_per_user=settings.max_per_user if settings.multi_user else settings.max_kernels,
+                idle_timeout=settings.idle_timeout or None,
+                warm=settings.warm,
+                cwd=settings.root_dir,
+            ) as pool,
+            background_tasks() as tasks,
+        ):
+            app = create_app(pool, finder=finder, authenticator=authenticator, settings=settings)
+            server = _Server(
+                uvicorn.Config(
+                    app,
+                    lifespan="off",
+                    # At its other levels it logs addresses with the tokens in them.
+                    log_level="warning",
+                    access_log=False,
+                    server_header=False,
+                    # Who connects is who it is: ProxyHeader relies on it.
+                    proxy_headers=False,
+                    ws="websockets-sansio",
+                    ws_max_size=settings.max_message_bytes,
+                    ws_per_message_deflate=False,
+                    timeout_graceful_shutdown=_GRACE_SECONDS,
+                )
+            )
+            tasks.start_soon(_end_on_signal, server)
+            _announce(listener, token)
+            await server.serve(sockets=[listener])
+
+
+def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
+    """Return who lets users in, and the token that nobody knows yet, where one was made.
+
+    Raises:
+        InvalidSettings: the token file cannot be used.
+    """
+    token: str | None = None
+    authenticator: Authenticator
+    if settings.authentication == "token":
+        authenticator = single = SingleUserToken(settings.token)
+        token = None if settings.token else single.token
+    elif settings.authentication == "file":
+        authenticator = TokenFile(settings.token_file or "")
+    elif settings.authentication == "proxy":
+        authenticator = ProxyHeader(
+            settings.proxy_header, trusted=settings.trusted_proxies, admins=settings.admins
+        )
+    else:
+        authenticator = Anybody()
+    return (authenticator if settings.multi_user else Shared(authenticator)), token
+
+
+def new_token(user: str) -> list[str]:
+    """Return the lines that give a user a new token: for them, and for the token file."""
+    token = secrets.token_urlsafe(32)
+    name = user.replace("\\", "\\\\").replace('"', '\\"')
+    return [
+        f"# for {user}, who keeps it secret: {token}",
+        f'["{name}"]',
+        f'token = "{hash_token(token)}"',
+    ]
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to others: its own handling would end the process at once."""
+
+    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+async def _end_on_signal(server: uvicorn.Server) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async for _ in signals:
+            server.should_exit = True
+
+
+@contextmanager
+def _listener(settings: Settings) -> Generator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as error:
+        raise InvalidSettings(
+            f"port: cannot listen at {settings.host} port {settings.port}: {error.strerror}"
+        ) from None
+    with listener:
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAF_CLIENT_MS)
+        yield listener
+
+
+def _announce(listener: socket.socket, token: str | None) -> None:
+    host, port, *_ = listener.getsockname()
+    name = host if is_loopback(host) else socket.gethostname()
+    query = f"?token={token}" if token else ""
+    address = f"[{name}]" if ":" in name else name
+    print(f"serving kernels at http://{address}:{port}/{query}", file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kernelproto.server",
+        description="Serve Jupyter kernels to many users, over Jupyter's REST and WebSocket API.",
+        epilog="Each setting can also stand in the file, as key = value with underscores for the "
+        "dashes inside, or in\nthe environment. The command line goes before the environment, "
+        "and that before the file.",
+        formatter_class=argparse.RawTextHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
+    parser.add_argument(
+        "--new-token", metavar="USER", help="print a new token and its lines for a token file"
+    )
+    for option in OPTIONS.values():
+        default = "" if option.default is None else f" (default: {_shown(option.default)})"
+        parser.add_argument(
+            "--" + option.key.replace("_", "-"),
+            metavar="VALUE",
+            help=f"{option.description}{default}\n{', '.join(option.variables)}".replace("%", "%%"),
+        )
+    return parser
+
+
+def _shown(value: object) -> str:
+    match value:
+        case list():
+            return "none; several are separated by commas"
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)

@@ -1,0 +1,143 @@
+"""The routes of the sessions: which document has which kernel."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+import anyio
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from kernelproto.interfaces import User
+from kernelproto.server.answers import json_response, read_body
+from kernelproto.server.desk import Desk
+from kernelproto.server.models import (
+    KernelRequest,
+    SessionChange,
+    SessionModel,
+    SessionRequest,
+    kernel_model,
+)
+
+# A session takes no kernel of its own, so the pool's limits do not bound them.
+_MOST_PER_USER = 1000
+
+
+@dataclass(slots=True)
+class _Session:
+    id: str
+    path: str
+    name: str
+    type: str
+    kernel_id: str
+
+
+class SessionRoutes:
+    """The sessions of whoever asks; they live as long as their kernels and this program.
+
+    Args:
+        desk: has the kernels.
+        max_body_bytes: of a request.
+    """
+
+    def __init__(self, desk: Desk, *, max_body_bytes: int) -> None:
+        self._desk = desk
+        self._max_body_bytes = max_body_bytes
+        self._sessions: dict[str, dict[str, _Session]] = {}
+        # Whoever opens the same document twice at the same time gets one kernel.
+        self._opening: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        one = "/api/sessions/{session_id}"
+        return [
+            Route("/api/sessions", self._list, methods=["GET"]),
+            Route("/api/sessions", self._open, methods=["POST"]),
+            Route(one, self._show, methods=["GET"]),
+            Route(one, self._change, methods=["PATCH"]),
+            Route(one, self._close, methods=["DELETE"]),
+        ]
+
+    async def _list(self, request: Request) -> Response:
+        sessions = self._living(request.user)
+        return json_response([self._model(request.user, s) for s in sessions.values()])
+
+    async def _open(self, request: Request) -> Response:
+        user: User = request.user
+        wanted = await read_body(request, SessionRequest, limit=self._max_body_bytes)
+        lock = self._opening.setdefault((user.name, wanted.path), anyio.Lock())
+        async with lock:
+            session = self._of_path(user, wanted.path)
+            if session is None:
+                if len(self._living(user)) >= _MOST_PER_USER:
+                    raise HTTPException(429, f"nobody may have more than {_MOST_PER_USER} sessions")
+                kernel_id = await self._kernel(user, wanted.kernel, wanted.path)
+                session = _Session(
+                    str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id
+                )
+                self._sessions.setdefault(user.name, {})[session.id] = session
+        location = f"{request.scope.get('root_path', '')}/api/sessions/{session.id}"
+        return json_response(self._model(user, session), 201, {"Location": location})
+
+    async def _show(self, request: Request) -> Response:
+        return json_response(self._model(request.user, self._find(request)))
+
+    async def _change(self, request: Request) -> Response:
+        user: User = request.user
+        change = await read_body(request, SessionChange, limit=self._max_body_bytes)
+        session = self._find(request)
+        session.path = change.path or session.path
+        session.name = session.name if change.name is None else change.name
+        session.type = change.type or session.type
+        if change.kernel is not None and change.kernel.id != session.kernel_id:
+            await self._exchange_kernel(user, session, change.kernel)
+        return json_response(self._model(user, session))
+
+    async def _close(self, request: Request) -> Response:
+        session = self._find(request)
+        del self._sessions[request.user.name][session.id]
+        await self._desk.release(request.user, session.kernel_id)
+        return Response(status_code=204)
+
+    async def _exchange_kernel(self, user: User, session: _Session, wanted: KernelRequest) -> None:
+        """Give a session another kernel; the old one goes first, and leaves room for the new."""
+        if wanted.id:
+            self._desk.find(user, wanted.id)  # it raises
+        shared = [s for s in self._living(user).values() if s.kernel_id == session.kernel_id]
+        if len(shared) == 1:
+            await self._desk.release(user, session.kernel_id)
+        session.kernel_id = await self._kernel(user, wanted, session.path)
+        self._sessions.setdefault(user.name, {})[session.id] = session
+
+    async def _kernel(self, user: User, wanted: KernelRequest | None, path: str) -> str:
+        wanted = wanted or KernelRequest()
+        wanted.path = wanted.path or path
+        return (await self._desk.start(user, wanted)).id
+
+    def _living(self, user: User) -> dict[str, _Session]:
+        """Return a user's sessions; those whose kernels are gone are forgotten."""
+        kernels = {kernel.kernel_id for kernel in self._desk.pool.kernels(user.name)}
+        sessions = self._sessions.get(user.name, {})
+        for session in [s for s in sessions.values() if s.kernel_id not in kernels]:
+            del sessions[session.id]
+        if not sessions:
+            self._sessions.pop(user.name, None)
+        return sessions
+
+    def _of_path(self, user: User, path: str) -> _Session | None:
+        return next((s for s in self._living(user).values() if s.path == path), None)
+
+    def _find(self, request: Request) -> _Session:
+        session_id: str = request.path_params["session_id"]
+        session = self._living(request.user).get(session_id)
+        if session is None:
+            raise HTTPException(404, f"there is no session {session_id[:100]}")
+        return session
+
+    def _model(self, user: User, session: _Session) -> SessionModel:
+        kernel = kernel_model(self._desk.find(user, session.kernel_id))
+        return SessionModel(session.id, session.path, session.name, session.type, kernel)

@@ -1,0 +1,221 @@
+"""Settings: everything a kernel server can be told, from a file, the environment, the command line.
+
+Each overrides what came before it. A value that cannot be used is an error that names the key and
+where it was said.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import msgspec
+from msgspec import Meta
+
+from kernelproto.exceptions import InvalidSettings
+
+_PREFIX = "KERNELPROTO_"
+
+# Names that other kernel servers have made known.
+_KNOWN_NAMES = {
+    "multi_user": "MULTI_USER_JUPYTER_KERNELS",
+    "idle_timeout": "JUPYTER_KERNEL_IDLE_TIMEOUT_SECONDS",
+    "max_kernels": "JUPYTER_KERNEL_MAX_PER_SERVER",
+}
+
+_YES_NO = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a kernel server is told.
+
+    Raises:
+        InvalidSettings: they do not go together.
+    """
+
+    host: Annotated[
+        str, Meta(description="the address to listen at; others than loopback need authentication")
+    ] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="the port; 0 takes a free one")] = 8888
+    authentication: Annotated[
+        Literal["token", "file", "proxy", "none"],
+        Meta(
+            description="who is let in: everybody with one token, the users of token_file, whom a "
+            "reverse proxy names, or everybody"
+        ),
+    ] = "token"
+    token: Annotated[
+        str | None,
+        Meta(description="the token, for authentication by token; a new one by default"),
+    ] = None
+    token_file: Annotated[
+        str | None, Meta(description="a TOML file with users and the hashes of their tokens")
+    ] = None
+    proxy_header: Annotated[
+        str, Meta(description="the header in which the proxy names the user")
+    ] = "X-Forwarded-User"
+    trusted_proxies: Annotated[
+        list[str], Meta(description="addresses and networks that proxies connect from")
+    ] = []
+    admins: Annotated[
+        list[str], Meta(description="the names of admins, for authentication by a proxy")
+    ] = []
+    allow_origins: Annotated[
+        list[str], Meta(description="origins whose pages may use the server, beside its own")
+    ] = []
+    kernel: Annotated[str, Meta(description="the kernel type that is started by default")] = (
+        "pyimport/kernel"
+    )
+    root_dir: Annotated[
+        str, Meta(description="the folder that the paths of notebooks begin in")
+    ] = "."
+    allow_env: Annotated[
+        list[str],
+        Meta(description="variables that clients may set for a kernel, beside KERNEL_*"),
+    ] = []
+    multi_user: Annotated[
+        bool, Meta(description="whether each user has kernels of their own, or all share them")
+    ] = True
+    max_kernels: Annotated[int, Meta(ge=1, description="how many kernels there may be")] = 50
+    max_per_user: Annotated[int, Meta(ge=1, description="how many kernels a user may have")] = 1
+    idle_timeout: Annotated[
+        float, Meta(ge=0, description="seconds after which an idle kernel is ended; 0 for never")
+    ] = 1800.0
+    warm: Annotated[int, Meta(ge=0, description="how many kernels are started ahead of time")] = 0
+    max_body_bytes: Annotated[
+        int, Meta(ge=1, description="the largest body of a request, in bytes")
+    ] = 2**20
+    max_message_bytes: Annotated[
+        int, Meta(ge=1, description="the largest message on a WebSocket, in bytes")
+    ] = 64 * 2**20
+    send_buffer_bytes: Annotated[
+        int,
+        Meta(ge=1, description="how many bytes may wait for a slow client before it is cut off"),
+    ] = 64 * 2**20
+
+    def __post_init__(self) -> None:
+        """Refuse what would leave a server open, or open to nobody."""
+        if self.token == "":
+            raise InvalidSettings("token: it is empty; authentication = none is what lets all in")
+        if self.authentication == "none" and not is_loopback(self.host):
+            raise InvalidSettings(
+                f"host: {self.host!r} can be reached from elsewhere, so authentication must not be "
+                "none: everybody could run code here"
+            )
+        if self.authentication == "file" and not self.token_file:
+            raise InvalidSettings("token_file: authentication by file needs it")
+        if self.authentication == "proxy" and not self.trusted_proxies:
+            raise InvalidSettings(
+                "trusted_proxies: authentication by a proxy needs its address, or anybody could "
+                "claim to be anybody"
+            )
+        for network in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise InvalidSettings(f"trusted_proxies: {error}") from None
+
+
+class Option(NamedTuple):
+    """One of the settings, for whoever explains or reads them.
+
+    Attributes:
+        key: its name in a file.
+        variables: its names in the environment; the first one that is set counts.
+        kind: its type.
+        default: what it is when nobody has said anything.
+        description: what it means.
+    """
+
+    key: str
+    variables: Sequence[str]
+    kind: Any
+    default: object
+    description: str
+
+
+def _option(field: msgspec.structs.FieldInfo) -> Option:
+    variables = [_PREFIX + field.name.upper()]
+    if field.name in _KNOWN_NAMES:
+        variables.append(_KNOWN_NAMES[field.name])
+    return Option(
+        key=field.name,
+        variables=variables,
+        kind=field.type,
+        default=field.default if field.default is not msgspec.NODEFAULT else [],
+        description=field.type.__metadata__[0].description,
+    )
+
+
+OPTIONS: Mapping[str, Option] = {
+    field.name: _option(field) for field in msgspec.structs.fields(Settings)
+}
+
+
+def load_settings(
+    file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings; what is said later overrides what was said before.
+
+    Args:
+        file: a TOML file, whose keys are those of Settings.
+        environ: environment variables: ``KERNELPROTO_`` and the key in upper case, or the names
+            that are known from elsewhere. An empty one counts as not set.
+        arguments: by key, as on a command line.
+
+    Raises:
+        InvalidSettings: it names the key, and where it was said.
+    """
+    values: dict[str, object] = {}
+    for key, value in _read(file).items() if file else ():
+        if key not in OPTIONS:
+            raise InvalidSettings(f"{key}: there is no such setting; {file} has it")
+        values[key] = _convert(OPTIONS[key], value, f"in {file}", strict=True)
+    for option in OPTIONS.values():
+        for variable in option.variables:
+            if environ is not None and environ.get(variable):
+                text = environ[variable]
+                values[option.key] = _convert(option, text, f"from {variable}", strict=False)
+                break
+    for key, text in () if arguments is None else arguments.items():
+        values[key] = _convert(OPTIONS[key], text, "on the command line", strict=False)
+    return Settings(**cast("dict[str, Any]", values))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address; a name other than localhost does not."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidSettings(f"the settings in {file} cannot be read: {error}") from error
+
+
+def _convert(option: Option, value: object, source: str, *, strict: bool) -> object:
+    """Return a value of the right kind; without *strict* from text, a list from its parts."""
+    if not strict and isinstance(value, str):
+        if isinstance(option.default, list):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(option.default, bool):
+            value = _YES_NO.get(value.lower(), value)
+    try:
+        return msgspec.convert(value, option.kind, strict=strict)
+    except msgspec.ValidationError as error:
+        # The value may be a secret: it is not repeated.
+        raise InvalidSettings(f"{option.key} {source}: {error}") from None

@@ -1,0 +1,264 @@
+"""The REST contract, with kernels that are no processes and no network."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import datetime
+
+import pytest
+
+from kernelproto import LaunchError
+from kernelproto.testing import FakeProvider
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+NOBODYS_ID = str(uuid.UUID(int=0))
+ROUTES = [
+    ("GET", "/api"),
+    ("GET", "/api/status"),
+    ("GET", "/api/me"),
+    ("GET", "/api/kernels"),
+    ("POST", "/api/kernels"),
+    ("GET", f"/api/kernels/{NOBODYS_ID}"),
+    ("DELETE", f"/api/kernels/{NOBODYS_ID}"),
+    ("POST", f"/api/kernels/{NOBODYS_ID}/interrupt"),
+    ("POST", f"/api/kernels/{NOBODYS_ID}/restart"),
+    ("GET", "/api/kernelspecs"),
+    ("GET", "/api/kernelspecs/fake/kernel"),
+    ("GET", "/kernelspecs/fake/kernel/logo-64x64.png"),
+    ("GET", "/api/sessions"),
+    ("POST", "/api/sessions"),
+    ("GET", f"/api/sessions/{NOBODYS_ID}"),
+    ("PATCH", f"/api/sessions/{NOBODYS_ID}"),
+    ("DELETE", f"/api/sessions/{NOBODYS_ID}"),
+    ("GET", "/"),
+    ("GET", "/nowhere"),
+]
+
+
+@pytest.mark.parametrize("user", [None, "stranger"])
+async def test_nobody_gets_in_without_a_name(serving, user: str | None) -> None:
+    async with serving() as server, server.client(user) as client:
+        for method, path in ROUTES:
+            response = await client.request(method, path)
+            assert (response.status_code, path) == (403, path)
+            assert response.json()["reason"] == "Forbidden"
+        assert server.pool.kernels() == []
+
+
+async def test_answers_have_security_headers(serving) -> None:
+    async with serving() as server:
+        for user in ("ada", None):
+            async with server.client(user) as client:
+                headers = (await client.get("/api")).headers
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "default-src 'none'" in headers["content-security-policy"]
+            assert headers["cache-control"] == "no-store"
+            assert "set-cookie" not in headers
+
+
+async def test_life_of_a_kernel(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        response = await ada.post("/api/kernels")
+        assert response.status_code == 201
+        model = response.json()
+        assert response.headers["location"] == f"/api/kernels/{model['id']}"
+        assert set(model) == {"id", "name", "last_activity", "execution_state", "connections"}
+        assert uuid.UUID(model["id"])
+        assert model["name"] == "fake/kernel"
+        assert model["execution_state"] == "idle"
+        assert datetime.strptime(model["last_activity"], "%Y-%m-%dT%H:%M:%S.%fZ")
+        assert re.search(r"\.\d{6}Z$", model["last_activity"])
+        one = f"/api/kernels/{model['id']}"
+        assert (await ada.get("/api/kernels")).json() == [model]
+        assert (await ada.get(one)).json() == model
+        assert (await ada.post(f"{one}/interrupt")).status_code == 204
+        response = await ada.post(f"{one}/restart")
+        assert response.status_code == 200
+        assert response.json()["id"] == model["id"]
+        assert (await ada.delete(one)).status_code == 204
+        assert (await ada.get(one)).status_code == 404
+        assert (await ada.get("/api/kernels")).json() == []
+
+
+async def test_interrupts_what_runs(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            request = await socket.execute("work")
+            await socket.receive_until("execute_input", request)
+            model = (await ada.get(f"/api/kernels/{kernel_id}")).json()
+            assert (model["execution_state"], model["connections"]) == ("busy", 1)
+            assert (await ada.post(f"/api/kernels/{kernel_id}/interrupt")).status_code == 204
+            messages = await socket.finish(request)
+    assert [m.content.ename for m in messages if m.msg_type == "error"] == ["KeyboardInterrupt"]
+
+
+@pytest.mark.parametrize("user", ["bob", "root"])
+async def test_kernels_of_others_are_not_there(serving, user: str) -> None:
+    async with serving() as server, server.client(user) as client:
+        kernel_id = await server.start("ada")
+        for method, path in ROUTES:
+            if NOBODYS_ID in path and "kernels" in path:
+                theirs = await client.request(method, path.replace(NOBODYS_ID, kernel_id))
+                nobodys = await client.request(method, path)
+                assert theirs.status_code == nobodys.status_code == 404
+                assert theirs.text.replace(kernel_id, NOBODYS_ID) == nobodys.text
+        response = await client.post("/api/kernels", json={"kernel_id": kernel_id})
+        assert response.status_code == 404
+        assert (await client.get("/api/kernels")).json() == []
+        assert server.provider.kernels[0].returncode is None
+
+
+async def test_admins_see_everybody_when_they_ask(serving) -> None:
+    async with serving() as server:
+        for user in ("ada", "bob"):
+            await server.start(user)
+        listed = {}
+        for user in ("ada", "root"):
+            async with server.client(user) as client:
+                response = await client.get("/api/kernels?include_all=1")
+                listed[user] = [model.get("owner") for model in response.json()]
+                status = (await client.get("/api/status")).json()
+                assert status["kernels"] == (2 if user == "root" else 1)
+    assert listed == {"ada": [None], "root": ["ada", "bob"]}
+
+
+async def test_limits_are_clear_errors(serving) -> None:
+    async with serving(max_kernels=1) as server:
+        kernel_id = await server.start("ada")
+        async with server.client("ada") as ada, server.connect("ada", kernel_id):
+            over = await ada.post("/api/kernels")
+            assert over.status_code == 429
+            async with server.client("bob") as bob:
+                full = await bob.post("/api/kernels")
+        assert full.status_code == 503
+        assert "max_kernels" in full.json()["message"]
+        await server.start("bob")  # ada's is idle and unconnected now
+        assert [kernel.user for kernel in server.pool.kernels()] == ["bob"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "says"),
+    [
+        (b'{"name": "nonsense"}', 404, "nonsense"),
+        (b'{"kernel_id": "nonsense"}', 404, "nonsense"),
+        (b"{", 400, "body"),
+        (b"[]", 400, "object"),
+        (b'{"name": 1}', 400, "name"),
+        (b'{"env": {"KERNEL_X": 1}}', 400, "env"),
+        (b'{"env": "x"}', 400, "env"),
+        (b"[" * 100_000, 400, "body"),
+    ],
+)
+async def test_bodies_that_cannot_be_used(serving, body: bytes, status: int, says: str) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        response = await ada.post("/api/kernels", content=body)
+        assert response.status_code == status
+        assert set(response.json()) == {"message", "reason"}
+        assert says in response.json()["message"]
+        assert server.pool.kernels() == []
+
+
+async def test_body_is_read_no_further_than_the_limit(serving) -> None:
+    reads, sent = 0, []
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/kernels",
+        "query_string": b"token=ada",
+        "headers": [],
+    }
+
+    async def receive() -> dict[str, object]:
+        nonlocal reads
+        reads += 1
+        return {"type": "http.request", "body": b" " * 1000, "more_body": True}
+
+    async def send(event: dict[str, object]) -> None:
+        sent.append(event)
+
+    async with serving({"max_body_bytes": 5000}) as server:
+        await server.app(scope, receive, send)
+    assert sent[0]["status"] == 413
+    assert reads == 6
+
+
+async def test_start_takes_what_is_allowed(serving, tmp_path) -> None:
+    (tmp_path / "notes").mkdir()
+    settings = {"root_dir": str(tmp_path), "allow_env": ["LANG"]}
+    env = {"KERNEL_NAME": "x", "LANG": "C", "LD_PRELOAD": "evil.so"}
+    async with serving(settings, env={"POOLS": "own"}) as server, server.client("ada") as ada:
+        body = {"name": "fake/kernel", "path": "notes/a.ipynb", "env": env, "later": "unknown"}
+        assert (await ada.post("/api/kernels", json=body)).status_code == 201
+        (fake,) = server.provider.kernels
+    assert fake.cwd == str(tmp_path / "notes")
+    assert fake.env == {"POOLS": "own", "KERNEL_NAME": "x", "LANG": "C"}
+
+
+async def test_own_kernel_can_be_asked_for_by_its_id(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        kernel_id = await server.start("ada")
+        response = await ada.post("/api/kernels", json={"kernel_id": kernel_id})
+        assert (response.status_code, response.json()["id"]) == (201, kernel_id)
+
+
+async def test_failed_start_says_so_and_no_more(serving, monkeypatch) -> None:
+    async def launch(self, name, **options):
+        raise LaunchError("it does not start\ncommand: secret --key 1234\nTraceback")
+
+    monkeypatch.setattr(FakeProvider, "launch", launch)
+    async with serving() as server, server.client("ada") as ada:
+        response = await ada.post("/api/kernels")
+        assert response.status_code == 502
+        assert response.json() == {"message": "it does not start", "reason": "Bad Gateway"}
+
+
+async def test_about_the_server_and_the_user(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        assert "version" in (await ada.get("/api")).json()
+        before = (await ada.get("/api/status")).json()
+        assert (before["kernels"], before["connections"]) == (0, 0)
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id):
+            after = (await ada.get("/api/status")).json()
+        assert (after["kernels"], after["connections"]) == (1, 1)
+        assert before["started"] == after["started"] < after["last_activity"]
+        identity = (await ada.get("/api/me")).json()["identity"]
+        assert (identity["username"], identity["initials"]) == ("ada", "A")
+
+
+async def test_what_is_not_there_is_an_error_in_json(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        for method, path, status in [
+            ("GET", "/", 404),
+            ("GET", "/api/kernels/..%2f..%2fetc", 404),
+            ("PUT", "/api/kernels", 405),
+            ("GET", "/api/kernels/\N{SNOWMAN}", 404),
+        ]:
+            response = await ada.request(method, path)
+            assert response.status_code == status
+            assert set(response.json()) == {"message", "reason"}
+
+
+async def test_pages_of_other_origins_change_nothing(serving) -> None:
+    async with serving({"allow_origins": ["https://friend.test/"]}) as server:
+        for origin, status in [
+            ("https://evil.test", 403),
+            ("null", 403),
+            ("https://friend.test", 201),
+        ]:
+            async with server.client(f"user of {origin}", origin=origin) as client:
+                assert (await client.post("/api/kernels")).status_code == status
+
+
+async def test_bug_is_answered_without_a_traceback(serving, monkeypatch) -> None:
+    async with serving() as server:
+        monkeypatch.setattr(server.pool, "kernels", lambda user: 1 / 0)
+        async with server.client("ada") as ada:
+            ada._transport.raise_app_exceptions = False
+            response = await ada.get("/api/kernels")
+        monkeypatch.undo()
+    assert response.status_code == 500
+    assert "division" not in response.text

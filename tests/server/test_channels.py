@@ -1,0 +1,338 @@
+"""A kernel's channels on a WebSocket, with kernels that are no processes and no network."""
+
+from __future__ import annotations
+
+import json
+
+import anyio
+import pytest
+
+from kernelproto import LaunchError
+from kernelproto.testing import Exchange, FakeKernel, FakeProvider
+from kernelproto.wire.codec import Codec
+from kernelproto.wire.message import Header, Message
+from kernelproto.wire.websocket import V1_SUBPROTOCOL
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+FRAMINGS = [
+    pytest.param((V1_SUBPROTOCOL,), id="v1"),
+    pytest.param(("something.else",), id="legacy"),
+]
+
+
+def texts(messages) -> list[str]:
+    return [message.content.text for message in messages if message.msg_type == "stream"]
+
+
+@pytest.mark.parametrize("subprotocols", FRAMINGS)
+async def test_executes_and_keeps_the_header_of_the_client(serving, subprotocols) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, subprotocols=subprotocols) as socket:
+            assert socket.subprotocol == (
+                V1_SUBPROTOCOL if V1_SUBPROTOCOL in subprotocols else None
+            )
+            request = await socket.execute("6 * 7")
+            messages = await socket.finish(request)
+    assert [message.msg_type for message in messages if message.msg_type != "status"] == [
+        "execute_input",
+        "execute_result",
+        "execute_reply",
+    ]
+    assert {message.parent_header for message in messages} == {request.header}
+
+
+@pytest.mark.parametrize("subprotocols", FRAMINGS)
+async def test_carries_buffers_both_ways(serving, subprotocols) -> None:
+    buffers = [b"", b"\0\1" * 500_000]
+
+    def prepare(fake: FakeKernel) -> None:
+        async def echo(exchange: Exchange) -> None:
+            exchange.publish({"x": 1}, "custom", buffers=exchange.request.buffers)
+
+        fake.on("comm_msg", echo)
+
+    async with serving(prepare=prepare) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, subprotocols=subprotocols) as socket:
+            await socket.send("comm_msg", {"comm_id": "1", "data": {}}, buffers=buffers)
+            *_, echo = await socket.receive_until("custom")
+    assert [bytes(buffer) for buffer in echo.buffers] == buffers
+
+
+async def test_what_contents_say_is_not_looked_at(serving) -> None:
+    """Also what no reader of JSON would take: it is the kernel's business."""
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            request = await socket.send("unheard_of", {"text": "x"})
+            (fake,) = server.provider.kernels
+            received = await fake.wait_for("unheard_of")
+    assert bytes(received.raw_content) == bytes(request.raw_content)
+    assert bytes(received.raw_header) == bytes(request.raw_header)
+
+
+async def test_questions_are_asked_where_the_code_comes_from(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with (
+            server.connect("ada", kernel_id) as socket,
+            server.connect("ada", kernel_id) as other,
+        ):
+            request = await socket.execute("ask", allow_stdin=True)
+            *_, question = await socket.receive_until("input_request")
+            await socket.send("input_reply", {"value": "Ada"}, "stdin", parent=question)
+            assert texts(await socket.finish(request)) == ["hello Ada"]
+            mark = await other.execute("6 * 7")
+            seen = await other.receive_until("execute_reply", mark)
+    types = {message.msg_type for message in seen}
+    assert "stream" in types  # outputs are for all
+    assert "input_request" not in types
+    assert len([m for m in seen if m.msg_type == "execute_reply"]) == 1  # replies are not
+
+
+async def test_each_user_sees_their_own_kernel_only(serving) -> None:
+    users = [f"user-{number}" for number in range(20)]
+    strays: list[str] = []
+
+    async def use(server, user: str) -> None:
+        kernel_id = await server.start(user)
+        async with server.connect(user, kernel_id) as socket:
+            for number in range(20):
+                request = await socket.execute(f"say {user}:{number}")
+                for text in texts(await socket.finish(request)):
+                    if text != f"{user}:{number}":
+                        strays.append(text)
+
+    async with serving() as server, anyio.create_task_group() as tasks:
+        for user in users:
+            tasks.start_soon(use, server, user)
+    assert strays == []
+
+
+@pytest.mark.parametrize("user", ["bob", "root"])
+async def test_kernel_that_is_not_ones_own_is_not_there(serving, user: str) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect(user, kernel_id) as socket:
+            assert socket.refused == 404
+            assert json.loads(socket.refusal)["reason"] == "Not Found"
+
+
+async def test_stranger_is_refused(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("stranger", kernel_id) as socket:
+            assert socket.refused == 403
+
+
+@pytest.mark.parametrize(
+    ("origin", "refused"),
+    [
+        ("http://server.test", None),
+        ("https://friend.test", None),
+        ("https://evil.test", 403),
+        ("null", 403),
+    ],
+)
+async def test_origin_is_checked(serving, origin: str, refused: int | None) -> None:
+    async with serving(settings={"allow_origins": ["https://friend.test"]}) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, headers={"origin": origin}) as socket:
+            assert socket.refused == refused
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 100,
+        "text where there are binary frames only",
+        (4).to_bytes(8, "little") + b"\xff" * 64,
+    ],
+)
+async def test_what_is_no_message_ends_the_connection(serving, data: bytes | str) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with (
+            server.connect("ada", kernel_id) as bystander,
+            server.connect("ada", kernel_id) as socket,
+        ):
+            await socket.send_raw(data)
+            with pytest.raises(anyio.EndOfStream):
+                await socket.receive_until("never")
+            assert socket.closed is not None
+            assert socket.closed[0] == 1007
+            request = await bystander.execute("6 * 7")
+            await bystander.finish(request)
+
+
+@pytest.mark.parametrize("channel", ["iopub", "hb", "nonsense"])
+async def test_forged_channel_ends_the_connection(serving, channel) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            await socket.send("status", {"execution_state": "idle"}, channel)
+            with pytest.raises(anyio.EndOfStream):
+                await socket.receive_until("never")
+            assert socket.closed is not None
+            assert "channel" in socket.closed[1]
+
+
+async def test_message_that_is_too_large_ends_the_connection(serving) -> None:
+    async with serving(settings={"max_message_bytes": 10_000}) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            await socket.execute("x" * 10_000)
+            with pytest.raises(anyio.EndOfStream):
+                await socket.receive_until("never")
+            assert socket.closed is not None
+            assert socket.closed[0] == 1007
+
+
+async def test_client_that_does_not_read_is_cut_off_and_nobody_waits(serving) -> None:
+    def prepare(fake: FakeKernel) -> None:
+        async def flood(exchange: Exchange) -> None:
+            for number in range(2000):
+                exchange.stream(f"{number} " + "x" * 1000)
+
+        fake.on_execute("flood", flood)
+
+    settings = {"send_buffer_bytes": 4_000_000}
+    async with serving(settings=settings, prepare=prepare) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            async with server.connect("ada", kernel_id, buffered=0) as deaf:
+                for _ in range(3):
+                    request = await socket.execute("flood")
+                    assert len(texts(await socket.finish(request))) == 2000
+                with pytest.raises(anyio.EndOfStream):
+                    await deaf.receive_until("never")
+                assert deaf.closed is not None
+                assert deaf.closed[0] == 1013
+                assert "slow" in deaf.closed[1]
+            assert server.pool.kernels("ada")[0].connections == 1
+
+
+async def test_connection_counts_and_keeps_the_kernel(serving) -> None:
+    async with serving(max_kernels=1) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id):
+            assert server.pool.kernels()[0].connections == 1
+            async with server.client("bob") as bob:
+                assert (await bob.post("/api/kernels")).status_code == 503
+        await server.start("bob")
+        assert [kernel.user for kernel in server.pool.kernels()] == ["bob"]
+
+
+async def test_goes_on_after_a_restart(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket, server.client("ada") as ada:
+            response = await ada.post(f"/api/kernels/{kernel_id}/restart")
+            assert response.status_code == 200
+            *_, status = await socket.receive_until("status")
+            while status.content.execution_state != "restarting":
+                *_, status = await socket.receive_until("status")
+            await socket.finish(await socket.execute("6 * 7"))
+
+
+async def test_tells_of_a_death_and_of_the_kernel_that_follows(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            server.provider.kernels[0].die()
+            *_, status = await socket.receive_until("status")
+            assert status.content.execution_state == "restarting"
+            await socket.finish(await socket.execute("6 * 7"))
+
+
+async def test_last_words_and_then_that_the_kernel_is_dead(serving) -> None:
+    async with serving(restart=None) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            (fake,) = server.provider.kernels
+            await socket.finish(await socket.execute("say last words"))
+            fake.die()
+            *_, status = await socket.receive_until("status")
+            assert status.content.execution_state == "dead"
+            with pytest.raises(anyio.EndOfStream):
+                await socket.receive()
+            assert socket.closed is not None
+            assert socket.closed[0] == 1001
+
+
+async def test_kernel_that_is_ended_takes_its_connections_along(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket, server.client("ada") as ada:
+            assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
+            with pytest.raises(anyio.EndOfStream):
+                await socket.receive_until("never")
+            assert socket.closed is not None
+            assert socket.closed[0] == 1001
+
+
+@pytest.mark.parametrize("data", [None, b"nonsense"])
+async def test_client_that_has_gone_is_no_error(serving, data: bytes | None) -> None:
+    """It is noticed when something is sent, or when the connection is closed."""
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with (
+            server.connect("ada", kernel_id) as witness,
+            server.connect("ada", kernel_id) as socket,
+        ):
+            socket.gone = True
+            if data is not None:
+                await socket.send_raw(data)
+            await witness.finish(await witness.execute("say something"))
+        assert server.pool.kernels()[0].connections == 0
+
+
+async def test_kernel_that_does_not_start_refuses_who_waits_for_it(serving, monkeypatch) -> None:
+    begun, proceed = anyio.Event(), anyio.Event()
+
+    async def launch(self, name, **options):
+        begun.set()
+        await proceed.wait()
+        raise LaunchError("it does not start")
+
+    monkeypatch.setattr(FakeProvider, "launch", launch)
+    async with serving() as server, anyio.create_task_group() as tasks, server.client("ada") as ada:
+        tasks.start_soon(ada.post, "/api/kernels")
+        await begun.wait()
+        (model,) = (await ada.get("/api/kernels")).json()
+        assert model["execution_state"] == "starting"
+
+        async def connect() -> None:
+            async with server.connect("ada", model["id"]) as socket:
+                assert socket.refused == 502
+
+        tasks.start_soon(connect)
+        await anyio.wait_all_tasks_blocked()
+        proceed.set()
+
+
+async def test_message_that_a_framing_cannot_carry_is_logged(serving, caplog) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, subprotocols=()) as socket:
+            (fake,) = server.provider.kernels
+            header = Header(msg_id="1", msg_type="empty")
+            message = Message(
+                header, None, [b'{"msg_id":"1","msg_type":"empty"}', b"{}", b"{}", b""]
+            )
+            codec = Codec(signer=fake.connection_info.signer())
+            fake.send_frames("iopub", codec.encode(message))
+            await socket.finish(await socket.execute("6 * 7"))
+    assert "a message of kernel" in caplog.text
+
+
+async def test_many_sessions_of_one_client(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, query="session_id=first") as socket:
+            for number in range(150):
+                socket._factory.session = f"session-{number}"
+                await socket.finish(await socket.execute("6 * 7"))

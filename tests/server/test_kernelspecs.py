@@ -1,0 +1,94 @@
+"""The kernel types, with their logos and scripts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kernelproto import KernelFinder, KernelPool
+from kernelproto.launch.providers import KernelSpecProvider
+from kernelproto.server import Settings, create_app
+from kernelproto.testing import FakeProvider
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+
+@pytest.fixture
+def kernelspec(tmp_path, monkeypatch):
+    """Install a kernelspec ``sample``; its folder."""
+    folder = tmp_path / "share" / "kernels" / "sample"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["x"], "display_name": "Sample", "language": "x", "env": {"SECRET": "1"}}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    (folder / "logo-64x64.png").write_bytes(b"png")
+    (folder / "kernel.js").write_text("define()")
+    (folder / "notes.txt").write_text("nobody's business")
+    (tmp_path / "secret.txt").write_text("secret")
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    return folder
+
+
+@pytest.fixture
+async def client(serving, kernelspec):
+    async with serving() as server, FakeProvider() as fake:
+        finder = KernelFinder([fake, KernelSpecProvider()])
+        authenticator = server.app.user_middleware[-1].kwargs["authenticator"]
+        server.app = create_app(
+            KernelPool(finder=finder),
+            finder=finder,
+            authenticator=authenticator,
+            settings=Settings(kernel="spec/sample"),
+        )
+        async with server.client("ada") as client:
+            yield client
+
+
+async def test_lists_kernel_types_under_the_names_that_clients_know(client) -> None:
+    listed = (await client.get("/api/kernelspecs")).json()
+    assert listed["default"] == "sample"
+    sample = listed["kernelspecs"]["sample"]
+    assert sample["name"] == "sample"
+    assert sample["spec"]["display_name"] == "Sample"
+    assert sample["spec"]["argv"] == ["x"]
+    assert sample["resources"] == {
+        "logo-64x64": "/kernelspecs/sample/logo-64x64.png",
+        "kernel.js": "/kernelspecs/sample/kernel.js",
+    }
+    assert listed["kernelspecs"]["fake/kernel"]["spec"]["language"] == "fake"
+    assert (await client.get("/api/kernelspecs/sample")).json() == sample
+    assert (await client.get("/api/kernelspecs/fake%2Fkernel")).json()["name"] == "fake/kernel"
+    assert (await client.get("/api/kernelspecs/nonsense")).status_code == 404
+
+
+async def test_environment_of_a_kernelspec_is_not_told(client) -> None:
+    assert "SECRET" not in (await client.get("/api/kernelspecs")).text
+
+
+async def test_resources(client) -> None:
+    logo = await client.get("/kernelspecs/sample/logo-64x64.png")
+    assert (logo.status_code, logo.content) == (200, b"png")
+    assert logo.headers["content-type"] == "image/png"
+    assert logo.headers["x-content-type-options"] == "nosniff"
+    assert (await client.get("/kernelspecs/sample/kernel.js")).text == "define()"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "sample/notes.txt",
+        "sample/kernel.json",
+        "sample/..%2f..%2f..%2fsecret.txt",
+        "sample/%2e%2e/%2e%2e/%2e%2e/secret.txt",
+        "..%2f..%2fsecret.txt",
+        "sample/..\\..\\secret.txt",
+        "sample/%2fetc%2fpasswd",
+        "sample/logo-64x64.png%00.txt",
+        "sample/",
+        "nonsense/logo-64x64.png",
+    ],
+)
+async def test_nothing_else_is_there(client, path: str) -> None:
+    response = await client.get(f"/kernelspecs/{path}")
+    assert response.status_code == 404
+    assert set(response.json()) == {"message", "reason"}

@@ -1,0 +1,193 @@
+"""The server as a program, with real kernels, over a real network."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import anyio
+import httpx
+import pytest
+from anyio.lowlevel import checkpoint
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from kernelproto.server import Anybody, ProxyHeader, Settings, Shared, SingleUserToken
+from kernelproto.server.serve import main, make_authenticator, serve
+from kernelproto.server.users import hash_token
+from kernelproto.wire.message import Header, Message
+from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+GUARD_SECONDS = 60
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
+    """Run the program; give it and a client that has the token that it prints."""
+    command = [sys.executable, "-m", "kernelproto.server", "--port", "0", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            found = None
+            while found is None:
+                line = process.stderr.readline()
+                assert line, "it has ended"
+                found = re.search(r"http://[\d.]+:\d+/(\?token=\S+)?", line)
+            url = httpx.URL(found.group())
+            headers = {"authorization": f"token {url.params.get('token', 'none')}"}
+            url = url.copy_with(query=None)
+            with httpx.Client(base_url=url, headers=headers, timeout=GUARD_SECONDS) as client:
+                yield process, client
+        finally:
+            process.terminate()
+            process.communicate(timeout=GUARD_SECONDS)
+
+
+def channels(client: httpx.Client, kernel_id: str, *, v1: bool = True):
+    url = str(client.base_url.join(f"/api/kernels/{kernel_id}/channels")).replace("http", "ws", 1)
+    return connect(
+        url,
+        subprotocols=[V1_SUBPROTOCOL] if v1 else None,
+        additional_headers={"authorization": client.headers["authorization"]},
+        max_size=None,
+        proxy=None,
+    )
+
+
+def execute(socket, code: str, msg_id: str) -> list[Message]:
+    """Execute code; return what comes of it, up to the reply and "idle"."""
+    framing = client_framing(socket.subprotocol)
+    header = Header(msg_id=msg_id, msg_type="execute_request", session="s", version="5.4")
+    socket.send(framing.encode("shell", Message.build(header, {"code": code})))
+    messages: list[Message] = []
+    ends = {"reply", "idle"}
+    while ends:
+        _, message = framing.decode(socket.recv(timeout=GUARD_SECONDS))
+        if message.parent_header is not None and message.parent_header.msg_id == msg_id:
+            messages.append(message)
+            if message.msg_type == "execute_reply":
+                ends.discard("reply")
+            elif message.msg_type == "status" and message.content.execution_state == "idle":
+                ends.discard("idle")
+    return messages
+
+
+def closing_code(socket) -> int | None:
+    """Wait until the server has closed a WebSocket; return the code."""
+    while socket.close_code is None:
+        with suppress(ConnectionClosed):
+            socket.recv(timeout=GUARD_SECONDS)
+    return socket.close_code
+
+
+def test_serves_real_kernels_and_ends_them() -> None:
+    with served() as (process, client):
+        assert httpx.get(client.base_url.join("/api/kernels")).status_code == 403
+        kernel_id = client.post("/api/kernels").json()["id"]
+        with pytest.raises(InvalidStatus), channels(client, "nonsense"):
+            pass
+        for v1 in (True, False):
+            with channels(client, kernel_id, v1=v1) as socket:
+                assert socket.subprotocol == (V1_SUBPROTOCOL if v1 else None)
+                messages = execute(socket, "print('x' * 1_000_000); 6 * 7", f"v1-{v1}")
+                (result,) = [m for m in messages if m.msg_type == "execute_result"]
+                assert result.content.data["text/plain"] == "42"
+                output = "".join(m.content.text for m in messages if m.msg_type == "stream")
+                assert len(output) == 1_000_001
+        with channels(client, kernel_id) as socket:
+            process.send_signal(signal.SIGTERM)
+            assert closing_code(socket) == 1012
+        assert process.wait(GUARD_SECONDS) == 0
+
+
+def test_frame_that_is_too_large_is_refused_before_it_is_read() -> None:
+    with served("--max-message-bytes", "1000") as (_, client):
+        kernel_id = client.post("/api/kernels").json()["id"]
+        with channels(client, kernel_id) as socket:
+            socket.send(b"x" * 1001)
+            assert closing_code(socket) == 1009
+        while client.get("/api/kernels").json()[0]["connections"]:
+            pass  # the server has closed it, and is still clearing up
+
+
+def test_users_of_a_token_file(tmp_path) -> None:
+    path = tmp_path / "users.toml"
+    path.write_text(f"[ada]\ntoken = '{hash_token('tick')}'\n")
+    with served("--authentication", "file", "--token-file", str(path)) as (_, client):
+        assert client.get("/api/me").status_code == 403
+        client.headers["authorization"] = "Bearer tick"
+        assert client.get("/api/me").json()["identity"]["username"] == "ada"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_ends_in_order_on_a_signal(capsys) -> None:
+    settings = Settings(port=0, host="localhost", authentication="none", multi_user=False)
+    said = ""
+    with anyio.fail_after(GUARD_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(serve, settings)
+            while "http" not in said:
+                await checkpoint()
+                said += capsys.readouterr().err
+            url = httpx.URL(said.split()[-1])
+            async with httpx.AsyncClient(base_url=url) as client:
+                assert (await client.get("/api/me")).json()["identity"]["username"] == "user"
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind"),
+    [
+        (Settings(), SingleUserToken),
+        (Settings(token="mine"), SingleUserToken),
+        (Settings(authentication="proxy", trusted_proxies=["10.0.0.1"]), ProxyHeader),
+        (Settings(authentication="none"), Anybody),
+        (Settings(multi_user=False), Shared),
+    ],
+)
+def test_settings_choose_who_lets_users_in(settings: Settings, kind: type) -> None:
+    authenticator, token = make_authenticator(settings)
+    assert isinstance(authenticator, kind)
+    assert (token is not None) == (settings.authentication == "token" and not settings.token)
+
+
+def test_mistake_is_told_at_once(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("JUPYTER_KERNEL_MAX_PER_SERVER", "many")
+    assert main([]) == 1
+    assert "max_kernels from JUPYTER_KERNEL_MAX_PER_SERVER" in capsys.readouterr().err
+    monkeypatch.delenv("JUPYTER_KERNEL_MAX_PER_SERVER")
+    assert main(["--host", "0.0.0.0", "--authentication", "none"]) == 1
+    assert "everybody could run code" in capsys.readouterr().err
+
+
+def test_port_that_is_taken_is_told() -> None:
+    with served() as (_, client):
+        command = [sys.executable, "-m", "kernelproto.server", "--port", str(client.base_url.port)]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+        assert done.returncode == 1
+        assert "cannot listen" in done.stderr
+
+
+def test_help_explains_every_setting(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert "MULTI_USER_JUPYTER_KERNELS" in text
+    assert "--max-per-user" in text
+
+
+def test_new_token_fits_into_a_token_file(capsys) -> None:
+    name = 'a"d\\a'
+    assert main(["--new-token", name]) == 0
+    text = capsys.readouterr().out
+    token = text.splitlines()[0].rpartition(": ")[2]
+    assert tomllib.loads(text) == {name: {"token": hash_token(token)}}

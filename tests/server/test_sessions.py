@@ -1,0 +1,125 @@
+"""Sessions: which document has which kernel."""
+
+from __future__ import annotations
+
+import uuid
+
+import anyio
+import pytest
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+NOTEBOOK = {"path": "a.ipynb", "type": "notebook", "name": "a", "kernel": {"name": "fake/kernel"}}
+
+
+async def test_life_of_a_session(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        response = await ada.post("/api/sessions", json=NOTEBOOK)
+        assert response.status_code == 201
+        model = response.json()
+        assert response.headers["location"] == f"/api/sessions/{model['id']}"
+        assert uuid.UUID(model["id"])
+        assert {key: model[key] for key in ("path", "type", "name")} == {
+            key: NOTEBOOK[key] for key in ("path", "type", "name")
+        }
+        assert model["kernel"] == (await ada.get("/api/kernels")).json()[0]
+        one = f"/api/sessions/{model['id']}"
+        assert (await ada.get(one)).json() == model
+        assert (await ada.get("/api/sessions")).json() == [model]
+        renamed = await ada.patch(one, json={"path": "b.ipynb", "name": ""})
+        assert renamed.json() == {**model, "path": "b.ipynb", "name": ""}
+        assert (await ada.delete(one)).status_code == 204
+        assert (await ada.get(one)).status_code == 404
+        assert (await ada.get("/api/kernels")).json() == []
+
+
+async def test_existing_path_returns_the_existing_session(serving) -> None:
+    models = []
+
+    async with serving(max_per_user=5) as server, server.client("ada") as ada:
+
+        async def open_notebook() -> None:
+            models.append((await ada.post("/api/sessions", json=NOTEBOOK)).json())
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(5):
+                tasks.start_soon(open_notebook)
+        assert len({model["id"] for model in models}) == 1
+        assert len(server.provider.kernels) == 1
+
+
+async def test_session_for_a_kernel_that_is_there(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        kernel_id = await server.start("ada")
+        body = {**NOTEBOOK, "kernel": {"id": kernel_id}}
+        model = (await ada.post("/api/sessions", json=body)).json()
+        assert model["kernel"]["id"] == kernel_id
+
+
+async def test_change_of_kernel_ends_the_old_one(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        one = f"/api/sessions/{model['id']}"
+        same = await ada.patch(one, json={"kernel": {"id": model["kernel"]["id"]}})
+        assert same.json() == model
+        changed = (await ada.patch(one, json={"kernel": {"name": "fake/kernel"}})).json()
+        assert changed["id"] == model["id"]
+        assert changed["kernel"]["id"] != model["kernel"]["id"]
+        assert [kernel["id"] for kernel in (await ada.get("/api/kernels")).json()] == [
+            changed["kernel"]["id"]
+        ]
+        assert (await ada.patch(one, json={"kernel": {"id": "nonsense"}})).status_code == 404
+        assert (await ada.get(one)).json() == changed
+
+
+async def test_kernel_of_two_sessions_stays_when_one_takes_another(serving) -> None:
+    async with serving(max_per_user=2) as server, server.client("ada") as ada:
+        first = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        body = {**NOTEBOOK, "path": "b.ipynb", "kernel": {"id": first["kernel"]["id"]}}
+        second = (await ada.post("/api/sessions", json=body)).json()
+        change = {"kernel": {"name": "fake/kernel"}}
+        await ada.patch(f"/api/sessions/{second['id']}", json=change)
+        assert (await ada.get(f"/api/sessions/{first['id']}")).json() == first
+
+
+async def test_session_goes_with_its_kernel(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        await ada.delete(f"/api/kernels/{model['kernel']['id']}")
+        assert (await ada.get("/api/sessions")).json() == []
+        again = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        assert again["id"] != model["id"]
+
+
+async def test_sessions_of_others_are_not_there(serving) -> None:
+    async with serving() as server, server.client("ada") as ada, server.client("bob") as bob:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        one = f"/api/sessions/{model['id']}"
+        assert (await bob.get("/api/sessions")).json() == []
+        for method in ("GET", "DELETE", "PATCH"):
+            assert (await bob.request(method, one, json={})).status_code == 404
+        body = {**NOTEBOOK, "kernel": {"id": model["kernel"]["id"]}}
+        assert (await bob.post("/api/sessions", json=body)).status_code == 404
+        assert (await ada.get(one)).json() == model
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [({}, "path"), ({"path": "a"}, "type"), ({**NOTEBOOK, "kernel": "x"}, "kernel")],
+)
+async def test_bodies_that_cannot_be_used(serving, body: object, says: str) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        response = await ada.post("/api/sessions", json=body)
+        assert response.status_code == 400
+        assert says in response.json()["message"]
+
+
+async def test_sessions_are_bounded(serving, monkeypatch) -> None:
+    monkeypatch.setattr("kernelproto.server.sessions._MOST_PER_USER", 2)
+    async with serving() as server, server.client("ada") as ada:
+        kernel_id = await server.start("ada")
+        statuses = []
+        for number in range(3):
+            body = {"path": f"{number}", "type": "console", "kernel": {"id": kernel_id}}
+            statuses.append((await ada.post("/api/sessions", json=body)).status_code)
+    assert statuses == [201, 201, 429]

@@ -1,0 +1,120 @@
+"""Settings: where they come from, and which are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from kernelproto.exceptions import InvalidSettings
+from kernelproto.server.settings import OPTIONS, Settings, load_settings
+
+
+@pytest.fixture
+def settings_file(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "settings.toml"
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+def test_defaults() -> None:
+    assert load_settings() == Settings()
+    assert (Settings().max_kernels, Settings().idle_timeout) == (50, 1800.0)
+
+
+def test_later_goes_before_earlier(settings_file) -> None:
+    file = settings_file("port = 1\nwarm = 1\nmax_kernels = 1\nallow_env = ['A']")
+    environ = {"KERNELPROTO_WARM": "2", "KERNELPROTO_MAX_KERNELS": "2", "KERNELPROTO_HOST": ""}
+    settings = load_settings(file, environ, {"max_kernels": "3"})
+    assert (settings.port, settings.warm, settings.max_kernels) == (1, 2, 3)
+    assert (settings.allow_env, settings.host) == (["A"], "127.0.0.1")
+
+
+def test_names_that_are_known_from_elsewhere() -> None:
+    environ = {
+        "MULTI_USER_JUPYTER_KERNELS": "False",
+        "JUPYTER_KERNEL_IDLE_TIMEOUT_SECONDS": "60",
+        "JUPYTER_KERNEL_MAX_PER_SERVER": "7",
+    }
+    settings = load_settings(environ=environ)
+    assert (settings.multi_user, settings.idle_timeout, settings.max_kernels) == (False, 60.0, 7)
+    own = load_settings(environ={**environ, "KERNELPROTO_MAX_KERNELS": "8"})
+    assert own.max_kernels == 8
+
+
+@pytest.mark.parametrize(("text", "meant"), [("a, b ,", ["a", "b"]), (" , ", []), ("*", ["*"])])
+def test_lists_are_separated_by_commas(text: str, meant: list[str]) -> None:
+    assert load_settings(arguments={"allow_origins": text}).allow_origins == meant
+
+
+@pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ({"arguments": {"port": "high"}}, ("port", "command line")),
+        ({"arguments": {"port": "70000"}}, ("port", "command line")),
+        ({"arguments": {"authentication": "cookie"}}, ("authentication",)),
+        ({"environ": {"KERNELPROTO_MULTI_USER": "maybe"}}, ("multi_user", "KERNELPROTO_MULTI_U")),
+        ({"environ": {"JUPYTER_KERNEL_MAX_PER_SERVER": "0"}}, ("max_kernels", "MAX_PER_SERVER")),
+        ({"environ": {"JUPYTER_KERNEL_IDLE_TIMEOUT_SECONDS": "-1"}}, ("idle_timeout",)),
+        ({"arguments": {"token": ""}}, ("token",)),
+        ({"arguments": {"authentication": "file"}}, ("token_file",)),
+        ({"arguments": {"authentication": "proxy"}}, ("trusted_proxies",)),
+        (
+            {"arguments": {"authentication": "proxy", "trusted_proxies": "10.0.0.0/33"}},
+            ("trusted_proxies", "10.0.0.0/33"),
+        ),
+    ],
+)
+def test_error_names_the_key(said, names) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(**said)
+    assert all(name in str(caught.value) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("prot = 1", "prot"), ("port = '1'", "port"), ("port = ", "settings.toml")],
+)
+def test_error_names_the_key_in_a_file(settings_file, text: str, names: str) -> None:
+    with pytest.raises(InvalidSettings, match=names):
+        load_settings(settings_file(text))
+
+
+def test_file_that_is_not_there() -> None:
+    with pytest.raises(InvalidSettings, match=r"nowhere\.toml"):
+        load_settings("nowhere.toml")
+
+
+def test_error_does_not_repeat_a_secret(settings_file) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_settings(settings_file("token = ['s3cret']"))
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "open_to_others"),
+    [
+        ("127.0.0.1", False),
+        ("127.1.2.3", False),
+        ("::1", False),
+        ("localhost", False),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("", True),
+        ("server.test", True),
+        ("localhost.evil.test", True),
+    ],
+)
+def test_nobody_listens_elsewhere_without_authentication(host: str, open_to_others: bool) -> None:
+    Settings(host=host)
+    if open_to_others:
+        with pytest.raises(InvalidSettings, match="host"):
+            Settings(host=host, authentication="none")
+    else:
+        Settings(host=host, authentication="none")
+
+
+def test_every_setting_is_explained() -> None:
+    assert list(OPTIONS) == list(Settings.__struct_fields__)
+    assert all(option.description for option in OPTIONS.values())
