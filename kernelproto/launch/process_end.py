@@ -130,9 +130,10 @@ class _ReapingThread(_Thread):
     """A thread waits for the process and cannot help reaping it."""
 
     _reaped: _Reaped | None = None
+    _was_not_ours = False
 
     def has_come(self) -> bool:
-        if self._reaped is None and not self._thread.is_alive():
+        if self._was_not_ours:
             raise ChildProcessError
         return self._reaped is not None
 
@@ -141,7 +142,10 @@ class _ReapingThread(_Thread):
         return _exit(self._reaped)
 
     def _wait(self) -> None:
-        self._reaped = os.wait4(self._pid, 0)
+        try:
+            self._reaped = os.wait4(self._pid, 0)
+        except ChildProcessError:
+            self._was_not_ours = True
 
 
 def _exit(reaped: _Reaped) -> Exit:
