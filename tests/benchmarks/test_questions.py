@@ -31,9 +31,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
 def test_question_is_answered(question: Question, answers: Mapping[str, Any]) -> None:
     (answer,) = [answer for answer in answers["questions"] if answer["name"] == question.name]
 
-    assert answer["failed"] == {}
+    # A peer may fail, and then the answer says how. A plain loop has lost ipykernel's reply before.
+    assert [name for name in answer["failed"] if name.startswith("kernelproto")] == []
     assert {contender.name for contender in question.contenders} == (
-        answer["samples"].keys() | answer["skipped"].keys()
+        answer["samples"].keys() | answer["skipped"].keys() | answer["failed"].keys()
     )
     assert set(answer["skipped"].values()) <= {
         "there is no kernel type 'fork/kernel'",
