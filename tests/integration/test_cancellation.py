@@ -34,7 +34,7 @@ from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 
 pytestmark = pytest.mark.anyio
 
-STRIDE = int(os.environ.get("SWEEP_STRIDE", "13"))
+STRIDE = int(os.environ.get("SWEEP_STRIDE", "29"))
 GUARD_SECONDS = 60
 NEVER = 0
 
