@@ -188,10 +188,14 @@ attacks = [
     [b"<IDS|MSG>", sign(b"[" * 10_000), b"[" * 10_000],
     [b"x" * 100_000],
 ]
+# A libzmq that closes a socket amid a message whose receiver has hung up aborts the process.
+strangers = []
 for number, attack in enumerate(attacks * 100):
     if number % 100 == 0:
-        stranger = connect()
-    stranger.send_multipart(attack)
+        strangers.append(connect())
+    strangers[-1].send_multipart(attack)
+register(connect())
+os._exit(0)
 """
 
 
@@ -218,7 +222,7 @@ class TestRegistration:
         assert list(runtime_dir.iterdir()) == []
 
     async def test_hostile_input_changes_nothing(self, caplog) -> None:
-        code = REGISTRATION + HOSTILE + "register(connect())"
+        code = REGISTRATION + HOSTILE
         with anyio.fail_after(GUARD_SECONDS):
             manager = await launch(code, registers=True)
         info = manager.connection_info
