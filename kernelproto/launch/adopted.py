@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
 from contextlib import suppress
 from io import FileIO
 from typing import cast
 
-import anyio
-
 from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.output_file import FileTail
-from kernelproto.launch.process import Exit
 from kernelproto.launch.records import ProcessId, Record, read_records
 from kernelproto.launch.running import find_connection_file, read_connection_file
+from kernelproto.launch.signalled import SignalledProcess
 from kernelproto.launch.watchdog_process import kill_group, remove_files
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -98,7 +95,7 @@ class _Files:
         remove_files(self._record.files)
 
 
-class _AdoptedProcess:
+class _AdoptedProcess(SignalledProcess):
     """A process that is no child of this one, and its group.
 
     Its number is its own as long as it runs, and its parent is the one to reap it. So that a signal
@@ -107,21 +104,18 @@ class _AdoptedProcess:
     """
 
     def __init__(self, process: ProcessId) -> None:
-        self.pid = process.pid
-        self.exit: Exit | None = None
-        self.killed = False
-        self._started = process.started
-        self._ended = False
         try:
-            self._sign = FileIO(os.pidfd_open(self.pid), "r")
+            sign = FileIO(os.pidfd_open(process.pid), "r")
         except ProcessLookupError:
             raise DiscoveryError("the kernel has just ended") from None
         except (AttributeError, OSError) as error:
             raise DiscoveryError(f"a kernel cannot be adopted on this system: {error}") from error
         if process.is_gone:  # and this is the descriptor of a stranger
-            self._sign.close()
+            sign.close()
             raise DiscoveryError("the kernel has just ended")
-        self._turn = anyio.Lock()
+        super().__init__(process.pid, sign)
+        self._started = process.started
+        self._ended = False
 
     def poll(self) -> bool:
         if not self._ended:
@@ -131,27 +125,6 @@ class _AdoptedProcess:
             if self._ended:
                 kill_group(self.pid, self._started)
         return self._ended
-
-    async def wait(self) -> int | None:
-        async with self._turn:
-            while not self.poll():
-                await anyio.wait_readable(self._sign)
-        return None
-
-    def signal(self, signum: int) -> None:
-        if not self.poll():
-            self.killed |= signum == signal.SIGKILL
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signum)
-
-    def interrupt(self) -> None:
-        self.signal(signal.SIGINT)
-
-    def terminate(self) -> None:
-        self.signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
 
     def close(self) -> None:
         if self.poll():

@@ -31,11 +31,10 @@ from io import FileIO
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
-import anyio
-
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
 from kernelproto.launch import forkserver_process
 from kernelproto.launch.process import Exit
+from kernelproto.launch.signalled import SignalledProcess
 from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ _MODULE = "ipykernel_launcher"
 _READY = 0
 
 
-class ForkedProcess:
+class ForkedProcess(SignalledProcess):
     """A kernel's process that a ForkServer has forked, and its group; implements Process.
 
     Attributes:
@@ -59,17 +58,13 @@ class ForkedProcess:
     """
 
     def __init__(self, server: ForkServer, pid: int) -> None:
-        self.pid = pid
-        self.exit: Exit | None = None
-        self.killed = False
+        read_fd, write_fd = os.pipe()
+        super().__init__(pid, FileIO(read_fd, "r"))
         self.before_reaping: Callable[[], None] = lambda: None
         self._server = server
         self._over = threading.Event()
         self._told = False
-        read_fd, write_fd = os.pipe()
-        self._sign, self._signaller = FileIO(read_fd, "r"), FileIO(write_fd, "w")
-        # Only one task at a time may wait for a descriptor; the others wait for their turn.
-        self._turn = anyio.Lock()
+        self._signaller = FileIO(write_fd, "w")
 
     def end(self, exit_: Exit | None) -> None:
         """Take note of its end; called by the server's thread."""
@@ -85,26 +80,6 @@ class ForkedProcess:
             self.before_reaping()
         return self._told
 
-    async def wait(self) -> int | None:
-        async with self._turn:
-            while not self.poll():
-                await anyio.wait_readable(self._sign)
-        return None if self.exit is None else self.exit.returncode
-
-    def signal(self, signum: int) -> None:
-        if not self.poll():
-            self.killed |= signum == signal.SIGKILL
-            self._server.send_signal(self.pid, signum)
-
-    def interrupt(self) -> None:
-        self.signal(signal.SIGINT)
-
-    def terminate(self) -> None:
-        self.signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-
     def close(self) -> None:
         if self.poll():
             self._sign.close()
@@ -114,6 +89,9 @@ class ForkedProcess:
         self.kill()
         self._over.wait()
         self.close()
+
+    def _send(self, signum: int) -> None:
+        self._server.send_signal(self.pid, signum)
 
     def release(self) -> None:
         raise RuntimeError("a forked kernel ends with the server that has forked it")
@@ -135,7 +113,8 @@ class ForkServer:
         self._processes: dict[int, ForkedProcess] = {}
         self._answers: dict[int, SimpleQueue[dict[str, Any]]] = {_READY: SimpleQueue()}
         self._numbers = itertools.count(_READY + 1)
-        self._guard = threading.Lock()
+        self._judging = threading.Lock()
+        self._handing_over = threading.Lock()
         self._sending = threading.Lock()
         self._judged = False
         self.dead = False
@@ -208,9 +187,11 @@ class ForkServer:
             self._send(request, output.fileno())
             answer = answers.get(timeout=_FORK_SECONDS)
         except Empty:
-            raise OSError(f"the fork server has not answered within {_FORK_SECONDS:g} s") from None
+            reason = f"the fork server has not answered within {_FORK_SECONDS:g} s"
+            answer = {"errno": errno.ETIMEDOUT, "reason": reason, "file": None}
         finally:
-            del self._answers[number]
+            with self._handing_over:  # from here on an answer is too late, and known to be
+                del self._answers[number]
         if "forked" not in answer:
             raise OSError(answer["errno"], answer["reason"], answer["file"])
         process: ForkedProcess = answer["forked"]
@@ -242,7 +223,7 @@ class ForkServer:
             server.close()
 
     def _wait_until_ready(self) -> None:
-        with self._guard:
+        with self._judging:
             if self._judged:
                 return
             try:
@@ -302,12 +283,25 @@ class ForkServer:
             self._answers[_READY].put(message)
         elif "ended" in message:
             exit_ = Exit(message["returncode"], message["cpu_seconds"], message["peak_memory"])
-            self._processes.pop(message["ended"]).end(exit_)
+            process = self._processes.pop(message["ended"], None)
+            if process is not None:
+                process.end(exit_)
         elif "forked" in message:
-            self._processes[message["pid"]] = process = ForkedProcess(self, message["pid"])
-            self._answers[message["forked"]].put({"forked": process})
+            self._hand_over(message["forked"], message["pid"])
         else:
-            self._answers[message["failed"]].put(message)
+            with self._handing_over:
+                if message["failed"] in self._answers:
+                    self._answers[message["failed"]].put(message)
+
+    def _hand_over(self, number: int, pid: int) -> None:
+        """Give a forked kernel to who has asked for it; end it if nobody waits any more."""
+        with self._handing_over:
+            answers = self._answers.get(number)
+            if answers is not None:
+                self._processes[pid] = ForkedProcess(self, pid)
+                answers.put({"forked": self._processes[pid]})
+        if answers is None:
+            self.send_signal(pid, signal.SIGKILL)
 
 
 def _close_in_child() -> None:

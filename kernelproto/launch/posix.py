@@ -18,13 +18,11 @@ from contextlib import suppress
 from io import FileIO
 from typing import ClassVar
 
-import anyio
-
-from kernelproto.launch.process import Exit
 from kernelproto.launch.process_end import watch_end
+from kernelproto.launch.signalled import SignalledProcess
 
 
-class ProcessGroup:
+class ProcessGroup(SignalledProcess):
     """A process that was started in a session of its own, with all that stays in its group.
 
     Args:
@@ -63,19 +61,15 @@ class ProcessGroup:
             start_new_session=True,
         )
         popen.returncode = 0  # it is waited for here, and Popen is not to warn that nobody does
-        self.pid = popen.pid
-        self.exit: Exit | None = None
-        self.killed = False
+        try:
+            self._end = watch_end(popen.pid)
+        except BaseException:
+            os.killpg(popen.pid, signal.SIGKILL)
+            os.waitpid(popen.pid, 0)
+            raise
+        super().__init__(popen.pid, self._end.sign)
         self.before_reaping: Callable[[], None] = lambda: None
         self._ended = False
-        try:
-            self._end = watch_end(self.pid)
-        except BaseException:
-            os.killpg(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
-            raise
-        # Only one task at a time may wait for a descriptor; the others wait for their turn.
-        self._turn = anyio.Lock()
 
     def poll(self) -> bool:
         if self._ended:
@@ -95,29 +89,6 @@ class ProcessGroup:
         self._ended = True
         return True
 
-    async def wait(self) -> int | None:
-        async with self._turn:
-            while not self.poll():
-                if self._end.sign.closed:
-                    raise RuntimeError("this kernel has been released: nobody waits for it here")
-                await anyio.wait_readable(self._end.sign)
-        return None if self.exit is None else self.exit.returncode
-
-    def signal(self, signum: int) -> None:
-        if not self.poll():
-            self.killed |= signum == signal.SIGKILL
-            with suppress(ProcessLookupError):
-                os.killpg(self.pid, signum)
-
-    def interrupt(self) -> None:
-        self.signal(signal.SIGINT)
-
-    def terminate(self) -> None:
-        self.signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-
     def close(self) -> None:
         if self.poll():
             self._end.close()
@@ -133,5 +104,5 @@ class ProcessGroup:
         if self.poll():
             self._end.close()
         else:
-            self._end.sign.close()
+            self._sign.close()
             self._released.append(self)

@@ -24,6 +24,7 @@ from kernelproto import (
     NoSuchKernel,
     run_kernel,
 )
+from kernelproto.launch import forkserver as module
 from kernelproto.launch.forkserver import ForkServer
 from kernelproto.launch.providers import ForkServerProvider
 from kernelproto.testing import check_kernel_provider
@@ -240,6 +241,29 @@ def test_any_thread_may_fork() -> None:
     for thread in threads:
         thread.join()
     assert len(set(map(id, servers))) == 1
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_answer_that_comes_too_late(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, until_gone
+) -> None:
+    server = ForkServer.running([])
+    command = [sys.executable, "-m", "ipykernel_launcher"]
+    with open(os.devnull, "wb", buffering=0) as output:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "_FORK_SECONDS", 0.0)
+            with pytest.raises(OSError, match="not answered"):
+                late = [*command, "-f", str(tmp_path / "kernel.json")]
+                server.fork(late, env=os.environ, cwd=None, output=output)
+        process = server.fork([*command, "--version"], env=os.environ, cwd=None, output=output)
+    for child in children_of(os.getpid()):
+        for kernel in children_of(int(child)):
+            if int(kernel) != process.pid:
+                until_gone(int(kernel))  # nobody would ever have heard of it
+    process.abort()
 
 
 async def test_promises(anyio_backend_name: str) -> None:
