@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import _thread
+import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Protocol, cast
 
 from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
+
+logger = logging.getLogger(__name__)
+
+
+class StartTask(Protocol):
+    """Runs an async function for as long as its owner is open; what it raises is logged."""
+
+    def __call__(self, function: Callable[..., Awaitable[None]], *args: object) -> None: ...
 
 
 @asynccontextmanager
@@ -48,6 +57,18 @@ async def background_tasks() -> AsyncGenerator[TaskGroup]:
             raise failure
         finally:  # a traceback that refers to itself would keep everything in it alive
             del failure, failures, others
+
+
+def start_logged(tasks: TaskGroup, function: Callable[..., Awaitable[None]], *args: object) -> None:
+    """Start a task whose failure is logged, and concerns no other task of the group."""
+    tasks.start_soon(_log_failure, function, *args)
+
+
+async def _log_failure(function: Callable[..., Awaitable[None]], *args: object) -> None:
+    try:
+        await function(*args)
+    except Exception:
+        logger.exception("%r failed", function)
 
 
 def _holds_cancellation(error: BaseException) -> bool:

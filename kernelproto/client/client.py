@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import (
     AsyncGenerator,
@@ -19,7 +18,7 @@ from weakref import WeakSet
 
 from anyio.abc import TaskGroup
 
-from kernelproto.background import background_tasks
+from kernelproto.background import background_tasks, start_logged
 from kernelproto.client.comms import Comms, OnCommOpen
 from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.execution import Execution, ExecutionOptions
@@ -48,8 +47,6 @@ from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.content import message_type
 from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Frame, Message
-
-logger = logging.getLogger(__name__)
 
 OUTPUT_LIMIT = 256 * 2**20
 
@@ -329,7 +326,7 @@ class KernelClient(Requests):
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function while the client is open; part of ``CommSender``."""
-        self._tasks.start_soon(_log_failure, function, *args)
+        start_logged(self._tasks, function, *args)
 
     def _note(self, event: Event, channel: ChannelName) -> None:
         """Tell those who do not wait for a reply what has arrived."""
@@ -389,10 +386,3 @@ async def open_client(
             yield client
         finally:
             client.close()
-
-
-async def _log_failure(function: Callable[..., Awaitable[None]], *args: object) -> None:
-    try:
-        await function(*args)
-    except Exception:
-        logger.exception("%r failed", function)

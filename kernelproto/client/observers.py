@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol, cast
 import anyio
 from anyio.lowlevel import checkpoint
 
+from kernelproto.background import StartTask
 from kernelproto.exceptions import KernelProtoError, OutputOverflow, fresh
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
@@ -130,12 +131,6 @@ class DebugEvents(AsyncIterator[dict[str, Any]]):
     async def __anext__(self) -> dict[str, Any]:
         message, _ = await anext(self._messages)
         return cast("dict[str, Any]", message.content)
-
-
-class StartTask(Protocol):
-    """Runs an async function for as long as the client is open; what it raises is logged."""
-
-    def __call__(self, function: Callable[..., Awaitable[None]], *args: object) -> None: ...
 
 
 class Watcher(Protocol):

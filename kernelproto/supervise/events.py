@@ -6,12 +6,13 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import anyio
 import msgspec
 
+from kernelproto.background import StartTask
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
@@ -59,12 +60,6 @@ class Failed(msgspec.Struct, frozen=True):
 KernelEvent: TypeAlias = Died | Restarted | Failed
 EventT = TypeVar("EventT", Died, Restarted, Failed)
 Callback = Callable[[EventT], Awaitable[None] | None]
-
-
-class StartTask(Protocol):
-    """Runs an async function for as long as the kernel is served; what it raises is logged."""
-
-    def __call__(self, function: Callable[..., Awaitable[None]], *args: object) -> None: ...
 
 
 class KernelEvents(AsyncIterator[KernelEvent]):

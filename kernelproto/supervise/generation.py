@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import anyio
 
@@ -49,6 +49,20 @@ _MOST_RELAUNCHES = 5
 
 # How long a kernel may be silent before it is looked after whether it listens at its own ports.
 _ADDRESS_CHECK_SECONDS = 1.0
+
+
+class Death(NamedTuple):
+    """How a kernel's process has died: its exit status, and the reason where one is known."""
+
+    returncode: int | None
+    reason: str | None
+
+    def error(
+        self, kind: type[KernelDied] = KernelDied, news: str = "the kernel died"
+    ) -> KernelDied:
+        """Return what those get who wait for the kernel."""
+        words = describe_exit(self.returncode) + (f" ({self.reason})" if self.reason else "")
+        return kind(f"{news}: {words}", returncode=self.returncode, reason=self.reason)
 
 
 class Generation:
@@ -155,13 +169,12 @@ class Generation:
             self.client.fail(on_death(returncode))
         self.gone.set()
 
-    def death(self, returncode: int | None) -> tuple[str, str | None]:
-        """Return how the process has died in words, and the reason where one is known."""
+    def death(self, returncode: int | None) -> Death:
+        """Return how the process has died."""
         reason = self.reason
         if reason is None and isinstance(self.manager, ExplainsDeath):
             reason = self.manager.death_reason()
-        words = describe_exit(returncode) + (f" ({reason})" if reason else "")
-        return words, reason
+        return Death(returncode, reason)
 
     async def _end(self, error: KernelProtoError, restart: bool) -> int | None:
         async with self._ending:
@@ -243,8 +256,7 @@ def _tell(
     returncode: int | None,
 ) -> KernelProtoError:
     if generation.ready_at is None:
-        words, reason = generation.death(returncode)
-        return KernelDied(f"the kernel died: {words}", returncode=returncode, reason=reason)
+        return generation.death(returncode).error()
     return on_death(generation, returncode)
 
 

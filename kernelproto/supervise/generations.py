@@ -26,6 +26,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
+from kernelproto.background import start_logged
 from kernelproto.client.client import KernelClient
 from kernelproto.client.comms import OnCommOpen
 from kernelproto.client.observers import Observers
@@ -201,7 +202,7 @@ class Generations:
             self._supervisor = None
 
     def _start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        self._tasks.start_soon(_log_failure, function, *args)
+        start_logged(self._tasks, function, *args)
 
     async def _serve(self, *, task_status: TaskStatus[Generation]) -> None:
         async with start_generation(
@@ -230,20 +231,16 @@ class Generations:
 
     def _died(self, generation: Generation, returncode: int | None) -> KernelProtoError:
         """Decide what follows the death of a generation; return what those get who wait for it."""
-        words, reason = generation.death(returncode)
-        self.events.emit(Died(returncode, reason))
+        death = generation.death(returncode)
+        self.events.emit(Died(returncode, death.reason))
         if self._supervisor is not None:
             decision = self._supervisor.died(generation.uptime)
             if isinstance(decision, Restart):
                 self.replacement = Replacement(auto=True, attempt=decision.attempt)
                 self._supervisor.revive(self.replacement, decision)
-                return KernelRestarted(
-                    f"the kernel died and is being restarted: {words}",
-                    returncode=returncode,
-                    reason=reason,
-                )
+                return death.error(KernelRestarted, "the kernel died and is being restarted")
             self.events.emit(Failed(decision.attempts))
-        error = KernelDied(f"the kernel died: {words}", returncode=returncode, reason=reason)
+        error = death.error()
         self.observers.fail(error)
         return error
 
@@ -262,10 +259,3 @@ async def _abandon(replacement: Replacement) -> None:
     replacement.scope.cancel()
     with suppress(Exception):  # as those were told who waited for it
         await replacement.wait()
-
-
-async def _log_failure(function: Callable[..., Awaitable[None]], *args: object) -> None:
-    try:
-        await function(*args)
-    except Exception:
-        logger.exception("%r failed", function)
