@@ -32,7 +32,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
-from kernelproto.launch import forkserver_process
+from kernelproto.launch import forkserver_process, ipykernel_process
 from kernelproto.launch.process import Exit
 from kernelproto.launch.signalled import SignalledProcess
 from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE
@@ -42,9 +42,6 @@ logger = logging.getLogger(__name__)
 # Importing what is preloaded takes long on a cold disk; forking does not.
 _START_SECONDS = 120.0
 _FORK_SECONDS = 30.0
-
-# What IPykernelProvider runs; its arguments come behind it.
-_MODULE = "ipykernel_launcher"
 
 # The number that no request has.
 _READY = 0
@@ -165,7 +162,7 @@ class ForkServer:
         """Fork a kernel.
 
         Args:
-            command: how ipykernel would be run as a program; its arguments count.
+            command: how ipykernel_process.py would be run by its path; its arguments count.
             env: the kernel's whole environment.
             cwd: its working directory; None means this program's.
             output: takes standard output and standard error; standard input is empty.
@@ -177,7 +174,7 @@ class ForkServer:
         number = next(self._numbers)
         request = {
             "fork": number,
-            "argv": list(command[command.index(_MODULE) + 1 :]),
+            "argv": list(command[command.index(ipykernel_process.__file__) :]),
             "env": dict(env),
             "cwd": cwd or os.getcwd(),
         }

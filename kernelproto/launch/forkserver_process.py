@@ -29,6 +29,7 @@ import importlib
 import json
 import os
 import random
+import runpy
 import selectors
 import signal
 import socket
@@ -266,11 +267,8 @@ def reseed() -> None:
 
 def be_kernel(request: dict[str, Any]) -> None:
     """Run ipykernel."""
-    from ipykernel.kernelapp import IPKernelApp
-
-    arguments = list(request["argv"])
-    sys.argv = ["ipykernel_launcher", *arguments]
-    IPKernelApp.launch_instance(argv=arguments)
+    sys.argv = request["argv"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def failed(request: dict[str, Any], error: BaseException) -> dict[str, object]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 
 from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
 from kernelproto.interfaces import KernelManager
+from kernelproto.launch import ipykernel_process
 from kernelproto.launch.connection_file import LOOPBACK, Transport
 from kernelproto.launch.encryption import is_encrypted, supports_curve
 from kernelproto.launch.kernelspec import KernelSpec
@@ -108,7 +109,7 @@ def _natural_transport(argv: Sequence[str]) -> Transport:
     """Return ipc where it is known to work: no port can be taken, nobody else can connect."""
     program, *arguments = argv
     # Only where this machine's python runs it: inside ssh or docker our sockets are not there.
-    runs_ipykernel = any(
+    runs_ipykernel = ipykernel_process.__file__ in arguments or any(
         option == "-m" and module in _IPYKERNEL_MODULES for option, module in pairwise(arguments)
     )
     is_python = os.path.basename(program).startswith("python")

@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import KernelAttributes, KernelManager
+from kernelproto.launch import ipykernel_process
 from kernelproto.launch.kernelspec import (
     KernelSpec,
     find_kernelspecs,
@@ -204,8 +205,7 @@ def _ipykernel() -> KernelSpec | None:
         argv=(
             sys.executable,
             "-Xfrozen_modules=off",
-            "-m",
-            "ipykernel_launcher",
+            ipykernel_process.__file__,
             "-f",
             "{connection_file}",
         ),

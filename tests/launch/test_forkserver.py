@@ -25,6 +25,7 @@ from kernelproto import (
     run_kernel,
 )
 from kernelproto.launch import forkserver as module
+from kernelproto.launch import ipykernel_process
 from kernelproto.launch.forkserver import ForkServer
 from kernelproto.launch.providers import ForkServerProvider
 from kernelproto.testing import check_kernel_provider
@@ -251,12 +252,12 @@ def test_answer_that_comes_too_late(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, until_gone
 ) -> None:
     server = ForkServer.running([])
-    command = [sys.executable, "-m", "ipykernel_launcher"]
+    command = [sys.executable, ipykernel_process.__file__]
     with open(os.devnull, "wb", buffering=0) as output:
         with monkeypatch.context() as patch:
             patch.setattr(module, "_FORK_SECONDS", 0.0)
+            late = [*command, "-f", str(tmp_path / "kernel.json")]
             with pytest.raises(OSError, match="not answered"):
-                late = [*command, "-f", str(tmp_path / "kernel.json")]
                 server.fork(late, env=os.environ, cwd=None, output=output)
         process = server.fork([*command, "--version"], env=os.environ, cwd=None, output=output)
     for child in children_of(os.getpid()):
