@@ -55,7 +55,7 @@ CONFINED = {
     "tornado": (),
     "traitlets": (),
     "jupyter_client": (),
-    "ipykernel": ("kernelproto/launch/forkserver_process.py",),
+    "ipykernel": ("kernelproto/launch/ipykernel_process.py",),
 }
 
 PURE = (

@@ -20,12 +20,11 @@ MOST_UNSENT = 100_000
 
 def main() -> None:
     """Be an ipykernel, with the arguments of the command line."""
-    import zmq
     from ipykernel.kernelapp import IPKernelApp
 
     class PatientKernelApp(IPKernelApp):
         def init_iopub(self, context: Any) -> None:
-            context.setsockopt(zmq.SNDHWM, MOST_UNSENT)  # of the sockets that are made from now on
+            context.sndhwm = MOST_UNSENT  # of the sockets that are made from now on
             super().init_iopub(context)
 
     PatientKernelApp.launch_instance()

@@ -11,7 +11,7 @@ import anyio
 import msgspec
 
 from kernelproto.testing.faults import Faults, Letter
-from kernelproto.transport import MemoryTransport
+from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire import content as contents
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import ChannelName

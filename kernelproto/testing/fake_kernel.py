@@ -20,7 +20,7 @@ from kernelproto.interfaces import Channels, Deliver
 from kernelproto.launch.exit_status import describe_exit
 from kernelproto.testing.behaviour import Behaviour, Handler, playing, replying
 from kernelproto.testing.exchange import AnyContent, Exchange, Outbox, type_of
-from kernelproto.transport import MemoryTransport
+from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire import content as contents
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import ChannelName, ConnectionInfo

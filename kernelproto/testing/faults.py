@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 import anyio
 
-from kernelproto.transport import MemoryTransport
+from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire.codec import DELIMITER, Codec
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Frame, Message

@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from kernelproto.client import KernelClient, open_client
-from kernelproto.transport import MemoryTransport
+from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.message import Frame, Message, MessageFactory

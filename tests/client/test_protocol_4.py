@@ -11,7 +11,7 @@ import pytest
 
 from kernelproto.client import KernelClient, open_client
 from kernelproto.exceptions import ClientClosed
-from kernelproto.transport import MemoryTransport
+from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire import ChannelName, Codec, ConnectionInfo, Message, MessageFactory
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto.exceptions import ClientClosed
-from kernelproto.transport import MemoryTransport
+from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 pytestmark = pytest.mark.anyio
