@@ -25,7 +25,7 @@ def main() -> None:
     class PatientKernelApp(IPKernelApp):
         def init_iopub(self, context: Any) -> None:
             context.sndhwm = MOST_UNSENT  # of the sockets that are made from now on
-            super().init_iopub(context)
+            super().init_iopub(context)  # type: ignore[no-untyped-call]
 
     PatientKernelApp.launch_instance()
 

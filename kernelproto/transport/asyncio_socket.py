@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import Context as Variables
+from contextvars import copy_context
 
 import zmq
+from anyio.lowlevel import checkpoint_if_cancelled
 
-from kernelproto.transport.raw import BaseSocket, Context
+from kernelproto.transport.raw import READABLE, BaseSocket, Context, Take, drain
+
+try:
+    import sniffio
+except ImportError:
+    sniffio = None  # type: ignore[assignment]
 
 
 def usable() -> bool:
@@ -26,19 +34,37 @@ class AsyncioSocket(BaseSocket):
 
     The descriptor is watched from the first to the last, because beginning to takes longer than
     all the rest of a receive. Whoever waits has a future, which is resolved by whoever finds in
-    EVENTS what is waited for.
+    EVENTS what is waited for. Who listens does not wait: messages are handed over in the turn of
+    the loop that finds them, where waking a task would take another one.
     """
 
     def __init__(self, context: Context, kind: int) -> None:
         super().__init__(context, kind)
         self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._take: Take | None = None
+        self._over: asyncio.Future[None]
+        self._again: asyncio.Handle | None = None
         self._fd = int(self.raw.get(zmq.FD))
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._fd, self._events)
+        self._context = _context_of_asyncio()
+        self._context.run(self._loop.add_reader, self._fd, self._arrived)
 
     def close(self, linger_ms: int) -> None:
         self._loop.remove_reader(self._fd)
         super().close(linger_ms)
+
+    async def listen(self, take: Take) -> None:
+        await checkpoint_if_cancelled()
+        self._over = self._loop.create_future()
+        self._take = take
+        try:
+            self._hand_over_soon()
+            await self._over  # until this is cancelled, or *take* raises
+        finally:
+            self._take = None
+            if self._again is not None:
+                self._again.cancel()
+                self._again = None
 
     async def _wait(self, event: int) -> bool:
         if self._events() & event:
@@ -51,7 +77,10 @@ class AsyncioSocket(BaseSocket):
         return True
 
     def _tell_waiting(self) -> None:
-        if self._waiting:
+        if self._take is not None:
+            if self._events() & READABLE:
+                self._hand_over_soon()
+        elif self._waiting:
             self._events()
 
     def _events(self) -> int:
@@ -61,3 +90,37 @@ class AsyncioSocket(BaseSocket):
             if events & event and not future.done():
                 future.set_result(None)
         return events
+
+    def _arrived(self) -> None:
+        """Take note that the descriptor has become readable."""
+        if self._events() & READABLE and self._take is not None:
+            self._hand_over(self._take)
+
+    def _hand_over_soon(self) -> None:
+        if self._again is None:
+            self._again = self._loop.call_soon(self._hand_over_again, context=self._context)
+
+    def _hand_over_again(self) -> None:
+        self._again = None
+        if self._take is not None:
+            self._hand_over(self._take)
+
+    def _hand_over(self, take: Take) -> None:
+        try:
+            for frames in drain(self.raw):
+                take(frames)
+        except BaseException as error:
+            self._take = None
+            if not self._over.done():
+                self._over.set_exception(error)
+        else:
+            if self._events() & READABLE:  # others come first
+                self._hand_over_soon()
+
+
+def _context_of_asyncio() -> Variables:
+    """Return the current context, in which anyio knows that it is on asyncio without a task."""
+    context = copy_context()
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import anyio
 import zmq
@@ -80,10 +81,7 @@ class _ZmqChannels:
 
     async def receive(self, channel: ChannelName, deliver: Deliver) -> None:
         """Deliver every message of *channel* until cancelled."""
-        socket = self._sockets[channel]
-        while True:
-            for frames in await socket.receive():
-                deliver(channel, frames)
+        await self._sockets[channel].listen(partial(deliver, channel))
 
     async def release_senders(self) -> None:
         """Refuse to send from now on, and wait until no sender uses a socket any more."""

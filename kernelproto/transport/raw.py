@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import anyio
@@ -14,6 +14,8 @@ from kernelproto.wire.message import Frame
 
 RawSocket: TypeAlias = zmq.Socket[bytes]
 Context: TypeAlias = zmq.Context[RawSocket]
+
+Take: TypeAlias = Callable[[list[Frame]], None]
 
 # Draining in one go is what makes receiving fast; stopping now and then lets other tasks run.
 MOST_AT_ONCE = 256
@@ -49,6 +51,11 @@ class BaseSocket(ABC):
             self._tell_waiting()
             if batch:
                 return batch
+
+    async def listen(self, take: Take) -> None:
+        while True:
+            for frames in await self.receive():
+                take(frames)
 
     def try_send(self, frames: Sequence[Frame]) -> bool:
         sent = try_send(self.raw, frames)

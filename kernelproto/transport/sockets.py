@@ -12,7 +12,7 @@ from typing import Protocol
 import zmq
 
 from kernelproto.transport.fd_socket import FDSocket
-from kernelproto.transport.raw import Context, RawSocket
+from kernelproto.transport.raw import Context, RawSocket, Take
 from kernelproto.wire.message import Frame
 
 # libzmq's default of 1023 sockets is some two hundred clients.
@@ -32,6 +32,14 @@ class MessageSocket(Protocol):
         """Wait for messages; return those that are there, at least one, a few hundred at most.
 
         Cancelling it may lose a message: do so only when the socket is about to be closed.
+        """
+        ...
+
+    async def listen(self, take: Take) -> None:
+        """Call *take* with every message that arrives, until cancelled; nobody may receive beside.
+
+        Args:
+            take: a plain function that does not block; what it raises is raised here.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import select
@@ -195,20 +196,25 @@ class TestMessageSocket:
         ]
         assert not pair.peer.poll(0)
 
-    async def test_a_send_takes_no_wake_up_from_the_receiver(self, pair) -> None:
+    @pytest.mark.parametrize("listens", [False, True], ids=["receives", "listens"])
+    async def test_a_send_takes_no_wake_up_from_the_receiver(self, pair, listens: bool) -> None:
         pair.connect()
         pair.listen()
         received: list[list[bytes]] = []
         arrived = anyio.Event()
 
+        def take(message: list[bytes]) -> None:
+            received.append(message)
+            arrived.set()
+
         async def receive() -> None:
             while True:
-                received.extend(await pair.socket.receive())
-                arrived.set()
+                for message in await pair.socket.receive():
+                    take(message)
 
         with anyio.fail_after(GUARD_SECONDS):
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(receive)
+                tasks.start_soon(*((pair.socket.listen, take) if listens else (receive,)))
                 for number in range(300):
                     arrived = anyio.Event()
                     await all_blocked()
@@ -239,8 +245,9 @@ class TestMessageSocket:
                 with anyio.move_on_after(0):
                     await pair.socket.receive()
 
-    async def test_both_directions_at_full_rate(self, pair) -> None:
-        count = 20_000
+    @pytest.mark.parametrize("listens", [False, True], ids=["receives", "listens"])
+    async def test_both_directions_at_full_rate(self, pair, listens: bool) -> None:
+        count = 10_000
         pair.connect()
         pair.listen()
         received: list[list[bytes]] = []
@@ -261,9 +268,18 @@ class TestMessageSocket:
                 if not pair.socket.try_send(message):
                     await pair.socket.send(message)
 
+        def take(message: list[bytes]) -> None:
+            received.append(message)
+            if len(received) == count:
+                raise EnoughError
+
         async def receive() -> None:
-            while len(received) < count:
-                received.extend(await pair.socket.receive())
+            with contextlib.suppress(EnoughError):
+                if listens:
+                    await pair.socket.listen(take)
+                while True:
+                    for message in await pair.socket.receive():
+                        take(message)
 
         with anyio.fail_after(GUARD_SECONDS):
             async with anyio.create_task_group() as tasks:
@@ -272,6 +288,99 @@ class TestMessageSocket:
                 arrived = await anyio.to_thread.run_sync(serve)
         assert received == numbered(count)
         assert arrived == numbered(count)
+
+
+class EnoughError(Exception):
+    """Whoever listens has heard what it was waiting for."""
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+class TestListening:
+    async def test_what_has_come_before_and_what_comes_later(self, pair) -> None:
+        pair.connect()
+        pair.listen()
+        received: list[list[bytes]] = []
+        before, later = anyio.Event(), anyio.Event()
+
+        def take(message: list[bytes]) -> None:
+            received.append(message)
+            {250: before, 500: later}.get(len(received), anyio.Event()).set()
+
+        first, second = numbered(500)[:250], numbered(500)[250:]
+        for message in first:
+            pair.peer.send_multipart(message)
+        pair.wait_for_edge()
+        with anyio.fail_after(GUARD_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(pair.socket.listen, take)
+                await before.wait()
+                for message in second:
+                    pair.peer.send_multipart(message)
+                await later.wait()
+                tasks.cancel_scope.cancel()
+        assert received == numbered(500)
+
+    async def test_lets_others_run(self, pair) -> None:
+        pair.connect()
+        pair.listen()
+        turns = [0]
+
+        async def count_turns() -> None:
+            while True:
+                turns[-1] += 1
+                await checkpoint()
+
+        def take(message: list[bytes]) -> None:
+            turns.append(0)
+            if message == [b"last"]:
+                raise EnoughError
+
+        for _ in range(MOST_AT_ONCE * 3):
+            pair.peer.send(b"")
+        pair.peer.send(b"last")
+        with anyio.fail_after(GUARD_SECONDS):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(count_turns)
+                with pytest.raises(EnoughError):
+                    await pair.socket.listen(take)
+                tasks.cancel_scope.cancel()
+        assert sum(turn > 0 for turn in turns) >= 2
+
+    async def test_hears_nothing_more_once_it_has_raised_or_was_cancelled(self, pair) -> None:
+        pair.connect()
+        pair.listen()
+
+        def take(message: list[bytes]) -> None:
+            raise EnoughError(message)
+
+        with anyio.fail_after(GUARD_SECONDS):
+            pair.peer.send(b"one")
+            with pytest.raises(EnoughError):
+                await pair.socket.listen(take)
+            pair.peer.send(b"two")
+            pair.wait_for_edge()
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await pair.socket.listen(take)
+            assert scope.cancelled_caught
+            await all_blocked()
+            assert await pair.socket.receive() == [[b"two"]]
+
+    async def test_may_use_anyio(self, pair) -> None:
+        pair.connect()
+        pair.listen()
+        times: list[float] = []
+
+        def take(message: list[bytes]) -> None:
+            times.append(anyio.current_time())
+            raise EnoughError
+
+        with anyio.fail_after(GUARD_SECONDS):
+            pair.peer.send(b"")
+            with pytest.raises(EnoughError):
+                await pair.socket.listen(take)
+        assert times[0] <= anyio.current_time()
 
 
 def threads() -> set[str]:
