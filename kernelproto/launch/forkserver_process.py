@@ -49,7 +49,6 @@ LATE_IMPORTS = (
     "faulthandler",
     "ipykernel.debugger",
     "ipykernel.ipkernel",
-    "matplotlib_inline.backend_inline",
     "psutil",
     "sqlite3",
     "tornado.gen",
@@ -59,6 +58,9 @@ LATE_IMPORTS = (
 )
 
 LINE_BYTES = 2**16
+
+# Where ipykernel has matplotlib draw, unless MPLBACKEND says otherwise.
+INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 # Whose end an ipykernel does not outlive.
 PARENT_VARIABLE = "JPY_PARENT_PID"
@@ -244,6 +246,7 @@ def become_kernel(request: dict[str, Any], output: int, failure: int) -> None:
         if PARENT_VARIABLE in os.environ:
             os.environ[PARENT_VARIABLE] = str(os.getppid())
         time.tzset()
+        choose_backend()
         if request["cwd"] is not None:
             os.chdir(request["cwd"])
         reseed()
@@ -263,6 +266,13 @@ def reseed() -> None:
     uuid: Any = sys.modules.get("uuid")
     if uuid is not None:
         uuid._node = uuid._last_timestamp = None
+
+
+def choose_backend() -> None:
+    """Have matplotlib draw where it would have, had it been loaded by the kernel itself."""
+    matplotlib: Any = sys.modules.get("matplotlib")
+    if matplotlib is not None:
+        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE_BACKEND
 
 
 def be_kernel(request: dict[str, Any]) -> None:

@@ -244,6 +244,23 @@ def test_any_thread_may_fork() -> None:
     assert len(set(map(id, servers))) == 1
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    ("preload", "env", "shown"),
+    [
+        ([], {}, ["text/plain", "image/png"]),
+        (["matplotlib.pyplot"], {}, ["text/plain", "image/png"]),
+        (["matplotlib.pyplot"], {"MPLBACKEND": "agg"}, None),
+    ],
+)
+async def test_figures_are_shown_as_by_a_new_kernel(preload, env, shown) -> None:
+    pytest.importorskip("matplotlib")
+    async with run_kernel("fork/kernel", finder=finder(*preload), env=env) as kernel:
+        result = await kernel.execute("import matplotlib.pyplot as plt; _ = plt.plot([1, 2])")
+        (output,) = result.raise_for_error().outputs or [None]
+        assert (output and sorted(output.data, reverse=True)) == shown
+
+
 def children_of(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
