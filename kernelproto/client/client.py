@@ -99,6 +99,11 @@ class KernelClient(Requests):
         return self._dispatcher.refused
 
     @property
+    def observers(self) -> Observers:
+        """Who watches; of a Kernel's clients they are the same ones."""
+        return self._observers
+
+    @property
     def info(self) -> content.KernelInfoReply | None:
         """What the kernel has said that it is; None until ``wait_for_ready`` has asked."""
         return self._info

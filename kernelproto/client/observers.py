@@ -189,8 +189,14 @@ class Observers:
             self._streams.remove(stream)
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell *watcher* everything from now on."""
+        """Tell *watcher* everything from now on, and at once if there is no kernel any more."""
         self._watchers.append(watcher)
+        if self._failure is not None:
+            watcher.fail(self._failure)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell *watcher* nothing more."""
+        self._watchers.remove(watcher)
 
     def add_handler(self, handler: Handler, channels: Collection[ChannelName]) -> None:
         """Call *handler* for every message; see ``KernelClient.add_handler``."""

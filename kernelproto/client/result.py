@@ -115,7 +115,7 @@ class ExecutionResult:
             if isinstance(output, Stream) and last.get("name") == output.name:
                 last["text"] += output.text
             else:
-                cells.append(_notebook_output(output))
+                cells.append(notebook_output(output))
         return cells
 
     def _stream(self, name: str) -> str:
@@ -163,7 +163,8 @@ def _error(reply: ExecuteReply) -> ErrorOutput | None:
     return ErrorOutput(reply.ename, reply.evalue, reply.traceback)
 
 
-def _notebook_output(output: LastingOutput) -> dict[str, Any]:
+def notebook_output(output: LastingOutput) -> dict[str, Any]:
+    """Return an output as a code cell of nbformat 4 holds it."""
     match output:
         case Stream(name, text):
             return {"output_type": "stream", "name": name, "text": text}
