@@ -180,6 +180,7 @@ class ForkServer:
         }
         answers: SimpleQueue[dict[str, Any]] = SimpleQueue()
         self._answers[number] = answers
+        answer: dict[str, Any]
         try:
             self._send(request, output.fileno())
             answer = answers.get(timeout=_FORK_SECONDS)

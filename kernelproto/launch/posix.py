@@ -18,6 +18,7 @@ from contextlib import suppress
 from io import FileIO
 from typing import ClassVar
 
+from kernelproto.launch.process import Exit
 from kernelproto.launch.process_end import watch_end
 from kernelproto.launch.signalled import SignalledProcess
 
@@ -85,7 +86,7 @@ class ProcessGroup(SignalledProcess):
             with suppress(PermissionError, ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.before_reaping()
-            self.exit = self._end.reap()
+            self.exit: Exit | None = self._end.reap()
         self._ended = True
         return True
 

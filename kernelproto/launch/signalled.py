@@ -21,9 +21,11 @@ class SignalledProcess(ABC):
         sign: a descriptor that can be read once the process has ended.
     """
 
+    exit: Exit | None
+
     def __init__(self, pid: int, sign: FileIO) -> None:
         self.pid = pid
-        self.exit: Exit | None = None
+        self.exit = None
         self.killed = False
         self._sign = sign
         # Only one task at a time may wait for a descriptor; the others wait for their turn.
