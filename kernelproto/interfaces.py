@@ -110,6 +110,17 @@ class ExplainsDeath(Protocol):
 
 
 @runtime_checkable
+class HasProcess(Protocol):
+    """Optional part of a KernelManager: its kernel is a process of this machine.
+
+    Attributes:
+        pid: the number of the process.
+    """
+
+    pid: int
+
+
+@runtime_checkable
 class MayLoseAddress(Protocol):
     """Optional part of a KernelManager: its kernel listens where others might have been first."""
 
@@ -259,5 +270,9 @@ class Authenticator(Protocol):
     """Tells who makes a request to a kernel server."""
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return who makes a request; None refuses it. It is asked for every single one."""
+        """Return who makes a request; None refuses it. It is asked for every single one.
+
+        Raises:
+            AuthenticatorUnavailable: it cannot find that out now. The request is told so.
+        """
         ...

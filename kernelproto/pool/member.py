@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import uuid
+from collections import Counter
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
@@ -14,7 +14,9 @@ import anyio
 import msgspec
 
 from kernelproto.client.waiter import Waiter
-from kernelproto.exceptions import KernelProtoError, PoolError
+from kernelproto.exceptions import ClientClosed, KernelProtoError, PoolError
+from kernelproto.interfaces import HasProcess
+from kernelproto.log_fields import logging_about
 from kernelproto.pool.activity import is_activity
 from kernelproto.pool.plan import Lease
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
@@ -40,6 +42,8 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
         connections: how many clients are connected.
         started_at: when its start began, in UTC.
         last_activity: when it was started, restarted, or last did something for somebody, in UTC.
+        pid: the number of its process; None where that is not on this machine, and while there is
+            none.
     """
 
     kernel_id: str
@@ -50,6 +54,7 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
     connections: int
     started_at: datetime
     last_activity: datetime
+    pid: int | None = None
 
 
 class Member:
@@ -59,12 +64,13 @@ class Member:
         number: its place in the plan.
         lease: whose it is.
         kernel_type: what it is started as.
+        kernel_id: the id that the pool gives it.
+        counts: of the pool: it adds to "failed" and "restarted".
         on_change: called with it when it is ready, has become busy or idle, or has died for good.
 
     Attributes:
-        kernel_id: the id that the pool gives it.
         ready: gives the kernel once it is ready, or the reason why there is none.
-        ending: whether it was told to end.
+        ending: whether it was told to end, or ends with its pool.
         gone: set when nothing is left of it.
         busy: whether it works or is being restarted, when that was last looked at.
         dead: whether it has died for good, the same.
@@ -72,12 +78,19 @@ class Member:
     """
 
     def __init__(
-        self, number: int, lease: Lease, kernel_type: str, *, on_change: Callable[[Member], None]
+        self,
+        number: int,
+        lease: Lease,
+        kernel_type: str,
+        *,
+        kernel_id: str,
+        counts: Counter[str],
+        on_change: Callable[[Member], None],
     ) -> None:
         self.number = number
         self.lease = lease
         self.kernel_type = kernel_type
-        self.kernel_id = str(uuid.uuid4())
+        self.kernel_id = kernel_id
         self.ready = Waiter[Kernel]()
         self.ending = False
         self.gone = anyio.Event()
@@ -85,8 +98,10 @@ class Member:
         self.dead = False
         self.active_at = -math.inf
         self._kernel: Kernel | None = None
+        self._has_worked = False
         self._scope = anyio.CancelScope()
         self._started_at = self._last_activity = datetime.now(UTC)
+        self._counts = counts
         self._on_change = on_change
 
     def __str__(self) -> str:
@@ -97,6 +112,10 @@ class Member:
         """Whether it was ready once."""
         return self._kernel is not None
 
+    def logged(self) -> AbstractContextManager[None]:
+        """Say in the block's log records, and those of its tasks, that they are about it."""
+        return logging_about(kernel_id=self.kernel_id, user=self.lease.user)
+
     def describe(self, connections: int) -> PooledKernel:
         """Return what there is to tell about it."""
         return PooledKernel(
@@ -104,10 +123,11 @@ class Member:
             user=self.lease.user,
             name=self.lease.name,
             kernel_type=self.kernel_type,
-            state="starting" if self._kernel is None else self._kernel.state,
+            state=self._state(),
             connections=connections,
             started_at=self._started_at,
             last_activity=self._last_activity,
+            pid=self._pid(),
         )
 
     async def serve(
@@ -124,8 +144,12 @@ class Member:
                     nullcontext() if restart is None else KernelRestarter(kernel, restart),
                 ):
                     self._begin(kernel)
-                    await anyio.sleep_forever()
+                    try:
+                        await anyio.sleep_forever()
+                    finally:  # also when the whole pool ends: it will be dead, but was not lost
+                        self.ending = True
         except Exception as error:
+            self._counts["failed"] += 1
             words = "could not be started" if self._kernel is None else "has failed"
             # What is no error of kernelproto's own is somebody's bug, and worth a traceback.
             foreign = not isinstance(error, KernelProtoError)
@@ -135,9 +159,15 @@ class Member:
             self.ready.fail(PoolError(f"the {self} was ended while it was being started"))
             self.gone.set()
 
-    def end(self) -> None:
-        """Have the kernel ended; ``gone`` tells when that is done."""
+    def end(self, why: str) -> None:
+        """Have the kernel ended; ``gone`` tells when that is done.
+
+        Args:
+            why: what is told to those who hold it still.
+        """
         self.ending = True
+        if self._kernel is not None:
+            self._kernel.generations.explain_end(ClientClosed(why))
         self._scope.cancel()
 
     def look(self) -> bool:
@@ -153,6 +183,7 @@ class Member:
     def offer(self, message: Message, channel: ChannelName) -> None:
         """Take note of a message; part of ``Watcher``."""
         if is_activity(message, channel):
+            self._has_worked = True
             self._note_activity()
         self._look()
 
@@ -162,6 +193,8 @@ class Member:
 
     def resume(self) -> None:
         """Take note that the kernel was restarted; part of ``Watcher``."""
+        self._counts["restarted"] += 1
+        self._has_worked = False
         self._note_activity()
         self._look()
 
@@ -172,6 +205,20 @@ class Member:
         self._note_activity()
         self.ready.set(kernel)
         self._on_change(self)
+
+    def _state(self) -> PooledState:
+        if self._kernel is None:
+            return "starting"
+        # A new kernel is still busy with the question whether it is ready, which is no work.
+        busy = self._kernel.state == "busy" and not self._has_worked
+        return "idle" if busy else self._kernel.state
+
+    def _pid(self) -> int | None:
+        # While there is no process, its number may be somebody else's.
+        if self._kernel is None or self._kernel.state not in ("idle", "busy"):
+            return None
+        manager = self._kernel.manager
+        return manager.pid if isinstance(manager, HasProcess) else None
 
     def _note_activity(self) -> None:
         self.active_at = anyio.current_time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -41,6 +42,15 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN_SECONDS = 1.0
 
 
+# What those are told who hold a kernel still.
+_REASONS = {
+    "evicted": "evicted: it was idle, and somebody else needed its place; get() starts another one",
+    "culled": "culled: it was idle for too long; get() starts another one",
+    "released": "released: get() starts another one",
+    "lost": "lost: it has died, and get() starts another one",
+}
+
+
 class StartOptions(TypedDict, total=False):
     """How a kernel is started, where that differs from the pool's other kernels.
 
@@ -49,12 +59,14 @@ class StartOptions(TypedDict, total=False):
         cwd: the working directory.
         env: environment variables, beside those of the pool.
         launch_params: launch parameters in place of the pool's.
+        kernel_id: the id that it gets, a UUID; a new one by default.
     """
 
     kernel: str | None
     cwd: str | os.PathLike[str] | None
     env: Mapping[str, str] | None
     launch_params: Mapping[str, object] | None
+    kernel_id: str | None
 
 
 class Recipe(Protocol):
@@ -232,16 +244,24 @@ class Members(AsyncContextManagerMixin):
 
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._recipe.kernel_type(start)
-        self._members[number] = Member(number, lease, kernel_type, on_change=self._note_change)
+        self._members[number] = Member(
+            number,
+            lease,
+            kernel_type,
+            kernel_id=start.get("kernel_id") or str(uuid.uuid4()),
+            counts=self.counts,
+            on_change=self._note_change,
+        )
         self.counts["started"] += 1
         tasks.start_soon(self._serve, self._members[number], start)
 
     def _end(self, member: Member, why: str) -> None:
         if not member.ending:
-            logger.info("the %s is ended: it was %s", member, why)
+            with member.logged():
+                logger.info("the %s is ended: it was %s", member, why)
             self.counts[why] += 1
             self._plan.end(member.number)
-            member.end()
+            member.end(f"the {member} was {_REASONS[why]}")
 
     def _refuse(self, ticket: int, error: PoolError) -> None:
         self.counts["refused"] += 1
@@ -250,7 +270,8 @@ class Members(AsyncContextManagerMixin):
     async def _serve(self, member: Member, start: StartOptions) -> None:
         launch = partial(self._recipe.launch, start)
         try:
-            await member.serve(launch, self._timeouts, self._restart)
+            with member.logged():
+                await member.serve(launch, self._timeouts, self._restart)
         finally:
             self._plan.ended(member.number)
             del self._members[member.number]
@@ -286,7 +307,8 @@ def _full(limit: int, waiting: int) -> PoolFull:
 
 
 def _beyond_quota(limit: int, user: str) -> QuotaExceeded:
+    kernels = "1 kernel" if limit == 1 else f"{limit} kernels"
     return QuotaExceeded(
-        f"{user!r} may have no more kernels than {limit}: release one first, or raise max_per_user",
+        f"{user!r} has {kernels}, as many as each user may: end one first, or raise max_per_user",
         limit=limit,
     )

@@ -51,8 +51,8 @@ class KernelPool(AsyncContextManagerMixin):
     connected to it. One that was idle for ``idle_timeout`` seconds is ended (culled). When there
     are ``max_kernels`` and one more is asked for, the one that has been idle longest is ended
     (evicted). A kernel that is busy or connected is never taken away. Who holds a Kernel that was
-    taken away gets ClientClosed from it, and another one from ``get``; a ``connection`` is what
-    keeps a kernel.
+    taken away gets ClientClosed from it, which says so, and another one from ``get``; a
+    ``connection`` is what keeps a kernel.
 
     Leaving the block ends all kernels, at the same time, each in order as ``run_kernel`` does.
 
@@ -74,8 +74,9 @@ class KernelPool(AsyncContextManagerMixin):
         timeouts: the phases of each kernel's life, in seconds.
 
     Attributes:
-        counts: how many kernels were "started", "evicted", "culled", "released" or "lost" for good,
-            and how many requests "refused", since the pool was made.
+        counts: how many kernels were "started", "restarted", "evicted", "culled", "released" or
+            "lost" for good, how many have "failed", most of them to start, and how many requests
+            were "refused", since the pool was made.
 
     Raises:
         ValueError: a limit makes no sense.
@@ -128,7 +129,8 @@ class KernelPool(AsyncContextManagerMixin):
             wait: whether to wait for room rather than to raise PoolFull. Those who wait come first
                 in order; they get the place of a kernel that ends, or of one that has been idle for
                 half a second.
-            start: how it is started if there is none.
+            start: how it is started if there is none; a *kernel_id* must not be that of another
+                kernel of this user's.
 
         Raises:
             PoolFull: there is no room: no kernel is idle, or others wait for room already.
@@ -226,6 +228,10 @@ class KernelPool(AsyncContextManagerMixin):
         Those that are being started are among them, those that are being ended are not.
         """
         return [kernel for kernel in self._members.describe() if user in (None, kernel.user)]
+
+    def find(self, kernel_id: str, *, user: str) -> PooledKernel | None:
+        """Describe a user's kernel by its id; None where they have none of this id."""
+        return next((k for k in self.kernels(user) if k.kernel_id == kernel_id), None)
 
     async def _existing(self, lease: Lease) -> Kernel:
         member = self._members.find(lease)

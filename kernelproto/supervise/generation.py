@@ -77,6 +77,7 @@ class Generation:
         gone: set when its process has ended and everybody who waited for it was told.
         outlives: whether leaving lets go of the process instead of ending it.
         reason: why it was killed, if it was killed from here.
+        farewell: what those get who still wait for it when its block is left.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Generation:
         self.gone = anyio.Event()
         self.outlives = False
         self.reason: str | None = None
+        self.farewell = ClientClosed("the kernel was shut down")
         self._timeouts = timeouts
         self._ending = anyio.Lock()
         self._lost_address = False
@@ -297,6 +299,6 @@ async def _open(
                 if generation.outlives and isinstance(manager, MayOutlive):
                     finish = manager.release
                 else:
-                    await generation.end(ClientClosed("the kernel was shut down"))
+                    await generation.end(generation.farewell)
     finally:
         await to_the_end(partial(attempt, finish), seconds=timeouts.kill)

@@ -107,13 +107,14 @@ class Generations:
         self.replacement: Replacement | None = None
         self.failure: Exception | None = None
         self.over = False
-        self.observers = Observers(self._start_task)
-        self.events = EventHub(self._start_task)
+        self.observers = Observers(self.start_task)
+        self.events = EventHub(self.start_task)
         self._launch = launch
         self._tasks = tasks
         self._timeouts = timeouts
         self._comm_targets: dict[str, OnCommOpen] = {}
         self._supervisor: Supervisor | None = None
+        self._farewell = ClientClosed("the kernel was shut down")
 
     async def begin(self) -> Generation:
         """Start a generation, in a task of the kernel's, and return it when it is ready.
@@ -172,14 +173,17 @@ class Generations:
     async def end(self) -> int | None:
         """End the kernel for good; return the exit status of its process, None if unknown."""
         self.over = True
-        shut_down = ClientClosed("the kernel was shut down")
         try:
             if self.replacement is not None:
                 await to_the_end(partial(_abandon, self.replacement))
-            return await self.current.end(shut_down)
+            return await self.current.end(self._farewell)
         finally:
-            self.observers.fail(shut_down)
+            self.observers.fail(self._farewell)
             self.events.end()
+
+    def explain_end(self, error: ClientClosed) -> None:
+        """Say, before the kernel is ended, what those get who hold it still."""
+        self._farewell = self.current.farewell = error
 
     async def leave(self) -> None:
         """Let the kernel outlive this program, unless it was shut down or has died."""
@@ -201,7 +205,8 @@ class Generations:
         finally:
             self._supervisor = None
 
-    def _start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function for as long as the kernel is served; what it raises is logged."""
         start_logged(self._tasks, function, *args)
 
     async def _serve(self, *, task_status: TaskStatus[Generation]) -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import uuid
+from collections import Counter
 from datetime import UTC, datetime
 
 import anyio
@@ -14,6 +14,7 @@ from kernelproto.testing import FakeProvider
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 ADA = Lease("ada", "default")
+KERNEL_ID = "8d2a6a02-5d3c-4e0e-9d0a-0f6a4e1a7c11"
 
 
 def member_of(lease: Lease, changes: list[tuple[bool, bool]] | None = None) -> Member:
@@ -21,7 +22,9 @@ def member_of(lease: Lease, changes: list[tuple[bool, bool]] | None = None) -> M
         if changes is not None:
             changes.append((member.busy, member.dead))
 
-    return Member(1, lease, "fake/kernel", on_change=on_change)
+    return Member(
+        1, lease, "fake/kernel", kernel_id=KERNEL_ID, counts=Counter(), on_change=on_change
+    )
 
 
 async def test_life() -> None:
@@ -34,7 +37,7 @@ async def test_life() -> None:
         tasks.start_soon(member.serve, lambda: fakes.launch("kernel"), Timeouts(), None)
         kernel = await member.ready.wait()
         assert changes == [(False, False)]
-        assert kernel.kernel_id == member.kernel_id == str(uuid.UUID(member.kernel_id))
+        assert kernel.kernel_id == member.kernel_id == KERNEL_ID
 
         await kernel.execute("1")
         assert changes == [(False, False), (True, False), (False, False)]
@@ -43,7 +46,7 @@ async def test_life() -> None:
         assert (model.state, model.connections) == ("idle", 7)
         assert begun_at <= model.started_at <= model.last_activity <= datetime.now(UTC)
 
-        member.end()
+        member.end("it was ended")
         await member.gone.wait()
         assert changes[-1] == (False, True)
         assert member.describe(0).state == "dead"
@@ -61,13 +64,13 @@ async def test_death_is_told() -> None:
             with pytest.raises(Exception, match="died"):
                 await anext(messages)
         assert changes[-1] == (False, True)
-        member.end()
+        member.end("it was ended")
 
 
 async def test_end_before_it_began() -> None:
     member = member_of(ADA)
     async with FakeProvider() as fakes:
-        member.end()
+        member.end("it was ended")
         await member.serve(lambda: fakes.launch("kernel"), Timeouts(), None)
         assert fakes.kernels == []
     with pytest.raises(PoolError, match="kernel 'default' of 'ada'"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import uuid
 from contextlib import suppress
 
 import anyio
@@ -26,6 +28,7 @@ from kernelproto import (
 )
 from kernelproto.pool import members, plan
 from kernelproto.testing import Exchange, FakeProvider
+from kernelproto.wire.content import Status
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -68,6 +71,20 @@ async def test_each_user_has_a_kernel_of_their_own(pool_of) -> None:
         ]
     assert provider.alive == 0
     assert pool.kernels() == []
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_kernels_that_end_with_the_pool_are_not_lost(pool_of, caplog, cancelled) -> None:
+    with caplog.at_level(logging.INFO), anyio.CancelScope() as scope:
+        async with pool_of() as (pool, provider):
+            await pool.get("ada")
+            await pool.get("bob")
+            if cancelled:
+                scope.cancel()
+                await checkpoint()
+    assert provider.alive == 0
+    assert pool.counts == {"started": 2}
+    assert "lost" not in caplog.text
 
 
 async def test_who_asks_meanwhile_gets_the_same_kernel(pool_of) -> None:
@@ -132,7 +149,7 @@ async def test_longest_idle_kernel_makes_room(pool_of) -> None:
         eve = await pool.get("eve")
         assert [kernel.user for kernel in pool.kernels()] == ["ada", "eve"]
         assert provider.alive == 2
-        with pytest.raises(ClientClosed):
+        with pytest.raises(ClientClosed, match=r"evicted: .* somebody else needed its place"):
             await bob.execute("6 * 7")
         bob_again = await pool.get("bob")
         assert bob_again.kernel_id != bob.kernel_id
@@ -265,7 +282,7 @@ async def test_release(pool_of) -> None:
             assert await pool.release("ada")
             assert provider.alive == 0
             assert pool.kernels() == []
-            with pytest.raises(ClientClosed):
+            with pytest.raises(ClientClosed, match="released"):
                 async for _ in connection.messages:
                     pass
         assert not await pool.release("ada")
@@ -322,6 +339,7 @@ async def test_restart(pool_of) -> None:
         assert await pool.get("ada") is kernel
         assert (after.kernel_id, after.started_at) == (before.kernel_id, before.started_at)
         assert after.last_activity > before.last_activity
+        assert pool.counts == {"started": 1, "restarted": 1}
 
 
 async def test_restart_that_fails_gives_up_the_place(pool_of) -> None:
@@ -373,7 +391,7 @@ async def test_kernel_that_dies_is_restarted_and_disturbs_nobody(pool_of) -> Non
             assert message.content.text == "hello"
         assert bob.state == "idle"
         assert pool.kernels("bob")[0].kernel_id == bob.kernel_id
-        assert pool.counts == {"started": 2}
+        assert pool.counts == {"started": 2, "restarted": 1}
 
 
 @pytest.mark.parametrize("restart", [None, "policy"])
@@ -428,6 +446,7 @@ async def test_start_that_fails_is_told_to_all_who_asked_and_tried_again(pool_of
             for _ in range(3):
                 tasks.start_soon(get, pool)
         assert len(set(errors)) == 3
+        assert pool.counts == {"started": 2, "failed": 1}
         assert [kernel.user for kernel in pool.kernels()] == ["bob"]
         provider.launching = checkpoint
         ada = await pool.get("ada")
@@ -663,3 +682,30 @@ async def test_outside_of_its_block(pool_of) -> None:
 async def test_limits_that_make_no_sense(option: str) -> None:
     with pytest.raises(ValueError, match=option):
         KernelPool(**{option: 0})
+
+
+async def test_id_can_be_chosen_and_looked_up(pool_of) -> None:
+    chosen = str(uuid.uuid4())
+    async with pool_of() as (pool, _):
+        assert pool.find(chosen, user="ada") is None
+        for user in ("ada", "bob"):  # each has ids of their own
+            kernel = await pool.get(user, kernel_id=chosen)
+            assert kernel.kernel_id == chosen
+            found = pool.find(chosen, user=user)
+            assert found is not None
+            assert found.user == user
+
+
+async def test_kernel_that_looks_whether_it_is_ready_is_idle(pool_of) -> None:
+    async with pool_of() as (pool, provider), anyio.create_task_group() as tasks:
+        kernel = await pool.get("ada")
+        (fake,) = provider.kernels
+        question = await fake.wait_for("kernel_info_request")
+        fake.publish(Status("busy"), parent=question)
+        while kernel.state != "busy":
+            await checkpoint()
+        assert pool.kernels()[0].state == "idle"
+        fake.publish(Status("idle"), parent=question)
+        await start_working(tasks, kernel)
+        assert pool.kernels()[0].state == "busy"
+        await pool.release("ada")
