@@ -25,7 +25,12 @@
     |- PoolError                        a KernelPool does not do what it was asked for
     |  |- PoolFull                      every kernel is in use, and no more are allowed
     |  `- QuotaExceeded                 the user has as many kernels as allowed
-    `- InvalidSettings (ValueError)     a kernel server cannot be set up like that
+    |- NotebookError                    a notebook cannot be executed
+    |  |- InvalidNotebook (ValueError)  it is no notebook, or cannot be written as one
+    |  |- InvalidParameter (ValueError) there is no way to write it in the notebook's language
+    |  `- CellTimeout (TimeoutError)    a cell took longer than allowed
+    |- InvalidSettings (ValueError)     a kernel server cannot be set up like that
+    `- AuthenticatorUnavailable         who somebody is cannot be found out, for now
 
 Each takes its message first and keeps its facts as keyword attributes, so that every one of them
 can be copied and pickled: a failure is handed to many waiting tasks, each of which raises a copy of
@@ -249,8 +254,38 @@ class QuotaExceeded(PoolError):
         self.limit = limit
 
 
+class NotebookError(KernelProtoError):
+    """A notebook cannot be executed, or not to its end."""
+
+
+class InvalidNotebook(NotebookError, ValueError):
+    """What should be a notebook is none, or what was put into one does not belong there."""
+
+
+class InvalidParameter(NotebookError, ValueError):
+    """A parameter of a notebook cannot be written in the notebook's language."""
+
+
+class CellTimeout(NotebookError, TimeoutError):
+    """A cell of a notebook took longer than allowed.
+
+    Attributes:
+        index: its position among all cells of the notebook, from 0.
+        seconds: how long it ran.
+    """
+
+    def __init__(self, message: str, *, index: int = 0, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.index = index
+        self.seconds = seconds
+
+
 class InvalidSettings(KernelProtoError, ValueError):
     """What a kernel server was told cannot be used; the message names the key and the place."""
+
+
+class AuthenticatorUnavailable(KernelProtoError):
+    """An Authenticator cannot find out who somebody is, for now: nobody new is let in."""
 
 
 def fresh(error: ErrorT) -> ErrorT:

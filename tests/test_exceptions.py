@@ -35,7 +35,12 @@ TREE = {
     "PoolError": (KernelProtoError,),
     "PoolFull": (exceptions.PoolError,),
     "QuotaExceeded": (exceptions.PoolError,),
+    "NotebookError": (KernelProtoError,),
+    "InvalidNotebook": (exceptions.NotebookError, ValueError),
+    "InvalidParameter": (exceptions.NotebookError, ValueError),
+    "CellTimeout": (exceptions.NotebookError, TimeoutError),
     "InvalidSettings": (KernelProtoError, ValueError),
+    "AuthenticatorUnavailable": (KernelProtoError,),
 }
 
 FACTS = {
@@ -49,6 +54,7 @@ FACTS = {
     "OutputOverflow": {"discarded_messages": 3, "discarded_bytes": 4096},
     "PoolFull": {"limit": 50},
     "QuotaExceeded": {"limit": 1},
+    "CellTimeout": {"index": 3, "seconds": 60.0},
 }
 
 DUPLICATES = {

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +14,11 @@ import pytest
 import kernelproto
 
 PUBLIC = [
+    "AuthenticatorUnavailable",
     "Backoff",
     "BlockingClient",
     "BlockingKernel",
+    "CellTimeout",
     "ClearOutput",
     "ClientClosed",
     "Comm",
@@ -30,6 +35,8 @@ PUBLIC = [
     "InputRequest",
     "InvalidKernelSpec",
     "InvalidLaunchParameter",
+    "InvalidNotebook",
+    "InvalidParameter",
     "InvalidSettings",
     "InvalidSignature",
     "Kernel",
@@ -50,6 +57,7 @@ PUBLIC = [
     "MalformedMessage",
     "MessageStream",
     "NoSuchKernel",
+    "NotebookError",
     "OutputOverflow",
     "PoolError",
     "PoolFull",
@@ -112,3 +120,24 @@ def has_docstring(obj: object, name: str) -> bool:
     # A dataclass without a docstring is given its signature for one.
     docstring = inspect.getdoc(obj) or f"{name}("
     return not docstring.startswith(f"{name}(")
+
+
+def test_the_codec_and_the_exceptions_load_neither_zmq_nor_anyio() -> None:
+    program = (
+        "import sys, kernelproto as k; k.KernelDied, k.wire.Codec, k.Stream\n"
+        "print(*{'anyio', 'asyncio', 'zmq'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+def test_star_import() -> None:
+    names: dict[str, object] = {}
+    exec("from kernelproto import *", names)
+    assert sorted(names.keys() - {"__builtins__"}) == PUBLIC
+
+
+def test_packages_are_attributes_and_nothing_else_is() -> None:
+    assert kernelproto.wire is importlib.import_module("kernelproto.wire")
+    with pytest.raises(AttributeError, match="no attribute 'Wire'"):
+        _ = kernelproto.Wire  # type: ignore[attr-defined]

@@ -8,7 +8,9 @@ As a program: ``python -m kernelproto.server --help``. In a program::
 which is an ASGI application, to be served or mounted while the pool is open.
 """
 
-from kernelproto.server.app import create_app
+import importlib
+import typing
+
 from kernelproto.server.settings import Settings, load_settings
 from kernelproto.server.users import (
     Anybody,
@@ -19,8 +21,13 @@ from kernelproto.server.users import (
     hash_token,
 )
 
+if typing.TYPE_CHECKING:
+    from kernelproto.server.app import create_app
+    from kernelproto.server.hub import HubToken
+
 __all__ = [
     "Anybody",
+    "HubToken",
     "ProxyHeader",
     "Settings",
     "Shared",
@@ -30,3 +37,12 @@ __all__ = [
     "hash_token",
     "load_settings",
 ]
+
+_HOMES = {"create_app": "kernelproto.server.app", "HubToken": "kernelproto.server.hub"}
+
+
+def __getattr__(name: str) -> object:
+    # What needs the extra is loaded when it is used, so that the program can say what is missing.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from kernelproto.exceptions import (
@@ -26,6 +26,14 @@ from kernelproto.exceptions import (
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SECURITY_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-site",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 # The first that fits counts.
 _STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
@@ -70,11 +78,14 @@ async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
         HTTPException: it is larger, or something else.
     """
     body = bytearray()
-    async with aclosing(request.stream()) as chunks:
-        async for chunk in chunks:
-            body += chunk
-            if len(body) > limit:
-                raise HTTPException(413, f"a body may have {limit} bytes at the most")
+    try:
+        async with aclosing(request.stream()) as chunks:
+            async for chunk in chunks:
+                body += chunk
+                if len(body) > limit:
+                    raise HTTPException(413, f"a body may have {limit} bytes at the most")
+    except ClientDisconnect:
+        raise HTTPException(400, "the body has not come to its end") from None
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (ValueError, RecursionError) as error:
@@ -100,4 +111,6 @@ async def answer_kernel_error(request: Request, error: Exception) -> Response:
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Answer what should not have happened; the log has the traceback."""
-    return error_response(500, "the server has failed: its log tells more")
+    response = error_response(500, "the server has failed: its log tells more")
+    response.headers.update(SECURITY_HEADERS)  # it is answered outside of what adds them
+    return response

@@ -19,6 +19,7 @@ from kernelproto.exceptions import KernelProtoError
 from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
+from kernelproto.server import dashboard, health
 from kernelproto.server.answers import (
     answer_bug,
     answer_http_error,
@@ -27,9 +28,11 @@ from kernelproto.server.answers import (
 )
 from kernelproto.server.channels import ChannelsRoute
 from kernelproto.server.desk import Desk
+from kernelproto.server.feed import Feeds
 from kernelproto.server.guard import Guard
 from kernelproto.server.kernels import KernelRoutes
 from kernelproto.server.kernelspecs import KernelSpecRoutes
+from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import timestamp
 from kernelproto.server.sessions import SessionRoutes
 from kernelproto.server.settings import Settings
@@ -48,7 +51,7 @@ def create_app(
 
     It runs on asyncio and on Trio, by itself or mounted in another application, while the pool is
     open; it neither opens nor closes it. Of the settings it heeds what is about requests: kernel,
-    root_dir, allow_env, allow_origins and the limits in bytes.
+    root_dir, allow_env, allow_origins, metrics_token and the limits for one user or client.
 
     Args:
         pool: has the kernels.
@@ -56,12 +59,12 @@ def create_app(
         authenticator: knows the users; it is asked for every request and WebSocket.
         settings: what clients may do.
     """
-    desk = Desk(pool, settings)
+    feeds = Feeds(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
+    metrics = Metrics(pool, feeds)
+    desk = Desk(pool, settings, metrics)
     limit = settings.max_body_bytes
     channels = ChannelsRoute(
-        desk,
-        max_message_bytes=settings.max_message_bytes,
-        send_buffer_bytes=settings.send_buffer_bytes,
+        desk, feeds, metrics.traffic, max_message_bytes=settings.max_message_bytes
     )
     # What is first in the list is outermost: a browser asks what it may before it says who it is.
     middleware = [
@@ -71,7 +74,13 @@ def create_app(
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["Authorization", "Content-Type", "X-XSRFToken"],
         ),
-        Middleware(Guard, authenticator=authenticator, allow_origins=settings.allow_origins),
+        Middleware(
+            Guard,
+            authenticator=authenticator,
+            refuse=dashboard.refuse,
+            allow_origins=settings.allow_origins,
+            public=(*dashboard.PUBLIC, *health.PUBLIC),
+        ),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: answer_http_error,
@@ -81,10 +90,12 @@ def create_app(
     return Starlette(
         routes=[
             *_about(pool),
+            *health.HealthRoutes(metrics, authenticator, settings.metrics_token).routes(),
             *KernelRoutes(desk, max_body_bytes=limit).routes(),
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
             *SessionRoutes(desk, max_body_bytes=limit).routes(),
+            *dashboard.Dashboard(pool).routes(),
         ],
         middleware=middleware if settings.allow_origins else middleware[1:],
         exception_handlers=handlers,

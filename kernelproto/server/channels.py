@@ -4,42 +4,44 @@ Contents are not decoded. What a client sends keeps its header, so the kernel's 
 client session that they are for; the messages are signed with the kernel's key, which never leaves
 the server. All clients of a kernel share the server's one connection to it.
 
-A client that reads more slowly than its kernel writes has an outbox of its own. When that is full
-the client is cut off, and nobody else has waited for it.
+A client that reads more slowly than its kernel writes has a place of its own in what the kernel has
+sent. When that is not kept any longer the client is cut off, and nobody else has waited for it.
+
+A client whose WebSocket is lost, and that comes back, gets everything that has come meanwhile, and
+what its WebSocket had not confirmed (see ``receipts``): nothing is missing, but what was under way
+may come again, under the same ``msg_id``. With ``?last_msg_id=`` it says which message it has read
+last, and gets exactly what follows. What could not be kept for it is told in an output.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import uuid
+import time
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 import anyio
+from anyio.lowlevel import checkpoint
 from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from kernelproto.background import background_tasks
-from kernelproto.client import MessageStream
-from kernelproto.exceptions import (
-    KernelDied,
-    KernelProtoError,
-    LocalProtocolError,
-    MalformedMessage,
-    OutputOverflow,
-)
-from kernelproto.pool import PoolConnection
+from kernelproto.exceptions import KernelProtoError, LocalProtocolError, MalformedMessage
+from kernelproto.log_fields import logging_about
 from kernelproto.server.answers import status_of
 from kernelproto.server.desk import Desk
+from kernelproto.server.feed import Feed, Feeds, Reader
 from kernelproto.server.guard import deny
-from kernelproto.server.outbox import Outbox
-from kernelproto.supervise import Died, Kernel, Restarted
+from kernelproto.server.receipts import EXTENSION, OnReceipt
+from kernelproto.server.replay import Kept
+from kernelproto.server.traffic import Traffic
+from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.content import Status
-from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
-from kernelproto.wire.websocket import FROM_SERVER, Framing, server_framing
+from kernelproto.wire.message import Message
+from kernelproto.wire.websocket import Framing, server_framing
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,7 @@ TRY_AGAIN_LATER = 1013
 # How long a client that does not read may take to be told that it was cut off.
 _CLOSING_SECONDS = 5
 
-# A client has one session; one that has used more than this loses the replies to its first.
-_MOST_SESSIONS = 100
+_SENT_BETWEEN_CHECKPOINTS = 256
 
 _MOST_REASON_BYTES = 123
 
@@ -62,14 +63,18 @@ class ChannelsRoute:
 
     Args:
         desk: has the kernels.
+        feeds: have what the kernels send.
+        traffic: counts the messages.
         max_message_bytes: of a client.
-        send_buffer_bytes: how much may wait to be sent to one client.
     """
 
-    def __init__(self, desk: Desk, *, max_message_bytes: int, send_buffer_bytes: int) -> None:
+    def __init__(
+        self, desk: Desk, feeds: Feeds, traffic: Traffic, *, max_message_bytes: int
+    ) -> None:
         self._desk = desk
+        self._feeds = feeds
+        self._traffic = traffic
         self._max_message_bytes = max_message_bytes
-        self._send_buffer_bytes = send_buffer_bytes
 
     def routes(self) -> list[WebSocketRoute]:
         """Return the routes."""
@@ -80,12 +85,12 @@ class ChannelsRoute:
         try:
             kernel = self._desk.find(websocket.user, websocket.path_params["kernel_id"])
             async with self._desk.pool.connection(
-                kernel.user, name=kernel.name, channels=FROM_SERVER
+                kernel.user, name=kernel.name, channels=()
             ) as connection:
                 await websocket.accept(framing.subprotocol)
-                await ClientConnection(
-                    websocket, framing, connection, limit=self._send_buffer_bytes
-                ).serve()
+                feed = self._feeds.of(connection.kernel)
+                with logging_about(kernel_id=kernel.kernel_id):
+                    await serve_client(websocket, framing, connection.kernel, feed, self._traffic)
         except HTTPException as error:
             await deny(websocket, error.status_code, error.detail)
         except KernelProtoError as error:  # it could not be started, or was ended just now
@@ -101,40 +106,52 @@ class _HangUp(Exception):
         self.reason = reason
 
 
-class ClientConnection:
-    """One client of one kernel, for as long as its WebSocket is open.
+async def serve_client(
+    websocket: WebSocket, framing: Framing, kernel: Kernel, feed: Feed, traffic: Traffic
+) -> None:
+    """Forward messages between a client and its kernel until either is gone.
 
     Args:
         websocket: was accepted.
         framing: that was agreed on.
-        connection: to the kernel.
-        limit: how many bytes may wait to be sent.
+        kernel: the kernel.
+        feed: what it sends.
+        traffic: counts the messages.
     """
+    session = websocket.query_params.get("session_id", "")
+    last_msg_id = websocket.query_params.get("last_msg_id")
+    try:
+        with feed.join(session, last_msg_id) as reader:
+            await _ClientConnection(websocket, framing, kernel, reader, traffic).serve()
+    except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
+        logger.info("a client of kernel %s: %s", kernel.kernel_id, goodbye.reason)
+        with anyio.move_on_after(_CLOSING_SECONDS), suppress(WebSocketDisconnect):
+            await websocket.close(goodbye.code, _short(goodbye.reason))
 
+
+class _ClientConnection:
     def __init__(
-        self, websocket: WebSocket, framing: Framing, connection: PoolConnection, *, limit: int
+        self,
+        websocket: WebSocket,
+        framing: Framing,
+        kernel: Kernel,
+        reader: Reader,
+        traffic: Traffic,
     ) -> None:
         self._websocket = websocket
         self._framing = framing
-        self._kernel: Kernel = connection.kernel
-        self._messages: MessageStream = connection.messages
-        self._outbox = Outbox(limit)
-        # Insertion-ordered: the client sessions whose replies belong here.
-        self._sessions: dict[str, None] = {}
-        self._note_session(websocket.query_params.get("session_id", ""))
+        self._kernel = kernel
+        self._reader = reader
+        self._traffic = traffic
+        self._requests = traffic.requests()
+        self._has_receipts = EXTENSION in websocket.scope["extensions"]
 
     async def serve(self) -> None:
-        """Forward both ways until either end is gone."""
-        try:
-            async with background_tasks() as tasks:
-                tasks.start_soon(self._take_from_kernel)
-                tasks.start_soon(self._tell_of_restarts)
-                tasks.start_soon(self._send)
-                await self._take_from_client()
-        except _HangUp as goodbye:
-            logger.info("a client of kernel %s: %s", self._kernel.kernel_id, goodbye.reason)
-            with anyio.move_on_after(_CLOSING_SECONDS), suppress(WebSocketDisconnect):
-                await self._websocket.close(goodbye.code, _short(goodbye.reason))
+        async with background_tasks() as tasks:
+            tasks.start_soon(self._send)
+            tasks.start_soon(self._keep_up)
+            tasks.start_soon(self._end_with_kernel)
+            await self._take_from_client()
 
     async def _take_from_client(self) -> None:
         while True:
@@ -146,78 +163,64 @@ class ClientConnection:
                 channel, message = self._framing.decode(event["bytes"] if data is None else data)
             except MalformedMessage as error:
                 raise _HangUp(UNUSABLE, str(error)) from None
-            self._note_session(message.header.session)
+            self._reader.place.note_session(message.header.session)
+            self._traffic.received += 1
+            self._requests.note_sent(message, time.monotonic())
             try:
                 client = await self._kernel.generations.client()
                 await client.forward(message, channel)
             except KernelProtoError as error:
                 raise _HangUp(GOING_AWAY, str(error)) from None
 
-    async def _take_from_kernel(self) -> NoReturn:
-        try:
-            async for message, channel in self._messages:
-                if self._is_for_client(message, channel):
-                    self._put(message, channel)
-        except OutputOverflow as error:
-            raise _HangUp(TRY_AGAIN_LATER, str(error)) from None
-        except KernelProtoError as error:
-            if isinstance(error, KernelDied):
-                self._put(_status("dead"), "iopub")
-            goodbye = _HangUp(GOING_AWAY, str(error))
-            # The kernel's last words go first, unless the client does not want to hear them.
-            self._outbox.end(goodbye)
-            await anyio.sleep(_CLOSING_SECONDS)
-            raise goodbye from None
-        raise AssertionError("a stream of messages ends with an exception")
-
-    async def _tell_of_restarts(self) -> None:
-        """Say what the kernel cannot say itself."""
-        async for event in self._kernel.events():
-            by_hand = isinstance(event, Restarted) and not event.auto
-            if by_hand or (isinstance(event, Died) and self._kernel.state == "restarting"):
-                self._put(_status("restarting"), "iopub")
-
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):  # of which the other direction is told as well
-            while True:
-                frame = await self._outbox.get()
-                if isinstance(frame, str):
-                    await self._websocket.send_text(frame)
-                else:
-                    await self._websocket.send_bytes(frame)
+            apology = self._reader.apology()
+            if apology is not None:
+                await self._send_message(apology, "iopub", {})
+            for count in itertools.count(1):
+                kept = await self._next()
+                await self._send_message(kept.message, kept.channel, self._receipt())
+                self._reader.advance()
+                if not self._has_receipts:  # what the socket has taken counts as received
+                    self._reader.receive(self._reader.place.position)
+                if count % _SENT_BETWEEN_CHECKPOINTS == 0:
+                    await checkpoint()
 
-    def _put(self, message: Message, channel: ChannelName) -> None:
+    async def _next(self) -> Kept:
+        try:
+            return await self._reader.next()
+        except KernelProtoError as error:
+            raise _HangUp(GOING_AWAY, str(error)) from None
+
+    async def _send_message(
+        self, message: Message, channel: ChannelName, extras: dict[str, Any]
+    ) -> None:
         try:
             frame = self._framing.encode(channel, message)
         except (LocalProtocolError, MalformedMessage) as error:
             logger.warning("a message of kernel %s is lost: %s", self._kernel.kernel_id, error)
             return
-        if not self._outbox.put(frame):
-            raise _HangUp(TRY_AGAIN_LATER, "too slow: more output waits than the server keeps")
+        self._traffic.sent += 1
+        if channel != "iopub":
+            self._requests.note_answer(message, channel, time.monotonic())
+        key = "text" if isinstance(frame, str) else "bytes"
+        await self._websocket.send({"type": "websocket.send", key: frame, **extras})
 
-    def _is_for_client(self, message: Message, channel: ChannelName) -> bool:
-        if channel == "iopub":
-            return message.msg_type != "iopub_welcome"  # that one greets the server
-        parent = message.parent_header
-        return parent is not None and parent.session in self._sessions
+    def _receipt(self) -> dict[str, OnReceipt]:
+        """Ask for a receipt of the next message, where that is possible."""
+        if not self._has_receipts:
+            return {}
+        return {EXTENSION: partial(self._reader.receive, self._reader.place.position + 1)}
 
-    def _note_session(self, session: str) -> None:
-        if session and session not in self._sessions:
-            self._sessions[session] = None
-            if len(self._sessions) > _MOST_SESSIONS:
-                del self._sessions[next(iter(self._sessions))]
+    async def _keep_up(self) -> NoReturn:
+        await self._reader.cut_off.wait()
+        raise _HangUp(TRY_AGAIN_LATER, self._reader.reason)
 
-
-def _status(state: str) -> Message:
-    header = Header(
-        msg_id=uuid.uuid4().hex,
-        msg_type="status",
-        session=uuid.uuid4().hex,
-        username="kernel",
-        date=datetime.now(UTC).isoformat(),
-        version=PROTOCOL_VERSION,
-    )
-    return Message.build(header, Status(state))
+    async def _end_with_kernel(self) -> NoReturn:
+        """Let a client have the kernel's last words, unless it does not want to hear them."""
+        await self._reader.feed.ended.wait()
+        await anyio.sleep(_CLOSING_SECONDS)
+        raise _HangUp(GOING_AWAY, str(self._reader.feed.failure))
 
 
 def _short(reason: str) -> str:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
+import anyio
 from starlette.exceptions import HTTPException
 
 from kernelproto.interfaces import User
+from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
+from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
+from kernelproto.server.rate_limit import RateLimit
 from kernelproto.server.settings import Settings
+from kernelproto.server.tracing import span
+
+logger = logging.getLogger(__name__)
 
 _ALLOWED_ENV_PREFIX = "KERNEL_"
 
@@ -21,12 +32,15 @@ class Desk:
 
     Args:
         pool: has the kernels.
-        settings: what a client may say about one.
+        settings: what a client may say about one, and how many it may start.
+        metrics: are told of starts.
     """
 
-    def __init__(self, pool: KernelPool, settings: Settings) -> None:
+    def __init__(self, pool: KernelPool, settings: Settings, metrics: Metrics) -> None:
         self.pool = pool
         self._settings = settings
+        self._metrics = metrics
+        self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
     def find(self, user: User, kernel_id: str) -> PooledKernel:
         """Return a user's kernel.
@@ -34,10 +48,10 @@ class Desk:
         Raises:
             HTTPException: 404, they have none of this id, whoever else has.
         """
-        for kernel in self.pool.kernels(user.name):
-            if kernel.kernel_id == kernel_id:
-                return kernel
-        raise HTTPException(404, f"there is no kernel {kernel_id[:100]}")
+        kernel = self.pool.find(kernel_id, user=user.name)
+        if kernel is None:
+            raise HTTPException(404, f"there is no kernel {kernel_id[:100]}")
+        return kernel
 
     def model(self, user: User, kernel_id: str) -> KernelModel:
         """Return the model of a user's kernel; raises as ``find`` does."""
@@ -46,28 +60,87 @@ class Desk:
     async def start(self, user: User, request: KernelRequest) -> KernelModel:
         """Start one more kernel for a user, or find the one that the request names.
 
+        A request may choose the id of a new kernel. Each user has ids of their own, so nobody
+        learns which ones others have.
+
         Raises:
-            HTTPException: 404, it names one that they do not have.
+            HTTPException: 404, it names one that they do not have; 400, the id that it chooses is
+                no UUID; 429, they have started too many in a short time.
             KernelProtoError: as for ``KernelPool.get``.
         """
-        known_id = request.id or request.kernel_id
-        if known_id:
-            return self.model(user, known_id)
+        if request.id:
+            return self.model(user, request.id)
+        kernel_id = chosen_id(request.kernel_id)
+        if self.pool.find(kernel_id, user=user.name) is not None:
+            return self.model(user, kernel_id)
         kernel_type = request.name
         if kernel_type == shown_name(self._settings.kernel):
             kernel_type = None  # the pool's own, of which some may be warm
-        kernel = await self.pool.get(
-            user.name,
-            name=uuid.uuid4().hex,
-            kernel=kernel_type or None,
-            cwd=working_directory(self._settings.root_dir, request.path or ""),
-            env=allowed_env(request.env or {}, self._settings.allow_env),
-        )
-        return self.model(user, kernel.kernel_id)
+        self._count_start(user)
+        began_at = time.monotonic()  # the clock of uvloop is coarse
+        with logging_about(kernel_id=kernel_id), span("start"):
+            await self.pool.get(
+                user.name,
+                name=kernel_id,
+                kernel=kernel_type or None,
+                cwd=working_directory(self._settings.root_dir, request.path or ""),
+                env=allowed_env(request.env or {}, self._settings.allow_env),
+                kernel_id=kernel_id,
+            )
+            seconds = time.monotonic() - began_at
+            self._metrics.start_seconds.observe(seconds)
+            model = self.model(user, kernel_id)
+            logger.info("a kernel %s is ready after %.3f s", model.name, seconds)
+            return model
+
+    async def interrupt(self, user: User, kernel_id: str) -> None:
+        """Interrupt a user's kernel; raises as ``find`` and ``KernelPool.interrupt`` do."""
+        with self._doing("interrupt", user, kernel_id) as kernel:
+            await self.pool.interrupt(user.name, name=kernel.name)
+
+    async def restart(self, user: User, kernel_id: str) -> None:
+        """Restart a user's kernel; raises as ``find`` and ``KernelPool.restart`` do.
+
+        Raises:
+            HTTPException: 429, they have started or restarted too many in a short time.
+        """
+        with self._doing("restart", user, kernel_id) as kernel:
+            self._count_start(user)
+            await self.pool.restart(user.name, name=kernel.name)
 
     async def release(self, user: User, kernel_id: str) -> None:
         """End a user's kernel; raises as ``find`` does."""
-        await self.pool.release(user.name, name=self.find(user, kernel_id).name)
+        with self._doing("end", user, kernel_id) as kernel:
+            await self.pool.release(user.name, name=kernel.name)
+
+    @contextmanager
+    def _doing(self, what: str, user: User, kernel_id: str) -> Generator[PooledKernel]:
+        kernel = self.find(user, kernel_id)
+        with logging_about(kernel_id=kernel.kernel_id), span(what):
+            logger.info("its user wants to %s a kernel", what)
+            yield kernel
+
+    def _count_start(self, user: User) -> None:
+        wait = math.ceil(self._starts.take(user.name, anyio.current_time()))
+        if wait:
+            self._metrics.rate_limited += 1
+            raise HTTPException(
+                429,
+                f"you have started too many kernels in a short time: try again in {wait} s",
+                {"Retry-After": str(wait)},
+            )
+
+
+def chosen_id(kernel_id: str | None) -> str:
+    """Return the id that a client has chosen, as UUIDs are usually written, or a new one.
+
+    Raises:
+        HTTPException: 400, it is no UUID.
+    """
+    try:
+        return str(uuid.UUID(kernel_id) if kernel_id else uuid.uuid4())
+    except ValueError:
+        raise HTTPException(400, f"kernel_id: {(kernel_id or '')[:100]!r} is no UUID") from None
 
 
 def allowed_env(env: Mapping[str, str], allowed: list[str]) -> dict[str, str]:

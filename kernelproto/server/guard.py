@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import Authenticator, UserRequest
-from kernelproto.server.answers import error_response
+from kernelproto.log_fields import logging_about
+from kernelproto.server.answers import SECURITY_HEADERS, error_response
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
-
-_SECURITY_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-site",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
 
 
 class Guard:
@@ -34,43 +30,54 @@ class Guard:
     Args:
         app: what is guarded.
         authenticator: knows the users.
+        refuse: makes the response to a request that is refused, of it and of the reason.
         allow_origins: whose pages may use the server beside its own; ``"*"`` for all.
+        public: the paths that anybody may ask for, whose routes must not want a user.
     """
 
     def __init__(
-        self, app: ASGIApp, authenticator: Authenticator, allow_origins: Collection[str] = ()
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        *,
+        refuse: Callable[[Request, str], Response],
+        allow_origins: Collection[str] = (),
+        public: Collection[str] = (),
     ) -> None:
         self._app = app
         self._authenticator = authenticator
         self._allow_origins = frozenset(origin.rstrip("/") for origin in allow_origins)
+        self._public = frozenset(public)
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or the lifespan."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        refusal = await self._refusal(scope)
+        send = _with_security_headers(send)
+        if scope["type"] == "http" and path_in_app(scope) in self._public:
+            await self._app(scope, receive, send)
+            return
+        try:
+            refusal = await self._refusal(scope)
+        except AuthenticatorUnavailable as error:
+            await _answer(scope, receive, send, 503, str(error))
+            return
         if refusal is None:
-            await self._app(scope, receive, _with_security_headers(send))
+            with logging_about(user=scope["user"].name):
+                await self._app(scope, receive, send)
         elif scope["type"] == "http":
-            response = error_response(403, refusal)
-            await response(scope, receive, _with_security_headers(send))
+            await self._refuse(Request(scope), refusal)(scope, receive, send)
         else:
-            await deny(WebSocket(scope, receive, send), 403, refusal)
+            await _answer(scope, receive, send, 403, refusal)
 
     async def _refusal(self, scope: MutableMapping[str, Any]) -> str | None:
         """Return why this is refused; where it is not, note the user."""
         headers = Headers(scope=scope)
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
             return f"pages of {headers['origin'][:200]} may not use this server: see allow_origins"
-        client = scope.get("client")
-        request = UserRequest(
-            # Of a repeated header the first counts, as it does with dict.setdefault.
-            headers=_first_of_each(headers.items()),
-            query=_first_of_each(QueryParams(scope["query_string"]).multi_items()),
-            peer=client[0] if client else None,
-        )
-        user = await self._authenticator.authenticate(request)
+        user = await self._authenticator.authenticate(user_request(scope))
         if user is None:
             return "who are you? Send your token as 'Authorization: token ...' or as ?token=..."
         scope["user"] = user
@@ -80,7 +87,31 @@ class Guard:
         origin = headers.get("origin")
         if origin is None or "*" in self._allow_origins:  # no browser, or any page
             return True
-        return origin in self._allow_origins or urlsplit(origin).netloc == headers.get("host")
+        host = headers.get("host")
+        return origin in self._allow_origins or (bool(host) and _host_of(origin) == host)
+
+
+def _host_of(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as a bracket that is never closed
+        return None
+
+
+def user_request(scope: Mapping[str, Any]) -> UserRequest:
+    """Return what an authenticator may know of a request; of what is repeated the first counts."""
+    client = scope.get("client")
+    return UserRequest(
+        headers=_first_of_each(Headers(raw=scope["headers"]).items()),
+        query=_first_of_each(QueryParams(scope["query_string"]).multi_items()),
+        peer=client[0] if client else None,
+    )
+
+
+def path_in_app(scope: Mapping[str, Any]) -> str:
+    """Return the path of a request without that of the application it is mounted in."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 async def deny(websocket: WebSocket, status: int, message: str) -> None:
@@ -89,6 +120,13 @@ async def deny(websocket: WebSocket, status: int, message: str) -> None:
         await websocket.send_denial_response(error_response(status, message))
     else:
         await websocket.close()
+
+
+async def _answer(scope: Scope, receive: Receive, send: Send, status: int, message: str) -> None:
+    if scope["type"] == "websocket":
+        await deny(WebSocket(scope, receive, send), status, message)
+    else:
+        await error_response(status, message)(scope, receive, send)
 
 
 def _first_of_each(pairs: list[tuple[str, str]]) -> dict[str, str]:
@@ -100,9 +138,9 @@ def _first_of_each(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 def _with_security_headers(send: Send) -> Send:
     async def send_with_headers(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] in ("http.response.start", "websocket.http.response.start"):
             headers = MutableHeaders(raw=message["headers"])
-            for name, value in _SECURITY_HEADERS.items():
+            for name, value in SECURITY_HEADERS.items():
                 headers.setdefault(name, value)
         await send(message)
 

@@ -58,11 +58,10 @@ class KernelRoutes:
         return Response(status_code=204)
 
     async def _interrupt(self, request: Request) -> Response:
-        kernel = self._desk.find(request.user, request.path_params["kernel_id"])
-        await self._desk.pool.interrupt(kernel.user, name=kernel.name)
+        await self._desk.interrupt(request.user, request.path_params["kernel_id"])
         return Response(status_code=204)
 
     async def _restart(self, request: Request) -> Response:
-        kernel = self._desk.find(request.user, request.path_params["kernel_id"])
-        await self._desk.pool.restart(kernel.user, name=kernel.name)
-        return json_response(self._desk.model(request.user, kernel.kernel_id))
+        kernel_id: str = request.path_params["kernel_id"]
+        await self._desk.restart(request.user, kernel_id)
+        return json_response(self._desk.model(request.user, kernel_id))

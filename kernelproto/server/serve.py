@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import logging
 import os
 import secrets
 import signal
@@ -15,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 
 import anyio
 import uvicorn
+from anyio.abc import TaskStatus
 
 from kernelproto.background import background_tasks
 from kernelproto.exceptions import InvalidSettings, KernelProtoError
@@ -22,6 +22,9 @@ from kernelproto.interfaces import Authenticator
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
+from kernelproto.server.hub import HubToken
+from kernelproto.server.logs import configure_logging
+from kernelproto.server.receipts import ReceiptProtocol
 from kernelproto.server.settings import (
     OPTIONS,
     Settings,
@@ -37,6 +40,8 @@ from kernelproto.server.users import (
     hash_token,
 )
 
+_PROG = "python -m kernelproto.server"
+
 # How long requests that are being answered may go on when the server ends.
 _GRACE_SECONDS = 5
 
@@ -44,21 +49,22 @@ _GRACE_SECONDS = 5
 _DEAF_CLIENT_MS = 60_000
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
     """Serve kernels until SIGINT or SIGTERM; return the exit status.
 
     Args:
         arguments: the command line without the program; None means that of the process.
+        prog: what the program is called.
     """
-    options = vars(_parser().parse_args(arguments))
+    options = vars(_parser(prog).parse_args(arguments))
     new_user, config = options.pop("new_token"), options.pop("config")
     if new_user is not None:
         print(*new_token(new_user), sep="\n")
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     said = {key: text for key, text in options.items() if text is not None}
     try:
         settings = load_settings(config, os.environ, said)
+        configure_logging(settings.log_format)
         use_uvloop = importlib.util.find_spec("uvloop") is not None
         anyio.run(serve, settings, backend_options={"use_uvloop": use_uvloop})
     except (KernelProtoError, OSError) as error:
@@ -74,7 +80,7 @@ async def serve(settings: Settings) -> None:
         settings: all of them count.
 
     Raises:
-        InvalidSettings: the port cannot be had, or the token file not be used.
+        InvalidSettings: the port cannot be had, or the users not be found where they should be.
     """
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
@@ -96,19 +102,22 @@ async def serve(settings: Settings) -> None:
                 uvicorn.Config(
                     app,
                     lifespan="off",
+                    # The other implementation reads headers of any length.
+                    http="h11",
+                    log_config=None,
                     # At its other levels it logs addresses with the tokens in them.
                     log_level="warning",
                     access_log=False,
                     server_header=False,
                     # Who connects is who it is: ProxyHeader relies on it.
                     proxy_headers=False,
-                    ws="websockets-sansio",
+                    ws=ReceiptProtocol,
                     ws_max_size=settings.max_message_bytes,
                     ws_per_message_deflate=False,
                     timeout_graceful_shutdown=_GRACE_SECONDS,
                 )
             )
-            tasks.start_soon(_end_on_signal, server)
+            await tasks.start(_end_on_signal, server)
             _announce(listener, token)
             await server.serve(sockets=[listener])
 
@@ -117,7 +126,7 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
     """Return who lets users in, and the token that nobody knows yet, where one was made.
 
     Raises:
-        InvalidSettings: the token file cannot be used.
+        InvalidSettings: the token file, or the address of the hub, cannot be used.
     """
     token: str | None = None
     authenticator: Authenticator
@@ -130,6 +139,8 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
         authenticator = ProxyHeader(
             settings.proxy_header, trusted=settings.trusted_proxies, admins=settings.admins
         )
+    elif settings.authentication == "hub":
+        authenticator = HubToken(settings.hub_api_url or "", scopes=settings.hub_scopes)
     else:
         authenticator = Anybody()
     return (authenticator if settings.multi_user else Shared(authenticator)), token
@@ -153,8 +164,9 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-async def _end_on_signal(server: uvicorn.Server) -> None:
+async def _end_on_signal(server: uvicorn.Server, *, task_status: TaskStatus[None]) -> None:
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
         async for _ in signals:
             server.should_exit = True
 
@@ -182,9 +194,9 @@ def _announce(listener: socket.socket, token: str | None) -> None:
     print(f"serving kernels at http://{address}:{port}/{query}", file=sys.stderr, flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m kernelproto.server",
+        prog=prog,
         description="Serve Jupyter kernels to many users, over Jupyter's REST and WebSocket API.",
         epilog="Each setting can also stand in the file, as key = value with underscores for the "
         "dashes inside, or in\nthe environment. The command line goes before the environment, "

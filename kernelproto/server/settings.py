@@ -19,11 +19,12 @@ from kernelproto.exceptions import InvalidSettings
 
 _PREFIX = "KERNELPROTO_"
 
-# Names that other kernel servers have made known.
+# Names that other kernel servers, and JupyterHub, have made known.
 _KNOWN_NAMES = {
     "multi_user": "MULTI_USER_JUPYTER_KERNELS",
     "idle_timeout": "JUPYTER_KERNEL_IDLE_TIMEOUT_SECONDS",
     "max_kernels": "JUPYTER_KERNEL_MAX_PER_SERVER",
+    "hub_api_url": "JUPYTERHUB_API_URL",
 }
 
 _YES_NO = {
@@ -44,10 +45,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="the port; 0 takes a free one")] = 8888
     authentication: Annotated[
-        Literal["token", "file", "proxy", "none"],
+        Literal["token", "file", "proxy", "hub", "none"],
         Meta(
             description="who is let in: everybody with one token, the users of token_file, whom a "
-            "reverse proxy names, or everybody"
+            "reverse proxy names, the users of a JupyterHub, or everybody"
         ),
     ] = "token"
     token: Annotated[
@@ -65,6 +66,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = []
     admins: Annotated[
         list[str], Meta(description="the names of admins, for authentication by a proxy")
+    ] = []
+    hub_api_url: Annotated[
+        str | None, Meta(description="where the API of the JupyterHub is that knows the users")
+    ] = None
+    hub_scopes: Annotated[
+        list[str],
+        Meta(description="scopes of which a user's token needs one, for authentication by a hub"),
     ] = []
     allow_origins: Annotated[
         list[str], Meta(description="origins whose pages may use the server, beside its own")
@@ -88,6 +96,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, description="seconds after which an idle kernel is ended; 0 for never")
     ] = 1800.0
     warm: Annotated[int, Meta(ge=0, description="how many kernels are started ahead of time")] = 0
+    starts_per_minute: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="how many kernels a user may start or restart in a minute; 0 for no limit",
+        ),
+    ] = 60.0
+    start_burst: Annotated[
+        int, Meta(ge=1, description="how many of them at once, after a while without any")
+    ] = 20
     max_body_bytes: Annotated[
         int, Meta(ge=1, description="the largest body of a request, in bytes")
     ] = 2**20
@@ -96,13 +114,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 64 * 2**20
     send_buffer_bytes: Annotated[
         int,
-        Meta(ge=1, description="how many bytes may wait for a slow client before it is cut off"),
+        Meta(
+            ge=1,
+            description="how many bytes of each kernel are kept for clients that are away or slow; "
+            "a slow one is cut off beyond",
+        ),
     ] = 64 * 2**20
+    replay_seconds: Annotated[
+        float,
+        Meta(ge=0, description="for how long they are kept for a client that does not come back"),
+    ] = 3600.0
+
+    metrics_token: Annotated[
+        str | None,
+        Meta(description="a token with which /metrics can be read; admins can read it anyway"),
+    ] = None
+    log_format: Annotated[
+        Literal["text", "json"],
+        Meta(description="what the lines of the log are: text, or JSON with kernel_id and user"),
+    ] = "text"
 
     def __post_init__(self) -> None:
         """Refuse what would leave a server open, or open to nobody."""
         if self.token == "":
             raise InvalidSettings("token: it is empty; authentication = none is what lets all in")
+        if self.metrics_token == "":
+            raise InvalidSettings("metrics_token: it is empty; leave it out where there is none")
         if self.authentication == "none" and not is_loopback(self.host):
             raise InvalidSettings(
                 f"host: {self.host!r} can be reached from elsewhere, so authentication must not be "
@@ -110,6 +147,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             )
         if self.authentication == "file" and not self.token_file:
             raise InvalidSettings("token_file: authentication by file needs it")
+        if self.authentication == "hub" and not self.hub_api_url:
+            raise InvalidSettings("hub_api_url: authentication by a hub needs it")
         if self.authentication == "proxy" and not self.trusted_proxies:
             raise InvalidSettings(
                 "trusted_proxies: authentication by a proxy needs its address, or anybody could "

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from kernelproto import Backoff, KernelFinder, KernelPool, RestartPolicy, Timeouts
 from kernelproto.interfaces import User, UserRequest
 from kernelproto.server import Settings, create_app
+from kernelproto.server.receipts import EXTENSION
 from kernelproto.server.users import token_of
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.connection import ChannelName
@@ -75,6 +76,13 @@ class Socket:
             raise OSError("the client has gone")  # as ASGI servers do
         await self._server_out.send(event)
 
+    async def _take(self) -> Any:
+        event = await self._from_server.receive()
+        confirm = event.get(EXTENSION)
+        if confirm is not None:
+            confirm()
+        return event
+
     async def open(self) -> None:
         await self._to_server.send({"type": "websocket.connect"})
         event = await self._from_server.receive()
@@ -112,7 +120,7 @@ class Socket:
 
     async def receive(self) -> tuple[ChannelName, Message]:
         """Wait for a message; EndOfStream when the server has closed the WebSocket."""
-        event = await self._from_server.receive()
+        event = await self._take()
         if event["type"] == "websocket.close":
             self.closed = event["code"], event["reason"]
             raise anyio.EndOfStream
@@ -179,8 +187,13 @@ class Server:
         headers: Mapping[str, str] | None = None,
         subprotocols: Sequence[str] = (V1_SUBPROTOCOL,),
         buffered: float = 100_000,
+        receipts: bool = False,
     ) -> AsyncGenerator[Socket]:
-        """Open a WebSocket for the block; *buffered* messages may wait for who does not read."""
+        """Open a WebSocket for the block.
+
+        *buffered* messages may wait for who does not read. With *receipts* the server knows what
+        was read; else it takes for read what it has sent.
+        """
         path = f"/api/kernels/{kernel_id}/channels"
         headers = {"host": "server.test", "authorization": f"token {user}", **(headers or {})}
         scope = {
@@ -195,7 +208,7 @@ class Server:
             "server": ("server.test", 80),
             "subprotocols": list(subprotocols),
             "state": {},
-            "extensions": {"websocket.http.response": {}},
+            "extensions": {"websocket.http.response": {}, **({EXTENSION: {}} if receipts else {})},
         }
         socket = Socket(self.app, scope, buffered=buffered)
         async with anyio.create_task_group() as tasks:

@@ -105,7 +105,7 @@ async def test_kernels_of_others_are_not_there(serving, user: str) -> None:
                 nobodys = await client.request(method, path)
                 assert theirs.status_code == nobodys.status_code == 404
                 assert theirs.text.replace(kernel_id, NOBODYS_ID) == nobodys.text
-        response = await client.post("/api/kernels", json={"kernel_id": kernel_id})
+        response = await client.post("/api/kernels", json={"id": kernel_id})
         assert response.status_code == 404
         assert (await client.get("/api/kernels")).json() == []
         assert server.provider.kernels[0].returncode is None
@@ -131,6 +131,7 @@ async def test_limits_are_clear_errors(serving) -> None:
         async with server.client("ada") as ada, server.connect("ada", kernel_id):
             over = await ada.post("/api/kernels")
             assert over.status_code == 429
+            assert "max_per_user" in over.json()["message"]
             async with server.client("bob") as bob:
                 full = await bob.post("/api/kernels")
         assert full.status_code == 503
@@ -143,7 +144,8 @@ async def test_limits_are_clear_errors(serving) -> None:
     ("body", "status", "says"),
     [
         (b'{"name": "nonsense"}', 404, "nonsense"),
-        (b'{"kernel_id": "nonsense"}', 404, "nonsense"),
+        (b'{"id": "nonsense"}', 404, "nonsense"),
+        (b'{"kernel_id": "nonsense"}', 400, "UUID"),
         (b"{", 400, "body"),
         (b"[]", 400, "object"),
         (b'{"name": 1}', 400, "name"),
@@ -204,6 +206,24 @@ async def test_own_kernel_can_be_asked_for_by_its_id(serving) -> None:
         assert (response.status_code, response.json()["id"]) == (201, kernel_id)
 
 
+async def test_id_of_a_new_kernel_can_be_chosen(serving) -> None:
+    """Another user's choice is not in the way, and so is not told."""
+    chosen = str(uuid.uuid4())
+    async with serving() as server:
+        for user in ("ada", "bob"):
+            async with server.client(user) as client:
+                body = {"kernel_id": chosen.upper()}
+                for _ in range(2):  # the second time it is there
+                    response = await client.post("/api/kernels", json=body)
+                    assert (response.status_code, response.json()["id"]) == (201, chosen)
+                assert [model["id"] for model in (await client.get("/api/kernels")).json()] == [
+                    chosen
+                ]
+                async with server.connect(user, chosen) as socket:
+                    await socket.finish(await socket.execute("6 * 7"))
+        assert len(server.provider.kernels) == 2
+
+
 async def test_failed_start_says_so_and_no_more(serving, monkeypatch) -> None:
     async def launch(self, name, **options):
         raise LaunchError("it does not start\ncommand: secret --key 1234\nTraceback")
@@ -232,7 +252,7 @@ async def test_about_the_server_and_the_user(serving) -> None:
 async def test_what_is_not_there_is_an_error_in_json(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         for method, path, status in [
-            ("GET", "/", 404),
+            ("GET", "/nowhere", 404),
             ("GET", "/api/kernels/..%2f..%2fetc", 404),
             ("PUT", "/api/kernels", 405),
             ("GET", "/api/kernels/\N{SNOWMAN}", 404),
@@ -247,6 +267,7 @@ async def test_pages_of_other_origins_change_nothing(serving) -> None:
         for origin, status in [
             ("https://evil.test", 403),
             ("null", 403),
+            ("http://[", 403),
             ("https://friend.test", 201),
         ]:
             async with server.client(f"user of {origin}", origin=origin) as client:
@@ -261,4 +282,5 @@ async def test_bug_is_answered_without_a_traceback(serving, monkeypatch) -> None
             response = await ada.get("/api/kernels")
         monkeypatch.undo()
     assert response.status_code == 500
+    assert response.headers["x-content-type-options"] == "nosniff"
     assert "division" not in response.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import anyio
 import httpx
@@ -18,7 +20,8 @@ from anyio.lowlevel import checkpoint
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from kernelproto.server import Anybody, ProxyHeader, Settings, Shared, SingleUserToken
+from kernelproto.server import Anybody, HubToken, ProxyHeader, Settings, Shared, SingleUserToken
+from kernelproto.server.__main__ import _NEEDED
 from kernelproto.server.serve import main, make_authenticator, serve
 from kernelproto.server.users import hash_token
 from kernelproto.wire.message import Header, Message
@@ -127,6 +130,40 @@ def test_users_of_a_token_file(tmp_path) -> None:
         assert client.get("/api/me").json()["identity"]["username"] == "ada"
 
 
+def test_log_for_programs_has_no_secrets() -> None:
+    with served("--log-format", "json", "--metrics-token", "for-metrics") as (process, client):
+        token = client.headers.pop("authorization").split()[1]
+        for path in ("/healthz", "/metrics?token=for-metrics", "/nowhere?token=wrong"):
+            client.get(path)
+        kernel_id = client.post(f"/api/kernels?token={token}").json()["id"]
+        assert client.get("/api/kernels", headers={"x": "y" * 2**17}).status_code == 400
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        text = process.stderr.read()
+    lines = [json.loads(line) for line in text.splitlines()]
+    (ready,) = [line for line in lines if "is ready" in line["message"]]
+    assert (ready["kernel_id"], ready["user"]) == (kernel_id, "user")
+    assert "uvicorn.error" in [line["logger"] for line in lines]  # it is part of the log
+    assert not any(secret in text for secret in (token, "for-metrics", "wrong"))
+
+
+@pytest.mark.parametrize("missing", ["starlette", "h11", "prometheus_client", "websockets"])
+def test_what_is_missing_is_told_in_a_line(missing: str) -> None:
+    program = (
+        f"import runpy, sys; sys.modules[{missing!r}] = None; "
+        "runpy.run_module('kernelproto.server', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == f'error: {missing} not found: pip install "kernelproto[server]"\n'
+
+
+def test_nothing_is_missed_that_the_extra_does_not_bring() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    brought = project["optional-dependencies"]["server"]
+    assert set(_NEEDED) == {line.partition(">")[0] for line in brought}
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_ends_in_order_on_a_signal(capsys) -> None:
@@ -151,6 +188,7 @@ async def test_ends_in_order_on_a_signal(capsys) -> None:
         (Settings(token="mine"), SingleUserToken),
         (Settings(authentication="proxy", trusted_proxies=["10.0.0.1"]), ProxyHeader),
         (Settings(authentication="none"), Anybody),
+        (Settings(authentication="hub", hub_api_url="http://127.0.0.1:8081/hub/api"), HubToken),
         (Settings(multi_user=False), Shared),
     ],
 )

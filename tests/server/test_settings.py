@@ -36,8 +36,10 @@ def test_names_that_are_known_from_elsewhere() -> None:
         "MULTI_USER_JUPYTER_KERNELS": "False",
         "JUPYTER_KERNEL_IDLE_TIMEOUT_SECONDS": "60",
         "JUPYTER_KERNEL_MAX_PER_SERVER": "7",
+        "JUPYTERHUB_API_URL": "http://hub.test/hub/api",
     }
     settings = load_settings(environ=environ)
+    assert settings.hub_api_url == "http://hub.test/hub/api"
     assert (settings.multi_user, settings.idle_timeout, settings.max_kernels) == (False, 60.0, 7)
     own = load_settings(environ={**environ, "KERNELPROTO_MAX_KERNELS": "8"})
     assert own.max_kernels == 8
@@ -59,6 +61,10 @@ def test_lists_are_separated_by_commas(text: str, meant: list[str]) -> None:
         ({"environ": {"JUPYTER_KERNEL_IDLE_TIMEOUT_SECONDS": "-1"}}, ("idle_timeout",)),
         ({"arguments": {"token": ""}}, ("token",)),
         ({"arguments": {"authentication": "file"}}, ("token_file",)),
+        ({"arguments": {"authentication": "hub"}}, ("hub_api_url",)),
+        ({"arguments": {"metrics_token": ""}}, ("metrics_token",)),
+        ({"arguments": {"log_format": "xml"}}, ("log_format",)),
+        ({"arguments": {"starts_per_minute": "-1"}}, ("starts_per_minute",)),
         ({"arguments": {"authentication": "proxy"}}, ("trusted_proxies",)),
         (
             {"arguments": {"authentication": "proxy", "trusted_proxies": "10.0.0.0/33"}},

@@ -1,0 +1,96 @@
+"""The routes of the dashboard: a page, and the files that it is made with.
+
+The page is the same request for a browser that opens it and for its script, which fetches it again
+every two seconds and exchanges what has changed. Nothing in its files is secret, so that they are
+for everybody: a browser has no token to send when it loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from kernelproto.interfaces import User
+from kernelproto.pool import KernelPool
+from kernelproto.server.answers import error_response
+from kernelproto.server.dashboard.page import DOOR, View, read_file, render
+from kernelproto.server.dashboard.usage import UsageMeter
+from kernelproto.server.guard import path_in_app
+
+_PAGE = "/"
+
+_MEDIA_TYPES = {
+    "style.css": "text/css",
+    "script.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+
+_ASSETS: Mapping[str, tuple[bytes, str]] = {
+    f"/dashboard/{name}": (read_file(name), media_type) for name, media_type in _MEDIA_TYPES.items()
+}
+
+# The paths that anybody may GET.
+PUBLIC = frozenset(_ASSETS)
+
+# Only its own files, and nothing within the page: what was not escaped would still not run.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'"
+}
+
+
+class Dashboard:
+    """A page with the kernels of whoever asks; an admin's shows everybody's.
+
+    Args:
+        pool: has the kernels.
+    """
+
+    def __init__(self, pool: KernelPool) -> None:
+        self._pool = pool
+        self._meter = UsageMeter()
+        self._version = version("kernelproto")
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route(_PAGE, self._show, methods=["GET"]),
+            *(Route(path, _asset, methods=["GET"]) for path in _ASSETS),
+        ]
+
+    async def _show(self, request: Request) -> Response:
+        user: User = request.user
+        pids = [kernel.pid for kernel in self._pool.kernels() if kernel.pid is not None]
+        usage = await self._meter.read(pids)
+        view = View(
+            user=user,
+            kernels=self._pool.kernels(None if user.admin else user.name),
+            usage=usage,
+            now=datetime.now(UTC),
+            here=str(request.base_url),
+            version=self._version,
+        )
+        return _page(render(view))
+
+
+def refuse(request: Request, reason: str) -> Response:
+    """Answer who is not let in; a browser that opens the page gets one that asks for the token."""
+    opens = request.method == "GET" and path_in_app(request.scope) == _PAGE
+    if opens and "text/html" in request.headers.get("accept", ""):
+        return _page(DOOR, 403)
+    return error_response(403, reason)
+
+
+async def _asset(request: Request) -> Response:
+    body, media_type = _ASSETS[path_in_app(request.scope)]
+    return Response(body, media_type=media_type)
+
+
+def _page(text: str, status: int = 200) -> Response:
+    return HTMLResponse(text, status, headers=_HEADERS)

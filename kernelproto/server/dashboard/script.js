@@ -1,0 +1,316 @@
+// The page is what the server says it is: this fetches it again and again, exchanges what has
+// changed, and sends what the buttons ask for. Nothing here makes HTML out of text.
+
+const POLL_MS = 2000;
+const LONGEST_PAUSE_MS = 30_000;
+const PAGE_PATIENCE_MS = 15_000;
+const ACTION_PATIENCE_MS = 120_000;
+const DONE_MS = 8000;
+
+const ACTIONS = {
+  interrupt: {
+    method: "POST",
+    path: "/interrupt",
+    doing: "Interrupting",
+    done: "was interrupted",
+  },
+  restart: {
+    method: "POST",
+    path: "/restart",
+    doing: "Restarting",
+    done: "was restarted",
+    verb: "Restart",
+    consequence: "What it runs is broken off, and its variables are lost.",
+  },
+  shutdown: {
+    method: "DELETE",
+    path: "",
+    doing: "Shutting down",
+    done: "was shut down",
+    verb: "Shut down",
+    consequence: "What it runs is broken off, its variables are lost, and the kernel is gone.",
+  },
+};
+
+// The token stays in this tab: it is for this page alone, no other request carries it by itself.
+const STORE = `kernelproto token ${location.pathname}`;
+let token = null;
+
+let timer = null;
+let passing = null;
+let turn = 0;
+let failures = 0;
+let inQuestion = null;
+const atWork = new Set();
+
+function begin() {
+  const here = new URL(location.href);
+  const given = here.searchParams.get("token");
+  here.searchParams.delete("token");
+  history.replaceState(null, "", here);
+  token = given || remembered();
+  document.addEventListener("click", onClick);
+  document.addEventListener("submit", onSubmit);
+  document.addEventListener("visibilitychange", refresh);
+  addEventListener("online", refresh);
+  addEventListener("offline", refresh);
+  if (!atDoor(document)) {
+    remember(token);
+    fillIn(document);
+    refresh();
+  } else if (given) {
+    refuse();
+  } else if (token !== null) {
+    enter(); // the page was loaded again
+  }
+}
+
+// The door ---------------------------------------------------------------------------------------
+
+function atDoor(page) {
+  return page.getElementById("door") !== null;
+}
+
+async function enter() {
+  say("", false);
+  try {
+    const page = await fetchPage();
+    if (atDoor(page)) {
+      refuse();
+    } else {
+      remember(token);
+      show(page);
+      refresh();
+    }
+  } catch {
+    say("The server does not answer. Try again.", true);
+  }
+}
+
+function refuse() {
+  token = null;
+  remember(null);
+  say("The server does not know this token.", true);
+  document.getElementById("token").select();
+}
+
+function leave(page) {
+  const hadToken = token !== null;
+  token = null;
+  remember(null);
+  show(page);
+  if (hadToken) {
+    say("The server does not know your token any more.", true);
+  }
+}
+
+function show(page) {
+  document.title = page.title;
+  fillIn(page);
+  document.body.replaceWith(page.body);
+  document.querySelector("h1").focus();
+}
+
+// A browser may keep no storage for pages; then the token is gone when the page is loaded again.
+function remembered() {
+  try {
+    return sessionStorage.getItem(STORE);
+  } catch {
+    return null;
+  }
+}
+
+function remember(value) {
+  try {
+    if (value === null) {
+      sessionStorage.removeItem(STORE);
+    } else {
+      sessionStorage.setItem(STORE, value);
+    }
+  } catch {
+    return;
+  }
+}
+
+// The page ---------------------------------------------------------------------------------------
+
+function ask(path, method, accept, patience) {
+  const headers = { Accept: accept };
+  if (token !== null) {
+    headers.Authorization = `token ${token}`;
+  }
+  return fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(patience) });
+}
+
+async function fetchPage() {
+  const response = await ask("./", "GET", "text/html", PAGE_PATIENCE_MS);
+  const page = new DOMParser().parseFromString(await response.text(), "text/html");
+  if (!atDoor(page) && page.getElementById("kernels") === null) {
+    throw new Error("this is another page"); // the server has failed, or a proxy answers for it
+  }
+  return page;
+}
+
+async function refresh() {
+  clearTimeout(timer);
+  if (document.hidden || atDoor(document)) {
+    return;
+  }
+  turn += 1;
+  const mine = turn;
+  let page = null;
+  try {
+    page = await fetchPage();
+  } catch {
+    // Told below.
+  }
+  if (mine !== turn) {
+    return; // a later one is on its way
+  }
+  if (page === null) {
+    failures += 1;
+    connection("Connection lost, trying again", true);
+  } else if (atDoor(page)) {
+    leave(page);
+    return;
+  } else {
+    failures = 0;
+    connection("Live", false);
+    update(page);
+  }
+  timer = setTimeout(refresh, Math.min(POLL_MS * 2 ** failures, LONGEST_PAUSE_MS));
+}
+
+function update(page) {
+  fillIn(page);
+  exchange(document.getElementById("summary"), page.getElementById("summary"));
+  const kernels = document.getElementById("kernels");
+  const newKernels = page.getElementById("kernels");
+  const rows = kernels.querySelector("tbody");
+  const newRows = newKernels.querySelector("tbody");
+  const hadFocus = kernels.contains(document.activeElement);
+  if (rows !== null && newRows !== null) {
+    updateRows(rows, newRows);
+  } else {
+    exchange(kernels, newKernels);
+  }
+  if (hadFocus && document.activeElement === document.body) {
+    document.querySelector("h1").focus(); // the button has gone with its kernel
+  }
+}
+
+// A row that stays is never moved, and a cell that stays the same is left alone, so that the focus
+// stays where it is. The server keeps the order of the kernels.
+function updateRows(rows, newRows) {
+  const old = new Map([...rows.children].map((row) => [row.id, row]));
+  const ids = new Set([...newRows.children].map((row) => row.id));
+  for (const [id, row] of old) {
+    if (!ids.has(id)) {
+      row.remove();
+    }
+  }
+  for (const [place, row] of [...newRows.children].entries()) {
+    if (old.has(row.id)) {
+      [...row.children].forEach((cell, column) => exchange(old.get(row.id).children[column], cell));
+    } else {
+      rows.insertBefore(row, rows.children[place] ?? null);
+    }
+  }
+}
+
+function exchange(old, fresh) {
+  if (!old.isEqualNode(fresh)) {
+    old.replaceWith(fresh);
+  }
+}
+
+// Behind a proxy only the browser knows where the page is.
+function fillIn(page) {
+  for (const element of page.querySelectorAll(".here")) {
+    element.textContent = location.origin + location.pathname;
+  }
+}
+
+// What people do ---------------------------------------------------------------------------------
+
+function onClick(event) {
+  const button = event.target.closest("button[data-action]");
+  if (button === null) {
+    return;
+  }
+  const { kernel } = button.closest("[data-kernel]").dataset;
+  const action = ACTIONS[button.dataset.action];
+  if (action.consequence === undefined) {
+    act(kernel, action);
+  } else {
+    makeSure(kernel, action);
+  }
+}
+
+function onSubmit(event) {
+  if (event.target.id === "door") {
+    event.preventDefault(); // which would put the token into the address
+    token = new FormData(event.target).get("token").trim();
+    enter();
+  } else if (event.submitter.value === "yes") {
+    act(...inQuestion);
+  }
+}
+
+function makeSure(kernel, action) {
+  inQuestion = [kernel, action];
+  const dialog = document.querySelector("dialog");
+  document.getElementById("question").textContent = `${action.verb} ${nameOf(kernel)}?`;
+  document.getElementById("consequence").textContent = action.consequence;
+  dialog.querySelector("[value=yes]").textContent = action.verb;
+  dialog.showModal();
+}
+
+async function act(kernel, action) {
+  if (atWork.has(kernel)) {
+    return;
+  }
+  const name = nameOf(kernel);
+  atWork.add(kernel);
+  document.getElementById(`kernel-${kernel}`)?.setAttribute("aria-busy", "true");
+  say(`${action.doing} ${name} …`, false);
+  try {
+    const path = `api/kernels/${encodeURIComponent(kernel)}${action.path}`;
+    const response = await ask(path, action.method, "application/json", ACTION_PATIENCE_MS);
+    if (!response.ok) {
+      throw new Error((await response.json()).message);
+    }
+    say(`K${name.slice(1)} ${action.done}.`, false);
+    passing = setTimeout(say, DONE_MS, "", false); // what went wrong stays
+  } catch (error) {
+    say(`${action.doing} ${name} failed: ${error.message}`, true);
+  } finally {
+    atWork.delete(kernel);
+    document.getElementById(`kernel-${kernel}`)?.removeAttribute("aria-busy");
+    refresh();
+  }
+}
+
+function nameOf(kernel) {
+  return `kernel ${kernel.slice(0, 8)}`;
+}
+
+function say(text, isError) {
+  clearTimeout(passing);
+  tell("news", text, isError);
+}
+
+function connection(text, isError) {
+  tell("connection", text, isError);
+  document.body.classList.toggle("stale", isError);
+}
+
+function tell(id, text, isError) {
+  const element = document.getElementById(id);
+  if (element !== null && element.textContent !== text) {
+    element.textContent = text; // which is read out: only what is new
+  }
+  element?.classList.toggle("error", isError);
+}
+
+begin();

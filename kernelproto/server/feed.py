@@ -1,0 +1,264 @@
+"""Feed: what a kernel sends, for its clients here, each at its own pace, also after an absence."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import partial
+from typing import NamedTuple, NoReturn
+
+import anyio
+
+from kernelproto.exceptions import KernelDied, fresh
+from kernelproto.server.replay import Kept, ReplayRing
+from kernelproto.supervise import Died, Kernel
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.content import Content, Status, Stream, message_type
+from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
+
+
+class Reader:
+    """One client of a feed; ``Feed.join`` makes it.
+
+    Attributes:
+        feed: what it reads.
+        place: how far the client has come.
+        cut_off: set when it cannot go on.
+        reason: why.
+    """
+
+    def __init__(self, feed: Feed, session: str, last_msg_id: str | None) -> None:
+        self.place = feed.ring.join(session, last_msg_id)
+        self.cut_off = anyio.Event()
+        self.reason = ""
+        self.feed = feed
+
+    async def next(self) -> Kept:
+        """Wait for the next message; it stays the next until ``advance`` is called.
+
+        Raises:
+            KernelDied: it was the last one, because the kernel has died.
+            ClientClosed: it was the last one, because the kernel was ended.
+        """
+        while (kept := self.feed.ring.next(self.place)) is None:
+            if self.feed.failure is not None:
+                raise fresh(self.feed.failure)
+            await self.feed.wait()
+        return kept
+
+    def advance(self) -> None:
+        """Take note that the next message was handed to the client's socket."""
+        self.feed.ring.advance(self.place)
+
+    def receive(self, number: int) -> None:
+        """Take note that the client has received everything before that number."""
+        self.feed.ring.receive(self.place, number)
+
+    def apology(self) -> Message | None:
+        """Return what tells the client that it has lost something; None where it has not.
+
+        It is an output of whatever goes on after the gap, so that it is shown there.
+        """
+        lost = self.place.lost
+        if lost == 0:
+            return None
+        amount = "messages" if lost is None else f"{lost} message{'s' * (lost > 1)}"
+        text = f"[{amount} of the kernel were not kept until you came back: outputs are missing]\n"
+        notice = build_notice(Stream("stderr", text))
+        heir = self.feed.ring.first_of_cause(self.place)
+        if heir is None:
+            return notice
+        header, _, *rest = notice.parts
+        return Message(notice.header, heir.parent_header, [header, heir.raw_parent_header, *rest])
+
+    def look(self) -> None:
+        """See whether the client can go on."""
+        if self.place.retired:
+            self._cut("another connection of the same session has taken its place")
+        elif self.feed.ring.is_overtaken(self.place):
+            self._cut("too slow: more output waits than the server keeps")
+
+    def _cut(self, reason: str) -> None:
+        self.reason = self.reason or reason
+        self.cut_off.set()
+
+
+class Feed:
+    """What one kernel sends, from when its first client came until it ends.
+
+    Args:
+        kernel: the kernel.
+        limit: how many bytes are kept for clients that are slow or away.
+        seconds: how long they are kept for a client that does not come back.
+        on_end: called when there is no kernel any more.
+
+    Attributes:
+        ring: has the messages.
+        failure: why there will be none any more.
+        ended: set when there is a failure.
+    """
+
+    def __init__(
+        self, kernel: Kernel, *, limit: int, seconds: float, on_end: Callable[[], object]
+    ) -> None:
+        self.ring = ReplayRing(limit, seconds)
+        self.failure: Exception | None = None
+        self.ended = anyio.Event()
+        self._kernel = kernel
+        self._on_end = on_end
+        self._readers: list[Reader] = []
+        self._news = anyio.Event()
+        self._somebody_left = anyio.Event()
+
+    @contextmanager
+    def join(self, session: str, last_msg_id: str | None) -> Generator[Reader]:
+        """Let a client read for the block; what comes afterwards is kept for when it comes back.
+
+        Args:
+            session: the client's name for itself; empty where it has none.
+            last_msg_id: the ``msg_id`` of the last message that it has; None where it does not say.
+        """
+        reader = Reader(self, session, last_msg_id)
+        self._readers.append(reader)
+        self._look()
+        if self.failure is not None:
+            self._say_last_words(self.failure)
+        try:
+            yield reader
+        finally:
+            self._readers.remove(reader)
+            self.ring.leave(reader.place, anyio.current_time())
+            self._somebody_left.set()
+
+    async def wait(self) -> None:
+        """Wait until there is more, or the end."""
+        if self._news.is_set():
+            self._news = anyio.Event()
+        await self._news.wait()
+
+    def offer(self, message: Message, channel: ChannelName) -> None:
+        """Take in a message; part of ``Watcher``."""
+        if message.msg_type != "iopub_welcome":  # that one greets the server
+            self._put(message, channel)
+
+    def fail(self, error: Exception) -> None:
+        """Take note that there is no kernel any more; part of ``Watcher``."""
+        if self.failure is None:
+            self._say_last_words(error)
+            self.failure = error
+            self.ended.set()
+            self._news.set()
+            self._on_end()
+
+    def resume(self) -> None:
+        """Take note that a dead kernel lives again; part of ``Watcher``.
+
+        Its clients are gone. Those that come get a feed of their own.
+        """
+
+    def unsent(self) -> list[int]:
+        """Return for each client how many messages there are that it was not sent yet."""
+        return [self.ring.end - reader.place.position for reader in self._readers]
+
+    async def serve(self) -> None:
+        """Tell of restarts, and forget what nobody has come back for."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._tell_of_restarts)
+            tasks.start_soon(self._keep_time)
+
+    async def _tell_of_restarts(self) -> None:
+        """Say what the kernel cannot say itself.
+
+        Of a restart that was asked for its client knows: to be told once more, on the connection
+        that it opens afterwards, would make it forget what it has asked the new process.
+        """
+        async for event in self._kernel.events():
+            if isinstance(event, Died) and self._kernel.state == "restarting":
+                self._put(build_notice(Status("restarting")), "iopub", notice=True)
+
+    def _say_last_words(self, error: Exception) -> None:
+        if isinstance(error, KernelDied):
+            self._put(build_notice(Status("dead")), "iopub", notice=True)
+
+    async def _keep_time(self) -> NoReturn:
+        while True:
+            self._somebody_left = anyio.Event()
+            with anyio.CancelScope(deadline=self.ring.expires_at):
+                await self._somebody_left.wait()
+            self.ring.expire(anyio.current_time())
+
+    def _put(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
+        begin = self.ring.begin
+        self.ring.append(message, channel, notice=notice)
+        self._news.set()
+        if self.ring.begin != begin:
+            self._look()
+
+    def _look(self) -> None:
+        for reader in self._readers:
+            reader.look()
+
+
+class Backlog(NamedTuple):
+    """What waits for clients.
+
+    Attributes:
+        kept_bytes: how much of all kernels' messages is kept.
+        unsent: how many messages wait to be sent to clients that are here.
+        slowest: for how many of them the slowest client is the reason.
+    """
+
+    kept_bytes: int
+    unsent: int
+    slowest: int
+
+
+class Feeds:
+    """The feeds of all kernels that have, or have had, clients here.
+
+    Args:
+        limit: as for each feed.
+        seconds: the same.
+    """
+
+    def __init__(self, *, limit: int, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._feeds: dict[Kernel, Feed] = {}
+
+    def of(self, kernel: Kernel) -> Feed:
+        """Return the feed of a kernel."""
+        feed = self._feeds.get(kernel)
+        if feed is None:
+            feed = Feed(
+                kernel,
+                limit=self._limit,
+                seconds=self._seconds,
+                on_end=partial(self._feeds.pop, kernel, None),
+            )
+            self._feeds[kernel] = feed
+            kernel.generations.observers.watch(feed)
+            if feed.failure is None:
+                kernel.generations.start_task(feed.serve)
+        return feed
+
+    def backlog(self) -> Backlog:
+        """Return what waits for clients now."""
+        kept_bytes = sum(feed.ring.size for feed in self._feeds.values())
+        unsent = [count for feed in self._feeds.values() for count in feed.unsent()]
+        return Backlog(kept_bytes, sum(unsent), max(unsent, default=0))
+
+
+def build_notice(content: Content) -> Message:
+    """Return a message of the server's own, in the name of the kernel."""
+    header = Header(
+        msg_id=uuid.uuid4().hex,
+        msg_type=message_type(type(content)),
+        session=uuid.uuid4().hex,
+        username="kernel",
+        date=datetime.now(UTC).isoformat(),
+        version=PROTOCOL_VERSION,
+    )
+    return Message.build(header, content)

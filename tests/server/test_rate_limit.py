@@ -1,0 +1,60 @@
+"""How often a user may do something."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelproto.server.rate_limit import RateLimit
+
+
+def test_burst_and_then_the_rate() -> None:
+    limit = RateLimit(per_minute=6, burst=3)
+    assert [limit.take("ada", 100.0) for _ in range(4)] == [0, 0, 0, 10]
+    assert limit.take("ada", 104.0) == 6  # what was refused does not count
+    assert limit.take("ada", 110.0) == 0
+    assert limit.take("ada", 110.0) == 10
+
+
+def test_users_do_not_disturb_each_other() -> None:
+    limit = RateLimit(per_minute=1, burst=1)
+    assert [limit.take(user, 0.0) for user in ("ada", "bob", "ada")] == [0, 0, 60]
+
+
+def test_no_limit() -> None:
+    limit = RateLimit(per_minute=0, burst=1)
+    assert {limit.take("ada", 0.0) for _ in range(1000)} == {0.0}
+    assert len(limit) == 0
+
+
+def test_full_buckets_are_forgotten() -> None:
+    limit = RateLimit(per_minute=60, burst=2)
+    for number in range(1000):
+        assert limit.take(f"user {number}", float(number)) == 0
+    assert len(limit) == 1
+
+
+@pytest.mark.parametrize("burst", [1, 5])
+@given(gaps=st.lists(st.integers(0, 40), max_size=60))
+def test_never_more_than_allowed(burst: int, gaps: list[int]) -> None:
+    """In no span of time is more done than the burst and what the rate adds meanwhile."""
+    limit = RateLimit(per_minute=6, burst=burst)
+    done = [now for now in accumulate(gaps) if limit.take("ada", float(now)) == 0]
+    for first, began in enumerate(done):
+        for last, ended in enumerate(done[first:], first):
+            assert last - first + 1 <= burst + (ended - began) / 10
+
+
+@given(gaps=st.lists(st.integers(0, 40), min_size=1, max_size=60))
+def test_who_waits_as_told_is_let_in(gaps: list[int]) -> None:
+    limit = RateLimit(per_minute=6, burst=2)
+    now = 0.0
+    for gap in gaps:
+        now += gap
+        wait = limit.take("ada", now)
+        if wait:
+            now += wait
+            assert limit.take("ada", now) == 0

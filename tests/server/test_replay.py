@@ -1,0 +1,264 @@
+"""What is kept for clients that are slow, are gone, or have come back."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelproto.server.replay import Place, ReplayRing
+from kernelproto.wire.message import Header, Message
+
+SECONDS = 60.0
+
+
+def ring_of(limit: int = 2**20) -> ReplayRing:
+    return ReplayRing(limit, SECONDS)
+
+
+def output(name: str, *, size: int = 0, cause: str | None = None) -> Message:
+    parent = None
+    if cause is not None:
+        parent = Message.build(Header(msg_id=cause, msg_type="execute_request"), {})
+    header = Header(msg_id=name, msg_type="stream")
+    return Message.build(header, {"text": "x" * size}, parent=parent)
+
+
+def reply(name: str, session: str) -> Message:
+    request = Message.build(
+        Header(msg_id="request", msg_type="execute_request", session=session), {}
+    )
+    return Message.build(Header(msg_id=name, msg_type="execute_reply"), {}, parent=request)
+
+
+def send(ring: ReplayRing, *names: str, size: int = 0) -> None:
+    for name in names:
+        ring.append(output(name, size=size), "iopub")
+
+
+def read(ring: ReplayRing, place: Place, count: float = math.inf) -> list[str]:
+    """Hand messages to a client's socket; return their names."""
+    names: list[str] = []
+    while len(names) < count and (kept := ring.next(place)) is not None:
+        names.append(kept.message.msg_id)
+        ring.advance(place)
+    return names
+
+
+def test_clients_get_what_comes_after_them() -> None:
+    ring = ring_of()
+    send(ring, "0")
+    first = ring.join("a")
+    send(ring, "1", "2")
+    second = ring.join("b")
+    send(ring, "3")
+    assert read(ring, first) == ["1", "2", "3"]
+    assert read(ring, second) == ["3"]
+    assert ring.next(first) is None
+
+
+@pytest.mark.parametrize("session", ["a", "new", ""])
+def test_goes_on_where_the_last_one_was_lost(session: str) -> None:
+    ring = ring_of()
+    place = ring.join("a")
+    send(ring, "1", "2", "3", "4")
+    assert read(ring, place, 3) == ["1", "2", "3"]
+    ring.receive(place, 2)
+    ring.leave(place, now=0)
+    send(ring, "5")
+    back = ring.join(session)
+    assert back.lost == 0
+    assert read(ring, back) == ["3", "4", "5"]  # 3 was under way
+    assert read(ring, ring.join("another")) == []  # the place is taken
+
+
+def test_one_that_says_what_it_has_gets_what_follows() -> None:
+    ring = ring_of()
+    place = ring.join("a")
+    send(ring, "1", "2", "3", "4")
+    read(ring, place)
+    ring.receive(place, 4)  # by its socket, which was lost before the client had read it all
+    ring.leave(place, now=0)
+    send(ring, "5")
+    back = ring.join("b", "2")
+    assert (back.lost, read(ring, back)) == (0, ["3", "4", "5"])
+
+
+def test_one_that_has_what_nobody_knows_gets_all_there_is_and_is_told() -> None:
+    ring = ring_of()
+    ring.join("a")
+    send(ring, "1", "2")
+    back = ring.join("b", "nonsense")
+    assert (back.lost, read(ring, back)) == (None, ["1", "2"])
+
+
+def test_own_place_comes_before_the_one_that_was_left_first() -> None:
+    ring = ring_of()
+    first, second = ring.join("a"), ring.join("b")
+    ring.leave(first, now=1)
+    send(ring, "1")
+    ring.leave(second, now=2)
+    send(ring, "2")
+    assert read(ring, ring.join("b")) == ["1", "2"]
+    send(ring, "3")
+    assert read(ring, ring.join("c")) == ["1", "2", "3"]
+
+
+def test_session_that_comes_again_takes_the_place_of_one_that_is_not_known_to_be_lost() -> None:
+    ring = ring_of()
+    place = ring.join("a")
+    send(ring, "1", "2")
+    read(ring, place)
+    again = ring.join("a")
+    assert place.retired
+    assert read(ring, again) == ["1", "2"]
+    ring.leave(place, now=0)
+    assert read(ring, ring.join("b")) == []
+
+
+def test_replies_belong_to_the_sessions_that_have_asked() -> None:
+    ring = ring_of()
+    place, other = ring.join("a"), ring.join("b")
+    place.note_session("used by a")
+    ring.append(reply("1", "a"), "shell")
+    ring.append(reply("2", "used by a"), "control")
+    ring.append(reply("3", "b"), "stdin")
+    ring.append(reply("4", "nobody's"), "shell")
+    assert ring.end == 3
+    assert read(ring, other) == ["3"]
+    ring.leave(place, now=0)
+    assert read(ring, ring.join("new")) == ["1", "2"]
+
+
+def test_sessions_of_a_client_are_bounded() -> None:
+    ring = ring_of()
+    place = ring.join("a")
+    for number in range(150):
+        place.note_session(f"{number}")
+    assert len(place.sessions) == 100
+    assert "149" in place.sessions
+
+
+def test_notice_is_handed_over_once_at_the_most() -> None:
+    """Clients reconnect because of one: they would do so for ever."""
+    ring = ring_of()
+    place = ring.join("a")
+    ring.append(output("restarting"), "iopub", notice=True)
+    send(ring, "1")
+    assert read(ring, place, 1) == ["restarting"]
+    place = ring.join("a")
+    ring.append(output("dead"), "iopub", notice=True)
+    assert read(ring, place, 1) == ["1"]
+    assert read(ring, ring.join("a")) == ["1", "dead"]
+
+
+def test_what_is_too_much_goes_and_who_needs_it_is_told() -> None:
+    ring = ring_of(limit=100_000)
+    slow, gone = ring.join("slow"), ring.join("gone")
+    quick = ring.join("quick")
+    ring.leave(gone, now=0)
+    for number in range(300):
+        send(ring, f"{number}", size=1000)
+        assert ring.size <= 100_000
+        assert read(ring, quick) == [f"{number}"]
+        ring.receive(quick, ring.end)
+    assert not ring.is_overtaken(quick)
+    assert ring.is_overtaken(slow)
+    assert ring.next(slow) is None
+    back = ring.join("gone")
+    assert back.lost == ring.begin > 200
+    assert read(ring, back) == [f"{number}" for number in range(ring.begin, 300)]
+
+
+def test_one_message_has_room_however_large() -> None:
+    ring = ring_of(limit=1000)
+    place = ring.join("a")
+    send(ring, "1", size=10_000)
+    assert read(ring, place) == ["1"]
+
+
+def test_little_is_kept_that_all_have() -> None:
+    ring = ring_of(limit=80_000)
+    first, second = ring.join("a"), ring.join("b")
+    send(ring, *"123456789", size=5000)
+    read(ring, first)
+    ring.receive(first, ring.end)
+    assert ring.begin == 0
+    read(ring, second)
+    ring.receive(second, ring.end)
+    assert 0 < ring.size <= 10_000
+
+
+def test_nothing_is_kept_for_ever_for_one_who_does_not_come_back() -> None:
+    ring = ring_of()
+    assert ring.expires_at == math.inf
+    place = ring.join("a")
+    send(ring, "1")
+    ring.leave(place, now=100)
+    assert ring.expires_at == 100 + SECONDS
+    ring.expire(100 + SECONDS - 1)
+    assert ring.size > 0
+    ring.expire(100 + SECONDS)
+    assert (ring.size, ring.expires_at) == (0, math.inf)
+    send(ring, "2")
+    assert ring.size == 0
+    back = ring.join("b")
+    assert back.lost == 2
+    send(ring, "3")
+    assert read(ring, back) == ["3"]
+
+
+def test_places_that_were_left_are_bounded() -> None:
+    ring = ring_of()
+    places = [ring.join(f"{number}") for number in range(150)]
+    send(ring, "1")
+    for place in places:
+        ring.leave(place, now=0)
+    taken = [ring.join("new") for _ in range(1)] + [ring.join("") for _ in range(149)]
+    assert sum(read(ring, place) == ["1"] for place in taken) == 100
+
+
+def test_cause_of_what_goes_on() -> None:
+    ring = ring_of()
+    place = ring.join("a")
+    send(ring, "0")
+    assert ring.first_of_cause(place) is None
+    ring.append(output("1", cause="cell"), "iopub")
+    heir = ring.first_of_cause(place)
+    assert heir is not None
+    assert heir.msg_id == "1"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.booleans())))
+def test_nothing_is_missing_and_nothing_comes_twice(rounds) -> None:
+    """A client is lost again and again, while messages are under way, and comes back.
+
+    Either it says what it has, whatever its socket has confirmed, or its socket has confirmed just
+    what it has read.
+    """
+    ring = ring_of()
+    place = ring.join("0")
+    names = map(str, itertools.count())
+    sent: list[str] = []
+    has: list[str] = []
+
+    def send_some(count: int) -> None:
+        new = list(itertools.islice(names, count))
+        send(ring, *new)
+        sent.extend(new)
+
+    for number, (some, under_way, more, says) in enumerate(rounds, 1):
+        send_some(some)
+        handed_over = read(ring, place)
+        unread = min(under_way, len(handed_over))
+        has += handed_over[: len(handed_over) - unread]
+        last = has[-1] if says and has else None
+        ring.receive(place, place.position - (0 if last else unread))
+        ring.leave(place, now=0)
+        send_some(more)
+        place = ring.join(f"{number}", last)
+    has += read(ring, place)
+    assert has == sent
