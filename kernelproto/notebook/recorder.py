@@ -1,0 +1,157 @@
+"""Recorder: what a kernel sends while a notebook is executed, written into the notebook. Pure.
+
+Everything goes to the cell whose request has caused it, also what comes when that is over: threads
+of the code write whenever they like.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from kernelproto.exceptions import MalformedMessage, OutputOverflow
+from kernelproto.notebook.nodes import Node
+from kernelproto.notebook.outputs import Displays, Page
+from kernelproto.notebook.widgets import Widgets
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.content import (
+    ClearOutput,
+    DisplayData,
+    ErrorOutput,
+    ExecuteInput,
+    ExecuteReply,
+    ExecuteResult,
+    Output,
+    Status,
+    Stream,
+    UpdateDisplayData,
+)
+from kernelproto.wire.message import Message
+
+_COMM_STATES = frozenset(("comm_open", "comm_msg"))
+_OUTPUTS = (
+    Stream,
+    DisplayData,
+    UpdateDisplayData,
+    ExecuteResult,
+    ErrorOutput,
+    ClearOutput,
+)
+
+
+class Request(Protocol):
+    """What a cell is executed by: its msg_id is known once it is sent."""
+
+    @property
+    def msg_id(self) -> str | None: ...
+
+
+class Recorder:
+    """Writes what a kernel sends into the cells of a notebook; a Watcher of observers.
+
+    Args:
+        record_timing: whether cells get the times of their messages in their metadata.
+        limit: how many bytes of outputs each cell, and each Output widget, keeps.
+
+    Attributes:
+        widgets: those of the notebook.
+    """
+
+    def __init__(self, *, record_timing: bool, limit: int) -> None:
+        self._record_timing = record_timing
+        self._limit = limit
+        self._displays = Displays()
+        self.widgets = Widgets(self._displays, limit)
+        self._cells: dict[str, _Cell] = {}
+        self._touched: set[Page] = set()
+        self._begun: tuple[Request, _Cell] | None = None
+
+    def begin(self, request: Request, node: Node) -> None:
+        """Take what is caused by *request*, which is not sent yet, for the cell *node*."""
+        self.settle()
+        node["outputs"] = []
+        node["execution_count"] = None
+        times: Node | None = None
+        if self._record_timing:
+            # A NotebookNode makes another one of a dict that is put into it.
+            node["metadata"]["execution"] = {}
+            times = node["metadata"]["execution"]
+        cell = _Cell(node, Page(node["outputs"], self._displays, self._limit), times)
+        self._begun = (request, cell)
+
+    def settle(self) -> None:
+        """Let everything that was received be in the notebook."""
+        if self._begun is not None:
+            request, cell = self._begun
+            self._cells[request.msg_id or ""] = cell
+            self._begun = None
+        self.widgets.settle()
+        for page in self._touched:
+            page.settle()
+        self._touched.clear()
+
+    def overflow(self) -> OutputOverflow | None:
+        """Return the exception that tells what a page has discarded; None when nothing was."""
+        cells = [cell.page for cell in self._cells.values()]
+        for page in (*cells, *self.widgets.pages()):
+            if page.discarded_messages:
+                return OutputOverflow(
+                    f"{page.discarded_messages} outputs of {page.discarded_bytes} bytes were "
+                    f"discarded, because a cell shows more than {self._limit} bytes",
+                    discarded_messages=page.discarded_messages,
+                    discarded_bytes=page.discarded_bytes,
+                )
+        return None
+
+    def offer(self, message: Message, channel: ChannelName) -> None:
+        """Take a message, if a cell has caused it."""
+        parent = message.parent_header
+        cell = None if parent is None else self._cell(parent.msg_id)
+        if parent is None or cell is None:
+            return
+        try:
+            self._record(message, message.content, cell, parent.msg_id)
+        except MalformedMessage:
+            return  # the client refuses it, and says so
+
+    def fail(self, error: Exception) -> None:
+        """Do nothing: whoever waits for the cell is told."""
+
+    def resume(self) -> None:
+        """Do nothing: no cell is executed by a kernel that has come back."""
+
+    def _cell(self, msg_id: str) -> _Cell | None:
+        if self._begun is not None and self._begun[0].msg_id == msg_id:
+            return self._begun[1]
+        return self._cells.get(msg_id)
+
+    def _record(self, message: Message, content: Any, cell: _Cell, msg_id: str) -> None:
+        if isinstance(content, _OUTPUTS):
+            self._take(content, sum(map(len, message.parts)), cell, msg_id)
+        elif isinstance(content, Status):
+            cell.note_time(f"iopub.status.{content.execution_state}", message)
+        elif isinstance(content, ExecuteInput):
+            cell.node["execution_count"] = content.execution_count
+            cell.note_time("iopub.execute_input", message)
+        elif isinstance(content, ExecuteReply):
+            cell.note_time("shell.execute_reply", message)
+        elif message.msg_type in _COMM_STATES:
+            self.widgets.receive(message)
+
+    def _take(self, output: Output, size: int, cell: _Cell, msg_id: str) -> None:
+        if not self.widgets.take(msg_id, output, size):
+            cell.page.take(output, size)
+            self._touched.add(cell.page)
+
+
+class _Cell:
+    """A cell, and the page of its outputs."""
+
+    def __init__(self, node: Node, page: Page, times: dict[str, str] | None) -> None:
+        self.node = node
+        self.page = page
+        self._times = times
+
+    def note_time(self, name: str, message: Message) -> None:
+        """Take note of when the kernel has sent a message."""
+        if self._times is not None:
+            self._times[name] = message.header.date

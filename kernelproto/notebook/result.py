@@ -1,0 +1,64 @@
+"""NotebookResult: what the execution of a notebook has come to. Pure: plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kernelproto.exceptions import CellTimeout, ExecutionError
+from kernelproto.notebook.events import CellFinished, CellStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotebookResult:
+    """How the execution of a notebook ended.
+
+    Attributes:
+        notebook: the notebook itself, with the outputs.
+        cells: the cells that were executed, in order.
+        total: how many were to be executed.
+        duration: how long it took, in seconds, without starting and ending the kernel.
+    """
+
+    notebook: Any
+    cells: Sequence[CellFinished]
+    total: int
+    duration: float
+
+    @property
+    def failed(self) -> CellFinished | None:
+        """The cell at which the execution stopped; None when it came to the notebook's end."""
+        return next((cell for cell in self.cells if not cell.allowed), None)
+
+    @property
+    def status(self) -> CellStatus:
+        """The status of the cell at which it stopped; "ok" when it came to the notebook's end."""
+        return "ok" if self.failed is None else self.failed.status
+
+    def raise_for_error(self) -> NotebookResult:
+        """Return the result itself if the execution came to the notebook's end.
+
+        Raises:
+            ExecutionError: the code of a cell raised an exception, or the kernel did not run it.
+            CellTimeout: a cell took too long.
+        """
+        failed = self.failed
+        if failed is None:
+            return self
+        if failed.status == "timeout":
+            raise CellTimeout(
+                f"cell {failed.index} was interrupted after {failed.duration:.1f} s: give it a "
+                "longer timeout",
+                index=failed.index,
+                seconds=failed.duration,
+            )
+        error = failed.error
+        if error is None:
+            raise ExecutionError(f"the kernel did not execute cell {failed.index}")
+        raise ExecutionError(
+            f"cell {failed.index}: {error.ename}: {error.evalue}",
+            ename=error.ename,
+            evalue=error.evalue,
+            traceback=error.traceback,
+        )

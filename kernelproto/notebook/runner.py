@@ -1,0 +1,207 @@
+"""Executes the cells of a notebook on a kernel that runs."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+from anyio import to_thread
+
+from kernelproto.client import ExecutionResult, KernelClient
+from kernelproto.exceptions import CellTimeout
+from kernelproto.notebook.events import (
+    CellEvent,
+    CellFinished,
+    CellOutput,
+    CellStarted,
+    CellStatus,
+)
+from kernelproto.notebook.files import check_outputs, dump, dump_quickly, replace_file
+from kernelproto.notebook.nodes import Node, to_node
+from kernelproto.notebook.parameters import inject_parameters, tags
+from kernelproto.notebook.recorder import Recorder
+from kernelproto.notebook.result import NotebookResult
+from kernelproto.supervise import Kernel
+from kernelproto.supervise.to_the_end import to_the_end
+from kernelproto.wire import tolerant_json
+from kernelproto.wire.content import CommMessage, KernelInfoRequest
+
+# How long code may go on after it was interrupted because its time was over.
+_INTERRUPT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotebookOptions:
+    """How a notebook is executed; the arguments of ``execute_notebook``."""
+
+    timeout: float | None
+    allow_errors: bool
+    allow_error_names: Collection[str]
+    force_raise_errors: bool
+    parameters: Mapping[str, object]
+    save_to: str | os.PathLike[str] | None
+    record_timing: bool
+    store_widget_state: bool
+    output_limit: int
+
+
+class NotebookRunner:
+    """One run through a notebook.
+
+    Args:
+        nb: the notebook.
+        kernel: executes it.
+        options: how.
+    """
+
+    def __init__(self, nb: Node, kernel: Kernel | KernelClient, options: NotebookOptions) -> None:
+        self._nb = nb
+        self._kernel = kernel
+        self._options = options
+        self._recorder = Recorder(record_timing=options.record_timing, limit=options.output_limit)
+        self._finished: list[CellFinished] = []
+        self._total = 0
+        self._began = time.perf_counter()
+
+    @property
+    def result(self) -> NotebookResult:
+        """What it has come to so far."""
+        return NotebookResult(
+            notebook=self._nb,
+            cells=tuple(self._finished),
+            total=self._total,
+            duration=time.perf_counter() - self._began,
+        )
+
+    async def run(self) -> AsyncGenerator[CellEvent]:
+        """Execute one cell after the other, as long as they do not fail."""
+        await self._introduce()
+        observers = self._client.observers
+        observers.watch(self._recorder)
+        try:
+            cells = _executable(self._nb["cells"])
+            self._total = len(cells)
+            for number, index in enumerate(cells, 1):
+                yield CellStarted(index=index, number=number, total=self._total)
+                async with aclosing(self._execute(index, number)) as events:
+                    async for event in events:
+                        yield event
+                if not self._finished[-1].allowed:
+                    break
+        finally:
+            observers.unwatch(self._recorder)
+            await to_the_end(partial(self._save, dump))  # no longer than writing the file takes
+
+    @property
+    def _client(self) -> KernelClient:
+        return self._kernel.client if isinstance(self._kernel, Kernel) else self._kernel
+
+    async def _introduce(self) -> None:
+        """Tell the notebook what language this is, and give it its parameters in that."""
+        request = KernelInfoRequest()
+        reply = await self._kernel.request("kernel_info_request", request)
+        # Not as a Struct: a notebook has whatever a kernel tells of its language.
+        info: Node = tolerant_json.decode(reply.raw_content, dict[str, Any])
+        language = to_node(info.get("language_info") or {})
+        if language.get("name"):
+            self._nb["metadata"]["language_info"] = language
+        if self._options.parameters:
+            inject_parameters(self._nb, self._options.parameters, language.get("name", ""))
+
+    async def _execute(self, index: int, number: int) -> AsyncGenerator[CellEvent]:
+        cell = self._nb["cells"][index]
+        timeout = self._options.timeout
+        # One request at a time: there is nothing behind it that an error should abort.
+        execution = self._kernel.execute(
+            cell["source"], allow_stdin=False, stop_on_error=False, interrupt_timeout=timeout
+        )
+        self._recorder.begin(execution, cell)
+        began, began_at = anyio.current_time(), time.perf_counter()
+        async with execution:
+            deadline = math.inf if timeout is None else began + timeout + _INTERRUPT_SECONDS
+            while True:
+                output = None
+                with anyio.CancelScope(deadline=deadline) as waiting:
+                    output = await anext(execution, None)
+                if waiting.cancelled_caught:
+                    raise _ignores_interrupt(index, anyio.current_time() - began)
+                if output is None:
+                    break
+                yield CellOutput(index=index, output=output)
+            result = await execution
+        cell["execution_count"] = result.execution_count
+        status: CellStatus = result.status
+        if status == "error" and timeout is not None and anyio.current_time() >= began + timeout:
+            status = "timeout"
+        finished = CellFinished(
+            index=index,
+            number=number,
+            total=self._total,
+            status=status,
+            duration=time.perf_counter() - began_at,
+            execution_count=result.execution_count,
+            error=result.error,
+            allowed=self._allowed(cell, result),
+        )
+        await self._settle(index)
+        self._finished.append(finished)
+        yield finished
+
+    def _allowed(self, cell: Node, result: ExecutionResult) -> bool:
+        if result.status == "ok":
+            return True
+        options = self._options
+        return not options.force_raise_errors and (
+            options.allow_errors
+            or "raises-exception" in tags(cell)
+            or (result.error is not None and result.error.ename in options.allow_error_names)
+        )
+
+    async def _settle(self, index: int) -> None:
+        """Bring notebook, file and kernel to where they should be behind a cell."""
+        self._recorder.settle()
+        overflow = self._recorder.overflow()
+        if overflow is not None:
+            raise overflow
+        check_outputs(self._nb, index)
+        for comm_id, state in self._recorder.widgets.unsynchronised().items():
+            data: Node = {"method": "update", "state": state, "buffer_paths": []}
+            await self._client.send_comm(CommMessage(comm_id=comm_id, data=data), None, ())
+        await self._save(dump_quickly)
+
+    async def _save(self, write: Callable[[Node], bytes]) -> None:
+        self._recorder.settle()
+        widgets = self._recorder.widgets.metadata() if self._options.store_widget_state else None
+        if widgets is not None:
+            self._nb["metadata"]["widgets"] = widgets
+        if self._options.save_to is not None:
+            # Written here: the notebook may change while a thread is at work.
+            data = write(self._nb)
+            await to_thread.run_sync(replace_file, self._options.save_to, data)
+
+
+def _executable(cells: Sequence[Node]) -> list[int]:
+    """Return the positions of the cells that have code which is not to be skipped."""
+    return [
+        index
+        for index, cell in enumerate(cells)
+        if cell["cell_type"] == "code"
+        and cell["source"].strip()
+        and "skip-execution" not in tags(cell)
+    ]
+
+
+def _ignores_interrupt(index: int, seconds: float) -> CellTimeout:
+    return CellTimeout(
+        f"cell {index} goes on after {seconds:.1f} s, although it was interrupted "
+        f"{_INTERRUPT_SECONDS:g} s ago: give it a longer timeout, or end its kernel",
+        index=index,
+        seconds=seconds,
+    )

@@ -1,0 +1,112 @@
+"""The same notebooks, executed here and by nbclient: output for output the same.
+
+What is left out is what differs whenever a notebook is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import anyio
+import pytest
+from anyio import to_thread
+
+from kernelproto.notebook import NotebookResult, execute_notebook, read_notebook
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+GUARD_SECONDS = 100
+HERE = Path(__file__).parent
+NOTEBOOKS = {path.stem: path for path in sorted(HERE.glob("*.ipynb"))}
+
+# The kernel of each notebook's own choice, and another one. Loading matplotlib takes longer than
+# all the rest, and a figure is the same on every event loop.
+KERNELS = {"asyncio": None, "trio": "pyimport/kernel"}
+SLOW = {"images"}
+
+VARYING = [
+    (re.compile(r"0x[0-9a-f]{8,}"), "0xADDRESS"),
+    (re.compile(r"ipykernel_\d+"), "ipykernel_PID"),
+    (re.compile(r"/\d+\.py"), "/NAME.py"),
+    (re.compile(r"<dc:date>[^<]*"), "<dc:date>"),
+]
+MODEL_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+
+
+@cache
+def executed_by_nbclient() -> dict[str, Any]:
+    """Return the notebooks as nbclient leaves them, all of them executed side by side."""
+    with TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, HERE / "by_nbclient.py", folder, *NOTEBOOKS.values()],
+            check=True,
+            capture_output=True,
+            timeout=GUARD_SECONDS,
+        )
+        return {path.stem: json.loads(path.read_text()) for path in Path(folder).iterdir()}
+
+
+def comparable(nb: Any) -> Any:
+    """Return a notebook with times, addresses and ids that are always the same.
+
+    Text that one stream has got in several pieces is joined: how many they are is a matter of time.
+    """
+    nb = json.loads(json.dumps(nb))
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = joined(cell["outputs"])
+        cell["metadata"]["execution"] = sorted(cell["metadata"].get("execution", {}))
+    for state in nb["metadata"].get("widgets", {}).values():
+        state["state"] = list(state["state"].items())  # in the order of their creation
+    text = json.dumps(nb, ensure_ascii=False, sort_keys=True)
+    for pattern, name in VARYING:
+        text = pattern.sub(name, text)
+    numbers: dict[str, str] = {}
+    text = MODEL_ID.sub(lambda id: numbers.setdefault(id[0], f"ID-{len(numbers)}"), text)
+    return json.loads(text)
+
+
+def joined(outputs: list[Any]) -> list[Any]:
+    page: list[Any] = []
+    for output in outputs:
+        last = page[-1] if page else {}
+        if output["output_type"] == "stream" and last.get("name") == output["name"]:
+            last["text"] += output["text"]
+        else:
+            page.append(output)
+    return page
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+async def test_side_by_side_they_come_to_the_same(anyio_backend: str) -> None:
+    kernel = KERNELS[anyio_backend]
+    names = NOTEBOOKS.keys() - (SLOW if kernel else set())
+    results: dict[str, NotebookResult] = {}
+
+    async def execute(name: str) -> None:
+        results[name] = await execute_notebook(read_notebook(NOTEBOOKS[name]), name=kernel)
+
+    expected = await to_thread.run_sync(executed_by_nbclient)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for name in names:
+                tasks.start_soon(execute, name)
+
+    assert results.keys() == names
+    assert {name: result.status for name, result in results.items() if result.failed} == {
+        "failing": "error"
+    }
+    for name, result in results.items():
+        ours, theirs = comparable(result.notebook), comparable(expected[name])
+        for index, (cell, their_cell) in enumerate(
+            zip(ours.pop("cells"), theirs.pop("cells"), strict=True)
+        ):
+            assert cell == their_cell, f"cell {index} of {name}"
+        assert ours == theirs, f"the metadata of {name}"

@@ -1,0 +1,376 @@
+"""Notebooks are executed cell by cell, on a kernel of their own or on one that is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from kernelproto import (
+    CellTimeout,
+    ClientClosed,
+    ExecutionError,
+    InvalidNotebook,
+    InvalidParameter,
+    KernelDied,
+    KernelFinder,
+    LocalProtocolError,
+    OutputOverflow,
+    Stream,
+    run_kernel,
+)
+from kernelproto.notebook import (
+    CellFinished,
+    CellOutput,
+    CellStarted,
+    execute_notebook,
+    read_notebook,
+    runner,
+)
+from kernelproto.testing import FakeProvider
+from kernelproto.wire.content import DisplayData, ExecuteRequest, KernelInfoReply, LanguageInfo
+
+pytestmark = pytest.mark.anyio
+
+GUARD_SECONDS = 60
+
+
+def texts(nb) -> list[str]:
+    """Return what each cell shows, or the name of the exception that it has raised."""
+    return [
+        "".join(output.get("text") or output.get("ename", "") for output in cell.outputs)
+        for cell in nb.cells
+    ]
+
+
+async def test_cells_are_executed_in_order(notebook, connected) -> None:
+    nb = notebook("say one", "say two")
+
+    async with connected() as (fake, client):
+        result = await execute_notebook(nb, client)
+
+    assert texts(nb) == ["one", "two"]
+    assert [cell.execution_count for cell in nb.cells] == [1, 2]
+    assert [request.code for request in fake.contents(ExecuteRequest)] == ["say one", "say two"]
+    assert result.notebook is nb
+    assert (result.status, result.failed, result.total) == ("ok", None, 2)
+    assert result.raise_for_error() is result
+
+
+async def test_events_tell_of_every_cell(notebook, connected) -> None:
+    nb = notebook("", "say one", "raise Oops", "say three")
+
+    async with connected() as (_, client), execute_notebook(nb, client) as execution:
+        events = [event async for event in execution]
+
+    started, output, finished, failing, error, failed = events
+    assert started == CellStarted(index=1, number=1, total=3)
+    assert output == CellOutput(index=1, output=Stream("stdout", "one"))
+    assert finished == CellFinished(
+        index=1, number=1, total=3, status="ok", duration=finished.duration, execution_count=1
+    )
+    assert finished.duration > 0
+    assert failing == CellStarted(index=2, number=2, total=3)
+    assert error.output == failed.error
+    assert (failed.status, failed.allowed, failed.error.ename) == ("error", False, "Oops")
+
+
+async def test_an_exception_ends_it(notebook, connected) -> None:
+    nb = notebook("say one", "raise Oops", "say three")
+
+    async with connected() as (_, client):
+        result = await execute_notebook(nb, client)
+
+    assert texts(nb) == ["one", "Oops", ""]
+    assert result.status == "error"
+    assert result.failed == result.cells[1]
+    with pytest.raises(ExecutionError, match="cell 1: Oops: on purpose") as caught:
+        result.raise_for_error()
+    assert caught.value.ename == "Oops"
+
+
+@pytest.mark.parametrize(
+    ("tags", "options", "executed"),
+    [
+        ((), {"allow_errors": True}, 2),
+        ((), {"allow_error_names": ["Oops"]}, 2),
+        ((), {"allow_error_names": ["Other"]}, 1),
+        (("raises-exception",), {}, 2),
+        (("raises-exception",), {"force_raise_errors": True}, 1),
+        ((), {"allow_errors": True, "force_raise_errors": True}, 1),
+    ],
+)
+async def test_an_exception_may_be_allowed(tags, options, executed, notebook, connected) -> None:
+    nb = notebook(("raise Oops", *tags), "say on")
+
+    async with connected() as (_, client):
+        result = await execute_notebook(nb, client, **options)
+
+    assert len(result.cells) == executed
+    assert result.status == ("ok" if executed == 2 else "error")
+
+
+async def test_what_is_not_to_be_executed_stays_as_it_is(notebook, connected) -> None:
+    nb = notebook(("say no", "skip-execution"), "  \n", "say yes")
+    nb.cells[0].outputs = [{"output_type": "stream", "name": "stdout", "text": "earlier"}]
+    nb.cells[2].outputs = [{"output_type": "stream", "name": "stdout", "text": "earlier"}]
+
+    async with connected() as (fake, client):
+        await execute_notebook(nb, client)
+
+    assert [request.code for request in fake.contents(ExecuteRequest)] == ["say yes"]
+    assert texts(nb) == ["earlier", "", "yes"]
+
+
+async def test_a_cell_that_takes_too_long_is_interrupted(notebook, connected) -> None:
+    nb = notebook("sleep", "say on")
+
+    async with connected() as (_, client):
+        stopped = await execute_notebook(nb, client, timeout=0.01)
+        result = await execute_notebook(nb, client, timeout=0.01, allow_errors=True)
+
+    assert (stopped.status, stopped.failed.error.ename) == ("timeout", "KeyboardInterrupt")
+    with pytest.raises(CellTimeout, match="cell 0 was interrupted"):
+        stopped.raise_for_error()
+    assert [cell.status for cell in result.cells] == ["timeout", "ok"]
+    assert nb.cells[0].outputs[0].text == "sleeping"
+
+
+async def test_code_that_ignores_the_interrupt_is_given_up(
+    notebook, connected, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_INTERRUPT_SECONDS", 0.01)
+    nb = notebook("sleep", "say on")
+
+    async with connected() as (fake, client):
+        fake.deaf.add("control")
+        with pytest.raises(CellTimeout, match="cell 0 goes on") as caught:
+            await execute_notebook(nb, client, timeout=0.01, allow_errors=True)
+
+    assert caught.value.index == 0
+    assert texts(nb) == ["sleeping", ""]
+
+
+async def test_input_is_refused(notebook, connected) -> None:
+    nb = notebook("ask")
+
+    async with connected() as (_, client):
+        result = await execute_notebook(nb, client)
+
+    assert result.failed.error.ename == "StdinNotImplementedError"
+
+
+async def test_a_kernel_that_dies_is_noticed_and_its_last_words_are_kept(
+    notebook, connected, tmp_path: Path
+) -> None:
+    nb = notebook("say one", "die", "say three")
+    path = tmp_path / "out.ipynb"
+
+    async with connected() as (_, client):
+        execution = execute_notebook(nb, client, save_to=path, allow_errors=True)
+        with pytest.raises(KernelDied):
+            await execution
+        with pytest.raises(KernelDied):
+            await execution
+
+    assert texts(nb) == texts(read_notebook(path)) == ["one", "last words", ""]
+
+
+async def test_it_is_saved_after_each_cell(notebook, connected, tmp_path: Path) -> None:
+    path = tmp_path / "out.ipynb"
+    saved = []
+
+    async with connected() as (_, client):
+        nb = notebook("say one", "say two")
+        async for event in execute_notebook(nb, client, save_to=path):
+            if isinstance(event, CellFinished):
+                saved.append(texts(read_notebook(path)))
+
+    assert saved == [["one", ""], ["one", "two"]]
+    assert os.listdir(tmp_path) == [path.name]
+
+
+async def test_it_is_saved_when_it_is_cancelled(notebook, connected, tmp_path: Path) -> None:
+    path = tmp_path / "out.ipynb"
+    nb = notebook("say one", "sleep")
+
+    async with connected() as (_, client):
+        with anyio.CancelScope() as scope:
+            async with execute_notebook(nb, client, save_to=path) as execution:
+                async for event in execution:
+                    if isinstance(event, CellOutput) and event.index == 1:
+                        scope.cancel()
+
+    assert scope.cancelled_caught
+    assert texts(read_notebook(path)) == ["one", "sleeping"]
+
+
+async def test_it_goes_on_where_the_iteration_was_left(notebook, connected) -> None:
+    nb = notebook("say one", "say two")
+
+    async with connected() as (_, client):
+        execution = execute_notebook(nb, client)
+        async for event in execution:
+            if isinstance(event, CellFinished):
+                break
+        assert texts(nb) == ["one", ""]
+        result = await execution
+        assert await execution is result
+
+    assert texts(nb) == ["one", "two"]
+    assert len(result.cells) == 2
+
+
+async def test_leaving_the_block_ends_it(notebook, connected) -> None:
+    nb = notebook("say one", "say two")
+
+    async with connected() as (fake, client):
+        async with execute_notebook(nb, client) as execution:
+            async for event in execution:
+                if isinstance(event, CellFinished):
+                    break
+        with pytest.raises(ClientClosed):
+            await execution
+        assert (await client.execute("say more")).stdout == "more"
+
+    assert texts(nb) == ["one", ""]
+    assert len(fake.contents(ExecuteRequest)) == 2
+
+
+async def test_a_block_that_does_nothing_executes_nothing(notebook, connected) -> None:
+    async with connected() as (fake, client), execute_notebook(notebook("say one"), client):
+        pass
+
+    assert not fake.contents(ExecuteRequest)
+
+
+async def test_one_that_is_never_used_warns(notebook) -> None:
+    execution = execute_notebook(notebook("say one"))
+    with pytest.warns(RuntimeWarning, match="never executed"):
+        del execution
+
+
+async def test_late_output_goes_to_the_cell_that_has_caused_it(notebook, connected) -> None:
+    nb = notebook("begin", "end")
+
+    async with connected() as (fake, client):
+        begun = []
+
+        async def begin(exchange) -> None:
+            begun.append(exchange)
+
+        async def end(exchange) -> None:
+            begun[0].stream("late")
+
+        fake.on_execute("begin", begin)
+        fake.on_execute("end", end)
+        await execute_notebook(nb, client)
+
+    assert texts(nb) == ["late", ""]
+
+
+async def test_more_output_than_is_kept_ends_it(notebook, connected) -> None:
+    nb = notebook("show", "say on")
+
+    async def show(exchange) -> None:
+        for number in range(10):
+            exchange.display(f"{number}" * 1000)
+
+    async with connected() as (fake, client):
+        fake.on_execute("show", show)
+        with pytest.raises(OutputOverflow, match="more than 5000 bytes") as caught:
+            await execute_notebook(nb, client, output_limit=5000)
+
+    assert 0 < len(nb.cells[0].outputs) < 5
+    assert caught.value.discarded_messages == 10 - len(nb.cells[0].outputs)
+
+
+async def test_an_output_that_no_notebook_may_have_is_left_out(notebook, connected) -> None:
+    nb = notebook("show")
+
+    async def show(exchange) -> None:
+        exchange.stream("before")
+        exchange.publish(DisplayData({"text/plain": 5}))
+
+    async with connected() as (fake, client):
+        fake.on_execute("show", show)
+        with pytest.raises(InvalidNotebook, match="cell 0"):
+            await execute_notebook(nb, client)
+
+    assert texts(nb) == ["before"]
+
+
+async def test_what_is_no_notebook_is_not_executed(connected) -> None:
+    async with connected() as (fake, client):
+        with pytest.raises(InvalidNotebook, match="no notebook"):
+            await execute_notebook({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, client)
+
+    assert not fake.contents(ExecuteRequest)
+
+
+async def test_times_are_recorded(notebook, connected) -> None:
+    timed, untimed = notebook("say one"), notebook("say one")
+
+    async with connected() as (_, client):
+        await execute_notebook(timed, client)
+        await execute_notebook(untimed, client, record_timing=False)
+
+    assert timed.cells[0].metadata.execution.keys() == {
+        "iopub.status.busy",
+        "iopub.execute_input",
+        "iopub.status.idle",
+        "shell.execute_reply",
+    }
+    assert "execution" not in untimed.cells[0].metadata
+
+
+async def test_parameters_are_written_in_the_language_of_the_kernel(notebook, connected) -> None:
+    nb, other = notebook(("year = 1", "parameters"), "say one"), notebook("say one")
+    language = LanguageInfo(name="python", version="3")
+
+    async with connected() as (fake, client):
+        fake.on("kernel_info_request", KernelInfoReply(language_info=language))
+        await execute_notebook(nb, client, parameters={"year": 2026})
+        fake.on("kernel_info_request", KernelInfoReply(language_info=LanguageInfo(name="cobol")))
+        with pytest.raises(InvalidParameter, match="cobol"):
+            await execute_notebook(other, client, parameters={"year": 2026})
+
+    assert [cell.source for cell in nb.cells][1] == "# Parameters\nyear = 2026"
+    assert [request.code for request in fake.contents(ExecuteRequest)] == [
+        cell.source for cell in nb.cells
+    ]
+    assert nb.metadata.language_info.name == "python"
+
+
+async def test_a_kernel_of_its_own_is_started_and_ended(notebook) -> None:
+    nb = notebook("one")
+    nb.metadata.kernelspec = {"name": "fake/kernel", "display_name": "Fake"}
+
+    with anyio.fail_after(GUARD_SECONDS):
+        async with FakeProvider() as provider:
+            finder = KernelFinder([provider])
+            await execute_notebook(nb, finder=finder)
+            async with execute_notebook(nb, name="kernel", finder=finder) as execution:
+                await anext(execution)
+                assert provider.kernels[1].returncode is None
+            await execute_notebook(notebook("one"), name="fake/kernel", finder=finder)
+
+    assert [fake.returncode for fake in provider.kernels] == [0, 0, 0]
+
+
+async def test_a_kernel_that_is_given_is_not_ended(notebook) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            FakeProvider() as provider,
+            run_kernel("fake/kernel", finder=KernelFinder([provider])) as kernel,
+        ):
+            await execute_notebook(notebook("one"), kernel)
+            assert kernel.state == "idle"
+
+
+async def test_a_kernel_that_is_given_cannot_be_chosen_as_well(notebook, connected) -> None:
+    async with connected() as (_, client):
+        with pytest.raises(LocalProtocolError, match="leave out"):
+            execute_notebook(notebook("one"), client, name="fake/kernel")

@@ -1,0 +1,114 @@
+"""Notebooks are read whole, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kernelproto import InvalidNotebook
+from kernelproto.notebook import read_notebook, write_notebook
+from kernelproto.notebook.files import dump_quickly, replace_file
+
+
+def test_what_was_written_is_read(notebook, tmp_path: Path) -> None:
+    nb, path = notebook("print('żółć')"), tmp_path / "a.ipynb"
+
+    write_notebook(nb, path)
+
+    assert read_notebook(path) == nb
+    assert "żółć" in path.read_text("utf-8")
+    assert os.listdir(tmp_path) == ["a.ipynb"]
+
+
+def test_half_a_surrogate_pair_survives(notebook, tmp_path: Path) -> None:
+    nb, path = notebook("'\udc80'"), tmp_path / "a.ipynb"
+
+    write_notebook(nb, path)
+
+    assert read_notebook(path) == nb
+
+
+def test_an_old_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "old.ipynb"
+    cell = {"cell_type": "code", "input": "1", "language": "python", "outputs": [], "metadata": {}}
+    worksheets = [{"cells": [cell], "metadata": {}}]
+    old = {"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": worksheets}
+    path.write_text(json.dumps(old))
+
+    nb = read_notebook(path)
+
+    assert (nb.nbformat, nb.cells[0].source) == (4, "1")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"no JSON",
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}',
+        b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{}]}',
+        b'{"nbformat": 99, "nbformat_minor": 0}',
+    ],
+)
+def test_what_is_no_notebook_is_refused_by_its_name(text, tmp_path: Path) -> None:
+    path = tmp_path / "bad.ipynb"
+    path.write_bytes(text)
+
+    with pytest.raises(InvalidNotebook, match=r"bad\.ipynb is no notebook: \S"):
+        read_notebook(path)
+
+
+def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_notebook(tmp_path / "missing.ipynb")
+
+
+def test_the_old_file_stays_when_the_new_one_is_none(notebook, tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    write_notebook(notebook("old"), path)
+    before = path.read_bytes()
+
+    with pytest.raises(InvalidNotebook):
+        write_notebook({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, path)
+    with pytest.raises(InvalidNotebook, match="nbformat 4 is wanted, not 3"):
+        write_notebook({"nbformat": 3}, path)
+
+    assert path.read_bytes() == before
+
+
+def test_nothing_is_left_of_what_could_not_be_written(notebook, tmp_path: Path) -> None:
+    folder = tmp_path / "a.ipynb"
+    folder.mkdir()
+
+    with pytest.raises(OSError, match=r"a\.ipynb"):
+        write_notebook(notebook("new"), folder)
+
+    assert os.listdir(tmp_path) == ["a.ipynb"]
+
+
+def test_a_file_keeps_its_mode_and_a_link_its_target(notebook, tmp_path: Path) -> None:
+    path, link = tmp_path / "a.ipynb", tmp_path / "link.ipynb"
+    path.touch()
+    path.chmod(0o640)
+    link.symlink_to(path)
+
+    write_notebook(notebook("new"), link)
+
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert read_notebook(path) == read_notebook(link)
+
+
+@pytest.mark.parametrize("source", ["print('żółć')", "'\udc80'"])
+def test_what_was_written_quickly_is_the_same_notebook(source, notebook, tmp_path: Path) -> None:
+    nb, path = notebook(source), tmp_path / "a.ipynb"
+
+    replace_file(path, dump_quickly(nb))
+
+    assert read_notebook(path) == nb

@@ -1,0 +1,161 @@
+"""Parameters become code, in the language of the notebook, in a cell of their own."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernelproto import InvalidParameter
+from kernelproto.notebook import inject_parameters
+from kernelproto.notebook.parameters import parameters_source
+
+VALUES = {
+    "n": None,
+    "b": True,
+    "i": -3,
+    "f": 1.5,
+    "s": 'a "quoted" \\ line\n$HOME ż',
+    "l": [1, (False,)],
+    "d": {"a b": {"c": []}},
+    "x": math.inf,
+    "y": -math.inf,
+    "z": math.nan,
+}
+
+SOURCES = {
+    "python": """\
+# Parameters
+n = None
+b = True
+i = -3
+f = 1.5
+s = 'a "quoted" \\\\ line\\n$HOME ż'
+l = [1, [False]]
+d = {'a b': {'c': []}}
+x = float('inf')
+y = -float('inf')
+z = float('nan')""",
+    "R": """\
+# Parameters
+n <- NULL
+b <- TRUE
+i <- -3
+f <- 1.5
+s <- "a \\"quoted\\" \\\\ line\\n$HOME ż"
+l <- list(1, list(FALSE))
+d <- list("a b" = list("c" = list()))
+x <- Inf
+y <- -Inf
+z <- NaN""",
+    "julia": """\
+# Parameters
+n = nothing
+b = true
+i = -3
+f = 1.5
+s = "a \\"quoted\\" \\\\ line\\n\\$HOME ż"
+l = [1, [false]]
+d = Dict("a b" => Dict("c" => []))
+x = Inf
+y = -Inf
+z = NaN""",
+    "typescript": """\
+// Parameters
+var n = null;
+var b = true;
+var i = -3;
+var f = 1.5;
+var s = "a \\"quoted\\" \\\\ line\\n$HOME ż";
+var l = [1, [false]];
+var d = {"a b": {"c": []}};
+var x = Infinity;
+var y = -Infinity;
+var z = NaN;""",
+}
+SOURCES["javascript"] = SOURCES["typescript"]
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@pytest.mark.parametrize("language", SOURCES)
+def test_every_language_has_its_own_words(language) -> None:
+    assert parameters_source(VALUES, language) == SOURCES[language]
+
+
+@given(JSON)
+def test_python_reads_what_was_meant(value) -> None:
+    namespace: dict[str, object] = {}
+    exec(parameters_source({"value": value}, "python"), namespace)  # it is code, and ours
+
+    assert namespace["value"] == value
+
+
+@given(st.recursive(st.none() | st.integers() | st.text(), st.lists))
+def test_javascript_writes_json(value) -> None:
+    source = parameters_source({"value": value}, "javascript").removeprefix("// Parameters\n")
+
+    assert json.loads(source.removeprefix("var value = ").removesuffix(";")) == value
+
+
+@pytest.mark.parametrize(
+    ("parameters", "language", "reason"),
+    [
+        ({"a": 1}, "cobol", "in 'cobol', only in javascript, julia, python, r, typescript"),
+        ({"a": 1}, "", "in '', only in"),
+        ({"a b": 1}, "python", "can be called 'a b'"),
+        ({"a\n": 1}, "python", "can be called"),
+        ({"1a": 1}, "python", "can be called"),
+        ({"a;b": 1}, "R", "can be called"),
+        ({"lambda": 1}, "python", "can be called 'lambda'"),
+        (
+            {"a": b"bytes"},
+            "python",
+            "the parameter 'a', in python: there is no literal for a bytes",
+        ),
+        ({"a": [object()]}, "julia", "no literal for a object"),
+        ({"a": {1: 2}}, "python", "must be strings, not 1"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(parameters, language, reason) -> None:
+    with pytest.raises(InvalidParameter, match=reason):
+        parameters_source(parameters, language)
+
+
+def test_they_follow_their_defaults(notebook) -> None:
+    nb = notebook("first", ("year = 1", "parameters"), "last")
+
+    inject_parameters(nb, {"year": 2}, "python")
+
+    assert [cell.source for cell in nb.cells] == [
+        "first",
+        "year = 1",
+        "# Parameters\nyear = 2",
+        "last",
+    ]
+    assert nb.cells[2].metadata.tags == ["injected-parameters"]
+
+
+def test_they_come_first_where_there_are_no_defaults(notebook) -> None:
+    nb = notebook("first")
+    nb["nbformat_minor"] = 4
+    del nb.cells[0]["id"]
+
+    inject_parameters(nb, {"year": 2}, "python")
+
+    assert [cell.source for cell in nb.cells] == ["# Parameters\nyear = 2", "first"]
+    assert "id" not in nb.cells[0]
+
+
+def test_they_replace_earlier_ones(notebook) -> None:
+    nb = notebook(("year = 1", "parameters"), "between", ("year = 2", "injected-parameters"))
+
+    inject_parameters(nb, {"year": 3}, "python")
+
+    assert [cell.source for cell in nb.cells] == ["year = 1", "between", "# Parameters\nyear = 3"]
