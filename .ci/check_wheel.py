@@ -8,11 +8,16 @@ from pathlib import Path
 import kernelproto
 
 installed = distribution("kernelproto")
-scripts_and_modules = {path.parts[0] for path in installed.files or ()}
+scripts_and_modules = {path.parts[0] for path in installed.files or ()} - {".."}
+scripts = {path.name for path in installed.files or () if path.parts[0] == ".."}
 
 assert Path(kernelproto.__file__).is_relative_to(sys.prefix), kernelproto.__file__
 assert scripts_and_modules == {"kernelproto", f"kernelproto-{installed.version}.dist-info"}
+assert scripts == {"kernelproto"}, scripts
 assert files("kernelproto").joinpath("py.typed").is_file(), "py.typed is missing"
+for name in ("page.html", "style.css", "script.js", "icon.svg"):
+    page_file = files("kernelproto").joinpath("server", "dashboard", name)
+    assert page_file.is_file(), f"{name} is missing"
 assert installed.version == kernelproto.__version__
 assert installed.metadata["License-Expression"] == "BSD-3-Clause"
 assert installed.metadata["License-File"] == "LICENSE"

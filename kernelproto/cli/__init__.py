@@ -1,0 +1,1 @@
+"""The command ``kernelproto``, for people at a terminal. Needs the extra ``cli``."""

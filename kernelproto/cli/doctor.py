@@ -1,0 +1,204 @@
+"""``kernelproto doctor``: what is installed, which kernels start, how fast, and what is wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import AsyncIterator, Generator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import NamedTuple
+
+import anyio
+from jupyter_core.paths import jupyter_path, jupyter_runtime_dir
+
+from kernelproto.cli.errors import FAILED, describe
+from kernelproto.cli.inventory import find_running_kernels, with_states
+from kernelproto.discovery import find_kernel_types
+from kernelproto.exceptions import KernelProtoError
+from kernelproto.run import run_kernel
+from kernelproto.screen import has_colours
+from kernelproto.table import printable
+from kernelproto.timeouts import Timeouts
+
+_NEEDED = ("anyio", "msgspec", "pyzmq")
+_EXTRAS = {
+    "ipykernel": ("ipykernel",),
+    "cli": ("typer", "rich", "prompt_toolkit"),
+    "notebook": ("nbformat",),
+    "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
+    "trio": ("trio",),
+}
+
+# Each running kernel takes about a dozen of the program that has started it.
+_ENOUGH_DESCRIPTORS = 1024
+
+_SUBJECT_WIDTH = 18
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at.
+
+    Attributes:
+        good: whether it is as it should be; None for what is neither right nor wrong.
+        subject: what was looked at.
+        text: how it is.
+    """
+
+    good: bool | None
+    subject: str
+    text: str
+
+
+def examine(*, start: bool, timeout: float) -> int:
+    """Print what is found, as it is found; return the exit status: 1 where something is wrong.
+
+    Args:
+        start: whether a kernel of each type is started.
+        timeout: how long each may take until it is ready, in seconds.
+    """
+    return anyio.run(_examine, start, timeout)
+
+
+async def _examine(start: bool, startup: float) -> int:
+    wrong = 0
+    for title, findings in (
+        ("Installed", _packages()),
+        ("System", _system()),
+        ("Kernel types", _kernel_types(start, startup)),
+    ):
+        print(_styled(title, "1"))
+        async for finding in findings:
+            wrong += finding.good is False
+            print(_line(finding), flush=True)
+    if wrong:
+        print(f"\n{wrong} {'thing is' if wrong == 1 else 'things are'} wrong.")
+        return FAILED
+    print("\nAll is well.")
+    return 0
+
+
+def _line(finding: Finding) -> str:
+    mark = {True: _styled("ok", "32"), False: _styled("!!", "1;31"), None: _styled("--", "2")}
+    subject = printable(finding.subject).ljust(_SUBJECT_WIDTH)
+    return f"  {mark[finding.good]}  {subject} {printable(finding.text)}"
+
+
+def _styled(text: str, style: str) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if has_colours(sys.stdout) else text
+
+
+async def _packages() -> AsyncIterator[Finding]:
+    yield Finding(True, "Python", f"{platform.python_version()}, {platform.platform(terse=True)}")
+    needed = ", ".join(f"{name} {_version(name)}" for name in _NEEDED)
+    yield Finding(True, "kernelproto", f"{_version('kernelproto')}, with {needed}")
+    for extra, names in _EXTRAS.items():
+        versions = [(name, _version(name)) for name in names]
+        missing = [name for name, version in versions if version is None]
+        if missing:
+            advice = f'pip install "kernelproto[{extra}]"'
+            yield Finding(None, f"[{extra}]", f"without {', '.join(missing)}: {advice}")
+        else:
+            found = ", ".join(f"{name} {version}" for name, version in versions)
+            yield Finding(True, f"[{extra}]", found)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+async def _system() -> AsyncIterator[Finding]:
+    folder = jupyter_runtime_dir()
+    yield _runtime_folder(folder)
+    for name in _missing_folders():
+        yield Finding(False, "JUPYTER_PATH", f"there is no folder {name}")
+    kernels = await with_states(find_running_kernels())
+    dead = [kernel for kernel in kernels if kernel.state == "dead"]
+    yield Finding(True, "running kernels", str(len(kernels) - len(dead)))
+    if dead:
+        advice = f"kernelproto stop {dead[0].kernel_id[:8]}"
+        yield Finding(None, "dead kernels", f"{len(dead)} have left files: {advice} ...")
+    if sys.platform != "win32":
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = limit == resource.RLIM_INFINITY or limit >= _ENOUGH_DESCRIPTORS
+        text = f"{limit} open files" if enough else f"{limit} open files are few: ulimit -n 4096"
+        yield Finding(enough, "limits", text)
+
+
+def _missing_folders() -> list[str]:
+    named = os.environ.get("JUPYTER_PATH", "").split(os.pathsep)
+    return [name for name in named if name and not os.path.isdir(name)]
+
+
+def _runtime_folder(folder: str) -> Finding:
+    subject = "runtime folder"
+    try:
+        mode = os.stat(folder).st_mode
+    except FileNotFoundError:
+        return Finding(True, subject, f"{folder}: made when it is needed")
+    except OSError as error:
+        return Finding(False, subject, describe(error))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding(False, subject, f"{folder}: not writable; set JUPYTER_RUNTIME_DIR")
+    if sys.platform != "win32" and mode & 0o022:
+        return Finding(False, subject, f"{folder}: others may write here; chmod go-w {folder}")
+    return Finding(True, subject, folder)
+
+
+async def _kernel_types(start: bool, startup: float) -> AsyncIterator[Finding]:
+    with _warnings() as warnings:
+        kernel_types = await find_kernel_types()
+    for warning in warnings:
+        yield Finding(False, "skipped", warning)
+    if not kernel_types:
+        folders = ", ".join(jupyter_path("kernels"))
+        yield Finding(False, "none", f"pip install ipykernel; kernelspecs belong into {folders}")
+    for name, about in kernel_types.items():
+        if start:
+            yield await _start(name, startup)
+        else:
+            yield Finding(None, name, f"{about.get('display_name', '')}: not started")
+
+
+async def _start(name: str, startup: float) -> Finding:
+    began = time.perf_counter()
+    try:
+        async with run_kernel(name, timeouts=Timeouts(startup=startup)) as kernel:
+            ready = time.perf_counter() - began
+            info = kernel.info
+    except KernelProtoError as error:
+        return Finding(False, name, describe(error))
+    what = f"{info.implementation} {info.implementation_version}" if info else "?"
+    return Finding(True, name, f"{what}, ready after {ready * 1000:.0f} ms")
+
+
+class _Collector(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        reason = "" if error is None else f": {describe(error)}"
+        self.messages.append(record.getMessage() + reason)
+
+
+@contextmanager
+def _warnings() -> Generator[list[str]]:
+    """Collect what kernelproto would warn of during the block."""
+    logger, collector = logging.getLogger("kernelproto"), _Collector()
+    logger.addHandler(collector)
+    propagated, logger.propagate = logger.propagate, False
+    try:
+        yield collector.messages
+    finally:
+        logger.propagate = propagated
+        logger.removeHandler(collector)

@@ -1,0 +1,235 @@
+"""``kernelproto notebook``: notebooks are executed, several side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import anyio
+from anyio import get_cancelled_exc_class
+
+from kernelproto.cli.errors import (
+    FAILED,
+    KILLED,
+    CliError,
+    describe,
+    is_verbose,
+    need,
+    print_error,
+)
+from kernelproto.cli.outputs import OutputPrinter
+from kernelproto.cli.signals import receive_signals
+from kernelproto.exceptions import KernelProtoError
+from kernelproto.screen import print_table, terminal_width
+from kernelproto.table import format_table, printable
+
+if TYPE_CHECKING:
+    from kernelproto.cli.progress import Progress
+    from kernelproto.notebook import CellFinished
+
+_WORDS = {"True": True, "False": False, "None": None}
+
+
+class Task(NamedTuple):
+    """A notebook that is to be executed, and the file that it is written to."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookOptions:
+    """How notebooks are executed; see ``execute_notebook``."""
+
+    kernel: str | None
+    timeout: float | None
+    allow_errors: bool
+    parameters: Mapping[str, object]
+
+
+@dataclass
+class Outcome:
+    """What has become of a notebook.
+
+    Attributes:
+        status: "ok", what is wrong with the cell at which it stopped, "failed" where that was no
+            cell's fault, "stopped" where it was stopped from outside.
+        done: how many cells were executed.
+        total: of how many.
+        seconds: how long it took.
+        problem: what went wrong, in one line.
+    """
+
+    status: str = "stopped"
+    done: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    problem: str = ""
+
+
+def execute_notebooks(tasks: Sequence[Task], options: NotebookOptions, *, jobs: int) -> int:
+    """Execute notebooks, and print what has become of each; return the exit status.
+
+    Args:
+        tasks: the notebooks.
+        options: how all of them are executed.
+        jobs: how many are executed at a time.
+
+    Raises:
+        CliError: the extra ``notebook`` is not installed.
+    """
+    need("notebook", "nbformat")
+    from kernelproto.cli.progress import Progress  # which loads rich
+
+    outcomes = {task: Outcome() for task in tasks}
+    with Progress() as progress:
+        ended_by = anyio.run(_execute_all, outcomes, options, progress, jobs)
+    print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
+    for task, outcome in outcomes.items():
+        if outcome.problem:
+            print_error(f"{task.source}: {outcome.problem}")
+    if ended_by is not None:
+        return KILLED + ended_by
+    return 0 if all(outcome.status == "ok" for outcome in outcomes.values()) else FAILED
+
+
+def plan_tasks(sources: Sequence[Path], output: Path | None) -> list[Task]:
+    """Return which notebook is written where.
+
+    Args:
+        sources: the notebooks.
+        output: the file that one is written to, or the folder for all; None means where they are.
+
+    Raises:
+        CliError: several would be written to the same file.
+    """
+    into_folder = output is not None and (output.is_dir() or len(sources) > 1)
+    if into_folder and output is not None and not output.is_dir():
+        raise CliError(f"{output} is no folder, and several notebooks go into one")
+    tasks: dict[Path, Task] = {}
+    for source in sources:
+        target = source if output is None else output / source.name if into_folder else output
+        if target.resolve() in tasks:
+            raise CliError(f"{source} would be written to {target}, as another one is")
+        tasks[target.resolve()] = Task(source, target)
+    return list(tasks.values())
+
+
+def read_parameters(assignments: Sequence[str]) -> dict[str, object]:
+    """Return the parameters that ``name=value`` gives.
+
+    A value is what it is in JSON, or True, False or None; everything else is text.
+
+    Raises:
+        CliError: there is no name, or no value.
+    """
+    parameters: dict[str, object] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not (name and equals):
+            raise CliError(f"a parameter is given as name=value, not as {assignment!r}")
+        try:
+            parameters[name.strip()] = _WORDS[text] if text in _WORDS else json.loads(text)
+        except ValueError:
+            parameters[name.strip()] = text
+    return parameters
+
+
+def format_outcomes(
+    outcomes: Mapping[Task, Outcome], width: int | None, encoding: str
+) -> list[str]:
+    """Return the lines of a table: what has become of each notebook."""
+    return format_table(
+        ("NOTEBOOK", "STATUS", "CELLS", "TIME", "WRITTEN TO"),
+        [
+            (
+                task.source,
+                outcome.status,
+                f"{outcome.done}/{outcome.total}",
+                f"{outcome.seconds:.1f} s",
+                task.target if outcome.total else "",
+            )
+            for task, outcome in outcomes.items()
+        ],
+        shrinking=(0, 4),
+        right=(2, 3),
+        width=width,
+        encoding=encoding,
+    )
+
+
+def _describe_failure(cell: CellFinished) -> str:
+    where = f"cell {cell.number} of {cell.total}"
+    if cell.status == "timeout":
+        return f"{where} was interrupted after {cell.duration:.1f} s"
+    if cell.error is None:
+        return f"{where} was not executed"
+    return printable(f"{where}: {cell.error.ename}: {cell.error.evalue}")
+
+
+async def _execute_all(
+    outcomes: Mapping[Task, Outcome], options: NotebookOptions, progress: Progress, jobs: int
+) -> int | None:
+    places = anyio.Semaphore(jobs)
+
+    async def execute(task: Task, outcome: Outcome) -> None:
+        async with places:
+            await _execute(task, outcome, options, progress)
+
+    async with receive_signals(interrupts=0) as signals, anyio.create_task_group() as running:
+        for task, outcome in outcomes.items():
+            running.start_soon(execute, task, outcome)
+    return signals.ended_by
+
+
+async def _execute(
+    task: Task, outcome: Outcome, options: NotebookOptions, progress: Progress
+) -> None:
+    from kernelproto.notebook import CellFinished, CellStarted, execute_notebook, read_notebook
+
+    began = time.monotonic()
+    bar = progress.begin(os.fspath(task.source))
+    try:
+        notebook = read_notebook(task.source)
+        async with execute_notebook(
+            notebook,
+            name=options.kernel,
+            timeout=options.timeout,
+            allow_errors=options.allow_errors,
+            parameters=options.parameters,
+            save_to=task.target,
+            cwd=task.source.parent,
+        ) as execution:
+            async for event in execution:
+                match event:
+                    case CellStarted():
+                        outcome.total = event.total
+                        code = notebook["cells"][event.index]["source"]
+                        progress.show(bar, outcome.done, event.total, code)
+                    case CellFinished():
+                        outcome.done = event.number
+                        progress.show(bar, outcome.done, event.total, "")
+                    case _:
+                        pass
+            result = await execution
+        outcome.total = result.total
+        outcome.status = result.status
+        if result.failed is not None:
+            outcome.problem = _describe_failure(result.failed)
+            if is_verbose() and result.failed.error is not None:
+                OutputPrinter().print(result.failed.error)
+    except get_cancelled_exc_class():
+        outcome.status = "stopped"
+        raise
+    except (KernelProtoError, OSError) as error:
+        outcome.status = "failed"
+        outcome.problem = describe(error).removeprefix(f"{task.source}: ")
+    finally:
+        outcome.seconds = time.monotonic() - began
+        progress.end(bar)

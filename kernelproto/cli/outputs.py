@@ -1,0 +1,105 @@
+"""Outputs on a terminal: text as it comes, tracebacks with colours or without, images as files."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kernelproto.screen import has_colours
+from kernelproto.table import printable
+from kernelproto.terminal import print_output
+from kernelproto.wire.content import ErrorOutput, MimeBundle, Output, Stream
+
+# The kinds of images, the best first: whether they come in base64, and what their files are called.
+_IMAGES = {
+    "image/png": ".png",
+    "image/jpeg": ".jpg",
+    "image/gif": ".gif",
+    "image/webp": ".webp",
+    "application/pdf": ".pdf",
+    "image/svg+xml": ".svg",
+}
+_AS_TEXT = "image/svg+xml"
+
+_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+
+
+class OutputPrinter:
+    """Prints outputs; images are saved, and their paths printed.
+
+    Args:
+        images: the folder for images; None means a temporary one, made with the first image.
+    """
+
+    def __init__(self, images: Path | None = None) -> None:
+        self._images = images
+        self._saved = 0
+        self._line_is_open = False
+
+    def print(self, output: Output) -> None:
+        """Print one output.
+
+        Raises:
+            OSError: an image cannot be saved, or nobody reads what is printed.
+        """
+        if isinstance(output, Stream):
+            if output.text:
+                self._line_is_open = not output.text.endswith("\n")
+        else:
+            self.end_line()
+        match output:
+            case ErrorOutput():
+                sys.stdout.flush()
+                print_output(output if has_colours(sys.stderr) else _plain(output))
+            case MimeBundle(data=data) if (mime := _image_in(data)) is not None:
+                print(f"{mime}: {printable(self._save(mime, data[mime]))}", flush=True)
+            case _:
+                print_output(output)
+
+    def end_line(self) -> None:
+        """Begin a new line, unless one has just begun."""
+        if self._line_is_open:
+            self._line_is_open = False
+            print(flush=True)
+
+    def _save(self, mime: str, data: str) -> Path:
+        if self._images is None:
+            self._images = Path(tempfile.mkdtemp(prefix="kernelproto-"))
+        self._images.mkdir(parents=True, exist_ok=True)
+        content = _content(mime, data)
+        while True:
+            self._saved += 1
+            path = self._images / f"image-{self._saved}{_IMAGES[mime]}"
+            try:
+                with open(path, "xb") as file:
+                    file.write(content)
+            except FileExistsError:  # of an earlier run: it stays
+                continue
+            return path
+
+
+def _image_in(data: Mapping[str, Any]) -> str | None:
+    return next((mime for mime in _IMAGES if isinstance(data.get(mime), str)), None)
+
+
+def _content(mime: str, text: str) -> bytes:
+    if mime == _AS_TEXT:
+        return text.encode("utf-8", "replace")
+    try:
+        return base64.b64decode(text)
+    except (binascii.Error, ValueError):
+        return text.encode("utf-8", "replace")
+
+
+def _plain(error: ErrorOutput) -> ErrorOutput:
+    """Return the error without colours, for a file or a pipe."""
+    traceback = [_CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
+    return msgspec.structs.replace(error, traceback=traceback)

@@ -1,0 +1,56 @@
+"""Bars that show how far notebooks are: on standard error, where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from kernelproto.table import printable
+
+_CODE_WIDTH = 40
+
+
+class Progress:
+    """A bar for each notebook that is being executed, during the block."""
+
+    def __init__(self) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[code]}", markup=False, style="dim"),
+            console=Console(stderr=True),
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+
+    def __enter__(self) -> Progress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def begin(self, name: str) -> TaskID:
+        """Add the bar of a notebook."""
+        return self._bars.add_task(printable(name), total=None, code="")
+
+    def show(self, bar: TaskID, done: int, total: int, code: str) -> None:
+        """Show how many cells were executed, and the first line of the one that runs."""
+        line = printable(code.strip().partition("\n")[0])
+        shown = line if len(line) <= _CODE_WIDTH else f"{line[: _CODE_WIDTH - 3]}..."
+        self._bars.update(bar, completed=done, total=total, code=shown)
+
+    def end(self, bar: TaskID) -> None:
+        """Remove the bar of a notebook."""
+        self._bars.remove_task(bar)

@@ -1,0 +1,210 @@
+"""The prompt of the console: what the kernel knows of the code helps to write it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import msgspec
+from prompt_toolkit import PromptSession
+from prompt_toolkit.application import Application
+from prompt_toolkit.buffer import Buffer
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.document import Document
+from prompt_toolkit.enums import DEFAULT_BUFFER
+from prompt_toolkit.filters import Condition, has_focus
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.key_binding.key_processor import KeyPress
+from prompt_toolkit.keys import Keys
+from prompt_toolkit.lexers import PygmentsLexer
+
+from kernelproto.client.requests import Requests
+from kernelproto.exceptions import KernelProtoError
+from kernelproto.wire.content import CompleteReply, InputRequest, IsCompleteReply, LanguageInfo
+
+# A kernel that works for somebody else answers later. Nobody who has typed Enter waits for that; to
+# complete code may take a kernel long, but one can go on typing.
+_ANSWER_SECONDS = 2.0
+_COMPLETION_SECONDS = 10.0
+
+_HISTORY = 1000
+_KINDS = "_jupyter_types_experimental"
+
+
+class Prompt:
+    """Reads code at a terminal.
+
+    Args:
+        kernel: it completes the code, and says whether it is complete.
+        language: its language, by whose rules the code is coloured.
+        history: earlier code, the oldest first.
+    """
+
+    def __init__(self, kernel: Requests, language: LanguageInfo, history: Sequence[str]) -> None:
+        self._session = PromptSession[str](
+            history=InMemoryHistory(history),
+            completer=_KernelCompleter(kernel),
+            complete_while_typing=False,
+            enable_history_search=True,
+            lexer=PygmentsLexer.from_filename(f"code{language.file_extension}"),
+            multiline=True,
+            prompt_continuation=_continuation,
+            key_bindings=_Enter(kernel).bindings(),
+        )
+
+    async def read(self, number: int | None, default: str = "") -> str:
+        """Return the next piece of code.
+
+        Args:
+            number: the number that it will have, None where that is not known.
+            default: what stands there already.
+
+        Raises:
+            EOFError: Ctrl-D was typed.
+            KeyboardInterrupt: Ctrl-C was typed.
+        """
+        name = "In: " if number is None else f"In [{number}]: "
+        # Signals are received already.
+        return await self._session.prompt_async(
+            FormattedText([("ansigreen", name)]), default=default, handle_sigint=False
+        )
+
+
+async def ask(question: InputRequest) -> str:
+    """Return the answer to a question of the kernel.
+
+    Raises:
+        EOFError: Ctrl-D was typed.
+        KeyboardInterrupt: Ctrl-C was typed.
+    """
+    session = PromptSession[str](reserve_space_for_menu=0)
+    return await session.prompt_async(
+        question.prompt, is_password=question.password, handle_sigint=False
+    )
+
+
+async def earlier_code(kernel: Requests) -> list[str]:
+    """Return what was run earlier, the oldest first, as far as the kernel remembers it."""
+    with anyio.move_on_after(_ANSWER_SECONDS):
+        try:
+            entries = (await kernel.history("tail", n=_HISTORY)).history
+        except KernelProtoError:  # it keeps none
+            return []
+        return [code for _, _, code in entries if isinstance(code, str)]
+    return []
+
+
+class _KernelCompleter(Completer):
+    """Completes what the kernel can complete."""
+
+    def __init__(self, kernel: Requests) -> None:
+        self._kernel = kernel
+
+    def get_completions(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> Iterable[Completion]:
+        return ()  # nothing that need not be waited for
+
+    async def get_completions_async(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> AsyncGenerator[Completion]:
+        position = document.cursor_position
+        reply = await self._ask(document.text, position)
+        kinds = _kinds(reply.metadata)
+        for match in reply.matches:
+            yield Completion(
+                match,
+                start_position=min(reply.cursor_start - position, 0),
+                display_meta=kinds.get(match, ""),
+            )
+
+    async def _ask(self, code: str, position: int) -> CompleteReply:
+        with anyio.move_on_after(_COMPLETION_SECONDS), suppress(KernelProtoError):
+            return await self._kernel.complete(code, position)
+        return CompleteReply()
+
+
+class _Enter:
+    """Enter runs the code if it is complete, and begins another line if it is not.
+
+    Only the kernel can tell. What is typed until it has is kept back, and then typed again: it may
+    belong to the next line, or to the next piece of code.
+    """
+
+    def __init__(self, kernel: Requests) -> None:
+        self._kernel = kernel
+        self._asking = False
+        self._kept_back: list[KeyPress] = []
+
+    def bindings(self) -> KeyBindings:
+        """Return what the keys do."""
+        bindings = KeyBindings()
+        asking = Condition(lambda: self._asking)
+        at_code = has_focus(DEFAULT_BUFFER)
+        bindings.add(Keys.Any, filter=asking, eager=True)(self._keep_back)
+        bindings.add("c-c", filter=asking, eager=True)(_give_up)
+        bindings.add("enter", filter=at_code & ~asking)(self._enter)
+        bindings.add("escape", "enter", filter=at_code & ~asking)(_new_line)
+        return bindings
+
+    def _keep_back(self, event: KeyPressEvent) -> None:
+        self._kept_back += event.key_sequence
+
+    def _enter(self, event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.complete_state is not None and buffer.complete_state.current_completion:
+            buffer.complete_state = None  # it is taken, and no more
+        elif "\n" in buffer.text and buffer.document.text_after_cursor.strip():
+            _new_line(event)
+        else:
+            self._asking = True  # from now on, and not when the task begins
+            event.app.create_background_task(self._ask(event.app, buffer))
+
+    async def _ask(self, app: Application[Any], buffer: Buffer) -> None:
+        try:
+            reply = await self._is_complete(buffer.text)
+        finally:
+            self._asking = False
+            kept_back, self._kept_back = self._kept_back, []
+        if app.is_done:  # Ctrl-C was faster
+            return
+        app.key_processor.feed_multiple(kept_back)
+        if reply.status == "incomplete":
+            buffer.cursor_position = len(buffer.text)
+            buffer.newline(copy_margin=False)
+            buffer.insert_text(reply.indent)
+            app.key_processor.process_keys()
+        else:
+            buffer.validate_and_handle()  # what is not processed is typed at the next prompt
+
+    async def _is_complete(self, code: str) -> IsCompleteReply:
+        if code.strip():
+            with anyio.move_on_after(_ANSWER_SECONDS), suppress(KernelProtoError):
+                return await self._kernel.is_complete(code)
+        return IsCompleteReply()
+
+
+def _give_up(event: KeyPressEvent) -> None:
+    event.app.exit(exception=KeyboardInterrupt)
+
+
+def _new_line(event: KeyPressEvent) -> None:
+    event.current_buffer.newline()
+
+
+def _continuation(width: int, line_number: int, is_soft_wrap: int) -> FormattedText:
+    text = "" if is_soft_wrap else "...: "
+    return FormattedText([("ansigreen", text.rjust(width))])
+
+
+def _kinds(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return what kind of thing each completion is, where the kernel tells as ipykernel does."""
+    try:
+        described = msgspec.convert(metadata.get(_KINDS, []), list[dict[str, Any]])
+    except msgspec.ValidationError:
+        return {}
+    return {str(entry.get("text")): str(entry.get("type") or "") for entry in described}

@@ -1,0 +1,85 @@
+"""Questions of a kernel, answered by whoever sits at standard input."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+import anyio
+
+from kernelproto.wire.content import InputRequest
+
+# What ipykernel takes for the end of the input: the code gets an EOFError.
+END_OF_INPUT = "\x04"
+
+_READ_BYTES = 4096
+
+
+class LineReader:
+    """Reads lines of standard input for code that asks for them; no thread is left waiting.
+
+    Args:
+        code_from_stdin: whether standard input was the code: the answers come from the terminal.
+    """
+
+    def __init__(self, *, code_from_stdin: bool = False) -> None:
+        self._from_terminal = code_from_stdin
+        self._descriptor: int | None = None
+        self._unread = b""
+
+    async def answer(self, question: InputRequest) -> str:
+        """Print the question, and return the line that answers it."""
+        # Who keeps the output does not want the questions in it.
+        sys.stdout.flush()
+        shown_at = sys.stdout if sys.stdout.isatty() else sys.stderr
+        descriptor = self._open()
+        if descriptor is None or not question.password:
+            print(question.prompt, end="", file=shown_at, flush=True)
+            return END_OF_INPUT if descriptor is None else await self._line(descriptor)
+        with _without_echo(descriptor) as hidden:  # before anybody is asked to type
+            print(question.prompt, end="", file=shown_at, flush=True)
+            line = await self._line(descriptor)
+        if hidden:
+            print(file=shown_at, flush=True)
+        return line
+
+    def _open(self) -> int | None:
+        if not self._from_terminal:
+            return sys.stdin.fileno()
+        if self._descriptor is None:
+            with suppress(OSError):  # nobody sits at a terminal
+                self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        return self._descriptor
+
+    async def _line(self, descriptor: int) -> str:
+        while b"\n" not in self._unread:
+            with suppress(PermissionError):  # a file, which can be read at any time
+                await anyio.wait_readable(descriptor)
+            data = os.read(descriptor, _READ_BYTES)
+            if not data:
+                break
+            self._unread += data
+        line, newline, self._unread = self._unread.partition(b"\n")
+        if not (line or newline):
+            return END_OF_INPUT
+        return line.removesuffix(b"\r").decode(sys.stdin.encoding, "replace")
+
+
+@contextmanager
+def _without_echo(descriptor: int) -> Generator[bool]:
+    """Let a terminal not show what is typed; give whether it is one."""
+    if not os.isatty(descriptor):
+        yield False
+        return
+    import termios  # which Windows has not
+
+    before = termios.tcgetattr(descriptor)
+    silent = [*before]
+    silent[3] &= ~termios.ECHO
+    termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+    try:
+        yield True
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)

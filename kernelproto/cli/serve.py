@@ -1,0 +1,22 @@
+"""``kernelproto serve``: the server, with all of its options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kernelproto.cli.errors import need
+
+
+def run_server(arguments: Sequence[str]) -> int:
+    """Serve kernels until SIGINT or SIGTERM; return the exit status.
+
+    Args:
+        arguments: the options of ``python -m kernelproto.server``.
+
+    Raises:
+        CliError: the extra ``server`` is not installed.
+    """
+    need("server", "h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets")
+    from kernelproto.server.serve import main
+
+    return main(arguments, prog="kernelproto serve")

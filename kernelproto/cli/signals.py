@@ -1,0 +1,86 @@
+"""Ctrl-C, and other signals that end programs: some are for the code that runs in the kernel."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import anyio
+from anyio.abc import TaskGroup, TaskStatus
+
+from kernelproto.background import background_tasks, start_logged
+
+_ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+
+Interrupt = Callable[[], Awaitable[object]]
+
+
+class Signals:
+    """What is done about signals.
+
+    Args:
+        tasks: interrupt the kernel, which may take as long as it likes.
+        interrupts: how many times Ctrl-C interrupts code before it ends the program.
+        idle_ends: whether Ctrl-C ends the program while no code runs; otherwise it does nothing.
+
+    Attributes:
+        interrupts: how many times the code that runs, or has run last, was interrupted.
+        ended_by: the signal that has ended the program, None for none.
+        scope: cancelled when the program is to end.
+    """
+
+    def __init__(self, tasks: TaskGroup, *, interrupts: int, idle_ends: bool) -> None:
+        self.interrupts = 0
+        self.ended_by: int | None = None
+        self.scope = anyio.CancelScope()
+        self._tasks = tasks
+        self._allowed = interrupts
+        self._idle_ends = idle_ends
+        self._interrupt: Interrupt | None = None
+
+    @contextmanager
+    def interrupting(self, interrupt: Interrupt) -> Generator[None]:
+        """Let Ctrl-C call *interrupt* during the block, in which code runs."""
+        self._interrupt = interrupt
+        self.interrupts = 0
+        try:
+            yield
+        finally:
+            self._interrupt = None
+
+    async def listen(self, *, task_status: TaskStatus[None]) -> None:
+        """Receive signals until cancelled."""
+        with anyio.open_signal_receiver(*_ENDING) as signals:
+            task_status.started()
+            async for signum in signals:
+                self._receive(signum)
+
+    def _receive(self, signum: int) -> None:
+        if signum == signal.SIGINT and self._interrupt is not None:
+            if self.interrupts < self._allowed:
+                self.interrupts += 1
+                start_logged(self._tasks, _call, self._interrupt)
+                return
+        elif signum == signal.SIGINT and not self._idle_ends:
+            return
+        self.ended_by = signum
+        self.scope.cancel()
+
+
+@asynccontextmanager
+async def receive_signals(
+    *, interrupts: int = 1, idle_ends: bool = True
+) -> AsyncGenerator[Signals]:
+    """Receive signals for the block, which ends early when one of them says so; see Signals."""
+    async with background_tasks() as tasks:
+        signals = Signals(tasks, interrupts=interrupts, idle_ends=idle_ends)
+        await tasks.start(signals.listen)
+        with signals.scope:
+            yield signals
+
+
+async def _call(interrupt: Interrupt) -> None:
+    await interrupt()

@@ -1,0 +1,142 @@
+"""``kernelproto stop``: end running kernels, whoever has started them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import anyio
+
+from kernelproto.cli.errors import FAILED, CliError, describe, print_error
+from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_states
+from kernelproto.client.client import open_client
+from kernelproto.exceptions import KernelNotReady, KernelProtoError
+from kernelproto.launch.running import read_connection_file
+from kernelproto.launch.watchdog_process import kill_group
+from kernelproto.run import connect_kernel
+from kernelproto.timeouts import Timeouts
+
+# How long a kernel that was asked to end may take, and how often it is looked at meanwhile.
+_END_SECONDS = 10.0
+_LOOK_SECONDS = 0.05
+
+# A kernel that is taken over need not answer: it is ended all the same.
+_TAKE_OVER = Timeouts(startup=2.0)
+
+
+def stop_kernels(names: Sequence[str], *, every: bool, force: bool) -> int:
+    """End kernels, and print what became of each; return the exit status.
+
+    Args:
+        names: ids or their beginnings, process ids, paths of connection files.
+        every: whether all there are are meant instead.
+        force: whether one that does not end is killed.
+
+    Raises:
+        CliError: a name means no kernel, or several.
+    """
+    if bool(names) == every:
+        raise CliError("name the kernels to stop, or --all; `kernelproto ps` lists them")
+    kernels = find_running_kernels()
+    chosen = kernels if every else [choose(name, kernels) for name in names]
+    once = {kernel.kernel_id: kernel for kernel in chosen}
+    return anyio.run(_stop_all, list(once.values()), force)
+
+
+def choose(name: str, kernels: Sequence[RunningKernel]) -> RunningKernel:
+    """Return the kernel that *name* means.
+
+    Raises:
+        CliError: there is none, or there are several.
+    """
+    found = [kernel for kernel in kernels if name in _names(kernel)] or [
+        kernel for kernel in kernels if name and kernel.kernel_id.startswith(name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        ids = ", ".join(kernel.kernel_id for kernel in found)
+        raise CliError(f"{name!r} means several kernels: {ids}")
+    raise CliError(f"no running kernel {name!r}; `kernelproto ps` lists those there are")
+
+
+def _names(kernel: RunningKernel) -> set[str]:
+    pid = set[str]() if kernel.process is None else {str(kernel.process.pid)}
+    path = kernel.connection_file
+    return {kernel.kernel_id, path, os.path.relpath(path), os.path.basename(path)} | pid
+
+
+async def _stop_all(kernels: list[RunningKernel], force: bool) -> int:
+    failed = False
+    outcomes: dict[str, str | Exception] = {}
+
+    async def stop(kernel: RunningKernel) -> None:
+        try:
+            outcomes[kernel.kernel_id] = await _stop(kernel, force)
+        except (KernelProtoError, CliError) as error:
+            outcomes[kernel.kernel_id] = error
+
+    kernels = await with_states(kernels)
+    async with anyio.create_task_group() as tasks:
+        for kernel in kernels:
+            tasks.start_soon(stop, kernel)
+    for kernel in kernels:
+        outcome = outcomes[kernel.kernel_id]
+        if isinstance(outcome, Exception):
+            failed = True
+            print_error(f"{kernel.kernel_id}: {describe(outcome)}")
+        else:
+            print(f"{kernel.kernel_id}: {outcome}")
+    return FAILED if failed else 0
+
+
+async def _stop(kernel: RunningKernel, force: bool) -> str:
+    record = kernel.record
+    if kernel.state == "elsewhere":
+        raise CliError("it runs on another machine, or in another container")
+    if kernel.state == "starting":
+        raise CliError("it is just being started; ask again in a moment")
+    if kernel.state == "dead":
+        _remove_leftovers(kernel)
+        return "it was dead; its files are removed"
+    if record is not None and (record.detached or record.owner.is_gone):
+        with suppress(KernelNotReady):  # and so it was killed
+            async with connect_kernel(kernel.connection_file, own=True, timeouts=_TAKE_OVER):
+                pass
+        return "stopped"
+    if kernel.state == "alive":
+        with anyio.move_on_after(_END_SECONDS), suppress(KernelProtoError):
+            async with open_client(read_connection_file(kernel.connection_file)) as client:
+                await client.shutdown()
+        if await _ends(kernel):
+            return "stopped"
+    if not force:
+        raise CliError("it does not end when asked to; --force kills it")
+    if kernel.process is None:
+        raise CliError("its process is not known, so that it cannot be killed")
+    kill_group(kernel.process.pid, kernel.process.started)
+    return "killed" if await _ends(kernel) else "killed, but it has not ended yet"
+
+
+async def _ends(kernel: RunningKernel) -> bool:
+    """Wait until a kernel has ended, for a while."""
+    deadline = time.monotonic() + _END_SECONDS
+    while time.monotonic() < deadline:
+        if kernel.process is None:
+            (now,) = await with_states([kernel])
+            if now.state == "dead":
+                return True
+        elif kernel.process.is_gone:
+            return True
+        await anyio.sleep(_LOOK_SECONDS)
+    return False
+
+
+def _remove_leftovers(kernel: RunningKernel) -> None:
+    if kernel.record is not None:
+        kernel.record.clear_up()
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(kernel.connection_file)

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from kernelproto.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+def write_kernelspec(name: str, **entries: object) -> None:
+    folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", name)
+    folder.mkdir(parents=True)
+    folder.joinpath("kernel.json").write_text(json.dumps(entries))
+
+
+def findings(out: str) -> dict[str, tuple[str, str]]:
+    """Return what was found, by subject: the mark and the text."""
+    lines = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("  ")]
+    return {subject: (mark, text) for mark, subject, text in lines}
+
+
+def test_what_works_and_what_does_not(runtime_dir: Path, kernelproto) -> None:
+    write_kernelspec("bad", argv=3)
+    write_kernelspec(
+        "gone", argv=["/no/such/kernel", "{connection_file}"], display_name="Gone", language="x"
+    )
+    runtime_dir.chmod(0o777)
+    dead = runtime_dir / "kernel-dead.json"
+    dead.write_text("{}")
+
+    done = kernelproto("doctor", JUPYTER_PATH="/no/such/folder")
+
+    found = findings(done.stdout)
+    assert found["pyimport/kernel"][0] == "ok"
+    assert ", ready after " in found["pyimport/kernel"][1]
+    assert found["spec/gone"][0] == "!!"
+    assert "/no/such/kernel" in found["spec/gone"][1]
+    assert found["skipped"][0] == "!!"
+    assert "'bad'" in found["skipped"][1]
+    assert found["JUPYTER_PATH"] == ("!!", "there is no folder /no/such/folder")
+    assert found["runtime"][0] == "!!"
+    assert found["dead"] == ("--", "kernels       1 have left files: kernelproto stop dead ...")
+    assert done.stdout.endswith("\n4 things are wrong.\n")
+    assert "\x1b" not in done.stdout
+    assert (done.stderr, done.returncode) == ("", 1)
+    dead.unlink()
+
+
+def test_nothing_is_started(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("JUPYTER_PATH", "")
+
+    assert main(["doctor", "--no-start"]) == 0
+
+    out = capsys.readouterr().out
+    assert findings(out)["pyimport/kernel"][0] == "--"
+    assert out.endswith("\nAll is well.\n")

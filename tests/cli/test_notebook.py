@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kernelproto.cli.errors import CliError
+from kernelproto.cli.main import main
+from kernelproto.cli.notebook import (
+    Outcome,
+    Task,
+    format_outcomes,
+    plan_tasks,
+    read_parameters,
+)
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+KERNEL = "pyimport/kernel"
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Give a function that writes a notebook."""
+
+    def write_notebook(name: str, *cells: str) -> Path:
+        v4 = nbformat.v4
+        notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+        path = tmp_path / f"{name}.ipynb"
+        path.write_text(nbformat.writes(notebook))
+        return path
+
+    return write_notebook
+
+
+def outputs(path: Path) -> list[str]:
+    """Return what each cell has printed, or the name of the error that it has raised."""
+    return [
+        "".join(output.get("text", output.get("ename")) for output in cell["outputs"])
+        for cell in nbformat.read(path, 4)["cells"]
+    ]
+
+
+def test_notebooks_side_by_side(write, tmp_path: Path, capsys) -> None:
+    good = write("good", "print(year, name)", "open('here', 'w').close()")
+    bad = write("bad", "print(1)", "1 / 0", "print(2)")
+    missing = tmp_path / "missing.ipynb"
+    broken = tmp_path / "broken.ipynb"
+    broken.write_text("{")
+    out = tmp_path / "out"
+    out.mkdir()
+
+    words = ["notebook", *map(str, (good, bad, missing, broken)), "-o", str(out), "-k", KERNEL]
+    words += ["-p", "year=2026", "-p", "name=a b", "--jobs", "2"]
+    assert main(words) == 1
+
+    table, errors = capsys.readouterr()
+    assert [line.split()[1:3] for line in table.splitlines()[1:]] == [
+        ["ok", "3/3"],
+        ["error", "3/4"],
+        ["failed", "0/0"],
+        ["failed", "0/0"],
+    ]
+    assert errors.splitlines()[:2] == [
+        f"error: {bad}: cell 3 of 4: ZeroDivisionError: division by zero",
+        f"error: {missing}: No such file or directory",
+    ]
+    assert errors.splitlines()[2].startswith(f"error: {broken}: ")
+    assert outputs(out / "good.ipynb") == ["", "2026 a b\n", ""]
+    assert outputs(out / "bad.ipynb") == ["", "1\n", "ZeroDivisionError", ""]
+    assert outputs(good) == ["", ""]
+    assert (tmp_path / "here").exists()  # kernels run where their notebooks are
+
+
+def test_errors_are_allowed(write, capsys) -> None:
+    notebook = write("notebook", "1 / 0", "print('after')")
+
+    assert main(["notebook", str(notebook), "-k", KERNEL, "--allow-errors"]) == 0
+    assert outputs(notebook) == ["ZeroDivisionError", "after\n"]
+    assert capsys.readouterr().err == ""
+
+
+def test_cell_that_takes_too_long(write, capsys) -> None:
+    notebook = write("notebook", "while True: pass")
+
+    assert main(["notebook", str(notebook), "-k", KERNEL, "--timeout", "0.2"]) == 1
+    assert "cell 1 of 1 was interrupted after " in capsys.readouterr().err
+
+
+def test_interrupted_notebook_has_what_it_came_to(write, terminal) -> None:
+    notebook = write("notebook", "print('before')", "import time; time.sleep(600)")
+
+    screen = terminal("notebook", str(notebook), "-k", KERNEL, columns=120)
+    screen.until("1/2")  # in the bar
+    screen.until("time.sleep")
+    screen.type("\x03")
+    screen.until("stopped")
+    assert screen.end() == 128 + signal.SIGINT
+    assert outputs(notebook)[0] == "before\n"
+
+
+def test_kernel_that_dies(write, kernelproto) -> None:
+    notebook = write("notebook", "print('before')", "import os; os._exit(1)")
+
+    done = kernelproto("notebook", str(notebook), "-k", KERNEL)
+
+    assert done.stderr == f"error: {notebook}: the kernel died: exit status 1\n"
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout
+    assert outputs(notebook) == ["before\n", ""]
+
+
+def test_parameters() -> None:
+    words = ["a=1", "b=1.5", 'c=["x", null]', "d=x=y", "e=True", "f=None", "g=", ' h ="1"']
+    assert read_parameters(words) == {
+        "a": 1,
+        "b": 1.5,
+        "c": ["x", None],
+        "d": "x=y",
+        "e": True,
+        "f": None,
+        "g": "",
+        "h": "1",
+    }
+    for words in (["a"], ["=1"]):
+        with pytest.raises(CliError, match="name=value"):
+            read_parameters(words)
+
+
+def test_where_notebooks_are_written(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
+    assert plan_tasks([a, b], None) == [Task(a, a), Task(b, b)]
+    assert plan_tasks([a], b) == [Task(a, b)]
+    assert plan_tasks([a], tmp_path) == [Task(a, a)]
+    with pytest.raises(CliError, match="is no folder"):
+        plan_tasks([a, b], tmp_path / "c")
+    with pytest.raises(CliError, match="as another one is"):
+        plan_tasks([a, tmp_path / "sub" / "a.ipynb"], tmp_path)
+
+
+def test_table() -> None:
+    outcome = Outcome(status="ok", done=2, total=12, seconds=1.25)
+    outcomes = {Task(Path("in"), Path("out")): outcome, Task(Path("b"), Path("b")): Outcome()}
+    assert format_outcomes(outcomes, None, "utf-8") == [
+        "NOTEBOOK  STATUS   CELLS   TIME  WRITTEN TO",
+        "in        ok        2/12  1.2 s  out",
+        "b         stopped    0/0  0.0 s",
+    ]
+
+
+def test_verbose_shows_the_traceback(write, kernelproto) -> None:
+    notebook = write("notebook", "1 / 0")
+    done = kernelproto("notebook", str(notebook), "-k", KERNEL, "-v")
+    assert "----> 1 1 / 0" in done.stderr

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+KERNEL = "pyimport/kernel"
+
+# One kernel shows what several tests ask for.
+EVERYTHING = """\
+import sys
+print("to stdout")
+print("to stderr", file=sys.stderr)
+from IPython.display import Image, SVG, display
+display(Image(b"\\x89PNG\\r\\n\\x1a\\n-made-up", format="png"))
+display(SVG("<svg xmlns='http://www.w3.org/2000/svg'/>"))
+print(input("name? ") + "!", input("and? "))
+6 * 7
+"""
+
+
+def test_outputs_go_where_they_belong(kernelproto, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    file = tmp_path / "code.py"
+    file.write_text("\N{BYTE ORDER MARK}" + EVERYTHING, "utf-8")
+
+    done = kernelproto("run", KERNEL, str(file), "--images", str(images), stdin="ada\nno\nmore")
+
+    png, svg = images / "image-1.png", images / "image-2.svg"
+    assert done.stdout.splitlines() == [
+        "to stdout",
+        f"image/png: {png}",
+        f"image/svg+xml: {svg}",
+        "ada! no",
+        "42",
+    ]
+    assert done.stderr.splitlines() == ["to stderr", "name? and? "]
+    assert done.returncode == 0
+    assert png.read_bytes() == b"\x89PNG\r\n\x1a\n-made-up"
+    assert svg.read_text().startswith("<svg")
+
+
+def test_error_without_colours(kernelproto) -> None:
+    done = kernelproto("run", KERNEL, "-", stdin="print('before')\n1/0")
+
+    assert done.stdout == "before\n"
+    assert done.stderr.endswith("\nZeroDivisionError: division by zero\n")
+    assert "\x1b" not in done.stderr
+    assert done.returncode == 1
+
+
+def test_code_that_came_through_stdin_gets_no_answers(kernelproto) -> None:
+    done = kernelproto("run", KERNEL, "-", stdin="input('who? ')")
+
+    assert "EOFError" in done.stderr
+    assert done.returncode == 1
+
+
+def test_questions_and_colours_at_a_terminal(terminal) -> None:
+    code = (
+        "import getpass\n"
+        "name = input('who? ')\n"
+        "print(getpass.getpass('password: ') + ' is it')\n"
+        "raise ValueError(name)"
+    )
+    screen = terminal("run", KERNEL, "-c", code)
+
+    screen.until("who? ")
+    screen.type("ada\n")
+    screen.until("password: ")
+    screen.type("secret\n")
+    screen.until("secret is it")  # for the first time: it was not shown while it was typed
+    assert screen.end() == 1
+    assert screen.text.count("secret") == 1
+    assert "\x1b[" in screen.written.partition("secret")[2]
+
+
+def test_no_colours_where_nobody_wants_them(terminal) -> None:
+    screen = terminal("run", KERNEL, "-c", "1/0", NO_COLOR="1")
+
+    assert screen.end() == 1
+    assert "ZeroDivisionError" in screen.written
+    assert "\x1b" not in screen.written
+
+
+def test_first_interrupt_is_for_the_code(terminal) -> None:
+    code = (
+        "import time\n"
+        "try:\n"
+        "    print('running', flush=True); time.sleep(600)\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')"
+    )
+    screen = terminal("run", KERNEL, "-c", code)
+
+    screen.until("running")
+    screen.type("\x03")
+    screen.until("interrupted")
+    assert screen.end() == 0
+
+
+def test_interrupt_while_the_code_waits_for_an_answer(terminal) -> None:
+    screen = terminal("run", KERNEL, "-c", "input('who? ')")
+
+    screen.until("who? ")
+    screen.type("\x03")
+    screen.until("KeyboardInterrupt")
+    assert screen.end() == 130
+
+
+def test_second_interrupt_ends_the_kernel(terminal) -> None:
+    code = (
+        "import time\n"
+        "while True:\n"
+        "    try:\n"
+        "        print('running', flush=True); time.sleep(600)\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('so what', flush=True)"
+    )
+    screen = terminal("run", KERNEL, "-c", code)
+
+    screen.until("running")
+    screen.type("\x03")
+    screen.until("so what")
+    screen.type("\x03")
+    assert screen.end() == 130
+
+
+def test_sigterm_ends_it_in_order(terminal) -> None:
+    screen = terminal("run", KERNEL, "-c", "print('running', flush=True); input('')")
+
+    screen.until("running")
+    screen.process.send_signal(signal.SIGTERM)
+    assert screen.end() == 128 + signal.SIGTERM
+
+
+def test_kernel_that_dies(kernelproto) -> None:
+    done = kernelproto("run", KERNEL, "-c", "import os; os._exit(3)")
+
+    assert done.stderr == "error: the kernel died: exit status 3\n"
+    assert done.returncode == 1
+
+
+def test_reader_that_has_seen_enough(kernelproto, deaf_pipe: int) -> None:
+    done = kernelproto("run", KERNEL, "-c", "for i in range(9): print(i)", stdout=deaf_pipe)
+
+    assert done.stderr == ""
+    assert done.returncode == 141

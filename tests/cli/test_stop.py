@@ -1,0 +1,154 @@
+"""``ps`` and ``stop``, with kernels that run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kernelproto import run_kernel_blocking, start_kernel_blocking
+from kernelproto.cli.errors import CliError
+from kernelproto.cli.inventory import RunningKernel, find_running_kernels
+from kernelproto.cli.main import main
+from kernelproto.cli.ps import format_age, format_kernels, short_ids
+from kernelproto.cli.stop import choose
+from kernelproto.launch.records import Machine, ProcessId
+
+GUARD_SECONDS = 60
+
+
+def kernel(kernel_id: str, **about: object) -> RunningKernel:
+    defaults: dict[str, object] = {
+        "kernel_type": "python3",
+        "connection_file": f"/runtime/kernel-{kernel_id}.json",
+        "started": 1000.0,
+        "process": None,
+        "memory": None,
+        "record": None,
+        "state": "alive",
+    }
+    return RunningKernel(kernel_id=kernel_id, **(defaults | about))
+
+
+def test_table() -> None:
+    process = ProcessId(4321, "", Machine("", "", ""))
+    kernels = [
+        kernel("0123456789", state="dead", kernel_type=""),
+        kernel("abcdefghij", process=process, memory=2**26),
+    ]
+    assert format_kernels(kernels, 1061.5, None, "utf-8") == [
+        "ID        KERNEL TYPE   PID  STATE    AGE  MEMORY  BELONGS TO",
+        "01234567  ?               ?  dead   1m 1s       ?  another program",
+        "abcdefgh  python3      4321  alive  1m 1s  64 MiB  another program",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-1, "0s"), (59.9, "59s"), (60, "1m 0s"), (3661, "1h 1m"), (90000, "1d 1h")],
+)
+def test_age(seconds: float, text: str) -> None:
+    assert format_age(seconds) == text
+
+
+def test_short_ids_can_be_told_apart() -> None:
+    assert short_ids(["0123456789", "0123456780"]) == {
+        "0123456789": "0123456789",
+        "0123456780": "0123456780",
+    }
+    assert short_ids(["0123456789", "a"]) == {"0123456789": "01234567", "a": "a"}
+
+
+def test_names_of_a_kernel() -> None:
+    here = ProcessId.of(os.getpid())
+    kernels = [kernel("abc"), kernel("abd", process=here), kernel("ab")]
+    for name in ("abd", str(here.pid), "/runtime/kernel-abd.json", "kernel-abd.json"):
+        assert choose(name, kernels) is kernels[1]
+    assert choose("ab", kernels) is kernels[2]  # all of it goes before a beginning
+    with pytest.raises(CliError, match="'a' means several kernels: abc, abd, ab"):
+        choose("a", kernels)
+    with pytest.raises(CliError, match="no running kernel ''"):
+        choose("", kernels)
+
+
+@pytest.fixture
+def strangers_kernel(runtime_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a kernel as a program does that is not kernelproto."""
+    path = runtime_dir / "kernel-strange.json"
+    command = [sys.executable, "-m", "ipykernel_launcher", "-f", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        deadline = time.monotonic() + GUARD_SECONDS
+        while not (path.exists() and path.read_text().endswith("}")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+        yield process
+        process.kill()
+
+
+def listed(capsysbinary) -> dict[str, dict[str, object]]:
+    assert main(["ps", "--json"]) == 0
+    return {entry["kernel_id"]: entry for entry in json.loads(capsysbinary.readouterr().out)}
+
+
+def test_kernels_of_all_kinds(
+    strangers_kernel: subprocess.Popen[bytes], runtime_dir: Path, capsysbinary
+) -> None:
+    (runtime_dir / "kernel-dead.json").write_text("{}")
+    detached = start_kernel_blocking("pyimport/kernel", detached=True)
+    with run_kernel_blocking("pyimport/kernel") as ours:
+        kernels = listed(capsysbinary)
+        assert set(kernels) == {"strange", "dead", detached.kernel_id, ours.kernel_id}
+        states = {name: about["state"] for name, about in kernels.items()}
+        assert states.pop("dead") == "dead"
+        assert set(states.values()) == {"alive"}
+        assert kernels["strange"]["pid"] == strangers_kernel.pid
+        assert kernels[ours.kernel_id]["kernel_type"] == "pyimport/kernel"
+        assert kernels[ours.kernel_id]["owner"] == os.getpid()
+        assert kernels[detached.kernel_id]["detached"] is True
+        assert all(kernels[name]["memory"] > 2**20 for name in states)
+        assert main(["ps"]) == 0
+        table = capsysbinary.readouterr().out.decode()
+        assert f"process {os.getpid()}" in table
+        assert "nobody: detached" in table
+        assert "another program" in table
+
+        names = ["dead", "strange", detached.kernel_id[:8]]
+        assert main(["stop", *names]) == 0
+        assert capsysbinary.readouterr().out.decode().splitlines() == [
+            "dead: it was dead; its files are removed",
+            "strange: stopped",
+            f"{detached.kernel_id}: stopped",
+        ]
+        assert strangers_kernel.wait(GUARD_SECONDS) == 0
+        assert set(listed(capsysbinary)) == {ours.kernel_id}
+    detached.leave()
+    assert find_running_kernels() == []
+
+
+def test_kernel_that_does_not_answer(
+    strangers_kernel: subprocess.Popen[bytes], monkeypatch, capsys
+) -> None:
+    os.kill(strangers_kernel.pid, signal.SIGSTOP)
+    monkeypatch.setattr("kernelproto.cli.inventory._HEARTBEAT_SECONDS", 0.1)
+    assert main(["ps"]) == 0
+    assert "silent" in capsys.readouterr().out
+
+    assert main(["stop", "--all"]) == 1
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "error: strange: it does not end when asked to; --force kills it\n")
+    assert main(["stop", "--all", "--force"]) == 0
+    assert capsys.readouterr().out == "strange: killed\n"
+    assert strangers_kernel.wait(GUARD_SECONDS) == -signal.SIGKILL
+
+
+def test_nothing_runs(capsys) -> None:
+    assert main(["ps"]) == 0
+    assert capsys.readouterr() == ("", "No kernels are running.\n")
+    assert main(["stop", "--all"]) == 0
