@@ -16,7 +16,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kernels coverage lint format types wheel examples check clean
+.PHONY: help demo test kernels clients coverage lint format types wheel examples docs check clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -33,7 +33,10 @@ $(TESTED): $(READY) $(SOURCES)
 	@$(MAKE) --no-print-directory test
 
 kernels: $(READY)  ## install other people's kernels, for the tests of them
-	$(BIN)/python tests/integration/kernels/install.py
+	$(BIN)/python -m tests.integration.kernels.install
+
+clients: $(READY)  ## install other people's clients and a browser, for the tests with them
+	$(BIN)/python -m tests.integration.clients.install
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds
 	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100
@@ -61,7 +64,11 @@ wheel: $(TOOLS)  ## build wheel and sdist, import the wheel in a clean environme
 examples: $(READY)  ## run every example
 	@set -e; for example in examples/*.py; do echo "--- $$example"; $(BIN)/python $$example; done
 
-check: lint types wheel examples coverage  ## all of these checks
+docs: $(TOOLS)  ## build the documentation's site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python .ci/check_site.py build/site
+
+check: lint types wheel examples docs coverage  ## all of these checks
 
 clean:  ## remove everything that was made here
 	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,6 @@
-"""Install other people's kernels, for the tests in this folder: python install.py [NAME ...]
+"""Install other people's kernels, for the tests in this folder.
+
+    python -m tests.integration.kernels.install [NAME ...]
 
 They go into $KERNELPROTO_KERNELS, by default .venv/kernels, and nowhere else: a virtual
 environment, npm packages, unpacked Debian packages, and the kernelspecs that start them. What is
@@ -19,38 +21,40 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(
-    os.environ.get("KERNELPROTO_KERNELS")
-    or Path(__file__).resolve().parents[3] / ".venv" / "kernels"
+from tests.integration.installing import (
+    Skipped,
+    folder_of,
+    npm_install,
+    pip_install,
+    program,
+    reason,
+    say,
+    unpack_debian,
 )
+
+FOLDER = folder_of("KERNELPROTO_KERNELS", "kernels")
+PYTHON = FOLDER / "python"
 KERNELSPECS = FOLDER / "share" / "jupyter" / "kernels"
-
-# A registry that does not answer must not hold up the tests.
-LONGEST_COMMAND = 150.0
-
-
-class Skipped(Exception):
-    """This kernel cannot be installed here."""
 
 
 def ipykernel(package: str) -> dict[str, Any]:
-    python = pip_install(package)
+    python = pip_install(PYTHON, package)
     return {"argv": [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
 
 
 def bash_kernel(package: str) -> dict[str, Any]:
     program("bash")
-    python = pip_install(package)
+    python = pip_install(PYTHON, package)
     return {"argv": [python, "-m", "bash_kernel", "-f", "{connection_file}"]}
 
 
 def xeus_python(package: str) -> dict[str, Any]:
-    python = pip_install(package)
+    python = pip_install(PYTHON, package)
     return {"argv": [python, "-m", "xpython_launcher", "-f", "{connection_file}"]}
 
 
 def deno(package: str) -> dict[str, Any]:
-    modules = npm_install(package)
+    modules = npm_install(FOLDER / package.partition("@")[0], package)
     return {
         "argv": [
             only(modules.glob("@deno/*/deno")),
@@ -65,7 +69,7 @@ def deno(package: str) -> dict[str, Any]:
 
 
 def tslab(package: str) -> dict[str, Any]:
-    modules = npm_install(package)
+    modules = npm_install(FOLDER / package.partition("@")[0], package)
     # It looks for the types of console and setTimeout next to its working directory.
     return {
         "argv": [
@@ -77,7 +81,7 @@ def tslab(package: str) -> dict[str, Any]:
 
 
 def irkernel(package: str) -> dict[str, Any]:
-    root = unpack_debian(package)
+    root = unpack_debian(FOLDER / "debian", package, "r-base-core")
     home = root / "usr/lib/R"
     # The settings are links to /etc/R, and one of them would have been made by a package's script.
     shutil.copy(home / "etc/Renviron.ucf", root / "etc/R/Renviron")
@@ -160,85 +164,11 @@ def is_installed(file: Path, package: str) -> bool:
     return kernelspec["metadata"]["package"] == package and Path(kernelspec["argv"][0]).exists()
 
 
-def pip_install(package: str) -> str:
-    python = FOLDER / "python" / "bin" / "python"
-    if not python.exists():
-        run(sys.executable, "-m", "venv", FOLDER / "python")
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package)
-    return str(python)
-
-
-def npm_install(package: str) -> Path:
-    prefix = FOLDER / package.partition("@")[0]
-    prefix.mkdir(parents=True, exist_ok=True)
-    options = ["--prefix", prefix, "--no-audit", "--no-fund", "--ignore-scripts"]
-    run(program("npm"), "install", *options, package)
-    return prefix / "node_modules"
-
-
-def unpack_debian(package: str) -> Path:
-    """Unpack a Debian package, and what this system lacks of its dependencies.
-
-    apt keeps its lists and downloads where it is told to, so it needs no rights, and neither the
-    system nor what it knows of its packages is changed.
-    """
-    folder = FOLDER / "debian"
-    scratch, root = folder / "scratch", folder / "root"
-    for part in ("lists/partial", "cache/archives/partial", "packages"):
-        (scratch / part).mkdir(parents=True, exist_ok=True)
-    settings = scratch / "apt.conf"
-    settings.write_text(
-        f'Dir::State::Lists "{scratch}/lists"; Dir::Cache "{scratch}/cache";'
-        ' APT::Sandbox::User "root";'
-    )
-    apt = [program("apt-get"), "--quiet=2", "-c", settings]
-    run(*apt, "update")
-    plan = run(*apt, "install", "--simulate", "--no-install-recommends", package, "r-base-core")
-    wanted = [line.split()[1] for line in plan.splitlines() if line.startswith("Inst ")]
-    if "r-base-core" not in wanted:
-        raise Skipped("R is installed in the system, use its own kernel")
-    run(*apt, "download", *wanted, cwd=scratch / "packages")
-    for archive in (scratch / "packages").iterdir():
-        run(program("dpkg-deb"), "--extract", archive, root)
-    shutil.rmtree(scratch)
-    return root
-
-
-def program(name: str) -> str:
-    path = shutil.which(name)
-    if path is None:
-        raise Skipped(f"there is no {name}")
-    return path
-
-
 def only(paths: Iterable[Path]) -> str:
     found = list(paths)
     if len(found) != 1:
         raise Skipped(f"one program was expected, not {found}")
     return str(found[0])
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        check=True,
-        timeout=LONGEST_COMMAND,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-    ).stdout
-
-
-def reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        return (error.stderr or error.stdout).strip() or str(error)
-    return str(error)
-
-
-def say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

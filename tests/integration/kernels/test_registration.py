@@ -18,7 +18,7 @@ def registering_kernel(installed: Path) -> None:
     """Install ``spec/registering``, which is xpython with a kernelspec that says so."""
     file = installed / "xpython" / "kernel.json"
     if not file.is_file():
-        pytest.skip("xpython is not installed: run tests/integration/kernels/install.py")
+        pytest.skip("xpython is not installed: run `make kernels`")
     # Its own kernelspec does not say which version it speaks.
     kernelspec = json.loads(file.read_text()) | {"kernel_protocol_version": "5.6"}
     folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", "registering")
