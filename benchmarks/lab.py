@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -45,6 +46,7 @@ class Lab:
         self.folder = folder
         self._ends = ends
         self._count = 0
+        self._servers: dict[tuple[str, ...], str] = {}
 
     def size(self, sizes: Sizes) -> int:
         """Return how much it is at this scale."""
@@ -76,6 +78,29 @@ class Lab:
     def xeus_python(self) -> Path:
         """The connection file of a xeus-python, over tcp."""
         return self._started("xpython_launcher")
+
+    def server(self, started: str, *command: str) -> str:
+        """Start a server, unless it runs; return its address.
+
+        Args:
+            started: a regular expression for what it says on standard error when it is there; its
+                first group is the address.
+            command: the program and its arguments.
+        """
+        if command not in self._servers:
+            log = self._new_folder() / "stderr"
+            with log.open("wb") as stderr:
+                server = subprocess.Popen(
+                    command, cwd=self.folder, stdin=subprocess.DEVNULL, stderr=stderr
+                )
+            self._ends.enter_context(server)
+            self._ends.callback(server.terminate)
+            while (found := re.search(started, log.read_text())) is None:
+                if server.poll() is not None:
+                    raise RuntimeError(f"{' '.join(command[:3])} did not start")
+                time.sleep(0.02)
+            self._servers[command] = found[1]
+        return self._servers[command]
 
     def _synthetic_kernels(self, count: int) -> Sequence[Path]:
         folder = self._new_folder()
@@ -141,7 +166,17 @@ def open_lab(scale: Literal["full", "quick", "tiny"]) -> Generator[Lab]:
             ends.callback(_restore, name, os.environ.get(name))
             os.environ[name] = str(folder / name.lower())
         (folder / "jupyter_runtime_dir").mkdir(mode=0o700)
+        _install_synthetic_kernel(folder / "jupyter_data_dir")
         yield Lab(scale, folder, ends)
+
+
+def _install_synthetic_kernel(data_dir: Path) -> None:
+    """Install it as ``synthetic``, for servers that start their kernels themselves."""
+    folder = data_dir / "kernels" / "synthetic"
+    folder.mkdir(parents=True)
+    argv = [sys.executable, str(ROOT / "benchmarks/synthetic_kernel.py"), "{connection_file}"]
+    kernelspec = {"argv": argv, "display_name": "Synthetic", "language": "none"}
+    (folder / "kernel.json").write_text(json.dumps(kernelspec))
 
 
 def _restore(name: str, value: str | None) -> None:

@@ -3,6 +3,10 @@
     python -m benchmarks.synthetic_kernel FOLDER COUNT
 
 writes COUNT connection files into FOLDER, says "ready", and serves until its standard input ends.
+
+    python -m benchmarks.synthetic_kernel FILE
+
+serves one, as servers start kernels: by a connection file that is there, until it is shut down.
 The code is a word and a number:
 
     pass            nothing
@@ -26,7 +30,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,8 +83,8 @@ class SyntheticKernel:
         self.shell = shell
         self._iopub = iopub
 
-    def answer(self, request: Sequence[bytes], socket: Socket) -> None:
-        """Do what a request asks for, and reply on the socket that it came from."""
+    def answer(self, request: Sequence[bytes], socket: Socket) -> bytes:
+        """Do what a request asks for, reply on the socket that it came from; return its type."""
         start = request.index(DELIMITER)
         client, parent, content = request[:start], request[start + 2], request[start + 5]
         msg_type = json.loads(parent)["msg_type"].encode()
@@ -93,6 +97,7 @@ class SyntheticKernel:
         reply = self._voice.message(msg_type.replace(b"_request", b"_reply"), answer, parent)
         socket.send_multipart([*client, *reply])
         self._publish(b"status", b'{"execution_state":"idle"}', parent)
+        return msg_type
 
     def _execute(self, code: str, parent: bytes) -> float:
         word, _, number = code.partition(" ")
@@ -141,40 +146,60 @@ def serve(folder: Path, count: int) -> None:
     voice = Voice(key.encode())
     shared = {name: _bound(context, zmq.ROUTER) for name in ("control", "stdin", "hb")}
     kernels: dict[Any, SyntheticKernel] = {}
-    poller = zmq.Poller()
     for number in range(count):
         shell, iopub = _bound(context, zmq.ROUTER), _bound(context, zmq.PUB)
         kernels[shell] = SyntheticKernel(voice, shell, iopub)
-        poller.register(shell, zmq.POLLIN)
         sockets = {**shared, "shell": shell, "iopub": iopub}
         info = {"transport": "tcp", "ip": "127.0.0.1", "key": key, "kernel_name": "synthetic"}
         info["signature_scheme"] = "hmac-sha256"
         ports = {f"{name}_port": _port(socket) for name, socket in sockets.items()}
         (folder / f"kernel-{number:02}.json").write_text(json.dumps(info | ports))
-    heartbeat, control = shared["hb"], shared["control"]
-    kernels[control] = next(iter(kernels.values()))
-    poller.register(heartbeat, zmq.POLLIN)
-    poller.register(control, zmq.POLLIN)
-    poller.register(sys.stdin, zmq.POLLIN)
+    kernels[shared["control"]] = next(iter(kernels.values()))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
-    while True:
+    _answer(kernels, shared["hb"], sys.stdin)
+    context.destroy(linger=0)
+
+
+def serve_launched(file: Path) -> None:
+    """Serve one kernel, whose connection file this is, until it is shut down."""
+    context: zmq.Context[Socket] = zmq.Context()
+    info = json.loads(file.read_text())
+    separator = "-" if info["transport"] == "ipc" else ":"
+    kinds = {"shell": zmq.ROUTER, "control": zmq.ROUTER, "stdin": zmq.ROUTER, "hb": zmq.ROUTER}
+    sockets = {
+        name: _bound(
+            context, kind, f"{info['transport']}://{info['ip']}{separator}{info[f'{name}_port']}"
+        )
+        for name, kind in {**kinds, "iopub": zmq.PUB}.items()
+    }
+    kernel = SyntheticKernel(Voice(info["key"].encode()), sockets["shell"], sockets["iopub"])
+    _answer({sockets["shell"]: kernel, sockets["control"]: kernel}, sockets["hb"])
+    context.destroy(linger=1000)
+
+
+def _answer(kernels: Mapping[Any, SyntheticKernel], heartbeat: Socket, *ends: Any) -> None:
+    """Answer requests, until one asks for the end, or one of *ends* can be read."""
+    poller = zmq.Poller()
+    for socket in (*kernels, heartbeat, *ends):
+        poller.register(socket, zmq.POLLIN)
+    msg_type = b""
+    while msg_type != b"shutdown_request":
         for socket, _ in poller.poll():
-            if socket not in kernels and socket is not heartbeat:
-                context.destroy(linger=0)
+            if socket in ends:
                 return
             if socket is heartbeat:
                 socket.send_multipart(socket.recv_multipart())
             else:
-                kernels[socket].answer(socket.recv_multipart(), socket)
+                msg_type = kernels[socket].answer(socket.recv_multipart(), socket)
 
 
-def _bound(context: zmq.Context[Socket], kind: int) -> Socket:
+def _bound(context: zmq.Context[Socket], kind: int, endpoint: str = "tcp://127.0.0.1:*") -> Socket:
     socket = context.socket(kind)
     # Whatever a client is slow to take is kept: what is lost was not lost here.
     socket.set(zmq.SNDHWM, 0)
     socket.set(zmq.RCVHWM, 0)
-    socket.bind("tcp://127.0.0.1:*")
+    socket.bind(endpoint)
     return socket
 
 
@@ -184,4 +209,7 @@ def _port(socket: Socket) -> int:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]))
+    if len(sys.argv) == 2:
+        serve_launched(Path(sys.argv[1]))
+    else:
+        serve(Path(sys.argv[1]), int(sys.argv[2]))

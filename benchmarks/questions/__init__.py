@@ -20,6 +20,7 @@ from benchmarks.questions import (
     start,
     synthetic,
     twenty,
+    websocket,
 )
 
 QUESTIONS: Sequence[Question] = [
@@ -33,6 +34,7 @@ QUESTIONS: Sequence[Question] = [
     *scaling.QUESTIONS,
     *start.QUESTIONS,
     *twenty.QUESTIONS,
+    *websocket.QUESTIONS,
     *shutdown.QUESTIONS,
     *sigkill.QUESTIONS,
     *blocked.QUESTIONS,

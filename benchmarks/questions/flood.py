@@ -34,7 +34,7 @@ PEERS: list[Peer] = [
     PLAIN,
 ]
 
-_DISPLAYS = """
+DISPLAYS = """
 import time
 from IPython.display import display
 display({{"text/plain": str(time.monotonic())}}, raw=True)
@@ -81,5 +81,5 @@ def _question(name: str, kernel: Callable[[Lab], Path], code: str, messages: Siz
 
 QUESTIONS = [
     _question("synthetic", lambda lab: lab.synthetic, "outputs {}", _SYNTHETIC),
-    _question("ipykernel", lambda lab: lab.ipykernel, _DISPLAYS, _IPYKERNEL),
+    _question("ipykernel", lambda lab: lab.ipykernel, DISPLAYS, _IPYKERNEL),
 ]

@@ -1,0 +1,137 @@
+"""Kernel servers, and the client that talks to all of them: over REST and a WebSocket on v1."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+
+from benchmarks.lab import Lab
+from benchmarks.peers.jupyter import OUTPUTS
+from benchmarks.peers.peer import Client, Streamed, since
+from benchmarks.question import Skipped
+from kernelproto.wire.message import Header, Message
+from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
+
+_TOKEN = "benchmarks"
+_STARTED = r"(http://127\.0\.0\.1:\d+)/"
+
+
+class Server:
+    """A server that runs as long as the lab.
+
+    Args:
+        name: as it stands in the tables.
+        module: of the program, for ``python -m``.
+        arguments: of the program.
+        ipykernel: the name that its ipykernel has.
+    """
+
+    def __init__(self, name: str, module: str, arguments: Sequence[str], ipykernel: str) -> None:
+        self.name = name
+        self._module = module
+        self._arguments = arguments
+        self.ipykernel = ipykernel
+
+    @asynccontextmanager
+    async def open(self, lab: Lab) -> AsyncGenerator[httpx.AsyncClient]:
+        """Start the server unless it runs, and open a client of its REST API."""
+        if find_spec(self._module) is None:
+            raise Skipped(f"{self._module} is not installed")
+        url = lab.server(_STARTED, sys.executable, "-m", self._module, *self._arguments)
+        headers = {"Authorization": f"token {_TOKEN}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as api:
+            yield api
+
+    @asynccontextmanager
+    async def connected(self, api: httpx.AsyncClient, kernel: str) -> AsyncGenerator[Client]:
+        """Start a kernel of this name, and open a WebSocket to it; leaving the block ends it."""
+        response = await api.post("/api/kernels", json={"name": kernel})
+        path = f"/api/kernels/{response.raise_for_status().json()['id']}"
+        url = str(api.base_url.join(f"{path}/channels?session_id=benchmarks"))
+        async with connect(
+            url.replace("http", "ws", 1),
+            additional_headers={"Authorization": api.headers["Authorization"]},
+            subprotocols=[V1_SUBPROTOCOL],  # type: ignore[list-item]
+            max_size=None,
+            proxy=None,
+        ) as socket:
+            yield _Client(socket)
+        (await api.delete(path)).raise_for_status()
+
+
+class _Client:
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket = socket
+        self._framing = client_framing(socket.subprotocol)
+        self._count = itertools.count()
+
+    async def execute(self, code: str) -> int:
+        count, _, _ = await self._finish({await self._request(code)})
+        return count
+
+    async def stream(self, code: str) -> Streamed:
+        count, _, began = await self._finish({await self._request(code)})
+        return Streamed(count, since(began))
+
+    async def buffers(self, code: str) -> Streamed:
+        _, size, began = await self._finish({await self._request(code)})
+        return Streamed(size, since(began))
+
+    async def pipeline(self, code: str, count: int) -> None:
+        await self._finish({await self._request(code) for _ in range(count)})
+
+    async def _request(self, code: str) -> str:
+        msg_id = f"{id(self)}-{next(self._count)}"
+        header = Header(
+            msg_id=msg_id, msg_type="execute_request", session="benchmarks", version="5.3"
+        )
+        content = {"code": code, "silent": False, "store_history": True, "allow_stdin": False}
+        content |= {"user_expressions": {}, "stop_on_error": True}
+        await self._socket.send(self._framing.encode("shell", Message.build(header, content)))
+        return msg_id
+
+    async def _finish(self, requests: set[str]) -> tuple[int, int, str | None]:
+        began, count, size = None, 0, 0
+        idle, replies = 0, 0
+        while idle < len(requests) or replies < len(requests):
+            channel, message = self._framing.decode(await self._socket.recv())
+            parent = message.parent_header
+            if parent is None or parent.msg_id not in requests:
+                continue
+            content: dict[str, Any] = json.loads(bytes(message.raw_content))
+            if message.msg_type in OUTPUTS:
+                count += 1
+                began = began or content.get("text") or content["data"].get("text/plain")
+                size += sum(map(len, message.buffers))
+            elif channel == "shell":
+                replies += 1
+            elif content.get("execution_state") == "idle":
+                idle += 1
+        return count, size, began
+
+
+def _kernelproto(kernel: str, name: str) -> Server:
+    arguments = ["--port", "0", "--token", _TOKEN, "--max-per-user", "10"]
+    return Server(name, "kernelproto.server", [*arguments, "--kernel", kernel], kernel)
+
+
+OURS = _kernelproto("pyimport/kernel", "kernelproto server")
+FORKED = _kernelproto("fork/kernel", "kernelproto server, forked")
+JUPYTER = Server(
+    "jupyter_server",
+    "jupyter_server",
+    [
+        *("--port=0", f"--IdentityProvider.token={_TOKEN}", "--no-browser", "--allow-root"),
+        # It would drop outputs of a flood.
+        "--ZMQChannelsWebsocketConnection.limit_rate=False",
+    ],
+    "python3",
+)
