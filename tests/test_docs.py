@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
+from contextlib import suppress
 from pathlib import Path
+from typing import get_type_hints
 
+import pytest
+
+import kernelproto
+from kernelproto import (
+    Kernel,
+    KernelClient,
+    KernelFinder,
+    KernelPool,
+    launch,
+    notebook,
+    pool,
+    server,
+    testing,
+    wire,
+)
 from kernelproto.wire.content import CONTENT_TYPES
 
 ROOT = Path(__file__).parents[1]
@@ -21,3 +39,120 @@ def test_every_test_that_the_table_names_is_there() -> None:
 
     assert named
     assert named - set(re.findall(r"^async def (test_\w+)", TESTS, re.MULTILINE)) == set()
+
+
+# What the tables call by a name of their own.
+VARIABLES = {
+    "client": KernelClient,
+    "finder": KernelFinder,
+    "kernel": Kernel,
+    "pool": KernelPool,
+}
+
+# Arguments, keys and parts of what kernelproto has, where a table says what they belong to.
+WORDS = {
+    "cwd",
+    "env",
+    "idle_timeout",
+    "interrupt_timeout",
+    "language",
+    "language_info",
+    "launch_params",
+    "pyimport",
+    "state",
+}
+
+MIGRATIONS = sorted((ROOT / "docs" / "howto").glob("from-*.md"))
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of all tables in a page, without their headers."""
+    lines = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
+
+
+@pytest.mark.parametrize("page", MIGRATIONS, ids=lambda page: page.stem)
+def test_every_name_that_takes_the_place_of_another_is_there(page: Path) -> None:
+    names = [
+        name
+        for _, ours in rows(page.read_text("utf-8"))
+        for name in re.findall(r"`(?:async for output in )?([A-Za-z_.]+)[^`]*`", ours)
+    ]
+
+    assert len(names) > 30
+    assert [name for name in names if not is_there(name)] == []
+
+
+def is_there(name: str) -> bool:
+    first, *others = name.split(".")
+    if first == "kernelproto":
+        return is_importable(name)
+    found: object = VARIABLES.get(first) or getattr(kernelproto, first, None)
+    if found is None:  # an argument of a function, a key, a word
+        return not others and first in WORDS
+    for other in others:
+        owner, found = found, getattr(found, other, None)
+        if found is None:  # it gets that when it is made
+            return other in owner.__annotations__ or f" {other}: " in (owner.__doc__ or "")
+        if isinstance(found, property):  # of which it goes on with its value
+            assert found.fget is not None
+            found = get_type_hints(found.fget)["return"]
+    return True
+
+
+def is_importable(name: str) -> bool:
+    parts = name.split(".")
+    for end in range(len(parts), 0, -1):
+        with suppress(ImportError):
+            found: object = importlib.import_module(".".join(parts[:end]))
+            return all((found := getattr(found, part, None)) is not None for part in parts[end:])
+    return False
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("jupyter_client", "AsyncKernelManager"),
+        ("jupyter_client", "AsyncKernelClient"),
+        ("jupyter_client", "AsyncMultiKernelManager"),
+        ("jupyter_client.kernelspec", "KernelSpecManager"),
+        ("jupyter_client", "KernelProvisionerBase"),
+    ],
+)
+def test_every_method_of_jupyter_client_is_in_the_tables(module: str, name: str) -> None:
+    theirs = getattr(pytest.importorskip(module), name)
+    if not importlib.metadata.version("jupyter_client").startswith("8.10."):
+        pytest.skip("the tables are those of jupyter_client 8.10")
+    section = re.search(
+        rf"^## {name.removeprefix('Async')}\n(.*?)(?=^## |\Z)",
+        (ROOT / "docs" / "howto" / "from-jupyter-client.md").read_text("utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert section is not None
+    named = {
+        word for theirs_, _ in rows(section[1]) for word in re.findall(r"`(\w+)[^`]*`", theirs_)
+    }
+    methods = {
+        member
+        for class_ in theirs.__mro__
+        if class_.__module__.startswith("jupyter_client")
+        for member, value in vars(class_).items()
+        if callable(value) and not member.startswith("_")
+        if not member.endswith(("_class", "_factory"))
+    }
+
+    assert methods - named == set()
+    assert {word for word in named if not hasattr(theirs, word)} == set()
+
+
+def test_everything_public_is_in_the_reference() -> None:
+    modules = (kernelproto, launch, notebook, pool, server, testing, wire)
+    reference = "".join(
+        page.read_text("utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")
+    )
+    shown = set(re.findall(r"^::: kernelproto\.(?:\w+\.)*(\w+)$", reference, re.MULTILINE))
+    shown |= set(kernelproto.exceptions.__dict__)  # the whole module is there
+
+    public = {name for module in modules for name in module.__all__} - {"__version__"}
+    aliases = {"CHANNEL_NAMES", "CellEvent", "ChannelName", "Frame"}
+    assert public - shown - aliases == set()

@@ -36,8 +36,11 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         transport: ``"tcp"`` or ``"ipc"``.
         ip: the address to connect to; with ``ipc`` the common beginning of the five socket paths.
-        shell_port, iopub_port, stdin_port, control_port, hb_port: tcp ports, or with ``ipc`` the
-            numbers that end the socket paths.
+        shell_port: a tcp port, or with ``ipc`` the number that ends the socket's path.
+        iopub_port: the same.
+        stdin_port: the same.
+        control_port: the same.
+        hb_port: the same.
         key: the shared secret that signs every message; empty means unsigned.
         signature_scheme: ``"hmac-"`` and the name of a hash.
         kernel_name: the kernel type, for people.

@@ -1,0 +1,32 @@
+"""Fills in what a kernel server can be told: its settings, as it knows them itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kernelproto.server.settings import OPTIONS
+
+_PLACE = "<!-- settings -->"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the place of the settings, where a page has one, by a table of them."""
+    return markdown.replace(_PLACE, _table()) if _PLACE in markdown else markdown
+
+
+def _table() -> str:
+    rows = ["| setting | default | what it means |", "|---|---|---|"]
+    for option in OPTIONS.values():
+        others = "".join(f"; also `{variable}`" for variable in option.variables[1:])
+        rows.append(f"| `{option.key}` | {_shown(option.default)} | {option.description}{others} |")
+    return "\n".join(rows)
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | []:
+            return "none"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case _:
+            return f"`{value}`"
