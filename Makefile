@@ -25,7 +25,7 @@ demo: $(READY)  ## start a kernel, stream its output, print a result
 	@$(BIN)/python examples/01_hello.py
 
 test: $(READY)  ## run all tests
-	$(BIN)/coverage run -m pytest
+	$(BIN)/pytest --numprocesses=logical --dist=loadfile --cov --cov-report=
 	@touch $(TESTED)
 
 # Tests that passed since the last change are not run again.
