@@ -76,6 +76,7 @@ class Desk:
         kernel_type = request.name
         if kernel_type == shown_name(self._settings.kernel):
             kernel_type = None  # the pool's own, of which some may be warm
+        root, env = self._settings.root_dir, request.env or {}
         self._count_start(user)
         began_at = time.monotonic()  # the clock of uvloop is coarse
         with logging_about(kernel_id=kernel_id), span("start"):
@@ -83,8 +84,8 @@ class Desk:
                 user.name,
                 name=kernel_id,
                 kernel=kernel_type or None,
-                cwd=working_directory(self._settings.root_dir, request.path or ""),
-                env=allowed_env(request.env or {}, self._settings.allow_env),
+                cwd=working_directory(root, request.path or gateway_path(root, env)),
+                env=allowed_env(env, self._settings.allow_env),
                 kernel_id=kernel_id,
             )
             seconds = time.monotonic() - began_at
@@ -150,6 +151,16 @@ def allowed_env(env: Mapping[str, str], allowed: list[str]) -> dict[str, str]:
         for name, value in env.items()
         if name.startswith(_ALLOWED_ENV_PREFIX) or name in allowed
     }
+
+
+def gateway_path(root: str, env: Mapping[str, str]) -> str:
+    """Return the folder that a gateway's client wants, relative to the root; "" for none.
+
+    A jupyter_server behind which this server works names the folder of a notebook on its own
+    machine, which often is the same one.
+    """
+    folder = env.get("KERNEL_WORKING_DIR", "").replace("\0", "")
+    return folder and os.path.relpath(os.path.realpath(folder), os.path.realpath(root))
 
 
 def working_directory(root: str, path: str) -> str:

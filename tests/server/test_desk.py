@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from kernelproto import LaunchError
-from kernelproto.server.desk import allowed_env, working_directory
+from kernelproto.server.desk import allowed_env, gateway_path, working_directory
 from kernelproto.server.logs import JsonLines
 from kernelproto.testing import FakeProvider
 
@@ -47,6 +47,20 @@ def test_paths_stay_where_they_belong(tmp_path, path: str, folder: str) -> None:
     (tmp_path / "beside").mkdir()
     (root / "link").symlink_to(tmp_path / "beside")
     assert working_directory(str(root), path) == str((root / folder).resolve())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "folder"),
+    [("root/sub", "sub"), ("root", "."), ("link/sub", "sub"), ("beside", "."), ("sub\0", ".")],
+)
+def test_gateways_name_a_folder_of_their_own_machine(tmp_path, wanted: str, folder: str) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "link").symlink_to(root)
+    path = gateway_path(str(root), {"KERNEL_WORKING_DIR": f"{tmp_path}/{wanted}"})
+    assert working_directory(str(root), path) == str((root / folder).resolve())
+    assert gateway_path(str(root), {}) == ""
 
 
 @pytest.mark.anyio
