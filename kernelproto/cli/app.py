@@ -15,7 +15,6 @@ P = ParamSpec("P")
 
 app = typer.Typer(
     help="Launch Jupyter kernels and talk to them.",
-    no_args_is_help=True,
     rich_markup_mode=None,  # plain text reads well everywhere, and starts faster
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,7 +33,9 @@ def _print_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print it."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None: ...
 
@@ -103,7 +104,7 @@ def run_command(
     file: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE]",
+            metavar="FILE",
             show_default=False,
             help="A file with code, or - for standard input.",
         ),
@@ -131,7 +132,7 @@ def run_command(
 @_command
 def notebook_command(
     notebooks: Annotated[
-        list[Path], typer.Argument(metavar="IN.ipynb...", show_default=False, help="Notebooks.")
+        list[Path], typer.Argument(metavar="IN.ipynb", show_default=False, help="Notebooks.")
     ],
     output: Annotated[
         Path | None,
@@ -148,6 +149,7 @@ def notebook_command(
         typer.Option(
             "--kernel",
             "-k",
+            metavar="KERNEL",
             autocompletion=_kernel_types,
             help="The kernel type; by default that of the notebook.",
         ),
@@ -170,7 +172,10 @@ def notebook_command(
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="How many notebooks run side by side.")
+        int,
+        typer.Option(
+            "--jobs", "-j", metavar="N", min=1, help="How many notebooks run side by side."
+        ),
     ] = 1,
     verbose: Verbose = False,
 ) -> int:
@@ -200,7 +205,7 @@ def console_command(
     kernel: Annotated[
         str,
         typer.Argument(
-            metavar="[KERNEL]",
+            metavar="KERNEL",
             autocompletion=_kernel_types,
             help="The kernel type of a new kernel.",
         ),
@@ -240,7 +245,7 @@ def stop_command(
     kernels: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KERNEL]...",
+            metavar="KERNEL",
             autocompletion=_running_kernels,
             show_default=False,
             help="Ids or their beginnings, process ids, connection files.",
@@ -280,10 +285,16 @@ def bench_command(
     kernel: Annotated[
         str,
         typer.Option(
-            "--kernel", "-k", autocompletion=_kernel_types, help="The kernel type, for Python."
+            "--kernel",
+            "-k",
+            metavar="KERNEL",
+            autocompletion=_kernel_types,
+            help="The kernel type, for Python.",
         ),
     ] = "pyimport/kernel",
-    rounds: Annotated[int, typer.Option(min=1, help="How many times all is measured.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many times all is measured.")
+    ] = 3,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> int:

@@ -31,7 +31,7 @@ def need(extra: str, *modules: str) -> None:
     missing = [module for module in modules if find_spec(module) is None]
     if missing:
         raise CliError(
-            f'{" and ".join(missing)} cannot be imported: pip install "kernelproto[{extra}]"'
+            f'{", ".join(missing)} cannot be imported: pip install "kernelproto[{extra}]"'
         )
 
 

@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Args:
         arguments: the command line without the program; None means that of the process.
+            Without any word it is the help that is printed.
     """
     _open_closed_streams()
     try:
@@ -36,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return report(CliError('this command needs: pip install "kernelproto[cli]"'))
     words = sys.argv[1:] if arguments is None else list(arguments)
-    return status_of(partial(app, words, prog_name="kernelproto", standalone_mode=False))
+    ask_app = partial(app, words or ["--help"], prog_name="kernelproto", standalone_mode=False)
+    return status_of(ask_app)
 
 
 def _open_closed_streams() -> None:

@@ -93,7 +93,7 @@ def execute_notebooks(tasks: Sequence[Task], options: NotebookOptions, *, jobs: 
     print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
     for task, outcome in outcomes.items():
         if outcome.problem:
-            print_error(f"{task.source}: {outcome.problem}")
+            print_error(_with_name(printable(os.fspath(task.source)), outcome.problem))
     if ended_by is not None:
         return KILLED + ended_by
     return 0 if all(outcome.status == "ok" for outcome in outcomes.values()) else FAILED
@@ -107,11 +107,13 @@ def plan_tasks(sources: Sequence[Path], output: Path | None) -> list[Task]:
         output: the file that one is written to, or the folder for all; None means where they are.
 
     Raises:
-        CliError: several would be written to the same file.
+        CliError: there is no such folder, or several would be written to the same file.
     """
     into_folder = output is not None and (output.is_dir() or len(sources) > 1)
     if into_folder and output is not None and not output.is_dir():
         raise CliError(f"{output} is no folder, and several notebooks go into one")
+    if output is not None and not output.parent.is_dir():
+        raise CliError(f"{output} cannot be written: there is no folder {output.parent}")
     tasks: dict[Path, Task] = {}
     for source in sources:
         target = source if output is None else output / source.name if into_folder else output
@@ -164,10 +166,15 @@ def format_outcomes(
     )
 
 
+def _with_name(name: str, problem: str) -> str:
+    """Return a problem with the notebook's name before it, which some errors have already."""
+    return problem if problem.startswith((f"{name}: ", f"{name} is ")) else f"{name}: {problem}"
+
+
 def _describe_failure(cell: CellFinished) -> str:
     where = f"cell {cell.number} of {cell.total}"
     if cell.status == "timeout":
-        return f"{where} was interrupted after {cell.duration:.1f} s"
+        return f"{where} was interrupted after {cell.duration:.1f} s: give it a longer --timeout"
     if cell.error is None:
         return f"{where} was not executed"
     return printable(f"{where}: {cell.error.ename}: {cell.error.evalue}")
@@ -229,7 +236,7 @@ async def _execute(
         raise
     except (KernelProtoError, OSError) as error:
         outcome.status = "failed"
-        outcome.problem = describe(error).removeprefix(f"{task.source}: ")
+        outcome.problem = describe(error)
     finally:
         outcome.seconds = time.monotonic() - began
         progress.end(bar)

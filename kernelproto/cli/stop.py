@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -40,6 +41,8 @@ def stop_kernels(names: Sequence[str], *, every: bool, force: bool) -> int:
     if bool(names) == every:
         raise CliError("name the kernels to stop, or --all; `kernelproto ps` lists them")
     kernels = find_running_kernels()
+    if every and not kernels:
+        print("No kernels are running.", file=sys.stderr)
     chosen = kernels if every else [choose(name, kernels) for name in names]
     once = {kernel.kernel_id: kernel for kernel in chosen}
     return anyio.run(_stop_all, list(once.values()), force)

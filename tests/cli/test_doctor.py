@@ -10,6 +10,8 @@ from kernelproto.cli.main import main
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
+NO_FOLDER = "there is no folder /no/such/folder: nothing is found there"
+
 
 def write_kernelspec(name: str, **entries: object) -> None:
     folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", name)
@@ -41,10 +43,10 @@ def test_what_works_and_what_does_not(runtime_dir: Path, kernelproto) -> None:
     assert "/no/such/kernel" in found["spec/gone"][1]
     assert found["skipped"][0] == "!!"
     assert "'bad'" in found["skipped"][1]
-    assert found["JUPYTER_PATH"] == ("!!", "there is no folder /no/such/folder")
+    assert found["JUPYTER_PATH"] == ("--", NO_FOLDER)
     assert found["runtime"][0] == "!!"
     assert found["dead"] == ("--", "kernels       1 have left files: kernelproto stop dead ...")
-    assert done.stdout.endswith("\n4 things are wrong.\n")
+    assert done.stdout.endswith("\n3 things are wrong.\n")
     assert "\x1b" not in done.stdout
     assert (done.stderr, done.returncode) == ("", 1)
     dead.unlink()

@@ -15,8 +15,9 @@ from kernelproto.cli.main import main
 COMMANDS = ["list", "run", "notebook", "console", "ps", "stop", "serve", "bench", "doctor"]
 
 
-def test_help_names_every_command(capsys) -> None:
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("words", [["--help"], ["-h"], []])
+def test_help_names_every_command(words: list[str], capsys) -> None:
+    assert main(words) == 0
     out = capsys.readouterr().out
     assert [
         line.split()[0] for line in out.partition("Commands:")[2].split("\n") if line
@@ -35,6 +36,20 @@ def test_every_command_explains_itself(command: str, capsys) -> None:
     assert status == 0
     assert "usage:" in out.lower()
     assert "--help" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("run", "[OPTIONS] {KERNEL} [FILE]"),
+        ("notebook", "[OPTIONS] {IN.ipynb}..."),
+        ("console", "[OPTIONS] [KERNEL]"),
+        ("stop", "[OPTIONS] [KERNEL]..."),
+    ],
+)
+def test_usage_shows_what_may_be_left_out(command: str, usage: str, capsys) -> None:
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"Usage: kernelproto {command} {usage}\n")
 
 
 def test_version(capsys) -> None:
@@ -71,6 +86,7 @@ def test_misuse_is_told_in_one_line(words: list[str], line: str, capsys) -> None
         (["stop", "1"], "no running kernel '1'; `kernelproto ps` lists those there are"),
         (["console"], "the console needs a terminal; `kernelproto run` does without"),
         (["serve", "--port", "x"], "port on the command line: "),
+        (["notebook", "a.ipynb", "-o", "no/b.ipynb"], "there is no folder no"),
         (["notebook", "a.ipynb", "-p", "x"], "a parameter is given as name=value, not as 'x'"),
     ],
 )
@@ -108,6 +124,8 @@ def test_any_error_in_one_line(error: Exception, line: str) -> None:
 def test_missing_extra_is_named() -> None:
     with pytest.raises(CliError, match=r'^no_such_module .* pip install "kernelproto\[server\]"$'):
         need("server", "anyio", "no_such_module")
+    with pytest.raises(CliError, match=r"^no_such, nor_this cannot be imported: "):
+        need("server", "no_such", "nor_this")
 
 
 def test_without_the_extra() -> None:

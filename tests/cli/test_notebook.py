@@ -68,7 +68,7 @@ def test_notebooks_side_by_side(write, tmp_path: Path, capsys) -> None:
         f"error: {bad}: cell 3 of 4: ZeroDivisionError: division by zero",
         f"error: {missing}: No such file or directory",
     ]
-    assert errors.splitlines()[2].startswith(f"error: {broken}: ")
+    assert errors.splitlines()[2].startswith(f"error: {broken} is no notebook: ")
     assert outputs(out / "good.ipynb") == ["", "2026 a b\n", ""]
     assert outputs(out / "bad.ipynb") == ["", "1\n", "ZeroDivisionError", ""]
     assert outputs(good) == ["", ""]
@@ -87,7 +87,9 @@ def test_cell_that_takes_too_long(write, capsys) -> None:
     notebook = write("notebook", "while True: pass")
 
     assert main(["notebook", str(notebook), "-k", KERNEL, "--timeout", "0.2"]) == 1
-    assert "cell 1 of 1 was interrupted after " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "cell 1 of 1 was interrupted after " in err
+    assert err.endswith(" s: give it a longer --timeout\n")
 
 
 def test_interrupted_notebook_has_what_it_came_to(write, terminal) -> None:

@@ -8,7 +8,17 @@ import sys
 import httpx
 import pytest
 
+from kernelproto.cli.main import main
+
 GUARD_SECONDS = 60
+
+
+def test_help_is_that_of_the_command(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve", "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith("usage: kernelproto serve [-h] ")
+    assert "python -m" not in out
 
 
 @pytest.mark.usefixtures("no_leaks")

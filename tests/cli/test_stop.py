@@ -152,3 +152,4 @@ def test_nothing_runs(capsys) -> None:
     assert main(["ps"]) == 0
     assert capsys.readouterr() == ("", "No kernels are running.\n")
     assert main(["stop", "--all"]) == 0
+    assert capsys.readouterr() == ("", "No kernels are running.\n")
