@@ -12,6 +12,7 @@ from rich.progress import Progress as Bars
 from kernelproto.table import printable
 
 _CODE_WIDTH = 40
+_NAME_WIDTH = 40
 
 
 class Progress:
@@ -43,7 +44,9 @@ class Progress:
 
     def begin(self, name: str) -> TaskID:
         """Add the bar of a notebook."""
-        return self._bars.add_task(printable(name), total=None, code="")
+        # Of a long path the end tells more; the numbers behind it must have room.
+        shown = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
+        return self._bars.add_task(printable(shown), total=None, code="")
 
     def show(self, bar: TaskID, done: int, total: int, code: str) -> None:
         """Show how many cells were executed, and the first line of the one that runs."""

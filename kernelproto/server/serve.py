@@ -86,6 +86,7 @@ async def serve(settings: Settings) -> None:
     finder = KernelFinder.from_entrypoints()
     with _listener(settings) as listener:
         async with (
+            background_tasks() as tasks,  # until the pool has ended: a second signal changes nothing
             KernelPool(
                 finder=finder,
                 kernel=settings.kernel,
@@ -95,7 +96,6 @@ async def serve(settings: Settings) -> None:
                 warm=settings.warm,
                 cwd=settings.root_dir,
             ) as pool,
-            background_tasks() as tasks,
         ):
             app = create_app(pool, finder=finder, authenticator=authenticator, settings=settings)
             server = _Server(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from importlib.util import find_spec
 
@@ -22,11 +23,11 @@ sys.argv[0], IPKernelApp.initialized(), IPKernelApp.instance().kernel is get_ipy
 @pytest.mark.parametrize("kernel_type", ["pyimport/kernel", "fork/kernel"])
 async def test_looks_like_any_other_ipykernel(kernel_type: str) -> None:
     async with run_kernel(kernel_type) as kernel:
-        program = (await kernel.execute(PROGRAM)).raise_for_error().text
+        program = (await kernel.execute(PROGRAM)).raise_for_error().text or ""
         folders = (await kernel.execute("[os.path.realpath(p) for p in sys.path]")).text
     launcher = find_spec("ipykernel_launcher")
     assert launcher is not None
-    assert program == repr((launcher.origin, True, True))
+    assert ast.literal_eval(program) == (launcher.origin, True, True)
     assert folders is not None
     assert os.path.dirname(ipykernel_process.__file__) not in folders
 

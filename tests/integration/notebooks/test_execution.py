@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from anyio import to_thread
 from nbformat import v4
 
 from kernelproto import KernelDied
@@ -20,15 +23,20 @@ def notebook(*cells: str) -> Any:
     return v4.new_notebook(cells=[v4.new_code_cell(code) for code in cells])
 
 
-async def test_a_kernel_that_is_killed_is_noticed() -> None:
-    nb = notebook(
-        "print('last words', flush=True)\nimport os, signal\nos.kill(os.getpid(), signal.SIGKILL)",
-        "print('never')",
-    )
+async def test_a_kernel_that_is_killed_is_noticed(tmp_path: Path) -> None:
+    heard = tmp_path / "heard"
+    os.mkfifo(heard)
+    last_words = f"print('last words', flush=True); open({str(heard)!r}).close()"
+    nb = notebook(f"{last_words}; import os; os.kill(os.getpid(), 9)", "print('never')")
+
+    async def execute() -> None:
+        async with execute_notebook(nb) as execution:
+            async for event in execution:
+                if isinstance(event, CellOutput):
+                    await to_thread.run_sync(heard.write_bytes, b"")
 
     with anyio.fail_after(GUARD_SECONDS), pytest.raises(KernelDied) as caught:
-        await execute_notebook(nb)
-
+        await execute()
     assert caught.value.returncode == -9
     assert [output.text for output in nb.cells[0].outputs] == ["last words\n"]
 
