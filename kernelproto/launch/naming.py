@@ -18,12 +18,15 @@ def is_simple_name(name: object) -> bool:
 
 
 def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
-    """Return *candidates* sorted by how much they look like *name*, upper and lower case alike."""
+    """Return *candidates* sorted by how much they look like *name*, upper and lower case alike.
 
-    def likeness(candidate: str) -> float:
-        return SequenceMatcher(None, name.lower(), candidate.lower()).ratio()
+    Those that do so equally are sorted by name.
+    """
 
-    return sorted(candidates, key=likeness, reverse=True)
+    def unlikeness(candidate: str) -> tuple[float, str]:
+        return -SequenceMatcher(None, name.lower(), candidate.lower()).ratio(), candidate
+
+    return sorted(candidates, key=unlikeness)
 
 
 def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuchKernel:

@@ -16,6 +16,12 @@ def test_nearest_come_first() -> None:
     assert str(error) == ("no kernel type 'pyhton3'; there are Python3, python2, ir; look again")
 
 
+def test_order_does_not_depend_on_the_order_of_the_search() -> None:
+    names = ["spec/ab", "spec/aa", "spec/AC"]
+    assert nearest_first("a", names) == nearest_first("a", reversed(names))
+    assert nearest_first("a", names) == ["spec/AC", "spec/aa", "spec/ab"]
+
+
 def test_there_is_nothing() -> None:
     error = no_such_kernel("python3", [], remedy="install one")
     assert error.available == ()
