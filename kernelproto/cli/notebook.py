@@ -83,10 +83,13 @@ def execute_notebooks(tasks: Sequence[Task], options: NotebookOptions, *, jobs: 
 
     Raises:
         CliError: the extra ``notebook`` is not installed.
+        InvalidParameter: a parameter's name is one in no language.
     """
     need("notebook", "nbformat")
     from kernelproto.cli.progress import Progress  # which loads rich
+    from kernelproto.notebook.parameters import check_names
 
+    check_names(options.parameters)
     outcomes = {task: Outcome() for task in tasks}
     with Progress() as progress:
         ended_by = anyio.run(_execute_all, outcomes, options, progress, jobs)

@@ -11,7 +11,7 @@ import json
 import keyword
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import starmap
 from typing import TypeAlias, cast
@@ -64,6 +64,20 @@ def parameters_source(parameters: Values, language: str) -> str:
         except InvalidParameter as error:
             raise InvalidParameter(f"the parameter {name!r}, in {language}: {error}") from None
     return "\n".join(lines)
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that parameters have in no language, before it is known which one it is.
+
+    Raises:
+        InvalidParameter: it is about the first of them.
+    """
+    for name in names:
+        if not any(dialect.name.fullmatch(name) for dialect in _LANGUAGES.values()):
+            raise InvalidParameter(
+                f"no parameter can be called {name!r}: a name has letters, digits and _, "
+                "and begins with no digit"
+            )
 
 
 def tags(cell: Node) -> Sequence[str]:

@@ -132,6 +132,18 @@ def test_parameters() -> None:
             read_parameters(words)
 
 
+def test_parameter_that_can_have_no_name(write, tmp_path: Path, capsys) -> None:
+    notebook = write("notebook", "open('started', 'w').close()")
+
+    assert main(["notebook", str(notebook), "-k", KERNEL, "-p", "good=1", "-p", "1x=3"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        "error: no parameter can be called '1x': a name has letters, digits and _, "
+        "and begins with no digit\n",
+    )
+    assert not (tmp_path / "started").exists()
+
+
 def test_where_notebooks_are_written(tmp_path: Path) -> None:
     a, b = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
     assert plan_tasks([a, b], None) == [Task(a, a), Task(b, b)]

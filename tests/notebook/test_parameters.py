@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kernelproto import InvalidParameter
 from kernelproto.notebook import inject_parameters
-from kernelproto.notebook.parameters import parameters_source
+from kernelproto.notebook.parameters import check_names, parameters_source
 
 VALUES = {
     "n": None,
@@ -126,6 +126,17 @@ def test_javascript_writes_json(value) -> None:
 def test_what_cannot_be_written_is_refused(parameters, language, reason) -> None:
     with pytest.raises(InvalidParameter, match=reason):
         parameters_source(parameters, language)
+
+
+@pytest.mark.parametrize("name", ["a", "_a1", "a.b", "lambda", "Ab"])
+def test_name_that_some_language_knows(name) -> None:
+    check_names([name])
+
+
+@pytest.mark.parametrize("name", ["", "1a", "a b", "a-b", "a\n", "ż", ".a", "a;b"])
+def test_name_that_no_language_knows(name) -> None:
+    with pytest.raises(InvalidParameter, match="no parameter can be called"):
+        check_names(["good", name])
 
 
 def test_they_follow_their_defaults(notebook) -> None:
