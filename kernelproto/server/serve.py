@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.util
 import os
 import secrets
@@ -11,6 +12,7 @@ import socket
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import NoReturn
 
 import anyio
 import uvicorn
@@ -20,6 +22,7 @@ from kernelproto.background import background_tasks
 from kernelproto.exceptions import InvalidSettings, KernelProtoError
 from kernelproto.interfaces import Authenticator
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.naming import no_such_kernel
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
 from kernelproto.server.hub import HubToken
@@ -42,6 +45,8 @@ from kernelproto.server.users import (
 
 _PROG = "python -m kernelproto.server"
 
+_MISUSED = 2  # the command line cannot be understood
+
 # How long requests that are being answered may go on when the server ends.
 _GRACE_SECONDS = 5
 
@@ -59,7 +64,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
     options = vars(_parser(prog).parse_args(arguments))
     new_user, config = options.pop("new_token"), options.pop("config")
     if new_user is not None:
-        print(*new_token(new_user), sep="\n")
+        token, lines = new_token(new_user)
+        print(f"for {new_user}, who keeps it secret: {token}", file=sys.stderr)
+        print(*lines, sep="\n")
         return 0
     said = {key: text for key, text in options.items() if text is not None}
     try:
@@ -80,13 +87,16 @@ async def serve(settings: Settings) -> None:
         settings: all of them count.
 
     Raises:
-        InvalidSettings: the port cannot be had, or the users not be found where they should be.
+        InvalidSettings: the port cannot be had, or the users, the kernel type or the folder not be
+            found where they should be.
     """
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
+    await check_kernel_type(finder, settings.kernel)
+    _check_folder(settings.root_dir)
     with _listener(settings) as listener:
         async with (
-            background_tasks() as tasks,  # until the pool has ended: a second signal changes nothing
+            background_tasks() as tasks,  # outlives the pool: a second signal changes nothing
             KernelPool(
                 finder=finder,
                 kernel=settings.kernel,
@@ -146,15 +156,30 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
     return (authenticator if settings.multi_user else Shared(authenticator)), token
 
 
-def new_token(user: str) -> list[str]:
-    """Return the lines that give a user a new token: for them, and for the token file."""
+async def check_kernel_type(finder: KernelFinder, name: str) -> None:
+    """Make sure that there is a kernel type, by any of the names that it is launched by.
+
+    Raises:
+        InvalidSettings: there is none.
+    """
+    available = [kernel_type async for kernel_type, _ in finder.find_kernels()]
+    names = available if "/" in name else [known.partition("/")[2] for known in available]
+    # Some providers take upper and lower case alike; the others say no at the first launch.
+    if name.lower() not in map(str.lower, names):
+        missing = no_such_kernel(name, available, remedy="install it, or name another one")
+        raise InvalidSettings(f"kernel: {missing}")
+
+
+def _check_folder(root_dir: str) -> None:
+    if not os.path.isdir(root_dir):
+        raise InvalidSettings(f"root_dir: {root_dir!r} is no folder")
+
+
+def new_token(user: str) -> tuple[str, list[str]]:
+    """Return a new token for a user, and the lines for the token file."""
     token = secrets.token_urlsafe(32)
     name = user.replace("\\", "\\\\").replace('"', '\\"')
-    return [
-        f"# for {user}, who keeps it secret: {token}",
-        f'["{name}"]',
-        f'token = "{hash_token(token)}"',
-    ]
+    return token, [f'["{name}"]', f'token = "{hash_token(token)}"']
 
 
 class _Server(uvicorn.Server):
@@ -177,9 +202,13 @@ def _listener(settings: Settings) -> Generator[socket.socket]:
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
     except OSError as error:
-        raise InvalidSettings(
-            f"port: cannot listen at {settings.host} port {settings.port}: {error.strerror}"
-        ) from None
+        reason = str(error.strerror).partition(" (")[0]  # in brackets is the address once more
+        where = f"{settings.host} port {settings.port}"
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            key, remedy = "port", "; port = 0 takes a free one"
+        else:
+            key, remedy = "host", ""
+        raise InvalidSettings(f"{key}: cannot listen at {where}: {reason}{remedy}") from None
     with listener:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAF_CLIENT_MS)
@@ -194,8 +223,15 @@ def _announce(listener: socket.socket, token: str | None) -> None:
     print(f"serving kernels at http://{address}:{port}/{query}", file=sys.stderr, flush=True)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that does not list all options before it says what is wrong with one."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_MISUSED, f"error: {message} (see {self.prog} --help)\n")
+
+
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description="Serve Jupyter kernels to many users, over Jupyter's REST and WebSocket API.",
         epilog="Each setting can also stand in the file, as key = value with underscores for the "
@@ -206,7 +242,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
     parser.add_argument(
-        "--new-token", metavar="USER", help="print a new token and its lines for a token file"
+        "--new-token",
+        metavar="USER",
+        help="print a new token, and on standard output its lines for a token file",
     )
     for option in OPTIONS.values():
         default = "" if option.default is None else f" (default: {_shown(option.default)})"

@@ -242,7 +242,9 @@ def is_loopback(host: str) -> bool:
 def _read(file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(file).read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidSettings(f"the settings in {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise InvalidSettings(f"the settings in {file} cannot be read: {error}") from error
 
 

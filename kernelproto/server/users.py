@@ -204,7 +204,9 @@ def read_token_file(path: str) -> dict[str, User]:
     try:
         with open(path, "rb") as file:
             entries = msgspec.convert(tomllib.load(file), dict[str, _Entry])
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InvalidSettings(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
         raise InvalidSettings(f"{path} cannot be read: {error}") from error
     for name, entry in entries.items():
         digest = entry.token.removeprefix(_HASH_PREFIX)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tomllib
@@ -20,9 +21,12 @@ from anyio.lowlevel import checkpoint
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from kernelproto.exceptions import InvalidSettings
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
 from kernelproto.server import Anybody, HubToken, ProxyHeader, Settings, Shared, SingleUserToken
 from kernelproto.server.__main__ import _NEEDED
-from kernelproto.server.serve import main, make_authenticator, serve
+from kernelproto.server.serve import check_kernel_type, main, make_authenticator, serve
 from kernelproto.server.users import hash_token
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
@@ -207,12 +211,70 @@ def test_mistake_is_told_at_once(monkeypatch, capsys) -> None:
     assert "everybody could run code" in capsys.readouterr().err
 
 
-def test_port_that_is_taken_is_told() -> None:
-    with served() as (_, client):
-        command = [sys.executable, "-m", "kernelproto.server", "--port", str(client.base_url.port)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=os.environ)
-        assert done.returncode == 1
-        assert "cannot listen" in done.stderr
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_port_that_is_taken_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(InvalidSettings) as caught:
+            await serve(Settings(port=port))
+    assert str(caught.value) == (
+        f"port: cannot listen at 127.0.0.1 port {port}: Address already in use; "
+        "port = 0 takes a free one"
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_address_of_another_machine_is_told() -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        await serve(Settings(host="192.0.2.1", port=0))
+    assert str(caught.value) == (
+        "host: cannot listen at 192.0.2.1 port 0: Cannot assign requested address"
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"kernel": "nope"}, r"kernel: no kernel type 'nope'; there are .*pyimport/kernel"),
+        ({"kernel": "nope/kernel"}, r"kernel: no kernel type 'nope/kernel'; there are "),
+        ({"root_dir": __file__}, r"root_dir: '.*test_serve\.py' is no folder"),
+        ({"root_dir": ""}, r"root_dir: '' is no folder"),
+    ],
+)
+async def test_what_is_not_there_is_told_at_once(settings, reason: str) -> None:
+    with pytest.raises(InvalidSettings, match=reason):
+        await serve(Settings(port=0, **settings))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["pyimport/kernel", "kernel", "spec/Mine", "mine"])
+async def test_kernel_type_has_the_names_it_is_launched_by(
+    name: str, tmp_path: Path, monkeypatch
+) -> None:
+    folder = tmp_path / "kernels" / "mine"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["mine"], "display_name": "Mine", "language": "mine"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    finder = KernelFinder([IPykernelProvider(), KernelSpecProvider()])
+    await check_kernel_type(finder, name)
+    with pytest.raises(InvalidSettings, match=r"there are .*spec/mine"):
+        await check_kernel_type(finder, f"nope/{name}")
+
+
+@pytest.mark.parametrize("arguments", [["--prot", "1"], ["--port"]])
+def test_option_that_is_not_understood_is_told_in_a_line(arguments, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments, prog="serve")
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert arguments[0] in line
+    assert line.endswith(" (see serve --help)")
 
 
 def test_help_explains_every_setting(capsys) -> None:
@@ -226,6 +288,7 @@ def test_help_explains_every_setting(capsys) -> None:
 def test_new_token_fits_into_a_token_file(capsys) -> None:
     name = 'a"d\\a'
     assert main(["--new-token", name]) == 0
-    text = capsys.readouterr().out
-    token = text.splitlines()[0].rpartition(": ")[2]
-    assert tomllib.loads(text) == {name: {"token": hash_token(token)}}
+    lines, told = capsys.readouterr()
+    token = told.strip().rpartition(": ")[2]
+    assert tomllib.loads(lines) == {name: {"token": hash_token(token)}}
+    assert token not in lines

@@ -119,8 +119,10 @@ def test_token_file_that_cannot_be_used(tmp_path, text: str) -> None:
 
 
 def test_token_file_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(InvalidSettings):
-        TokenFile(tmp_path / "users.toml")
+    path = tmp_path / "users.toml"
+    with pytest.raises(InvalidSettings) as caught:
+        TokenFile(path)
+    assert str(caught.value) == f"{path} cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize(
