@@ -191,9 +191,13 @@ class Comms:
     def receive(self, message: Message) -> None:
         """Take in a comm message; called by the client.
 
+        Where nobody has comms it is not decoded: who keeps the message need not keep that as well.
+
         Raises:
             MalformedMessage: its content cannot be read.
         """
+        if not self._open and not self._targets:
+            return
         content = message.content
         comm = self._open.get(content.comm_id)
         if isinstance(content, CommOpen):

@@ -8,10 +8,11 @@ import anyio
 import pytest
 
 from kernelproto.client import Comm, KernelClient
-from kernelproto.exceptions import KernelDied, LocalProtocolError
+from kernelproto.client.comms import Comms
+from kernelproto.exceptions import KernelDied, LocalProtocolError, MalformedMessage
 from kernelproto.testing import FakeKernel
 from kernelproto.wire.content import CommClose, CommMessage, CommOpen
-from kernelproto.wire.message import Message
+from kernelproto.wire.message import Header, Message
 
 pytestmark = pytest.mark.anyio
 
@@ -153,3 +154,12 @@ async def test_an_unreadable_comm_message_is_refused(
 
     assert (await anext(comm)).content.data == {"n": 1}
     assert client.refused == {"MalformedMessage": 1}
+
+
+async def test_where_nobody_has_comms_their_messages_are_not_decoded(
+    client: KernelClient,
+) -> None:
+    message = Message(Header(msg_id="1", msg_type="comm_msg"), None, [b"{}", b"{}", b"{}", b"?"])
+    Comms(client, {}).receive(message)
+    with pytest.raises(MalformedMessage):
+        Comms(client, {"target": print}).receive(message)
