@@ -6,6 +6,9 @@ bucket is one number, the time at which it will be full again; one that is full 
 
 from __future__ import annotations
 
+# Seconds. The sum of many intervals is not quite what it should be, and no reason to refuse.
+_SLACK = 1e-6
+
 
 class RateLimit:
     """How often each of many users may do something.
@@ -21,7 +24,7 @@ class RateLimit:
     def __init__(self, *, per_minute: float, burst: int) -> None:
         self._interval = 60 / per_minute if per_minute else 0.0
         self._capacity = burst * self._interval
-        # In the order of their last use: the first ones are the first to be full.
+        # In the order of their last use: one that is full may wait behind one that is not.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
@@ -41,7 +44,7 @@ class RateLimit:
         self._forget(now)
         full_at = max(self._full_at.get(user, now), now) + self._interval
         wait = full_at - now - self._capacity
-        if wait > 0:
+        if wait > _SLACK:
             return wait
         if self._interval:
             self._full_at.pop(user, None)

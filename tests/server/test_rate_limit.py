@@ -58,3 +58,14 @@ def test_who_waits_as_told_is_let_in(gaps: list[int]) -> None:
         if wait:
             now += wait
             assert limit.take("ada", now) == 0
+
+
+@given(
+    now=st.floats(0, 1e7),
+    per_minute=st.sampled_from([7.0, 13.0, 59.0, 60.0]),
+    burst=st.integers(1, 100),
+)
+def test_rounding_refuses_nobody(now: float, per_minute: float, burst: int) -> None:
+    limit = RateLimit(per_minute=per_minute, burst=burst)
+    assert not any(limit.take("ada", now) for _ in range(burst))
+    assert limit.take("ada", now)
