@@ -61,7 +61,7 @@ def create_app(
     """
     feeds = Feeds(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
     metrics = Metrics(pool, feeds)
-    desk = Desk(pool, settings, metrics)
+    desk = Desk(pool, finder, settings, metrics)
     limit = settings.max_body_bytes
     channels = ChannelsRoute(
         desk, feeds, metrics.traffic, max_message_bytes=settings.max_message_bytes

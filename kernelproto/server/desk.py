@@ -8,12 +8,16 @@ import os
 import time
 import uuid
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 import anyio
 from starlette.exceptions import HTTPException
 
+from kernelproto.exceptions import PoolFull, QuotaExceeded
 from kernelproto.interfaces import User
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.naming import no_such_kernel
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.metrics import Metrics
@@ -32,12 +36,16 @@ class Desk:
 
     Args:
         pool: has the kernels.
+        finder: the kernel types that the pool has.
         settings: what a client may say about one, and how many it may start.
         metrics: are told of starts.
     """
 
-    def __init__(self, pool: KernelPool, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, pool: KernelPool, finder: KernelFinder, settings: Settings, metrics: Metrics
+    ) -> None:
         self.pool = pool
+        self._finder = finder
         self._settings = settings
         self._metrics = metrics
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
@@ -57,11 +65,18 @@ class Desk:
         """Return the model of a user's kernel; raises as ``find`` does."""
         return kernel_model(self.find(user, kernel_id))
 
-    async def start(self, user: User, request: KernelRequest) -> KernelModel:
+    async def start(
+        self, user: User, request: KernelRequest, *, replaces: str | None = None
+    ) -> KernelModel:
         """Start one more kernel for a user, or find the one that the request names.
 
         A request may choose the id of a new kernel. Each user has ids of their own, so nobody
         learns which ones others have.
+
+        Args:
+            user: whose kernel.
+            request: what they say about it.
+            replaces: the id of a kernel of theirs that is ended first if there is no room else.
 
         Raises:
             HTTPException: 404, it names one that they do not have; 400, the id that it chooses is
@@ -78,16 +93,26 @@ class Desk:
             kernel_type = None  # the pool's own, of which some may be warm
         root, env = self._settings.root_dir, request.env or {}
         self._count_start(user)
+        start = partial(
+            self.pool.get,
+            user.name,
+            name=kernel_id,
+            kernel=kernel_type or None,
+            cwd=working_directory(root, request.path or gateway_path(root, env)),
+            env=allowed_env(env, self._settings.allow_env),
+            kernel_id=kernel_id,
+        )
         began_at = time.monotonic()  # the clock of uvloop is coarse
         with logging_about(kernel_id=kernel_id), span("start"):
-            await self.pool.get(
-                user.name,
-                name=kernel_id,
-                kernel=kernel_type or None,
-                cwd=working_directory(root, request.path or gateway_path(root, env)),
-                env=allowed_env(env, self._settings.allow_env),
-                kernel_id=kernel_id,
-            )
+            try:
+                await start()
+            except (PoolFull, QuotaExceeded):
+                if replaces is None:
+                    raise
+                await self._check_kernel_type(kernel_type)
+                with suppress(HTTPException):  # it has gone already
+                    await self.release(user, replaces)
+                await start()
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)
@@ -113,6 +138,15 @@ class Desk:
         """End a user's kernel; raises as ``find`` does."""
         with self._doing("end", user, kernel_id) as kernel:
             await self.pool.release(user.name, name=kernel.name)
+
+    async def _check_kernel_type(self, kernel_type: str | None) -> None:
+        """Raise NoSuchKernel before a kernel is given up for one that there cannot be."""
+        if not kernel_type:
+            return
+        available = [name async for name, _ in self._finder.find_kernels()]
+        names = {*available, *(name.partition("/")[2] for name in available)}
+        if kernel_type.lower() not in {name.lower() for name in names}:  # as kernelspecs have it
+            raise no_such_kernel(kernel_type, available, remedy="choose one of these")
 
     @contextmanager
     def _doing(self, what: str, user: User, kernel_id: str) -> Generator[PooledKernel]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -76,6 +77,7 @@ class SessionRoutes:
                 if len(self._living(user)) >= _MOST_PER_USER:
                     raise HTTPException(429, f"nobody may have more than {_MOST_PER_USER} sessions")
                 kernel_id = await self._kernel(user, wanted.kernel, wanted.path)
+                self._forget()
                 session = _Session(
                     str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id
                 )
@@ -104,19 +106,39 @@ class SessionRoutes:
         return Response(status_code=204)
 
     async def _exchange_kernel(self, user: User, session: _Session, wanted: KernelRequest) -> None:
-        """Give a session another kernel; the old one goes first, and leaves room for the new."""
-        if wanted.id:
-            self._desk.find(user, wanted.id)  # it raises
-        shared = [s for s in self._living(user).values() if s.kernel_id == session.kernel_id]
-        if len(shared) == 1:
-            await self._desk.release(user, session.kernel_id)
-        session.kernel_id = await self._kernel(user, wanted, session.path)
-        self._sessions.setdefault(user.name, {})[session.id] = session
+        """Give a session another kernel; the old one goes when the new one is there.
 
-    async def _kernel(self, user: User, wanted: KernelRequest | None, path: str) -> str:
+        Only where there is no room for both it goes first.
+        """
+        old = session.kernel_id
+        shared = [s for s in self._living(user).values() if s.kernel_id == old]
+        replaces = old if len(shared) == 1 else None
+        session.kernel_id = await self._kernel(user, wanted, session.path, replaces=replaces)
+        self._sessions.setdefault(user.name, {})[session.id] = session
+        if all(s.kernel_id != old for s in self._living(user).values()):
+            with suppress(HTTPException):  # it has gone already
+                await self._desk.release(user, old)
+
+    async def _kernel(
+        self,
+        user: User,
+        wanted: KernelRequest | None,
+        path: str,
+        *,
+        replaces: str | None = None,
+    ) -> str:
         wanted = wanted or KernelRequest()
         wanted.path = wanted.path or path
-        return (await self._desk.start(user, wanted)).id
+        return (await self._desk.start(user, wanted, replaces=replaces)).id
+
+    def _forget(self) -> None:
+        """Forget the sessions whose kernels are gone, also of users who never return."""
+        kernels = {(kernel.user, kernel.kernel_id) for kernel in self._desk.pool.kernels()}
+        for user, sessions in list(self._sessions.items()):
+            for session in [s for s in sessions.values() if (user, s.kernel_id) not in kernels]:
+                del sessions[session.id]
+            if not sessions:
+                del self._sessions[user]
 
     def _living(self, user: User) -> dict[str, _Session]:
         """Return a user's sessions; those whose kernels are gone are forgotten."""

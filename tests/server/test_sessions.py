@@ -82,6 +82,30 @@ async def test_kernel_of_two_sessions_stays_when_one_takes_another(serving) -> N
         assert (await ada.get(f"/api/sessions/{first['id']}")).json() == first
 
 
+@pytest.mark.parametrize("max_per_user", [1, 2])
+async def test_kernel_is_kept_when_another_cannot_be_had(serving, max_per_user: int) -> None:
+    settings = {"starts_per_minute": 0.1, "start_burst": 2}
+    async with serving(settings, max_per_user=max_per_user) as server, server.client("ada") as ada:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        one = f"/api/sessions/{model['id']}"
+        for name, status in [("fake/kernle", 404), ("fake/kernel", 429)]:
+            refused = await ada.patch(one, json={"kernel": {"name": name}})
+            assert refused.status_code == status, refused.text
+            assert (await ada.get(one)).json() == model
+
+
+async def test_no_sessions_are_kept_for_users_who_never_return(serving) -> None:
+    async with serving() as server, server.client("ada") as ada, server.client("bob") as bob:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        (route,) = [
+            r for r in server.app.routes if r.path == "/api/sessions" and "GET" in r.methods
+        ]
+        assert list(route.endpoint.__self__._sessions) == ["ada"]
+        await server.pool.release("ada", name=model["kernel"]["id"])
+        await bob.post("/api/sessions", json=NOTEBOOK)
+        assert list(route.endpoint.__self__._sessions) == ["bob"]
+
+
 async def test_session_goes_with_its_kernel(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
