@@ -24,6 +24,9 @@ OnReceipt = Callable[[], None]
 # Longer than the pings by which uvicorn sees whether a client is still there.
 _number = struct.Struct("!Q")
 
+# How many receipts a client may owe before the first ones are not waited for any more.
+_MOST_AWAITED = 100_000
+
 
 class ReceiptProtocol(WebSocketsSansIOProtocol):
     """A WebSocket of uvicorn that gets receipts."""
@@ -31,7 +34,8 @@ class ReceiptProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._asked = 0
-        self._awaited: deque[tuple[int, OnReceipt]] = deque()
+        # The oldest may go: a receipt stands for all before it.
+        self._awaited: deque[tuple[int, OnReceipt]] = deque(maxlen=_MOST_AWAITED)
 
     def handle_connect(self, event: Request) -> None:
         """Let the application have this WebSocket, and ask for receipts."""
@@ -60,6 +64,14 @@ class ReceiptProtocol(WebSocketsSansIOProtocol):
         self._awaited.append((self._asked, on_receipt))
         self.conn.send_ping(_number.pack(self._asked))
         self.transport.write(b"".join(self.conn.data_to_send()))
+
+    def keepalive_timeout(self) -> None:
+        """Give up a client that does not answer, and does not read what it would be told."""
+        is_open = not (self.close_sent or self.transport.is_closing())
+        super().keepalive_timeout()
+        if is_open:
+            self.disconnected = True
+            self.transport.abort()
 
     def handle_pong(self, event: Frame) -> None:
         """Take in the answer to a ping, which stands for those before it as well."""

@@ -1,0 +1,107 @@
+"""Receipts, from clients that are slow to give them, or do not."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext, suppress
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+import uvicorn
+from anyio.abc import SocketStream
+from uvicorn.protocols.utils import ClientDisconnected
+
+from kernelproto.server.receipts import EXTENSION, ReceiptProtocol
+
+pytestmark = pytest.mark.anyio
+
+GUARD_SECONDS = 60
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+PONG = b"\x8a\x88" + bytes(4)
+
+Send = Callable[[Any], Awaitable[None]]
+Use = Callable[[Send, Callable[[], Awaitable[Any]]], Awaitable[None]]
+
+
+@pytest.fixture(params=[{}, {"use_uvloop": True}], ids=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object]]:
+    """uvicorn runs on asyncio only."""
+    return "asyncio", request.param
+
+
+class Server(uvicorn.Server):
+    def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
+        return nullcontext()
+
+
+@asynccontextmanager
+async def connected(use: Use, **options: Any) -> AsyncGenerator[SocketStream]:
+    """Serve an application that uses its WebSocket in this way; give a client's connection."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await use(send, receive)
+
+    config = uvicorn.Config(
+        app, lifespan="off", ws=ReceiptProtocol, log_config=None, http="h11", **options
+    )
+    server = Server(config)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            listener = socket.create_server(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+            tasks.start_soon(server.serve, [listener])
+            async with await anyio.connect_tcp("127.0.0.1", port) as client:
+                await client.send(HANDSHAKE)
+                yield client
+            server.should_exit = True
+
+
+async def test_receipt_stands_for_all_before_it_also_for_those_that_are_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("kernelproto.server.receipts._MOST_AWAITED", 3)
+    received: list[int] = []
+    done = anyio.Event()
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+        for number in range(1, 11):
+            on_receipt = partial(received.append, number)
+            await send({"type": "websocket.send", "text": f"<{number}>", EXTENSION: on_receipt})
+        await receive()  # a message behind the pongs
+        done.set()
+
+    async with connected(use) as client:
+        data = b""
+        while b"<10>" not in data:
+            data += await client.receive()
+        await client.send(PONG + struct.pack("!Q", 9))
+        await client.send(b"\x81\x81" + bytes(4) + b"x")
+        await done.wait()
+    assert received == [8, 9]
+
+
+async def test_client_that_neither_answers_nor_reads_is_given_up() -> None:
+    """Its connection would stay open for as long as there is something to be sent."""
+    done = anyio.Event()
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+        message = {"type": "websocket.send", "text": "x" * 20_000}
+        with suppress(ClientDisconnected):
+            while True:
+                await send({**message, EXTENSION: list})
+        assert (await receive())["type"] == "websocket.disconnect"
+        with pytest.raises(ClientDisconnected):
+            await send({**message, EXTENSION: list})
+        done.set()
+
+    async with connected(use, ws_ping_interval=0.05, ws_ping_timeout=0.05):
+        await done.wait()
