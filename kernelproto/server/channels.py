@@ -1,8 +1,9 @@
 """A kernel's channels on a WebSocket: verify, route, forward.
 
 Contents are not decoded. What a client sends keeps its header, so the kernel's replies name the
-client session that they are for; the messages are signed with the kernel's key, which never leaves
-the server. All clients of a kernel share the server's one connection to it.
+client session that they are for; only a version is added where there is none. The messages are
+signed with the kernel's key, which never leaves the server. All clients of a kernel share the
+server's one connection to it.
 
 A client that reads more slowly than its kernel writes has a place of its own in what the kernel has
 sent. When that is not kept any longer the client is cut off, and nobody else has waited for it.
@@ -29,18 +30,24 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from kernelproto.background import background_tasks
-from kernelproto.exceptions import KernelProtoError, LocalProtocolError, MalformedMessage
+from kernelproto.exceptions import (
+    KernelDied,
+    KernelProtoError,
+    LocalProtocolError,
+    MalformedMessage,
+)
 from kernelproto.log_fields import logging_about
 from kernelproto.server.answers import status_of
 from kernelproto.server.desk import Desk
-from kernelproto.server.feed import Feed, Feeds, Reader
+from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
 from kernelproto.server.guard import deny
 from kernelproto.server.receipts import EXTENSION, OnReceipt
 from kernelproto.server.replay import Kept
 from kernelproto.server.traffic import Traffic
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.message import Message
+from kernelproto.wire.content import Status
+from kernelproto.wire.message import Message, with_version
 from kernelproto.wire.websocket import Framing, server_framing
 
 logger = logging.getLogger(__name__)
@@ -161,7 +168,8 @@ class _ClientConnection:
             data = event.get("text")
             try:
                 channel, message = self._framing.decode(event["bytes"] if data is None else data)
-            except MalformedMessage as error:
+                message = with_version(message)
+            except (MalformedMessage, LocalProtocolError) as error:
                 raise _HangUp(UNUSABLE, str(error)) from None
             self._reader.place.note_session(message.header.session)
             self._traffic.received += 1
@@ -176,10 +184,13 @@ class _ClientConnection:
         with suppress(WebSocketDisconnect):  # of which the other direction is told as well
             apology = self._reader.apology()
             if apology is not None:
-                await self._send_message(apology, "iopub", {})
+                await self._send_message(apology, "iopub", self._receipt(self._reader.note_told))
+                if not self._has_receipts:
+                    self._reader.note_told()
             for count in itertools.count(1):
                 kept = await self._next()
-                await self._send_message(kept.message, kept.channel, self._receipt())
+                received = partial(self._reader.receive, self._reader.place.position + 1)
+                await self._send_message(kept.message, kept.channel, self._receipt(received))
                 self._reader.advance()
                 if not self._has_receipts:  # what the socket has taken counts as received
                     self._reader.receive(self._reader.place.position)
@@ -190,6 +201,8 @@ class _ClientConnection:
         try:
             return await self._reader.next()
         except KernelProtoError as error:
+            if isinstance(error, KernelDied):  # each client is told, and once
+                await self._send_message(build_notice(Status("dead")), "iopub", {})
             raise _HangUp(GOING_AWAY, str(error)) from None
 
     async def _send_message(
@@ -206,11 +219,9 @@ class _ClientConnection:
         key = "text" if isinstance(frame, str) else "bytes"
         await self._websocket.send({"type": "websocket.send", key: frame, **extras})
 
-    def _receipt(self) -> dict[str, OnReceipt]:
-        """Ask for a receipt of the next message, where that is possible."""
-        if not self._has_receipts:
-            return {}
-        return {EXTENSION: partial(self._reader.receive, self._reader.place.position + 1)}
+    def _receipt(self, on_receipt: OnReceipt) -> dict[str, OnReceipt]:
+        """Ask for a receipt of a message, where that is possible."""
+        return {EXTENSION: on_receipt} if self._has_receipts else {}
 
     async def _keep_up(self) -> NoReturn:
         await self._reader.cut_off.wait()

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import anyio
 
-from kernelproto.exceptions import KernelDied, fresh
+from kernelproto.exceptions import fresh
 from kernelproto.server.replay import Kept, ReplayRing
 from kernelproto.supervise import Died, Kernel
 from kernelproto.wire.connection import ChannelName
@@ -64,7 +64,8 @@ class Reader:
         lost = self.place.lost
         if lost == 0:
             return None
-        amount = "messages" if lost is None else f"{lost} message{'s' * (lost > 1)}"
+        # What is gone cannot be asked any more whom it was for.
+        amount = "messages" if lost is None else f"up to {lost} messages"
         text = f"[{amount} of the kernel were not kept until you came back: outputs are missing]\n"
         notice = build_notice(Stream("stderr", text))
         heir = self.feed.ring.first_of_cause(self.place)
@@ -72,6 +73,10 @@ class Reader:
             return notice
         header, _, *rest = notice.parts
         return Message(notice.header, heir.parent_header, [header, heir.raw_parent_header, *rest])
+
+    def note_told(self) -> None:
+        """Take note that the client has received the apology; until then it is due."""
+        self.feed.ring.note_told(self.place)
 
     def look(self) -> None:
         """See whether the client can go on."""
@@ -123,8 +128,6 @@ class Feed:
         reader = Reader(self, session, last_msg_id)
         self._readers.append(reader)
         self._look()
-        if self.failure is not None:
-            self._say_last_words(self.failure)
         try:
             yield reader
         finally:
@@ -146,16 +149,16 @@ class Feed:
     def fail(self, error: Exception) -> None:
         """Take note that there is no kernel any more; part of ``Watcher``."""
         if self.failure is None:
-            self._say_last_words(error)
             self.failure = error
             self.ended.set()
             self._news.set()
             self._on_end()
 
     def resume(self) -> None:
-        """Take note that a dead kernel lives again; part of ``Watcher``.
+        """Take note that there is a kernel again; part of ``Watcher``.
 
-        Its clients are gone. Those that come get a feed of their own.
+        After a restart the feed simply goes on. One that has failed stays so: its kernel's next
+        client gets another.
         """
 
     def unsent(self) -> list[int]:
@@ -177,10 +180,6 @@ class Feed:
         async for event in self._kernel.events():
             if isinstance(event, Died) and self._kernel.state == "restarting":
                 self._put(build_notice(Status("restarting")), "iopub", notice=True)
-
-    def _say_last_words(self, error: Exception) -> None:
-        if isinstance(error, KernelDied):
-            self._put(build_notice(Status("dead")), "iopub", notice=True)
 
     async def _keep_time(self) -> NoReturn:
         while True:

@@ -8,9 +8,10 @@ before ``position`` was handed to its socket; ``reached`` is as far as that has 
 
 A client whose socket is lost leaves its place behind, and whoever comes next goes on there. The one
 with the same session comes first; otherwise the place that was left first is taken, because a page
-that was loaded again has a new session. It starts at ``received`` again: what was under way when
-the socket was lost is sent once more, rather than not at all. Only a client knows what it has read.
-One that names the last message it has gets exactly what follows.
+that was loaded again has a new session. Should whoever has left it come back after all, that one
+goes on there as well. A client starts at ``received`` again: what was under way when the socket was
+lost is sent once more, rather than not at all. Only a client knows what it has read. One that names
+the last message it has gets exactly what follows.
 
 Messages that all clients have received are kept for a little while, for such a client. Beyond
 ``limit`` bytes the oldest go, whoever needs them. Places that were left for too long hold nothing
@@ -64,7 +65,8 @@ class Place:
         received: everything before this number has reached it.
         position: everything before this number was handed to its socket.
         reached: the highest ``position`` that it, or who had the place before, has come to.
-        lost: how many messages it has missed for ever; None where nobody knows.
+        lost: how many messages it has missed for ever, without having been told, those for other
+            clients included; None where nobody knows.
         sessions: the client sessions whose replies belong to it, in the order of their first use.
         left_at: when it was left; None while there is somebody.
         expired: whether it was left for so long that nothing is kept for it.
@@ -109,6 +111,8 @@ class ReplayRing:
         self._kept: dict[int, Kept] = {}
         self._total = 0
         self._places: list[Place] = []
+        # Those that somebody else has taken over, by the sessions that may still come back.
+        self._taken: dict[str, Place] = {}
 
     @property
     def size(self) -> int:
@@ -139,19 +143,18 @@ class ReplayRing:
             last_msg_id: the ``msg_id`` of the last message that it has; None where it does not say.
         """
         place = Place(session, self.end, self.end, self.end)
-        before = self._predecessor(session)
+        before = self._taken.pop(session, None) or self._take_over(session)
         if before is not None:
-            self._places.remove(before)
-            before.retired = True
             place.received, place.reached = before.received, before.reached
+            place.lost = before.lost
             place.sessions = dict(before.sessions)
         place.note_session(session)
         if last_msg_id:
             number = self._find(last_msg_id)
             place.received = self.begin if number is None else number + 1
             place.lost = None if number is None else 0
-        elif place.received < self.begin:
-            place.lost = self.begin - place.received
+        elif place.lost is not None:
+            place.lost += max(self.begin - place.received, 0)
         place.received = place.position = max(place.received, self.begin)
         place.reached = max(place.reached, place.position)
         self._places.append(place)
@@ -200,6 +203,10 @@ class ReplayRing:
         place.received = max(place.received, number)
         self._trim()
 
+    def note_told(self, place: Place) -> None:
+        """Take note that a client knows of what it has lost."""
+        place.lost = 0
+
     def is_overtaken(self, place: Place) -> bool:
         """Return whether a client was so slow that messages have gone before it got them."""
         return place.position < self.begin
@@ -212,12 +219,20 @@ class ReplayRing:
                 return kept.message
         return None
 
-    def _predecessor(self, session: str) -> Place | None:
-        """Return whose place a client takes, None where it is somebody new."""
+    def _take_over(self, session: str) -> Place | None:
+        """Retire the place that a client takes, and return it; None where it is somebody new."""
         left = self._left()
         own = [place for place in self._places if session and place.session == session]
         own += [place for place in left if session in place.sessions]
-        return next(iter([*own, *left]), None)
+        place = next(iter([*own, *left]), None)
+        if place is not None:
+            self._places.remove(place)
+            place.retired = True
+            if place.session and not own:
+                self._taken[place.session] = place
+                if len(self._taken) > _MOST_LEFT:
+                    del self._taken[next(iter(self._taken))]
+        return place
 
     def _left(self) -> list[Place]:
         return [place for place in self._places if place.left_at is not None]

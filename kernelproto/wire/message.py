@@ -163,6 +163,26 @@ class Message(msgspec.Struct, eq=False):
         return f"<Message {self.msg_type} {self.msg_id} parent={parent}>"
 
 
+def with_version(message: Message) -> Message:
+    """Return a message whose header says of which version it is.
+
+    One that says nothing is taken for one of this version, where kernels would take it for one of
+    version 4. Whatever else is in its header stays there.
+
+    Raises:
+        LocalProtocolError: its header cannot be written as JSON again.
+    """
+    if message.header.version:
+        return message
+    header = cast("dict[str, Any]", tolerant_json.decode(message.raw_header, dict))
+    return Message(
+        msgspec.structs.replace(message.header, version=PROTOCOL_VERSION),
+        message.parent_header,
+        [tolerant_json.encode({**header, "version": PROTOCOL_VERSION}), *message.parts[1:]],
+        message.identities,
+    )
+
+
 def read_parent_header(raw: Frame) -> Header | None:
     """Return the parent header that a frame holds; None where it tells of no parent.
 

@@ -7,12 +7,14 @@ import json
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
+from msgspec import structs
 
-from kernelproto import LaunchError
+from kernelproto import KernelDied, LaunchError
+from kernelproto.server.feed import Feed
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.codec import Codec
-from kernelproto.wire.message import Header, Message
-from kernelproto.wire.websocket import V1_SUBPROTOCOL
+from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
+from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -72,6 +74,34 @@ async def test_what_contents_say_is_not_looked_at(serving) -> None:
             received = await fake.wait_for("unheard_of")
     assert bytes(received.raw_content) == bytes(request.raw_content)
     assert bytes(received.raw_header) == bytes(request.raw_header)
+
+
+@pytest.mark.parametrize("subprotocols", FRAMINGS)
+async def test_message_without_a_version_gets_one(serving, subprotocols) -> None:
+    """A kernel would take it for one of version 4, and not answer."""
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, subprotocols=subprotocols) as socket:
+            framing = client_framing(socket.subprotocol)
+            header = Header(msg_id="1", msg_type="execute_request", session="s")
+            request = Message.build(header, {"code": "6 * 7"})
+            await socket.send_raw(framing.encode("shell", request))
+            *_, answer = await socket.receive_until("execute_reply", request)
+    assert answer.parent_header == structs.replace(header, version=PROTOCOL_VERSION)
+
+
+async def test_header_that_cannot_be_written_again_ends_the_connection(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            header = Header(msg_id="1", msg_type="x")
+            raw = b'{"msg_id": "1", "msg_type": "x", "more": "\\ud800"}'
+            message = Message(header, None, [raw, b"{}", b"{}", b"{}"])
+            await socket.send_raw(client_framing(socket.subprotocol).encode("shell", message))
+            with pytest.raises(anyio.EndOfStream):
+                await socket.receive_until("never")
+            assert socket.closed is not None
+            assert socket.closed[0] == 1007
 
 
 async def test_questions_are_asked_where_the_code_comes_from(serving) -> None:
@@ -415,6 +445,46 @@ async def test_what_could_not_be_kept_is_told(serving, settings) -> None:
                 assert lines == [f"{n}" for n in range(LINES - len(lines), LINES)]
                 assert 0 < len(lines) < LINES - 10
             await finish_lines(back, await back.execute("6 * 7"))
+
+
+async def test_loss_is_told_again_when_it_was_not_read(serving) -> None:
+    async with serving(prepare=printing, settings={"send_buffer_bytes": 200_000}) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, receipts=True) as socket:
+            request = await socket.execute("print")
+            await read_lines(socket, 10)
+        while server.pool.kernels()[0].state == "busy":
+            await checkpoint()
+        query = "session_id=s"
+        async with server.connect("ada", kernel_id, query=query, receipts=True):
+            pass  # it is lost before anything is read
+        async with server.connect("ada", kernel_id, query=query, receipts=True) as back:
+            _, apology = await back.receive()
+            assert "were not kept" in apology.content.text
+            await finish_lines(back, request)
+        async with server.connect("ada", kernel_id, query=query, receipts=True) as back:
+            messages = await back.receive_until("execute_reply", await back.execute("6 * 7"))
+            assert texts(messages) == []
+
+
+async def test_each_client_is_told_once_that_the_kernel_is_dead(serving) -> None:
+    async with serving(restart=None) as server:
+        kernel_id = await server.start("ada")
+        async with (
+            server.connect("ada", kernel_id) as first,
+            server.pool.connection("ada", name=kernel_id, channels=()) as connection,
+        ):
+            await first.finish(await first.execute("6 * 7"))
+            watchers = connection.kernel.generations.observers._watchers
+            (feed,) = [watcher for watcher in watchers if isinstance(watcher, Feed)]
+            server.provider.kernels[0].die()
+            await feed.ended.wait()
+            with feed.join("late", None) as late, pytest.raises(KernelDied):
+                await late.next()
+            _, status = await first.receive()
+            assert status.content.execution_state == "dead"
+            with pytest.raises(anyio.EndOfStream):
+                await first.receive()
 
 
 async def test_session_that_comes_again_takes_its_own_place(serving) -> None:

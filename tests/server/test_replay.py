@@ -75,6 +75,48 @@ def test_goes_on_where_the_last_one_was_lost(session: str) -> None:
     assert read(ring, ring.join("another")) == []  # the place is taken
 
 
+def test_one_whose_place_was_taken_goes_on_there_as_well() -> None:
+    ring = ring_of()
+    place = ring.join("a")
+    send(ring, "1")
+    assert read(ring, place) == ["1"]
+    ring.receive(place, 1)
+    ring.leave(place, now=0)
+    send(ring, "2")
+    ring.append(reply("3", "a"), "shell")
+    stranger = ring.join("b")
+    assert read(ring, stranger) == ["2", "3"]
+    ring.receive(stranger, 3)
+    ring.leave(stranger, now=1)
+    back = ring.join("a")
+    assert (read(ring, back), back.lost) == (["2", "3"], 0)
+
+
+def test_places_that_were_taken_are_bounded() -> None:
+    ring = ring_of()
+    for number in range(150):
+        ring.leave(ring.join(f"{number}"), now=0)
+    send(ring, "1")
+    assert read(ring, ring.join("new")) == ["1"]
+    assert read(ring, ring.join("10")) == []
+    assert read(ring, ring.join("140")) == ["1"]
+
+
+def test_one_that_was_not_told_of_a_loss_is_told_next_time() -> None:
+    ring = ring_of(limit=3000)
+    place = ring.join("a")
+    for session in ("a", "b"):  # its own, and that of the page that was loaded again
+        ring.leave(place, now=0)
+        send(ring, *"12345", size=1000)
+        place = ring.join(session)
+        read(ring, place)
+        ring.receive(place, ring.end)
+    assert place.lost == 8
+    ring.note_told(place)
+    ring.leave(place, now=0)
+    assert ring.join("b").lost == 0
+
+
 def test_one_that_says_what_it_has_gets_what_follows() -> None:
     ring = ring_of()
     place = ring.join("a")

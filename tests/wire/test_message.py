@@ -10,7 +10,14 @@ import pytest
 from kernelproto.exceptions import LocalProtocolError, MalformedMessage
 from kernelproto.wire import tolerant_json
 from kernelproto.wire.content import ExecuteRequest, Stream
-from kernelproto.wire.message import Header, Message, MessageFactory, timestamp
+from kernelproto.wire.message import (
+    PROTOCOL_VERSION,
+    Header,
+    Message,
+    MessageFactory,
+    timestamp,
+    with_version,
+)
 
 HEADER = Header(
     msg_id="s_1", msg_type="stream", session="s", username="ada", date="d", version="5.5"
@@ -213,3 +220,20 @@ def test_factory_numbers_and_dates_what_it_makes() -> None:
     assert two.raw_parent_header == one.raw_header
     assert (two.content, two.metadata, list(two.buffers)) == ({"a": 1}, {"b": 2}, [b"c"])
     assert factory.session == "s"
+
+
+@pytest.mark.parametrize("version", [{}, {"version": ""}, {"version": None}])
+def test_version_is_added_where_there_is_none(version: dict[str, object]) -> None:
+    raw = json.dumps({"msg_id": "1", "msg_type": "x", "session": "s", "more": [1], **version})
+    parts = [raw.encode(), b"{}", b"{}", b'{"a": NaN}', b"buffer"]
+    message = Message(Header(msg_id="1", msg_type="x", session="s"), None, parts, [b"identity"])
+    filled = with_version(message)
+    assert filled.header == Header(msg_id="1", msg_type="x", session="s", version=PROTOCOL_VERSION)
+    assert json.loads(bytes(filled.raw_header)) == {**json.loads(raw), "version": PROTOCOL_VERSION}
+    assert filled.parts[1:] == parts[1:]
+    assert filled.identities == message.identities
+
+
+def test_version_that_is_there_stays() -> None:
+    message = Message.build(HEADER, {})
+    assert with_version(message) is message
