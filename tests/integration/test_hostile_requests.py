@@ -27,6 +27,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from kernelproto.launch.forkserver import ForkServer
 from kernelproto.server import Settings, hash_token
+from kernelproto.server.replay import Kept, Place
 from kernelproto.server.serve import serve
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
@@ -218,12 +219,12 @@ async def attack(server: Server, seed: int, target: Target, count: int) -> Count
 
 
 def inventory() -> Counter[str]:
-    """Count what a request might leave behind, save the messages that are kept for replay."""
+    """Count what a request might leave behind, save what is kept for clients that come back."""
     gc.collect()
     counts = Counter(
         type(thing).__name__
         for thing in gc.get_objects()
-        if str(type(thing).__module__).startswith(WORKERS) and type(thing).__name__ != "Kept"
+        if str(type(thing).__module__).startswith(WORKERS) and type(thing) not in (Kept, Place)
     )
     counts["descriptors"] = len(os.listdir("/proc/self/fd"))
     counts["tasks"] = len(anyio.get_running_tasks())
