@@ -232,22 +232,12 @@ def inventory() -> Counter[str]:
 
 
 async def growth_since(before: Counter[str]) -> Counter[str]:
-    """Return what there is too much of, once the last connections have ended.
-
-    A descriptor or task is too much; of objects, what grows with the number of requests: those of a
-    few connections may be held a while longer by whoever has handled them last.
-    """
-
-    def growth() -> Counter[str]:
-        more = inventory() - before
-        exact = ("descriptors", "tasks")
-        return Counter({k: n for k, n in more.items() if k in exact or n > COUNT / 100})
-
+    """Return what there is too much of, once the last connections have ended."""
     with anyio.move_on_after(GUARD_SECONDS):
-        while growth():
+        while inventory() - before:
             for _ in range(100):  # counting takes much longer than a turn of the event loop
                 await checkpoint()
-    return growth()
+    return inventory() - before
 
 
 def resident_kib() -> int:

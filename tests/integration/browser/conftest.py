@@ -108,7 +108,8 @@ async def application(
             tasks = await stack.enter_async_context(anyio.create_task_group())
             app = create_app(pool, finder=finder, authenticator=users, settings=settings)
             site = Starlette(routes=[Mount("/hub", app)])
-            server = uvicorn.Server(uvicorn.Config(site, lifespan="off", log_level="warning"))
+            config = uvicorn.Config(site, lifespan="off", log_config=None)
+            server = uvicorn.Server(config)
             port = listener.getsockname()[1]
             tasks.start_soon(serve, server, listener)
             try:
