@@ -28,6 +28,10 @@ Transport = Literal["tcp", "ipc"]
 LOOPBACK = "127.0.0.1"
 
 _KEY_BYTES = 32
+
+# As much of a kernel's id as tells it from others; the paths of sockets must be short.
+_ID_LENGTH = 8
+
 _NO_CURVE_KEYS = CurveKeys("", "")
 _SOCKET_NAME = "kernel"
 _SOCKET_NUMBERS = range(1, len(CHANNEL_NAMES) + 1)
@@ -96,7 +100,7 @@ class ConnectionFile:
             InvalidLaunchParameter: *ip* is no address of this machine.
         """
         with _new_file(kernel_id) as (path, undo):
-            ip, ports = _choose_addresses(transport, ip, os.path.dirname(path), undo)
+            ip, ports = _choose_addresses(kernel_id, transport, ip, undo)
             keys = new_curve_keys() if encrypted else _NO_CURVE_KEYS
             info = ConnectionInfo(
                 transport=transport,
@@ -164,6 +168,36 @@ def new_registration(kernel_id: str, *, ip: str, encrypted: bool, kernel_name: s
     )
 
 
+def choose_socket_folder(kernel_id: str) -> str:
+    """Return the path of the folder for a kernel's ipc sockets; it is the same each time.
+
+    So a record can name the folder before there is one.
+
+    Raises:
+        LaunchError: the path would be too long for sockets.
+    """
+    name = f"kernel-{kernel_id[:_ID_LENGTH]}"
+    folder = os.path.join(_runtime_folder(), name)
+    if _fits_socket_address(folder):
+        return folder
+    with _errors_named(_path(kernel_id)):
+        folder = os.path.join(tempfile.gettempdir(), name)
+        if _fits_socket_address(folder):
+            return folder
+        raise OSError(
+            f"the path {folder!r} is too long for ipc; set TMPDIR to a shorter one or use tcp"
+        )
+
+
+def _runtime_folder() -> str:
+    # The kernel may be given another working directory than this process has.
+    return os.path.abspath(jupyter_runtime_dir())
+
+
+def _path(kernel_id: str) -> str:
+    return os.path.join(_runtime_folder(), f"kernel-{kernel_id}.json")
+
+
 def _new_key() -> str:
     return secrets.token_hex(_KEY_BYTES)
 
@@ -171,11 +205,9 @@ def _new_key() -> str:
 @contextmanager
 def _new_file(kernel_id: str) -> Generator[tuple[str, ExitStack]]:
     """Give the path of the file to be written, and what removes it again if the block fails."""
-    # The kernel may be given another working directory than this process has.
-    runtime_folder = os.path.abspath(jupyter_runtime_dir())
-    path = os.path.join(runtime_folder, f"kernel-{kernel_id}.json")
+    path = _path(kernel_id)
     with ExitStack() as undo, _errors_named(path):
-        os.makedirs(runtime_folder, mode=0o700, exist_ok=True)
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         undo.callback(_remove_file, path)
         yield path, undo
 
@@ -202,11 +234,12 @@ def _write(path: str, text: Callable[[], bytes]) -> None:
 
 
 def _choose_addresses(
-    transport: Transport, ip: str, runtime_folder: str, undo: ExitStack
+    kernel_id: str, transport: Transport, ip: str, undo: ExitStack
 ) -> tuple[str, dict[ChannelName, int]]:
     """Return what ConnectionInfo calls ip, and the ports; *undo* learns how to give them back."""
     if transport == "ipc":
-        folder = _make_socket_folder(runtime_folder)
+        folder = choose_socket_folder(kernel_id)
+        os.mkdir(folder, mode=0o700)
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
         return os.path.join(folder, _SOCKET_NAME), dict(
             zip(CHANNEL_NAMES, _SOCKET_NUMBERS, strict=True)
@@ -214,21 +247,6 @@ def _choose_addresses(
     ports = promise_ports(len(CHANNEL_NAMES), ip)
     undo.callback(release_ports, ports)
     return ip, dict(zip(CHANNEL_NAMES, ports, strict=True))
-
-
-def _make_socket_folder(runtime_folder: str) -> str:
-    """Make a folder that only the current user can enter, with a path short enough for sockets."""
-    folder = tempfile.mkdtemp(prefix="kernel-", dir=runtime_folder)
-    if _fits_socket_address(folder):
-        return folder
-    os.rmdir(folder)
-    folder = tempfile.mkdtemp(prefix="kernel-")
-    if _fits_socket_address(folder):
-        return folder
-    os.rmdir(folder)
-    raise OSError(
-        f"the path {folder!r} is too long for ipc; set TMPDIR to a shorter one or use tcp"
-    )
 
 
 def _fits_socket_address(folder: str) -> bool:

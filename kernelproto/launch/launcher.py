@@ -16,6 +16,7 @@ from kernelproto.launch.connection_file import (
     LOOPBACK,
     ConnectionFile,
     Transport,
+    choose_socket_folder,
     new_registration,
 )
 from kernelproto.launch.failures import NOT_REGISTERED, exited_early, not_ready
@@ -94,7 +95,8 @@ async def launch_local(
 
     with ExitStack() as undo:
         # First of all: by its record is found what is left if this program is killed.
-        undo.callback(Record.reserve(kernel_id).remove)
+        folder = choose_socket_folder(kernel_id) if transport == "ipc" else None
+        undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)
         if registers and transport == "tcp":  # sockets in a folder of its own nobody can take away
             registration = new_registration(
                 kernel_id, ip=ip, encrypted=encrypted, kernel_name=kernel_name

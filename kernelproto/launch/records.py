@@ -124,17 +124,27 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     output: str | None = None
     detached: bool = False
     process: ProcessId | None = None
+    listed_as: str = ""
 
     @classmethod
-    def reserve(cls, kernel_id: str) -> Record:
+    def reserve(cls, kernel_id: str, *, socket_folder: str | None = None) -> Record:
         """Write the record of a kernel of which there is nothing yet.
+
+        Args:
+            kernel_id: a UUID.
+            socket_folder: the folder that its ipc sockets will have, None without.
 
         Raises:
             LaunchError: it cannot be written.
         """
         runtime_folder = os.path.abspath(jupyter_runtime_dir())
         path = os.path.join(runtime_folder, f"kernel-{kernel_id}.json")
-        record = cls(kernel_id=kernel_id, connection_file=path, owner=ProcessId.of(os.getpid()))
+        record = cls(
+            kernel_id=kernel_id,
+            connection_file=path,
+            owner=ProcessId.of(os.getpid()),
+            socket_folder=socket_folder,
+        )
         with _errors_named(record.path):
             os.makedirs(runtime_folder, mode=0o700, exist_ok=True)
         record.write()

@@ -127,3 +127,43 @@ def test_detached_kernels_live_on(run) -> None:
         record.clear_up()
     for pid in program.pids:
         until_gone(pid)
+
+
+# Each of its forks starts a kernel, and is killed at another step of that: before the first file is
+# touched, before the second one, and so on.
+KILLED_AT_EACH_STEP = """
+import anyio, os, signal, sys
+from itertools import count
+from kernelproto.launch.launcher import launch_local
+
+def die_at(step):
+    steps = iter(range(step))
+
+    def hook(event, arguments):
+        touches = arguments and os.fspath(os.environ["JUPYTER_RUNTIME_DIR"]) in str(arguments[0])
+        if event in TOUCHING and touches and next(steps, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+async def launch():
+    await launch_local(["sleep", "1000"], env=os.environ, transport="ipc")
+
+TOUCHING = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
+for step in count():
+    pid = os.fork()
+    if pid == 0:
+        die_at(step)
+        anyio.run(launch)
+        os._exit(0)
+    if os.waitpid(pid, 0)[1] == 0:
+        print(step)
+        break
+"""
+
+
+def test_next_start_clears_up_whenever_the_program_is_killed(runtime_dir: Path) -> None:
+    program = [sys.executable, "-c", KILLED_AT_EACH_STEP]
+    steps = int(subprocess.check_output(program, timeout=GUARD_SECONDS))
+    assert steps > 5
+    sweep()

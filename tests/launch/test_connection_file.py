@@ -127,7 +127,7 @@ def test_longest_socket_path(runtime_dir, monkeypatch, too_long) -> None:
     limit = module._LONGEST_SOCKET_PATH
     padding = limit - len(str(runtime_dir)) - len("/") - end + too_long
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime_dir / ("x" * padding)))
-    file = ConnectionFile.create("one", transport="ipc")
+    file = ConnectionFile.create("12345678-one", transport="ipc")
     path = file.info.endpoint("hb").removeprefix("ipc://")
     assert path.startswith(str(runtime_dir)) is not too_long
     assert len(path) <= limit
