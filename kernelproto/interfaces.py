@@ -121,6 +121,15 @@ class HasProcess(Protocol):
 
 
 @runtime_checkable
+class IsListed(Protocol):
+    """Optional part of a KernelManager: other programs find its kernel, by an id."""
+
+    def list_as(self, kernel_id: str) -> None:
+        """Let them find it under the id of the Kernel, which outlives this process of it."""
+        ...
+
+
+@runtime_checkable
 class MayLoseAddress(Protocol):
     """Optional part of a KernelManager: its kernel listens where others might have been first."""
 

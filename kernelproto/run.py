@@ -245,6 +245,7 @@ async def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> AsyncG
         return await KernelFinder.from_entrypoints().launch(record.kernel_name)
 
     async with open_kernel(launch, timeouts=timeouts) as kernel:
+        kernel.kernel_id = record.listed_as or record.kernel_id
         yield kernel
 
 

@@ -39,7 +39,8 @@ class RunningKernel:
     """A kernel that has a connection file.
 
     Attributes:
-        kernel_id: what its connection file is named by.
+        kernel_id: what its program knows it by, as far as there is a record; otherwise what its
+            connection file is named by.
         kernel_type: the kernel type, "" where it is not told.
         connection_file: the path.
         started: when the file was written, in seconds since the epoch.
@@ -126,6 +127,8 @@ def _describe(
     if record is None:
         with suppress(DiscoveryError, RemoteProtocolError):
             kernel_type = read_connection_file(path).kernel_name or ""
+    elif record.listed_as:
+        kernel_id = record.listed_as
     process = None if record is None else record.process
     if process is None and (pid := processes.get(os.path.realpath(path))) is not None:
         process = ProcessId.of(pid)

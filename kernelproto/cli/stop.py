@@ -44,7 +44,7 @@ def stop_kernels(names: Sequence[str], *, every: bool, force: bool) -> int:
     if every and not kernels:
         print("No kernels are running.", file=sys.stderr)
     chosen = kernels if every else [choose(name, kernels) for name in names]
-    once = {kernel.kernel_id: kernel for kernel in chosen}
+    once = {kernel.connection_file: kernel for kernel in chosen}
     return anyio.run(_stop_all, list(once.values()), force)
 
 
@@ -77,16 +77,16 @@ async def _stop_all(kernels: list[RunningKernel], force: bool) -> int:
 
     async def stop(kernel: RunningKernel) -> None:
         try:
-            outcomes[kernel.kernel_id] = await _stop(kernel, force)
+            outcomes[kernel.connection_file] = await _stop(kernel, force)
         except (KernelProtoError, CliError) as error:
-            outcomes[kernel.kernel_id] = error
+            outcomes[kernel.connection_file] = error
 
     kernels = await with_states(kernels)
     async with anyio.create_task_group() as tasks:
         for kernel in kernels:
             tasks.start_soon(stop, kernel)
     for kernel in kernels:
-        outcome = outcomes[kernel.kernel_id]
+        outcome = outcomes[kernel.connection_file]
         if isinstance(outcome, Exception):
             failed = True
             print_error(f"{kernel.kernel_id}: {describe(outcome)}")

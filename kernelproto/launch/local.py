@@ -9,8 +9,9 @@ from typing import Literal, Protocol
 
 import anyio
 import anyio.to_thread
+import msgspec
 
-from kernelproto.exceptions import UnsupportedRequest
+from kernelproto.exceptions import LaunchError, UnsupportedRequest
 from kernelproto.launch.limits import Limits, oom_kills
 from kernelproto.launch.ports import address_was_taken
 from kernelproto.launch.process import Process
@@ -65,10 +66,10 @@ class Files(Protocol):
 class LocalKernelManager:
     """The handle on a kernel that runs as a process on this machine.
 
-    It implements KernelManager, DescribesFailure and ExplainsDeath. Signals go to the process
-    group: to the kernel and to what it has started, save for processes that have left the group.
-    Those that outlive the kernel are killed when its end is noticed, by whichever method comes
-    first. On Linux cleanup() also kills those that have left the group but still have
+    It implements KernelManager, DescribesFailure, ExplainsDeath and IsListed. Signals go to the
+    process group: to the kernel and to what it has started, save for processes that have left the
+    group. Those that outlive the kernel are killed when its end is noticed, by whichever method
+    comes first. On Linux cleanup() also kills those that have left the group but still have
     KERNELPROTO_KERNEL_ID, which is the kernel's id, in their environment.
 
     When this program dies, of whatever, the same is done by the watchdog, and the files go too.
@@ -108,6 +109,7 @@ class LocalKernelManager:
         self._relay = relay
         self._oom_kills = oom_kills()
         self._released = False
+        self._is_over = False
 
     @property
     def connection_info(self) -> ConnectionInfo:
@@ -193,6 +195,7 @@ class LocalKernelManager:
             if self._watch is not None:
                 self._watch.close()
             self._record.remove()
+            self._is_over = True
         if self._relay is not None:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._relay.join, _RELAY_SECONDS)
@@ -212,6 +215,22 @@ class LocalKernelManager:
             self._released = True
             self._process.release()
             self._output.close()
+
+    def list_as(self, kernel_id: str) -> None:
+        """Let other programs find the kernel under another id than that of its launch.
+
+        Where that cannot be written down it is logged, and the kernel stays listed as it was.
+        """
+        listed_as = "" if kernel_id == self.kernel_id else kernel_id
+        if self._is_over or self._released or listed_as == self._record.listed_as:
+            return
+        record = msgspec.structs.replace(self._record, listed_as=listed_as)
+        try:
+            record.write()
+        except LaunchError as error:
+            logger.warning("kernel %s cannot be listed as %s: %s", self.kernel_id, kernel_id, error)
+        else:
+            self._record = record
 
     def address_was_taken(self) -> bool:
         """Return whether somebody else listens at one of the kernel's tcp ports.

@@ -112,6 +112,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         detached: whether it outlives the program that has started it.
         owner: the program that has started it.
         process: its process; None until it has been started.
+        listed_as: the id that its program knows it by, "" where that is *kernel_id*.
     """
 
     kernel_id: str

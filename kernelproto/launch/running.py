@@ -8,6 +8,7 @@ import os
 from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelproto.exceptions import DiscoveryError
+from kernelproto.launch.records import read_records
 from kernelproto.wire.connection import ConnectionInfo
 
 
@@ -37,7 +38,7 @@ def find_connection_file(name: str) -> str:
     Args:
         name: its path; or the name of a file in the Jupyter runtime folder; or a pattern, such as
             ``"kernel-*.json"``, of which the file that was changed last is taken; or a part of the
-            name, for example a kernel id.
+            name; or a part of the id that a kernel is listed under.
 
     Raises:
         DiscoveryError: there is no such file.
@@ -49,4 +50,7 @@ def find_connection_file(name: str) -> str:
         found = [path for path in glob.glob(os.path.join(folder, pattern)) if os.path.isfile(path)]
         if found:
             return max(found, key=os.path.getmtime)
+    for record in read_records(folder):
+        if name in record.listed_as:
+            return record.connection_file
     raise DiscoveryError(f"no connection file {name!r}, neither here nor in {folder!r}")

@@ -38,6 +38,7 @@ from kernelproto.exceptions import (
     KernelRestarted,
     fresh,
 )
+from kernelproto.interfaces import IsListed
 from kernelproto.supervise.events import Died, EventHub, Failed, Restarted
 from kernelproto.supervise.generation import Generation, Launch, start_generation
 from kernelproto.supervise.restart_policy import Decision, Restart
@@ -98,6 +99,7 @@ class Generations:
         replacement: the next one, while there is to be one.
         failure: why there was no next one, while there is none.
         over: whether the kernel was shut down for good.
+        kernel_id: what all of them are listed under; by default the id of the first one.
         observers: who watches the kernel.
         events: tells what happens to it.
     """
@@ -107,6 +109,7 @@ class Generations:
         self.replacement: Replacement | None = None
         self.failure: Exception | None = None
         self.over = False
+        self.kernel_id = ""
         self.observers = Observers(self.start_task)
         self.events = EventHub(self.start_task)
         self._launch = launch
@@ -181,6 +184,12 @@ class Generations:
             self.observers.fail(self._farewell)
             self.events.end()
 
+    def list_as(self, kernel_id: str) -> None:
+        """Let all of them be listed under an id, where other programs look as well."""
+        self.kernel_id = kernel_id
+        if isinstance(self.current.manager, IsListed):
+            self.current.manager.list_as(kernel_id)
+
     def explain_end(self, error: ClientClosed) -> None:
         """Say, before the kernel is ended, what those get who hold it still."""
         self._farewell = self.current.farewell = error
@@ -218,6 +227,7 @@ class Generations:
             comm_targets=self._comm_targets,
         ) as generation:
             self.current = generation
+            self.list_as(self.kernel_id or generation.manager.kernel_id)
             self._welcome(generation)
             task_status.started(generation)
             await generation.gone.wait()

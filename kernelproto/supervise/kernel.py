@@ -32,8 +32,6 @@ class Kernel(Requests):
     for the new process.
 
     Attributes:
-        kernel_id: the id that the kernel was launched with first, or that a KernelPool has given
-            it; it outlives restarts.
         owned: whether leaving ends the kernel; always true for a kernel that was launched here.
         on_shutdown: awaited at the end of ``shutdown``; set by whoever serves the kernel.
         generations: its processes; for KernelRestarter.
@@ -42,9 +40,20 @@ class Kernel(Requests):
     owned = True
 
     def __init__(self, generations: Generations) -> None:
-        self.kernel_id = generations.current.manager.kernel_id
         self.on_shutdown: Callable[[], Awaitable[None]] | None = None
         self.generations = generations
+
+    @property
+    def kernel_id(self) -> str:
+        """The id that the kernel was launched with first; it outlives restarts.
+
+        A KernelPool sets another one. Other programs know the kernel by the same id.
+        """
+        return self.generations.kernel_id
+
+    @kernel_id.setter
+    def kernel_id(self, kernel_id: str) -> None:
+        self.generations.list_as(kernel_id)
 
     @property
     def connection_info(self) -> ConnectionInfo:

@@ -11,15 +11,22 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from kernelproto import run_kernel_blocking, start_kernel_blocking
+from kernelproto import (
+    KernelPool,
+    run_kernel,
+    run_kernel_blocking,
+    start_kernel_blocking,
+)
 from kernelproto.cli.errors import CliError
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels
 from kernelproto.cli.main import main
 from kernelproto.cli.ps import format_age, format_kernels, short_ids
 from kernelproto.cli.stop import choose
-from kernelproto.launch.records import Machine, ProcessId
+from kernelproto.launch.records import Machine, ProcessId, Record
+from kernelproto.launch.running import read_connection_file
 
 GUARD_SECONDS = 60
 
@@ -64,6 +71,19 @@ def test_short_ids_can_be_told_apart() -> None:
         "0123456780": "0123456780",
     }
     assert short_ids(["0123456789", "a"]) == {"0123456789": "01234567", "a": "a"}
+
+
+def test_kernels_of_the_same_id_are_two(runtime_dir: Path, capsys) -> None:
+    for kernel_id in ("one", "two"):
+        record = Record.reserve(kernel_id)
+        gone = ProcessId(os.getpid(), "1", record.owner.machine)
+        msgspec.structs.replace(record, listed_as="same", owner=gone, process=gone).write()
+        Path(record.connection_file).touch()
+    assert main(["stop", "same"]) == 1
+    assert "'same' means several kernels: same, same" in capsys.readouterr().err
+    assert main(["stop", "--all"]) == 0
+    assert capsys.readouterr().out == "same: it was dead; its files are removed\n" * 2
+    assert list(runtime_dir.iterdir()) == []
 
 
 def test_names_of_a_kernel() -> None:
@@ -130,6 +150,28 @@ def test_kernels_of_all_kinds(
         assert set(listed(capsysbinary)) == {ours.kernel_id}
     detached.leave()
     assert find_running_kernels() == []
+
+
+@pytest.mark.anyio
+async def test_kernels_of_a_pool_have_the_ids_that_it_gives_them() -> None:
+    async with KernelPool(kernel="fork/kernel") as pool:
+        kernel = await pool.get("ada")
+        (found,) = find_running_kernels()
+        assert found.kernel_id == kernel.kernel_id == pool.kernels()[0].kernel_id
+        assert choose(kernel.kernel_id[:8], [found]) is found
+        assert read_connection_file(kernel.kernel_id[:8]) == kernel.connection_info
+
+        await kernel.restart()
+        (found,) = find_running_kernels()
+        assert found.kernel_id == kernel.kernel_id
+        assert read_connection_file(kernel.kernel_id) == kernel.connection_info
+
+
+@pytest.mark.anyio
+async def test_kernel_keeps_its_id_when_it_is_restarted() -> None:
+    async with run_kernel("fork/kernel") as kernel:
+        await kernel.restart()
+        assert [found.kernel_id for found in find_running_kernels()] == [kernel.kernel_id]
 
 
 def test_kernel_that_does_not_answer(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import msgspec
 import pytest
 
 from kernelproto import (
@@ -23,6 +24,7 @@ from kernelproto import (
     start_kernel,
     start_kernel_blocking,
 )
+from kernelproto.launch.records import read_records
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -77,6 +79,18 @@ async def test_kernel_of_another_program_is_taken_over(left_behind: str) -> None
         with pytest.raises(DiscoveryError):
             async with connect_kernel(left_behind, own=True):
                 pytest.fail("it is gone")
+
+
+async def test_kernel_keeps_the_id_that_others_know_it_by() -> None:
+    path = await anyio.to_thread.run_sync(run, PROGRAMS["asyncio"])
+    (record,) = read_records()
+    msgspec.structs.replace(record, listed_as="mine").write()
+    with anyio.fail_after(GUARD_SECONDS):
+        async with connect_kernel("mine", own=True) as kernel:
+            assert kernel.manager.connection_file == path
+            assert kernel.kernel_id == read_records()[0].listed_as == "mine"
+            await kernel.restart()
+            assert kernel.kernel_id == read_records()[0].listed_as == "mine"
 
 
 async def test_life_after_being_taken_over() -> None:

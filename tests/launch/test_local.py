@@ -16,6 +16,7 @@ from kernelproto.exceptions import UnsupportedRequest
 from kernelproto.interfaces import (
     DescribesFailure,
     ExplainsDeath,
+    IsListed,
     KernelManager,
     MayLoseAddress,
 )
@@ -265,6 +266,32 @@ async def test_cleanup_that_a_task_of_asyncio_is_torn_out_of(runtime_dir, mailbo
     until_gone(straggler)
     await manager.cleanup()
     assert list(runtime_dir.iterdir()) == []
+
+
+async def test_other_programs_know_it_by_another_id(runtime_dir) -> None:
+    manager = await launch(FOR_EVER)
+    assert isinstance(manager, IsListed)
+    before = read_records()
+    for listed_as in ("mine", "yours"):
+        manager.list_as(listed_as)
+        (record,) = read_records()
+        assert (record.kernel_id, record.listed_as) == (manager.kernel_id, listed_as)
+    manager.list_as(manager.kernel_id)
+    assert read_records() == before
+    await manager.cleanup()
+    manager.list_as("mine")
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_id_that_cannot_be_written_down(runtime_dir, caplog) -> None:
+    manager = await launch(FOR_EVER)
+    draft = runtime_dir / "kernelproto" / f"{manager.kernel_id}.json.new"
+    draft.mkdir()
+    manager.list_as("mine")
+    draft.rmdir()
+    assert f"{manager.kernel_id} cannot be listed as mine" in caplog.text
+    assert read_records()[0].listed_as == ""
+    await manager.cleanup()
 
 
 @pytest.mark.parametrize(
