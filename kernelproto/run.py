@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
@@ -15,7 +15,7 @@ import msgspec
 from kernelproto.background import start_in_event_loop
 from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.waiter import Waiter
-from kernelproto.exceptions import InvalidLaunchParameter, KernelNotReady
+from kernelproto.exceptions import InvalidLaunchParameter, KernelNotReady, RemoteProtocolError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
@@ -284,10 +284,19 @@ def _connection_info(connection: ConnectionSource) -> ConnectionInfo:
         return connection
     if isinstance(connection, Mapping):
         fields = {
-            # jupyter_client has the key as bytes, and more than JSON can say under other names.
-            name: value.decode() if isinstance(value, bytes) else value
+            # jupyter_client has more than JSON can say under other names.
+            name: _as_json(name, value)
             for name, value in connection.items()
             if name in ConnectionInfo.__struct_fields__
         }
         return ConnectionInfo.from_json(msgspec.json.encode(fields, enc_hook=repr))
     return read_connection_file(os.fspath(connection))
+
+
+def _as_json(name: str, value: object) -> object:
+    """Return a value of a connection file as JSON has it; jupyter_client has the key as bytes."""
+    with suppress(UnicodeError):  # which would quote the value: it may be the key
+        if isinstance(value, str):
+            value.encode()
+        return value.decode() if isinstance(value, bytes) else value
+    raise RemoteProtocolError(f"not a connection file: {name!r} is no text in UTF-8")

@@ -217,6 +217,15 @@ async def test_mapping_that_is_no_connection_file(connection: Mapping[str, objec
             pytest.fail("it is connected")
 
 
+@pytest.mark.parametrize("key", [b"secret\xff", "secret\ud800"], ids=["bytes", "str"])
+async def test_mapping_whose_key_is_no_text(key: bytes | str) -> None:
+    with pytest.raises(RemoteProtocolError, match=r"not a connection file: .*'key'") as caught:
+        async with connect_kernel({"key": key}):
+            pytest.fail("it is connected")
+    errors = [caught.value, caught.value.__cause__, caught.value.__context__]
+    assert "secret" not in repr(errors)
+
+
 async def test_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DiscoveryError, match="no-such-file"):
         async with connect_kernel(tmp_path / "no-such-file.json"):

@@ -149,7 +149,8 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
             raise ValueError(f"it is longer than {_LONGEST_FILE} bytes")
         entries = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (OSError, ValueError, RecursionError) as error:
-        raise InvalidKernelSpec(f"{path} cannot be read: {error}", path=path) from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidKernelSpec(f"{path} cannot be read: {reason}", path=path) from error
     values: dict[str, Any] = {}
     for key in _KEYS.keys() & entries.keys():
         try:

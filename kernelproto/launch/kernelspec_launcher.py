@@ -56,7 +56,8 @@ async def launch_kernelspec(
     if not any("{connection_file}" in argument for argument in command):
         raise InvalidKernelSpec(
             f"{kernelspec.path}: 'argv' has no '{{connection_file}}', without which the kernel "
-            "cannot know where to listen",
+            "cannot know where to listen: add it where the kernel takes that file, or in "
+            "extra_arguments",
             path=kernelspec.path,
             key="argv",
         )

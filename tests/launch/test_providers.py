@@ -136,10 +136,14 @@ async def test_wrong_launch_parameters(write_kernelspec, runtime_dir, params) ->
 
 
 async def test_spec_without_a_connection_file(write_kernelspec, runtime_dir) -> None:
-    folder = write_kernelspec("deaf", argv=ECHO)
-    with pytest.raises(InvalidKernelSpec, match=r"'argv' has no '\{connection_file\}'") as caught:
+    path = str(write_kernelspec("deaf", argv=ECHO) / "kernel.json")
+    with pytest.raises(InvalidKernelSpec) as caught:
         await KernelSpecProvider().launch("deaf")
-    assert (caught.value.path, caught.value.key) == (str(folder / "kernel.json"), "argv")
+    assert str(caught.value) == (
+        f"{path}: 'argv' has no '{{connection_file}}', without which the kernel cannot know where "
+        "to listen: add it where the kernel takes that file, or in extra_arguments"
+    )
+    assert (caught.value.path, caught.value.key) == (path, "argv")
     assert list(runtime_dir.iterdir()) == []
     params = {"extra_arguments": ["{connection_file}"]}
     _, manager = await KernelSpecProvider().launch("deaf", launch_params=params)
