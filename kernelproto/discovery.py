@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
 import anyio
-import msgspec
 
 from kernelproto import table
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.screen import log_to_stderr, print_table, terminal_width
+from kernelproto.screen import drop_stdout, log_to_stderr, print_json, print_table, terminal_width
 
 _NOTHING = (
     "No kernel types found. For a Python kernel: pip install ipykernel\n"
@@ -44,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_kernel_types(as_json=options.json)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has seen enough, as `head` does. Nothing may be left for the interpreter to
-        # write when it ends, because it would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
     return 0
 
 
@@ -54,8 +50,7 @@ def print_kernel_types(*, as_json: bool) -> None:
     """Print the kernel types, as a table or as a JSON object with all that is known of them."""
     kernel_types = anyio.run(find_kernel_types)
     if as_json:
-        text = msgspec.json.encode(kernel_types, enc_hook=repr)
-        sys.stdout.buffer.write(msgspec.json.format(text) + b"\n")  # JSON is always UTF-8
+        print_json(kernel_types)
     elif kernel_types:
         print_table(format_table(kernel_types, terminal_width(), sys.stdout.encoding))
     else:

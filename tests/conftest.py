@@ -115,8 +115,9 @@ def _processes(runtime_dir: Path) -> Iterator[str]:
     for process in Path("/proc").glob("[0-9]*"):
         pid = int(process.name)
         try:
-            parent = int((process / "stat").read_text().rpartition(")")[2].split()[1])
-            command = (process / "cmdline").read_text().replace("\0", " ")
+            stat = (process / "stat").read_text(errors="replace")  # programs have any names
+            parent = int(stat.rpartition(")")[2].split()[1])
+            command = (process / "cmdline").read_text(errors="replace").replace("\0", " ")
             ours = parent == os.getpid() or bytes(runtime_dir) in (process / "environ").read_bytes()
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or not ours
             continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -88,6 +88,12 @@ KernelType = Annotated[
 ]
 
 
+def _kernel_option(about: str) -> Any:
+    return typer.Option(
+        "--kernel", "-k", metavar="KERNEL", autocompletion=_kernel_types, help=about
+    )
+
+
 @app.command("list")
 @_command
 def list_command(as_json: AsJson = False, verbose: Verbose = False) -> None:
@@ -145,14 +151,7 @@ def notebook_command(
         ),
     ] = None,
     kernel: Annotated[
-        str | None,
-        typer.Option(
-            "--kernel",
-            "-k",
-            metavar="KERNEL",
-            autocompletion=_kernel_types,
-            help="The kernel type; by default that of the notebook.",
-        ),
+        str | None, _kernel_option("The kernel type; by default that of the notebook.")
     ] = None,
     timeout: Annotated[
         float | None,
@@ -282,16 +281,7 @@ def serve_command(context: typer.Context) -> int:
 @app.command("bench")
 @_command
 def bench_command(
-    kernel: Annotated[
-        str,
-        typer.Option(
-            "--kernel",
-            "-k",
-            metavar="KERNEL",
-            autocompletion=_kernel_types,
-            help="The kernel type, for Python.",
-        ),
-    ] = "pyimport/kernel",
+    kernel: Annotated[str, _kernel_option("The kernel type, for Python.")] = "pyimport/kernel",
     rounds: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many times all is measured.")
     ] = 3,

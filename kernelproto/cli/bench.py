@@ -13,11 +13,10 @@ from statistics import median
 from typing import Any
 
 import anyio
-import msgspec
 
 from kernelproto.cli.errors import CliError
 from kernelproto.run import run_kernel
-from kernelproto.screen import print_table
+from kernelproto.screen import print_json, print_table
 from kernelproto.table import format_table
 
 _ROUND_TRIPS = 100
@@ -56,7 +55,7 @@ def run_bench(kernel_type: str, *, rounds: int, as_json: bool) -> int:
     """
     answers = anyio.run(_measure, kernel_type, rounds)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(answers)) + b"\n")
+        print_json(answers)
     else:
         print_table(format_answers(answers))
     return 0

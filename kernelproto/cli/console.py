@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 
 from kernelproto.background import background_tasks
-from kernelproto.cli.errors import KILLED, CliError, describe, need, print_error
+from kernelproto.cli.errors import KILLED, CliError, describe, print_error
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.questions import END_OF_INPUT
 from kernelproto.cli.signals import Signals, receive_signals
@@ -23,7 +23,7 @@ from kernelproto.exceptions import (
     UnsupportedRequest,
 )
 from kernelproto.run import connect_kernel, run_kernel
-from kernelproto.screen import has_colours
+from kernelproto.screen import RED, styled
 from kernelproto.supervise.kernel import Kernel
 from kernelproto.wire.content import ExecuteResult, InputRequest, LanguageInfo
 
@@ -45,10 +45,9 @@ def open_console(kernel_type: str, existing: str | None) -> int:
         existing: the connection file of a running kernel instead, which goes on afterwards.
 
     Raises:
-        CliError: there is no terminal, or no prompt_toolkit.
+        CliError: there is no terminal.
         KernelProtoError: there is no kernel.
     """
-    need("cli", "prompt_toolkit")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise CliError("the console needs a terminal; `kernelproto run` does without")
     return anyio.run(_open, kernel_type, existing)
@@ -140,25 +139,21 @@ class _Console:
                 self._printer.print(output)
             result = await execution
         self._printer.end_line()
-        for request in result.payload:
-            self._heed(request)
+        for wish in result.payload:
+            self._heed(wish)
         if result.execution_count is not None:
             self._number = result.execution_count + 1
         print()
 
     def _label(self, output: ExecuteResult) -> None:
         number = "" if output.execution_count is None else f"[{output.execution_count}]"
-        label = f"Out{number}:"
         self._printer.end_line()
         lines = str(output.data.get("text/plain", "")).count("\n")
-        print(
-            f"\x1b[31m{label}\x1b[0m" if has_colours(sys.stdout) else label,
-            end="\n" if lines else " ",
-        )
+        print(styled(f"Out{number}:", RED, sys.stdout), end="\n" if lines else " ")
 
-    def _heed(self, request: Mapping[str, Any]) -> None:
+    def _heed(self, wish: Mapping[str, Any]) -> None:
         """Do what the kernel asks the frontend for."""
-        match request:
+        match wish:
             case {"source": "page", "data": {"text/plain": str(text)}}:
                 print(text)
             case {"source": "set_next_input", "text": str(text)}:

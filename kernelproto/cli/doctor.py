@@ -16,27 +16,22 @@ import anyio
 from jupyter_core.paths import jupyter_path, jupyter_runtime_dir
 
 from kernelproto.cli.errors import FAILED, describe
+from kernelproto.cli.extras import EXTRAS, advice
 from kernelproto.cli.inventory import find_running_kernels, with_states
 from kernelproto.discovery import find_kernel_types
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.run import run_kernel
-from kernelproto.screen import has_colours
+from kernelproto.screen import BOLD, DIM, GREEN, RED, styled
 from kernelproto.table import printable
 from kernelproto.timeouts import Timeouts
 
 _NEEDED = ("anyio", "msgspec", "pyzmq")
-_EXTRAS = {
-    "ipykernel": ("ipykernel",),
-    "cli": ("typer", "rich", "prompt_toolkit"),
-    "notebook": ("nbformat",),
-    "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
-    "trio": ("trio",),
-}
 
 # Each running kernel takes about a dozen of the program that has started it.
 _ENOUGH_DESCRIPTORS = 1024
 
 _SUBJECT_WIDTH = 18
+_MARKS = {True: ("ok", GREEN), False: ("!!", RED), None: ("--", DIM)}
 
 
 class Finding(NamedTuple):
@@ -70,7 +65,7 @@ async def _examine(start: bool, startup: float) -> int:
         ("System", _system()),
         ("Kernel types", _kernel_types(start, startup)),
     ):
-        print(_styled(title, "1"))
+        print(styled(title, BOLD, sys.stdout))
         async for finding in findings:
             wrong += finding.good is False
             print(_line(finding), flush=True)
@@ -82,25 +77,20 @@ async def _examine(start: bool, startup: float) -> int:
 
 
 def _line(finding: Finding) -> str:
-    mark = {True: _styled("ok", "32"), False: _styled("!!", "1;31"), None: _styled("--", "2")}
+    mark = styled(*_MARKS[finding.good], sys.stdout)
     subject = printable(finding.subject).ljust(_SUBJECT_WIDTH)
-    return f"  {mark[finding.good]}  {subject} {printable(finding.text)}"
-
-
-def _styled(text: str, style: str) -> str:
-    return f"\x1b[{style}m{text}\x1b[0m" if has_colours(sys.stdout) else text
+    return f"  {mark}  {subject} {printable(finding.text)}"
 
 
 async def _packages() -> AsyncIterator[Finding]:
     yield Finding(True, "Python", f"{platform.python_version()}, {platform.platform(terse=True)}")
     needed = ", ".join(f"{name} {_version(name)}" for name in _NEEDED)
     yield Finding(True, "kernelproto", f"{_version('kernelproto')}, with {needed}")
-    for extra, names in _EXTRAS.items():
+    for extra, names in EXTRAS.items():
         versions = [(name, _version(name)) for name in names]
         missing = [name for name, version in versions if version is None]
         if missing:
-            advice = f'pip install "kernelproto[{extra}]"'
-            yield Finding(None, f"[{extra}]", f"without {', '.join(missing)}: {advice}")
+            yield Finding(None, f"[{extra}]", f"without {', '.join(missing)}: {advice(extra)}")
         else:
             found = ", ".join(f"{name} {version}" for name, version in versions)
             yield Finding(True, f"[{extra}]", found)
@@ -123,8 +113,8 @@ async def _system() -> AsyncIterator[Finding]:
     dead = [kernel for kernel in kernels if kernel.state == "dead"]
     yield Finding(True, "running kernels", str(len(kernels) - len(dead)))
     if dead:
-        advice = f"kernelproto stop {dead[0].kernel_id[:8]}"
-        yield Finding(None, "dead kernels", f"{len(dead)} have left files: {advice} ...")
+        command = f"kernelproto stop {dead[0].kernel_id[:8]}"
+        yield Finding(None, "dead kernels", f"{len(dead)} have left files: {command} ...")
     if sys.platform != "win32":
         import resource
 

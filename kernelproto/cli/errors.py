@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
-from importlib.util import find_spec
 
 from kernelproto.exceptions import KernelProtoError
-from kernelproto.screen import has_colours, log_to_stderr
+from kernelproto.screen import RED, drop_stdout, log_to_stderr, styled
 from kernelproto.table import printable
 
 FAILED = 1
@@ -19,20 +17,9 @@ INTERRUPTED = 130
 KILLED = 128  # and the signal's number, as the shell says of a program that a signal has ended
 BROKEN_PIPE = KILLED + 13
 
-_RED = "\x1b[31m{}\x1b[0m"
-
 
 class CliError(Exception):
     """What a command was asked for cannot be done."""
-
-
-def need(extra: str, *modules: str) -> None:
-    """Raise CliError, which says what to install, unless all of *modules* are installed."""
-    missing = [module for module in modules if find_spec(module) is None]
-    if missing:
-        raise CliError(
-            f'{", ".join(missing)} cannot be imported: pip install "kernelproto[{extra}]"'
-        )
 
 
 def be_verbose(verbose: bool) -> None:
@@ -52,15 +39,13 @@ def is_verbose() -> bool:
 def status_of(work: Callable[[], object]) -> int:
     """Do some work and return the exit status: what it returns, or that of the error it raises.
 
-    Errors are printed. Whoever reads the output may have seen enough, as `head` does: that is no
-    error to be printed.
+    Errors are printed, save for a reader of the output who has had enough.
     """
     try:
         status = work()
         sys.stdout.flush()
     except BrokenPipeError:
-        # Nothing may be left for the interpreter to write when it ends: it would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
         return BROKEN_PIPE
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -100,9 +85,8 @@ def describe(error: BaseException) -> str:
 
 def print_error(text: str) -> None:
     """Print one line about what went wrong."""
-    label = _RED.format("error:") if has_colours(sys.stderr) else "error:"
     sys.stdout.flush()
-    print(label, text, file=sys.stderr, flush=True)
+    print(styled("error:", RED, sys.stderr), text, file=sys.stderr, flush=True)
 
 
 def _last_words(error: BaseException) -> str:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from kernelproto.cli.errors import CliError, report, status_of
-
-_NEEDED = ("typer", "rich")
+from kernelproto.cli.errors import status_of
+from kernelproto.cli.extras import need
 
 
 def program() -> NoReturn:
@@ -30,15 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Without any word it is the help that is printed.
     """
     _open_closed_streams()
-    try:
-        from kernelproto.cli.app import app
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _NEEDED:
-            raise
-        return report(CliError('this command needs: pip install "kernelproto[cli]"'))
     words = sys.argv[1:] if arguments is None else list(arguments)
-    ask_app = partial(app, words or ["--help"], prog_name="kernelproto", standalone_mode=False)
-    return status_of(ask_app)
+    return status_of(partial(_run, words or ["--help"]))
+
+
+def _run(words: list[str]) -> object:
+    need("cli")
+    from kernelproto.cli.app import app
+
+    return app(words, prog_name="kernelproto", standalone_mode=False)
 
 
 def _open_closed_streams() -> None:

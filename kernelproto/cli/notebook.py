@@ -20,9 +20,9 @@ from kernelproto.cli.errors import (
     CliError,
     describe,
     is_verbose,
-    need,
     print_error,
 )
+from kernelproto.cli.extras import need
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.signals import receive_signals
 from kernelproto.exceptions import KernelProtoError
@@ -85,7 +85,7 @@ def execute_notebooks(tasks: Sequence[Task], options: NotebookOptions, *, jobs: 
         CliError: the extra ``notebook`` is not installed.
         InvalidParameter: a parameter's name is one in no language.
     """
-    need("notebook", "nbformat")
+    need("notebook")
     from kernelproto.cli.progress import Progress  # which loads rich
     from kernelproto.notebook.parameters import check_names
 

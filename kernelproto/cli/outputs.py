@@ -18,7 +18,7 @@ from kernelproto.table import printable
 from kernelproto.terminal import print_output
 from kernelproto.wire.content import ErrorOutput, MimeBundle, Output, Stream
 
-# The kinds of images, the best first: whether they come in base64, and what their files are called.
+# The kinds of images, the best first, and what their files are called.
 _IMAGES = {
     "image/png": ".png",
     "image/jpeg": ".jpg",
@@ -27,7 +27,7 @@ _IMAGES = {
     "application/pdf": ".pdf",
     "image/svg+xml": ".svg",
 }
-_AS_TEXT = "image/svg+xml"
+_AS_TEXT = "image/svg+xml"  # the others come in base64
 
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 

@@ -6,10 +6,9 @@ import sys
 import time
 
 import anyio
-import msgspec
 
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_states
-from kernelproto.screen import print_table, terminal_width
+from kernelproto.screen import print_json, print_table, terminal_width
 from kernelproto.table import format_table
 
 _SHORTEST_ID = 8  # what is long enough to be told from others, mostly
@@ -19,8 +18,7 @@ def print_running_kernels(*, as_json: bool) -> None:
     """Print a table of the running kernels, or a JSON array of objects."""
     kernels = anyio.run(with_states, find_running_kernels())
     if as_json:
-        text = msgspec.json.encode([_as_object(kernel) for kernel in kernels])
-        sys.stdout.buffer.write(msgspec.json.format(text) + b"\n")  # JSON is always UTF-8
+        print_json([_as_object(kernel) for kernel in kernels])
     elif kernels:
         print_table(format_kernels(kernels, time.time(), terminal_width(), sys.stdout.encoding))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kernelproto.cli.errors import need
+from kernelproto.cli.extras import need
 
 
 def run_server(arguments: Sequence[str]) -> int:
@@ -16,7 +16,7 @@ def run_server(arguments: Sequence[str]) -> int:
     Raises:
         CliError: the extra ``server`` is not installed.
     """
-    need("server", "h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets")
+    need("server")
     from kernelproto.server.serve import main
 
     return main(arguments, prog="kernelproto serve")

@@ -9,7 +9,6 @@ import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Protocol
 
 from kernelproto.client.observers import IOPUB, STREAM_LIMIT, MessageStream
@@ -73,7 +72,7 @@ class Comm:
         Args:
             data: a JSON object.
             metadata: likewise.
-            buffers: binary frames, which are not copied.
+            buffers: binary frames; when this returns they have been copied, and may be changed.
 
         Raises:
             LocalProtocolError: the comm is closed.
@@ -115,12 +114,7 @@ class Comm:
     async def __aenter__(self) -> Comm:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         with suppress(KernelProtoError):
             await self.close()
 
@@ -157,7 +151,7 @@ class Comms:
             target_name: the target; a kernel that does not know it closes the comm at once.
             data: a JSON object for it.
             metadata: likewise.
-            buffers: binary frames, which are not copied.
+            buffers: binary frames; when this returns they have been copied, and may be changed.
         """
         comm = self._add(uuid.uuid4().hex, target_name)
         content = CommOpen(comm_id=comm.comm_id, target_name=target_name, data=dict(data or {}))

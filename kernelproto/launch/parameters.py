@@ -240,5 +240,5 @@ def _text(value: object) -> str:
 def _unknown(name: str, known: Iterable[str]) -> InvalidLaunchParameter:
     return InvalidLaunchParameter(
         f"launch parameter {name!r} has no effect on this kernel type; "
-        f"it takes {', '.join(nearest_first(str(name), sorted(known)))}"
+        f"it takes {', '.join(nearest_first(str(name), known))}"
     )

@@ -6,7 +6,6 @@ import os
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Generator, Mapping
 from contextlib import aclosing
-from types import TracebackType
 from typing import Any, Unpack
 
 from kernelproto.client import KernelClient
@@ -84,22 +83,18 @@ class NotebookExecution:
         return self
 
     async def __anext__(self) -> CellEvent:
-        if self._events is None:
-            self._events = self._run()
-        return await anext(self._events)
+        return await anext(self._begun())
 
     async def __aenter__(self) -> NotebookExecution:
         return self
 
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc_value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
+        await self._begun().aclose()
+
+    def _begun(self) -> AsyncGenerator[CellEvent]:
         if self._events is None:
             self._events = self._run()
-        await self._events.aclose()
+        return self._events
 
     async def _finish(self) -> NotebookResult:
         async for _ in self:

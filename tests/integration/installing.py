@@ -1,4 +1,4 @@
-"""Installing other people's programs into a folder, for the tests: what the installers share.
+"""Other people's programs, installed into folders for the tests: what the installers share.
 
 Nothing here needs rights, and nothing changes the system or what it knows of its packages.
 """
@@ -9,21 +9,66 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+import pytest
+
+VENV = Path(__file__).resolve().parents[2] / ".venv"
+KERNELS_FOLDER = Path(os.environ.get("KERNELPROTO_KERNELS") or VENV / "kernels")
+CLIENTS_FOLDER = Path(os.environ.get("KERNELPROTO_CLIENTS") or VENV / "clients")
+KERNELSPECS = KERNELS_FOLDER / "share" / "jupyter" / "kernels"
 
 # A registry that does not answer must not hold up the tests.
 LONGEST_COMMAND = 150.0
+
+# The files that say what is there, and what is not.
+SIGN, SKIPPED = "installed.txt", "skipped.txt"
 
 
 class Skipped(Exception):
     """This program cannot be installed here."""
 
 
-def folder_of(variable: str, name: str) -> Path:
-    """Return the folder that an environment variable names, by default one of .venv."""
-    return Path(os.environ.get(variable) or ROOT / ".venv" / name)
+def installed_kernelspec(name: str) -> Path:
+    """Return the kernel.json of a kernel, or skip the test that needs it."""
+    return _installed(KERNELSPECS / name / "kernel.json")
+
+
+def installed_client(name: str) -> Path:
+    """Return the folder of a client, or skip the test that needs it."""
+    return _installed(CLIENTS_FOLDER / name / SIGN).parent
+
+
+def _installed(sign: Path) -> Path:
+    if not sign.exists():
+        skipped = sign.with_name(SKIPPED)
+        hint = f"no {sign.parent.name}: run `make kernels clients`"
+        pytest.skip(skipped.read_text() if skipped.exists() else hint)
+    return sign
+
+
+@contextmanager
+def installing(name: str, folder: Path) -> Generator[None]:
+    """Say what becomes of installing a program; if it cannot be, the tests say why, too."""
+    began = time.monotonic()
+    skipped = folder / SKIPPED
+    try:
+        yield
+    except (Skipped, OSError, subprocess.SubprocessError) as error:
+        skipped.write_text(f"{name} cannot be installed: {reason(error)}")
+        say(f"skipped: {skipped.read_text()}")
+    else:
+        skipped.unlink(missing_ok=True)
+        say(f"{name} was installed in {time.monotonic() - began:.1f} s")
+
+
+def refuse_unknown(names: Sequence[str], known: Collection[str]) -> None:
+    """End the program if it was asked for something that it cannot install."""
+    if unknown := set(names) - set(known):
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
 
 
 def pip_install(environment: Path, *packages: str) -> str:

@@ -25,17 +25,13 @@ from kernelproto.server import Settings, create_app
 from kernelproto.server.users import token_of
 from kernelproto.testing import FakeProvider
 from tests.integration.browser.devtools import Browser, browser
-from tests.integration.installing import folder_of
+from tests.integration.installing import installed_client
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """The browser that tests.integration.clients.install has installed."""
-    folder = folder_of("KERNELPROTO_CLIENTS", "clients") / "chromium"
-    if not (folder / "installed.txt").exists():
-        reason = folder / "skipped.txt"
-        pytest.skip(reason.read_text() if reason.exists() else "no chromium: run `make clients`")
-    with browser(folder / "chromium") as found:
+    with browser(installed_client("chromium") / "chromium") as found:
         yield found
 
 

@@ -12,38 +12,29 @@ from pathlib import Path
 import pytest
 
 from tests.integration.clients.programs import GUARD_SECONDS, Address, own_folders, serving
-from tests.integration.installing import folder_of
+from tests.integration.installing import installed_client
 
 HERE = Path(__file__).parent
 
 Node = Callable[..., str]
 
 
-def installed(name: str) -> Path:
-    """Return the folder of a client, or skip the test that needs it."""
-    folder = folder_of("KERNELPROTO_CLIENTS", "clients") / name
-    if not (folder / "installed.txt").exists():
-        reason = folder / "skipped.txt"
-        pytest.skip(reason.read_text() if reason.exists() else f"no {name}: run `make clients`")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def jupyterlab() -> Path:
     """The Python that has JupyterLab."""
-    return installed("jupyterlab") / "bin" / "python"
+    return installed_client("jupyterlab") / "bin" / "python"
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Path:
     """The browser."""
-    return installed("chromium") / "chromium"
+    return installed_client("chromium") / "chromium"
 
 
 @pytest.fixture(scope="session")
 def node() -> Node:
     """Give a function that runs a script of this folder in Node.js, and returns what it says."""
-    folder = installed("node")
+    folder = installed_client("node")
     program = shutil.which("node")
     if program is None:
         pytest.skip("there is no node")

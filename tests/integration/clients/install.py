@@ -16,26 +16,25 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.integration.installing import (
+    CLIENTS_FOLDER,
+    SIGN,
     Skipped,
-    folder_of,
+    installing,
     npm_install,
     pip_install,
     program,
-    reason,
+    refuse_unknown,
     run,
     say,
     unpack_debian,
 )
 
-FOLDER = folder_of("KERNELPROTO_CLIENTS", "clients")
 PACKAGES = Path(__file__).with_name("package.json")
 JUPYTERLAB = "jupyterlab==4.6.6"
 CHROMIUM = "chromium"
@@ -87,32 +86,24 @@ CLIENTS: Mapping[str, tuple[Recipe, str]] = {
 
 
 def main(names: Sequence[str]) -> None:
-    if unknown := set(names) - CLIENTS.keys():
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(CLIENTS)}")
+    refuse_unknown(names, CLIENTS)
     with ThreadPoolExecutor() as threads:
         list(threads.map(install, names or CLIENTS))
 
 
 def install(name: str) -> None:
-    began = time.monotonic()
     recipe, source = CLIENTS[name]
-    folder = FOLDER / name
-    installed = folder / "installed.txt"
-    skipped = folder / "skipped.txt"  # the tests print it
+    folder = CLIENTS_FOLDER / name
+    sign = folder / SIGN
     version = hashlib.sha256(source.encode()).hexdigest()
-    if installed.exists() and installed.read_text() == version:
+    if sign.exists() and sign.read_text() == version:
         say(f"{name} is there")
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    try:
+    with installing(name, folder):
         recipe(folder)
-    except (Skipped, OSError, subprocess.SubprocessError) as error:
-        skipped.write_text(f"{name} cannot be installed: {reason(error)}")
-        say(f"{name}: skipped, {skipped.read_text()}")
-        return
-    installed.write_text(version)  # last: it says that all is there
-    say(f"{name} was installed in {time.monotonic() - began:.1f} s")
+        sign.write_text(version)  # last: all is there
 
 
 if __name__ == "__main__":

@@ -13,28 +13,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from tests.integration.installing import (
+    KERNELS_FOLDER,
+    KERNELSPECS,
     Skipped,
-    folder_of,
+    installing,
     npm_install,
     pip_install,
     program,
-    reason,
+    refuse_unknown,
     say,
     unpack_debian,
 )
 
-FOLDER = folder_of("KERNELPROTO_KERNELS", "kernels")
-PYTHON = FOLDER / "python"
-KERNELSPECS = FOLDER / "share" / "jupyter" / "kernels"
+PYTHON = KERNELS_FOLDER / "python"
 
 
 def ipykernel(package: str) -> dict[str, Any]:
@@ -54,14 +52,14 @@ def xeus_python(package: str) -> dict[str, Any]:
 
 
 def deno(package: str) -> dict[str, Any]:
-    modules = npm_install(FOLDER / package.partition("@")[0], package)
+    modules = npm_install(KERNELS_FOLDER / package.partition("@")[0], package)
     return {
         "argv": [
             only(modules.glob("@deno/*/deno")),
             *("jupyter", "--kernel", "--conn", "{connection_file}"),
         ],
         "env": {
-            "DENO_DIR": str(FOLDER / "deno" / "cache"),
+            "DENO_DIR": str(KERNELS_FOLDER / "deno" / "cache"),
             "DENO_NO_UPDATE_CHECK": "1",
             "NO_COLOR": "1",
         },
@@ -69,7 +67,7 @@ def deno(package: str) -> dict[str, Any]:
 
 
 def tslab(package: str) -> dict[str, Any]:
-    modules = npm_install(FOLDER / package.partition("@")[0], package)
+    modules = npm_install(KERNELS_FOLDER / package.partition("@")[0], package)
     # It looks for the types of console and setTimeout next to its working directory.
     return {
         "argv": [
@@ -81,7 +79,7 @@ def tslab(package: str) -> dict[str, Any]:
 
 
 def irkernel(package: str) -> dict[str, Any]:
-    root = unpack_debian(FOLDER / "debian", package, "r-base-core")
+    root = unpack_debian(KERNELS_FOLDER / "debian", package, "r-base-core")
     home = root / "usr/lib/R"
     # The settings are links to /etc/R, and one of them would have been made by a package's script.
     shutil.copy(home / "etc/Renviron.ucf", root / "etc/R/Renviron")
@@ -122,9 +120,7 @@ KERNELS: Sequence[Mapping[str, tuple[Recipe, str]]] = [
 
 
 def main(names: Sequence[str]) -> None:
-    known = [name for line in KERNELS for name in line]
-    if unknown := set(names) - set(known):
-        sys.exit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    refuse_unknown(names, [name for line in KERNELS for name in line])
 
     def install_line(line: Mapping[str, tuple[Recipe, str]]) -> None:
         for name, (recipe, package) in line.items():
@@ -136,24 +132,16 @@ def main(names: Sequence[str]) -> None:
 
 
 def install(name: str, recipe: Recipe, package: str) -> None:
-    began = time.monotonic()
     file = KERNELSPECS / name / "kernel.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    skipped = file.with_name("skipped.txt")  # the tests print it
     if is_installed(file, package):
-        say(f"{name}: {package} is there")
+        say(f"{package} is there")
         return
-    try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.unlink(missing_ok=True)  # another version would fail the tests
+    with installing(package, file.parent):
         kernelspec = recipe(package)
-    except (Skipped, OSError, subprocess.SubprocessError) as error:
-        file.unlink(missing_ok=True)  # another version would fail the tests
-        skipped.write_text(f"{package} cannot be installed: {reason(error)}")
-        say(f"{name}: skipped, {skipped.read_text()}")
-        return
-    kernelspec |= {"display_name": name, "language": name, "metadata": {"package": package}}
-    file.write_text(json.dumps(kernelspec, indent=1) + "\n")  # last: it says that all is there
-    skipped.unlink(missing_ok=True)
-    say(f"{name}: {package} was installed in {time.monotonic() - began:.1f} s")
+        kernelspec |= {"display_name": name, "language": name, "metadata": {"package": package}}
+        file.write_text(json.dumps(kernelspec, indent=1) + "\n")  # last: all is there
 
 
 def is_installed(file: Path, package: str) -> bool:

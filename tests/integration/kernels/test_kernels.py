@@ -10,7 +10,6 @@ import signal
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -35,6 +34,7 @@ from kernelproto import (
     connect_kernel,
     run_kernel,
 )
+from tests.integration.installing import installed_kernelspec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -189,12 +189,9 @@ HABITS = [
 
 
 @pytest.fixture(params=HABITS, ids=str)
-def habits(request: pytest.FixtureRequest, installed: Path) -> Habits:
-    folder = installed / request.param.name
-    if (folder / "kernel.json").exists():
-        return request.param
-    reason = folder / "skipped.txt"
-    pytest.skip(reason.read_text() if reason.exists() else "install.py has not installed it")
+def habits(request: pytest.FixtureRequest) -> Habits:
+    installed_kernelspec(request.param.name)
+    return request.param
 
 
 @asynccontextmanager

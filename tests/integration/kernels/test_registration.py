@@ -9,18 +9,17 @@ from pathlib import Path
 import pytest
 
 from kernelproto import connect_kernel, run_kernel
+from tests.integration.installing import installed_kernelspec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 
 @pytest.fixture
-def registering_kernel(installed: Path) -> None:
+def registering_kernel(runtime_dir: Path) -> None:
     """Install ``spec/registering``, which is xpython with a kernelspec that says so."""
-    file = installed / "xpython" / "kernel.json"
-    if not file.is_file():
-        pytest.skip("xpython is not installed: run `make kernels`")
     # Its own kernelspec does not say which version it speaks.
-    kernelspec = json.loads(file.read_text()) | {"kernel_protocol_version": "5.6"}
+    kernelspec = json.loads(installed_kernelspec("xpython").read_text())
+    kernelspec |= {"kernel_protocol_version": "5.6"}
     folder = Path(os.environ["JUPYTER_DATA_DIR"], "kernels", "registering")
     folder.mkdir(parents=True)
     folder.joinpath("kernel.json").write_text(json.dumps(kernelspec))
