@@ -25,13 +25,12 @@ from kernelproto.cli.errors import (
 from kernelproto.cli.extras import need
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.signals import receive_signals
-from kernelproto.exceptions import KernelProtoError
+from kernelproto.exceptions import CellTimeout, ExecutionError, KernelProtoError
 from kernelproto.screen import print_table, terminal_width
 from kernelproto.table import format_table, printable
 
 if TYPE_CHECKING:
     from kernelproto.cli.progress import Progress
-    from kernelproto.notebook import CellFinished
 
 _WORDS = {"True": True, "False": False, "None": None}
 
@@ -174,15 +173,6 @@ def _with_name(name: str, problem: str) -> str:
     return problem if problem.startswith((f"{name}: ", f"{name} is ")) else f"{name}: {problem}"
 
 
-def _describe_failure(cell: CellFinished) -> str:
-    where = f"cell {cell.number} of {cell.total}"
-    if cell.status == "timeout":
-        return f"{where} was interrupted after {cell.duration:.1f} s: give it a longer --timeout"
-    if cell.error is None:
-        return f"{where} was not executed"
-    return printable(f"{where}: {cell.error.ename}: {cell.error.evalue}")
-
-
 async def _execute_all(
     outcomes: Mapping[Task, Outcome], options: NotebookOptions, progress: Progress, jobs: int
 ) -> int | None:
@@ -230,10 +220,12 @@ async def _execute(
             result = await execution
         outcome.total = result.total
         outcome.status = result.status
-        if result.failed is not None:
-            outcome.problem = _describe_failure(result.failed)
-            if is_verbose() and result.failed.error is not None:
-                OutputPrinter().print(result.failed.error)
+        try:
+            result.raise_for_error()
+        except (CellTimeout, ExecutionError) as error:
+            outcome.problem = describe(error)
+        if is_verbose() and result.failed is not None and result.failed.error is not None:
+            OutputPrinter().print(result.failed.error)
     except get_cancelled_exc_class():
         outcome.status = "stopped"
         raise

@@ -63,3 +63,8 @@ class CellFinished(msgspec.Struct, frozen=True, kw_only=True):
 
 
 CellEvent: TypeAlias = CellStarted | CellOutput | CellFinished
+
+
+def describe_cell(number: int, total: int) -> str:
+    """Return what errors call a cell: people count from 1, and a new kernel numbers it the same."""
+    return f"cell {number} of {total}"

@@ -64,8 +64,13 @@ def check_notebook(nb: Node) -> None:
         raise InvalidNotebook(f"this is no notebook: {_first_line(error)}") from error
 
 
-def check_outputs(nb: Node, index: int) -> None:
+def check_outputs(nb: Node, index: int, *, name: str) -> None:
     """Take the outputs that nbformat does not allow out of a cell.
+
+    Args:
+        nb: the notebook.
+        index: the cell's position.
+        name: what the error calls the cell.
 
     Raises:
         InvalidNotebook: there was one.
@@ -80,7 +85,7 @@ def check_outputs(nb: Node, index: int) -> None:
         allowed = [output for output in cell["outputs"] if _is_output(output, options)]
         cell["outputs"][:] = allowed
         raise InvalidNotebook(
-            f"cell {index} has an output that does not belong into a notebook, and was left out: "
+            f"{name} has an output that does not belong into a notebook, and was left out: "
             f"{_first_line(error)}"
         ) from error
 

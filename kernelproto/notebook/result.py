@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kernelproto.exceptions import CellTimeout, ExecutionError
-from kernelproto.notebook.events import CellFinished, CellStatus
+from kernelproto.notebook.events import CellFinished, CellStatus, describe_cell
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,18 +46,18 @@ class NotebookResult:
         failed = self.failed
         if failed is None:
             return self
+        cell = describe_cell(failed.number, failed.total)
         if failed.status == "timeout":
             raise CellTimeout(
-                f"cell {failed.index} was interrupted after {failed.duration:.1f} s: give it a "
-                "longer timeout",
+                f"{cell} was interrupted after {failed.duration:.1f} s: give it a longer timeout",
                 index=failed.index,
                 seconds=failed.duration,
             )
         error = failed.error
         if error is None:
-            raise ExecutionError(f"the kernel did not execute cell {failed.index}")
+            raise ExecutionError(f"{cell} was not executed by the kernel")
         raise ExecutionError(
-            f"cell {failed.index}: {error.ename}: {error.evalue}",
+            f"{cell}: {error.ename}: {error.evalue}",
             ename=error.ename,
             evalue=error.evalue,
             traceback=error.traceback,

@@ -22,6 +22,7 @@ from kernelproto.notebook.events import (
     CellOutput,
     CellStarted,
     CellStatus,
+    describe_cell,
 )
 from kernelproto.notebook.files import check_outputs, dump, dump_quickly, replace_file
 from kernelproto.notebook.nodes import Node, to_node
@@ -131,7 +132,7 @@ class NotebookRunner:
                 with anyio.CancelScope(deadline=deadline) as waiting:
                     output = await anext(execution, None)
                 if waiting.cancelled_caught:
-                    raise _ignores_interrupt(index, anyio.current_time() - began)
+                    raise self._ignores_interrupt(index, number, anyio.current_time() - began)
                 if output is None:
                     break
                 yield CellOutput(index=index, output=output)
@@ -150,7 +151,7 @@ class NotebookRunner:
             error=result.error,
             allowed=self._allowed(cell, result),
         )
-        await self._settle(index)
+        await self._settle(index, number)
         self._finished.append(finished)
         yield finished
 
@@ -164,13 +165,22 @@ class NotebookRunner:
             or (result.error is not None and result.error.ename in options.allow_error_names)
         )
 
-    async def _settle(self, index: int) -> None:
+    def _ignores_interrupt(self, index: int, number: int, seconds: float) -> CellTimeout:
+        return CellTimeout(
+            f"{describe_cell(number, self._total)} goes on after {seconds:.1f} s, although it "
+            f"was interrupted {_INTERRUPT_SECONDS:g} s ago: give it a longer timeout, or end its "
+            "kernel",
+            index=index,
+            seconds=seconds,
+        )
+
+    async def _settle(self, index: int, number: int) -> None:
         """Bring notebook, file and kernel to where they should be behind a cell."""
         self._recorder.settle()
         overflow = self._recorder.overflow()
         if overflow is not None:
             raise overflow
-        check_outputs(self._nb, index)
+        check_outputs(self._nb, index, name=describe_cell(number, self._total))
         for comm_id, state in self._recorder.widgets.unsynchronised().items():
             data: Node = {"method": "update", "state": state, "buffer_paths": []}
             await self._client.send_comm(CommMessage(comm_id=comm_id, data=data), None, ())
@@ -196,12 +206,3 @@ def _executable(cells: Sequence[Node]) -> list[int]:
         and cell["source"].strip()
         and "skip-execution" not in tags(cell)
     ]
-
-
-def _ignores_interrupt(index: int, seconds: float) -> CellTimeout:
-    return CellTimeout(
-        f"cell {index} goes on after {seconds:.1f} s, although it was interrupted "
-        f"{_INTERRUPT_SECONDS:g} s ago: give it a longer timeout, or end its kernel",
-        index=index,
-        seconds=seconds,
-    )

@@ -89,7 +89,7 @@ def test_cell_that_takes_too_long(write, capsys) -> None:
     assert main(["notebook", str(notebook), "-k", KERNEL, "--timeout", "0.2"]) == 1
     err = capsys.readouterr().err
     assert "cell 1 of 1 was interrupted after " in err
-    assert err.endswith(" s: give it a longer --timeout\n")
+    assert err.endswith(" s: give it a longer timeout\n")
 
 
 def test_interrupted_notebook_has_what_it_came_to(write, terminal) -> None:

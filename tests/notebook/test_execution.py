@@ -86,7 +86,7 @@ async def test_an_exception_ends_it(notebook, connected) -> None:
     assert texts(nb) == ["one", "Oops", ""]
     assert result.status == "error"
     assert result.failed == result.cells[1]
-    with pytest.raises(ExecutionError, match="cell 1: Oops: on purpose") as caught:
+    with pytest.raises(ExecutionError, match="cell 2 of 3: Oops: on purpose") as caught:
         result.raise_for_error()
     assert caught.value.ename == "Oops"
 
@@ -132,7 +132,7 @@ async def test_a_cell_that_takes_too_long_is_interrupted(notebook, connected) ->
         result = await execute_notebook(nb, client, timeout=0.01, allow_errors=True)
 
     assert (stopped.status, stopped.failed.error.ename) == ("timeout", "KeyboardInterrupt")
-    with pytest.raises(CellTimeout, match="cell 0 was interrupted"):
+    with pytest.raises(CellTimeout, match="cell 1 of 2 was interrupted"):
         stopped.raise_for_error()
     assert [cell.status for cell in result.cells] == ["timeout", "ok"]
     assert nb.cells[0].outputs[0].text == "sleeping"
@@ -146,7 +146,7 @@ async def test_code_that_ignores_the_interrupt_is_given_up(
 
     async with connected() as (fake, client):
         fake.deaf.add("control")
-        with pytest.raises(CellTimeout, match="cell 0 goes on") as caught:
+        with pytest.raises(CellTimeout, match="cell 1 of 2 goes on") as caught:
             await execute_notebook(nb, client, timeout=0.01, allow_errors=True)
 
     assert caught.value.index == 0
@@ -296,7 +296,7 @@ async def test_an_output_that_no_notebook_may_have_is_left_out(notebook, connect
 
     async with connected() as (fake, client):
         fake.on_execute("show", show)
-        with pytest.raises(InvalidNotebook, match="cell 0"):
+        with pytest.raises(InvalidNotebook, match="cell 1 of 1 has an output"):
             await execute_notebook(nb, client)
 
     assert texts(nb) == ["before"]
