@@ -185,7 +185,8 @@ class Member:
         if is_activity(message, channel):
             self._has_worked = True
             self._note_activity()
-        self._look()
+        if channel != "iopub" or message.msg_type == "status":  # no output makes it busy or idle
+            self._look()
 
     def fail(self, error: Exception) -> None:
         """Take note that the kernel is dead; part of ``Watcher``."""

@@ -21,7 +21,7 @@ import logging
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -94,7 +94,6 @@ class ChannelsRoute:
             async with self._desk.pool.connection(
                 kernel.user, name=kernel.name, channels=()
             ) as connection:
-                await websocket.accept(framing.subprotocol)
                 feed = self._feeds.of(connection.kernel)
                 with logging_about(kernel_id=kernel.kernel_id):
                     await serve_client(websocket, framing, connection.kernel, feed, self._traffic)
@@ -119,8 +118,8 @@ async def serve_client(
     """Forward messages between a client and its kernel until either is gone.
 
     Args:
-        websocket: was accepted.
-        framing: that was agreed on.
+        websocket: it is accepted when nothing of what the kernel sends can be missed.
+        framing: the one to agree on.
         kernel: the kernel.
         feed: what it sends.
         traffic: counts the messages.
@@ -129,6 +128,7 @@ async def serve_client(
     last_msg_id = websocket.query_params.get("last_msg_id")
     try:
         with feed.join(session, last_msg_id) as reader:
+            await websocket.accept(framing.subprotocol)
             await _ClientConnection(websocket, framing, kernel, reader, traffic).serve()
     except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
         logger.info("a client of kernel %s: %s", kernel.kernel_id, goodbye.reason)
@@ -184,16 +184,11 @@ class _ClientConnection:
         with suppress(WebSocketDisconnect):  # of which the other direction is told as well
             apology = self._reader.apology()
             if apology is not None:
-                await self._send_message(apology, "iopub", self._receipt(self._reader.note_told))
-                if not self._has_receipts:
-                    self._reader.note_told()
+                await self._deliver(apology, "iopub", self._reader.place.position)
             for count in itertools.count(1):
                 kept = await self._next()
-                received = partial(self._reader.receive, self._reader.place.position + 1)
-                await self._send_message(kept.message, kept.channel, self._receipt(received))
+                await self._deliver(kept.message, kept.channel, self._reader.place.position + 1)
                 self._reader.advance()
-                if not self._has_receipts:  # what the socket has taken counts as received
-                    self._reader.receive(self._reader.place.position)
                 if count % _SENT_BETWEEN_CHECKPOINTS == 0:
                     await checkpoint()
 
@@ -202,11 +197,18 @@ class _ClientConnection:
             return await self._reader.next()
         except KernelProtoError as error:
             if isinstance(error, KernelDied):  # each client is told, and once
-                await self._send_message(build_notice(Status("dead")), "iopub", {})
+                await self._send_message(build_notice(Status("dead")), "iopub")
             raise _HangUp(GOING_AWAY, str(error)) from None
 
+    async def _deliver(self, message: Message, channel: ChannelName, number: int) -> None:
+        """Send a message with which a client has received everything before that number."""
+        received = partial(self._reader.receive, number)
+        await self._send_message(message, channel, received)
+        if not self._has_receipts:  # what the socket has taken counts as received
+            received()
+
     async def _send_message(
-        self, message: Message, channel: ChannelName, extras: dict[str, Any]
+        self, message: Message, channel: ChannelName, on_receipt: OnReceipt | None = None
     ) -> None:
         try:
             frame = self._framing.encode(channel, message)
@@ -217,11 +219,10 @@ class _ClientConnection:
         if channel != "iopub":
             self._requests.note_answer(message, channel, time.monotonic())
         key = "text" if isinstance(frame, str) else "bytes"
-        await self._websocket.send({"type": "websocket.send", key: frame, **extras})
-
-    def _receipt(self, on_receipt: OnReceipt) -> dict[str, OnReceipt]:
-        """Ask for a receipt of a message, where that is possible."""
-        return {EXTENSION: on_receipt} if self._has_receipts else {}
+        event: dict[str, object] = {"type": "websocket.send", key: frame}
+        if self._has_receipts:
+            event[EXTENSION] = on_receipt
+        await self._websocket.send(event)
 
     async def _keep_up(self) -> NoReturn:
         await self._reader.cut_off.wait()

@@ -53,7 +53,10 @@ class Reader:
         self.feed.ring.advance(self.place)
 
     def receive(self, number: int) -> None:
-        """Take note that the client has received everything before that number."""
+        """Take note that the client has received everything before that number.
+
+        The apology, too, which comes before all: until then it is due.
+        """
         self.feed.ring.receive(self.place, number)
 
     def apology(self) -> Message | None:
@@ -72,11 +75,7 @@ class Reader:
         if heir is None:
             return notice
         header, _, *rest = notice.parts
-        return Message(notice.header, heir.parent_header, [header, heir.raw_parent_header, *rest])
-
-    def note_told(self) -> None:
-        """Take note that the client has received the apology; until then it is due."""
-        self.feed.ring.note_told(self.place)
+        return Message(notice.header, heir.parent_header, (header, heir.raw_parent_header, *rest))
 
     def look(self) -> None:
         """See whether the client can go on."""

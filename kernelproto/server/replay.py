@@ -22,7 +22,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+import msgspec
 
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
@@ -40,7 +41,7 @@ _MOST_SESSIONS = 100
 _MOST_LEFT = 100
 
 
-class Kept(NamedTuple):
+class Kept(msgspec.Struct, frozen=True, gc=False):
     """A message in the ring.
 
     Attributes:
@@ -111,6 +112,8 @@ class ReplayRing:
         self._kept: dict[int, Kept] = {}
         self._total = 0
         self._places: list[Place] = []
+        # The first message that somebody has not received; None where nobody wants any.
+        self._needed: int | None = None
         # Those that somebody else has taken over, by the sessions that may still come back.
         self._taken: dict[str, Place] = {}
 
@@ -128,7 +131,10 @@ class ReplayRing:
     def append(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
         """Take in a message, unless it is a reply that belongs to nobody here."""
         kept = Kept(message, channel, notice, self._total)
-        if not any(_is_for(place, kept) for place in self._places):
+        for place in self._places:
+            if _is_for(place, kept):
+                break
+        else:
             return
         self._kept[self.end] = kept
         self.end += 1
@@ -158,6 +164,7 @@ class ReplayRing:
         place.received = place.position = max(place.received, self.begin)
         place.reached = max(place.reached, place.position)
         self._places.append(place)
+        self._look_who_needs_what()
         return place
 
     def leave(self, place: Place, now: float) -> None:
@@ -170,14 +177,14 @@ class ReplayRing:
         left = self._left()
         if len(left) > _MOST_LEFT:
             self._places.remove(left[0])
-        self._trim()
+        self._look_who_needs_what()
 
     def expire(self, now: float) -> None:
         """Keep nothing any longer for those who have been away for too long."""
         for place in self._places:
             if place.left_at is not None and place.left_at + self._seconds <= now:
                 place.expired = True
-        self._trim()
+        self._look_who_needs_what()
 
     def next(self, place: Place) -> Kept | None:
         """Return the next message for a client, None where there is none yet.
@@ -199,13 +206,13 @@ class ReplayRing:
         place.reached = max(place.reached, place.position)
 
     def receive(self, place: Place, number: int) -> None:
-        """Take note that everything before that number has reached a client."""
-        place.received = max(place.received, number)
-        self._trim()
+        """Take note that everything before that number has reached a client.
 
-    def note_told(self, place: Place) -> None:
-        """Take note that a client knows of what it has lost."""
+        It knows of what it has lost as well, which it is told before anything else.
+        """
+        place.received = max(place.received, number)
         place.lost = 0
+        self._look_who_needs_what()
 
     def is_overtaken(self, place: Place) -> bool:
         """Return whether a client was so slow that messages have gone before it got them."""
@@ -246,11 +253,17 @@ class ReplayRing:
     def _offset(self, number: int) -> int:
         return self._total if number == self.end else self._kept[number].offset
 
+    def _look_who_needs_what(self) -> None:
+        needed = [place.received for place in self._places if not place.expired]
+        self._needed = min(needed, default=None)
+        self._trim()
+
     def _trim(self) -> None:
         """Let go of what is too much, and of what everybody has."""
-        needed = [place.received for place in self._places if not place.expired]
-        spare = self._limit // _SPARE_PART if needed else 0
-        floor = max(min(needed, default=self.end), self.begin)
+        if self._needed is None:
+            floor, spare = self.end, 0
+        else:
+            floor, spare = max(self._needed, self.begin), self._limit // _SPARE_PART
         first = max(self._total - self._limit, self._offset(floor) - spare)
         while self.begin < self.end and self._kept[self.begin].offset < first:
             if self.begin + 1 == self.end and self.begin >= floor:

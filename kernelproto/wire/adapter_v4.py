@@ -95,7 +95,7 @@ def _adapted(
         parent, raw_parent = _adapted_header(parent, raw_parent, names, version)
     if adapt is not None:
         content = _adapted_content(content, adapt)
-    parts = [raw_header, raw_parent, metadata, content, *buffers]
+    parts = (raw_header, raw_parent, metadata, content, *buffers)
     return Message(header, parent, parts, message.identities)
 
 

@@ -80,7 +80,7 @@ class Codec:
             raise MalformedMessage(
                 f"no {DELIMITER.decode()} delimiter among {len(frames)} frames"
             ) from None
-        parts = frames[delimiter + 2 :]
+        parts = tuple(frames[delimiter + 2 :])  # which, of bytes, costs a garbage collector nothing
         if len(parts) < _JSON_FRAMES:
             raise MalformedMessage(
                 f"{len(parts)} frames after the signature, at least {_JSON_FRAMES} are needed"

@@ -47,7 +47,8 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     subshell_id: str | None = None
 
 
-class Message(msgspec.Struct, eq=False):
+# Without gc, because nothing that it refers to can refer to it; many may be kept for a long time.
+class Message(msgspec.Struct, eq=False, gc=False):
     """One message of the Jupyter messaging specification; immutable.
 
     Args:
@@ -59,7 +60,7 @@ class Message(msgspec.Struct, eq=False):
 
     header: Header
     parent_header: Header | None
-    parts: Sequence[Frame]
+    parts: tuple[Frame, ...]
     identities: Sequence[Frame] = ()
     _content: Any = None
     _metadata: dict[str, Any] | None = None
@@ -89,13 +90,13 @@ class Message(msgspec.Struct, eq=False):
         return cls(
             header,
             None if parent is None else parent.header,
-            [
+            (
                 tolerant_json.encode(header),
                 _EMPTY_OBJECT if parent is None else parent.raw_header,
                 tolerant_json.encode(metadata) if metadata else _EMPTY_OBJECT,
                 tolerant_json.encode(content),
                 *buffers,
-            ],
+            ),
         )
 
     @property
@@ -178,7 +179,7 @@ def with_version(message: Message) -> Message:
     return Message(
         msgspec.structs.replace(message.header, version=PROTOCOL_VERSION),
         message.parent_header,
-        [tolerant_json.encode({**header, "version": PROTOCOL_VERSION}), *message.parts[1:]],
+        (tolerant_json.encode({**header, "version": PROTOCOL_VERSION}), *message.parts[1:]),
         message.identities,
     )
 

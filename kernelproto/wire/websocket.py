@@ -183,7 +183,7 @@ class _Table:
         self._ends = ends
 
     def join(self, parts: Sequence[Frame]) -> bytes:
-        sizes = [part.nbytes if isinstance(part, memoryview) else len(part) for part in parts]
+        sizes = [len(part) if type(part) is bytes else memoryview(part).nbytes for part in parts]
         count = len(sizes) + self._ends
         offsets = accumulate(sizes[: count - 1], initial=self._count.size * (count + 1))
         try:
@@ -268,4 +268,4 @@ def _open_envelope(data: Frame) -> tuple[str, list[Frame]]:
 
 def _message(parts: Sequence[Frame]) -> Message:
     header = tolerant_json.decode(parts[0], Header)
-    return Message(header, read_parent_header(parts[1]), parts)
+    return Message(header, read_parent_header(parts[1]), tuple(parts))

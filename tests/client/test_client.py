@@ -358,5 +358,5 @@ async def test_message_of_somebody_else_is_forwarded_as_it_is() -> None:
             await client.forward(message, "shell")
             reply, _ = await anext(messages)
             assert reply.parent_header == header
-            assert [bytes(part) for part in fake.received[0].message.parts] == message.parts
+            assert tuple(map(bytes, fake.received[0].message.parts)) == message.parts
             assert nothing_is_tracked(client)

@@ -159,7 +159,7 @@ async def test_an_unreadable_comm_message_is_refused(
 async def test_where_nobody_has_comms_their_messages_are_not_decoded(
     client: KernelClient,
 ) -> None:
-    message = Message(Header(msg_id="1", msg_type="comm_msg"), None, [b"{}", b"{}", b"{}", b"?"])
+    message = Message(Header(msg_id="1", msg_type="comm_msg"), None, (b"{}", b"{}", b"{}", b"?"))
     Comms(client, {}).receive(message)
     with pytest.raises(MalformedMessage):
         Comms(client, {"target": print}).receive(message)

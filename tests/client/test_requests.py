@@ -107,7 +107,7 @@ async def test_a_request(kernel, client, start, call, name, expected) -> None:
     running = await start(call, client)
     request = await kernel.expect(f"{name}_request", channel)
     assert msgspec.json.decode(request.raw_content) == expected
-    assert (request.raw_parent_header, request.raw_metadata, request.buffers) == (b"{}", b"{}", [])
+    assert (request.raw_parent_header, request.raw_metadata, request.buffers) == (b"{}", b"{}", ())
     kernel.reply(request, channel)
     reply = await running.result()
     assert type(reply) is content.content_type(f"{name}_reply")

@@ -27,7 +27,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from kernelproto.launch.forkserver import ForkServer
 from kernelproto.server import Settings, hash_token
-from kernelproto.server.replay import Kept, Place
+from kernelproto.server.replay import Place
 from kernelproto.server.serve import serve
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
@@ -224,7 +224,7 @@ def inventory() -> Counter[str]:
     counts = Counter(
         type(thing).__name__
         for thing in gc.get_objects()
-        if str(type(thing).__module__).startswith(WORKERS) and type(thing) not in (Kept, Place)
+        if str(type(thing).__module__).startswith(WORKERS) and type(thing) is not Place
     )
     counts["descriptors"] = len(os.listdir("/proc/self/fd"))
     counts["tasks"] = len(anyio.get_running_tasks())

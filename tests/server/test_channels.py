@@ -352,7 +352,7 @@ async def test_message_that_a_framing_cannot_carry_is_logged(serving, caplog) ->
             (fake,) = server.provider.kernels
             header = Header(msg_id="1", msg_type="empty")
             message = Message(
-                header, None, [b'{"msg_id":"1","msg_type":"empty"}', b"{}", b"{}", b""]
+                header, None, (b'{"msg_id":"1","msg_type":"empty"}', b"{}", b"{}", b"")
             )
             codec = Codec(signer=fake.connection_info.signer())
             fake.send_frames("iopub", codec.encode(message))

@@ -25,6 +25,7 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 PONG = b"\x8a\x88" + bytes(4)
+TEXT, CLOSE, PING = 0x1, 0x8, 0x9
 
 Send = Callable[[Any], Awaitable[None]]
 Use = Callable[[Send, Callable[[], Awaitable[Any]]], Awaitable[None]]
@@ -65,9 +66,53 @@ async def connected(use: Use, **options: Any) -> AsyncGenerator[SocketStream]:
             server.should_exit = True
 
 
+def frames(data: bytes) -> list[tuple[int, bytes]]:
+    """Return the opcodes and payloads of a server's frames, all of them short."""
+    found: list[tuple[int, bytes]] = []
+    while data:
+        end = 2 + data[1]
+        found.append((data[0] & 0xF, data[2:end]))
+        data = data[end:]
+    return found
+
+
+async def read_until(client: SocketStream, last: bytes) -> bytes:
+    """Return what a server has sent, its handshake aside, up to what ends like this."""
+    data = b""
+    while not data.endswith(last):
+        data += await client.receive()
+    return data.rpartition(b"\r\n\r\n")[2]
+
+
+async def test_what_is_sent_in_one_turn_is_answered_together() -> None:
+    received: list[int] = []
+    done = anyio.Event()
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+        for number in range(20):
+            on_receipt = partial(received.append, number)
+            await send({"type": "websocket.send", "text": "", EXTENSION: on_receipt})
+        await receive()
+        await send({"type": "websocket.send", "text": "", EXTENSION: partial(received.append, 20)})
+        await send({"type": "websocket.close", "code": 1000})
+        done.set()
+
+    async with connected(use) as client:
+        pings = [struct.pack("!Q", number) for number in (1, 2, 3)]
+        first = [*[(TEXT, b"")] * 16, (PING, pings[0]), *[(TEXT, b"")] * 4, (PING, pings[1])]
+        assert frames(await read_until(client, pings[1])) == first
+        await client.send(PONG + pings[1] + b"\x81\x81" + bytes(4) + b"x")
+        goodbye = (1000).to_bytes(2, "big")
+        last = frames(await read_until(client, goodbye))
+        assert last == [(TEXT, b""), (PING, pings[2]), (CLOSE, goodbye)]
+        await done.wait()
+    assert received == [15, 19]
+
+
 async def test_receipt_stands_for_all_before_it_also_for_those_that_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("kernelproto.server.receipts._MOST_UNASKED", 1)
     monkeypatch.setattr("kernelproto.server.receipts._MOST_AWAITED", 3)
     received: list[int] = []
     done = anyio.Event()

@@ -34,12 +34,12 @@ def arrived(
 ) -> Message:
     """Return a message as the codec makes it."""
     header = Header(msg_id="k_1", msg_type=msg_type)
-    return Message(header, None, [b"{}", parent, metadata, content, *buffers])
+    return Message(header, None, (b"{}", parent, metadata, content, *buffers))
 
 
 def test_golden_message() -> None:
     message = Message.build(HEADER, Stream(text="42"), metadata={"a": None}, buffers=[b"\xff", b""])
-    assert message.parts == [
+    assert message.parts == (
         b'{"msg_id":"s_1","msg_type":"stream","session":"s","username":"ada","date":"d",'
         b'"version":"5.5"}',
         b"{}",
@@ -47,19 +47,19 @@ def test_golden_message() -> None:
         b'{"name":"stdout","text":"42"}',
         b"\xff",
         b"",
-    ]
+    )
     assert message.identities == ()
 
 
 def test_parts_have_names() -> None:
     message = Message.build(HEADER, {"a": 1}, metadata={"b": 2}, buffers=[b"c"])
-    assert [
+    assert (
         message.raw_header,
         message.raw_parent_header,
         message.raw_metadata,
         message.raw_content,
         *message.buffers,
-    ] == message.parts
+    ) == message.parts
     assert (message.msg_id, message.msg_type) == ("s_1", "stream")
 
 
@@ -225,7 +225,7 @@ def test_factory_numbers_and_dates_what_it_makes() -> None:
 @pytest.mark.parametrize("version", [{}, {"version": ""}, {"version": None}])
 def test_version_is_added_where_there_is_none(version: dict[str, object]) -> None:
     raw = json.dumps({"msg_id": "1", "msg_type": "x", "session": "s", "more": [1], **version})
-    parts = [raw.encode(), b"{}", b"{}", b'{"a": NaN}', b"buffer"]
+    parts = (raw.encode(), b"{}", b"{}", b'{"a": NaN}', b"buffer")
     message = Message(Header(msg_id="1", msg_type="x", session="s"), None, parts, [b"identity"])
     filled = with_version(message)
     assert filled.header == Header(msg_id="1", msg_type="x", session="s", version=PROTOCOL_VERSION)

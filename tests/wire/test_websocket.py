@@ -592,7 +592,7 @@ def test_round_trip(framing: Framing, sent, channel) -> None:
     assert received_channel == channel
     assert received.header == sent.header
     assert received.parent_header == sent.parent_header
-    assert list(received.parts) == sent.parts
+    assert received.parts == sent.parts
 
 
 @given(st.binary() | st.binary().map(lambda data: b"\0\0\0\1\0\0\0\x08" + data) | st.text())
