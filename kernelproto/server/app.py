@@ -29,7 +29,7 @@ from kernelproto.server.answers import (
 from kernelproto.server.channels import ChannelsRoute
 from kernelproto.server.desk import Desk
 from kernelproto.server.feed import Feeds
-from kernelproto.server.guard import Guard
+from kernelproto.server.guard import Guard, SecurityHeaders
 from kernelproto.server.kernels import KernelRoutes
 from kernelproto.server.kernelspecs import KernelSpecRoutes
 from kernelproto.server.metrics import Metrics
@@ -66,14 +66,16 @@ def create_app(
     channels = ChannelsRoute(
         desk, feeds, metrics.traffic, max_message_bytes=settings.max_message_bytes
     )
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=settings.allow_origins,
+        allow_methods=["GET", "POST", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "X-XSRFToken"],
+    )
     # What is first in the list is outermost: a browser asks what it may before it says who it is.
     middleware = [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=settings.allow_origins,
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-XSRFToken"],
-        ),
+        Middleware(SecurityHeaders),
+        *([cors] if settings.allow_origins else []),
         Middleware(
             Guard,
             authenticator=authenticator,
@@ -97,7 +99,7 @@ def create_app(
             *SessionRoutes(desk, max_body_bytes=limit).routes(),
             *dashboard.Dashboard(pool).routes(),
         ],
-        middleware=middleware if settings.allow_origins else middleware[1:],
+        middleware=middleware,
         exception_handlers=handlers,
     )
 

@@ -20,6 +20,29 @@ from kernelproto.server.answers import SECURITY_HEADERS, error_response
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
+class SecurityHeaders:
+    """ASGI middleware: adds to every answer the headers that every answer has.
+
+    Args:
+        app: what answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket or the lifespan."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
+                headers = MutableHeaders(raw=message["headers"])
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
 class Guard:
     """ASGI middleware: who is it, and does the page that sends this belong here?
 
@@ -55,7 +78,6 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        send = _with_security_headers(send)
         if scope["type"] == "http" and path_in_app(scope) in self._public:
             await self._app(scope, receive, send)
             return
@@ -134,14 +156,3 @@ def _first_of_each(pairs: list[tuple[str, str]]) -> dict[str, str]:
     for name, value in pairs:
         first.setdefault(name, value)
     return first
-
-
-def _with_security_headers(send: Send) -> Send:
-    async def send_with_headers(message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.http.response.start"):
-            headers = MutableHeaders(raw=message["headers"])
-            for name, value in SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return send_with_headers

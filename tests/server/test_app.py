@@ -58,6 +58,26 @@ async def test_answers_have_security_headers(serving) -> None:
             assert "set-cookie" not in headers
 
 
+async def test_pages_of_other_origins_may_ask_what_they_may(serving) -> None:
+    """Before they say who they are; this answer has security headers as well."""
+    asks = {
+        "origin": "https://friend.test",
+        "access-control-request-method": "DELETE",
+        "access-control-request-headers": "authorization",
+    }
+    settings = {"allow_origins": ["https://friend.test"]}
+    async with serving(settings) as server, server.client(**asks) as client:
+        response = await client.options("/api/kernels")
+        stranger = await client.options("/api/kernels", headers={"origin": "https://evil.test"})
+    assert (response.status_code, stranger.status_code) == (200, 400)
+    assert response.headers["access-control-allow-origin"] == "https://friend.test"
+    assert "access-control-allow-origin" not in stranger.headers
+    for headers in (response.headers, stranger.headers):
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert headers["cache-control"] == "no-store"
+
+
 async def test_life_of_a_kernel(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         response = await ada.post("/api/kernels")

@@ -8,7 +8,7 @@ import pytest
 
 from kernelproto import KernelFinder, KernelPool
 from kernelproto.launch.providers import KernelSpecProvider
-from kernelproto.server import Settings, create_app
+from kernelproto.server import Settings, SingleUserToken, create_app
 from kernelproto.testing import FakeProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -33,11 +33,10 @@ def kernelspec(tmp_path, monkeypatch):
 async def client(serving, kernelspec):
     async with serving() as server, FakeProvider() as fake:
         finder = KernelFinder([fake, KernelSpecProvider()])
-        authenticator = server.app.user_middleware[-1].kwargs["authenticator"]
         server.app = create_app(
             KernelPool(finder=finder),
             finder=finder,
-            authenticator=authenticator,
+            authenticator=SingleUserToken("ada"),
             settings=Settings(kernel="spec/sample"),
         )
         async with server.client("ada") as client:
