@@ -29,6 +29,25 @@ def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
     return sorted(candidates, key=unlikeness)
 
 
+def check_kernel_type(name: str, available: Iterable[str], *, remedy: str) -> None:
+    """Make sure that there is a kernel type, by any of the names that it is launched by.
+
+    Some providers take upper and lower case alike, so it is the launch that may still say no.
+
+    Args:
+        name: what is asked for, with or without its provider.
+        available: the kernel types there are, with their providers.
+        remedy: what to do where it is not among them, as an order.
+
+    Raises:
+        NoSuchKernel: it is not.
+    """
+    there = list(available)
+    names = there if "/" in name else [known.partition("/")[2] for known in there]
+    if name.lower() not in map(str.lower, names):
+        raise no_such_kernel(name, there, remedy=remedy)
+
+
 def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuchKernel:
     """Return the exception for an unknown kernel type.
 

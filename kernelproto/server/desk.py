@@ -12,12 +12,15 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import anyio
+from anyio.abc import TaskStatus
 from starlette.exceptions import HTTPException
 
+from kernelproto.background import background_tasks
 from kernelproto.exceptions import PoolFull, QuotaExceeded
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.naming import no_such_kernel
+from kernelproto.launch.naming import check_kernel_type
+from kernelproto.launch.parameters import LaunchParameters
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.metrics import Metrics
@@ -76,7 +79,9 @@ class Desk:
         Args:
             user: whose kernel.
             request: what they say about it.
-            replaces: the id of a kernel of theirs that is ended first if there is no room else.
+            replaces: the id of a kernel of theirs that is ended first if there is no room else;
+                not before it is sure that there is such a kernel type, that it may be started
+                now, and that it takes what the request says.
 
         Raises:
             HTTPException: 404, it names one that they do not have; 400, the id that it chooses is
@@ -92,14 +97,17 @@ class Desk:
         if kernel_type == shown_name(self._settings.kernel):
             kernel_type = None  # the pool's own, of which some may be warm
         root, env = self._settings.root_dir, request.env or {}
+        allowed = allowed_env(env, self._settings.allow_env)
         self._count_start(user)
+        if replaces is not None:
+            await self._check_request(kernel_type, allowed)
         start = partial(
             self.pool.get,
             user.name,
             name=kernel_id,
             kernel=kernel_type or None,
             cwd=working_directory(root, request.path or gateway_path(root, env)),
-            env=allowed_env(env, self._settings.allow_env),
+            env=allowed,
             kernel_id=kernel_id,
         )
         began_at = time.monotonic()  # the clock of uvloop is coarse
@@ -109,10 +117,10 @@ class Desk:
             except (PoolFull, QuotaExceeded):
                 if replaces is None:
                     raise
-                await self._check_kernel_type(kernel_type)
-                with suppress(HTTPException):  # it has gone already
-                    await self.release(user, replaces)
-                await start()
+                async with background_tasks() as tasks:
+                    # Its place is asked for while it is ending, so that nobody else gets it.
+                    await tasks.start(self._give_up, user, replaces)
+                    await start()
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)
@@ -139,14 +147,17 @@ class Desk:
         with self._doing("end", user, kernel_id) as kernel:
             await self.pool.release(user.name, name=kernel.name)
 
-    async def _check_kernel_type(self, kernel_type: str | None) -> None:
-        """Raise NoSuchKernel before a kernel is given up for one that there cannot be."""
-        if not kernel_type:
-            return
-        available = [name async for name, _ in self._finder.find_kernels()]
-        names = {*available, *(name.partition("/")[2] for name in available)}
-        if kernel_type.lower() not in {name.lower() for name in names}:  # as kernelspecs have it
-            raise no_such_kernel(kernel_type, available, remedy="choose one of these")
+    async def _check_request(self, kernel_type: str | None, env: Mapping[str, str]) -> None:
+        """Raise what a start would raise before a kernel is given up for it."""
+        if kernel_type:
+            available = [name async for name, _ in self._finder.find_kernels()]
+            check_kernel_type(kernel_type, available, remedy="choose one of these")
+        LaunchParameters.check({"env": env}, argv=())
+
+    async def _give_up(self, user: User, kernel_id: str, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()  # whoever waits for this goes on in the next turn of the event loop
+        with suppress(HTTPException):  # it has gone already
+            await self.release(user, kernel_id)
 
     @contextmanager
     def _doing(self, what: str, user: User, kernel_id: str) -> Generator[PooledKernel]:

@@ -19,10 +19,10 @@ import uvicorn
 from anyio.abc import TaskStatus
 
 from kernelproto.background import background_tasks
-from kernelproto.exceptions import InvalidSettings, KernelProtoError
+from kernelproto.exceptions import InvalidSettings, KernelProtoError, NoSuchKernel
 from kernelproto.interfaces import Authenticator
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.naming import no_such_kernel
+from kernelproto.launch.naming import check_kernel_type
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
 from kernelproto.server.hub import HubToken
@@ -92,7 +92,7 @@ async def serve(settings: Settings) -> None:
     """
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
-    await check_kernel_type(finder, settings.kernel)
+    await _check_kernel(finder, settings.kernel)
     _check_folder(settings.root_dir)
     with _listener(settings) as listener:
         async with (
@@ -156,18 +156,12 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
     return (authenticator if settings.multi_user else Shared(authenticator)), token
 
 
-async def check_kernel_type(finder: KernelFinder, name: str) -> None:
-    """Make sure that there is a kernel type, by any of the names that it is launched by.
-
-    Raises:
-        InvalidSettings: there is none.
-    """
+async def _check_kernel(finder: KernelFinder, name: str) -> None:
     available = [kernel_type async for kernel_type, _ in finder.find_kernels()]
-    names = available if "/" in name else [known.partition("/")[2] for known in available]
-    # Some providers take upper and lower case alike; the others say no at the first launch.
-    if name.lower() not in map(str.lower, names):
-        missing = no_such_kernel(name, available, remedy="install it, or name another one")
-        raise InvalidSettings(f"kernel: {missing}")
+    try:
+        check_kernel_type(name, available, remedy="install it, or name another one")
+    except NoSuchKernel as error:
+        raise InvalidSettings(f"kernel: {error}") from None
 
 
 def _check_folder(root_dir: str) -> None:

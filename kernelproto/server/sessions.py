@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kernelproto.exceptions import KernelProtoError
 from kernelproto.interfaces import User
-from kernelproto.server.answers import json_response, read_body
+from kernelproto.server.answers import json_response, read_body, status_of
 from kernelproto.server.desk import Desk
 from kernelproto.server.models import (
     KernelRequest,
@@ -23,6 +25,8 @@ from kernelproto.server.models import (
     SessionRequest,
     kernel_model,
 )
+
+logger = logging.getLogger(__name__)
 
 # A session takes no kernel of its own, so the pool's limits do not bound them.
 _MOST_PER_USER = 1000
@@ -49,8 +53,9 @@ class SessionRoutes:
         self._desk = desk
         self._max_body_bytes = max_body_bytes
         self._sessions: dict[str, dict[str, _Session]] = {}
-        # Whoever opens the same document twice at the same time gets one kernel.
-        self._opening: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
+        # Whoever opens the same document twice at the same time gets one kernel, and what is asked
+        # of one session is done one after the other. By user, and the path or the session's id.
+        self._locks: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -70,8 +75,7 @@ class SessionRoutes:
     async def _open(self, request: Request) -> Response:
         user: User = request.user
         wanted = await read_body(request, SessionRequest, limit=self._max_body_bytes)
-        lock = self._opening.setdefault((user.name, wanted.path), anyio.Lock())
-        async with lock:
+        async with self._lock(user, wanted.path):
             session = self._of_path(user, wanted.path)
             if session is None:
                 if len(self._living(user)) >= _MOST_PER_USER:
@@ -91,29 +95,47 @@ class SessionRoutes:
     async def _change(self, request: Request) -> Response:
         user: User = request.user
         change = await read_body(request, SessionChange, limit=self._max_body_bytes)
-        session = self._find(request)
-        session.path = change.path or session.path
-        session.name = session.name if change.name is None else change.name
-        session.type = change.type or session.type
-        if change.kernel is not None and change.kernel.id != session.kernel_id:
-            await self._exchange_kernel(user, session, change.kernel)
+        async with self._lock(user, request.path_params["session_id"]):
+            session = self._find(request)
+            path = change.path or session.path
+            if change.kernel is not None and change.kernel.id != session.kernel_id:
+                await self._exchange_kernel(user, session, change.kernel, path)
+            session.path = path
+            session.name = session.name if change.name is None else change.name
+            session.type = change.type or session.type
         return json_response(self._model(user, session))
 
     async def _close(self, request: Request) -> Response:
-        session = self._find(request)
-        del self._sessions[request.user.name][session.id]
-        await self._desk.release(request.user, session.kernel_id)
+        user: User = request.user
+        async with self._lock(user, request.path_params["session_id"]):
+            session = self._find(request)
+            del self._sessions[user.name][session.id]
+        await self._desk.release(user, session.kernel_id)
         return Response(status_code=204)
 
-    async def _exchange_kernel(self, user: User, session: _Session, wanted: KernelRequest) -> None:
+    async def _exchange_kernel(
+        self, user: User, session: _Session, wanted: KernelRequest, path: str
+    ) -> None:
         """Give a session another kernel; the old one goes when the new one is there.
 
-        Only where there is no room for both it goes first.
+        Only where there is no room for both it goes first. Should the new one not start then, which
+        nobody can know before, the session is over, and its user is told.
         """
         old = session.kernel_id
         shared = [s for s in self._living(user).values() if s.kernel_id == old]
         replaces = old if len(shared) == 1 else None
-        session.kernel_id = await self._kernel(user, wanted, session.path, replaces=replaces)
+        try:
+            session.kernel_id = await self._kernel(user, wanted, path, replaces=replaces)
+        except KernelProtoError as error:
+            if self._desk.pool.find(old, user=user.name) is not None:
+                raise
+            logger.warning("a session has lost its kernel %s for another one: %s", old, error)
+            reason = str(error).partition("\n")[0]
+            raise HTTPException(
+                status_of(error),
+                f"{reason}; its place was that of the session's kernel, so this session is over: "
+                "open the document again",
+            ) from None
         self._sessions.setdefault(user.name, {})[session.id] = session
         if all(s.kernel_id != old for s in self._living(user).values()):
             with suppress(HTTPException):  # it has gone already
@@ -130,6 +152,9 @@ class SessionRoutes:
         wanted = wanted or KernelRequest()
         wanted.path = wanted.path or path
         return (await self._desk.start(user, wanted, replaces=replaces)).id
+
+    def _lock(self, user: User, what: str) -> anyio.Lock:
+        return self._locks.setdefault((user.name, what), anyio.Lock())
 
     def _forget(self) -> None:
         """Forget the sessions whose kernels are gone, also of users who never return."""

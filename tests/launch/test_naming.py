@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelproto.exceptions import NoSuchKernel
-from kernelproto.launch.naming import is_simple_name, nearest_first, no_such_kernel
+from kernelproto.launch.naming import (
+    check_kernel_type,
+    is_simple_name,
+    nearest_first,
+    no_such_kernel,
+)
+
+AVAILABLE = ["pyimport/kernel", "spec/mine"]
 
 
 def test_nearest_come_first() -> None:
@@ -26,6 +33,18 @@ def test_there_is_nothing() -> None:
     error = no_such_kernel("python3", [], remedy="install one")
     assert error.available == ()
     assert str(error) == "no kernel type 'python3'; there are none; install one"
+
+
+@pytest.mark.parametrize("name", ["pyimport/kernel", "kernel", "spec/Mine", "mine"])
+def test_kernel_type_has_the_names_it_is_launched_by(name: str) -> None:
+    check_kernel_type(name, iter(AVAILABLE), remedy="choose one of these")
+
+
+@pytest.mark.parametrize("name", ["", "nope", "nope/kernel", "spec/kernel", "pyimport", "spec/"])
+def test_kernel_type_that_is_not_there(name: str) -> None:
+    with pytest.raises(NoSuchKernel, match=r"there are .*; choose one of these") as caught:
+        check_kernel_type(name, iter(AVAILABLE), remedy="choose one of these")
+    assert sorted(caught.value.available) == AVAILABLE
 
 
 @given(st.text(), st.lists(st.text()))

@@ -22,11 +22,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from kernelproto.exceptions import InvalidSettings
-from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
 from kernelproto.server import Anybody, HubToken, ProxyHeader, Settings, Shared, SingleUserToken
 from kernelproto.server.__main__ import _NEEDED
-from kernelproto.server.serve import check_kernel_type, main, make_authenticator, serve
+from kernelproto.server.serve import main, make_authenticator, serve
 from kernelproto.server.users import hash_token
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
@@ -248,22 +246,6 @@ async def test_address_of_another_machine_is_told() -> None:
 async def test_what_is_not_there_is_told_at_once(settings, reason: str) -> None:
     with pytest.raises(InvalidSettings, match=reason):
         await serve(Settings(port=0, **settings))
-
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("name", ["pyimport/kernel", "kernel", "spec/Mine", "mine"])
-async def test_kernel_type_has_the_names_it_is_launched_by(
-    name: str, tmp_path: Path, monkeypatch
-) -> None:
-    folder = tmp_path / "kernels" / "mine"
-    folder.mkdir(parents=True)
-    spec = {"argv": ["mine"], "display_name": "Mine", "language": "mine"}
-    (folder / "kernel.json").write_text(json.dumps(spec))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    finder = KernelFinder([IPykernelProvider(), KernelSpecProvider()])
-    await check_kernel_type(finder, name)
-    with pytest.raises(InvalidSettings, match=r"there are .*spec/mine"):
-        await check_kernel_type(finder, f"nope/{name}")
 
 
 @pytest.mark.parametrize("arguments", [["--prot", "1"], ["--port"]])

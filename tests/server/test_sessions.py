@@ -6,6 +6,10 @@ import uuid
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
+
+from kernelproto import LaunchError
+from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -92,6 +96,105 @@ async def test_kernel_is_kept_when_another_cannot_be_had(serving, max_per_user: 
             refused = await ada.patch(one, json={"kernel": {"name": name}})
             assert refused.status_code == status, refused.text
             assert (await ada.get(one)).json() == model
+
+
+@pytest.mark.parametrize(
+    ("kernel", "status", "says"),
+    [
+        ({"name": "fake/kernle"}, 404, "kernle"),
+        ({"name": "nope/kernel"}, 404, "nope"),
+        ({"name": "fake/kernel", "env": {"KERNEL_X": "\0"}}, 400, "env"),
+    ],
+)
+async def test_nothing_is_given_up_for_what_cannot_be(serving, kernel, status, says) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        one = f"/api/sessions/{model['id']}"
+        refused = await ada.patch(one, json={"path": "b.ipynb", "kernel": kernel})
+        assert refused.status_code == status
+        assert says in refused.json()["message"]
+        assert (await ada.get(one)).json() == model  # which has its old path as well
+
+
+@pytest.mark.parametrize("options", [{"max_per_user": 1}, {"max_per_user": 2, "max_kernels": 1}])
+async def test_session_that_loses_its_kernel_for_nothing_is_over(
+    serving, options, monkeypatch, caplog
+) -> None:
+    async def launch(self, name, **options):
+        raise LaunchError("it does not start\ncommand: secret")
+
+    async with serving(**options) as server, server.client("ada") as ada:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        monkeypatch.setattr(FakeProvider, "launch", launch)
+        change = {"kernel": {"name": "fake/kernel"}}
+        lost = await ada.patch(f"/api/sessions/{model['id']}", json=change)
+        assert lost.status_code == 502
+        assert lost.json()["message"] == (
+            "it does not start; its place was that of the session's kernel, so this session is "
+            "over: open the document again"
+        )
+        assert (await ada.get("/api/sessions")).json() == []
+        assert (await ada.get("/api/kernels")).json() == []
+        monkeypatch.undo()
+        assert (await ada.post("/api/sessions", json=NOTEBOOK)).status_code == 201
+    assert f"has lost its kernel {model['kernel']['id']}" in caplog.text
+
+
+async def test_nobody_gets_the_place_that_a_kernel_leaves_to_another(serving) -> None:
+    ending, may_end = anyio.Event(), anyio.Event()
+
+    def prepare(fake: FakeKernel) -> None:
+        async def shut_down(exchange: Exchange) -> None:
+            ending.set()
+            await may_end.wait()
+            fake.die(0)
+
+        fake.on("shutdown_request", shut_down)
+
+    changed = []
+    async with (
+        serving(prepare=prepare, max_kernels=1) as server,
+        server.client("ada") as ada,
+        server.client("bob") as bob,
+    ):
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+
+        async def change() -> None:
+            body = {"kernel": {"name": "fake/kernel"}}
+            changed.append(await ada.patch(f"/api/sessions/{model['id']}", json=body))
+
+        async with server.connect("ada", model["kernel"]["id"]), anyio.create_task_group() as tasks:
+            tasks.start_soon(change)
+            await ending.wait()
+            assert (await bob.post("/api/kernels")).status_code == 503
+            may_end.set()
+        (response,) = changed
+        assert response.status_code == 200
+        assert response.json()["kernel"]["id"] != model["kernel"]["id"]
+        assert (await ada.get("/api/sessions")).json() == [response.json()]
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_what_is_asked_of_a_session_is_done_one_after_the_other(serving, method: str) -> None:
+    responses = {}
+    async with serving() as server, server.client("ada") as ada:
+        model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        one = f"/api/sessions/{model['id']}"
+
+        async def ask(method: str, number: int) -> None:
+            body = {"kernel": {"name": "fake/kernel"}}
+            responses[number] = await ada.request(method, one, json=body)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask, "PATCH", 1)
+            while server.pool.find(model["kernel"]["id"], user="ada") is not None:
+                await checkpoint()
+            tasks.start_soon(ask, method, 2)
+        assert responses[1].status_code == 200
+        assert responses[2].status_code == (204 if method == "DELETE" else 200)
+        left = [] if method == "DELETE" else [responses[2].json()]
+        assert (await ada.get("/api/sessions")).json() == left
+        assert (await ada.get("/api/kernels")).json() == [session["kernel"] for session in left]
 
 
 async def test_no_sessions_are_kept_for_users_who_never_return(serving) -> None:
