@@ -58,7 +58,7 @@ CONFINED = {
         "kernelproto/cli/main.py",
         "kernelproto/cli/signals.py",
     ),
-    "h11": ("kernelproto/server/hub.py",),
+    "h11": ("kernelproto/server/heads.py", "kernelproto/server/hub.py"),
     "opentelemetry": ("kernelproto/server/tracing.py",),
     "prometheus_client": ("kernelproto/server/metrics.py",),
     "psutil": ("kernelproto/server/dashboard/usage.py",),

@@ -7,6 +7,7 @@ from contextlib import aclosing
 from http import HTTPStatus
 from typing import TypeVar
 
+import anyio
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -34,6 +35,9 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+
+# How long the body of a request may take, however large it may be.
+BODY_SECONDS = 60
 
 # The first that fits counts.
 _STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
@@ -75,15 +79,20 @@ async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
         limit: the most bytes that are read.
 
     Raises:
-        HTTPException: it is larger, or something else.
+        HTTPException: 413, it is larger; 408, it takes longer than BODY_SECONDS; 400, it is
+            something else, or has no end.
     """
     body = bytearray()
     try:
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                body += chunk
-                if len(body) > limit:
-                    raise HTTPException(413, f"a body may have {limit} bytes at the most")
+        with anyio.fail_after(BODY_SECONDS):
+            async with aclosing(request.stream()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > limit:
+                        raise HTTPException(413, f"a body may have {limit} bytes at the most")
+    except TimeoutError:
+        message = f"the body has not come to its end within {BODY_SECONDS} s"
+        raise HTTPException(408, message) from None
     except ClientDisconnect:
         raise HTTPException(400, "the body has not come to its end") from None
     try:

@@ -25,6 +25,7 @@ from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.naming import check_kernel_type
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
+from kernelproto.server.heads import HeadDeadline
 from kernelproto.server.hub import HubToken
 from kernelproto.server.logs import configure_logging
 from kernelproto.server.receipts import ReceiptProtocol
@@ -113,7 +114,7 @@ async def serve(settings: Settings) -> None:
                     app,
                     lifespan="off",
                     # The other implementation reads headers of any length.
-                    http="h11",
+                    http=HeadDeadline,
                     log_config=None,
                     # At its other levels it logs addresses with the tokens in them.
                     log_level="warning",

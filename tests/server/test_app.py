@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import AsyncGenerator
 from datetime import datetime
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from kernelproto import LaunchError
 from kernelproto.testing import FakeProvider
@@ -205,6 +207,25 @@ async def test_body_is_read_no_further_than_the_limit(serving) -> None:
         await server.app(scope, receive, send)
     assert sent[0]["status"] == 413
     assert reads == 6
+
+
+async def test_body_is_waited_for_no_longer_than_the_limit(serving, monkeypatch) -> None:
+    monkeypatch.setattr("kernelproto.server.answers.BODY_SECONDS", 0.01)
+
+    async def trickle() -> AsyncGenerator[bytes]:
+        while True:
+            yield b" "
+            await checkpoint()
+
+    async with serving() as server, server.client("ada") as ada:
+        for method, path in [("POST", "/api/kernels"), ("POST", "/api/sessions")]:
+            response = await ada.request(method, path, content=trickle())
+            assert response.status_code == 408
+            assert response.json() == {
+                "message": "the body has not come to its end within 0.01 s",
+                "reason": "Request Timeout",
+            }
+        assert server.pool.kernels() == []
 
 
 async def test_start_takes_what_is_allowed(serving, tmp_path) -> None:

@@ -168,7 +168,7 @@ def test_nothing_is_missed_that_the_extra_does_not_bring() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_ends_in_order_on_a_signal(capsys) -> None:
+async def test_waits_for_no_head_and_ends_in_order_on_a_signal(capsys, monkeypatch) -> None:
     settings = Settings(port=0, host="localhost", authentication="none", multi_user=False)
     said = ""
     with anyio.fail_after(GUARD_SECONDS):
@@ -180,6 +180,10 @@ async def test_ends_in_order_on_a_signal(capsys) -> None:
             url = httpx.URL(said.split()[-1])
             async with httpx.AsyncClient(base_url=url) as client:
                 assert (await client.get("/api/me")).json()["identity"]["username"] == "user"
+            monkeypatch.setattr("kernelproto.server.heads.HEAD_SECONDS", 0.01)
+            async with await anyio.connect_tcp(str(url.host), url.port or 0) as slow:
+                await slow.send(b"GET /api/me HTTP/1.1")
+                assert b" 408 " in await slow.receive()
             os.kill(os.getpid(), signal.SIGTERM)
 
 
