@@ -34,6 +34,7 @@ from kernelproto.server.kernels import KernelRoutes
 from kernelproto.server.kernelspecs import KernelSpecRoutes
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import timestamp
+from kernelproto.server.sends import InterruptibleSends
 from kernelproto.server.sessions import SessionRoutes
 from kernelproto.server.settings import Settings
 
@@ -52,6 +53,12 @@ def create_app(
     It runs on asyncio and on Trio, by itself or mounted in another application, while the pool is
     open; it neither opens nor closes it. Of the settings it heeds what is about requests: kernel,
     root_dir, allow_env, allow_origins, metrics_token and the limits for one user or client.
+
+    A client that does not read is cut off on any ASGI server, and nobody waits for it; one that
+    sends a body too slowly is answered 408. How long the head of a request may take, and what
+    becomes of a connection to a client that never reads again, is up to the ASGI server: uvicorn
+    has no bound for heads (``python -m kernelproto.server`` gives it one), and hypercorn on Trio
+    none for what it sends.
 
     Args:
         pool: has the kernels.
@@ -83,6 +90,7 @@ def create_app(
             allow_origins=settings.allow_origins,
             public=(*dashboard.PUBLIC, *health.PUBLIC),
         ),
+        Middleware(InterruptibleSends),
     ]
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: answer_http_error,
