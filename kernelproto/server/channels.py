@@ -151,7 +151,7 @@ class _ClientConnection:
         self._reader = reader
         self._traffic = traffic
         self._requests = traffic.requests()
-        self._has_receipts = EXTENSION in websocket.scope["extensions"]
+        self._has_receipts = EXTENSION in websocket.scope.get("extensions", {})
 
     async def serve(self) -> None:
         async with background_tasks() as tasks:
@@ -164,6 +164,7 @@ class _ClientConnection:
         while True:
             event = await self._websocket.receive()
             if event["type"] == "websocket.disconnect":
+                self._reader.leave()  # the client may be back in the next turn of the event loop
                 return
             data = event.get("text")
             try:

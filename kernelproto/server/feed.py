@@ -59,6 +59,10 @@ class Reader:
         """
         self.feed.ring.receive(self.place, number)
 
+    def leave(self) -> None:
+        """Leave at once, however long the rest of the goodbye may take."""
+        self.feed.leave(self)
+
     def apology(self) -> Message | None:
         """Return what tells the client that it has lost something; None where it has not.
 
@@ -130,6 +134,11 @@ class Feed:
         try:
             yield reader
         finally:
+            self.leave(reader)
+
+    def leave(self, reader: Reader) -> None:
+        """Keep what comes from now on for when a client comes back; it may have left already."""
+        if reader in self._readers:
             self._readers.remove(reader)
             self.ring.leave(reader.place, anyio.current_time())
             self._somebody_left.set()

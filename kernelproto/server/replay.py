@@ -11,7 +11,8 @@ with the same session comes first; otherwise the place that was left first is ta
 that was loaded again has a new session. Should whoever has left it come back after all, that one
 goes on there as well. A client starts at ``received`` again: what was under way when the socket was
 lost is sent once more, rather than not at all. Only a client knows what it has read. One that names
-the last message it has gets exactly what follows.
+the last message it has gets exactly what follows, and goes on for somebody who was given that one,
+also where nobody knows yet that the socket is lost.
 
 Messages that all clients have received are kept for a little while, for such a client. Beyond
 ``limit`` bytes the oldest go, whoever needs them. Places that were left for too long hold nothing
@@ -149,14 +150,18 @@ class ReplayRing:
             last_msg_id: the ``msg_id`` of the last message that it has; None where it does not say.
         """
         place = Place(session, self.end, self.end, self.end)
-        before = self._taken.pop(session, None) or self._take_over(session)
+        number = self._find(last_msg_id) if last_msg_id else None
+        had_it = [p for p in self._places if number is None or p.position > number]
+        before = self._taken.pop(session, None) or self._take_over(session, had_it)
         if before is not None:
             place.received, place.reached = before.received, before.reached
             place.lost = before.lost
             place.sessions = dict(before.sessions)
+        elif last_msg_id:  # it is back, and was one of those whose loss is not known yet
+            for other in had_it:
+                place.sessions.update(other.sessions)
         place.note_session(session)
         if last_msg_id:
-            number = self._find(last_msg_id)
             place.received = self.begin if number is None else number + 1
             place.lost = None if number is None else 0
         elif place.lost is not None:
@@ -226,9 +231,12 @@ class ReplayRing:
                 return kept.message
         return None
 
-    def _take_over(self, session: str) -> Place | None:
-        """Retire the place that a client takes, and return it; None where it is somebody new."""
-        left = self._left()
+    def _take_over(self, session: str, among: list[Place]) -> Place | None:
+        """Retire the place that a client takes, and return it; None where there is none.
+
+        It is the one of its session, or else one that was left, of those that it may have had.
+        """
+        left = [place for place in among if place.left_at is not None]
         own = [place for place in self._places if session and place.session == session]
         own += [place for place in left if session in place.sessions]
         place = next(iter([*own, *left]), None)

@@ -136,6 +136,40 @@ def test_one_that_has_what_nobody_knows_gets_all_there_is_and_is_told() -> None:
     assert (back.lost, read(ring, back)) == (None, ["1", "2"])
 
 
+def test_one_that_is_back_before_its_loss_is_known_gets_its_replies() -> None:
+    ring = ring_of()
+    other, place = ring.join("other"), ring.join("a")
+    ring.append(reply("0", "other"), "shell")
+    send(ring, "1", "2")
+    read(ring, place)
+    back = ring.join("b", "1")
+    ring.append(reply("3", "a"), "shell")
+    ring.append(reply("4", "other"), "shell")
+    assert read(ring, back) == ["2", "3"]
+    assert (read(ring, other), other.retired) == (["0", "1", "2", "4"], False)
+
+
+def test_one_that_says_what_it_has_does_not_take_the_place_of_who_never_got_that() -> None:
+    ring = ring_of()
+    gone = ring.join("a")
+    send(ring, "1")
+    read(ring, gone)
+    ring.leave(gone, now=0)
+    first = ring.join("b")
+    send(ring, "2", "3")
+    assert read(ring, first, 2) == ["1", "2"]  # it has taken that place
+    later = ring.join("c")
+    ring.leave(later, now=1)
+    send(ring, "4")
+    read(ring, first)
+    ring.leave(first, now=2)
+    back = ring.join("d", "4")
+    assert first.retired
+    assert not later.retired
+    ring.append(reply("5", "b"), "shell")
+    assert read(ring, back) == ["5"]
+
+
 def test_own_place_comes_before_the_one_that_was_left_first() -> None:
     ring = ring_of()
     first, second = ring.join("a"), ring.join("b")
