@@ -24,10 +24,12 @@ COMPUTE = """
         print(result.text)
 """
 
+# Python itself may notice a signal that comes just before it goes to sleep only when it wakes again.
 WAIT_IN_THE_BLOCK = """
     async with run_kernel() as kernel:
         print(kernel.manager.pid, flush=True)
-        await anyio.sleep_forever()
+        while True:
+            await anyio.sleep(0.1)
 """
 
 LEAVE = """
@@ -35,7 +37,7 @@ LEAVE = """
     print(kernel.manager.pid, flush=True)
 """
 
-WAIT = f"{LEAVE}    await anyio.sleep_forever()"
+WAIT = f"{LEAVE}    while True:\n        await anyio.sleep(0.1)"
 
 RAISE_WHERE_THE_KERNEL_IS_SERVED = """
     kernel = await start_kernel()

@@ -196,7 +196,7 @@ def test_what_an_output_widget_cannot_keep_is_told() -> None:
 def test_what_cannot_be_read_and_what_others_have_caused_is_left_alone() -> None:
     cell, other = Cell(), Cell()
     message = cell.message(say("unreadable"))
-    message.parts[3] = b"no JSON"
+    message.parts = (*message.parts[:3], b"no JSON")
     cell.recorder.offer(message, "iopub")
     cell.recorder.offer(other.message(say("somebody else's")), "iopub")
     cell.recorder.offer(factory.message("stream", say("nobody's")), "iopub")
