@@ -24,7 +24,7 @@ COMPUTE = """
         print(result.text)
 """
 
-# Python itself may notice a signal that comes just before it goes to sleep only when it wakes again.
+# Python may notice a signal that comes just before it goes to sleep only when it wakes again.
 WAIT_IN_THE_BLOCK = """
     async with run_kernel() as kernel:
         print(kernel.manager.pid, flush=True)
