@@ -425,15 +425,21 @@ async def test_nothing_comes_again_to_a_client_that_has_it(serving) -> None:
             ]
 
 
+async def leave_in_an_output(server) -> tuple[str, Message]:
+    """Return, when all is printed, the kernel's id and the request of who has read ten lines."""
+    kernel_id = await server.start("ada")
+    async with server.connect("ada", kernel_id, receipts=True) as socket:
+        request = await socket.execute("print")
+        await read_lines(socket, 10)
+    while server.pool.kernels()[0].state == "busy":
+        await checkpoint()
+    return kernel_id, request
+
+
 @pytest.mark.parametrize("settings", [{"send_buffer_bytes": 200_000}, {"replay_seconds": 0.0}])
 async def test_what_could_not_be_kept_is_told(serving, settings) -> None:
     async with serving(prepare=printing, settings=settings) as server:
-        kernel_id = await server.start("ada")
-        async with server.connect("ada", kernel_id, receipts=True) as socket:
-            request = await socket.execute("print")
-            await read_lines(socket, 10)
-        while server.pool.kernels()[0].state == "busy":
-            await checkpoint()
+        kernel_id, request = await leave_in_an_output(server)
         async with server.connect("ada", kernel_id) as back:
             channel, apology = await back.receive()
             assert (channel, apology.msg_type) == ("iopub", "stream")
@@ -449,12 +455,7 @@ async def test_what_could_not_be_kept_is_told(serving, settings) -> None:
 
 async def test_loss_is_told_again_when_it_was_not_read(serving) -> None:
     async with serving(prepare=printing, settings={"send_buffer_bytes": 200_000}) as server:
-        kernel_id = await server.start("ada")
-        async with server.connect("ada", kernel_id, receipts=True) as socket:
-            request = await socket.execute("print")
-            await read_lines(socket, 10)
-        while server.pool.kernels()[0].state == "busy":
-            await checkpoint()
+        kernel_id, request = await leave_in_an_output(server)
         query = "session_id=s"
         async with server.connect("ada", kernel_id, query=query, receipts=True):
             pass  # it is lost before anything is read
