@@ -11,9 +11,11 @@ that leaves when it has the last of these messages has answered by then.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -38,6 +40,9 @@ _HEAD_BYTES = 2
 
 # How many receipts a client may owe before the first ones are not waited for any more.
 _MOST_AWAITED = 10_000
+
+# As much as all of these receipts take, and more.
+_LAST_BYTES = 256 * 1024
 
 
 class ReceiptProtocol(WebSocketsSansIOProtocol):
@@ -83,6 +88,18 @@ class ReceiptProtocol(WebSocketsSansIOProtocol):
         self._bytes += _HEAD_BYTES + len(data)
         if self._bytes >= _PIECE_BYTES:
             self._write_piece()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take in what had come before the connection was lost, and let go of it.
+
+        It is there still where the loss was noticed by writing. Of an encrypted connection it
+        cannot be had.
+        """
+        if not self.disconnected and self.transport.get_extra_info("ssl_object") is None:
+            with suppress(OSError):
+                data = os.read(self.transport.get_extra_info("socket").fileno(), _LAST_BYTES)
+                self.data_received(data)
+        super().connection_lost(exc)
 
     def keepalive_timeout(self) -> None:
         """Give up a client that does not answer, and does not read what it would be told."""

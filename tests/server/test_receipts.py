@@ -43,8 +43,8 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def connected(use: Use, **options: Any) -> AsyncGenerator[SocketStream]:
-    """Serve an application that uses its WebSocket in this way; give a client's connection."""
+async def serving(use: Use, **options: Any) -> AsyncGenerator[int]:
+    """Serve an application that uses its WebSocket in this way; give the port."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -58,12 +58,20 @@ async def connected(use: Use, **options: Any) -> AsyncGenerator[SocketStream]:
     with anyio.fail_after(GUARD_SECONDS):
         async with anyio.create_task_group() as tasks:
             listener = socket.create_server(("127.0.0.1", 0))
-            port = listener.getsockname()[1]
             tasks.start_soon(server.serve, [listener])
-            async with await anyio.connect_tcp("127.0.0.1", port) as client:
-                await client.send(HANDSHAKE)
-                yield client
+            yield listener.getsockname()[1]
             server.should_exit = True
+
+
+@asynccontextmanager
+async def connected(use: Use, **options: Any) -> AsyncGenerator[SocketStream]:
+    """Serve such an application; give a client's connection."""
+    async with (
+        serving(use, **options) as port,
+        await anyio.connect_tcp("127.0.0.1", port) as client,
+    ):
+        await client.send(HANDSHAKE)
+        yield client
 
 
 def frames(data: bytes) -> list[tuple[int, bytes]]:
@@ -150,3 +158,30 @@ async def test_client_that_neither_answers_nor_reads_is_given_up() -> None:
 
     async with connected(use, ws_ping_interval=0.05, ws_ping_timeout=0.05):
         await done.wait()
+
+
+async def test_receipt_counts_that_came_before_the_connection_was_lost() -> None:
+    """A server that writes before it reads is told of the loss first."""
+    received: list[int] = []
+    done = anyio.Event()
+    client = socket.socket()
+    number = struct.pack("!Q", 1)
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+        message = {"type": "websocket.send", "text": "x"}
+        await send({**message, EXTENSION: partial(received.append, 1)})
+        await anyio.wait_readable(client)
+        while not client.recv(1000).endswith(number):
+            await anyio.wait_readable(client)
+        client.send(PONG + number)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await send({**message, "text": "x" * 100_000, EXTENSION: partial(received.append, 2)})
+        assert (await receive())["type"] == "websocket.disconnect"
+        done.set()
+
+    async with serving(use) as port:
+        client.connect(("127.0.0.1", port))
+        client.send(HANDSHAKE)
+        await done.wait()
+    assert received == [1]
