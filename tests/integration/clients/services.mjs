@@ -2,7 +2,9 @@
 // It ends with status 0 when everything was as it should be.
 
 import assert from "node:assert/strict";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const require = createRequire(join(process.env.KERNELPROTO_NODE, "/"));
@@ -171,21 +173,46 @@ const scenarios = {
     await died;
   },
 
-  async "reconnects with replay"(kernel) {
+  async "comes back to a flood"(kernel) {
     const lines = 20_000;
-    let lost = false;
-    const result = await run(
-      kernel,
-      `for number in range(${lines}): print(number, flush=number % 100 == 0)`,
-      ({ text }) => {
-        if (text && !lost) {
-          lost = true;
-          sockets.at(-1).terminate();
-        }
-      },
-    );
+    const texts = new Map(); // what it had not confirmed comes once more, under the same msg_id
+    const future = kernel.requestExecute({
+      code: `for number in range(${lines}): print(number, flush=number % 100 == 0)`,
+    });
+    future.onIOPub = ({ header, content }) => {
+      if (header.msg_type !== "stream") return;
+      if (!texts.size) sockets.at(-1).terminate();
+      texts.set(header.msg_id, content.text);
+    };
+    const reply = (await future.done).content;
     assert.ok(sockets.length > 1);
-    assert.deepEqual(result.text.split("\n"), [...Array(lines).keys(), ""].map(String));
+    const text = [...texts.values()].join("");
+    assert.deepEqual(text.split("\n"), [...Array(lines).keys(), ""].map(String));
+    assert.equal(reply.status, "ok");
+  },
+
+  async "was away for a while"(kernel) {
+    const half = 10_000;
+    const folder = mkdtempSync(join(tmpdir(), "kp-"));
+    const away = join(folder, "away");
+    const code = `
+      import os, time
+      for number in range(${half}): print(number)
+      while not os.path.exists(${JSON.stringify(away)}): time.sleep(0.01)
+      for number in range(${half}, ${2 * half}): print(number)`.replace(/^ {6}/gm, "");
+    const result = await run(kernel, code, ({ text }) => {
+      if (!text.endsWith(`\n${half - 1}\n`)) return;
+      const socket = sockets.at(-1);
+      // Its pong comes when the server has been told that everything before was received.
+      socket.once("pong", () => {
+        socket.terminate();
+        writeFileSync(away, "");
+      });
+      socket.ping();
+    });
+    rmSync(folder, { recursive: true });
+    assert.ok(sockets.length > 1);
+    assert.deepEqual(result.text.split("\n"), [...Array(2 * half).keys(), ""].map(String));
     assert.equal(result.reply.status, "ok");
   },
 };

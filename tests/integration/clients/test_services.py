@@ -16,8 +16,10 @@ IN_A_KERNEL = [
     "restarts",
     "survives a crash",
     "hears that it is dead",
-    "reconnects with replay",
+    "comes back to a flood",
+    "was away for a while",
 ]
+LEGACY = ["executes", "asks", "comms", "comes back to a flood", "was away for a while"]
 
 
 @pytest.mark.parametrize("scenario", [*OVER_REST, *IN_A_KERNEL])
@@ -25,6 +27,6 @@ def test_services_on_v1(node: Node, server: Address, scenario: str) -> None:
     node("services.mjs", *server, "v1", scenario)
 
 
-@pytest.mark.parametrize("scenario", ["executes", "asks", "comms", "reconnects with replay"])
+@pytest.mark.parametrize("scenario", LEGACY)
 def test_services_on_the_legacy_framing(node: Node, server: Address, scenario: str) -> None:
     node("services.mjs", *server, "legacy", scenario)
