@@ -29,6 +29,7 @@ from kernelproto.pool.plan import (
     Plan,
     RefuseFull,
     RefuseQuota,
+    Replace,
     Start,
 )
 from kernelproto.supervise import Kernel, RestartPolicy
@@ -132,10 +133,10 @@ class Members(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def hand_over(
-        self, lease: Lease, *, wait: bool, start: StartOptions
+        self, lease: Lease, *, wait: bool, start: StartOptions, replaces: Lease | None = None
     ) -> AsyncGenerator[tuple[Member, Kernel]]:
         """Give a lease's kernel, ready, and hold it for the block; see ``KernelPool.get``."""
-        with self._asking(lease, wait, start) as request:
+        with self._asking(lease, wait, start, replaces) as request:
             member = await request.member.wait()
             yield member, await member.ready.wait()
 
@@ -167,12 +168,14 @@ class Members(AsyncContextManagerMixin):
                 yield self._members[number].describe(place.connections)
 
     @contextmanager
-    def _asking(self, lease: Lease, wait: bool, start: StartOptions) -> Generator[_Request]:
+    def _asking(
+        self, lease: Lease, wait: bool, start: StartOptions, replaces: Lease | None
+    ) -> Generator[_Request]:
         """Ask for a lease's kernel; for the block, nobody else gets its place."""
         if self._tasks is None:
             raise PoolError("a KernelPool has kernels during its block: async with KernelPool()")
         self._check_type(lease, start.get("kernel"))
-        ticket = self._plan.ask(lease, wait=wait)
+        ticket = self._plan.ask(lease, wait=wait, replaces=replaces)
         request = self._requests[ticket] = _Request(lease, start, Waiter[Member]())
         try:
             self._update()
@@ -234,6 +237,8 @@ class Members(AsyncContextManagerMixin):
                 self._requests[ticket].member.set(self._members[number])
             case Evict(number):
                 self._end(self._members[number], "evicted")
+            case Replace(number):
+                self._end(self._members[number], "released")
             case Cull(number):
                 self._end(self._members[number], "culled")
             case RefuseFull(ticket, waiting):

@@ -23,6 +23,9 @@ the free places or of those that are ENDING; for the first one to which nothing 
 kernel that has been idle longest is evicted. If there is none, those tickets are refused that do
 not want to wait, and nobody behind goes first.
 
+A ticket may name another lease of its user which it replaces. That one's kernel is ended, whatever
+it does, once there is no other way; its place is promised to the ticket's lease, before the line.
+
 A kernel is idle when it is RUNNING, neither busy nor connected, and no ticket holds it. What was
 idle for a moment only may be between two executions, or was handed over and not used yet: requests
 that wait leave it alone. Otherwise a long line would take each kernel away before it was of use.
@@ -37,7 +40,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -138,6 +141,12 @@ class Evict(msgspec.Struct, frozen=True):
     place: int
 
 
+class Replace(msgspec.Struct, frozen=True):
+    """End a kernel, because its user would have another one in its place."""
+
+    place: int
+
+
 class Cull(msgspec.Struct, frozen=True):
     """End a kernel that was idle for too long."""
 
@@ -157,7 +166,12 @@ class RefuseQuota(msgspec.Struct, frozen=True):
     ticket: int
 
 
-Action: TypeAlias = Start | HandOver | Evict | Cull | RefuseFull | RefuseQuota
+Action: TypeAlias = Start | HandOver | Evict | Replace | Cull | RefuseFull | RefuseQuota
+
+
+class _Ticket(NamedTuple):
+    wait: bool
+    replaces: Lease | None
 
 
 class Plan:
@@ -177,8 +191,8 @@ class Plan:
         self.somebody_waits = False
         self._places: dict[int, Place] = {}
         self._leased: dict[Lease, int] = {}
-        # In the order of the leases' first requests; each with its tickets, and whether they wait.
-        self._line: dict[Lease, dict[int, bool]] = {}
+        # In the order of the leases' first requests, but for those that replace; with the tickets.
+        self._line: dict[Lease, dict[int, _Ticket]] = {}
         self._held: dict[int, int] = {}
         self._new_ticket = itertools.count(1)
         self._new_place = itertools.count(1)
@@ -203,15 +217,16 @@ class Plan:
         """Return the place of a lease's kernel, None where it has none."""
         return self._leased.get(lease)
 
-    def ask(self, lease: Lease, *, wait: bool) -> int:
+    def ask(self, lease: Lease, *, wait: bool, replaces: Lease | None = None) -> int:
         """Ask for a lease's kernel; return the ticket.
 
         Args:
             lease: whose kernel.
             wait: whether to wait in line rather than to be refused when there is no room.
+            replaces: a lease of the same user's whose kernel goes when there is no room for both.
         """
         ticket = next(self._new_ticket)
-        self._line.setdefault(lease, {})[ticket] = wait
+        self._line.setdefault(lease, {})[ticket] = _Ticket(wait, replaces)
         return ticket
 
     def leave(self, ticket: int, now: float) -> None:
@@ -299,6 +314,8 @@ class Plan:
         for lease in list(self._line):
             if kernels[lease.user] < self.limits.max_per_user:
                 kernels[lease.user] += 1
+            elif (replaced := self._replaced(lease)) is not None:
+                yield self._replace(replaced, lease)
             else:
                 yield from map(RefuseQuota, self._line.pop(lease))
 
@@ -309,11 +326,14 @@ class Plan:
         unserved = 0
         for lease in list(self._line):
             if not promised and not unserved:
-                patient = all(self._line[lease].values())
+                patient = all(ticket.wait for ticket in self._line[lease].values())
                 for victim in self._idle(now, SETTLED_SECONDS if patient else 0)[:1]:
                     self.end(victim)
                     promised += 1
                     yield Evict(victim)
+            if not promised and (replaced := self._replaced(lease)) is not None:
+                promised += 1
+                yield self._replace(replaced, lease)
             if not promised:
                 yield from self._refuse_impatient(lease, unserved)
                 unserved += lease in self._line
@@ -331,13 +351,24 @@ class Plan:
         self._leased[lease] = number
         return Start(number, lease, next(iter(self._line[lease])))
 
+    def _replaced(self, lease: Lease) -> int | None:
+        """Return a kernel that those who ask for a lease would give up for it."""
+        named = [self._leased.get(t.replaces) for t in self._line[lease].values() if t.replaces]
+        return next((number for number in named if number is not None), None)
+
+    def _replace(self, number: int, lease: Lease) -> Action:
+        """Promise the place of a kernel to a lease, by which nobody in line has less."""
+        self.end(number)
+        self._line = {lease: self._line[lease], **self._line}
+        return Replace(number)
+
     def _may_start(self, lease: Lease) -> bool:
         """Whether nothing that is still ENDING is in the way of a lease."""
         user = [p.lease for p in self._places.values() if p.lease.user == lease.user]
         return lease not in user and len(user) < self.limits.max_per_user
 
     def _refuse_impatient(self, lease: Lease, waiting: int) -> Iterator[Action]:
-        impatient = [ticket for ticket, wait in self._line[lease].items() if not wait]
+        impatient = [number for number, ticket in self._line[lease].items() if not ticket.wait]
         for ticket in impatient:
             self._leave_line(ticket)
             yield RefuseFull(ticket, waiting)

@@ -116,6 +116,7 @@ class KernelPool(AsyncContextManagerMixin):
         *,
         name: str = _DEFAULT_NAME,
         wait: bool = False,
+        replaces: str | None = None,
         **start: Unpack[StartOptions],
     ) -> Kernel:
         """Return a user's own kernel, ready; start it when there is none.
@@ -129,6 +130,9 @@ class KernelPool(AsyncContextManagerMixin):
             wait: whether to wait for room rather than to raise PoolFull. Those who wait come first
                 in order; they get the place of a kernel that ends, or of one that has been idle for
                 half a second.
+            replaces: the name of a kernel of this user's that is released for this one, whatever it
+                does, where there is no room for both and no idle kernel to evict. Nobody else gets
+                its place.
             start: how it is started if there is none; a *kernel_id* must not be that of another
                 kernel of this user's.
 
@@ -139,10 +143,10 @@ class KernelPool(AsyncContextManagerMixin):
                 started; or this is not the pool's block.
             KernelProtoError: it cannot be started, as for ``run_kernel``.
         """
-        async with self._members.hand_over(Lease(user, name), wait=wait, start=start) as (
-            _,
-            kernel,
-        ):
+        replaced = None if replaces is None else Lease(user, replaces)
+        async with self._members.hand_over(
+            Lease(user, name), wait=wait, start=start, replaces=replaced
+        ) as (_, kernel):
             return kernel
 
     @asynccontextmanager

@@ -8,15 +8,11 @@ import os
 import time
 import uuid
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import contextmanager
 
 import anyio
-from anyio.abc import TaskStatus
 from starlette.exceptions import HTTPException
 
-from kernelproto.background import background_tasks
-from kernelproto.exceptions import PoolFull, QuotaExceeded
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.naming import check_kernel_type
@@ -99,28 +95,21 @@ class Desk:
         root, env = self._settings.root_dir, request.env or {}
         allowed = allowed_env(env, self._settings.allow_env)
         self._count_start(user)
+        replaced = None
         if replaces is not None:
             await self._check_request(kernel_type, allowed)
-        start = partial(
-            self.pool.get,
-            user.name,
-            name=kernel_id,
-            kernel=kernel_type or None,
-            cwd=working_directory(root, request.path or gateway_path(root, env)),
-            env=allowed,
-            kernel_id=kernel_id,
-        )
+            replaced = self.pool.find(replaces, user=user.name)
         began_at = time.monotonic()  # the clock of uvloop is coarse
         with logging_about(kernel_id=kernel_id), span("start"):
-            try:
-                await start()
-            except (PoolFull, QuotaExceeded):
-                if replaces is None:
-                    raise
-                async with background_tasks() as tasks:
-                    # Its place is asked for while it is ending, so that nobody else gets it.
-                    await tasks.start(self._give_up, user, replaces)
-                    await start()
+            await self.pool.get(
+                user.name,
+                name=kernel_id,
+                replaces=None if replaced is None else replaced.name,
+                kernel=kernel_type or None,
+                cwd=working_directory(root, request.path or gateway_path(root, env)),
+                env=allowed,
+                kernel_id=kernel_id,
+            )
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)
@@ -153,11 +142,6 @@ class Desk:
             available = [name async for name, _ in self._finder.find_kernels()]
             check_kernel_type(kernel_type, available, remedy="choose one of these")
         LaunchParameters.check({"env": env}, argv=())
-
-    async def _give_up(self, user: User, kernel_id: str, *, task_status: TaskStatus[None]) -> None:
-        task_status.started()  # whoever waits for this goes on in the next turn of the event loop
-        with suppress(HTTPException):  # it has gone already
-            await self.release(user, kernel_id)
 
     @contextmanager
     def _doing(self, what: str, user: User, kernel_id: str) -> Generator[PooledKernel]:

@@ -22,6 +22,7 @@ from kernelproto.pool.plan import (
     Plan,
     RefuseFull,
     RefuseQuota,
+    Replace,
     Start,
 )
 
@@ -39,8 +40,10 @@ class World:
         self.now = self.now if now is None else now
         return self.plan.decide(self.now)
 
-    def ask(self, lease: Lease, *, wait: bool = False) -> tuple[int, list[Action]]:
-        ticket = self.plan.ask(lease, wait=wait)
+    def ask(
+        self, lease: Lease, *, wait: bool = False, replaces: Lease | None = None
+    ) -> tuple[int, list[Action]]:
+        ticket = self.plan.ask(lease, wait=wait, replaces=replaces)
         return ticket, self.decide()
 
     def running(self, *leases: Lease) -> list[int]:
@@ -262,6 +265,63 @@ def test_line_does_not_take_kernels_away_before_they_are_used() -> None:
         world.decide()
 
 
+ADA_TOO = Lease("ada", "second")
+
+
+@pytest.mark.parametrize("limits", [{"max_per_user": 1}, {"max_per_user": 2, "max_kernels": 1}])
+@pytest.mark.parametrize("use", USES)
+def test_user_gives_up_one_kernel_for_another(limits, use) -> None:
+    """It goes whatever it does, and its place to nobody else."""
+    world = World(**limits)
+    (ada,) = world.running(ADA)
+    use(world.plan, ada)
+    ticket, actions = world.ask(ADA_TOO, replaces=ADA)
+    assert actions == [Replace(ada)]
+    assert world.plan.place_of(ADA) is None
+    if "max_kernels" in limits:
+        bob, actions = world.ask(BOB)
+        assert actions == [RefuseFull(bob, 0)]
+    world.plan.ended(ada)
+    number = max(world.plan.places, default=ada) + 1
+    assert world.decide() == [Start(number, ADA_TOO, ticket), HandOver(ticket, number)]
+
+
+def test_nothing_is_given_up_while_there_is_room_for_both() -> None:
+    world = World(max_kernels=2, max_per_user=2)
+    (ada,) = world.running(ADA)
+    ticket, actions = world.ask(ADA_TOO, replaces=ADA)
+    assert actions == [Start(2, ADA_TOO, ticket), HandOver(ticket, 2)]
+    assert world.plan.place_of(ADA) == ada
+
+
+def test_idle_kernel_makes_room_before_one_is_given_up() -> None:
+    world = World(max_kernels=2, max_per_user=2)
+    ada, bob = world.running(ADA, BOB)
+    world.plan.connected(ada)
+    assert world.ask(ADA_TOO, replaces=ADA)[1] == [Evict(bob)]
+
+
+def test_who_gives_up_a_kernel_goes_before_those_who_wait() -> None:
+    world = World(max_kernels=2, max_per_user=2)
+    ada, bob = world.running(ADA, BOB)
+    for number in (ada, bob):
+        world.plan.connected(number)
+    eve, _ = world.ask(EVE, wait=True)
+    ticket, actions = world.ask(ADA_TOO, replaces=ADA)
+    assert actions == [Replace(ada)]
+    world.plan.ended(ada)
+    assert world.decide() == [Start(3, ADA_TOO, ticket), HandOver(ticket, 3)]
+    world.plan.ended(bob)
+    assert world.decide() == [Start(4, EVE, eve), HandOver(eve, 4)]
+
+
+def test_kernel_that_is_gone_cannot_be_given_up() -> None:
+    world = World(max_kernels=1, max_per_user=2)
+    world.ask(BOB)
+    ticket, actions = world.ask(ADA_TOO, replaces=ADA)
+    assert actions == [RefuseFull(ticket, 0)]
+
+
 @pytest.mark.parametrize(
     ("story", "culled_at"),
     [
@@ -365,7 +425,7 @@ class PlanMachine(RuleBasedStateMachine):
         self.limits = Limits(max_kernels=3, max_per_user=2, idle_timeout=100)
         self.plan = Plan(self.limits)
         self.now = 0.0
-        self.in_line: dict[int, tuple[Lease, bool]] = {}
+        self.in_line: dict[int, tuple[Lease, bool, Lease | None]] = {}
         self.handed: dict[int, int] = {}
         self.owners: dict[int, Lease] = {}
 
@@ -381,7 +441,7 @@ class PlanMachine(RuleBasedStateMachine):
                     assert number not in self.owners, "a place is given once"
                     self.owners[number] = lease
                 case HandOver(ticket, number):
-                    lease, _ = self.in_line.pop(ticket)
+                    lease, *_ = self.in_line.pop(ticket)
                     assert self.owners[number] == lease, "a kernel belongs to one lease"
                     self.handed[ticket] = number
                 case Evict(number):
@@ -392,16 +452,25 @@ class PlanMachine(RuleBasedStateMachine):
                         if place.idle and other in idle_since
                     ]
                     assert all(idle_since[other] >= idle_since[number] for other in spared)
+                case Replace(number):
+                    replaced = self.owners[number]
+                    given_up = [other for _, _, other in self.in_line.values()]
+                    assert replaced in given_up, "its user would have another one"
+                    user = [p for p in self.plan.places.values() if p.lease.user == replaced.user]
+                    full = len(self.plan.places) == self.limits.max_kernels
+                    assert full or len(user) == self.limits.max_per_user, "there was no room"
                 case Cull(number):
                     assert number not in used
                     assert self.now - idle_since[number] >= self.limits.idle_timeout
                 case RefuseFull(ticket, waiting):
-                    lease, wait = self.in_line.pop(ticket)
+                    lease, wait, replaces = self.in_line.pop(ticket)
                     assert not wait, "who waits is never refused"
+                    assert replaces is None or self.plan.place_of(replaces) is None
                     free = [n for n, place in self.plan.places.items() if place.idle]
                     assert waiting or not free
                 case RefuseQuota(ticket):
-                    self.in_line.pop(ticket)
+                    *_, replaces = self.in_line.pop(ticket)
+                    assert replaces is None or self.plan.place_of(replaces) is None
         assert self.plan.decide(self.now) == [], "nothing is left undecided"
         return actions
 
@@ -411,12 +480,18 @@ class PlanMachine(RuleBasedStateMachine):
     def numbers(self, *phases: Phase) -> list[int]:
         return [n for n, place in self.plan.places.items() if place.phase in phases]
 
-    @rule(user=st.sampled_from(USERS), name=st.sampled_from(NAMES), wait=st.booleans())
-    def ask(self, user: str, name: str, wait: bool) -> None:
+    @rule(
+        user=st.sampled_from(USERS),
+        name=st.sampled_from(NAMES),
+        wait=st.booleans(),
+        other=st.none() | st.sampled_from(NAMES),
+    )
+    def ask(self, user: str, name: str, wait: bool, other: str | None) -> None:
         lease = Lease(user, name)
-        ticket = self.plan.ask(lease, wait=wait)
-        self.in_line[ticket] = lease, wait
-        before = {t for t, (_, waits) in self.in_line.items() if not waits and t != ticket}
+        replaces = None if other is None else Lease(user, other)
+        ticket = self.plan.ask(lease, wait=wait, replaces=replaces)
+        self.in_line[ticket] = lease, wait, replaces
+        before = {t for t, (_, waits, _) in self.in_line.items() if not waits and t != ticket}
         self.decide()
         assert before <= {*self.in_line, *self.handed}, "who was promised a place gets it"
 

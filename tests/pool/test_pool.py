@@ -275,6 +275,19 @@ async def test_kernels_under_several_names(pool_of) -> None:
         assert second.state == "idle"
 
 
+async def test_kernel_is_released_for_another_of_its_user(pool_of) -> None:
+    async with pool_of(max_kernels=2, max_per_user=2) as (pool, _):
+        first = await pool.get("ada", name="a")
+        second = await pool.get("ada", name="b", replaces="a")
+        assert pool.counts["released"] == 0
+        async with pool.connection("ada", name="a"), pool.connection("ada", name="b"):
+            third = await pool.get("ada", name="c", replaces="a")
+        assert [kernel.name for kernel in pool.kernels()] == ["b", "c"]
+        assert second.state == third.state == "idle"
+        with pytest.raises(ClientClosed, match="released"):
+            await first.execute("1")
+
+
 async def test_release(pool_of) -> None:
     async with pool_of() as (pool, provider), anyio.create_task_group() as tasks:
         async with pool.connection("ada") as connection:
