@@ -31,7 +31,7 @@ def main() -> None:
     questions = _chosen(options.names)
     if options.list:
         for question in questions:
-            say(f"{question.name:24}{question.title}")
+            say(f"{question.name:31}{question.title}")
         return
     machine = facts()
     answers: list[Answer] = []
