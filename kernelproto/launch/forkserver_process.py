@@ -110,6 +110,9 @@ class Server:
         self.wake, self.woken = socket.socketpair()
         for end in (self.wake, self.woken):
             end.setblocking(False)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.owner, selectors.EVENT_READ)
+        self.selector.register(self.wake, selectors.EVENT_READ)
 
     def serve(self, broken: dict[str, str]) -> dict[str, Any] | None:
         """Serve until the owner is gone; return the request in a forked kernel, None at the end."""
@@ -118,24 +121,21 @@ class Server:
         gc.collect()
         gc.freeze()  # collections in a kernel would touch, and so copy, all that is shared
         self.tell({"ready": True, "broken": broken, "threads": threads_after_fork()})
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.owner, selectors.EVENT_READ)
-            selector.register(self.wake, selectors.EVENT_READ)
-            while True:
-                ready = {key.fileobj for key, _ in selector.select()}
-                if self.wake in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        self.wake.recv(4096)
-                    self.reap()
-                if self.owner in ready:
-                    if not self.receive():
-                        self.leave()
-                        return None
-                    while b"\n" in self.requests:
-                        line, _, self.requests = self.requests.partition(b"\n")
-                        kernel = self.answer(json.loads(line))
-                        if kernel is not None:
-                            return kernel
+        while True:
+            ready = {key.fileobj for key, _ in self.selector.select()}
+            if self.wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    self.wake.recv(4096)
+                self.reap()
+            if self.owner in ready:
+                if not self.receive():
+                    self.leave()
+                    return None
+                while b"\n" in self.requests:
+                    line, _, self.requests = self.requests.partition(b"\n")
+                    kernel = self.answer(json.loads(line))
+                    if kernel is not None:
+                        return kernel
 
     def receive(self) -> bool:
         """Take in requests and descriptors; return whether the owner is still there."""
@@ -166,6 +166,8 @@ class Server:
             self.tell(failed(request, error))
             return None
         if pid == 0:
+            os.close(failures)
+            self.close()
             become_kernel(request, output, failure)
             return request
         os.close(output)
@@ -204,6 +206,17 @@ class Server:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
+    def close(self) -> None:
+        """Close all that is the server's, in a forked kernel.
+
+        By its objects, not by its numbers: an object that is not told would later close what has
+        the number then.
+        """
+        for mine in (self.selector, self.owner, self.wake, self.woken):
+            mine.close()
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
     def tell(self, message: dict[str, object]) -> None:
         """Tell the owner; one that is gone is noticed in the loop."""
         with contextlib.suppress(OSError):
@@ -241,6 +254,8 @@ def become_kernel(request: dict[str, Any], output: int, failure: int) -> None:
         os.dup2(nothing, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        os.close(nothing)
+        os.close(output)
         os.environ.clear()
         os.environ.update(request["env"])
         if PARENT_VARIABLE in os.environ:
@@ -253,8 +268,7 @@ def become_kernel(request: dict[str, Any], output: int, failure: int) -> None:
     except BaseException as error:
         os.write(failure, json.dumps(failed(request, error)).encode())
         os._exit(1)
-    # Last, because it closes `failure` as well: that is what the server waits for.
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    os.close(failure)  # which the server waits for
 
 
 def reseed() -> None:

@@ -8,8 +8,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from textwrap import dedent
 
 import anyio
 import anyio.to_thread
@@ -88,6 +89,40 @@ async def test_what_is_loaded_and_what_is_open() -> None:
         kernels = sockets_of(kernel.manager.pid)
         assert kernels
         assert not kernels & (sockets_of(server) | sockets_of(os.getpid()))
+
+
+async def test_kernel_that_ends_closes_nothing_of_its_own(tmp_path: Path) -> None:
+    """The number of what the server has is that of something else in a kernel."""
+    report = tmp_path / "report"
+    code = f"""
+        import atexit, os
+
+        numbers = [os.open(os.devnull, os.O_RDONLY) for _ in range(200)]
+
+        @atexit.register
+        def look():
+            is_open = [os.path.exists(f"/proc/self/fd/{{number}}") for number in numbers]
+            with open({str(report)!r}, "w") as file:
+                print(all(is_open), file=file)
+        """
+    with ExitStack() as high_numbers:
+        for _ in range(100):
+            high_numbers.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        async with run_kernel("fork/kernel", finder=finder()) as kernel:
+            await kernel.execute(dedent(code))
+        assert await kernel.manager.wait() == 0
+    assert report.read_text() == "True\n"
+
+
+async def test_what_a_module_has_opened_its_kernels_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "opens_something.py").write_text("file = open(__file__)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    async with run_kernel("fork/kernel", finder=finder("opens_something")) as kernel:
+        assert (
+            await evaluate(kernel, "import opens_something; opens_something.file.read(4)") == "file"
+        )
 
 
 async def test_random_numbers_are_its_own() -> None:
