@@ -160,7 +160,7 @@ async def test_client_that_neither_answers_nor_reads_is_given_up() -> None:
         await done.wait()
 
 
-async def test_receipt_counts_that_came_before_the_connection_was_lost() -> None:
+async def test_what_came_before_the_connection_was_lost_counts() -> None:
     """A server that writes before it reads is told of the loss first."""
     received: list[int] = []
     done = anyio.Event()
@@ -173,10 +173,11 @@ async def test_receipt_counts_that_came_before_the_connection_was_lost() -> None
         await anyio.wait_readable(client)
         while not client.recv(1000).endswith(number):
             await anyio.wait_readable(client)
-        client.send(PONG + number)
+        client.send(PONG + number + b"\x81\x81" + bytes(4) + b"x")
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()
         await send({**message, "text": "x" * 100_000, EXTENSION: partial(received.append, 2)})
+        assert await receive() == {"type": "websocket.receive", "text": "x"}
         assert (await receive())["type"] == "websocket.disconnect"
         done.set()
 
