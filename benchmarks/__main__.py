@@ -30,8 +30,9 @@ def main() -> None:
     options = parser.parse_args()
     questions = _chosen(options.names)
     if options.list:
+        width = max(len(question.name) for question in questions) + 2
         for question in questions:
-            say(f"{question.name:31}{question.title}")
+            say(f"{question.name:{width}}{question.title}")
         return
     machine = facts()
     answers: list[Answer] = []

@@ -191,7 +191,8 @@ class Plan:
         self.somebody_waits = False
         self._places: dict[int, Place] = {}
         self._leased: dict[Lease, int] = {}
-        # In the order of the leases' first requests, but for those that replace; with the tickets.
+        # Those that replace, then the others in the order of their first requests; each with its
+        # tickets.
         self._line: dict[Lease, dict[int, _Ticket]] = {}
         self._held: dict[int, int] = {}
         self._new_ticket = itertools.count(1)
@@ -314,8 +315,8 @@ class Plan:
         for lease in list(self._line):
             if kernels[lease.user] < self.limits.max_per_user:
                 kernels[lease.user] += 1
-            elif (replaced := self._replaced(lease)) is not None:
-                yield self._replace(replaced, lease)
+            elif (replace := self._replace(lease)) is not None:
+                yield replace
             else:
                 yield from map(RefuseQuota, self._line.pop(lease))
 
@@ -331,9 +332,9 @@ class Plan:
                     self.end(victim)
                     promised += 1
                     yield Evict(victim)
-            if not promised and (replaced := self._replaced(lease)) is not None:
+            if not promised and (replace := self._replace(lease)) is not None:
                 promised += 1
-                yield self._replace(replaced, lease)
+                yield replace
             if not promised:
                 yield from self._refuse_impatient(lease, unserved)
                 unserved += lease in self._line
@@ -351,16 +352,15 @@ class Plan:
         self._leased[lease] = number
         return Start(number, lease, next(iter(self._line[lease])))
 
-    def _replaced(self, lease: Lease) -> int | None:
-        """Return a kernel that those who ask for a lease would give up for it."""
-        named = [self._leased.get(t.replaces) for t in self._line[lease].values() if t.replaces]
-        return next((number for number in named if number is not None), None)
-
-    def _replace(self, number: int, lease: Lease) -> Action:
-        """Promise the place of a kernel to a lease, by which nobody in line has less."""
-        self.end(number)
-        self._line = {lease: self._line[lease], **self._line}
-        return Replace(number)
+    def _replace(self, lease: Lease) -> Action | None:
+        """Promise a lease the place of a kernel that is given up for it, if there is one."""
+        for ticket in self._line[lease].values():
+            number = None if ticket.replaces is None else self._leased.get(ticket.replaces)
+            if number is not None:
+                self.end(number)
+                self._line = {lease: self._line[lease], **self._line}  # nobody has less by that
+                return Replace(number)
+        return None
 
     def _may_start(self, lease: Lease) -> bool:
         """Whether nothing that is still ENDING is in the way of a lease."""
