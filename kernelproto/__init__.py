@@ -11,7 +11,14 @@ if typing.TYPE_CHECKING:
         run_kernel_blocking,
         start_kernel_blocking,
     )
-    from kernelproto.client import Comm, Execution, ExecutionResult, KernelClient, MessageStream
+    from kernelproto.client import (
+        Comm,
+        Execution,
+        ExecutionResult,
+        KernelClient,
+        MessageStream,
+        RefusedOutput,
+    )
     from kernelproto.exceptions import (
         AuthenticatorUnavailable,
         CellTimeout,
@@ -121,6 +128,7 @@ __all__ = [
     "PoolFull",
     "ProtocolError",
     "QuotaExceeded",
+    "RefusedOutput",
     "RemoteProtocolError",
     "ReplayedMessage",
     "RestartPolicy",

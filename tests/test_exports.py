@@ -63,6 +63,7 @@ PUBLIC = [
     "PoolFull",
     "ProtocolError",
     "QuotaExceeded",
+    "RefusedOutput",
     "RemoteProtocolError",
     "ReplayedMessage",
     "RestartPolicy",

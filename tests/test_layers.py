@@ -85,6 +85,7 @@ PURE = (
     "kernelproto/server/replay.py",
     "kernelproto/server/traffic.py",
     "kernelproto/server/dashboard/page.py",
+    "kernelproto/client/refusals.py",
     "kernelproto/notebook/events.py",
     "kernelproto/notebook/outputs.py",
     "kernelproto/notebook/parameters.py",

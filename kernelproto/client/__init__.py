@@ -4,6 +4,7 @@ from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.comms import Comm, Comms
 from kernelproto.client.execution import Execution, OnInput
 from kernelproto.client.observers import MessageStream
+from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.result import ExecutionResult
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "KernelClient",
     "MessageStream",
     "OnInput",
+    "RefusedOutput",
     "open_client",
 ]

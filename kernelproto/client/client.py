@@ -57,7 +57,9 @@ class KernelClient(Requests):
     """Talks to one running kernel; ``open_client`` and ``connect_kernel`` make it.
 
     Messages that are no messages, carry a wrong signature or were received before are refused: they
-    are counted in ``refused``, logged as warnings, and change nothing.
+    are counted in ``refused`` and logged as warnings. If the client can tell which of its requests
+    a malformed message belongs to, that request is told: a lost output leaves a RefusedOutput, a
+    lost reply raises MalformedMessage.
 
     Attributes:
         connection_info: where the kernel is.

@@ -14,13 +14,21 @@ from typing import Protocol
 
 import anyio
 
+from kernelproto.client.refusals import stand_in
 from kernelproto.client.waiter import Waiter
-from kernelproto.exceptions import ClientClosed, KernelProtoError, RemoteProtocolError, fresh
+from kernelproto.exceptions import (
+    ClientClosed,
+    KernelProtoError,
+    MalformedMessage,
+    RemoteProtocolError,
+    fresh,
+)
 from kernelproto.interfaces import Channels
 from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
-from kernelproto.wire.conversation import Conversation, Event, Request, State
+from kernelproto.wire.content import Stream
+from kernelproto.wire.conversation import Conversation, Event, Origin, Request, Signal, State
 from kernelproto.wire.message import Frame, Message, MessageFactory, timestamp
 
 logger = logging.getLogger(__name__)
@@ -46,8 +54,10 @@ class Dispatcher:
     """Everything that one client session has sent and still waits for.
 
     Messages that are no messages, carry a wrong signature or were received before are refused:
-    counted, logged as warnings, and otherwise without effect. The first kernel_info_reply decides
-    whether the kernel is spoken to in version 4 of the specification.
+    counted and logged as warnings. If the headers of a refused message can be trusted, its
+    request is told: an output leaves a RefusedOutput, a refused reply or question ends the request
+    with MalformedMessage. The first kernel_info_reply decides whether the kernel is spoken to in
+    version 4 of the specification.
 
     Args:
         info: where the kernel is, and the key.
@@ -141,13 +151,13 @@ class Dispatcher:
         if self.failure is not None:
             return
         try:
-            event = self.conversation.received(self._decode(frames), channel)
-            if event.request is not None:
-                self._hand_over(event, event.request)
-            self._on_event(event, channel)
+            message = self._decode(frames)
         except RemoteProtocolError as error:
-            self.refused[type(error).__name__] += 1
-            logger.warning("refused a message on %s: %s", channel, error)
+            self._note_refusal(error, channel)
+            if isinstance(error, MalformedMessage):
+                self._report_loss(frames, channel, error)
+        else:
+            self._route(message, channel)
 
     def fail(self, error: KernelProtoError) -> None:
         """Let nobody wait any longer: every wait, now or later, raises a copy of *error*."""
@@ -172,6 +182,45 @@ class Dispatcher:
             before = self._arrivals
             await anyio.sleep(_SETTLING_SECONDS)
 
+    def _route(self, message: Message, channel: ChannelName) -> None:
+        try:
+            event = self.conversation.received(message, channel)
+        except MalformedMessage as error:
+            # A status that cannot be read changes nothing here. Observers may be able to read it.
+            self._note_refusal(error, channel)
+            self._on_event(Event(Signal.OTHER, Origin.KERNEL, message), channel)
+            return
+        try:
+            try:
+                if event.request is not None:
+                    self._hand_over(event, event.request)
+            finally:
+                self._on_event(event, channel)
+        except RemoteProtocolError as error:
+            self._note_refusal(error, channel)
+
+    def _note_refusal(self, error: RemoteProtocolError, channel: ChannelName) -> None:
+        self.refused[type(error).__name__] += 1
+        logger.warning("refused a message on %s: %s", channel, error)
+
+    def _report_loss(
+        self, frames: Sequence[Frame], channel: ChannelName, error: MalformedMessage
+    ) -> None:
+        """Tell the request that a refused message belongs to, if its parent can be read."""
+        refused = self._codec.salvage(frames)
+        if refused is None or refused.parent_header is None:
+            return
+        msg_id = refused.parent_header.msg_id
+        if channel == "iopub":
+            header = self.factory.message("stream", Stream(), parent=refused).header
+            output = stand_in(refused, header, error)
+            if output is not None:
+                self._route(output, channel)
+        elif (pending := self._pending.get(msg_id)) is not None:
+            # A reply or a question: nothing else would end the wait.
+            self.forget(msg_id)
+            pending.fail(error)
+
     def _decode(self, frames: Sequence[Frame]) -> Message:
         message = self._codec.decode(frames)
         if not self._negotiated and message.msg_type == "kernel_info_reply":
@@ -190,9 +239,10 @@ class Dispatcher:
 
     def _hand_over(self, event: Event, request: Request) -> None:
         msg_id = request.message.header.msg_id
-        self._pending[msg_id].receive(event)
+        pending = self._pending[msg_id]
         if request.state is State.DONE:
             del self._pending[msg_id]
+        pending.receive(event)
 
     def _raise_failure(self) -> None:
         if self.failure is not None:

@@ -17,6 +17,7 @@ from anyio import get_cancelled_exc_class, to_thread
 from anyio.lowlevel import checkpoint
 
 from kernelproto.client.output_buffer import OutputBuffer
+from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.reply import CATCHING_UP_SECONDS
 from kernelproto.client.result import ExecutionResult, LastingOutput, fold_outputs
 from kernelproto.exceptions import (
@@ -100,7 +101,8 @@ class Execution:
     Outputs are kept, in order, until they are read, up to the client's ``output_limit`` in bytes.
     What exceeds it is discarded, and the reader gets OutputOverflow after what was kept.
     Outputs that were read by iteration are kept for the result up to the same limit; beyond it the
-    oldest are dropped and ``ExecutionResult.outputs_complete`` is False.
+    oldest are dropped and ``ExecutionResult.outputs_complete`` is False. It is also False if an
+    output cannot be read: a RefusedOutput takes its place.
 
     ``on_input`` is called in the task that waits, when the kernel asks for input; a plain function
     runs in a worker thread. What it raises, the waiting task raises. The other options are acted on
@@ -215,7 +217,14 @@ class Execution:
             self._receive_reply(request, request.reply)
 
     def _receive_output(self, message: Message) -> None:
-        output = message.content
+        try:
+            output = message.content
+        except MalformedMessage as error:
+            self._keep_output(RefusedOutput.of(message.msg_type, error), message)
+            raise
+        self._keep_output(output, message)
+
+    def _keep_output(self, output: Output, message: Message) -> None:
         kept = self._buffer.append(output, sum(map(len, message.parts)))
         if isinstance(output, MimeBundle) and output.display_id is not None:
             self._sender.follow_displays(self)

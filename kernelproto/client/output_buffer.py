@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from operator import itemgetter
 
+from kernelproto.client.refusals import RefusedOutput
 from kernelproto.exceptions import OutputOverflow
 from kernelproto.wire.content import (
     DisplayData,
@@ -70,6 +71,8 @@ class OutputBuffer:
         self._unread_bytes += size
         if isinstance(output, MimeBundle):
             self._note_display(output)
+        elif isinstance(output, RefusedOutput):
+            self.complete = False
         return True
 
     def read(self) -> Output | None:

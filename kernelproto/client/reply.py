@@ -120,7 +120,8 @@ class _Fence:
             self._reply.passed(self._seconds)
 
     def fail(self, error: Exception) -> None:
-        """Do nothing: the one who waits for the reply is told as well."""
+        """Count a refused reply as a reply; if the client is closed, the waiting call fails too."""
+        self._reply.passed(self._seconds)
 
 
 async def ask(

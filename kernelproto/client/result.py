@@ -31,8 +31,9 @@ class ExecutionResult:
         status: "ok", "error", or "aborted" when the kernel did not run it because an earlier one
             failed. Code that was run and interrupted is an "error".
         outputs: the outputs in order, with update_display_data and clear_output applied.
-        outputs_complete: whether ``outputs`` has all of them. It does not when they were read by
-            iteration and were too many to be kept as well.
+        outputs_complete: whether ``outputs`` has all of them. It has not if they were read by
+            iteration and were too many to be kept as well, or if the client could not read one: a
+            RefusedOutput is in its place.
         execution_count: the kernel's number for this execution.
         user_expressions: name to the evaluated expression, as in section "Execution results".
         payload: the kernel's requests to the frontend.

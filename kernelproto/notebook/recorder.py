@@ -6,36 +6,19 @@ of the code write whenever they like.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
+from kernelproto.client.refusals import OUTPUT_TYPES, RefusedOutput
 from kernelproto.exceptions import MalformedMessage, OutputOverflow
 from kernelproto.notebook.nodes import Node
 from kernelproto.notebook.outputs import Displays, Page
 from kernelproto.notebook.widgets import Widgets
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.content import (
-    ClearOutput,
-    DisplayData,
-    ErrorOutput,
-    ExecuteInput,
-    ExecuteReply,
-    ExecuteResult,
-    Output,
-    Status,
-    Stream,
-    UpdateDisplayData,
-)
+from kernelproto.wire.content import ExecuteInput, ExecuteReply, Output, Status
 from kernelproto.wire.message import Message
 
 _COMM_STATES = frozenset(("comm_open", "comm_msg"))
-_OUTPUTS = (
-    Stream,
-    DisplayData,
-    UpdateDisplayData,
-    ExecuteResult,
-    ErrorOutput,
-    ClearOutput,
-)
+_OUTPUTS = get_args(Output)
 
 
 class Request(Protocol):
@@ -110,8 +93,10 @@ class Recorder:
             return
         try:
             self._record(message, message.content, cell, parent.msg_id)
-        except MalformedMessage:
-            return  # the client refuses it, and says so
+        except MalformedMessage as error:
+            if message.msg_type in OUTPUT_TYPES:
+                refused = RefusedOutput.of(message.msg_type, error)
+                self._record(message, refused, cell, parent.msg_id)
 
     def fail(self, error: Exception) -> None:
         """Do nothing: whoever waits for the cell is told."""

@@ -109,6 +109,36 @@ class Codec:
             _ = message.metadata
         return message
 
+    def salvage(self, frames: Sequence[Frame]) -> Message | None:
+        """Return the headers of a message that ``decode`` refused as malformed, without the rest.
+
+        The message has an empty header where its own cannot be read.
+
+        Returns:
+            None where the signature does not match, or where no parent header can be read: nobody
+            can say then which request the message belongs to.
+        """
+        if DELIMITER not in frames:
+            return None
+        delimiter = frames.index(DELIMITER)
+        signature, parts = frames[delimiter + 1 : delimiter + 2], tuple(frames[delimiter + 2 :])
+        if len(parts) < _JSON_FRAMES:
+            return None
+        expected = self._sign(parts[:_JSON_FRAMES])
+        if expected and not compare_digest(expected, signature[0]):
+            return None
+        try:
+            parent = read_parent_header(parts[1])
+        except MalformedMessage:
+            return None
+        if parent is None:
+            return None
+        try:
+            header = tolerant_json.decode(parts[0], Header)
+        except MalformedMessage:
+            header = Header(msg_id="", msg_type="")
+        return Message(header, parent, parts)
+
     def _check_largest(self, frames: Sequence[Frame]) -> None:
         largest = max(map(len, frames))
         if largest > self._max_frame_bytes:

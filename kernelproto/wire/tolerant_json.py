@@ -1,8 +1,8 @@
 """JSON as the specification wants it on the way out, and as kernels really send it on the way in.
 
-Kernels send NaN and Infinity, lone surrogates, null where an object or a string belongs and numbers
-where a string belongs. msgspec refuses these, so what it refuses is read once more by the standard
-library's more forgiving parser. The fast path pays nothing for it.
+Kernels send NaN and Infinity, lone surrogates, bytes that are not valid UTF-8, null where an object
+or a string belongs and numbers where a string belongs. msgspec refuses these. The standard
+library's parser then reads the same bytes again. Valid messages pay nothing for this.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def encode(value: object) -> bytes:
 def decode(data: bytes | memoryview, kind: type[T]) -> T:
     """Read a JSON object as *kind*, a Struct type or ``dict``, forgiving what kernels get wrong.
 
+    Bytes that are not valid UTF-8 become U+FFFD, as in jupyter_client.
+
     Raises:
         MalformedMessage: no reading of *data* gives a *kind*.
     """
@@ -80,12 +82,30 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
 
 def _decode_tolerantly(data: bytes | memoryview, kind: type[T]) -> T:
     try:
-        value = json.loads(bytes(data))
+        value = _parse(bytes(data))
         if value is None:
             value = {}
         return msgspec.convert(_repaired(value, kind), kind, strict=False)
     except _UNREADABLE as error:
         raise MalformedMessage(f"cannot be read as {kind.__name__}: {error}") from None
+
+
+def _parse(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except UnicodeDecodeError:
+        return json.loads(data.decode(errors="replace"))
+
+
+def repair_text(frame: bytes | memoryview) -> bytes | memoryview:
+    """Return a JSON frame as valid UTF-8: itself, or a copy with U+FFFD for each invalid byte."""
+    if isinstance(frame, bytes) and frame.isascii():  # nearly always, and quickly seen
+        return frame
+    try:
+        str(frame, "utf-8")
+    except UnicodeDecodeError:
+        return str(frame, "utf-8", "replace").encode()
+    return frame
 
 
 def _repaired(value: Any, kind: Any) -> Any:

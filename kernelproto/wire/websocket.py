@@ -8,8 +8,9 @@ signature: the WebSocket belongs to one user, and the key of a kernel's connecti
 legacy, when no subprotocol was agreed on
     A text frame with one JSON object; with buffers a binary frame: offsets, that object, buffers.
 
-Both ways a content is passed on as it is, without being decoded. Decoded messages are views into
-the received frame, which must not be changed afterwards.
+Both framings forward the JSON of a message unread. They replace bytes that are not valid UTF-8 by
+U+FFFD, because many clients cannot read those. Decoded messages are views into the received frame,
+which must not be changed afterwards.
 
 Specification: "WebSocket kernel wire protocols" of jupyter_server.
 """
@@ -98,7 +99,8 @@ class V1Framing(Framing):
     subprotocol = V1_SUBPROTOCOL
 
     def encode(self, channel: ChannelName, message: Message) -> bytes:
-        return _V1_TABLE.join([channel.encode(), *message.parts])
+        json_parts = map(tolerant_json.repair_text, message.parts[:4])
+        return _V1_TABLE.join([channel.encode(), *json_parts, *message.buffers])
 
     def decode(self, data: Frame | str) -> tuple[ChannelName, Message]:
         if isinstance(data, str):
@@ -132,7 +134,7 @@ class LegacyFraming(Framing):
         )
         envelope = b"".join(chain.from_iterable(zip(_ENVELOPE, values, strict=True)))
         if buffers:
-            return _LEGACY_TABLE.join([envelope, *buffers])
+            return _LEGACY_TABLE.join([tolerant_json.repair_text(envelope), *buffers])
         return envelope.decode(errors="replace")
 
     def decode(self, data: Frame | str) -> tuple[ChannelName, Message]:

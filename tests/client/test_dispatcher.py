@@ -4,13 +4,16 @@ import logging
 from contextlib import asynccontextmanager
 
 import anyio
+import msgspec
 import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto.client import dispatcher as module
-from kernelproto.client import open_client
-from kernelproto.exceptions import ClientClosed, KernelDied
+from kernelproto.client import open_client, reply
+from kernelproto.client.refusals import RefusedOutput
+from kernelproto.exceptions import ClientClosed, KernelDied, MalformedMessage, UnsupportedRequest
 from kernelproto.wire.codec import Codec
+from kernelproto.wire.content import Stream
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +101,134 @@ async def test_a_signed_message_with_a_bad_header_is_refused(kernel, client, sta
     kernel.transport.send("iopub", kernel.codec.encode(message))
     assert client.refused == {"MalformedMessage": 1}
     assert await kernel_still_answers(kernel, client, start)
+
+
+# What becomes of the request that a refused message belongs to.
+
+
+TOO_DEEP = b'{"a":' * 100_000
+NO_TEXT = b'{"name":"stdout","text":[]}'
+
+
+def broken(kernel, msg_type, request, **parts: bytes) -> list[bytes]:
+    """Return the signed frames of a message of which some parts cannot be read."""
+    message = kernel.message(msg_type, {"name": "stdout", "text": "lost"}, request)
+    names = ("header", "parent_header", "metadata", "content")
+    message.parts = tuple(
+        parts.get(name, part) for name, part in zip(names, message.parts, strict=True)
+    )
+    return kernel.codec.encode(message)
+
+
+def stream(text: str) -> Stream:
+    return Stream("stdout", text)
+
+
+@pytest.mark.parametrize(
+    ("parts", "msg_type", "reason"),
+    [
+        ({"content": TOO_DEEP}, "stream", "cannot be read as Stream: "),
+        ({"content": NO_TEXT}, "stream", "cannot be read as Stream: "),
+        ({"content": b"[]"}, "display_data", "cannot be read as DisplayData: "),
+        ({"metadata": TOO_DEEP}, "stream", "cannot be read as dict: "),
+        ({"metadata": b"[]"}, "clear_output", "cannot be read as dict: "),
+        ({"header": TOO_DEEP}, "", "cannot be read as Header: "),
+    ],
+)
+async def test_a_refused_output_leaves_a_trace(kernel, client, parts, msg_type, reason) -> None:
+    async with (
+        client.messages() as messages,
+        client.execute("code") as execution,
+    ):
+        request = await kernel.expect("execute_request")
+        kernel.stream(request, "before")
+        kernel.transport.send("iopub", broken(kernel, msg_type or "stream", request, **parts))
+        kernel.stream(request, "after")
+        kernel.finish(request)
+        result = await execution
+        observed = [await anext(messages) for _ in range(4)]
+    before, refused, after = result.outputs
+    assert (before, after) == (stream("before"), stream("after"))
+    assert isinstance(refused, RefusedOutput)
+    assert (refused.name, refused.msg_type) == ("stderr", msg_type)
+    assert refused.reason.startswith(reason)
+    assert refused.text.startswith("[an output is missing here: the kernel's ")
+    assert len(refused.text) < 500
+    assert not result.outputs_complete
+    assert client.refused == {"MalformedMessage": 1}
+    assert {message.parent_header for message, _ in observed} == {request.header}
+    if "content" in parts:  # observers may know how to read it
+        assert observed[1][0].raw_content == parts["content"]
+    else:
+        assert Stream("stderr", refused.text) == msgspec.json.decode(
+            observed[1][0].raw_content, type=Stream
+        )
+
+
+@pytest.mark.parametrize(
+    ("msg_type", "part"),
+    [("status", "content"), ("status", "metadata"), ("comm_msg", "metadata")],
+)
+async def test_what_is_no_output_leaves_none(kernel, client, msg_type, part) -> None:
+    async with client.messages() as messages, client.execute("code") as execution:
+        request = await kernel.expect("execute_request")
+        kernel.transport.send("iopub", broken(kernel, msg_type, request, **{part: b"[]"}))
+        kernel.finish(request)
+        assert (await execution).outputs == []
+        assert (await execution).outputs_complete
+        first, _ = await anext(messages)
+    assert client.refused == {"MalformedMessage": 1}
+    assert (first.raw_content == b"[]") == (part == "content")
+
+
+@pytest.mark.parametrize("parts", [{"header": b"{}"}, {"metadata": b"[]"}, {"content": b"[]"}])
+async def test_a_refused_reply_ends_its_request(kernel, client, start, parts) -> None:
+    asking = await start(client.complete, "code")
+    executing = await start(execution_result, client.execute("code"))
+    request = await kernel.expect("complete_request")
+    execution = await kernel.expect("execute_request")
+    kernel.transport.send("shell", broken(kernel, "complete_reply", request, **parts))
+    assert isinstance(await asking.failure(), MalformedMessage)
+    kernel.stream(execution, "printed")
+    kernel.transport.send("shell", broken(kernel, "execute_reply", execution, **parts))
+    kernel.status("idle", execution)
+    assert isinstance(await executing.failure(), MalformedMessage)
+    assert not client.waiting
+    assert await kernel_still_answers(kernel, client, start)
+
+
+async def execution_result(execution):
+    return await execution
+
+
+@pytest.mark.parametrize("parts", [{"header": b"{}"}, {"metadata": b"[]"}, {"content": b"[]"}])
+async def test_a_refused_question_ends_its_execution(kernel, client, start, parts) -> None:
+    executing = await start(execution_result, client.execute("code", on_input=lambda _: "text"))
+    request = await kernel.expect("execute_request")
+    kernel.transport.send("stdin", broken(kernel, "input_request", request, **parts))
+    assert isinstance(await executing.failure(), MalformedMessage)
+
+
+@pytest.mark.parametrize("channel", ["shell", "iopub", "stdin"])
+async def test_a_forger_ends_no_request(kernel, client, start, channel) -> None:
+    executing = await start(execution_result, client.execute("code"))
+    request = await kernel.expect("execute_request")
+    delimiter, _, *parts = broken(kernel, "execute_reply", request, metadata=b"[]")
+    kernel.transport.send(channel, [delimiter, b"0" * 64, *parts])
+    kernel.transport.send(channel, [delimiter, b"0" * 64, parts[0], parts[1]])
+    kernel.finish(request)
+    assert (await executing.result()).outputs == []
+    assert (await executing.result()).outputs_complete
+
+
+async def test_an_answer_to_a_fence_may_be_refused(kernel, client, start, monkeypatch) -> None:
+    monkeypatch.setattr(reply, "_FENCE_SECONDS", 0.0)
+    monkeypatch.setattr(reply, "_GRACE_SECONDS", 0.0)
+    call = await start(client.request, "unheard_of_request", {})
+    await kernel.expect("unheard_of_request")
+    fence = await kernel.expect("kernel_info_request")
+    kernel.transport.send("shell", broken(kernel, "kernel_info_reply", fence, metadata=b"[]"))
+    assert isinstance(await call.failure(), UnsupportedRequest)
 
 
 async def test_refusals_are_counted_by_reason(kernel, client) -> None:

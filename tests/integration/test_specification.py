@@ -14,6 +14,7 @@ from kernelproto import (
     ExecuteResult,
     InputRequest,
     Kernel,
+    RefusedOutput,
     Stream,
     UnsupportedRequest,
     UpdateDisplayData,
@@ -61,6 +62,33 @@ async def test_execute_gives_streams_displays_result_and_count_in_order(kernel: 
         DisplayData,
         ExecuteResult,
     ]
+
+
+async def test_text_that_is_not_utf_8_is_read_with_replacement(kernel: Kernel) -> None:
+    printed = await kernel.execute(r"import os; print(os.fsdecode(b'caf\xe9'))")
+    raised = await kernel.execute(r"raise ValueError('caf\udce9')")
+
+    assert printed.stdout == "caf\N{REPLACEMENT CHARACTER}\n"
+    assert raised.error is not None
+    assert raised.error.evalue == "caf\N{REPLACEMENT CHARACTER}"
+    assert printed.outputs_complete
+    assert raised.outputs_complete
+
+
+async def test_an_output_that_cannot_be_read_leaves_a_trace(kernel: Kernel) -> None:
+    result = await kernel.execute(
+        "import sys; sys.setrecursionlimit(10_000); nested = []\n"
+        "for _ in range(1_500): nested = [nested]\n"
+        "from IPython.display import display\n"
+        "display({'application/json': nested}, raw=True)\n"
+        "print('after')"
+    )
+
+    refused, after = result.outputs
+    assert isinstance(refused, RefusedOutput)
+    assert refused.msg_type == "display_data"
+    assert after == Stream("stdout", "after\n")
+    assert not result.outputs_complete
 
 
 async def test_an_error_is_data_and_aborts_what_is_queued_behind_it(kernel: Kernel) -> None:

@@ -17,6 +17,7 @@ from kernelproto.wire.content import (
     Content,
     DisplayData,
     ExecuteRequest,
+    Status,
     Stream,
     UpdateDisplayData,
     message_type,
@@ -193,11 +194,26 @@ def test_what_an_output_widget_cannot_keep_is_told() -> None:
     assert cell.recorder.overflow().discarded_messages == 1
 
 
-def test_what_cannot_be_read_and_what_others_have_caused_is_left_alone() -> None:
-    cell, other = Cell(), Cell()
-    message = cell.message(say("unreadable"))
+def unreadable(message: Message) -> Message:
     message.parts = (*message.parts[:3], b"no JSON")
-    cell.recorder.offer(message, "iopub")
+    return message
+
+
+def test_an_output_that_cannot_be_read_leaves_a_trace() -> None:
+    cell = Cell()
+    cell.tell(say("before"))
+    cell.recorder.offer(unreadable(cell.message(say("unreadable"))), "iopub")
+    cell.recorder.offer(unreadable(cell.message(Status("busy"))), "iopub")
+
+    assert cell.texts == [
+        "before",
+        "[an output is missing here: the kernel's stream cannot be read as Stream: "
+        "Expecting value: line 1 column 1 (char 0)]\n",
+    ]
+
+
+def test_what_others_have_caused_is_left_alone() -> None:
+    cell, other = Cell(), Cell()
     cell.recorder.offer(other.message(say("somebody else's")), "iopub")
     cell.recorder.offer(factory.message("stream", say("nobody's")), "iopub")
 

@@ -13,6 +13,7 @@ from kernelproto import KernelDied, LaunchError
 from kernelproto.server.feed import Feed
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.codec import Codec
+from kernelproto.wire.content import Stream
 from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 
@@ -74,6 +75,41 @@ async def test_what_contents_say_is_not_looked_at(serving) -> None:
             received = await fake.wait_for("unheard_of")
     assert bytes(received.raw_content) == bytes(request.raw_content)
     assert bytes(received.raw_header) == bytes(request.raw_header)
+
+
+@pytest.mark.parametrize("subprotocols", FRAMINGS)
+@pytest.mark.parametrize("buffers", [(), (b"\xff",)], ids=["no buffers", "buffers"])
+async def test_what_a_client_gets_is_valid_utf_8(serving, subprotocols, buffers) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, subprotocols=subprotocols) as socket:
+            (fake,) = server.provider.kernels
+            header = Header(msg_id="1", msg_type="stream", username="caf")
+            message = Message.build(header, Stream(text="caf"), buffers=buffers)
+            message.parts = tuple(part.replace(b"caf", b"caf\xe9") for part in message.parts)
+            codec = Codec(signer=fake.connection_info.signer())
+            fake.send_frames("iopub", codec.encode(message))
+            *_, received = await socket.receive_until("stream")
+    assert json.loads(bytes(received.raw_header).decode())["username"] == "caf\ufffd"
+    assert json.loads(bytes(received.raw_content).decode())["text"] == "caf\ufffd"
+
+
+async def test_an_output_with_unreadable_headers_is_told_to_the_client(serving) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            (fake,) = server.provider.kernels
+            request = await socket.execute("6 * 7")
+            await socket.finish(request)
+            header = Header(msg_id="1", msg_type="stream")
+            message = Message.build(header, Stream(text="lost"), parent=request)
+            message.parts = (*message.parts[:2], b"[]", *message.parts[3:])
+            codec = Codec(signer=fake.connection_info.signer())
+            fake.send_frames("iopub", codec.encode(message))
+            *_, received = await socket.receive_until("stream")
+    assert received.parent_header == request.header
+    assert received.content.name == "stderr"
+    assert received.content.text.startswith("[an output is missing here: the kernel's stream ")
 
 
 @pytest.mark.parametrize("subprotocols", FRAMINGS)

@@ -24,6 +24,7 @@ from kernelproto import (
     KernelPool,
     KernelProvider,
     KernelRestarter,
+    RefusedOutput,
     Restarted,
     RestartPolicy,
     Stream,
@@ -93,6 +94,10 @@ async def executing(kernel: Kernel, client: KernelClient) -> None:
             output,
             Stream | DisplayData | UpdateDisplayData | ExecuteResult | ErrorOutput | ClearOutput,
         )
+
+        if isinstance(output, RefusedOutput):
+            assert_type(output.msg_type, str)
+            assert_type(output.reason, str)
 
     async with kernel.execute("input()", on_input=answer) as execution:
         assert_type(execution, Execution)

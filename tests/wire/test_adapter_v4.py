@@ -552,9 +552,12 @@ def test_failures_pass_unchanged(msg_type, status) -> None:
     assert getattr(adapted.content, "status", status) == status
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"null", b"[]", b"5", b"garbage", b'{"a":"\xff"}', b'{"a":' * 100_000]
-)
+def test_text_that_is_not_utf_8_is_adapted() -> None:
+    adapted = AdapterV4().from_kernel(reply("stream", b'{"data":"caf\xe9"}'))
+    assert adapted.content == Stream(text="caf\N{REPLACEMENT CHARACTER}")
+
+
+@pytest.mark.parametrize("content", [b"", b"null", b"[]", b"5", b"garbage", b'{"a":' * 100_000])
 def test_content_that_cannot_be_read_is_left_to_whoever_reads_it(content) -> None:
     adapter = AdapterV4()
     for msg_type in ("execute_request", "complete_request", "inspect_request"):

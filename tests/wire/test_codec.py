@@ -309,13 +309,65 @@ def test_odd_headers_are_read(text, header) -> None:
         b'{"msg_id":["k_1"],"msg_type":"stream"}',
         b'{"msg_id":"k_1","msg_type":"stream"',
         b'{"msg_id":"k_1","msg_type":"stream"}}',
-        b'{"msg_id":"\xff","msg_type":"stream"}',
         b"\xff\xfe",
     ],
 )
 def test_what_is_no_header(text) -> None:
     with pytest.raises(MalformedMessage, match="as Header"):
         codec().decode(frames(header=text))
+
+
+def test_headers_that_are_not_utf_8_are_read() -> None:
+    message = codec().decode(
+        frames(
+            header=b'{"msg_id":"\xff","msg_type":"stream","username":"caf\xe9"}',
+            parent=b'{"msg_id":"s_1","username":"\xe9"}',
+            metadata=b'{"\xe9":1}',
+        )
+    )
+    assert message.header == Header(msg_id="\ufffd", msg_type="stream", username="caf\ufffd")
+    assert message.parent_header == Header(msg_id="s_1", msg_type="", username="\ufffd")
+    assert message.metadata == {"\ufffd": 1}
+
+
+# The headers of a message that was refused.
+
+TOO_DEEP = b'{"a":' * 100_000
+
+
+@pytest.mark.parametrize(
+    ("parts", "header"),
+    [
+        ({"metadata": TOO_DEEP}, Header(msg_id="k_1", msg_type="stream")),
+        ({"metadata": b"[]"}, Header(msg_id="k_1", msg_type="stream")),
+        ({"header": TOO_DEEP}, Header(msg_id="", msg_type="")),
+        ({"header": b"{}", "metadata": b"[]"}, Header(msg_id="", msg_type="")),
+    ],
+)
+def test_of_a_malformed_message_the_headers_are_salvaged(parts, header) -> None:
+    for signer in (Signer(KEY), Signer.disabled()):
+        receiver = Codec(signer=signer)
+        with pytest.raises(MalformedMessage):
+            receiver.decode(frames(**parts))
+        message = receiver.salvage(frames(**parts))
+        assert message is not None
+        assert (message.header, message.raw_parent_header) == (header, PARENT)
+        assert message.parent_header == codec().decode(frames()).parent_header
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param([b"x"], id="no delimiter"),
+        pytest.param(frames()[:-1], id="too few frames"),
+        pytest.param(frames(metadata=b"[]", key=b"another"), id="wrong signature"),
+        pytest.param(frames(metadata=b"[]", parent=b"{}"), id="no parent"),
+        pytest.param(frames(metadata=b"[]", parent=b"[]"), id="parent that cannot be read"),
+    ],
+)
+def test_nothing_is_salvaged_where_nobody_can_say_whose_it_is(received) -> None:
+    assert codec().salvage(received) is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelproto.exceptions import LocalProtocolError, MalformedMessage
-from kernelproto.wire.tolerant_json import decode, encode
+from kernelproto.wire.tolerant_json import decode, encode, repair_text
 
 
 class Inner(msgspec.Struct):
@@ -139,6 +139,12 @@ def thing(**fields: object) -> Thing:
             id="lone surrogate in a name",
         ),
         pytest.param(rb'{"\ud800":1,"number":2}', thing(number=2), id="in an unknown name"),
+        pytest.param(b'{"text":"caf\xe9"}', thing(text="caf\ufffd"), id="not UTF-8"),
+        pytest.param(b'{"text":"\xe9\xed\xa0\x80"}', thing(text="\ufffd" * 4), id="mixed"),
+        pytest.param(
+            b'{"anything":{"\xff":[1]}}', thing(anything={"\ufffd": [1]}), id="name not UTF-8"
+        ),
+        pytest.param(b'{"\xff":1,"number":2}', thing(number=2), id="unknown name not UTF-8"),
         pytest.param(b'{"text":null}', thing(), id="null for a string"),
         pytest.param(b'{"words":null}', thing(), id="null for a list"),
         pytest.param(b'{"inner":null}', thing(), id="null for an object"),
@@ -171,7 +177,6 @@ def test_what_kernels_get_wrong_is_forgiven(data, expected) -> None:
         pytest.param(b"1", id="number"),
         pytest.param(b"NaN", id="NaN"),
         pytest.param(b'"{}"', id="string"),
-        pytest.param(b'{"text":"\xff"}', id="not UTF-8"),
         pytest.param(b'{"text":[]}', id="array for a string"),
         pytest.param(b'{"words":{}}', id="object for an array"),
         pytest.param(b'{"words":[null]}', id="null in an array of strings"),
@@ -188,6 +193,23 @@ def test_what_kernels_get_wrong_is_forgiven(data, expected) -> None:
 def test_what_cannot_be_read_is_malformed(data) -> None:
     with pytest.raises(MalformedMessage, match="as Thing"):
         decode(data, Thing)
+
+
+@pytest.mark.parametrize(
+    ("frame", "expected"),
+    [
+        (b"", b""),
+        (b'{"a":"b"}', b'{"a":"b"}'),
+        ('{"a":"é"}'.encode(), '{"a":"é"}'.encode()),
+        (b'{"a":"\xe9"}', '{"a":"\ufffd"}'.encode()),
+        (b'"\xed\xa0\x80"', '"\ufffd\ufffd\ufffd"'.encode()),
+    ],
+)
+def test_only_text_that_is_not_utf_8_is_repaired(frame, expected) -> None:
+    for given_frame in (frame, memoryview(frame)):
+        repaired = repair_text(given_frame)
+        assert repaired == expected
+        assert (repaired is given_frame) == (frame == expected)
 
 
 @pytest.mark.parametrize("data", [b"{}", b"null", b'{"needed":null}', b'{"needed":[]}'])
