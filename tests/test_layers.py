@@ -20,6 +20,7 @@ LAYERS = {
     "wire": 1,
     "background": 2,
     "interfaces": 2,
+    "log_counts": 2,
     "log_fields": 2,
     "table": 1,
     "screen": 2,

@@ -233,7 +233,8 @@ class KernelClient(Requests):
         """Call a function for every message from the kernel, in order, one at a time.
 
         Each handler has a task and a buffer of 64 MiB of its own. When that is full the oldest
-        messages are dropped, and a warning is logged. What it raises is logged, too.
+        messages are dropped, and a warning is logged. What it raises is logged, too. Both are
+        logged the 1st, 2nd, 4th, 8th ... time.
 
         Args:
             handler: called with the message and the channel; may be async.

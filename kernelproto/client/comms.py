@@ -6,6 +6,7 @@ Specification: "Custom Messages".
 from __future__ import annotations
 
 import inspect
+import logging
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,8 +14,11 @@ from typing import Any, Protocol
 
 from kernelproto.client.observers import IOPUB, STREAM_LIMIT, MessageStream
 from kernelproto.exceptions import KernelProtoError, LocalProtocolError
+from kernelproto.log_counts import LogCounts
 from kernelproto.wire.content import CommClose, CommMessage, CommOpen
 from kernelproto.wire.message import Frame, Message
+
+logger = logging.getLogger(__name__)
 
 OnCommOpen = Callable[["Comm", Message], Awaitable[None] | None]
 
@@ -136,6 +140,7 @@ class Comms:
         self.sender = sender
         self._open: dict[str, Comm] = {}
         self._targets = targets
+        self._log_counts = LogCounts()
 
     async def open(
         self,
@@ -198,7 +203,7 @@ class Comms:
             on_open = self._targets.get(content.target_name)
             if on_open is not None and comm is None:
                 opened = self._add(content.comm_id, content.target_name)
-                self.sender.start_task(_call, on_open, opened, message)
+                self.sender.start_task(self._call, on_open, opened, message)
         elif comm is not None:
             comm.receive(message)
             if isinstance(content, CommClose):
@@ -218,8 +223,14 @@ class Comms:
         comm = self._open[comm_id] = Comm(self, comm_id, target_name)
         return comm
 
-
-async def _call(on_open: OnCommOpen, comm: Comm, message: Message) -> None:
-    outcome = on_open(comm, message)
-    if inspect.isawaitable(outcome):
-        await outcome
+    async def _call(self, on_open: OnCommOpen, comm: Comm, message: Message) -> None:
+        try:
+            outcome = on_open(comm, message)
+            if inspect.isawaitable(outcome):
+                await outcome
+        except Exception:
+            # The target's name was registered here, so the kernel does not choose the key.
+            text = "%r failed on a comm"
+            self._log_counts.log(
+                logger, logging.ERROR, comm.target_name, text, on_open, exc_info=True
+            )

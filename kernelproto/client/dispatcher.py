@@ -24,6 +24,7 @@ from kernelproto.exceptions import (
     fresh,
 )
 from kernelproto.interfaces import Channels
+from kernelproto.log_counts import LogCounts
 from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
@@ -54,7 +55,7 @@ class Dispatcher:
     """Everything that one client session has sent and still waits for.
 
     Messages that are no messages, carry a wrong signature or were received before are refused:
-    counted and logged as warnings. If the headers of a refused message can be trusted, its
+    counted, and logged as LogCounts says. If the headers of a refused message can be trusted, its
     request is told: an output leaves a RefusedOutput, a refused reply or question ends the request
     with MalformedMessage. The first kernel_info_reply decides whether the kernel is spoken to in
     version 4 of the specification.
@@ -80,6 +81,7 @@ class Dispatcher:
         self.conversation = Conversation(session)
         self.refused: Counter[str] = Counter()
         self.failure: KernelProtoError | None = None
+        self._log_counts = LogCounts()
         self._on_event = on_event
         self._codec = Codec(signer=info.signer())
         count = itertools.count(1)
@@ -200,8 +202,10 @@ class Dispatcher:
             self._note_refusal(error, channel)
 
     def _note_refusal(self, error: RemoteProtocolError, channel: ChannelName) -> None:
-        self.refused[type(error).__name__] += 1
-        logger.warning("refused a message on %s: %s", channel, error)
+        name = type(error).__name__
+        self.refused[name] += 1
+        text = "refused a message on %s: %s"
+        self._log_counts.log(logger, logging.WARNING, name, text, channel, error)
 
     def _report_loss(
         self, frames: Sequence[Frame], channel: ChannelName, error: MalformedMessage

@@ -27,6 +27,7 @@ from kernelproto.exceptions import (
     MalformedMessage,
     fresh,
 )
+from kernelproto.log_counts import LogCounts
 from kernelproto.wire.content import (
     ExecuteReply,
     ExecuteRequest,
@@ -148,6 +149,7 @@ class Execution:
         self._answering: anyio.CancelScope | None = None
         self._news = anyio.Event()
         self._iterated = False
+        self._log_counts = LogCounts()
         self._reads = 0
         self._interrupt_at = math.inf
         self._silence_until = math.inf
@@ -361,7 +363,8 @@ class Execution:
         if self.options.on_input is not None and self.request.allow_stdin:
             return await _ask(self.options.on_input, question)
         # Without an answer the kernel would wait for ever, and so would everybody else.
-        logger.warning("the kernel asks %r and gets no text: allow_stdin is False", question.prompt)
+        text = "the kernel asks %r and gets no text: allow_stdin is False"
+        self._log_counts.log(logger, logging.WARNING, "asked", text, question.prompt[:200])
         return ""
 
     def _withdraw_question(self) -> None:

@@ -20,6 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from kernelproto.background import StartTask
 from kernelproto.exceptions import KernelProtoError, OutputOverflow, fresh
+from kernelproto.log_counts import LogCounts
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
 
@@ -238,19 +239,22 @@ class Observers:
 
     async def _serve(self, handler: Handler, stream: MessageStream) -> None:
         dropped = 0
+        counts = LogCounts()
         with suppress(KernelProtoError):
             async for message, channel in stream:
                 if self._handlers.get(handler) is not stream:
                     return
                 if stream.dropped > dropped:
                     dropped = stream.dropped
-                    logger.warning("%r is too slow: it has missed %d messages", handler, dropped)
+                    text = "%r is too slow: it has missed %d messages"
+                    counts.log(logger, logging.WARNING, "slow", text, handler, dropped)
                 try:
                     outcome = handler(message, channel)
                     if inspect.isawaitable(outcome):
                         await outcome
                 except Exception:
-                    logger.exception("%r failed on a %s", handler, message.msg_type)
+                    text, kind = "%r failed on a %s", message.msg_type
+                    counts.log(logger, logging.ERROR, "failed", text, handler, kind, exc_info=True)
 
 
 class _HandlerRemoved(KernelProtoError):

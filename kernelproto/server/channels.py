@@ -131,7 +131,8 @@ async def serve_client(
             await websocket.accept(framing.subprotocol)
             await _ClientConnection(websocket, framing, kernel, reader, traffic).serve()
     except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
-        logger.info("a client of kernel %s: %s", kernel.kernel_id, goodbye.reason)
+        text, key = "a client of kernel %s: %s", f"closed {goodbye.code}"
+        feed.log_counts.log(logger, logging.INFO, key, text, kernel.kernel_id, goodbye.reason)
         with anyio.move_on_after(_CLOSING_SECONDS), suppress(WebSocketDisconnect):
             await websocket.close(goodbye.code, _short(goodbye.reason))
 
@@ -214,7 +215,9 @@ class _ClientConnection:
         try:
             frame = self._framing.encode(channel, message)
         except (LocalProtocolError, MalformedMessage) as error:
-            logger.warning("a message of kernel %s is lost: %s", self._kernel.kernel_id, error)
+            text, kernel_id = "a message of kernel %s is lost: %s", self._kernel.kernel_id
+            counts = self._reader.feed.log_counts
+            counts.log(logger, logging.WARNING, "lost", text, kernel_id, error)
             return
         self._traffic.sent += 1
         if channel != "iopub":

@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn
 import anyio
 
 from kernelproto.exceptions import fresh
+from kernelproto.log_counts import LogCounts
 from kernelproto.server.replay import Kept, ReplayRing
 from kernelproto.supervise import Died, Kernel
 from kernelproto.wire.connection import ChannelName
@@ -106,6 +107,7 @@ class Feed:
         ring: has the messages.
         failure: why there will be none any more.
         ended: set when there is a failure.
+        log_counts: counts the log lines of its clients.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Feed:
         self.ring = ReplayRing(limit, seconds)
         self.failure: Exception | None = None
         self.ended = anyio.Event()
+        self.log_counts = LogCounts()
         self._kernel = kernel
         self._on_end = on_end
         self._readers: list[Reader] = []

@@ -108,6 +108,22 @@ async def test_what_a_target_raises_is_logged(
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_a_target_that_always_fails_writes_few_lines(
+    fake: FakeKernel, client: KernelClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fragile(comm: Comm, message: Message) -> None:
+        raise ZeroDivisionError
+
+    client.comms.register_target("fragile", fragile)
+    for number in range(100):
+        fake.publish(CommOpen(comm_id=str(number), target_name="fragile"))
+    await client.kernel_info()
+    await anyio.wait_all_tasks_blocked()
+
+    assert len(caplog.records) == 7
+    assert caplog.messages[-1].endswith("failed on a comm (64 times so far)")
+
+
 async def test_attaching_takes_part_in_a_comm_that_is_open_already(
     fake: FakeKernel, client: KernelClient
 ) -> None:

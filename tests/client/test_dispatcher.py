@@ -231,6 +231,19 @@ async def test_an_answer_to_a_fence_may_be_refused(kernel, client, start, monkey
     assert isinstance(await call.failure(), UnsupportedRequest)
 
 
+async def test_a_flood_of_refused_messages_writes_few_lines(kernel, client, caplog) -> None:
+    frames = Codec(b"wrong").encode(kernel.message("stream", {}))
+    for _ in range(10_000):
+        kernel.transport.send("iopub", frames)
+    kernel.transport.send("shell", [b"garbage"])
+    assert client.refused == {"InvalidSignature": 10_000, "MalformedMessage": 1}
+    first, *counts, other = caplog.messages
+    assert first.endswith("the sender has another key, or is an intruder")
+    assert len(counts) == 13
+    assert counts[-1].endswith("(8192 times so far)")
+    assert other.startswith("refused a message on shell: ")
+
+
 async def test_refusals_are_counted_by_reason(kernel, client) -> None:
     for _ in range(3):
         kernel.transport.send("iopub", [b"garbage"])

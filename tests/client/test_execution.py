@@ -576,6 +576,17 @@ async def test_a_question_that_was_not_allowed_gets_an_empty_answer(
     assert caplog.messages == ["the kernel asks 'name? ' and gets no text: allow_stdin is False"]
 
 
+async def test_a_kernel_that_asks_without_end_writes_few_lines(kernel, run, caplog) -> None:
+    _, call, request = await run(allow_stdin=False)
+    for _ in range(100):
+        kernel.ask(request, "?" * 10_000)
+        await kernel.expect("input_reply", "stdin")
+    kernel.finish(request)
+    assert (await call.result()).status == "ok"
+    assert len(caplog.messages) == 7
+    assert max(map(len, caplog.messages)) < 300
+
+
 async def test_what_on_input_raises_is_raised_and_the_question_stays(
     kernel, ask_for_input, start
 ) -> None:

@@ -167,6 +167,25 @@ async def test_what_a_handler_raises_is_logged_and_it_goes_on(
     assert "ZeroDivisionError" in caplog.text
 
 
+async def test_a_handler_that_always_fails_writes_few_lines(
+    fake: FakeKernel, client: KernelClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = anyio.Event()
+
+    def fragile(message: Message, channel: str) -> None:
+        if message.content.text == "99":
+            last.set()
+        raise ZeroDivisionError
+
+    client.add_handler(fragile)
+    for number in range(100):
+        fake.publish(Stream("stdout", str(number)))
+    await last.wait()
+
+    assert len(caplog.records) == 7
+    assert caplog.messages[-1].endswith("failed on a stream (64 times so far)")
+
+
 async def test_a_handler_that_is_too_slow_is_told_in_the_log(
     fake: FakeKernel,
     client: KernelClient,
