@@ -86,6 +86,7 @@ PURE = (
     "kernelproto/server/replay.py",
     "kernelproto/server/traffic.py",
     "kernelproto/server/dashboard/page.py",
+    "kernelproto/client/page.py",
     "kernelproto/client/refusals.py",
     "kernelproto/notebook/events.py",
     "kernelproto/notebook/outputs.py",

@@ -14,7 +14,6 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from weakref import WeakSet
 
 from anyio.abc import TaskGroup
 
@@ -32,6 +31,7 @@ from kernelproto.client.observers import (
     Observers,
     OverflowPolicy,
 )
+from kernelproto.client.page import Displays
 from kernelproto.client.readiness import Readiness
 from kernelproto.client.reply import ask
 from kernelproto.client.requests import Requests, content_of
@@ -87,7 +87,7 @@ class KernelClient(Requests):
         self._readiness = Readiness()
         self._own_observers = observers is None
         self._observers = Observers(self.start_task) if observers is None else observers
-        self._displaying: WeakSet[Execution] = WeakSet()
+        self._displays = Displays(output_limit)
         self._tasks: TaskGroup
 
     def attach(self, channels: Channels, tasks: TaskGroup) -> None:
@@ -293,6 +293,7 @@ class KernelClient(Requests):
             "execute_request", execution.request, subshell_id=execution.options.subshell_id
         )
         execution.msg_id = message.msg_id
+        execution.share(self._displays)
         await self._dispatcher.send(message, "shell", execution)
 
     def forget_execution(self, execution: Execution) -> None:
@@ -310,10 +311,6 @@ class KernelClient(Requests):
     async def interrupt_kernel(self) -> None:
         """Interrupt the running code; part of ``ExecutionSender``."""
         await self.interrupter()
-
-    def follow_displays(self, execution: Execution) -> None:
-        """Tell an execution of display updates; part of ``ExecutionSender``."""
-        self._displaying.add(execution)
 
     async def send_comm(
         self,
@@ -346,15 +343,8 @@ class KernelClient(Requests):
         msg_type = message.header.msg_type
         if msg_type in _COMM_MESSAGES:
             self.comms.receive(message)
-        elif msg_type == "update_display_data":
-            self._update_displays(message)
-
-    def _update_displays(self, message: Message) -> None:
-        parent = message.parent_header
-        for execution in self._displaying:
-            # The execution that made the update has it among its outputs, in its place.
-            if parent is None or execution.msg_id != parent.msg_id:
-                execution.update_display(message.content)
+        elif msg_type == "update_display_data" and self._displays:
+            self._displays.update(message.content, sum(map(len, message.parts)))
 
 
 @asynccontextmanager

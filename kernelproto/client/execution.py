@@ -17,9 +17,10 @@ from anyio import get_cancelled_exc_class, to_thread
 from anyio.lowlevel import checkpoint
 
 from kernelproto.client.output_buffer import OutputBuffer
+from kernelproto.client.page import Displays, LastingOutput
 from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.reply import CATCHING_UP_SECONDS
-from kernelproto.client.result import ExecutionResult, LastingOutput, fold_outputs
+from kernelproto.client.result import ExecutionResult
 from kernelproto.exceptions import (
     ClientClosed,
     KernelProtoError,
@@ -32,9 +33,7 @@ from kernelproto.wire.content import (
     ExecuteReply,
     ExecuteRequest,
     InputRequest,
-    MimeBundle,
     Output,
-    UpdateDisplayData,
 )
 from kernelproto.wire.conversation import Event, Request, Signal, State
 from kernelproto.wire.message import Message
@@ -79,10 +78,6 @@ class ExecutionSender(Protocol):
 
     async def interrupt_kernel(self) -> None:
         """Interrupt the running code, in whichever way the kernel wants it."""
-        ...
-
-    def follow_displays(self, execution: Execution) -> None:
-        """Call ``execution.update_display`` for every update_display_data from now on."""
         ...
 
 
@@ -165,7 +160,7 @@ class Execution:
     @property
     def outputs(self) -> Sequence[LastingOutput]:
         """The outputs so far, as ``ExecutionResult.outputs`` has them; also after a failure."""
-        return fold_outputs(self._buffer.kept())
+        return self._buffer.kept()
 
     def __await__(self) -> Generator[Any, Any, ExecutionResult]:
         return self._result().__await__()
@@ -228,8 +223,6 @@ class Execution:
 
     def _keep_output(self, output: Output, message: Message) -> None:
         kept = self._buffer.append(output, sum(map(len, message.parts)))
-        if isinstance(output, MimeBundle) and output.display_id is not None:
-            self._sender.follow_displays(self)
         # Who awaits the result need not be woken for each of its parts.
         if self._iterated or not kept:
             self._news.set()
@@ -246,9 +239,9 @@ class Execution:
         if self._ended or silence is not None:
             self._news.set()
 
-    def update_display(self, update: UpdateDisplayData) -> None:
-        """Rewrite the outputs that *update* is about; called by the client."""
-        self._buffer.amend(update)
+    def share(self, displays: Displays) -> None:
+        """Show the displays of the kernel that it is sent to; called by the client."""
+        self._buffer.page.displays = displays
 
     def fail(self, error: Exception) -> None:
         """End the execution with *error*; called by the client."""

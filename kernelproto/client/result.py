@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Literal
 
-import msgspec
-
+from kernelproto.client.page import Displays, LastingOutput, OutputPage
 from kernelproto.exceptions import ExecutionError
 from kernelproto.wire.content import (
-    ClearOutput,
     DisplayData,
     ErrorOutput,
     ExecuteReply,
     ExecuteResult,
     Output,
     Stream,
-    UpdateDisplayData,
 )
-
-LastingOutput = Stream | DisplayData | ExecuteResult | ErrorOutput
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +108,12 @@ class ExecutionResult:
     def to_notebook_outputs(self) -> list[dict[str, Any]]:
         """Return the outputs as a code cell of nbformat 4 holds them; adjacent text is joined."""
         cells: list[dict[str, Any]] = []
-        for output in self.outputs:
-            last = cells[-1] if cells else {}
-            if isinstance(output, Stream) and last.get("name") == output.name:
-                last["text"] += output.text
+        for name, outputs in groupby(self.outputs, _stream_name):
+            if name is None:
+                cells += map(notebook_output, outputs)
             else:
-                cells.append(notebook_output(output))
+                text = "".join(output.text for output in outputs if isinstance(output, Stream))
+                cells.append(notebook_output(Stream(name, text)))
         return cells
 
     def _stream(self, name: str) -> str:
@@ -129,31 +126,14 @@ class ExecutionResult:
 
 def fold_outputs(outputs: Iterable[Output]) -> list[LastingOutput]:
     """Apply clear_output and update_display_data; return what remains to be seen, in order."""
-    page: list[LastingOutput] = []
-    clear_before_next = False
+    page = OutputPage(Displays(sys.maxsize))
     for output in outputs:
-        match output:
-            case ClearOutput(wait=True):
-                clear_before_next = True
-            case ClearOutput():
-                page.clear()
-                clear_before_next = False
-            case UpdateDisplayData():
-                page[:] = [_updated(shown, output) for shown in page]
-            case _:
-                if clear_before_next:
-                    page.clear()
-                    clear_before_next = False
-                page.append(output)
-    return page
+        page.take(output, 0)
+    return page.outputs()
 
 
-def _updated(shown: LastingOutput, update: UpdateDisplayData) -> LastingOutput:
-    if not isinstance(shown, DisplayData | ExecuteResult):
-        return shown
-    if shown.display_id is None or shown.display_id != update.display_id:
-        return shown
-    return msgspec.structs.replace(shown, data=update.data, metadata=update.metadata)
+def _stream_name(output: LastingOutput) -> str | None:
+    return output.name if isinstance(output, Stream) else None
 
 
 def _error(reply: ExecuteReply) -> ErrorOutput | None:

@@ -12,6 +12,9 @@ from kernelproto.exceptions import NoSuchKernel
 _SIMPLE_NAME = re.compile(r"(?!\.+\Z)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
 
 
+_COMPARED_CHARACTERS = 100
+
+
 def is_simple_name(name: object) -> bool:
     """Return whether *name* is fit for a provider or kernelspec: ASCII letters, digits, ``._-``."""
     return isinstance(name, str) and _SIMPLE_NAME.fullmatch(name) is not None
@@ -20,11 +23,13 @@ def is_simple_name(name: object) -> bool:
 def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
     """Return *candidates* sorted by how much they look like *name*, upper and lower case alike.
 
-    Those that do so equally are sorted by name.
+    Those that do so equally are sorted by name. Of *name* only the beginning counts: the comparison
+    takes quadratic time, and a client of the server chooses the name.
     """
+    beginning = name[:_COMPARED_CHARACTERS].lower()
 
     def unlikeness(candidate: str) -> tuple[float, str]:
-        return -SequenceMatcher(None, name.lower(), candidate.lower()).ratio(), candidate
+        return -SequenceMatcher(None, beginning, candidate.lower()).ratio(), candidate
 
     return sorted(candidates, key=unlikeness)
 

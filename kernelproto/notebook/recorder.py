@@ -42,10 +42,9 @@ class Recorder:
     def __init__(self, *, record_timing: bool, limit: int) -> None:
         self._record_timing = record_timing
         self._limit = limit
-        self._displays = Displays()
+        self._displays = Displays(limit)
         self.widgets = Widgets(self._displays, limit)
         self._cells: dict[str, _Cell] = {}
-        self._touched: set[Page] = set()
         self._begun: tuple[Request, _Cell] | None = None
 
     def begin(self, request: Request, node: Node) -> None:
@@ -67,21 +66,19 @@ class Recorder:
             request, cell = self._begun
             self._cells[request.msg_id or ""] = cell
             self._begun = None
-        self.widgets.settle()
-        for page in self._touched:
+        for page in self._pages():
             page.settle()
-        self._touched.clear()
 
     def overflow(self) -> OutputOverflow | None:
         """Return the exception that tells what a page has discarded; None when nothing was."""
-        cells = [cell.page for cell in self._cells.values()]
-        for page in (*cells, *self.widgets.pages()):
-            if page.discarded_messages:
+        parts: list[Page | Displays] = [*self._pages(), self._displays]
+        for part in parts:
+            if part.discarded_messages:
                 return OutputOverflow(
-                    f"{page.discarded_messages} outputs of {page.discarded_bytes} bytes were "
+                    f"{part.discarded_messages} outputs of {part.discarded_bytes} bytes were "
                     f"discarded, because a cell shows more than {self._limit} bytes",
-                    discarded_messages=page.discarded_messages,
-                    discarded_bytes=page.discarded_bytes,
+                    discarded_messages=part.discarded_messages,
+                    discarded_bytes=part.discarded_bytes,
                 )
         return None
 
@@ -104,6 +101,9 @@ class Recorder:
     def resume(self) -> None:
         """Do nothing: no cell is executed by a kernel that has come back."""
 
+    def _pages(self) -> list[Page]:
+        return [*(cell.page for cell in self._cells.values()), *self.widgets.pages()]
+
     def _cell(self, msg_id: str) -> _Cell | None:
         if self._begun is not None and self._begun[0].msg_id == msg_id:
             return self._begun[1]
@@ -125,7 +125,6 @@ class Recorder:
     def _take(self, output: Output, size: int, cell: _Cell, msg_id: str) -> None:
         if not self.widgets.take(msg_id, output, size):
             cell.page.take(output, size)
-            self._touched.add(cell.page)
 
 
 class _Cell:

@@ -8,7 +8,6 @@ here.
 from __future__ import annotations
 
 import base64
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -34,8 +33,8 @@ class Widgets:
         self._displays = displays
         self._limit = limit
         self._models: dict[str, _Model] = {}
-        # By request: the widgets that take its outputs; the last one has them.
-        self._taking: defaultdict[str, list[_Model]] = defaultdict(list)
+        # By request: the widgets that take its outputs, by comm; the last one has them.
+        self._taking: dict[str, dict[str, _Model]] = {}
         # By comm: those that have taken outputs the kernel does not know of.
         self._changed: dict[str, _Model] = {}
 
@@ -69,8 +68,9 @@ class Widgets:
         taking = self._taking.get(msg_id)
         if not taking or isinstance(output, UpdateDisplayData):
             return False
-        taking[-1].page.take(output, size)
-        self._changed[taking[-1].comm_id] = taking[-1]
+        comm_id, model = next(reversed(taking.items()))
+        model.page.take(output, size)
+        self._changed[comm_id] = model
         return True
 
     def unsynchronised(self) -> dict[str, dict[str, Any]]:
@@ -82,8 +82,8 @@ class Widgets:
 
     def settle(self) -> None:
         """Let the outputs be complete; see Page."""
-        for model in self._changed.values():
-            model.page.settle()
+        for page in self.pages():
+            page.settle()
 
     def pages(self) -> Sequence[Page]:
         """Return the outputs of all Output widgets."""
@@ -91,6 +91,7 @@ class Widgets:
 
     def metadata(self) -> Node | None:
         """Return what belongs into a notebook's metadata as ``widgets``; None without widgets."""
+        self.settle()
         models = {
             comm_id: model.saved()
             for comm_id, model in self._models.items()
@@ -106,11 +107,17 @@ class Widgets:
             model.page.outputs += map(to_node, changes["outputs"])
         model.state["outputs"] = model.page.outputs
         if "msg_id" in changes:
-            for taking in self._taking.values():
-                if model in taking:
-                    taking.remove(model)
-            if changes["msg_id"]:
-                self._taking[changes["msg_id"]].append(model)
+            self._take_from(model, changes["msg_id"])
+
+    def _take_from(self, model: _Model, msg_id: str) -> None:
+        """Let a widget take the outputs of a request; of none where its id is empty."""
+        before = self._taking.get(model.takes_from, {})
+        before.pop(model.comm_id, None)
+        if not before:
+            self._taking.pop(model.takes_from, None)
+        model.takes_from = msg_id
+        if msg_id:
+            self._taking.setdefault(msg_id, {})[model.comm_id] = model
 
 
 class _Model:
@@ -119,6 +126,7 @@ class _Model:
     def __init__(self, comm_id: str, page: Page) -> None:
         self.comm_id = comm_id
         self.page = page
+        self.takes_from = ""
         self.state: dict[str, Any] = {}
         self._buffers: dict[tuple[Any, ...], dict[str, Any]] = {}
 

@@ -37,7 +37,3 @@ class CurrentClient:
     async def interrupt_kernel(self) -> None:
         """Interrupt the running code, in whichever way the kernel wants it."""
         await self._client.interrupt_kernel()
-
-    def follow_displays(self, execution: Execution) -> None:
-        """Tell it of display updates."""
-        self._client.follow_displays(execution)

@@ -174,34 +174,34 @@ class TestUpdatesFromOtherExecutions:
         buffer.append(display("old"), 0)
         buffer.append(ExecuteResult({"text/plain": "old"}, {}, {"display_id": "id"}), 0)
         buffer.append(display("other", "other"), 0)
-        buffer.amend(update("new"))
+        buffer.page.displays.update(update("new"), 0)
         assert self.shown(buffer) == ["new", "new", "other"]
 
     def test_they_are_not_read_by_iteration(self) -> None:
         buffer = OutputBuffer(ROOMY)
         buffer.append(display("old"), 0)
-        buffer.amend(update("new"))
+        buffer.page.displays.update(update("new"), 0)
         assert buffer.read() == display("old")
         assert buffer.read() is None
 
     def test_the_last_one_counts(self) -> None:
         buffer = OutputBuffer(ROOMY)
         buffer.append(display("old"), 0)
-        buffer.amend(update("new"))
-        buffer.amend(update("newest"))
+        buffer.page.displays.update(update("new"), 0)
+        buffer.page.displays.update(update("newest"), 0)
         assert self.shown(buffer) == ["newest"]
 
     def test_a_display_that_is_shown_afterwards_is_not_rewritten(self) -> None:
         buffer = OutputBuffer(ROOMY)
         buffer.append(display("first"), 0)
-        buffer.amend(update("first, updated"))
+        buffer.page.displays.update(update("first, updated"), 0)
         buffer.append(display("second"), 0)
         assert self.shown(buffer) == ["first, updated", "second"]
 
     def test_an_own_update_afterwards_counts(self) -> None:
         buffer = OutputBuffer(ROOMY)
         buffer.append(display("old"), 0)
-        buffer.amend(update("from elsewhere"))
+        buffer.page.displays.update(update("from elsewhere"), 0)
         buffer.append(update("own"), 0)
         assert self.shown(buffer) == ["own"]
 
@@ -209,14 +209,14 @@ class TestUpdatesFromOtherExecutions:
         buffer = OutputBuffer(ROOMY)
         buffer.append(display("old"), 0)
         buffer.append(update("own"), 0)
-        buffer.amend(update("from elsewhere"))
+        buffer.page.displays.update(update("from elsewhere"), 0)
         assert self.shown(buffer) == ["from elsewhere"]
 
     def test_they_apply_to_what_is_left_after_the_oldest_went(self) -> None:
         buffer = OutputBuffer(_OBJECT_BYTES * 2)
         for number in range(5):
             buffer.append(display(f"{number}", f"{number}"), 0)
-            buffer.amend(update(f"{number}, updated", f"{number}"))
+            buffer.page.displays.update(update(f"{number}, updated", f"{number}"), 0)
             if number < 4:
                 buffer.read()
         assert not buffer.complete
@@ -228,5 +228,5 @@ class TestUpdatesFromOtherExecutions:
         buffer = OutputBuffer(ROOMY)
         buffer.append(display("mine"), 0)
         transient = {} if display_id is None else {"display_id": display_id}
-        buffer.amend(UpdateDisplayData({"text/plain": "new"}, {}, transient))
+        buffer.page.displays.update(UpdateDisplayData({"text/plain": "new"}, {}, transient), 0)
         assert buffer.kept() == [display("mine")]

@@ -52,7 +52,7 @@ def update(text: str, name: str) -> UpdateDisplayData:
     ],
 )
 def test_what_is_seen(outputs: list[Output], expected: list[str]) -> None:
-    page = Page([], Displays(), limit=1000)
+    page = Page([], Displays(1000), limit=1000)
     for output in outputs:
         page.take(output, 10)
 
@@ -60,7 +60,7 @@ def test_what_is_seen(outputs: list[Output], expected: list[str]) -> None:
 
 
 def test_a_display_is_updated_on_every_page() -> None:
-    displays = Displays()
+    displays = Displays(1000)
     first, second = Page([], displays, limit=1000), Page([], displays, limit=1000)
     first.take(display("a", "x"), 10)
     second.take(ClearOutput(), 10)
@@ -74,7 +74,7 @@ def test_a_display_is_updated_on_every_page() -> None:
 
 
 def test_text_in_many_pieces_is_joined_once_and_goes_on() -> None:
-    page = Page([], Displays(), limit=1000)
+    page = Page([], Displays(1000), limit=1000)
     for text in "abc":
         page.take(Stream("stdout", text), 10)
     assert shown(page) == ["abc"]
@@ -84,7 +84,7 @@ def test_text_in_many_pieces_is_joined_once_and_goes_on() -> None:
 
 
 def test_what_exceeds_the_limit_is_counted() -> None:
-    page = Page([], Displays(), limit=25)
+    page = Page([], Displays(1000), limit=25)
     for text in "abc":
         page.take(display(text), 10)
 
@@ -93,7 +93,7 @@ def test_what_exceeds_the_limit_is_counted() -> None:
 
 
 def test_what_was_cleared_or_updated_does_not_count() -> None:
-    page = Page([], Displays(), limit=25)
+    page = Page([], Displays(1000), limit=25)
     for _ in range(10):
         page.take(display("a", "x"), 20)
         page.take(update("b", "x"), 5)

@@ -1,0 +1,289 @@
+"""Page: the outputs that can be seen, after clear_output and display updates. Pure.
+
+Results, live outputs and the cells of notebooks are pages. The displays of one kernel are shared by
+all its pages: an update is noted once, and a page applies it when it is read. So the time for n
+displays and m updates grows with n + m, also if they all have the same display_id and stand on
+many pages.
+
+The policy. A page has no limit of its own: its owner keeps ``bytes`` in bounds, and those count
+the updates that come through the page. ``Displays`` bounds the updates that come from elsewhere:
+it keeps the last one of each display, up to a limit in bytes for all of them. An update beyond the
+limit is not applied, and the pages that show its display are not complete.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from kernelproto.client.refusals import RefusedOutput
+from kernelproto.wire.content import (
+    ClearOutput,
+    DisplayData,
+    ErrorOutput,
+    ExecuteResult,
+    MimeBundle,
+    Output,
+    Stream,
+    UpdateDisplayData,
+)
+
+Displayable = DisplayData | ExecuteResult
+LastingOutput = Stream | ErrorOutput | Displayable
+
+# A page shows only so many RefusedOutputs: a kernel could send them without end.
+_MOST_REFUSED = 10
+
+
+class Displays:
+    """The displays of one kernel, by display_id; a display ends with the last page that shows it.
+
+    Args:
+        limit: how many bytes of updates from elsewhere are kept.
+
+    Attributes:
+        updates: how many updates there were.
+        discarded_messages: how many updates were more than the limit.
+        discarded_bytes: their size in bytes.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.updates = 0
+        self.discarded_messages = 0
+        self.discarded_bytes = 0
+        self._limit = limit
+        self._bytes = 0
+        self._displays: WeakValueDictionary[str, Display] = WeakValueDictionary()
+
+    def __bool__(self) -> bool:
+        """Whether any page shows a display."""
+        return bool(self._displays)
+
+    def find(self, display_id: str) -> Display:
+        """Return the display with this id, a new one if no page shows it."""
+        display = self._displays.get(display_id)
+        if display is None:
+            display = self._displays[display_id] = Display(self)
+        return display
+
+    def update(self, update: MimeBundle, size: int) -> None:
+        """Update a display on all its pages; the same update may be given twice.
+
+        Args:
+            update: its display_id and new data.
+            size: of its message in bytes; 0 if a page counts it.
+        """
+        display = self._displays.get(update.display_id or "")
+        if display is None or display.update is update:
+            return
+        if self._bytes - display.size + size > self._limit:
+            self.discarded_messages += 1
+            self.discarded_bytes += size
+            display.outdated = True
+            return
+        self.updates += 1
+        self._bytes += size - display.size
+        display.note(update, size, self.updates)
+
+    def release(self, size: int) -> None:
+        """Note that an update of *size* bytes is not kept any longer."""
+        self._bytes -= size
+
+
+class Display:
+    """What a display shows now.
+
+    Attributes:
+        update: the last update; None before the first one.
+        size: of its message in bytes; 0 if a page counts it.
+        version: the number of that update among all of ``Displays.updates``.
+        outdated: whether a later update was not kept.
+    """
+
+    __slots__ = ("__weakref__", "_displays", "outdated", "size", "update", "version")
+
+    def __init__(self, displays: Displays) -> None:
+        self.update: MimeBundle | None = None
+        self.size = 0
+        self.version = 0
+        self.outdated = False
+        self._displays = displays
+
+    def __del__(self) -> None:
+        self._displays.release(self.size)
+
+    def note(self, update: MimeBundle, size: int, version: int) -> None:
+        """Show *update* from now on."""
+        self.update = update
+        self.size = size
+        self.version = version
+        self.outdated = False
+
+
+class Shown(msgspec.Struct, eq=False, gc=False):
+    """One output on a page.
+
+    Attributes:
+        output: what it shows, as of *version*.
+        display: its display; None for outputs that nothing updates.
+        version: ``Displays.updates`` when *output* was current.
+    """
+
+    output: LastingOutput
+    size: int
+    display: Display | None = None
+    version: int = 0
+
+    def refresh(self) -> bool:
+        """Apply the last update of its display; return whether there is a new one."""
+        display = self.display
+        if display is None or display.version <= self.version or display.update is None:
+            return False
+        self.version = display.version
+        data, metadata = display.update.data, display.update.metadata
+        self.output = msgspec.structs.replace(self.output, data=data, metadata=metadata)
+        return True
+
+
+class Page(ABC):
+    """Outputs as they are to be seen; a subclass keeps them in its own form.
+
+    Args:
+        displays: those of the kernel.
+
+    Attributes:
+        displays: those of the kernel.
+        bytes: the size of what is shown: for each output that of its message, or of the last update
+            that came through this page.
+    """
+
+    def __init__(self, displays: Displays) -> None:
+        self.displays = displays
+        self.bytes = 0
+        self._charges: dict[str, _Charge] = {}
+        self._clear_before_next = False
+        self._refused = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is shown that is to be seen."""
+        outdated = any(charge.display.outdated for charge in self._charges.values())
+        return not (self._refused or outdated)
+
+    def take(self, output: Output, size: int) -> None:
+        """Take in an output whose message has *size* bytes."""
+        if isinstance(output, ClearOutput):
+            if output.wait:
+                self._clear_before_next = True
+            else:
+                self.clear()
+        elif isinstance(output, UpdateDisplayData):
+            self._update(output, size)
+        else:
+            if self._clear_before_next:
+                self.clear()
+            if isinstance(output, RefusedOutput):
+                self._refused += 1
+                if self._refused > _MOST_REFUSED:
+                    return
+            self._add(output, size)
+
+    def clear(self) -> None:
+        """Remove all outputs."""
+        self._charges.clear()
+        self.bytes = 0
+        self._clear_before_next = False
+
+    @abstractmethod
+    def _add(self, output: LastingOutput, size: int) -> None:
+        """Show one more output, and charge it."""
+
+    def _charge(self, output: LastingOutput, size: int) -> Shown:
+        """Count an output's size, and return it together with its display."""
+        self.bytes += size
+        display_id = output.display_id if isinstance(output, Displayable) else None
+        if display_id is None:
+            return Shown(output, size)
+        charge = self._charges.get(display_id)
+        if charge is None:
+            charge = self._charges[display_id] = _Charge(self.displays.find(display_id))
+        charge.count += 1
+        charge.bytes += size
+        return Shown(output, size, charge.display, self.displays.updates)
+
+    def _update(self, update: MimeBundle, size: int) -> None:
+        """Update a display; count the size for each output here that shows it."""
+        charge = self._charges.get(update.display_id or "")
+        if charge is None:
+            self.displays.update(update, size)
+        else:
+            self.displays.update(update, 0)
+            self.bytes += charge.count * size - charge.bytes
+            charge.bytes = charge.count * size
+
+    def _discharge(self, shown: Shown) -> None:
+        """Take an output out of the count."""
+        output = shown.output
+        if shown.display is None or not isinstance(output, Displayable):
+            self.bytes -= shown.size
+            return
+        display_id = output.display_id or ""
+        charge = self._charges[display_id]
+        part = charge.bytes // charge.count
+        self.bytes -= part
+        charge.bytes -= part
+        charge.count -= 1
+        if not charge.count:
+            del self._charges[display_id]
+
+
+class OutputPage(Page):
+    """The page of an execution: its outputs as Structs.
+
+    Args:
+        displays: those of the kernel.
+    """
+
+    def __init__(self, displays: Displays) -> None:
+        super().__init__(displays)
+        self._shown: deque[Shown] = deque()
+        self._dropped = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything is shown that is to be seen."""
+        return super().complete and not self._dropped
+
+    def outputs(self) -> list[LastingOutput]:
+        """Return the outputs, in order."""
+        for shown in self._shown:
+            shown.refresh()
+        return [shown.output for shown in self._shown]
+
+    def clear(self) -> None:
+        """Remove all outputs."""
+        super().clear()
+        self._shown.clear()
+
+    def shrink(self, limit: int) -> None:
+        """Drop the oldest outputs until at most *limit* bytes are shown."""
+        while self.bytes > limit and self._shown:
+            self._dropped = True
+            self._discharge(self._shown.popleft())
+
+    def _add(self, output: LastingOutput, size: int) -> None:
+        self._shown.append(self._charge(output, size))
+
+
+class _Charge:
+    """How many outputs of a page show a display, and the size that is counted for them."""
+
+    __slots__ = ("bytes", "count", "display")
+
+    def __init__(self, display: Display) -> None:
+        self.display = display
+        self.count = 0
+        self.bytes = 0
