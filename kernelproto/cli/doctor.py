@@ -20,6 +20,7 @@ from kernelproto.cli.extras import EXTRAS, advice
 from kernelproto.cli.inventory import find_running_kernels, with_states
 from kernelproto.discovery import find_kernel_types
 from kernelproto.exceptions import KernelProtoError
+from kernelproto.launch.records import records_fault
 from kernelproto.run import run_kernel
 from kernelproto.screen import BOLD, DIM, GREEN, RED, styled
 from kernelproto.table import printable
@@ -132,15 +133,15 @@ def _missing_folders() -> list[str]:
 def _runtime_folder(folder: str) -> Finding:
     subject = "runtime folder"
     try:
-        mode = os.stat(folder).st_mode
+        os.stat(folder)
     except FileNotFoundError:
         return Finding(True, subject, f"{folder}: made when it is needed")
     except OSError as error:
         return Finding(False, subject, describe(error))
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding(False, subject, f"{folder}: not writable; set JUPYTER_RUNTIME_DIR")
-    if sys.platform != "win32" and mode & 0o022:
-        return Finding(False, subject, f"{folder}: others may write here; chmod go-w {folder}")
+    if (fault := records_fault(folder)) is not None:
+        return Finding(False, subject, f"{fault}; the records of kernels in it are not used")
     return Finding(True, subject, folder)
 
 

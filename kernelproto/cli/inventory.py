@@ -20,7 +20,9 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelproto.client.client import open_client
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, RemoteProtocolError
-from kernelproto.launch.records import ProcessId, Record, read_records
+from kernelproto.launch.own_files import is_own_file, leave_alone
+from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.records import Record, read_records
 from kernelproto.launch.running import read_connection_file
 
 # Who runs has answered a heartbeat by then, even where the machine is busy.
@@ -74,7 +76,10 @@ class RunningKernel:
 
 
 def find_running_kernels() -> list[RunningKernel]:
-    """Return the kernels that have a connection file in Jupyter's runtime folder, oldest first."""
+    """Return the kernels that have a connection file in Jupyter's runtime folder, oldest first.
+
+    What belongs to another user, or is not a regular file, is logged and left out.
+    """
     folder = jupyter_runtime_dir()
     records = {os.path.realpath(record.connection_file): record for record in read_records(folder)}
     processes = _processes_by_connection_file()
@@ -83,6 +88,9 @@ def find_running_kernels() -> list[RunningKernel]:
         for name in os.listdir(folder):
             if (match := _CONNECTION_FILE.fullmatch(name)) is not None:
                 path = os.path.join(folder, name)
+                if not is_own_file(path):
+                    leave_alone(path, "it is not a regular file of this user")
+                    continue
                 record = records.get(os.path.realpath(path))
                 with suppress(OSError):  # it has just ended
                     kernels.append(_describe(match[1], path, record, processes))
@@ -156,7 +164,9 @@ def _processes_by_connection_file() -> dict[str, int]:
     found: dict[str, int] = {}
     with suppress(OSError):  # there is no such list on this system
         for name in filter(str.isdecimal, os.listdir("/proc")):
-            with suppress(OSError):  # it has ended, or is somebody else's
+            with suppress(OSError):  # it has ended
+                if os.stat(f"/proc/{name}").st_uid != os.geteuid():
+                    continue  # any process may name any file
                 with open(f"/proc/{name}/cmdline", "rb") as file:
                     words = os.fsdecode(file.read()).split("\0")
                 for word in words:

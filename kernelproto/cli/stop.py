@@ -102,7 +102,8 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
     if kernel.state == "starting":
         raise CliError("it is just being started; ask again in a moment")
     if kernel.state == "dead":
-        _remove_leftovers(kernel)
+        if not _remove_leftovers(kernel):
+            raise CliError("a process of another program runs under its number; nothing is removed")
         return "it was dead; its files are removed"
     if record is not None and (record.detached or record.owner.is_gone):
         with suppress(KernelNotReady):  # and so it was killed
@@ -119,6 +120,8 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
         raise CliError("it does not end when asked to; --force kills it")
     if kernel.process is None:
         raise CliError("its process is not known, so that it cannot be killed")
+    if record is not None and not record.is_of(kernel.process.pid):
+        raise CliError(f"process {kernel.process.pid} does not show that it is this kernel")
     kill_group(kernel.process.pid, kernel.process.started)
     return "killed" if await _ends(kernel) else "killed, but it has not ended yet"
 
@@ -137,9 +140,9 @@ async def _ends(kernel: RunningKernel) -> bool:
     return False
 
 
-def _remove_leftovers(kernel: RunningKernel) -> None:
+def _remove_leftovers(kernel: RunningKernel) -> bool:
     if kernel.record is not None:
-        kernel.record.clear_up()
-    else:
-        with suppress(FileNotFoundError):
-            os.unlink(kernel.connection_file)
+        return kernel.record.clear_up()
+    with suppress(FileNotFoundError):
+        os.unlink(kernel.connection_file)
+    return True

@@ -9,12 +9,12 @@ import os
 import selectors
 from contextlib import suppress
 from io import FileIO
-from typing import cast
 
 from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
-from kernelproto.launch.local import InterruptMode, LocalKernelManager
+from kernelproto.launch.local import LocalKernelManager
 from kernelproto.launch.output_file import FileTail
-from kernelproto.launch.records import ProcessId, Record, read_records
+from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.records import Record, read_records, records_fault
 from kernelproto.launch.running import find_connection_file, read_connection_file
 from kernelproto.launch.signalled import SignalledProcess
 from kernelproto.launch.watchdog_process import kill_group, remove_files
@@ -42,9 +42,11 @@ def find_record(connection: str | ConnectionInfo) -> Record:
         with suppress(DiscoveryError, RemoteProtocolError):
             if path is None and read_connection_file(record.connection_file) == connection:
                 return record
+    fault = records_fault(folder)
+    reason = f"no record is trusted there: {fault}" if fault else "kernelproto did not start it"
     raise DiscoveryError(
-        f"there is no record of a kernel at {path or connection!r}: it has ended, or was not "
-        "started by kernelproto; without own=True one can connect to it all the same"
+        f"there is no record of a kernel at {path or connection!r}: it has ended, or {reason}; "
+        "without own=True one can connect to it all the same"
     )
 
 
@@ -56,7 +58,8 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
 
     Raises:
         DiscoveryError: the kernel has ended; or it cannot be adopted, because it belongs to a
-            program that still runs, or runs on another machine, or because this system cannot.
+            program that still runs, or runs on another machine, or because this system cannot, or
+            because the process in the record does not show that it belongs to the kernel.
         RemoteProtocolError: its connection file has been spoilt.
     """
     process = record.process
@@ -73,13 +76,13 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
             f"{record.owner.pid}, which runs"
         )
     files = _Files(record)
-    adopted = _AdoptedProcess(process)
+    adopted = _AdoptedProcess(record, process)
     return files.info, LocalKernelManager(
         record,
         process=adopted,
         output=FileTail(record.output),
         connection_file=files,
-        interrupt_mode=cast(InterruptMode, record.interrupt_mode),
+        interrupt_mode=record.interrupt_mode,
     )
 
 
@@ -103,7 +106,7 @@ class _AdoptedProcess(SignalledProcess):
     between a look at the descriptor and the next line.
     """
 
-    def __init__(self, process: ProcessId) -> None:
+    def __init__(self, record: Record, process: ProcessId) -> None:
         try:
             sign = FileIO(os.pidfd_open(process.pid), "r")
         except ProcessLookupError:
@@ -113,6 +116,13 @@ class _AdoptedProcess(SignalledProcess):
         if process.is_gone:  # and this is the descriptor of a stranger
             sign.close()
             raise DiscoveryError("the kernel has just ended")
+        if not record.is_of(process.pid):
+            sign.close()
+            raise DiscoveryError(
+                f"process {process.pid} is not of the kernel {record.kernel_id}: neither its "
+                f"environment nor its command line shows that it is; the record {record.path!r} "
+                "was not written by kernelproto, or the process has changed both"
+            )
         super().__init__(process.pid, sign)
         self._started = process.started
         self._ended = False

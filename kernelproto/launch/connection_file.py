@@ -8,16 +8,21 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import sys
-import tempfile
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Literal
 
-from jupyter_core.paths import jupyter_runtime_dir, secure_write
+from jupyter_core.paths import secure_write
 
 from kernelproto.exceptions import LaunchError
+from kernelproto.launch.paths import (
+    DRAFT,
+    SOCKET_NAME,
+    choose_socket_folder,
+    connection_file_name,
+    runtime_folder,
+)
 from kernelproto.launch.ports import promise_ports, release_ports
 from kernelproto.transport.curve import CurveKeys, new_curve_keys
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
@@ -29,15 +34,8 @@ LOOPBACK = "127.0.0.1"
 
 _KEY_BYTES = 32
 
-# As much of a kernel's id as tells it from others; the paths of sockets must be short.
-_ID_LENGTH = 8
-
 _NO_CURVE_KEYS = CurveKeys("", "")
-_SOCKET_NAME = "kernel"
 _SOCKET_NUMBERS = range(1, len(CHANNEL_NAMES) + 1)
-
-# sockaddr_un.sun_path without its terminating zero.
-_LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 
 
 class ConnectionFile:
@@ -143,7 +141,7 @@ class ConnectionFile:
             LaunchError: it cannot be written.
         """
         with _errors_named(self.path):
-            draft = f"{self.path}.new"
+            draft = self.path + DRAFT
             with ExitStack() as undo:
                 undo.callback(_remove_file, draft)
                 _write(draft, info.to_json)
@@ -168,34 +166,20 @@ def new_registration(kernel_id: str, *, ip: str, encrypted: bool, kernel_name: s
     )
 
 
-def choose_socket_folder(kernel_id: str) -> str:
-    """Return the path of the folder for a kernel's ipc sockets; it is the same each time.
-
-    So a record can name the folder before there is one.
+def require_socket_folder(kernel_id: str) -> str:
+    """Return the path of the folder for a kernel's ipc sockets, as choose_socket_folder() does.
 
     Raises:
-        LaunchError: the path would be too long for sockets.
+        LaunchError: there is no place for it.
     """
-    name = f"kernel-{kernel_id[:_ID_LENGTH]}"
-    folder = os.path.join(_runtime_folder(), name)
-    if _fits_socket_address(folder):
-        return folder
-    with _errors_named(_path(kernel_id)):
-        folder = os.path.join(tempfile.gettempdir(), name)
-        if _fits_socket_address(folder):
-            return folder
-        raise OSError(
-            f"the path {folder!r} is too long for ipc; set TMPDIR to a shorter one or use tcp"
+    folder = choose_socket_folder(kernel_id)
+    if folder is None:
+        raise LaunchError(
+            f"ipc sockets cannot be made: the path of the runtime folder, {runtime_folder()!r}, is "
+            "too long for the address of a socket, or not valid UTF-8, and so is that of the "
+            "temporary folder; set TMPDIR to a shorter path, or use tcp"
         )
-
-
-def _runtime_folder() -> str:
-    # The kernel may be given another working directory than this process has.
-    return os.path.abspath(jupyter_runtime_dir())
-
-
-def _path(kernel_id: str) -> str:
-    return os.path.join(_runtime_folder(), f"kernel-{kernel_id}.json")
+    return folder
 
 
 def _new_key() -> str:
@@ -205,7 +189,7 @@ def _new_key() -> str:
 @contextmanager
 def _new_file(kernel_id: str) -> Generator[tuple[str, ExitStack]]:
     """Give the path of the file to be written, and what removes it again if the block fails."""
-    path = _path(kernel_id)
+    path = os.path.join(runtime_folder(), connection_file_name(kernel_id))
     with ExitStack() as undo, _errors_named(path):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         undo.callback(_remove_file, path)
@@ -238,20 +222,15 @@ def _choose_addresses(
 ) -> tuple[str, dict[ChannelName, int]]:
     """Return what ConnectionInfo calls ip, and the ports; *undo* learns how to give them back."""
     if transport == "ipc":
-        folder = choose_socket_folder(kernel_id)
+        folder = require_socket_folder(kernel_id)
         os.mkdir(folder, mode=0o700)
         undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        return os.path.join(folder, _SOCKET_NAME), dict(
+        return os.path.join(folder, SOCKET_NAME), dict(
             zip(CHANNEL_NAMES, _SOCKET_NUMBERS, strict=True)
         )
     ports = promise_ports(len(CHANNEL_NAMES), ip)
     undo.callback(release_ports, ports)
     return ip, dict(zip(CHANNEL_NAMES, ports, strict=True))
-
-
-def _fits_socket_address(folder: str) -> bool:
-    socket_path = os.path.join(folder, f"{_SOCKET_NAME}-{_SOCKET_NUMBERS[-1]}")
-    return len(os.fsencode(socket_path)) <= _LONGEST_SOCKET_PATH
 
 
 def _remove_file(path: str) -> None:

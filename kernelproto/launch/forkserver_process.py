@@ -64,6 +64,7 @@ INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 # Whose end an ipykernel does not outlive.
 PARENT_VARIABLE = "JPY_PARENT_PID"
+KERNEL_ID_VARIABLE = "KERNELPROTO_KERNEL_ID"
 
 # What getrusage counts memory in.
 UNIT = 1 if sys.platform == "darwin" else 1024
@@ -260,6 +261,7 @@ def become_kernel(request: dict[str, Any], output: int, failure: int) -> None:
         os.environ.update(request["env"])
         if PARENT_VARIABLE in os.environ:
             os.environ[PARENT_VARIABLE] = str(os.getppid())
+        name_process(os.environ.get(KERNEL_ID_VARIABLE, ""))
         time.tzset()
         choose_backend()
         if request["cwd"] is not None:
@@ -269,6 +271,15 @@ def become_kernel(request: dict[str, Any], output: int, failure: int) -> None:
         os.write(failure, json.dumps(failed(request, error)).encode())
         os._exit(1)
     os.close(failure)  # which the server waits for
+
+
+def name_process(kernel_id: str) -> None:
+    """Let the system tell which kernel this is; its environment and command line are the server's.
+
+    See process_name() in watchdog_process.py.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(f"kernel-{kernel_id[:8]}")
 
 
 def reseed() -> None:

@@ -16,8 +16,8 @@ from kernelproto.launch.connection_file import (
     LOOPBACK,
     ConnectionFile,
     Transport,
-    choose_socket_folder,
     new_registration,
+    require_socket_folder,
 )
 from kernelproto.launch.failures import NOT_REGISTERED, exited_early, not_ready
 from kernelproto.launch.limits import Limits
@@ -95,7 +95,7 @@ async def launch_local(
 
     with ExitStack() as undo:
         # First of all: by its record is found what is left if this program is killed.
-        folder = choose_socket_folder(kernel_id) if transport == "ipc" else None
+        folder = require_socket_folder(kernel_id) if transport == "ipc" else None
         undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)
         if registers and transport == "tcp":  # sockets in a folder of its own nobody can take away
             registration = new_registration(

@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from io import FileIO
 
+from kernelproto.launch.own_files import open_regular_file
+
 _TAIL_BYTES = 64 * 1024
 
 
@@ -22,9 +24,9 @@ class FileTail:
         self._begin = begin
 
     def text(self) -> str:
-        """Return the last 64 KiB; what is not UTF-8 becomes U+FFFD."""
+        """Return the last 64 KiB of a regular file; what is not UTF-8 becomes U+FFFD."""
         if self._path is not None:
-            with suppress(OSError), open(self._path, "rb") as file:
+            with suppress(OSError), open(open_regular_file(self._path), "rb") as file:
                 file.seek(max(self._begin, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
                 return file.read(_TAIL_BYTES).decode("utf-8", "replace")
         return ""

@@ -6,11 +6,16 @@ A record says what there is of a kernel and whose it is. It is written before th
 of the kernel and removed after everything else, so that what a killed program leaves can
 be found: the first launch of each program clears up after owners that are gone.
 
-A process is known by its number and its start time, on one machine since it was booted, in one pid
-namespace. About the records of another machine, or container, nothing can be known, and they are
-left alone: the runtime folder may be a shared one. The same host before its last boot has nothing
-that runs any more. Where the system does not tell start times (outside Linux), a number that is in
-use again keeps the record, and no process is ended; on Windows nothing is cleared up.
+About the records of another machine, or container, nothing can be known, and they are left alone:
+the runtime folder may be a shared one. Where the system does not tell start times (outside Linux),
+a number that is in use again keeps the record, and no process is ended; on Windows nothing is
+cleared up.
+
+A record is trusted only if no other user can have written it (see own_files.py), and only as far as
+it is about the kernel that it is named by: its paths have to be those that follow from the kernel's
+id and the runtime folder (see paths.py), and a process is ended only if it shows that it belongs to
+the kernel. A record that fails one of these checks is logged and left alone, with everything that
+it names. The file that a kernel's output goes to belongs to the user and is never removed.
 
 Nothing here needs a lock. Every file has a name of its own, which is never used again, and removing
 one that has been removed is no error.
@@ -19,83 +24,51 @@ one that has been removed is no error.
 from __future__ import annotations
 
 import os
-import socket
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
-from functools import cache
+from typing import Annotated, Literal
 
 import msgspec
-from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelproto.exceptions import LaunchError
+from kernelproto.launch.own_files import (
+    LONGEST_FILE,
+    folder_fault,
+    is_own_file,
+    leave_alone,
+    read_own_file,
+)
+from kernelproto.launch.paths import (
+    DRAFT,
+    connection_file_name,
+    is_connection_draft,
+    is_record_draft,
+    is_text,
+    kernel_of_record,
+    runtime_folder,
+    socket_folder_name,
+    socket_folders,
+)
+from kernelproto.launch.process_id import ProcessId
 from kernelproto.launch.watchdog_process import (
     Charge,
+    belongs_to_kernel,
     kill_group,
     kill_members,
     remove_files,
     remove_record,
-    start_time,
 )
 
 _FOLDER = "kernelproto"
 
-# A record is written to a draft, which takes a moment. One that has been there for longer, and says
-# nothing, is left by a program that was killed in this moment.
-_DRAFT = ".new"
+# Writing a draft takes a moment. One that has been there for longer is left by a program that was
+# killed in this moment.
 _DRAFT_SECONDS = 600.0
 
+_Path = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A[^\0]*\Z")]
+
 _swept: set[str] = set()
-
-
-class Machine(msgspec.Struct, frozen=True):
-    """Where a process number has its meaning; "" is what the system does not tell."""
-
-    host: str
-    boot: str
-    pid_namespace: str
-
-
-class ProcessId(msgspec.Struct, frozen=True):
-    """A process, once and for all.
-
-    Args:
-        pid: its number.
-        started: its start time as the system counts it, "" where that is unknown.
-        machine: where that is.
-    """
-
-    pid: int
-    started: str
-    machine: Machine
-
-    @classmethod
-    def of(cls, pid: int) -> ProcessId:
-        """Return what identifies the process that runs under this number."""
-        return cls(pid, start_time(pid), _this_machine())
-
-    @property
-    def is_here(self) -> bool:
-        """Whether this program can see and signal it, if it runs."""
-        return self.machine == _this_machine()
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether it has certainly ended."""
-        here = _this_machine()
-        if self.machine != here:
-            return self.machine.host == here.host and self.machine.boot != here.boot
-        if self.started:
-            return start_time(self.pid) != self.started
-        if os.name != "posix":
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            return False
-        return False
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,9 +77,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         kernel_id: a UUID.
         kernel_name: the kernel type.
-        command: the command line.
+        command: the command line; empty where the record would be longer than 1 MiB with it.
         interrupt_mode: "signal" or "message".
-        connection_file: the path of the connection file.
+        connection_file: the path of the connection file; in the file only its name, where the path
+            is not valid UTF-8.
         socket_folder: the folder of its ipc sockets, None without.
         output: the file that it writes to, None when it does not.
         detached: whether it outlives the program that has started it.
@@ -116,13 +90,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     kernel_id: str
-    connection_file: str
+    connection_file: _Path
     owner: ProcessId
     kernel_name: str = ""
     command: tuple[str, ...] = ()
-    interrupt_mode: str = "signal"
-    socket_folder: str | None = None
-    output: str | None = None
+    interrupt_mode: Literal["signal", "message"] = "signal"
+    socket_folder: _Path | None = None
+    output: _Path | None = None
     detached: bool = False
     process: ProcessId | None = None
     listed_as: str = ""
@@ -138,16 +112,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             LaunchError: it cannot be written.
         """
-        runtime_folder = os.path.abspath(jupyter_runtime_dir())
-        path = os.path.join(runtime_folder, f"kernel-{kernel_id}.json")
+        folder = runtime_folder()
         record = cls(
             kernel_id=kernel_id,
-            connection_file=path,
+            connection_file=os.path.join(folder, connection_file_name(kernel_id)),
             owner=ProcessId.of(os.getpid()),
             socket_folder=socket_folder,
         )
         with _errors_named(record.path):
-            os.makedirs(runtime_folder, mode=0o700, exist_ok=True)
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         record.write()
         return record
 
@@ -182,8 +155,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             self._write()
 
     def _write(self) -> None:
-        data = msgspec.json.encode(self)
-        new = self.path + _DRAFT
+        data = self._to_json()
+        new = self.path + DRAFT
         while True:
             with suppress(FileExistsError):
                 os.mkdir(os.path.dirname(new), mode=0o700)
@@ -191,27 +164,54 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             with suppress(FileNotFoundError):
                 descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 break
-        with open(descriptor, "wb") as file:
-            file.write(data)
-        os.replace(new, self.path)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(data)
+            os.replace(new, self.path)
+        except BaseException:  # a full disk, for example
+            remove_record(os.fsencode(new))
+            raise
+
+    def _to_json(self) -> bytes:
+        record = self
+        if not is_text(record.connection_file):
+            name = os.path.basename(record.connection_file)
+            record = msgspec.structs.replace(record, connection_file=name)
+        data = msgspec.json.encode(record)
+        if len(data) > LONGEST_FILE:
+            data = msgspec.json.encode(msgspec.structs.replace(record, command=()))
+        return data
 
     def remove(self) -> None:
         """Remove the record, as the last of the kernel; more than once is fine."""
         remove_record(os.fsencode(self.path))
 
-    def clear_up(self) -> None:
-        """End what runs of the kernel, and remove its files."""
+    def clear_up(self) -> bool:
+        """End what runs of the kernel, and remove its files; return whether that was done.
+
+        If the process that the record names runs, but does not belong to the kernel, this is
+        logged, and nothing is ended or removed.
+        """
         process = self.process
         if process is not None and process.is_here and process.started and not process.is_gone:
+            if not self.is_of(process.pid):
+                leave_alone(self.path, f"process {process.pid} is not of kernel {self.kernel_id}")
+                return False
             kill_group(process.pid, process.started)
         kill_members({self.kernel_id.encode()})
         remove_files(self.files)
         self.remove()
+        return True
+
+    def is_of(self, pid: int) -> bool:
+        """Return whether a process shows that it belongs to the kernel. Linux only."""
+        return belongs_to_kernel(pid, self.kernel_id.encode(), os.fsencode(self.connection_file))
 
     @property
     def files(self) -> tuple[bytes, ...]:
         """The paths of the files and folders that go with the kernel."""
-        return tuple(os.fsencode(f) for f in (self.connection_file, self.socket_folder) if f)
+        paths = self.connection_file, self.connection_file + DRAFT, self.socket_folder
+        return tuple(os.fsencode(path) for path in paths if path)
 
 
 @contextmanager
@@ -232,32 +232,96 @@ def sweep() -> None:
         return
     _swept.add(folder)
     for path, record in _records(folder):
-        if record.is_abandoned:
-            record.clear_up()
-            remove_record(os.fsencode(path))  # another path when it was being written
-    for path in _paths(folder):
-        with suppress(OSError):
-            if path.endswith(_DRAFT) and time.time() - os.path.getmtime(path) > _DRAFT_SECONDS:
-                remove_record(os.fsencode(path))
+        if record.is_abandoned and record.clear_up() and path != record.path:
+            remove_record(os.fsencode(path))  # it was being written
+    parent = os.path.dirname(folder)
+    if records_fault(parent) is None:
+        for path in _old_drafts(folder, is_record_draft):
+            remove_record(os.fsencode(path))
+        for path in _old_drafts(parent, is_connection_draft):
+            remove_files([os.fsencode(path)])
 
 
-def read_records(runtime_folder: str | None = None) -> list[Record]:
+def read_records(folder: str | None = None) -> list[Record]:
     """Return the records of all kernels in a Jupyter runtime folder; some may have ended.
 
+    Records that are not trusted are logged, once each, and left out.
+
     Args:
-        runtime_folder: Jupyter's own by default.
+        folder: the runtime folder, Jupyter's own by default.
     """
-    return [record for path, record in _records(_folder(runtime_folder)) if path == record.path]
+    return [record for path, record in _records(_folder(folder)) if path == record.path]
+
+
+def records_fault(folder: str | None = None) -> str | None:
+    """Return why no record in a Jupyter runtime folder is trusted; None where they are.
+
+    Args:
+        folder: the runtime folder, Jupyter's own by default.
+    """
+    path = _folder(folder)
+    parent = os.path.dirname(path)
+    return folder_fault(parent, private=False) or folder_fault(path, private=True)
 
 
 def _records(folder: str) -> Iterator[tuple[str, Record]]:
+    parent = os.path.dirname(folder)
+    if (fault := records_fault(parent)) is not None:
+        if _paths(folder):
+            leave_alone(folder, fault)
+        return
     for path in _paths(folder):
         try:
-            with open(path, "rb") as file:
-                record = msgspec.json.decode(file.read(), type=Record)
-        except (OSError, msgspec.DecodeError):
-            continue  # it has been removed meanwhile, or comes from another version of kernelproto
-        yield path, record
+            record = _read(path, parent)
+        except FileNotFoundError:
+            continue  # it has been removed meanwhile
+        except (OSError, ValueError, RecursionError) as error:
+            if not (path.endswith(DRAFT) and isinstance(error, msgspec.DecodeError)):
+                leave_alone(path, (isinstance(error, OSError) and error.strerror) or error)
+        else:
+            yield path, record
+
+
+def _read(path: str, parent: str) -> Record:
+    """Read a record, and look whether all that it names belongs to the kernel it is named by.
+
+    Raises:
+        OSError: it cannot be read, or another user may have written it.
+        ValueError: it is no record, or it names something else.
+    """
+    kernel_id = kernel_of_record(os.path.basename(path))
+    if kernel_id is None:
+        raise ValueError("its name is not that of a record")
+    record = msgspec.json.decode(read_own_file(path), type=Record)
+    if record.kernel_id != kernel_id:
+        raise ValueError(f"it is about another kernel, {record.kernel_id[:100]!r}")
+    connection_file = os.path.join(parent, connection_file_name(kernel_id))
+    written_in, name = os.path.split(os.path.join(parent, record.connection_file))
+    if name != os.path.basename(connection_file) or not _is_same_folder(written_in, parent):
+        raise ValueError(f"it names another connection file, {record.connection_file[:200]!r}")
+    socket_folder = record.socket_folder
+    if socket_folder == os.path.join(written_in, socket_folder_name(kernel_id)):
+        socket_folder = os.path.join(parent, socket_folder_name(kernel_id))
+    if socket_folder is not None and socket_folder not in socket_folders(kernel_id, parent):
+        raise ValueError(
+            f"it names another folder of sockets, {socket_folder[:200]!r}, which is neither in the "
+            "runtime folder nor in the temporary folder of this program (TMPDIR)"
+        )
+    return msgspec.structs.replace(
+        record, connection_file=connection_file, socket_folder=socket_folder
+    )
+
+
+def _is_same_folder(one: str, other: str) -> bool:
+    return one == other or os.path.realpath(one) == os.path.realpath(other)
+
+
+def _old_drafts(folder: str, is_draft: Callable[[str], bool]) -> Iterator[str]:
+    for path in _paths(folder):
+        if is_draft(os.path.basename(path)) and is_own_file(path):
+            with suppress(OSError):  # it has been removed meanwhile
+                if time.time() - os.stat(path).st_mtime > _DRAFT_SECONDS:
+                    yield path
 
 
 def _paths(folder: str) -> list[str]:
@@ -267,15 +331,5 @@ def _paths(folder: str) -> list[str]:
         return []
 
 
-def _folder(runtime_folder: str | None = None) -> str:
-    return os.path.join(os.path.abspath(runtime_folder or jupyter_runtime_dir()), _FOLDER)
-
-
-@cache
-def _this_machine() -> Machine:
-    boot = namespace = ""
-    with suppress(OSError):
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    return Machine(socket.gethostname(), boot, namespace)
+def _folder(folder: str | None = None) -> str:
+    return os.path.join(os.path.abspath(folder or runtime_folder()), _FOLDER)

@@ -8,6 +8,7 @@ import os
 from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelproto.exceptions import DiscoveryError
+from kernelproto.launch.own_files import is_own_file, read_regular_file
 from kernelproto.launch.records import read_records
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -24,8 +25,7 @@ def read_connection_file(name: str) -> ConnectionInfo:
     """
     path = find_connection_file(name)
     try:
-        with open(path, "rb") as file:
-            return ConnectionInfo.from_json(file.read())
+        return ConnectionInfo.from_json(read_regular_file(path))
     except OSError as error:
         raise DiscoveryError(
             f"cannot read the connection file {path!r}: {error.strerror}"
@@ -38,7 +38,8 @@ def find_connection_file(name: str) -> str:
     Args:
         name: its path; or the name of a file in the Jupyter runtime folder; or a pattern, such as
             ``"kernel-*.json"``, of which the file that was changed last is taken; or a part of the
-            name; or a part of the id that a kernel is listed under.
+            name; or a part of the id that a kernel is listed under. In the runtime folder only
+            regular files that belong to this user are found, no symbolic links.
 
     Raises:
         DiscoveryError: there is no such file.
@@ -47,7 +48,7 @@ def find_connection_file(name: str) -> str:
         return name
     folder = jupyter_runtime_dir()
     for pattern in (name, f"*{name}*"):
-        found = [path for path in glob.glob(os.path.join(folder, pattern)) if os.path.isfile(path)]
+        found = [path for path in glob.glob(os.path.join(folder, pattern)) if is_own_file(path)]
         if found:
             return max(found, key=os.path.getmtime)
     for record in read_records(folder):

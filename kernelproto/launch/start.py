@@ -14,7 +14,8 @@ from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.output_file import OutputFile
 from kernelproto.launch.process import Spawn
-from kernelproto.launch.records import ProcessId, Record
+from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay, open_output, open_relay
 from kernelproto.launch.watchdog import Watch
 from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE

@@ -145,14 +145,45 @@ def kill_members(kernel_ids: Collection[bytes]) -> None:
             return
 
 
+def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> bool:
+    """Return whether a process shows that it belongs to a kernel. Linux only.
+
+    It does so by its environment, which has the kernel's id; by its command line, which names the
+    connection file; or, forked from a loaded interpreter, by its name.
+    """
+    for _ in range(_ROUNDS):
+        owner = _kernel_of(pid)
+        if owner != _UNKNOWN:
+            break
+        time.sleep(_ROUND_SECONDS)
+    if owner == kernel_id:
+        return True
+    name = os.path.basename(connection_file)
+    try:
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            if file.read().rstrip(b"\n") == process_name(kernel_id):
+                return True
+        with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+            words = file.read().split(b"\0")
+    except OSError:
+        return False
+    return any(os.path.basename(word) == name for word in words)
+
+
+def process_name(kernel_id: bytes) -> bytes:
+    """Return the name of a forked kernel's process, the 15 bytes that Linux keeps of one."""
+    return b"kernel-" + kernel_id[:8]
+
+
 def remove_files(paths: Iterable[bytes]) -> None:
-    """Remove files, and folders with files in them; what cannot be removed stays."""
+    """Remove files, and folders with files in them; what cannot be removed stays.
+
+    A folder that belongs to another user stays. A symbolic link is removed and not followed.
+    """
     for path in paths:
         with suppress(OSError):
             if os.path.isdir(path) and not os.path.islink(path):
-                for name in os.listdir(path):
-                    os.unlink(os.path.join(path, name))
-                os.rmdir(path)
+                _remove_folder(path)
             else:
                 os.unlink(path)
 
@@ -163,6 +194,18 @@ def remove_record(path: bytes) -> None:
         os.unlink(path)
     with suppress(OSError):
         os.rmdir(os.path.dirname(path))
+
+
+def _remove_folder(path: bytes) -> None:
+    # By its descriptor, so that no link can take the folder's place meanwhile.
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(folder).st_uid == os.geteuid():
+            for name in os.listdir(folder):
+                os.unlink(name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(path)
 
 
 def _listen(program: int) -> list[Charge]:

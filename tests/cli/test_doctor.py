@@ -45,6 +45,7 @@ def test_what_works_and_what_does_not(runtime_dir: Path, kernelproto) -> None:
     assert "'bad'" in found["skipped"][1]
     assert found["JUPYTER_PATH"] == ("--", NO_FOLDER)
     assert found["runtime"][0] == "!!"
+    assert f"chmod go-w {runtime_dir}" in found["runtime"][1]
     assert found["dead"] == ("--", "kernels       1 have left files: kernelproto stop dead ...")
     assert done.stdout.endswith("\n3 things are wrong.\n")
     assert "\x1b" not in done.stdout

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from kernelproto.cli.inventory import RunningKernel, find_running_kernels
 from kernelproto.cli.main import main
 from kernelproto.cli.ps import format_age, format_kernels, short_ids
 from kernelproto.cli.stop import choose
-from kernelproto.launch.records import Machine, ProcessId, Record
+from kernelproto.launch.process_id import Machine, ProcessId
+from kernelproto.launch.records import Record
 from kernelproto.launch.running import read_connection_file
 
 GUARD_SECONDS = 60
@@ -74,8 +76,8 @@ def test_short_ids_can_be_told_apart() -> None:
 
 
 def test_kernels_of_the_same_id_are_two(runtime_dir: Path, capsys) -> None:
-    for kernel_id in ("one", "two"):
-        record = Record.reserve(kernel_id)
+    for _ in range(2):
+        record = Record.reserve(str(uuid.uuid4()))
         gone = ProcessId(os.getpid(), "1", record.owner.machine)
         msgspec.structs.replace(record, listed_as="same", owner=gone, process=gone).write()
         Path(record.connection_file).touch()
@@ -188,6 +190,31 @@ def test_kernel_that_does_not_answer(
     assert main(["stop", "--all", "--force"]) == 0
     assert capsys.readouterr().out == "strange: killed\n"
     assert strangers_kernel.wait(GUARD_SECONDS) == -signal.SIGKILL
+
+
+def test_files_that_are_no_connection_files(runtime_dir: Path, capsys, caplog) -> None:
+    os.mkfifo(runtime_dir / "kernel-pipe.json")
+    (runtime_dir / "kernel-zero.json").symlink_to("/dev/zero")
+    assert main(["ps"]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["stop", "--all"]) == 0
+    assert len(list(runtime_dir.iterdir())) == 2
+
+
+def test_process_in_a_record_that_is_not_the_kernel(runtime_dir: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("kernelproto.cli.inventory._HEARTBEAT_SECONDS", 0.1)
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
+        record = Record.reserve(str(uuid.uuid4()))
+        record.of_process(ProcessId.of(stranger.pid)).write()
+        Path(record.connection_file).write_text("{}")
+        assert main(["stop", "--all", "--force"]) == 1
+        assert f"process {stranger.pid} does not show" in capsys.readouterr().err
+        gone = ProcessId(os.getpid(), "1", record.owner.machine)
+        msgspec.structs.replace(record, owner=gone).of_process(ProcessId.of(stranger.pid)).write()
+        assert main(["stop", "--all", "--force"]) == 1
+        assert stranger.poll() is None
+        assert Path(record.connection_file).exists()
+        stranger.kill()
 
 
 def test_nothing_runs(capsys) -> None:

@@ -15,7 +15,8 @@ from kernelproto.exceptions import DiscoveryError
 from kernelproto.launch.adopted import adopt_local, find_record
 from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.local import LocalKernelManager
-from kernelproto.launch.records import ProcessId, Record, read_records
+from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.records import Record, read_records
 from kernelproto.testing import check_kernel_manager
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "clean")]
@@ -181,6 +182,37 @@ async def test_kernel_that_belongs_to_a_program() -> None:
         record = find_record(program.stdout.readline().strip())
         with pytest.raises(DiscoveryError, match=f"belongs to process {program.pid}"):
             await adopt_local(record)
+
+
+async def test_process_that_is_not_the_kernel(start) -> None:
+    record = find_record(start())
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:  # noqa: ASYNC220
+        process = ProcessId.of(stranger.pid)
+        forged = msgspec.structs.replace(record, process=process)
+        forged.write()
+        with pytest.raises(DiscoveryError, match=f"process {stranger.pid} is not of the kernel"):
+            await adopt_local(find_record(record.kernel_id))
+        assert stranger.poll() is None
+        stranger.kill()
+    record.write()
+
+
+async def test_record_that_others_may_have_written(start, runtime_dir) -> None:
+    kernel_id = start()
+    runtime_dir.chmod(0o777)
+    with pytest.raises(DiscoveryError, match="other users may write to"):
+        find_record(kernel_id)
+    runtime_dir.chmod(0o700)
+
+
+async def test_output_that_is_no_regular_file(start, tmp_path) -> None:
+    output = tmp_path / "output"
+    manager = await adopt(start("sleep 1000", str(output)))
+    output.unlink(missing_ok=True)
+    os.mkfifo(output)
+    assert manager.output_tail() == ""
+    await manager.cleanup()
+    assert output.exists()
 
 
 async def test_no_record(runtime_dir) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
 from kernelproto.launch import connection_file as module
+from kernelproto.launch import paths
 from kernelproto.launch import ports as ports_module
 from kernelproto.launch.connection_file import LOOPBACK, ConnectionFile, new_registration
+from kernelproto.launch.running import read_connection_file
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 
@@ -124,7 +126,7 @@ def test_long_runtime_folder_puts_sockets_into_the_temporary_folder(
 @pytest.mark.parametrize("too_long", [False, True])
 def test_longest_socket_path(runtime_dir, monkeypatch, too_long) -> None:
     end = len("/kernel-12345678/kernel-5")
-    limit = module._LONGEST_SOCKET_PATH
+    limit = paths._LONGEST_SOCKET_PATH
     padding = limit - len(str(runtime_dir)) - len("/") - end + too_long
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime_dir / ("x" * padding)))
     file = ConnectionFile.create("12345678-one", transport="ipc")
@@ -192,8 +194,14 @@ def test_runtime_folder_cannot_be_made(runtime_dir, monkeypatch) -> None:
 
 def test_path_that_is_not_utf8(runtime_dir, monkeypatch) -> None:
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime_dir) + os.fsdecode(b"/\xff"))
-    with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
+    file = ConnectionFile.create("one", transport="ipc")
+    assert file.socket_folder == os.path.join(tempfile.gettempdir(), "kernel-one")
+    assert read_connection_file(file.path) == file.info
+    file.remove()
+    monkeypatch.setattr(tempfile, "tempdir", os.path.dirname(file.path))
+    with pytest.raises(LaunchError, match="not valid UTF-8"):
         ConnectionFile.create("one", transport="ipc")
+    os.rmdir(os.path.dirname(file.path))
 
 
 def test_no_free_ports_are_a_launch_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from kernelproto.launch import forkserver as module
 from kernelproto.launch import ipykernel_process
 from kernelproto.launch.forkserver import ForkServer
 from kernelproto.launch.providers import ForkServerProvider
+from kernelproto.launch.records import read_records
 from kernelproto.testing import check_kernel_provider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left")]
@@ -64,6 +65,7 @@ async def test_kernel_is_as_good_as_a_new_one(tmp_path: Path) -> None:
         assert await evaluate(kernel, "os.environ['NAME']") == "value"
         assert await evaluate(kernel, "os.getpgid(0) == os.getsid(0) == os.getpid()")
         assert await evaluate(kernel, "os.getpid()") == kernel.manager.pid
+        assert read_records()[0].is_of(kernel.manager.pid)
         assert await evaluate(kernel, "'--HistoryManager.enabled=False' in sys.argv")
         assert not [path for path in await evaluate(kernel, "sys.path") if "kernelproto" in path]
         assert await evaluate(kernel, "os.read(0, 1)") == b""

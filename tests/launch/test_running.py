@@ -47,6 +47,38 @@ def test_by_its_path(files: Path) -> None:
     assert read_connection_file(str(files)).kernel_name == "mine"
 
 
+@pytest.mark.parametrize("kind", ["pipe", "zero", "link", "loop"])
+def test_what_is_passed_over_in_the_runtime_folder(files: Path, runtime_dir: Path, kind) -> None:
+    path = runtime_dir / "kernel-ccc.json"
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "zero":
+            path.symlink_to("/dev/zero")
+        case "link":
+            path.symlink_to(files)
+        case "loop":
+            path.symlink_to(path)
+    assert read_connection_file("kernel-*.json").kernel_name == "newer"
+    with pytest.raises(DiscoveryError, match="no connection file"):
+        read_connection_file("ccc")
+    if kind != "link" and path.exists():
+        with pytest.raises(DiscoveryError, match="not a regular file"):
+            read_connection_file(str(path))
+
+
+def test_link_that_is_named_by_its_path(files: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.json"
+    link.symlink_to(files)
+    assert read_connection_file(str(link)).kernel_name == "mine"
+
+
+def test_odd_names(files: Path) -> None:
+    for name in ("\0", "a\0b", "x" * 5000):
+        with pytest.raises(DiscoveryError, match="no connection file"):
+            read_connection_file(name)
+
+
 def test_what_is_not_there_is_named_with_the_folder(runtime_dir: Path) -> None:
     with pytest.raises(DiscoveryError, match=r"'nowhere\.json'") as caught:
         read_connection_file("nowhere.json")

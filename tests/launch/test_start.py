@@ -13,7 +13,8 @@ from kernelproto.launch import start as module
 from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import LocalKernelManager
-from kernelproto.launch.records import ProcessId, read_records
+from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.records import read_records
 from kernelproto.launch.watchdog import _Watchdog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]

@@ -15,8 +15,10 @@ from kernelproto.launch import watchdog_process as module
 from kernelproto.launch.watchdog_process import (
     KERNEL_ID_VARIABLE,
     Charge,
+    belongs_to_kernel,
     kill_group,
     kill_members,
+    process_name,
     remove_files,
     remove_record,
     start_time,
@@ -149,6 +151,42 @@ def test_members_where_there_is_no_proc(monkeypatch) -> None:
     kill_members({b"one"})
 
 
+CONNECTION_FILE = b"/runtime/kernel-one.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "belongs"),
+    [
+        ("/runtime/kernel-one.json", True),
+        ("/by/another/path/kernel-one.json", True),
+        ("/runtime/kernel-one.json.new", False),
+        ("kernel-two.json", False),
+    ],
+)
+def test_command_line_shows_the_kernel(start, name, belongs) -> None:
+    child = start([sys.executable, "-c", "import time; time.sleep(1000)", name])
+    assert belongs_to_kernel(child.pid, b"one", CONNECTION_FILE) is belongs
+
+
+def test_environment_shows_the_kernel(start) -> None:
+    for _ in range(50):
+        child = start(kernel_id="one")
+        assert belongs_to_kernel(child.pid, b"one", CONNECTION_FILE)
+        assert not belongs_to_kernel(child.pid, b"two", b"/runtime/kernel-two.json")
+        child.kill()
+        child.wait()
+        assert not belongs_to_kernel(child.pid, b"one", CONNECTION_FILE)
+
+
+def test_name_shows_the_kernel(start, tmp_path) -> None:
+    assert len(process_name(b"12345678-9")) == 15
+    program = tmp_path / "kernel-12345678"
+    program.symlink_to("/bin/sleep")
+    child = start([str(program), "1000"])
+    assert belongs_to_kernel(child.pid, b"12345678-9", CONNECTION_FILE)
+    assert not belongs_to_kernel(child.pid, b"12345679-9", CONNECTION_FILE)
+
+
 def test_files_are_removed(tmp_path) -> None:
     one, folder, missing = tmp_path / "one", tmp_path / "folder", tmp_path / "missing"
     one.touch()
@@ -173,6 +211,15 @@ def test_link_to_a_folder_is_removed_alone(tmp_path) -> None:
     link.symlink_to(folder)
     remove_files([bytes(link)])
     assert [path.name for path in tmp_path.rglob("*")] == ["folder", "mine"]
+
+
+def test_folder_of_another_user_stays(tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.joinpath("theirs").touch()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    remove_files([bytes(folder)])
+    assert folder.joinpath("theirs").exists()
 
 
 def test_records_share_a_folder(tmp_path) -> None:

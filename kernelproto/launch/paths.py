@@ -1,0 +1,102 @@
+"""The paths of a kernel's files: all of them follow from its id and from Jupyter's runtime folder.
+
+A record or a connection file that names another path is not about the kernel, and is not trusted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+
+from jupyter_core.paths import jupyter_runtime_dir
+
+# A file is written to a draft first, and takes its place when it is complete.
+DRAFT = ".new"
+
+# The paths of sockets must be short, so that a folder of sockets has only a part of the kernel's
+# id in its name.
+_ID_LENGTH = 8
+
+# The name of each socket is this, a hyphen and the number of the channel, one digit.
+SOCKET_NAME = "kernel"
+
+# sockaddr_un.sun_path without its terminating zero.
+_LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
+
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_RECORD = re.compile(rf"({_UUID})\.json(?:{re.escape(DRAFT)})?")
+_CONNECTION_DRAFT = re.compile(rf"kernel-{_UUID}\.json{re.escape(DRAFT)}")
+
+
+def runtime_folder() -> str:
+    """Return Jupyter's runtime folder, absolute: a kernel may have another working directory."""
+    return os.path.abspath(jupyter_runtime_dir())
+
+
+def connection_file_name(kernel_id: str) -> str:
+    """Return the name of a kernel's connection file, which is in the runtime folder."""
+    return f"kernel-{kernel_id}.json"
+
+
+def kernel_of_record(name: str) -> str | None:
+    """Return the id of the kernel that a record, or the draft of one, is named by."""
+    match = _RECORD.fullmatch(name)
+    return None if match is None else match[1]
+
+
+def is_record_draft(name: str) -> bool:
+    """Return whether *name* is that of the draft of a record."""
+    return name.endswith(DRAFT) and kernel_of_record(name) is not None
+
+
+def is_connection_draft(name: str) -> bool:
+    """Return whether *name* is that of the draft of a connection file."""
+    return _CONNECTION_DRAFT.fullmatch(name) is not None
+
+
+def socket_folder_name(kernel_id: str) -> str:
+    """Return the name of the folder of a kernel's ipc sockets."""
+    return f"kernel-{kernel_id[:_ID_LENGTH]}"
+
+
+def socket_folders(kernel_id: str, folder: str) -> list[str]:
+    """Return the paths that the folder of a kernel's ipc sockets can have.
+
+    Args:
+        kernel_id: a UUID.
+        folder: the runtime folder.
+    """
+    name = socket_folder_name(kernel_id)
+    try:
+        temporary_folder = [os.path.abspath(tempfile.gettempdir())]
+    except OSError:  # there is none that can be written to
+        temporary_folder = []
+    return [os.path.join(parent, name) for parent in [folder, *temporary_folder]]
+
+
+def choose_socket_folder(kernel_id: str) -> str | None:
+    """Return the path of the folder for a kernel's ipc sockets; it is the same each time.
+
+    So a record can name the folder before there is one. None means that there is no place for it:
+    the runtime folder and the temporary one (TMPDIR) have paths that are too long for the addresses
+    of sockets, or that are not valid UTF-8, which a connection file has to be.
+    """
+    for folder in socket_folders(kernel_id, runtime_folder()):
+        if _can_be_socket_address(os.path.join(folder, f"{SOCKET_NAME}-0")):
+            return folder
+    return None
+
+
+def is_text(path: str) -> bool:
+    """Return whether a path is valid UTF-8, as JSON has to be."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _can_be_socket_address(path: str) -> bool:
+    return len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH and is_text(path)

@@ -1,0 +1,81 @@
+"""ProcessId: a process, told from all others that have had its number or will have it.
+
+A process is known by its number and its start time, on one machine since it was booted, in one pid
+namespace. Of a process on another machine, or in another container, nothing can be known. The same
+host before its last boot has nothing that runs any more.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import suppress
+from functools import cache
+from typing import Annotated
+
+import msgspec
+
+from kernelproto.launch.watchdog_process import start_time
+
+# Other numbers have another meaning for kill().
+_ProcessNumber = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """Where a process number has its meaning; "" is what the system does not tell."""
+
+    host: str
+    boot: str
+    pid_namespace: str
+
+
+class ProcessId(msgspec.Struct, frozen=True):
+    """A process, once and for all.
+
+    Args:
+        pid: its number.
+        started: its start time as the system counts it, "" where that is unknown.
+        machine: where that is.
+    """
+
+    pid: _ProcessNumber
+    started: str
+    machine: Machine
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        """Return what identifies the process that runs under this number."""
+        return cls(pid, start_time(pid), _this_machine())
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this program can see and signal it, if it runs."""
+        return self.machine == _this_machine()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has certainly ended."""
+        here = _this_machine()
+        if self.machine != here:
+            return self.machine.host == here.host and self.machine.boot != here.boot
+        if self.started:
+            return start_time(self.pid) != self.started
+        if os.name != "posix":
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+@cache
+def _this_machine() -> Machine:
+    boot = namespace = ""
+    with suppress(OSError):
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    return Machine(socket.gethostname(), boot, namespace)
