@@ -13,6 +13,7 @@ from kernelproto.launch.connection_file import ConnectionFile
 from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.output_file import OutputFile
+from kernelproto.launch.paths import is_text
 from kernelproto.launch.process import Spawn
 from kernelproto.launch.process_id import ProcessId
 from kernelproto.launch.records import Record
@@ -164,7 +165,15 @@ def _open_file(output: object) -> OutputFile:
 
 
 def _path(output: object) -> str | None:
-    return os.path.abspath(output) if isinstance(output, str) else None
+    if not isinstance(output, str):
+        return None
+    path = os.path.abspath(output)
+    if not is_text(path):
+        raise InvalidLaunchParameter(
+            f"launch parameter 'output' must be a path that is valid UTF-8, not {path!r}: it is "
+            "written to the record of the kernel"
+        )
+    return path
 
 
 def _readable(argument: str) -> str:

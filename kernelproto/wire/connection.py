@@ -21,6 +21,7 @@ _HIGHEST_PORT = 65535
 # Whoever has one of them can read or write the kernel's messages. A client needs no more than the
 # public key to be let in, so that one is as secret as the others.
 _SECRETS = frozenset({"key", "curve_publickey", "curve_secretkey"})
+_OPTIONAL_TEXTS = ("kernel_name", "curve_publickey", "curve_secretkey")
 _CURVE_KEYS = ("curve_publickey", "curve_secretkey")
 
 # RFC 32: five characters of this alphabet are four bytes.
@@ -90,20 +91,26 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     def from_json(cls, data: bytes | str) -> ConnectionInfo:
         """Read the text of a connection file.
 
-        Unknown keys are ignored: other programs keep notes of their own there.
+        Unknown keys are ignored: other programs keep notes of their own there. So is a byte order
+        mark, and null where a text is optional.
 
         Raises:
             RemoteProtocolError: the text is no connection file; the message names the key.
         """
+        values: dict[str, Any] = {}
         try:
-            info = msgspec.json.decode(data, type=cls)
+            values = msgspec.json.decode(_without_mark(data), type=dict[str, Any])
+            for name in _OPTIONAL_TEXTS:
+                if values.get(name, "") is None:
+                    del values[name]
+            info = msgspec.convert(values, type=cls)
             info.signer()
         except LocalProtocolError as error:
             raise RemoteProtocolError(str(error)) from None
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise RemoteProtocolError(f"not a connection file: {error}") from None
         finally:
-            del data  # its keys must not show in a traceback
+            del data, values  # their keys must not show in a traceback
         return info
 
     def to_json(self) -> bytes:
@@ -155,6 +162,13 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         # The pretty printer rich asks for it, and msgspec would tell it the keys.
         return [field for field in super().__rich_repr__() if field[0] not in _SECRETS]
+
+
+def _without_mark(data: bytes | str) -> bytes | str:
+    """Return a text without the byte order mark that some editors begin a file with."""
+    if isinstance(data, str):
+        return data.removeprefix("\ufeff")
+    return bytes(data).removeprefix(b"\xef\xbb\xbf")
 
 
 def _is_curve_key(text: str) -> bool:

@@ -88,6 +88,8 @@ async def test_detached_kernel_can_write_for_ever() -> None:
 async def test_output_of_a_detached_kernel_goes_to_a_file(tmp_path) -> None:
     with pytest.raises(InvalidLaunchParameter, match="detached"):
         await launch("true", detached=True, output=print)
+    with pytest.raises(InvalidLaunchParameter, match="valid UTF-8"):
+        await launch("true", detached=True, output=str(tmp_path / "\udce9"))
     with open(tmp_path / "out", "wb") as file:  # noqa: ASYNC230
         manager = await launch("echo hello", detached=True, output=file)
     await wait(manager)

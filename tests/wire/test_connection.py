@@ -186,6 +186,22 @@ def test_text_that_is_no_connection_file(text) -> None:
         ConnectionInfo.from_json(text)
 
 
+@pytest.mark.parametrize("text", [b"\xef\xbb\xbf" + FILE, "\ufeff" + FILE.decode()])
+def test_byte_order_mark(text) -> None:
+    assert ConnectionInfo.from_json(text) == ConnectionInfo.from_json(FILE)
+
+
+@pytest.mark.parametrize("name", ["kernel_name", "curve_publickey", "curve_secretkey"])
+def test_null_for_an_optional_text(name) -> None:
+    assert ConnectionInfo.from_json(file(**{name: None})) == info()
+
+
+@pytest.mark.parametrize("name", ["key", "ip", "transport", "signature_scheme", "hb_port"])
+def test_null_where_a_value_is_needed(name) -> None:
+    with pytest.raises(RemoteProtocolError, match=name):
+        ConnectionInfo.from_json(file(**{name: None}))
+
+
 @pytest.mark.parametrize("public", ["", PUBLIC])
 def test_keys_for_encryption(public) -> None:
     original = info(curve_publickey=public)
