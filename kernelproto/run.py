@@ -68,7 +68,8 @@ async def run_kernel(
 
     Args:
         name: the kernel type, ``provider/name``; without a slash it is ``spec/NAME``, or else that
-            of any provider that has it.
+            of any provider that has it. ``python`` and ``python3`` mean ``pyimport/kernel`` where
+            no provider has them.
         cwd: the kernel's working directory; None means the caller's.
         env: environment variables that are added to the caller's.
         launch_params: what the provider and the kernelspec offer; ``env`` and ``transport`` in here
@@ -83,6 +84,7 @@ async def run_kernel(
 
     Raises:
         NoSuchKernel: there is no such kernel type.
+        InvalidKernelSpec: its ``kernel.json`` cannot be used, or asks for another launcher.
         InvalidLaunchParameter: a parameter has the wrong type or is unknown.
         KernelExitedEarly: the kernel's process ended before it was ready, or could not be started.
         KernelNotReady: it was not ready within ``timeouts.startup``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -9,12 +10,19 @@ from typing import Any, cast
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider, TakesConfig
 from kernelproto.launch.entrypoints import declared_providers
-from kernelproto.launch.naming import is_simple_name, no_such_kernel
+from kernelproto.launch.naming import (
+    FIRST_PROVIDER,
+    OWN_KERNEL,
+    is_simple_name,
+    means_own_python,
+    no_such_kernel,
+)
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
 
-_FIRST_PROVIDER = "spec"
+_INSTALL = "install what is missing (for Python: pip install ipykernel)"
+_CHOOSE = "choose one of these, or install the kernelspec of another one"
 
 KernelType = tuple[str, KernelAttributes]
 
@@ -101,6 +109,7 @@ class KernelFinder:
         Args:
             name: ``provider/name``. A name without a slash means ``spec/name``, and where there is
                 none, the first provider that has it; a broken provider is logged and skipped.
+                ``python`` and ``python3`` mean ``pyimport/kernel`` where no provider has them.
             cwd: the kernel's working directory; None means the caller's.
             launch_params: ``env`` and ``transport`` have a meaning everywhere; the rest is the
                 provider's own.
@@ -112,17 +121,20 @@ class KernelFinder:
         """
         provider_id, slash, kernel = name.partition("/")
         if slash:
-            candidates = [self._providers[provider_id]] if provider_id in self._providers else []
+            candidates = [(provider_id, kernel)]
         else:
-            kernel = name
-            candidates = sorted(
-                self._providers.values(), key=lambda provider: provider.id != _FIRST_PROVIDER
-            )
+            providers = sorted(self._providers, key=lambda known: known != FIRST_PROVIDER)
+            candidates = [(known, name) for known in providers]
+            if means_own_python(name):
+                own_provider, _, own_kernel = OWN_KERNEL.partition("/")
+                candidates.append((own_provider, own_kernel))
         refusal: NoSuchKernel | None = None
         failure: _BrokenProvider | None = None
-        for provider in candidates:
+        for provider_id, kernel in candidates:
+            if provider_id not in self._providers:
+                continue
             try:
-                return await _launch(provider, kernel, cwd, launch_params)
+                return await _launch(self._providers[provider_id], kernel, cwd, launch_params)
             except NoSuchKernel as error:
                 refusal = error
             except _BrokenProvider as error:
@@ -135,7 +147,7 @@ class KernelFinder:
         raise no_such_kernel(
             name,
             [available async for available, _ in self.find_kernels()],
-            remedy="install what is missing (for Python: pip install ipykernel)",
+            remedy=_INSTALL if importlib.util.find_spec("ipykernel") is None else _CHOOSE,
         ) from refusal
 
 

@@ -1,4 +1,4 @@
-"""What kernel types are called, and what to tell somebody who asked for one that is not there."""
+"""The names of kernel types, and the error for an unknown one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ from difflib import SequenceMatcher
 
 from kernelproto.exceptions import NoSuchKernel
 
+# A name without a provider is one of this provider, if it has it.
+FIRST_PROVIDER = "spec"
+
+# The ipykernel of the running interpreter.
+OWN_KERNEL = "pyimport/kernel"
+_OWN_PYTHON = ("python", "python3")
+
+# How many characters of two names are compared, and how many names an error has.
+_COMPARED = 100
+_MOST_NAMED = 10
+
 # Not only dots, because a name becomes a folder.
 _SIMPLE_NAME = re.compile(r"(?!\.+\Z)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
-
-
-_COMPARED_CHARACTERS = 100
 
 
 def is_simple_name(name: object) -> bool:
@@ -20,49 +28,67 @@ def is_simple_name(name: object) -> bool:
     return isinstance(name, str) and _SIMPLE_NAME.fullmatch(name) is not None
 
 
+def means_own_python(name: str) -> bool:
+    """Return whether a name stands for OWN_KERNEL where no provider has a kernel type of this name.
+
+    jupyter_client starts this interpreter's ipykernel under these names, too.
+    """
+    return name.lower() in _OWN_PYTHON
+
+
 def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
     """Return *candidates* sorted by how much they look like *name*, upper and lower case alike.
 
-    Those that do so equally are sorted by name. Of *name* only the beginning counts: the comparison
-    takes quadratic time, and a client of the server chooses the name.
+    Only the first 100 characters are compared, because comparing takes quadratic time. Those that
+    look alike equally are sorted by name.
     """
-    beginning = name[:_COMPARED_CHARACTERS].lower()
+    matcher = SequenceMatcher(None, "", _compared(name))
 
-    def unlikeness(candidate: str) -> tuple[float, str]:
-        return -SequenceMatcher(None, beginning, candidate.lower()).ratio(), candidate
+    def unlikeness(candidate: str) -> tuple[float, bool, str]:
+        matcher.set_seq1(_compared(candidate))
+        return -matcher.ratio(), candidate.lower() != name.lower(), candidate
 
     return sorted(candidates, key=unlikeness)
 
 
-def check_kernel_type(name: str, available: Iterable[str], *, remedy: str) -> None:
-    """Make sure that there is a kernel type, by any of the names that it is launched by.
+def check_kernel_type(name: str, available: Iterable[str], *, remedy: str) -> str:
+    """Make sure that there is a kernel type; return its name with its provider.
 
-    Some providers take upper and lower case alike, so it is the launch that may still say no.
+    Some providers take upper and lower case alike, so the launch may still refuse it.
 
     Args:
-        name: what is asked for, with or without its provider.
+        name: any name that it is launched by, with or without its provider.
         available: the kernel types there are, with their providers.
-        remedy: what to do where it is not among them, as an order.
+        remedy: the advice where it is not among them, as an order.
 
     Raises:
         NoSuchKernel: it is not.
     """
-    there = list(available)
-    names = there if "/" in name else [known.partition("/")[2] for known in there]
-    if name.lower() not in map(str.lower, names):
-        raise no_such_kernel(name, there, remedy=remedy)
+    there = sorted(available, key=lambda known: known.partition("/")[0] != FIRST_PROVIDER)
+    for known in there:
+        if name.lower() == (known if "/" in name else known.partition("/")[2]).lower():
+            return known
+    if means_own_python(name) and OWN_KERNEL in there:
+        return OWN_KERNEL
+    raise no_such_kernel(name, there, remedy=remedy)
 
 
 def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuchKernel:
-    """Return the exception for an unknown kernel type.
+    """Return the exception for an unknown kernel type; its message names the nearest ten.
 
     Args:
-        name: what was asked for.
+        name: the kernel type that was asked for.
         available: the kernel types there are, in any order.
-        remedy: what to do about it, as an order.
+        remedy: the advice, as an order.
     """
     there = nearest_first(name, available)
-    there_are = f"there are {', '.join(there)}" if there else "there are none"
+    more = f" and {len(there) - _MOST_NAMED} more" if len(there) > _MOST_NAMED else ""
+    there_are = f"there are {', '.join(there[:_MOST_NAMED])}{more}" if there else "there are none"
+    shown = repr(name[:_COMPARED]) + ("..." if len(name) > _COMPARED else "")
     return NoSuchKernel(
-        f"no kernel type {name!r}; {there_are}; {remedy}", name=name, available=there
+        f"no kernel type {shown}; {there_are}; {remedy}", name=name, available=there
     )
+
+
+def _compared(name: str) -> str:
+    return name[:_COMPARED].lower()

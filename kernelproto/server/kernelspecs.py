@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.naming import OWN_KERNEL
 from kernelproto.server.answers import json_response
 from kernelproto.server.models import KernelSpecList, KernelSpecModel, shown_name
 
@@ -68,6 +69,9 @@ class KernelSpecRoutes:
         found: dict[str, KernelAttributes] = {}
         async for kernel_type, attributes in self._finder.find_kernels():
             found.setdefault(shown_name(kernel_type), attributes)
+        if OWN_KERNEL in found:
+            # Most notebooks name it, and a client offers no other kernel for a name that it misses.
+            found.setdefault("python3", found[OWN_KERNEL])
         return found
 
     async def _attributes(self, name: str) -> KernelAttributes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -178,10 +179,44 @@ async def test_plain_name_with_real_providers(write_kernelspec) -> None:
 @pytest.mark.parametrize("name", ["c", "some/c", "spme/a", "", "/", "some/"])
 async def test_no_such_kernel(name) -> None:
     finder = KernelFinder([SomeProvider(), SomeProvider("other", ("c0",)), FailsAtOnce("broken")])
-    with pytest.raises(NoSuchKernel, match="pip install ipykernel") as caught:
+    with pytest.raises(NoSuchKernel, match="choose one of these, or install the") as caught:
         await finder.launch(name)
+    assert "ipykernel" not in str(caught.value)
     assert caught.value.name == name
     assert set(caught.value.available) == {"some/a", "some/b", "other/c0"}
+
+
+async def test_no_such_kernel_and_no_ipykernel(monkeypatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(NoSuchKernel, match="pip install ipykernel"):
+        await KernelFinder([SomeProvider(), IPykernelProvider()]).launch("python3")
+
+
+@pytest.mark.parametrize("name", ["python", "python3", "Python3"])
+async def test_python_is_the_own_ipykernel_where_no_provider_has_it(name) -> None:
+    own = SomeProvider("pyimport", ("kernel",))
+    installed = SomeProvider("spec", (name,))
+    other = SomeProvider("other", (name,))
+    assert (await asked(KernelFinder([own]), name))[:2] == ("pyimport", "kernel")
+    assert (await asked(KernelFinder([own, other]), name))[:2] == ("other", name)
+    assert (await asked(KernelFinder([own, other, installed]), name))[:2] == ("spec", name)
+    broken = FailsToLaunch("spec", (name,))
+    assert (await asked(KernelFinder([broken, own]), name))[:2] == ("pyimport", "kernel")
+
+
+@pytest.mark.parametrize("name", ["spec/python3", "python2", "python3.11", "pyimport/python"])
+async def test_other_names_are_not_the_own_ipykernel(name) -> None:
+    with pytest.raises(NoSuchKernel):
+        await KernelFinder([SomeProvider("pyimport", ("kernel",))]).launch(name)
+
+
+async def test_python_without_an_installed_kernelspec(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("jupyter_core.paths.ENV_JUPYTER_PATH", [str(tmp_path)])
+    monkeypatch.setattr("jupyter_core.paths.SYSTEM_JUPYTER_PATH", [str(tmp_path)])
+    async with run_kernel("python3") as kernel:
+        result = await kernel.execute("import sys; print(sys.executable)")
+    assert result.stdout.strip() == sys.executable
+    assert kernel.connection_info.kernel_name == "pyimport/kernel"
 
 
 async def test_nearest_kernel_types_are_named_first() -> None:

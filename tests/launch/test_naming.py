@@ -23,6 +23,28 @@ def test_nearest_come_first() -> None:
     assert str(error) == ("no kernel type 'pyhton3'; there are Python3, python2, ir; look again")
 
 
+def test_message_is_bounded() -> None:
+    error = no_such_kernel("a" * 1000, [f"a{number}" for number in range(12)], remedy="look again")
+    assert str(error).startswith(f"no kernel type '{'a' * 100}'...; there are a0, a1, ")
+    assert str(error).endswith(", a9 and 2 more; look again")
+    assert (len(error.name), len(error.available)) == (1000, 12)
+
+
+def test_long_names_are_compared_by_their_beginning() -> None:
+    name, other = "ab" * 500_000, "ba" * 500_000
+    # Comparing all of them would take hours.
+    assert nearest_first(name, [other, name]) == [name, other]
+
+
+@pytest.mark.parametrize("name", ["python", "python3", "PYTHON3"])
+def test_python_is_the_own_kernel_where_there_is_no_other(name: str) -> None:
+    assert check_kernel_type(name, AVAILABLE, remedy="choose") == "pyimport/kernel"
+    installed = [*AVAILABLE, f"other/{name}", f"spec/{name}"]
+    assert check_kernel_type(name, installed, remedy="choose") == f"spec/{name}"
+    with pytest.raises(NoSuchKernel):
+        check_kernel_type(name, ["spec/mine"], remedy="choose")
+
+
 def test_order_does_not_depend_on_the_order_of_the_search() -> None:
     names = ["spec/ab", "spec/aa", "spec/AC"]
     assert nearest_first("a", names) == nearest_first("a", reversed(names))
