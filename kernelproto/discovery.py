@@ -53,6 +53,9 @@ def print_kernel_types(*, as_json: bool) -> None:
         print_json(kernel_types)
     elif kernel_types:
         print_table(format_table(kernel_types, terminal_width(), sys.stdout.encoding))
+        for name, about in kernel_types.items():
+            if "unavailable" in about:
+                print(f"{name} cannot be launched: {about['unavailable']}", file=sys.stderr)
     else:
         print(_NOTHING, file=sys.stderr)
 

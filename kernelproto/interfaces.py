@@ -28,6 +28,7 @@ class KernelAttributes(TypedDict, total=False):
         resource_dir: the folder with logos and other resources.
         resources: the paths of those that Jupyter knows, under its names for them, such as
             ``"logo-64x64"``, ``"logo-svg"``, ``"kernel.js"`` and ``"kernel.css"``.
+        unavailable: why the kernel cannot be launched here; missing where it can.
     """
 
     display_name: str
@@ -38,6 +39,7 @@ class KernelAttributes(TypedDict, total=False):
     metadata: Mapping[str, object]
     resource_dir: str
     resources: Mapping[str, str]
+    unavailable: str
 
 
 @runtime_checkable

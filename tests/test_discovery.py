@@ -115,6 +115,25 @@ def test_table_of_them(monkeypatch, capsys) -> None:
     ]
 
 
+def test_kernel_types_that_cannot_be_launched(monkeypatch, capsys) -> None:
+    class Provider:
+        id = "spec"
+
+        async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
+            yield "far", {"display_name": "Far", "language": "x", "unavailable": "ask docker"}
+
+        async def launch(self, name, *, cwd=None, launch_params=None):
+            raise NotImplementedError
+
+    monkeypatch.setattr(KernelFinder, "from_entrypoints", lambda: KernelFinder([Provider()]))
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[1] == "spec/far  Far           x"
+    assert err == "spec/far cannot be launched: ask docker\n"
+    assert main(["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["spec/far"]["unavailable"] == "ask docker"
+
+
 def test_no_kernels_at_all(monkeypatch, capsys) -> None:
     monkeypatch.setattr(KernelFinder, "from_entrypoints", lambda: KernelFinder([]))
     assert main([]) == 0

@@ -154,7 +154,9 @@ async def _kernel_types(start: bool, startup: float) -> AsyncIterator[Finding]:
         folders = ", ".join(jupyter_path("kernels"))
         yield Finding(False, "none", f"pip install ipykernel; kernelspecs belong into {folders}")
     for name, about in kernel_types.items():
-        if start:
+        if "unavailable" in about:
+            yield Finding(None, name, f"cannot be launched: {about['unavailable']}")
+        elif start:
             yield await _start(name, startup)
         else:
             yield Finding(None, name, f"{about.get('display_name', '')}: not started")

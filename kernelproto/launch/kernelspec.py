@@ -23,16 +23,26 @@ from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir, jupyter_pa
 from kernelproto.exceptions import DiscoveryError, InvalidKernelSpec
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.naming import is_simple_name, no_such_kernel
+from kernelproto.launch.own_files import read_regular_file
 from kernelproto.launch.parameters import Argument, Variables
 from kernelproto.launch.schema import ParameterSchema
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_FILE = 1024 * 1024
-
 _SCHEMA_KEYS = ("launch_parameter_schema", "parameters")
 _SCRIPTS_AND_STYLES = ("kernel.css", "kernel.js")
+_CASELESS = ("interrupt_mode",)
 _LOGO_TYPES = (".png", ".svg")
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+
+# Metadata that has a kernel started elsewhere or by another program, in jupyter_client and in
+# Jupyter Enterprise Gateway: the key, the entry that names the launcher, and the launcher that is
+# the same as this one.
+_LAUNCHERS = (
+    ("kernel_provisioner", "provisioner_name", "local-provisioner"),
+    ("process_proxy", "class_name", "LocalProcessProxy"),
+)
 
 
 class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +82,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     def attributes(self) -> KernelAttributes:
         """Return what a provider tells about this kernel type."""
-        return KernelAttributes(
+        attributes = KernelAttributes(
             display_name=self.display_name,
             language=self.language,
             argv=self.argv,
@@ -82,6 +92,28 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
             resource_dir=self.resource_dir,
             resources=self.resources,
         )
+        fault = self.launch_fault()
+        if fault is not None:
+            attributes["unavailable"] = str(fault)
+        return attributes
+
+    def launch_fault(self) -> InvalidKernelSpec | None:
+        """Return why the kernel cannot be launched here: its metadata asks for another launcher."""
+        for key, entry, local in _LAUNCHERS:
+            stanza: Any = self.metadata.get(key)
+            if stanza is None:
+                continue
+            name = stanza.get(entry, local) if isinstance(stanza, Mapping) else stanza
+            if name == stanza or str(name).rpartition(".")[2] != local or stanza.get("config"):
+                return InvalidKernelSpec(
+                    f"{self.path}: 'metadata.{key}' has the kernel started by {name!r}, which "
+                    "kernelproto cannot use, and without it the kernel would run as a process on "
+                    "this machine: start it with a program that has this launcher, or remove the "
+                    f"entry {key!r} from the kernelspec",
+                    path=self.path,
+                    key=f"metadata.{key}",
+                )
+        return None
 
     def parameter_schema(self) -> ParameterSchema | None:
         """Return what the metadata says about launch parameters; None where it says nothing.
@@ -143,10 +175,7 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
     """
     path = _kernel_json(folder)
     try:
-        with open(path, "rb") as file:
-            text = file.read(_LONGEST_FILE + 1)
-        if len(text) > _LONGEST_FILE:
-            raise ValueError(f"it is longer than {_LONGEST_FILE} bytes")
+        text = read_regular_file(path).removeprefix(_BYTE_ORDER_MARK)
         entries = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
@@ -154,7 +183,10 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
     values: dict[str, Any] = {}
     for key in _KEYS.keys() & entries.keys():
         try:
-            values[key] = msgspec.json.decode(entries[key], type=_KEYS[key])
+            text = bytes(entries[key])
+            values[key] = msgspec.json.decode(
+                text.lower() if key in _CASELESS else text, type=_KEYS[key]
+            )
         except (ValueError, RecursionError) as error:
             raise InvalidKernelSpec(f"{path}: {key!r}: {error}", path=path, key=key) from error
     if not values.get("argv"):

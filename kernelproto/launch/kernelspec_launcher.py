@@ -16,10 +16,14 @@ from kernelproto.launch.encryption import is_encrypted, supports_curve
 from kernelproto.launch.kernelspec import KernelSpec
 from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.parameters import LaunchParameters, kernel_environment, with_this_python
+from kernelproto.launch.paths import choose_socket_folder
 from kernelproto.launch.process import Spawn
 from kernelproto.transport.curve import has_curve
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import registers
+
+# All ids are equally long, so that there is room for the sockets of each kernel or of none.
+_ANY_KERNEL_ID = "0" * 36
 
 _IPYKERNEL_MODULES = {"ipykernel", "ipykernel_launcher"}
 
@@ -46,6 +50,9 @@ async def launch_kernelspec(
         InvalidLaunchParameter: a parameter is missing, not allowed or unknown.
         LaunchError: the kernel cannot be started.
     """
+    fault = kernelspec.launch_fault()
+    if fault is not None:
+        raise fault
     parameters = LaunchParameters.check(
         launch_params,
         argv=kernelspec.argv,
@@ -107,11 +114,12 @@ def _address(parameters: LaunchParameters, argv: Sequence[str]) -> tuple[Transpo
 
 
 def _natural_transport(argv: Sequence[str]) -> Transport:
-    """Return ipc where it is known to work: no port can be taken, nobody else can connect."""
+    """Return ipc where it is known to work: no port can be taken, no other user can connect."""
     program, *arguments = argv
     # Only where this machine's python runs it: inside ssh or docker our sockets are not there.
     runs_ipykernel = ipykernel_process.__file__ in arguments or any(
         option == "-m" and module in _IPYKERNEL_MODULES for option, module in pairwise(arguments)
     )
     is_python = os.path.basename(program).startswith("python")
-    return "ipc" if os.name == "posix" and is_python and runs_ipykernel else "tcp"
+    has_ipc = os.name == "posix" and choose_socket_folder(_ANY_KERNEL_ID) is not None
+    return "ipc" if is_python and runs_ipykernel and has_ipc else "tcp"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import anyio
 from starlette.exceptions import HTTPException
 
+from kernelproto.exceptions import DiscoveryError
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.naming import check_kernel_type
@@ -139,8 +140,10 @@ class Desk:
     async def _check_request(self, kernel_type: str | None, env: Mapping[str, str]) -> None:
         """Raise what a start would raise before a kernel is given up for it."""
         if kernel_type:
-            available = [name async for name, _ in self._finder.find_kernels()]
-            check_kernel_type(kernel_type, available, remedy="choose one of these")
+            available = {name: about async for name, about in self._finder.find_kernels()}
+            found = check_kernel_type(kernel_type, available, remedy="choose one of these")
+            if "unavailable" in available[found]:
+                raise DiscoveryError(available[found]["unavailable"])
         LaunchParameters.check({"env": env}, argv=())
 
     @contextmanager

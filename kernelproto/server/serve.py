@@ -158,11 +158,13 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
 
 
 async def _check_kernel(finder: KernelFinder, name: str) -> None:
-    available = [kernel_type async for kernel_type, _ in finder.find_kernels()]
+    available = {kernel_type: about async for kernel_type, about in finder.find_kernels()}
     try:
-        check_kernel_type(name, available, remedy="install it, or name another one")
+        found = check_kernel_type(name, available, remedy="install it, or name another one")
     except NoSuchKernel as error:
         raise InvalidSettings(f"kernel: {error}") from None
+    if "unavailable" in available[found]:
+        raise InvalidSettings(f"kernel: {available[found]['unavailable']}")
 
 
 def _check_folder(root_dir: str) -> None:

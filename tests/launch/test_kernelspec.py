@@ -110,6 +110,64 @@ def test_wrong_values_are_named(write_kernelspec, key, entries) -> None:
     assert caught.value.path in str(caught.value)
 
 
+@pytest.mark.parametrize(("mode", "meant"), [("SIGNAL", "signal"), ("Message", "message")])
+def test_interrupt_mode_in_any_case(write_kernelspec, mode, meant) -> None:
+    folder = write_kernelspec("loud", argv=ARGV, interrupt_mode=mode)
+    assert read_kernelspec("loud", str(folder)).interrupt_mode == meant
+
+
+def test_byte_order_mark(write_kernelspec) -> None:
+    folder = write_kernelspec("marked", argv=ARGV)
+    file = folder / "kernel.json"
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert read_kernelspec("marked", str(folder)).argv == tuple(ARGV)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "name"),
+    [
+        ({"kernel_provisioner": {"provisioner_name": "k8s-provisioner"}}, "'k8s-provisioner'"),
+        ({"kernel_provisioner": {"provisioner_name": 5}}, "5"),
+        ({"kernel_provisioner": "docker"}, "'docker'"),
+        ({"kernel_provisioner": ["docker"]}, "['docker']"),
+        (
+            {"kernel_provisioner": {"config": {"image": "small"}}},
+            "'local-provisioner'",
+        ),
+        (
+            {"process_proxy": {"class_name": "enterprise_gateway.k8s.KubernetesProcessProxy"}},
+            "'enterprise_gateway.k8s.KubernetesProcessProxy'",
+        ),
+    ],
+)
+def test_kernel_that_another_launcher_has_to_start(write_kernelspec, metadata, name) -> None:
+    (key,) = metadata
+    folder = write_kernelspec("far", argv=ARGV, metadata=metadata)
+    kernelspec = read_kernelspec("far", str(folder))
+    fault = kernelspec.launch_fault()
+    assert isinstance(fault, InvalidKernelSpec)
+    assert (fault.path, fault.key) == (kernelspec.path, f"metadata.{key}")
+    assert f"started by {name}," in str(fault)
+    assert kernelspec.attributes()["unavailable"] == str(fault)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"kernel_provisioner": None},
+        {"kernel_provisioner": {}},
+        {"kernel_provisioner": {"provisioner_name": "local-provisioner", "config": {}}},
+        {"process_proxy": {"class_name": "enterprise_gateway.processproxy.LocalProcessProxy"}},
+        {"supported_encryption": "rot13", "unknown": {"provisioner_name": "k8s"}},
+    ],
+)
+def test_kernel_that_is_started_here(write_kernelspec, metadata) -> None:
+    folder = write_kernelspec("near", argv=ARGV, metadata=metadata)
+    kernelspec = read_kernelspec("near", str(folder))
+    assert kernelspec.launch_fault() is None
+    assert "unavailable" not in kernelspec.attributes()
+
+
 @pytest.mark.parametrize(
     "text",
     [

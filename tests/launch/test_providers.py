@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import anyio
@@ -14,6 +15,7 @@ from kernelproto.exceptions import (
     InvalidKernelSpec,
     InvalidLaunchParameter,
     KernelExitedEarly,
+    LaunchError,
     NoSuchKernel,
 )
 from kernelproto.interfaces import KernelProvider
@@ -133,6 +135,31 @@ async def test_wrong_launch_parameters(write_kernelspec, runtime_dir, params) ->
     with pytest.raises(InvalidLaunchParameter, match=next(iter(params))):
         await KernelSpecProvider().launch("echo", launch_params=params)
     assert list(runtime_dir.iterdir()) == []
+
+
+async def test_spec_refuses_another_launcher(write_kernelspec, runtime_dir) -> None:
+    metadata = {"kernel_provisioner": {"provisioner_name": "docker-provisioner"}}
+    write_kernelspec("far", argv=[*ECHO, "{connection_file}"], metadata=metadata)
+    with pytest.raises(InvalidKernelSpec, match="'docker-provisioner', which kernelproto cannot"):
+        await KernelSpecProvider().launch("far")
+    assert list(runtime_dir.iterdir()) == []
+    found = dict([kernel async for kernel in KernelSpecProvider().find_kernels()])
+    assert "docker-provisioner" in found["far"]["unavailable"]
+
+
+async def test_no_place_for_sockets(runtime_dir, monkeypatch) -> None:
+    long = runtime_dir / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(long))
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    info, manager = await IPykernelProvider().launch("kernel")
+    await manager.cleanup()
+    assert info.transport == "tcp"
+    assert info.encrypted
+    for params in ({"transport": "ipc"}, {"transport": "ipc", "encryption": "required"}):
+        with pytest.raises(LaunchError, match="set TMPDIR to a shorter path, or use tcp"):
+            await IPykernelProvider().launch("kernel", launch_params=params)
+    long.rmdir()  # which is empty
 
 
 async def test_spec_without_a_connection_file(write_kernelspec, runtime_dir) -> None:

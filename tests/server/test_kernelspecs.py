@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kernelproto import KernelFinder, KernelPool
-from kernelproto.launch.providers import KernelSpecProvider
+from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
 from kernelproto.server import Settings, SingleUserToken, create_app
 from kernelproto.testing import FakeProvider
 
@@ -33,14 +33,15 @@ def kernelspec(tmp_path, monkeypatch):
 async def client(serving, kernelspec):
     async with serving() as server, FakeProvider() as fake:
         finder = KernelFinder([fake, KernelSpecProvider()])
-        server.app = create_app(
-            KernelPool(finder=finder),
-            finder=finder,
-            authenticator=SingleUserToken("ada"),
-            settings=Settings(kernel="spec/sample"),
-        )
-        async with server.client("ada") as client:
-            yield client
+        async with KernelPool(finder=finder, kernel="spec/sample", max_per_user=2) as pool:
+            server.app = create_app(
+                pool,
+                finder=finder,
+                authenticator=SingleUserToken("ada"),
+                settings=Settings(kernel="spec/sample"),
+            )
+            async with server.client("ada") as client:
+                yield client
 
 
 async def test_lists_kernel_types_under_the_names_that_clients_know(client) -> None:
@@ -91,3 +92,41 @@ async def test_nothing_else_is_there(client, path: str) -> None:
     response = await client.get(f"/kernelspecs/{path}")
     assert response.status_code == 404
     assert set(response.json()) == {"message", "reason"}
+
+
+async def test_kernel_that_cannot_be_launched_here(client, kernelspec) -> None:
+    session = {"path": "a.ipynb", "type": "notebook", "kernel": {"name": "fake/kernel"}}
+    model = (await client.post("/api/sessions", json=session)).json()
+    spec = {"argv": ["x", "{connection_file}"], "metadata": {"kernel_provisioner": "docker"}}
+    (kernelspec / "kernel.json").write_text(json.dumps(spec))
+    assert "sample" in (await client.get("/api/kernelspecs")).json()["kernelspecs"]
+    refused = await client.post("/api/kernels", json={"name": "sample"})
+    assert (refused.status_code, "'docker'" in refused.json()["message"]) == (502, True)
+    change = {"kernel": {"name": "sample"}}
+    refused = await client.patch(f"/api/sessions/{model['id']}", json=change)
+    assert (refused.status_code, "'docker'" in refused.json()["message"]) == (502, True)
+    # The kernel that it would have replaced is still there.
+    (left,) = (await client.get("/api/sessions")).json()
+    assert left["kernel"]["id"] == model["kernel"]["id"]
+
+
+@pytest.mark.parametrize("installed", [False, True])
+async def test_python3_is_always_listed(serving, kernelspec, monkeypatch, installed: bool) -> None:
+    if installed:
+        kernelspec.rename(kernelspec.with_name("python3"))
+    monkeypatch.setattr("jupyter_core.paths.ENV_JUPYTER_PATH", [])
+    monkeypatch.setattr("jupyter_core.paths.SYSTEM_JUPYTER_PATH", [])
+    async with serving() as server:
+        finder = KernelFinder([IPykernelProvider(), KernelSpecProvider()])
+        server.app = create_app(
+            KernelPool(finder=finder),
+            finder=finder,
+            authenticator=SingleUserToken("ada"),
+            settings=Settings(kernel="pyimport/kernel"),
+        )
+        async with server.client("ada") as client:
+            listed = (await client.get("/api/kernelspecs")).json()["kernelspecs"]
+            assert (await client.get("/api/kernelspecs/python3")).json() == listed["python3"]
+    own = listed["pyimport/kernel"]["spec"]
+    assert (listed["python3"]["spec"] == own) is not installed
+    assert listed["python3"]["name"] == "python3"
