@@ -80,6 +80,8 @@ CONFINED = {
 PURE = (
     "kernelproto/wire/",
     "kernelproto/supervise/restart_policy.py",
+    "kernelproto/pool/line.py",
+    "kernelproto/pool/places.py",
     "kernelproto/pool/plan.py",
     "kernelproto/pool/activity.py",
     "kernelproto/server/rate_limit.py",

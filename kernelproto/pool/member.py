@@ -18,7 +18,7 @@ from kernelproto.exceptions import ClientClosed, KernelProtoError, PoolError
 from kernelproto.interfaces import HasProcess
 from kernelproto.log_fields import logging_about
 from kernelproto.pool.activity import is_activity
-from kernelproto.pool.plan import Lease
+from kernelproto.pool.places import Lease
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.generation import Launch
 from kernelproto.timeouts import Timeouts

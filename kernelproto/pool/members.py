@@ -92,7 +92,9 @@ class Members(AsyncContextManagerMixin):
     """The kernels of a pool, for the block; performs the plan.
 
     Every change is told to the plan at once, and what the plan says is begun at once, without
-    waiting in between: so the plan always knows how things are.
+    waiting in between: so the plan always knows how things are. A kernel that was idle at the last
+    message is looked at once more before it is ended for that; one that was busy, once a second,
+    and before a request is refused because all are busy.
 
     Args:
         plan: decides.
@@ -113,10 +115,12 @@ class Members(AsyncContextManagerMixin):
         self._timeouts = timeouts
         self._restart = restart
         self._members: dict[int, Member] = {}
+        self._busy: set[int] = set()  # of the members
         self._requests: dict[int, _Request] = {}
         self._tasks: TaskGroup | None = None
         self._alarm: anyio.Event
         self._alarm_at = 0.0
+        self._look_at = 0.0
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[Members]:
@@ -161,11 +165,20 @@ class Members(AsyncContextManagerMixin):
         self._update()
         await member.gone.wait()
 
-    def describe(self) -> Iterator[PooledKernel]:
-        """Describe all kernels but those that are being ended, in the order of their starts."""
-        for number, place in self._plan.places.items():
-            if place.phase is not Phase.ENDING:
-                yield self._members[number].describe(place.connections)
+    def describe(
+        self, user: str | None = None, *, kernel_id: str | None = None
+    ) -> Iterator[PooledKernel]:
+        """Describe kernels, but none that is being ended, in the order of their starts.
+
+        Args:
+            user: whose kernels; None means everybody's.
+            kernel_id: the only id that matters; None means any.
+        """
+        places = self._plan.places if user is None else self._plan.places_of(user)
+        for number, place in places.items():
+            member = self._members[number]
+            if place.phase is not Phase.ENDING and kernel_id in (None, member.kernel_id):
+                yield member.describe(place.connections)
 
     @contextmanager
     def _asking(
@@ -175,6 +188,8 @@ class Members(AsyncContextManagerMixin):
         if self._tasks is None:
             raise PoolError("a KernelPool has kernels during its block: async with KernelPool()")
         self._check_type(lease, start.get("kernel"))
+        if not wait and self._plan.crowded and self.find(lease) is None:
+            self._look_at_busy()  # before this request is refused because of them
         ticket = self._plan.ask(lease, wait=wait, replaces=replaces)
         request = self._requests[ticket] = _Request(lease, start, Waiter[Member]())
         try:
@@ -187,31 +202,36 @@ class Members(AsyncContextManagerMixin):
 
     def _check_type(self, lease: Lease, wanted: str | None) -> None:
         """Refuse to hand over a kernel of another type than the one that was asked for."""
-        there = [
-            request.start
-            for request in self._requests.values()
-            if request.lease == lease and not request.member.is_set
-        ]
-        member = self.find(lease)
-        if wanted is None or (member is None and not there):
+        member, ticket = self.find(lease), self._plan.first_ticket(lease)
+        if member is not None:
+            kernel_type = member.kernel_type
+        elif ticket is not None:
+            kernel_type = self._recipe.kernel_type(self._requests[ticket].start)
+        else:
             return
-        kernel_type = self._recipe.kernel_type(there[0]) if member is None else member.kernel_type
-        if wanted != kernel_type:
+        if wanted not in (None, kernel_type):
             raise PoolError(
                 f"the kernel {lease.name!r} of {lease.user!r} is {kernel_type!r}, not {wanted!r}: "
                 "release it first, or ask under another name"
             )
 
     def _update(self) -> None:
-        """Tell the plan how things are, and begin what it says."""
+        """Begin what follows from what the plan was told."""
         if self._tasks is None:
             return  # everything is ending
-        for member in self._members.values():
-            member.look()
-            self._tell(member)
-        for action in self._plan.decide(anyio.current_time()):
+        for action in self._plan.decide(anyio.current_time(), self._look):
             self._perform(action, self._tasks)
         self._arm()
+
+    def _look(self, number: int) -> None:
+        """Tell the plan what a kernel does now: not every change comes with a message."""
+        self._members[number].look()
+        self._tell(self._members[number])
+
+    def _look_at_busy(self) -> None:
+        self._look_at = anyio.current_time() + _LOOK_AGAIN_SECONDS
+        for number in tuple(self._busy):
+            self._look(number)
 
     def _note_change(self, member: Member) -> None:
         """Do what follows from a change of one kernel; nothing but this happens all the time."""
@@ -225,6 +245,7 @@ class Members(AsyncContextManagerMixin):
         if member.dead:
             self._end(member, "lost")
         elif member.running:
+            (self._busy.add if member.busy else self._busy.discard)(member.number)
             self._plan.started(member.number, member.active_at)
             self._plan.busy(member.number, member.busy)
             self._plan.used(member.number, member.active_at)
@@ -279,6 +300,7 @@ class Members(AsyncContextManagerMixin):
                 await member.serve(launch, self._timeouts, self._restart)
         finally:
             self._plan.ended(member.number)
+            self._busy.discard(member.number)
             del self._members[member.number]
             self._update()
 
@@ -287,9 +309,12 @@ class Members(AsyncContextManagerMixin):
         while True:
             self._alarm = anyio.Event()
             self._alarm_at = self._next_look()
-            with anyio.CancelScope(deadline=self._alarm_at):
+            with anyio.CancelScope(deadline=self._alarm_at) as waiting:
                 await self._alarm.wait()
-            self._update()
+            if waiting.cancelled_caught:
+                if self._busy and self._look_at <= anyio.current_time():
+                    self._look_at_busy()
+                self._update()
 
     def _arm(self) -> None:
         """Have the alarm go off earlier, where that is needed now."""
@@ -297,9 +322,7 @@ class Members(AsyncContextManagerMixin):
             self._alarm.set()
 
     def _next_look(self) -> float:
-        if any(member.busy for member in self._members.values()):
-            return min(self._plan.wake_at, anyio.current_time() + _LOOK_AGAIN_SECONDS)
-        return self._plan.wake_at
+        return min(self._plan.wake_at, self._look_at) if self._busy else self._plan.wake_at
 
 
 def _full(limit: int, waiting: int) -> PoolFull:

@@ -29,20 +29,41 @@ it does, once there is no other way; its place is promised to the ticket's lease
 A kernel is idle when it is RUNNING, neither busy nor connected, and no ticket holds it. What was
 idle for a moment only may be between two executions, or was handed over and not used yet: requests
 that wait leave it alone. Otherwise a long line would take each kernel away before it was of use.
+
+A decision costs O(1), or O(log n) where idle kernels are put in order. It visits the new requests,
+the promised leases if a place is free, the first lease of the others, and each kernel that it ends,
+but no other kernel and no other lease. ``Places`` keeps the counts and orders that a decision needs
+of the kernels, and ``Line`` those of the leases.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from types import MappingProxyType
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeAlias
 
 import msgspec
+
+from kernelproto.pool.line import Line, Ticket, Waiting
+from kernelproto.pool.places import Lease, Phase, Place, Places
+
+__all__ = [
+    "SETTLED_SECONDS",
+    "Action",
+    "Cull",
+    "Evict",
+    "HandOver",
+    "Lease",
+    "Limits",
+    "Phase",
+    "Place",
+    "Plan",
+    "RefuseFull",
+    "RefuseQuota",
+    "Replace",
+    "Start",
+]
 
 # For how many seconds a kernel must have been idle before a request that waits may have its place.
 SETTLED_SECONDS = 0.5
@@ -67,57 +88,6 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("a pool's max_kernels and max_per_user are 1 or more")
         if self.idle_timeout is not None and self.idle_timeout <= 0:
             raise ValueError("a pool's idle_timeout is a positive number of seconds, or None")
-
-
-class Lease(msgspec.Struct, frozen=True):
-    """One kernel of one user.
-
-    Args:
-        user: whose it is.
-        name: which one of the user's.
-    """
-
-    user: str
-    name: str
-
-
-class Phase(StrEnum):
-    """How far a kernel has come."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    ENDING = "ending"
-
-
-@dataclass(slots=True)
-class Place:
-    """A kernel, as far as the plan knows it.
-
-    Attributes:
-        lease: whose it is.
-        phase: how far it has come.
-        busy: whether it works.
-        connections: how many clients are connected to it.
-        idle_since: when it was last used, if it is idle.
-        tickets: the requests that it was handed over to and that have not left yet.
-    """
-
-    lease: Lease
-    phase: Phase = Phase.STARTING
-    busy: bool = False
-    connections: int = 0
-    idle_since: float = -math.inf
-    tickets: set[int] = field(default_factory=set[int])
-
-    @property
-    def idle(self) -> bool:
-        """Whether nobody uses it."""
-        return (
-            self.phase is Phase.RUNNING
-            and not self.busy
-            and not self.connections
-            and not self.tickets
-        )
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -169,9 +139,8 @@ class RefuseQuota(msgspec.Struct, frozen=True):
 Action: TypeAlias = Start | HandOver | Evict | Replace | Cull | RefuseFull | RefuseQuota
 
 
-class _Ticket(NamedTuple):
-    wait: bool
-    replaces: Lease | None
+def _see_no_news(number: int) -> None:
+    """Look at a kernel of which all facts are told anyway."""
 
 
 class Plan:
@@ -183,25 +152,45 @@ class Plan:
         limits: what is allowed.
 
     Attributes:
-        somebody_waits: whether there is a lease in line to which no place is promised.
+        started: a kernel that was to be started is ready.
+        busy: a kernel works, or does not work any more.
+        used: a kernel was used at that time.
+        connected: one more client is connected to a kernel.
+        disconnected: one client less is connected to a kernel.
+        end: a kernel is being ended, because its user wants it or because it has died for good.
+        ended: nothing is left of a kernel.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.somebody_waits = False
-        self._places: dict[int, Place] = {}
-        self._leased: dict[Lease, int] = {}
-        # Those that replace, then the others in the order of their first requests; each with its
-        # tickets.
-        self._line: dict[Lease, dict[int, _Ticket]] = {}
+        self._places = places = Places()
+        self._line = Line()
         self._held: dict[int, int] = {}
         self._new_ticket = itertools.count(1)
-        self._new_place = itertools.count(1)
+        # These facts concern one place and nothing else.
+        self.started = places.started
+        self.busy = places.busy
+        self.used = places.used
+        self.connected = places.connected
+        self.disconnected = places.disconnected
+        self.end = places.end
+        self.ended = places.ended
 
     @property
     def places(self) -> Mapping[int, Place]:
-        """Every kernel there is, in the order in which they were started; to be read only."""
-        return MappingProxyType(self._places)
+        """Every kernel, in the order in which they were started; read-only."""
+        return self._places.all
+
+    @property
+    def somebody_waits(self) -> bool:
+        """Whether there is a lease in line to which no place is promised."""
+        return bool(self._line.unserved)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a lease without a kernel finds neither a free place nor an idle kernel."""
+        full = len(self._places) >= self.limits.max_kernels
+        return full and self._places.longest_idle() is None
 
     @property
     def wake_at(self) -> float:
@@ -211,180 +200,164 @@ class Plan:
             delays.append(self.limits.idle_timeout)
         if self.somebody_waits:
             delays.append(SETTLED_SECONDS)
-        idle = [place.idle_since for place in self._places.values() if place.idle]
-        return min(idle) + min(delays) if idle and delays else math.inf
+        longest = self._places.longest_idle() if delays else None
+        return math.inf if longest is None else self._places[longest].idle_since + min(delays)
+
+    def places_of(self, user: str) -> Mapping[int, Place]:
+        """Return a user's kernels, in the order in which they were started; read-only."""
+        return self._places.of_user(user)
 
     def place_of(self, lease: Lease) -> int | None:
         """Return the place of a lease's kernel, None where it has none."""
-        return self._leased.get(lease)
+        return self._places.leased.get(lease)
+
+    def first_ticket(self, lease: Lease) -> int | None:
+        """Return the first of a lease's tickets that are in line, None where there are none."""
+        return self._line.first_ticket(lease)
 
     def ask(self, lease: Lease, *, wait: bool, replaces: Lease | None = None) -> int:
         """Ask for a lease's kernel; return the ticket.
 
         Args:
-            lease: whose kernel.
+            lease: the lease.
             wait: whether to wait in line rather than to be refused when there is no room.
             replaces: a lease of the same user's whose kernel goes when there is no room for both.
         """
-        ticket = next(self._new_ticket)
-        self._line.setdefault(lease, {})[ticket] = _Ticket(wait, replaces)
-        return ticket
+        number = next(self._new_ticket)
+        self._line.join(number, lease, Ticket(wait, replaces))
+        return number
 
     def leave(self, ticket: int, now: float) -> None:
         """The request is over: its kernel is in hand, or it has given up, or was refused."""
         number = self._held.pop(ticket, None)
         if number is None:
-            self._leave_line(ticket)
-        elif number in self._places:
-            self._places[number].tickets.discard(ticket)
-            self.used(number, now)
+            self._line.leave(ticket)
+        else:
+            self._places.let_go(number, ticket, now)
 
-    def started(self, number: int, now: float) -> None:
-        """A kernel that was to be started is there."""
-        place = self._places.get(number)
-        if place is not None and place.phase is Phase.STARTING:
-            place.phase = Phase.RUNNING
-            self.used(number, now)
-
-    def busy(self, number: int, busy: bool) -> None:
-        """A kernel works, or does not work any more."""
-        if number in self._places:
-            self._places[number].busy = busy
-
-    def used(self, number: int, at: float) -> None:
-        """A kernel was used at that time."""
-        place = self._places.get(number)
-        if place is not None:
-            place.idle_since = max(place.idle_since, at)
-
-    def connected(self, number: int) -> None:
-        """One more client is connected to a kernel."""
-        if number in self._places:
-            self._places[number].connections += 1
-
-    def disconnected(self, number: int, now: float) -> None:
-        """One client less is connected to a kernel."""
-        if number in self._places:
-            self._places[number].connections -= 1
-            self.used(number, now)
-
-    def end(self, number: int) -> None:
-        """A kernel is being ended, because its user wants it or because it has died for good."""
-        place = self._places.get(number)
-        if place is not None and place.phase is not Phase.ENDING:
-            place.phase = Phase.ENDING
-            del self._leased[place.lease]
-
-    def ended(self, number: int) -> None:
-        """Nothing is left of a kernel."""
-        self.end(number)
-        self._places.pop(number, None)
-
-    def decide(self, now: float) -> list[Action]:
+    def decide(self, now: float, look: Callable[[int], object] = _see_no_news) -> list[Action]:
         """Return what is to be done now; for the plan it is done already.
 
         Args:
             now: the time, in seconds on any clock that never goes back.
+            look: called with the place of each kernel that is to be ended because it is idle. It
+                tells the plan the newest facts about that kernel, which may save it.
         """
+        new = self._line.take_new()
         return [
-            *self._hand_over(),
-            *self._cull(now),
-            *self._hold_to_quota(),
-            *self._serve_line(now),
+            *self._hand_over(new),
+            *self._cull(now, look),
+            *self._admit(new),
+            *self._serve_line(now, look),
         ]
 
-    def _hand_over(self) -> Iterator[Action]:
+    def _hand_over(self, new: list[Waiting]) -> Iterator[Action]:
         """Let the tickets for a kernel that is there have it."""
-        for lease in [lease for lease in self._line if lease in self._leased]:
-            number = self._leased[lease]
-            for ticket in self._line.pop(lease):
-                self._held[ticket] = number
-                self._places[number].tickets.add(ticket)
-                yield HandOver(ticket, number)
+        for waiting in new:
+            if waiting.lease in self._places.leased:
+                yield from self._give(waiting)
 
-    def _cull(self, now: float) -> Iterator[Action]:
+    def _cull(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
         if self.limits.idle_timeout is None:
             return
-        for number in self._idle(now, self.limits.idle_timeout):
+        while (number := self._idle(now, self.limits.idle_timeout, look)) is not None:
             self.end(number)
             yield Cull(number)
 
-    def _hold_to_quota(self) -> Iterator[Action]:
+    def _admit(self, new: list[Waiting]) -> Iterator[Action]:
         """Refuse the leases that are one too many for their user."""
-        kernels = Counter(lease.user for lease in self._leased)
-        for lease in list(self._line):
-            if kernels[lease.user] < self.limits.max_per_user:
-                kernels[lease.user] += 1
-            elif (replace := self._replace(lease)) is not None:
+        for waiting in new:
+            if not waiting.tickets:
+                continue  # it has its kernel
+            user = waiting.lease.user
+            kernels = self._places.leased_by(user) + self._line.of_user(user)
+            if kernels < self.limits.max_per_user:
+                self._line.keep(waiting)
+            elif (replace := self._replace(waiting)) is not None:
                 yield replace
             else:
-                yield from map(RefuseQuota, self._line.pop(lease))
+                yield from map(RefuseQuota, self._line.take(waiting.lease))
 
-    def _serve_line(self, now: float) -> Iterator[Action]:
+    def _serve_line(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
         """Start what can be started, make room for what cannot, refuse what will not wait."""
-        free = self.limits.max_kernels - len(self._places)
-        promised = free + sum(p.phase is Phase.ENDING for p in self._places.values())
-        unserved = 0
-        for lease in list(self._line):
-            if not promised and not unserved:
-                patient = all(ticket.wait for ticket in self._line[lease].values())
-                for victim in self._idle(now, SETTLED_SECONDS if patient else 0)[:1]:
-                    self.end(victim)
-                    promised += 1
-                    yield Evict(victim)
-            if not promised and (replace := self._replace(lease)) is not None:
-                promised += 1
-                yield replace
-            if not promised:
-                yield from self._refuse_impatient(lease, unserved)
-                unserved += lease in self._line
-                continue
-            promised -= 1
-            if free and self._may_start(lease):
-                free -= 1
-                yield self._start(lease)
-                yield from self._hand_over()
-        self.somebody_waits = bool(unserved)
+        for waiting in list(self._line.promised.values()) if self._free else ():
+            yield from self._start(waiting)
+        while (first := self._line.first()) is not None:
+            yield from self._serve(first, now, look)
+            if first is self._line.first():
+                break  # it waits, and all others with it
+        for waiting in self._line.due():
+            yield from self._serve(waiting, now, look)
 
-    def _start(self, lease: Lease) -> Action:
-        number = next(self._new_place)
-        self._places[number] = Place(lease)
-        self._leased[lease] = number
-        return Start(number, lease, next(iter(self._line[lease])))
+    def _serve(
+        self, waiting: Waiting, now: float, look: Callable[[int], object]
+    ) -> Iterator[Action]:
+        """Promise a place to an unserved lease if there is one; else refuse what will not wait."""
+        first = waiting is self._line.first()
+        if first and not self._unpromised:
+            seconds = SETTLED_SECONDS if waiting.patient else 0
+            if (victim := self._idle(now, seconds, look)) is not None:
+                self.end(victim)
+                yield Evict(victim)
+        if first and self._unpromised:
+            self._line.promise(waiting)
+        elif (replace := self._replace(waiting)) is not None:
+            yield replace
+        else:
+            yield from self._refuse_impatient(waiting)
+            return
+        yield from self._start(waiting)
 
-    def _replace(self, lease: Lease) -> Action | None:
+    @property
+    def _free(self) -> int:
+        return self.limits.max_kernels - len(self._places)
+
+    @property
+    def _unpromised(self) -> int:
+        """How many of the places that are free or ENDING are promised to no lease."""
+        return self.limits.max_kernels - len(self._places.leased) - len(self._line.promised)
+
+    def _start(self, waiting: Waiting) -> Iterator[Action]:
+        """Start a promised lease's kernel, unless something that is still ENDING is in the way."""
+        lease = waiting.lease
+        of_user = len(self._places.of_user(lease.user))
+        if self._free and of_user < self.limits.max_per_user and not self._places.holds(lease):
+            yield Start(self._places.take(lease), lease, next(iter(waiting.tickets)))
+            yield from self._give(waiting)
+            self._line.has_kernel(lease)
+
+    def _give(self, waiting: Waiting) -> Iterator[Action]:
+        number = self._places.leased[waiting.lease]
+        for ticket in self._line.take(waiting.lease):
+            self._held[ticket] = number
+            self._places.hold(number, ticket)
+            yield HandOver(ticket, number)
+
+    def _replace(self, waiting: Waiting) -> Action | None:
         """Promise a lease the place of a kernel that is given up for it, if there is one."""
-        for ticket in self._line[lease].values():
-            number = None if ticket.replaces is None else self._leased.get(ticket.replaces)
+        for ticket in waiting.tickets.values():
+            number = None if ticket.replaces is None else self.place_of(ticket.replaces)
             if number is not None:
                 self.end(number)
-                self._line = {lease: self._line[lease], **self._line}  # nobody has less by that
+                self._line.promise(waiting, first=True)  # no lease has less by that
                 return Replace(number)
         return None
 
-    def _may_start(self, lease: Lease) -> bool:
-        """Whether nothing that is still ENDING is in the way of a lease."""
-        user = [p.lease for p in self._places.values() if p.lease.user == lease.user]
-        return lease not in user and len(user) < self.limits.max_per_user
+    def _refuse_impatient(self, waiting: Waiting) -> Iterator[Action]:
+        impatient = [number for number, ticket in waiting.tickets.items() if not ticket.wait]
+        before = self._line.before(waiting) if impatient else 0
+        for number in impatient:
+            self._line.leave(number)
+            yield RefuseFull(number, before)
 
-    def _refuse_impatient(self, lease: Lease, waiting: int) -> Iterator[Action]:
-        impatient = [number for number, ticket in self._line[lease].items() if not ticket.wait]
-        for ticket in impatient:
-            self._leave_line(ticket)
-            yield RefuseFull(ticket, waiting)
-
-    def _leave_line(self, ticket: int) -> None:
-        for lease, tickets in self._line.items():
-            if tickets.pop(ticket, None) is not None:
-                if not tickets:
-                    del self._line[lease]
-                return
-
-    def _idle(self, now: float, seconds: float) -> list[int]:
-        """Return the kernels that have been idle for so long, longest first."""
-        idle = [
-            number
-            for number, place in self._places.items()
-            if place.idle and place.idle_since + seconds <= now
-        ]
-        return sorted(idle, key=lambda number: self._places[number].idle_since)
+    def _idle(self, now: float, seconds: float, look: Callable[[int], object]) -> int | None:
+        """Return the kernel that has been idle longest, if for so long, also at a closer look."""
+        while (number := self._places.longest_idle()) is not None:
+            place = self._places[number]
+            since = place.idle_since
+            if since + seconds > now:
+                break
+            look(number)
+            if place.idle and place.idle_since == since:
+                return number
+        return None

@@ -231,11 +231,11 @@ class KernelPool(AsyncContextManagerMixin):
 
         Those that are being started are among them, those that are being ended are not.
         """
-        return [kernel for kernel in self._members.describe() if user in (None, kernel.user)]
+        return list(self._members.describe(user))
 
     def find(self, kernel_id: str, *, user: str) -> PooledKernel | None:
         """Describe a user's kernel by its id; None where they have none of this id."""
-        return next((k for k in self.kernels(user) if k.kernel_id == kernel_id), None)
+        return next(self._members.describe(user, kernel_id=kernel_id), None)
 
     async def _existing(self, lease: Lease) -> Kernel:
         member = self._members.find(lease)

@@ -8,7 +8,7 @@ import pytest
 
 from kernelproto import PoolError, Timeouts
 from kernelproto.pool.member import Member
-from kernelproto.pool.plan import Lease
+from kernelproto.pool.places import Lease
 from kernelproto.testing import FakeProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]

@@ -201,6 +201,21 @@ async def test_kernel_that_was_just_asked_for_something_is_not_idle(pool_of) -> 
     assert tasks.cancel_scope.cancel_called
 
 
+async def test_kernel_is_idle_at_once_when_its_only_request_was_cancelled(pool_of) -> None:
+    """No message tells of that, but a request for room asks."""
+    async with pool_of(max_kernels=1) as (pool, provider), anyio.create_task_group() as tasks:
+        ada = await pool.get("ada")
+        provider.kernels[0].deaf.add("shell")
+        tasks.start_soon(ada.request, "execute_request", {"code": "1"})
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(PoolFull):
+            await pool.get("bob")
+        tasks.cancel_scope.cancel()
+        with anyio.CancelScope(shield=True):
+            await anyio.wait_all_tasks_blocked()
+            assert (await pool.get("bob")).state == "idle"
+
+
 async def test_waiting_for_room(pool_of, monkeypatch) -> None:
     monkeypatch.setattr(plan, "SETTLED_SECONDS", 0.01)
     served = []

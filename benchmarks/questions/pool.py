@@ -1,0 +1,139 @@
+"""How much longer does a pool take for its work when it has 5,000 kernels instead of 10?
+
+The kernels are FakeKernels in the same process. Python's cyclic garbage collector is off, because
+its work grows with all objects of the process, so only the pool's own bookkeeping can grow.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import NamedTuple
+
+import anyio
+
+from benchmarks.alone import run_alone
+from benchmarks.lab import Lab, Sizes
+from benchmarks.question import Contender, Goal, Question
+from kernelproto import KernelFinder, KernelPool, Timeouts
+from kernelproto.testing import FakeProvider
+
+_MEMBERS = (10, 100, 1_000, 5_000)
+_STARTED = 500  # at most, of the members: those that are started last, all at once
+_MOST_MEMBERS = Sizes(5_000, 1_000, 10)
+_REPETITIONS = Sizes(1_000, 200, 10)
+
+
+class Measured(NamedTuple):
+    """What a pool takes for its work.
+
+    Attributes:
+        start: ms for each kernel, when up to 500 are started at once beside the others.
+        get: µs for a user's own kernel that runs.
+        execute: µs for an execution on it.
+        close: ms for each kernel, when the pool ends with all of them.
+    """
+
+    start: float
+    get: float
+    execute: float
+    close: float
+
+
+def measure(members: int, repetitions: int) -> Measured:
+    """Measure a pool of so many kernels; called in a process of its own."""
+    gc.disable()
+    return anyio.run(_measure, members, repetitions)
+
+
+async def _measure(members: int, repetitions: int) -> Measured:
+    began = time.perf_counter
+    started = min(members, _STARTED)
+    async with _pool(members) as pool:
+        await _start(pool, range(members - started))
+        before = began()
+        await _start(pool, range(members - started, members))
+        start = (began() - before) / started * 1e3
+        kernel = await pool.get("0")
+        gets: list[float] = []
+        executions: list[float] = []
+        for _ in range(repetitions):
+            before = began()
+            await pool.get("0")
+            gets.append(began() - before)
+            before = began()
+            await kernel.execute("1")
+            executions.append(began() - before)
+        before = began()
+    close = (began() - before) / members * 1e3
+    return Measured(
+        start, statistics.median(gets) * 1e6, statistics.median(executions) * 1e6, close
+    )
+
+
+@asynccontextmanager
+async def _pool(members: int) -> AsyncGenerator[KernelPool]:
+    async with (
+        FakeProvider() as fakes,
+        KernelPool(
+            finder=KernelFinder([fakes]),
+            kernel="fake/kernel",
+            max_kernels=members,
+            restart=None,
+            timeouts=Timeouts(startup=600),
+        ) as pool,
+    ):
+        yield pool
+
+
+async def _start(pool: KernelPool, users: Sequence[int]) -> None:
+    async with anyio.create_task_group() as tasks:
+        for user in users:
+            tasks.start_soon(pool.get, str(user))
+
+
+def _measured() -> Callable[[int, str, Lab], float]:
+    """Return a function that measures each size once, and gives one figure of it."""
+    known: dict[tuple[int, int], Measured] = {}
+
+    def figure(members: int, name: str, lab: Lab) -> float:
+        size = min(members, lab.size(_MOST_MEMBERS)), lab.size(_REPETITIONS)
+        if size not in known:
+            known[size] = Measured(*run_alone(f"{__name__}:measure", *size))
+        return float(getattr(known[size], name))
+
+    return figure
+
+
+_figure = _measured()
+_TITLES = {
+    "start": ("Start of a kernel, when {} are started at once", "ms"),
+    "get": ("get() of one's own kernel", "µs"),
+    "execute": ("Execution in a pool", "µs"),
+    "close": ("End of a kernel, when its pool ends", "ms"),
+}
+
+QUESTIONS = [
+    Question(
+        name=f"pool.{name}",
+        title=title.format(_STARTED),
+        unit=unit,
+        contenders=[
+            Contender(f"{members:,} kernels", partial(_figure, members, name))
+            for members in _MEMBERS
+        ],
+        goals=[
+            Goal(
+                subject=f"{_MEMBERS[-1]:,} kernels",
+                baseline=f"{_MEMBERS[0]:,} kernels",
+                limit=1.5,
+            )
+        ],
+        rounds=Sizes(1, 1, 1),
+    )
+    for name, (title, unit) in _TITLES.items()
+]

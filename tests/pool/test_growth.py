@@ -1,0 +1,172 @@
+"""How the pool's work grows with its kernels and with its line: counted, not timed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+
+from kernelproto.pool import plan as plan_module
+from kernelproto.pool.plan import Lease, Limits, Plan
+
+POOL = plan_module.__file__.removesuffix("plan.py")
+
+
+class Steps:
+    """How many bytecodes of the pool's modules a block has run."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
+        if not frame.f_code.co_filename.startswith(POOL):
+            return None
+        frame.f_trace_opcodes = True
+        self.count += event == "opcode"
+        return self.trace
+
+
+@contextmanager
+def counted() -> Generator[Steps]:
+    steps = Steps()
+    before = sys.gettrace()
+    sys.settrace(steps.trace)
+    try:
+        yield steps
+    finally:
+        sys.settrace(before)
+
+
+def full_plan(size: int) -> tuple[Plan, list[int]]:
+    """Return a plan with so many idle kernels, each of a user, and no room for another."""
+    plan = Plan(Limits(max_kernels=size, idle_timeout=1e9))
+    for user in range(size):
+        ticket = plan.ask(Lease(str(user), ""), wait=False)
+        plan.decide(0)
+        plan.started(user + 1, user)
+        plan.leave(ticket, user)
+    return plan, list(plan.places)
+
+
+def get_own(size: int) -> int:
+    plan, numbers = full_plan(size)
+    with counted() as steps:
+        for number in numbers[-50:]:
+            plan.leave(plan.ask(plan.places[number].lease, wait=False), size)
+            plan.decide(size)
+            assert plan.wake_at == 1e9
+    return steps.count
+
+
+def work(size: int) -> int:
+    plan, numbers = full_plan(size)
+    with counted() as steps:
+        for number in numbers[:50]:
+            plan.busy(number, True)
+            plan.wake_at  # noqa: B018
+            plan.busy(number, False)
+            plan.used(number, size)
+            plan.decide(size)
+            plan.wake_at  # noqa: B018
+    return steps.count
+
+
+def evict(size: int) -> int:
+    plan, _ = full_plan(size)
+    with counted() as steps:
+        for user in range(50):
+            ticket = plan.ask(Lease(f"new {user}", ""), wait=False)
+            (evicted,) = plan.decide(size)
+            plan.ended(evicted.place)
+            start, _ = plan.decide(size)
+            plan.started(start.place, size)
+            plan.leave(ticket, size)
+    return steps.count
+
+
+def refuse(size: int) -> int:
+    plan, numbers = full_plan(size)
+    for number in numbers:
+        plan.busy(number, True)
+    assert plan.crowded
+    with counted() as steps:
+        for user in range(50):
+            ticket = plan.ask(Lease(f"new {user}", ""), wait=False)
+            plan.decide(size)
+            plan.leave(ticket, size)
+    return steps.count
+
+
+def wait_in_line(size: int) -> int:
+    """All kernels work, and as many users wait; kernels come and go, and some users give up."""
+    plan, numbers = full_plan(size)
+    for number in numbers:
+        plan.busy(number, True)
+    tickets = []
+    for user in range(size):
+        tickets.append(plan.ask(Lease(f"new {user}", ""), wait=True))
+        plan.decide(size)
+    with counted() as steps:
+        for number, ticket in zip(numbers[:25], tickets[::-1], strict=False):
+            plan.leave(ticket, size)
+            plan.decide(size)
+            plan.ended(number)
+            start, *_ = plan.decide(size)
+            plan.started(start.place, size)
+            plan.busy(start.place, True)
+            plan.decide(size)
+    return steps.count
+
+
+def cull(size: int) -> int:
+    plan, _ = full_plan(size)
+    with counted() as steps:
+        assert len(plan.decide(1e9 + 49)) == 50
+    return steps.count
+
+
+@pytest.mark.parametrize("work", [get_own, work, evict, refuse, wait_in_line, cull])
+def test_decisions_cost_the_same_however_many_there_are(work: Callable[[int], int]) -> None:
+    assert work(1_600) <= 1.5 * work(100)
+
+
+def test_order_of_the_idle_costs_little_for_each_fact() -> None:
+    """A later decision puts right the order that many facts have changed."""
+
+    def each(size: int) -> float:
+        plan, numbers = full_plan(size)
+        with counted() as steps:
+            for number in numbers:
+                plan.used(number, 1e6 - number)
+            plan.decide(2e6)
+            for number in numbers[:-1]:
+                plan.busy(number, True)
+            assert plan.wake_at == 1e9 + 1e6 - numbers[-1]
+        return steps.count / size
+
+    assert each(1_600) <= 2 * each(100)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_get_and_execute_cost_the_same_however_many_kernels_there_are(pool_of) -> None:
+    async def cost(size: int) -> int:
+        async with pool_of(max_kernels=size) as (pool, _):
+            async with anyio.create_task_group() as tasks:
+                for user in range(size):
+                    tasks.start_soon(pool.get, str(user))
+            with counted() as steps:
+                for user in range(5):
+                    kernel = await pool.get(str(user))
+                    await kernel.execute("6 * 7")
+                    assert pool.find(kernel.kernel_id, user=str(user))
+                    await checkpoint()
+            return steps.count
+
+    assert await cost(80) <= 1.2 * await cost(5)
