@@ -6,6 +6,7 @@ import logging
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from weakref import WeakValueDictionary
 
 import anyio
@@ -42,7 +43,10 @@ class _Session:
 
 
 class SessionRoutes:
-    """The sessions of whoever asks; they live as long as their kernels and this program.
+    """The sessions of the user who asks; they end with their kernels and with this program.
+
+    A kernel ends with the last of its sessions: two documents may share it, and a document that is
+    closed must not take the kernel from the other one.
 
     Args:
         desk: has the kernels.
@@ -110,7 +114,7 @@ class SessionRoutes:
         async with self._lock(user, request.path_params["session_id"]):
             session = self._find(request)
             del self._sessions[user.name][session.id]
-        await self._desk.release(user, session.kernel_id)
+        await self._release_unshared(user, session.kernel_id)
         return Response(status_code=204)
 
     async def _exchange_kernel(
@@ -137,9 +141,13 @@ class SessionRoutes:
                 "open the document again",
             ) from None
         self._sessions.setdefault(user.name, {})[session.id] = session
-        if all(s.kernel_id != old for s in self._living(user).values()):
-            with suppress(HTTPException):  # it has gone already
-                await self._desk.release(user, old)
+        await self._release_unshared(user, old)
+
+    async def _release_unshared(self, user: User, kernel_id: str) -> None:
+        """End a kernel unless another session has it."""
+        if all(session.kernel_id != kernel_id for session in self._living(user).values()):
+            with suppress(HTTPException):  # it has ended already
+                await self._desk.release(user, kernel_id)
 
     async def _kernel(
         self,
@@ -157,23 +165,26 @@ class SessionRoutes:
         return self._locks.setdefault((user.name, what), anyio.Lock())
 
     def _forget(self) -> None:
-        """Forget the sessions whose kernels are gone, also of users who never return."""
-        kernels = {(kernel.user, kernel.kernel_id) for kernel in self._desk.pool.kernels()}
-        for user, sessions in list(self._sessions.items()):
-            for session in [s for s in sessions.values() if (user, s.kernel_id) not in kernels]:
-                del sessions[session.id]
-            if not sessions:
-                del self._sessions[user]
+        """Forget sessions of users who do not return, when their kernels are gone.
 
-    def _living(self, user: User) -> dict[str, _Session]:
-        """Return a user's sessions; those whose kernels are gone are forgotten."""
-        kernels = {kernel.kernel_id for kernel in self._desk.pool.kernels(user.name)}
-        sessions = self._sessions.get(user.name, {})
+        Each new session has two users looked at, in turn, so this costs the same for any number.
+        """
+        for user in list(islice(self._sessions, 2)):
+            self._sessions[user] = self._sessions.pop(user)  # the last one in turn
+            self._forget_ended(user)
+
+    def _forget_ended(self, user: str) -> None:
+        kernels = {kernel.kernel_id for kernel in self._desk.pool.kernels(user)}
+        sessions = self._sessions.get(user, {})
         for session in [s for s in sessions.values() if s.kernel_id not in kernels]:
             del sessions[session.id]
         if not sessions:
-            self._sessions.pop(user.name, None)
-        return sessions
+            self._sessions.pop(user, None)
+
+    def _living(self, user: User) -> dict[str, _Session]:
+        """Return a user's sessions; those whose kernels are gone are forgotten."""
+        self._forget_ended(user.name)
+        return self._sessions.get(user.name, {})
 
     def _of_path(self, user: User, path: str) -> _Session | None:
         return next((s for s in self._living(user).values() if s.path == path), None)

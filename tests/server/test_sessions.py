@@ -86,6 +86,40 @@ async def test_kernel_of_two_sessions_stays_when_one_takes_another(serving) -> N
         assert (await ada.get(f"/api/sessions/{first['id']}")).json() == first
 
 
+async def open_shared(ada, first: dict, path: str) -> dict:
+    """Open a session of another document with the first one's kernel."""
+    body = {"path": path, "type": "notebook", "kernel": {"id": first["kernel"]["id"]}}
+    return (await ada.post("/api/sessions", json=body)).json()
+
+
+async def test_kernel_ends_with_the_last_of_its_sessions(serving) -> None:
+    async with serving(max_per_user=2) as server, server.client("ada") as ada:
+        first = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        second = await open_shared(ada, first, "b.ipynb")
+        assert (await ada.delete(f"/api/sessions/{first['id']}")).status_code == 204
+        assert (await ada.get("/api/sessions")).json() == [second]
+        assert (await ada.get("/api/kernels")).json() == [second["kernel"]]
+        assert (await ada.delete(f"/api/sessions/{second['id']}")).status_code == 204
+        assert (await ada.get("/api/kernels")).json() == []
+
+
+async def test_kernel_of_two_sessions_ends_once_when_both_end_at_once(serving) -> None:
+    statuses = []
+
+    async with serving(max_per_user=2) as server, server.client("ada") as ada:
+
+        async def close(session: dict) -> None:
+            statuses.append((await ada.delete(f"/api/sessions/{session['id']}")).status_code)
+
+        first = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
+        second = await open_shared(ada, first, "b.ipynb")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(close, first)
+            tasks.start_soon(close, second)
+        assert statuses == [204, 204]
+        assert (await ada.get("/api/kernels")).json() == []
+
+
 @pytest.mark.parametrize("max_per_user", [1, 2])
 async def test_kernel_is_kept_when_another_cannot_be_had(serving, max_per_user: int) -> None:
     settings = {"starts_per_minute": 0.1, "start_burst": 2}
