@@ -177,6 +177,11 @@ def kernel_environment(
     return {**os.environ, **kernel_types, **callers}
 
 
+def literal(value: str) -> str:
+    """Return the value of a variable of the caller that ``kernel_environment`` makes *value* of."""
+    return _VARIABLE.sub(r"$\g<0>", value)
+
+
 def _blanks(argv: Sequence[str], env: Mapping[str, str]) -> frozenset[str]:
     in_argv = [_PLACEHOLDER.findall(argument) for argument in argv]
     in_env = [_PLACEHOLDER_IN_ENV.findall(value) for value in env.values()]

@@ -17,7 +17,7 @@ from kernelproto.exceptions import DiscoveryError
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.naming import check_kernel_type
-from kernelproto.launch.parameters import LaunchParameters
+from kernelproto.launch.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.metrics import Metrics
@@ -177,9 +177,12 @@ def chosen_id(kernel_id: str | None) -> str:
 
 
 def allowed_env(env: Mapping[str, str], allowed: list[str]) -> dict[str, str]:
-    """Return what of the variables that a client sends a kernel gets."""
+    """Return the variables of a client that its kernel gets.
+
+    A launch would replace ``${NAME}`` by a variable of the server, which may be a secret.
+    """
     return {
-        name: value
+        name: literal(value)
         for name, value in env.items()
         if name.startswith(_ALLOWED_ENV_PREFIX) or name in allowed
     }

@@ -34,6 +34,7 @@ from kernelproto.server.settings import (
     Settings,
     is_loopback,
     load_settings,
+    remove_secrets,
 )
 from kernelproto.server.users import (
     Anybody,
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
     said = {key: text for key, text in options.items() if text is not None}
     try:
         settings = load_settings(config, os.environ, said)
+        remove_secrets(os.environ, settings)
         configure_logging(settings.log_format)
         use_uvloop = importlib.util.find_spec("uvloop") is not None
         anyio.run(serve, settings, backend_options={"use_uvloop": use_uvloop})

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -26,6 +27,21 @@ _KNOWN_NAMES = {
     "max_kernels": "JUPYTER_KERNEL_MAX_PER_SERVER",
     "hub_api_url": "JUPYTERHUB_API_URL",
 }
+
+# Marks a setting whose value is shown to nobody.
+_SECRET = {"secret": True}
+
+# Variables of the server that no kernel gets, whatever the settings say.
+_SECRET_VARIABLES = (
+    "KERNELPROTO_*TOKEN*",
+    "CONFIGPROXY_AUTH_TOKEN",
+    "CREDENTIALS_DIRECTORY",
+    "JPY_API_TOKEN",
+    "JUPYTERHUB_API_TOKEN",
+    "JUPYTERHUB_COOKIE_SECRET",
+    "JUPYTERHUB_CRYPT_KEY",
+    "JUPYTER_TOKEN",
+)
 
 _YES_NO = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
@@ -53,7 +69,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "token"
     token: Annotated[
         str | None,
-        Meta(description="the token, for authentication by token; a new one by default"),
+        Meta(
+            description="the token, for authentication by token; a new one by default",
+            extra=_SECRET,
+        ),
     ] = None
     token_file: Annotated[
         str | None, Meta(description="a TOML file with users and the hashes of their tokens")
@@ -86,6 +105,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     allow_env: Annotated[
         list[str],
         Meta(description="variables that clients may set for a kernel, beside KERNEL_*"),
+    ] = []
+    hide_env: Annotated[
+        list[str],
+        Meta(
+            description="variables of the server that no kernel gets, beside those with its own "
+            "secrets: names, or patterns such as AWS_*"
+        ),
     ] = []
     multi_user: Annotated[
         bool, Meta(description="whether each user has kernels of their own, or all share them")
@@ -127,7 +153,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     metrics_token: Annotated[
         str | None,
-        Meta(description="a token with which /metrics can be read; admins can read it anyway"),
+        Meta(
+            description="a token with which /metrics can be read; admins can read it anyway",
+            extra=_SECRET,
+        ),
     ] = None
     log_format: Annotated[
         Literal["text", "json"],
@@ -160,6 +189,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             except ValueError as error:
                 raise InvalidSettings(f"trusted_proxies: {error}") from None
 
+    def __repr__(self) -> str:
+        """Return the settings without the secrets among them."""
+        values = {
+            key: "..." if option.secret and getattr(self, key) is not None else getattr(self, key)
+            for key, option in OPTIONS.items()
+        }
+        return f"Settings({', '.join(f'{key}={value!r}' for key, value in values.items())})"
+
 
 class Option(NamedTuple):
     """One of the settings, for whoever explains or reads them.
@@ -170,6 +207,7 @@ class Option(NamedTuple):
         kind: its type.
         default: what it is when nobody has said anything.
         description: what it means.
+        secret: whether its value must not be shown.
     """
 
     key: str
@@ -177,18 +215,21 @@ class Option(NamedTuple):
     kind: Any
     default: object
     description: str
+    secret: bool
 
 
 def _option(field: msgspec.structs.FieldInfo) -> Option:
     variables = [_PREFIX + field.name.upper()]
     if field.name in _KNOWN_NAMES:
         variables.append(_KNOWN_NAMES[field.name])
+    meta: Meta = field.type.__metadata__[0]
     return Option(
         key=field.name,
         variables=variables,
         kind=field.type,
         default=field.default if field.default is not msgspec.NODEFAULT else [],
-        description=field.type.__metadata__[0].description,
+        description=meta.description or "",
+        secret=bool((meta.extra or {}).get("secret")),
     )
 
 
@@ -227,6 +268,19 @@ def load_settings(
     for key, text in () if arguments is None else arguments.items():
         values[key] = _convert(OPTIONS[key], text, "on the command line", strict=False)
     return Settings(**cast("dict[str, Any]", values))
+
+
+def remove_secrets(environ: MutableMapping[str, str], settings: Settings) -> None:
+    """Remove the server's secrets from its environment, so that no process that it starts has them.
+
+    Args:
+        environ: the environment, once the settings were read from it.
+        settings: they name further variables.
+    """
+    secrets = {name for option in OPTIONS.values() if option.secret for name in option.variables}
+    patterns = [*secrets, *_SECRET_VARIABLES, *settings.hide_env]
+    for name in [name for name in environ if any(fnmatchcase(name, p) for p in patterns)]:
+        del environ[name]
 
 
 def is_loopback(host: str) -> bool:

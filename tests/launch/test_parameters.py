@@ -15,6 +15,7 @@ from kernelproto.launch.parameters import (
     LaunchParameters,
     fill_in,
     kernel_environment,
+    literal,
     with_this_python,
 )
 from kernelproto.launch.schema import ParameterSchema
@@ -345,3 +346,8 @@ def test_what_the_process_is_given() -> None:
 def test_what_the_process_cannot_be_given(params, words) -> None:
     with pytest.raises(InvalidLaunchParameter, match=words):
         LaunchParameters.check(params, argv=["x"])
+
+
+@given(st.text(st.sampled_from("$${}aA")))
+def test_literal_value_stands_for_itself(value: str) -> None:
+    assert kernel_environment({}, {"A": literal(value)})["A"] == value

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from kernelproto import LaunchError
+from kernelproto.launch.parameters import kernel_environment
 from kernelproto.server.desk import allowed_env, gateway_path, working_directory
 from kernelproto.server.logs import JsonLines
 from kernelproto.testing import FakeProvider
@@ -18,6 +19,14 @@ from kernelproto.testing import FakeProvider
 def test_variables_that_clients_may_set() -> None:
     env = {"KERNEL_X": "1", "kernel_y": "2", "PATH": "3", "LANG": "4", "XKERNEL_": "5"}
     assert allowed_env(env, ["LANG"]) == {"KERNEL_X": "1", "LANG": "4"}
+
+
+def test_variables_of_clients_do_not_quote_those_of_the_server(monkeypatch) -> None:
+    monkeypatch.setenv("SERVERS", "secret")
+    env = {"KERNEL_X": "${SERVERS}", "KERNEL_Y": "$${SERVERS} $SERVERS"}
+    environment = kernel_environment({"OF_TYPE": "${KERNEL_X}"}, allowed_env(env, []))
+    assert {name: environment[name] for name in env} == env
+    assert environment["OF_TYPE"] == "${SERVERS}"
 
 
 @pytest.mark.parametrize(

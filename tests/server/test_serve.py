@@ -132,6 +132,23 @@ def test_users_of_a_token_file(tmp_path) -> None:
         assert client.get("/api/me").json()["identity"]["username"] == "ada"
 
 
+@pytest.mark.parametrize("kernel", ["pyimport/kernel", "fork/kernel"])
+def test_kernels_have_no_secret_of_the_server(monkeypatch, kernel: str) -> None:
+    secrets = ("KERNELPROTO_TOKEN", "JUPYTERHUB_API_TOKEN", "OF_THE_DATABASE")
+    for name in secrets:
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("KERNELPROTO_HIDE_ENV", "OF_THE_*")
+    with served("--kernel", kernel) as (_, client):
+        client.headers["authorization"] = "token s3cret"
+        env = {f"KERNEL_{index}": f"${{{name}}}" for index, name in enumerate(secrets)}
+        kernel_id = client.post("/api/kernels", json={"env": env}).json()["id"]
+        with channels(client, kernel_id) as socket:
+            messages = execute(socket, "import os; print(dict(os.environ))", "environment")
+        output = "".join(m.content.text for m in messages if m.msg_type == "stream")
+    assert "'KERNEL_0': '${KERNELPROTO_TOKEN}'" in output
+    assert "s3cret" not in output
+
+
 def test_log_for_programs_has_no_secrets() -> None:
     with served("--log-format", "json", "--metrics-token", "for-metrics") as (process, client):
         token = client.headers.pop("authorization").split()[1]

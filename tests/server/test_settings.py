@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernelproto.exceptions import InvalidSettings
-from kernelproto.server.settings import OPTIONS, Settings, load_settings
+from kernelproto.server.settings import OPTIONS, Settings, load_settings, remove_secrets
 
 
 @pytest.fixture
@@ -98,6 +98,31 @@ def test_error_does_not_repeat_a_secret(settings_file) -> None:
     with pytest.raises(InvalidSettings) as caught:
         load_settings(settings_file("token = ['s3cret']"))
     assert "s3cret" not in str(caught.value)
+
+
+def test_repr_has_no_secret() -> None:
+    settings = Settings(token="s3cret", metrics_token="s4cret", port=1)
+    assert "s3cret" not in repr(settings)
+    assert "s4cret" not in repr(settings)
+    assert "token='...'" in repr(settings)
+    assert "port=1," in repr(settings)
+    assert "token=None" in repr(Settings())
+
+
+def test_secrets_leave_the_environment() -> None:
+    hidden = [
+        "KERNELPROTO_TOKEN",
+        "KERNELPROTO_METRICS_TOKEN",
+        "KERNELPROTO_ANOTHER_TOKEN_2",
+        "JUPYTERHUB_API_TOKEN",
+        "CREDENTIALS_DIRECTORY",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+    ]
+    kept = ["KERNELPROTO_PORT", "PATH", "JUPYTERHUB_API_URL", "db_password"]
+    environ = dict.fromkeys([*hidden, *kept], "x")
+    remove_secrets(environ, Settings(hide_env=["AWS_*", "DB_PASSWORD"]))
+    assert list(environ) == kept
 
 
 @pytest.mark.parametrize(
