@@ -20,6 +20,7 @@ from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
 from kernelproto.server import dashboard, health
+from kernelproto.server.access import Access
 from kernelproto.server.answers import (
     answer_bug,
     answer_http_error,
@@ -68,10 +69,11 @@ def create_app(
     """
     feeds = Feeds(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
     metrics = Metrics(pool, feeds)
-    desk = Desk(pool, finder, settings, metrics)
+    access = Access(authenticator)
+    desk = Desk(pool, finder, settings, metrics, access)
     limit = settings.max_body_bytes
     channels = ChannelsRoute(
-        desk, feeds, metrics.traffic, max_message_bytes=settings.max_message_bytes
+        desk, feeds, metrics.traffic, access, max_message_bytes=settings.max_message_bytes
     )
     cors = Middleware(
         CORSMiddleware,
@@ -86,6 +88,7 @@ def create_app(
         Middleware(
             Guard,
             authenticator=authenticator,
+            access=access,
             refuse=dashboard.refuse,
             allow_origins=settings.allow_origins,
             public=(*dashboard.PUBLIC, *health.PUBLIC),

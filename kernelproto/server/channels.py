@@ -37,10 +37,11 @@ from kernelproto.exceptions import (
     MalformedMessage,
 )
 from kernelproto.log_fields import logging_about
+from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
 from kernelproto.server.desk import Desk
 from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
-from kernelproto.server.guard import deny
+from kernelproto.server.guard import deny, user_request
 from kernelproto.server.receipts import EXTENSION, OnReceipt
 from kernelproto.server.replay import Kept
 from kernelproto.server.traffic import Traffic
@@ -56,6 +57,10 @@ logger = logging.getLogger(__name__)
 GOING_AWAY = 1001
 UNUSABLE = 1007
 TRY_AGAIN_LATER = 1013
+# One of those for applications, after the status of HTTP.
+UNAUTHORIZED = 4401
+
+_REVOKED = "Your access was revoked: sign in again, or ask the administrator of this server."
 
 # How long a client that does not read may take to be told that it was cut off.
 _CLOSING_SECONDS = 5
@@ -72,15 +77,23 @@ class ChannelsRoute:
         desk: has the kernels.
         feeds: have what the kernels send.
         traffic: counts the messages.
+        access: tells when a user is not let in any more.
         max_message_bytes: of a client.
     """
 
     def __init__(
-        self, desk: Desk, feeds: Feeds, traffic: Traffic, *, max_message_bytes: int
+        self,
+        desk: Desk,
+        feeds: Feeds,
+        traffic: Traffic,
+        access: Access,
+        *,
+        max_message_bytes: int,
     ) -> None:
         self._desk = desk
         self._feeds = feeds
         self._traffic = traffic
+        self._access = access
         self._max_message_bytes = max_message_bytes
 
     def routes(self) -> list[WebSocketRoute]:
@@ -96,7 +109,9 @@ class ChannelsRoute:
             ) as connection:
                 feed = self._feeds.of(connection.kernel)
                 with logging_about(kernel_id=kernel.kernel_id):
-                    await serve_client(websocket, framing, connection.kernel, feed, self._traffic)
+                    await serve_client(
+                        websocket, framing, connection.kernel, feed, self._traffic, self._access
+                    )
         except HTTPException as error:
             await deny(websocket, error.status_code, error.detail)
         except KernelProtoError as error:  # it could not be started, or was ended just now
@@ -113,9 +128,14 @@ class _HangUp(Exception):
 
 
 async def serve_client(
-    websocket: WebSocket, framing: Framing, kernel: Kernel, feed: Feed, traffic: Traffic
+    websocket: WebSocket,
+    framing: Framing,
+    kernel: Kernel,
+    feed: Feed,
+    traffic: Traffic,
+    access: Access,
 ) -> None:
-    """Forward messages between a client and its kernel until either is gone.
+    """Forward messages between a client and its kernel until either is gone, or access is revoked.
 
     Args:
         websocket: it is accepted when nothing of what the kernel sends can be missed.
@@ -123,13 +143,14 @@ async def serve_client(
         kernel: the kernel.
         feed: what it sends.
         traffic: counts the messages.
+        access: tells when the user is not let in any more.
     """
     session = websocket.query_params.get("session_id", "")
     last_msg_id = websocket.query_params.get("last_msg_id")
     try:
         with feed.join(session, last_msg_id) as reader:
             await websocket.accept(framing.subprotocol)
-            await _ClientConnection(websocket, framing, kernel, reader, traffic).serve()
+            await _ClientConnection(websocket, framing, kernel, reader, traffic, access).serve()
     except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
         text, key = "a client of kernel %s: %s", f"closed {goodbye.code}"
         feed.log_counts.log(logger, logging.INFO, key, text, kernel.kernel_id, goodbye.reason)
@@ -145,12 +166,14 @@ class _ClientConnection:
         kernel: Kernel,
         reader: Reader,
         traffic: Traffic,
+        access: Access,
     ) -> None:
         self._websocket = websocket
         self._framing = framing
         self._kernel = kernel
         self._reader = reader
         self._traffic = traffic
+        self._access = access
         self._requests = traffic.requests()
         self._has_receipts = EXTENSION in websocket.scope.get("extensions", {})
 
@@ -159,6 +182,7 @@ class _ClientConnection:
             tasks.start_soon(self._send)
             tasks.start_soon(self._keep_up)
             tasks.start_soon(self._end_with_kernel)
+            tasks.start_soon(self._end_with_access)
             await self._take_from_client()
 
     async def _take_from_client(self) -> None:
@@ -231,6 +255,11 @@ class _ClientConnection:
     async def _keep_up(self) -> NoReturn:
         await self._reader.cut_off.wait()
         raise _HangUp(TRY_AGAIN_LATER, self._reader.reason)
+
+    async def _end_with_access(self) -> NoReturn:
+        request = user_request(self._websocket.scope)
+        await self._access.wait_until_revoked(self._websocket.user, request)
+        raise _HangUp(UNAUTHORIZED, _REVOKED)
 
     async def _end_with_kernel(self) -> NoReturn:
         """Let a client have the kernel's last words, unless it does not want to hear them."""

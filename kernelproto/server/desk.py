@@ -20,6 +20,7 @@ from kernelproto.launch.naming import check_kernel_type
 from kernelproto.launch.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
+from kernelproto.server.access import Access
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -39,15 +40,22 @@ class Desk:
         finder: the kernel types that the pool has.
         settings: what a client may say about one, and how many it may start.
         metrics: are told of starts.
+        access: tells when a user is not let in any more.
     """
 
     def __init__(
-        self, pool: KernelPool, finder: KernelFinder, settings: Settings, metrics: Metrics
+        self,
+        pool: KernelPool,
+        finder: KernelFinder,
+        settings: Settings,
+        metrics: Metrics,
+        access: Access,
     ) -> None:
         self.pool = pool
         self._finder = finder
         self._settings = settings
         self._metrics = metrics
+        self._access = access
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
     def find(self, user: User, kernel_id: str) -> PooledKernel:
@@ -102,7 +110,7 @@ class Desk:
             replaced = self.pool.find(replaces, user=user.name)
         began_at = time.monotonic()  # the clock of uvloop is coarse
         with logging_about(kernel_id=kernel_id), span("start"):
-            await self.pool.get(
+            kernel = await self.pool.get(
                 user.name,
                 name=kernel_id,
                 replaces=None if replaced is None else replaced.name,
@@ -111,6 +119,8 @@ class Desk:
                 env=allowed,
                 kernel_id=kernel_id,
             )
+            if self._settings.revoked_kernels == "shutdown":
+                kernel.generations.start_task(self._end_with_access, user, kernel_id)
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)
@@ -152,6 +162,11 @@ class Desk:
         with logging_about(kernel_id=kernel.kernel_id), span(what):
             logger.info("its user wants to %s a kernel", what)
             yield kernel
+
+    async def _end_with_access(self, user: User, name: str) -> None:
+        await self._access.wait_until_user_revoked(user)
+        logger.info("the access of its user was revoked: the kernel is shut down")
+        await self.pool.release(user.name, name=name)
 
     def _count_start(self, user: User) -> None:
         wait = math.ceil(self._starts.take(user.name, anyio.current_time()))

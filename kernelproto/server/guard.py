@@ -15,6 +15,7 @@ from starlette.websockets import WebSocket
 from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import Authenticator, UserRequest
 from kernelproto.log_fields import logging_about
+from kernelproto.server.access import Access
 from kernelproto.server.answers import SECURITY_HEADERS, error_response
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
@@ -53,6 +54,7 @@ class Guard:
     Args:
         app: what is guarded.
         authenticator: knows the users.
+        access: remembers the requests that are let in.
         refuse: makes the response to a request that is refused, of it and of the reason.
         allow_origins: whose pages may use the server beside its own; ``"*"`` for all.
         public: the paths that anybody may ask for, whose routes must not want a user.
@@ -63,12 +65,14 @@ class Guard:
         app: ASGIApp,
         authenticator: Authenticator,
         *,
+        access: Access,
         refuse: Callable[[Request, str], Response],
         allow_origins: Collection[str] = (),
         public: Collection[str] = (),
     ) -> None:
         self._app = app
         self._authenticator = authenticator
+        self._access = access
         self._allow_origins = frozenset(origin.rstrip("/") for origin in allow_origins)
         self._public = frozenset(public)
         self._refuse = refuse
@@ -99,10 +103,12 @@ class Guard:
         headers = Headers(scope=scope)
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
             return f"pages of {headers['origin'][:200]} may not use this server: see allow_origins"
-        user = await self._authenticator.authenticate(user_request(scope))
+        request = user_request(scope)
+        user = await self._authenticator.authenticate(request)
         if user is None:
             return "who are you? Send your token as 'Authorization: token ...' or as ?token=..."
         scope["user"] = user
+        self._access.note(user, request)
         return None
 
     def _is_origin_allowed(self, headers: Headers) -> bool:

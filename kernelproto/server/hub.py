@@ -70,7 +70,7 @@ class HubToken:
         url: str,
         *,
         scopes: Collection[str] = (),
-        cache_seconds: float = 30.0,
+        cache_seconds: float = 3.0,
         timeout: float = 5.0,
     ) -> None:
         self._hub = _read_url(url)

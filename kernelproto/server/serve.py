@@ -153,7 +153,11 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
             settings.proxy_header, trusted=settings.trusted_proxies, admins=settings.admins
         )
     elif settings.authentication == "hub":
-        authenticator = HubToken(settings.hub_api_url or "", scopes=settings.hub_scopes)
+        authenticator = HubToken(
+            settings.hub_api_url or "",
+            scopes=settings.hub_scopes,
+            cache_seconds=settings.hub_cache_seconds,
+        )
     else:
         authenticator = Anybody()
     return (authenticator if settings.multi_user else Shared(authenticator)), token

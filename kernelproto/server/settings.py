@@ -93,6 +93,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         list[str],
         Meta(description="scopes of which a user's token needs one, for authentication by a hub"),
     ] = []
+    hub_cache_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="how long an answer of the hub about a token is believed; the access of a "
+            "revoked token ends that much later",
+        ),
+    ] = 3.0
+    revoked_kernels: Annotated[
+        Literal["keep", "shutdown"],
+        Meta(
+            description="whether the kernels of a user whose tokens were all revoked are kept, "
+            "until they are idle for idle_timeout, or shut down at once"
+        ),
+    ] = "keep"
     allow_origins: Annotated[
         list[str], Meta(description="origins whose pages may use the server, beside its own")
     ] = []
@@ -182,6 +197,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSettings(
                 "trusted_proxies: authentication by a proxy needs its address, or anybody could "
                 "claim to be anybody"
+            )
+        if self.revoked_kernels == "shutdown" and not self.multi_user:
+            raise InvalidSettings(
+                "revoked_kernels: all users share their kernels (multi_user = false), so the end "
+                "of one user's access must not shut them down: use keep"
             )
         for network in self.trusted_proxies:
             try:

@@ -127,6 +127,14 @@ class Socket:
         data = event.get("text")
         return client_framing(self.subprotocol).decode(event["bytes"] if data is None else data)
 
+    async def receive_close(self) -> tuple[int, str]:
+        """Receive until the server closes the WebSocket; return the code and the reason."""
+        with suppress(anyio.EndOfStream):
+            while True:
+                await self.receive()
+        assert self.closed is not None
+        return self.closed
+
     async def receive_until(self, msg_type: str, parent: Message | None = None) -> list[Message]:
         """Wait for a message of a type; return all up to it."""
         messages: list[Message] = []

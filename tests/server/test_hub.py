@@ -316,6 +316,22 @@ async def test_requests_are_told_that_the_hub_is_down(opened, serving) -> None:
             assert b"try again later" in socket.refusal
 
 
+async def test_user_whom_the_hub_forgets_loses_open_websockets(
+    opened, serving, monkeypatch
+) -> None:
+    monkeypatch.setattr("kernelproto.server.access.RECHECK_SECONDS", 0.01)
+    async with (
+        opened() as it,
+        serving(authenticator=HubToken(it.url, cache_seconds=0.01)) as server,
+    ):
+        kernel_id = await server.start("ada's")
+        async with server.connect("ada's", kernel_id) as socket:
+            it.answer = always(response("500 Internal Server Error", b""))
+            await socket.finish(await socket.execute("6 * 7"))
+            it.answer = always(response("403 Forbidden", b'{"status": 403}'))
+            assert (await socket.receive_close())[0] == 4401
+
+
 @pytest.mark.parametrize(
     "url",
     [
