@@ -21,6 +21,7 @@ from kernelproto.launch.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.access import Access
+from kernelproto.server.audit import Event, auditing
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -58,16 +59,32 @@ class Desk:
         self._access = access
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
-    def find(self, user: User, kernel_id: str) -> PooledKernel:
-        """Return a user's kernel.
+    def find(
+        self, user: User, kernel_id: str, *, everyone: bool = False, owner: str | None = None
+    ) -> PooledKernel:
+        """Return a user's kernel, or, for an admin who asks for everyone's, any user's.
+
+        Args:
+            user: the user who asks.
+            kernel_id: the kernel's id. Two users may have chosen the same one.
+            everyone: whether to look at the kernels of all users; only for an admin.
+            owner: with *everyone*, the user whose kernel it is; None means any user.
 
         Raises:
-            HTTPException: 404, they have none of this id, whoever else has.
+            HTTPException: 404, there is none of this id among them; 409, several users have one.
         """
-        kernel = self.pool.find(kernel_id, user=user.name)
-        if kernel is None:
+        if not (everyone and user.admin):
+            kernel = self.pool.find(kernel_id, user=user.name)
+            found = [] if kernel is None else [kernel]
+        else:
+            found = [k for k in self.pool.kernels(owner) if k.kernel_id == kernel_id]
+        if not found:
             raise HTTPException(404, f"there is no kernel {kernel_id[:100]}")
-        return kernel
+        if len(found) > 1:
+            raise HTTPException(
+                409, "several users have a kernel with this id: add owner=NAME to the query"
+            )
+        return found[0]
 
     def model(self, user: User, kernel_id: str) -> KernelModel:
         """Return the model of a user's kernel; raises as ``find`` does."""
@@ -127,25 +144,25 @@ class Desk:
             logger.info("a kernel %s is ready after %.3f s", model.name, seconds)
             return model
 
-    async def interrupt(self, user: User, kernel_id: str) -> None:
-        """Interrupt a user's kernel; raises as ``find`` and ``KernelPool.interrupt`` do."""
-        with self._doing("interrupt", user, kernel_id) as kernel:
-            await self.pool.interrupt(user.name, name=kernel.name)
+    async def interrupt(self, user: User, kernel: PooledKernel) -> None:
+        """Interrupt a kernel from ``find``; raises as ``KernelPool.interrupt`` does."""
+        with self._doing("kernel.interrupt", user, kernel):
+            await self.pool.interrupt(kernel.user, name=kernel.name)
 
-    async def restart(self, user: User, kernel_id: str) -> None:
-        """Restart a user's kernel; raises as ``find`` and ``KernelPool.restart`` do.
+    async def restart(self, user: User, kernel: PooledKernel) -> None:
+        """Restart a kernel from ``find``; raises as ``KernelPool.restart`` does.
 
         Raises:
-            HTTPException: 429, they have started or restarted too many in a short time.
+            HTTPException: 429, the user has started or restarted too many in a short time.
         """
-        with self._doing("restart", user, kernel_id) as kernel:
+        with self._doing("kernel.restart", user, kernel):
             self._count_start(user)
-            await self.pool.restart(user.name, name=kernel.name)
+            await self.pool.restart(kernel.user, name=kernel.name)
 
-    async def release(self, user: User, kernel_id: str) -> None:
-        """End a user's kernel; raises as ``find`` does."""
-        with self._doing("end", user, kernel_id) as kernel:
-            await self.pool.release(user.name, name=kernel.name)
+    async def end(self, user: User, kernel: PooledKernel) -> None:
+        """End a kernel from ``find``."""
+        with self._doing("kernel.end", user, kernel):
+            await self.pool.release(kernel.user, name=kernel.name)
 
     async def _check_request(self, kernel_type: str | None, env: Mapping[str, str]) -> None:
         """Raise what a start would raise before a kernel is given up for it."""
@@ -157,11 +174,14 @@ class Desk:
         LaunchParameters.check({"env": env}, argv=())
 
     @contextmanager
-    def _doing(self, what: str, user: User, kernel_id: str) -> Generator[PooledKernel]:
-        kernel = self.find(user, kernel_id)
-        with logging_about(kernel_id=kernel.kernel_id), span(what):
-            logger.info("its user wants to %s a kernel", what)
-            yield kernel
+    def _doing(self, event: Event, user: User, kernel: PooledKernel) -> Generator[None]:
+        """Log an action of a user, and its outcome, around the block that performs it."""
+        owner = None if kernel.user == user.name else kernel.user
+        action = event.removeprefix("kernel.")
+        with logging_about(kernel_id=kernel.kernel_id), span(action):
+            logger.info("request to %s a kernel", action)
+            with auditing(event, kernel_id=kernel.kernel_id, owner=owner):
+                yield
 
     async def _end_with_access(self, user: User, name: str) -> None:
         await self._access.wait_until_user_revoked(user)

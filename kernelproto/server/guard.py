@@ -17,6 +17,7 @@ from kernelproto.interfaces import Authenticator, UserRequest
 from kernelproto.log_fields import logging_about
 from kernelproto.server.access import Access
 from kernelproto.server.answers import SECURITY_HEADERS, error_response
+from kernelproto.server.audit import acting
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -91,7 +92,8 @@ class Guard:
             await _answer(scope, receive, send, 503, str(error))
             return
         if refusal is None:
-            with logging_about(user=scope["user"].name):
+            name = scope["user"].name
+            with logging_about(user=name), acting(name, user_request(scope).peer):
                 await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await self._refuse(Request(scope), refusal)(scope, receive, send)

@@ -7,6 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kernelproto.interfaces import User
+from kernelproto.pool import PooledKernel
 from kernelproto.server.answers import json_response, read_body
 from kernelproto.server.desk import Desk
 from kernelproto.server.models import KernelRequest, kernel_model
@@ -15,10 +16,12 @@ _YES = ("1", "true")
 
 
 class KernelRoutes:
-    """The kernels of whoever asks.
+    """The kernels of the user who asks; with ``?include_all=1`` an admin asks for everyone's.
+
+    Two users may have chosen the same id: an admin adds ``&owner=NAME`` then.
 
     Args:
-        desk: has them.
+        desk: has the kernels.
         max_body_bytes: of a request.
     """
 
@@ -39,9 +42,8 @@ class KernelRoutes:
         ]
 
     async def _list(self, request: Request) -> Response:
-        user: User = request.user
-        everyone = user.admin and request.query_params.get("include_all") in _YES
-        kernels = self._desk.pool.kernels(None if everyone else user.name)
+        everyone = _is_about_everyone(request)
+        kernels = self._desk.pool.kernels(None if everyone else request.user.name)
         return json_response([kernel_model(kernel, with_owner=everyone) for kernel in kernels])
 
     async def _start(self, request: Request) -> Response:
@@ -51,17 +53,33 @@ class KernelRoutes:
         return json_response(model, 201, {"Location": location})
 
     async def _show(self, request: Request) -> Response:
-        return json_response(self._desk.model(request.user, request.path_params["kernel_id"]))
+        return self._model(request)
 
     async def _end(self, request: Request) -> Response:
-        await self._desk.release(request.user, request.path_params["kernel_id"])
+        await self._desk.end(request.user, self._find(request))
         return Response(status_code=204)
 
     async def _interrupt(self, request: Request) -> Response:
-        await self._desk.interrupt(request.user, request.path_params["kernel_id"])
+        await self._desk.interrupt(request.user, self._find(request))
         return Response(status_code=204)
 
     async def _restart(self, request: Request) -> Response:
-        kernel_id: str = request.path_params["kernel_id"]
-        await self._desk.restart(request.user, kernel_id)
-        return json_response(self._desk.model(request.user, kernel_id))
+        await self._desk.restart(request.user, self._find(request))
+        return self._model(request)
+
+    def _find(self, request: Request) -> PooledKernel:
+        return self._desk.find(
+            request.user,
+            request.path_params["kernel_id"],
+            everyone=_is_about_everyone(request),
+            owner=request.query_params.get("owner"),
+        )
+
+    def _model(self, request: Request) -> Response:
+        kernel = self._find(request)
+        return json_response(kernel_model(kernel, with_owner=_is_about_everyone(request)))
+
+
+def _is_about_everyone(request: Request) -> bool:
+    user: User = request.user
+    return user.admin and request.query_params.get("include_all") in _YES

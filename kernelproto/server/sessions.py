@@ -147,7 +147,7 @@ class SessionRoutes:
         """End a kernel unless another session has it."""
         if all(session.kernel_id != kernel_id for session in self._living(user).values()):
             with suppress(HTTPException):  # it has ended already
-                await self._desk.release(user, kernel_id)
+                await self._desk.end(user, self._desk.find(user, kernel_id))
 
     async def _kernel(
         self,

@@ -147,6 +147,41 @@ async def test_admins_see_everybody_when_they_ask(serving) -> None:
     assert listed == {"ada": [None], "root": ["ada", "bob"]}
 
 
+@pytest.mark.parametrize("query", ["?include_all=1", "?include_all=1&owner=ada"])
+async def test_only_admins_act_on_kernels_of_others(serving, query: str) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        one = f"/api/kernels/{kernel_id}"
+        routes = [("GET", one, 200), ("POST", f"{one}/interrupt", 204)]
+        routes += [("POST", f"{one}/restart", 200), ("DELETE", one, 204)]
+        async with server.client("bob") as bob:
+            for method, path, _ in routes:
+                theirs = await bob.request(method, f"{path}{query}")
+                nobodys = await bob.request(method, f"{path.replace(kernel_id, NOBODYS_ID)}{query}")
+                assert theirs.status_code == nobodys.status_code == 404
+                assert theirs.text.replace(kernel_id, NOBODYS_ID) == nobodys.text
+        async with server.client("root") as root:
+            for method, path, status in routes:
+                assert (await root.request(method, f"{path}{query}")).status_code == status
+            assert (await root.delete(f"{one}{query}")).status_code == 404
+
+
+async def test_admin_names_the_owner_of_an_id_that_two_users_have(serving) -> None:
+    async with serving() as server:
+        for user in ("ada", "root"):
+            async with server.client(user) as client:
+                await client.post("/api/kernels", json={"kernel_id": NOBODYS_ID})
+        one = f"/api/kernels/{NOBODYS_ID}"
+        async with server.client("root") as root:
+            ambiguous = await root.delete(f"{one}?include_all=1")
+            assert ambiguous.status_code == 409
+            assert "owner=NAME" in ambiguous.json()["message"]
+            assert (await root.delete(f"{one}?include_all=1&owner=bob")).status_code == 404
+            assert (await root.delete(f"{one}?include_all=1&owner=ada")).status_code == 204
+            assert [kernel.user for kernel in server.pool.kernels()] == ["root"]
+            assert (await root.delete(one)).status_code == 204
+
+
 async def test_limits_are_clear_errors(serving) -> None:
     async with serving(max_kernels=1) as server:
         kernel_id = await server.start("ada")

@@ -72,7 +72,7 @@ async def test_user_sees_and_acts_on_their_own(serving) -> None:
 
 
 @pytest.mark.anyio
-async def test_admin_sees_everybody_and_acts_on_their_own(serving) -> None:
+async def test_admin_sees_everybody_and_acts_on_every_kernel(serving) -> None:
     async with serving() as server:
         ids = {user: await server.start(user) for user in ("ada", "root", "bob")}
         async with server.client("root") as root:
@@ -81,8 +81,10 @@ async def test_admin_sees_everybody_and_acts_on_their_own(serving) -> None:
     assert rows == [ids["root"], ids["ada"], ids["bob"]]  # their own first
     for user in ids:
         assert user in page.words
+    owners = [row.get("data-owner") for row in page.all("tr") if "data-kernel" in row]
+    assert owners == [None, "ada", "bob"]
     labels = [button.get("aria-label") or "" for button in page.all("button")]
-    assert {label[-8:] for label in labels if label} == {ids["root"][:8]}
+    assert {label[-8:] for label in labels if label} == {ids[user][:8] for user in ids}
 
 
 @pytest.mark.anyio

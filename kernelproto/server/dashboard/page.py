@@ -127,13 +127,14 @@ def _row(kernel: PooledKernel, view: View) -> str:
         name=_text(shown_name(kernel.kernel_type)),
         state=_text(kernel.state),
         user=_text(kernel.user),
+        owner=f' data-owner="{_text(kernel.user)}"' if kernel.user != view.user.name else "",
         connections=kernel.connections,
         activity=active_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         activity_title=active_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
         ago=ago(idle_seconds),
         memory=_UNKNOWN if usage is None else amount(usage.memory),
         cpu=_UNKNOWN if usage is None or usage.cpu is None else f"{usage.cpu:.0%}",
-        actions=_BUTTONS.substitute(short=short) if kernel.user == view.user.name else "",
+        actions=_BUTTONS.substitute(short=short),
     )
 
 

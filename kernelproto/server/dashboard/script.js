@@ -238,12 +238,12 @@ function onClick(event) {
   if (button === null) {
     return;
   }
-  const { kernel } = button.closest("[data-kernel]").dataset;
+  const { kernel, owner } = button.closest("[data-kernel]").dataset;
   const action = ACTIONS[button.dataset.action];
   if (action.consequence === undefined) {
-    act(kernel, action);
+    act(kernel, owner, action);
   } else {
-    makeSure(kernel, action);
+    makeSure(kernel, owner, action);
   }
 }
 
@@ -257,25 +257,27 @@ function onSubmit(event) {
   }
 }
 
-function makeSure(kernel, action) {
-  inQuestion = [kernel, action];
+// The owner is named where the kernel is another user's, on an admin's page.
+function makeSure(kernel, owner, action) {
+  inQuestion = [kernel, owner, action];
   const dialog = document.querySelector("dialog");
-  document.getElementById("question").textContent = `${action.verb} ${nameOf(kernel)}?`;
+  document.getElementById("question").textContent = `${action.verb} ${nameOf(kernel, owner)}?`;
   document.getElementById("consequence").textContent = action.consequence;
   dialog.querySelector("[value=yes]").textContent = action.verb;
   dialog.showModal();
 }
 
-async function act(kernel, action) {
+async function act(kernel, owner, action) {
   if (atWork.has(kernel)) {
     return;
   }
-  const name = nameOf(kernel);
+  const name = nameOf(kernel, owner);
   atWork.add(kernel);
   document.getElementById(`kernel-${kernel}`)?.setAttribute("aria-busy", "true");
   say(`${action.doing} ${name} …`, false);
   try {
-    const path = `api/kernels/${encodeURIComponent(kernel)}${action.path}`;
+    const query = owner === undefined ? "" : `?include_all=1&owner=${encodeURIComponent(owner)}`;
+    const path = `api/kernels/${encodeURIComponent(kernel)}${action.path}${query}`;
     const response = await ask(path, action.method, "application/json", ACTION_PATIENCE_MS);
     if (!response.ok) {
       throw new Error((await response.json()).message);
@@ -291,8 +293,9 @@ async function act(kernel, action) {
   }
 }
 
-function nameOf(kernel) {
-  return `kernel ${kernel.slice(0, 8)}`;
+function nameOf(kernel, owner) {
+  const name = `kernel ${kernel.slice(0, 8)}`;
+  return owner === undefined ? name : `${name} of ${owner}`;
 }
 
 function say(text, isError) {

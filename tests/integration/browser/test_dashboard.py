@@ -126,12 +126,30 @@ def test_admin_sees_everybody_come_and_go(chromium, serving) -> None:
         cells = "[...document.querySelectorAll('[data-label=User]')]"
         users = f"{cells}.map((user) => user.textContent)"
         assert page.evaluate(users) == ["root", "ada", "bob"]
-        assert len(page.names("button")) == 3
+        assert len(page.names("button")) == 3 * 3
         server.portal.call(server.pool.release, "ada")
         server.start("eve")
         look_again(page)
         wait_for(page, "#kernels", "eve")
         assert page.evaluate(users) == ["root", "bob", "eve"]
+        assert page.complaints() == []
+
+
+def test_admin_acts_on_kernels_of_others(chromium, serving) -> None:
+    with serving() as server, chromium.page() as page:
+        owner = "a&d=a/ä ö"
+        kernel_id = server.start(owner)
+        server.start("root")
+        enter(page, server.url, "root")
+        row = f"[data-kernel='{kernel_id}']"
+        page.click(f"{row} [data-action=interrupt]")
+        wait_for(page, "#news", f"Kernel {kernel_id[:8]} of {owner} was interrupted")
+        page.click(f"{row} [data-action=shutdown]")
+        page.wait("document.querySelector('dialog').open")
+        assert page.text("#question") == f"Shut down kernel {kernel_id[:8]} of {owner}?"
+        page.click("dialog [value=yes]")
+        wait_for(page, "#news", f"Kernel {kernel_id[:8]} of {owner} was shut down")
+        assert [kernel.user for kernel in server.pool.kernels()] == ["root"]
         assert page.complaints() == []
 
 

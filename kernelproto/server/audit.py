@@ -1,0 +1,102 @@
+"""The audit log: who did what, from which address, and with which outcome.
+
+Each event is one record of the logger ``kernelproto.audit``: a line of ``name=value`` pairs in a
+log of text, an object under ``audit`` in a log of JSON. A refusal has the level WARNING, any other
+event INFO. Users, clients and kernels choose some of the values. Each value is cut to a bounded
+length and quoted as JSON, with every control character escaped, so no value can begin a line.
+
+An event happens during a request. ``acting`` names the user and the address for all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Literal
+
+from starlette.exceptions import HTTPException
+
+from kernelproto.exceptions import KernelProtoError
+
+logger = logging.getLogger("kernelproto.audit")
+
+Event = Literal[
+    "kernel.interrupt",
+    "kernel.restart",
+    "kernel.end",
+]
+Outcome = Literal["ok", "refused", "failed"]
+
+_MOST_CHARACTERS = 200
+
+# A value that needs no quotes.
+_PLAIN = re.compile(r"[\w.:/@+-]+", re.ASCII)
+
+_actor: ContextVar[Mapping[str, str]] = ContextVar("kernelproto.server.audit")
+
+
+@contextmanager
+def acting(user: str | None, address: str | None) -> Generator[None]:
+    """Name the user and the client's address for the events of the block.
+
+    Args:
+        user: None as long as nobody is known.
+        address: None where there is none, as for a unix socket.
+    """
+    actor = {"user": user, "address": address}
+    token = _actor.set({name: value for name, value in actor.items() if value is not None})
+    try:
+        yield
+    finally:
+        _actor.reset(token)
+
+
+def audit(event: Event, outcome: Outcome, **fields: str | int | None) -> None:
+    """Log an event.
+
+    Args:
+        event: its name.
+        outcome: how it ended.
+        fields: what else is known about it; None is left out.
+    """
+    told = {name: _short(value) for name, value in fields.items() if value is not None}
+    actor = {name: _short(value) for name, value in _actor.get({}).items()}
+    record = {"event": event, "outcome": outcome, **actor, **told}
+    text = " ".join(f"{name}={_quoted(value)}" for name, value in record.items())
+    level = logging.WARNING if outcome == "refused" else logging.INFO
+    logger.log(level, "%s", text, extra={"audit": record})
+
+
+@contextmanager
+def auditing(event: Event, **fields: str | None) -> Generator[None]:
+    """Log an event when the block that performs it has ended, with the outcome of the block.
+
+    Args:
+        event: its name.
+        fields: as for ``audit``.
+    """
+    try:
+        yield
+    except HTTPException as error:
+        audit(event, "refused", **fields, reason=error.detail)
+        raise
+    except KernelProtoError as error:
+        audit(event, "failed", **fields, reason=str(error).partition("\n")[0])
+        raise
+    except BaseException:
+        audit(event, "failed", **fields)
+        raise
+    audit(event, "ok", **fields)
+
+
+def _short(value: str | int) -> str | int:
+    return value[:_MOST_CHARACTERS] if isinstance(value, str) else value
+
+
+def _quoted(value: str | int) -> str:
+    text = str(value)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -1,0 +1,78 @@
+"""Which events the audit log tells of, and that nothing in it can be forged."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from kernelproto.server.audit import acting, audit
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+EVIL = 'ada\n2026-01-01 INFO login\x1b[2J\x85\u2028" outcome=ok'
+
+
+@pytest.fixture
+def events(caplog) -> Any:
+    """Give a function that returns the events so far, without those of kernels' starts."""
+    caplog.set_level(logging.INFO, "kernelproto.audit")
+
+    def events(*names: str) -> list[dict[str, Any]]:
+        audited = [r.audit for r in caplog.records if r.name == "kernelproto.audit"]
+        return [event for event in audited if not names or event["event"] in names]
+
+    return events
+
+
+def test_values_cannot_begin_a_line(events, caplog) -> None:
+    with acting(EVIL, "192.0.2.7"):
+        audit("kernel.end", "refused", reason=EVIL, kernel_id="x" * 1000, port=1, owner=None)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    line = record.getMessage()
+    assert line.isprintable()
+    assert line.isascii()
+    assert line.startswith(
+        'event=kernel.end outcome=refused user="ada\\n2026-01-01 INFO login\\u001b[2J\\u0085\\u2028'
+        '\\" outcome=ok" address=192.0.2.7 reason='
+    )
+    assert line.endswith(f"kernel_id={'x' * 200} port=1")
+    (event,) = events()
+    assert event["user"] == EVIL
+
+
+@pytest.mark.anyio
+async def test_admin_acts_on_kernels_of_others(serving, events) -> None:
+    async with serving() as server, server.client("root") as root:
+        kernel_id = await server.start("ada")
+        one = f"/api/kernels/{kernel_id}"
+        everyone = {"include_all": "1", "owner": "ada"}
+        assert (await root.post(f"{one}/interrupt", params=everyone)).status_code == 204
+        restarted = await root.post(f"{one}/restart", params=everyone)
+        assert (restarted.status_code, restarted.json()["owner"]) == (200, "ada")
+        assert (await root.delete(one, params={"include_all": "1"})).status_code == 204
+        assert server.pool.kernels() == []
+    assert events("kernel.interrupt", "kernel.restart", "kernel.end") == [
+        {
+            "event": event,
+            "outcome": "ok",
+            "user": "root",
+            "address": "127.0.0.1",
+            "kernel_id": kernel_id,
+            "owner": "ada",
+        }
+        for event in ("kernel.interrupt", "kernel.restart", "kernel.end")
+    ]
+
+
+@pytest.mark.anyio
+async def test_refused_restart_is_told_with_its_reason(serving, events) -> None:
+    settings = {"starts_per_minute": 0.1, "start_burst": 1}
+    async with serving(settings) as server, server.client("ada") as ada:
+        kernel_id = await server.start("ada")
+        assert (await ada.post(f"/api/kernels/{kernel_id}/restart")).status_code == 429
+    (event,) = events("kernel.restart")
+    assert event["outcome"] == "refused"
+    assert event["reason"].startswith("you have started too many kernels")
