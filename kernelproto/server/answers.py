@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import aclosing
 from http import HTTPStatus
 from typing import TypeVar
@@ -53,16 +54,17 @@ _STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
 
 
 def json_response(
-    value: object, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+    value: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return the response whose body is *value* as JSON."""
     body = msgspec.json.encode(value)
     return Response(body, status, headers=headers, media_type="application/json")
 
 
-def error_response(status: int, message: str) -> Response:
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response that says what went wrong."""
-    return json_response({"message": message, "reason": HTTPStatus(status).phrase}, status)
+    body = {"message": message, "reason": HTTPStatus(status).phrase}
+    return json_response(body, status, headers)
 
 
 def status_of(error: Exception) -> HTTPStatus:
@@ -104,9 +106,7 @@ async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
 async def answer_http_error(request: Request, error: Exception) -> Response:
     """Answer what was refused, or is not there."""
     assert isinstance(error, HTTPException)
-    response = error_response(error.status_code, error.detail)
-    response.headers.update(error.headers or {})
-    return response
+    return error_response(error.status_code, error.detail, error.headers)
 
 
 async def answer_kernel_error(request: Request, error: Exception) -> Response:

@@ -33,6 +33,7 @@ from kernelproto.server.feed import Feeds
 from kernelproto.server.guard import Guard, SecurityHeaders
 from kernelproto.server.kernels import KernelRoutes
 from kernelproto.server.kernelspecs import KernelSpecRoutes
+from kernelproto.server.logins import Logins
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import timestamp
 from kernelproto.server.sends import InterruptibleSends
@@ -70,6 +71,7 @@ def create_app(
     feeds = Feeds(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
     metrics = Metrics(pool, feeds)
     access = Access(authenticator)
+    logins = Logins(authenticator, per_minute=settings.failed_logins_per_minute)
     desk = Desk(pool, finder, settings, metrics, access)
     limit = settings.max_body_bytes
     channels = ChannelsRoute(
@@ -87,7 +89,7 @@ def create_app(
         *([cors] if settings.allow_origins else []),
         Middleware(
             Guard,
-            authenticator=authenticator,
+            logins=logins,
             access=access,
             refuse=dashboard.refuse,
             allow_origins=settings.allow_origins,
@@ -103,7 +105,7 @@ def create_app(
     return Starlette(
         routes=[
             *_about(pool),
-            *health.HealthRoutes(metrics, authenticator, settings.metrics_token).routes(),
+            *health.HealthRoutes(metrics, logins, settings.metrics_token).routes(),
             *KernelRoutes(desk, max_body_bytes=limit).routes(),
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),

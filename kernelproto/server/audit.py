@@ -20,14 +20,25 @@ from typing import Literal
 
 from starlette.exceptions import HTTPException
 
-from kernelproto.exceptions import KernelProtoError
+from kernelproto.exceptions import (
+    InvalidLaunchParameter,
+    KernelProtoError,
+    NoSuchKernel,
+    PoolError,
+)
 
-logger = logging.getLogger("kernelproto.audit")
+AUDIT_LOGGER = "kernelproto.audit"
+
+logger = logging.getLogger(AUDIT_LOGGER)
 
 Event = Literal[
+    "login",
+    "kernel.start",
     "kernel.interrupt",
     "kernel.restart",
     "kernel.end",
+    "websocket.open",
+    "websocket.close",
 ]
 Outcome = Literal["ok", "refused", "failed"]
 
@@ -35,6 +46,9 @@ _MOST_CHARACTERS = 200
 
 # A value that needs no quotes.
 _PLAIN = re.compile(r"[\w.:/@+-]+", re.ASCII)
+
+# What the caller was not allowed, or has got wrong.
+_REFUSALS = (InvalidLaunchParameter, NoSuchKernel, PoolError)
 
 _actor: ContextVar[Mapping[str, str]] = ContextVar("kernelproto.server.audit")
 
@@ -47,7 +61,7 @@ def acting(user: str | None, address: str | None) -> Generator[None]:
         user: None as long as nobody is known.
         address: None where there is none, as for a unix socket.
     """
-    actor = {"user": user, "address": address}
+    actor = {"address": address, "user": user}
     token = _actor.set({name: value for name, value in actor.items() if value is not None})
     try:
         yield
@@ -85,7 +99,8 @@ def auditing(event: Event, **fields: str | None) -> Generator[None]:
         audit(event, "refused", **fields, reason=error.detail)
         raise
     except KernelProtoError as error:
-        audit(event, "failed", **fields, reason=str(error).partition("\n")[0])
+        outcome: Outcome = "refused" if isinstance(error, _REFUSALS) else "failed"
+        audit(event, outcome, **fields, reason=str(error).partition("\n")[0])
         raise
     except BaseException:
         audit(event, "failed", **fields)
@@ -99,4 +114,5 @@ def _short(value: str | int) -> str | int:
 
 def _quoted(value: str | int) -> str:
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    # JSON leaves one control character as it is.
+    return text if _PLAIN.fullmatch(text) else json.dumps(text).replace("\x7f", "\\u007f")

@@ -21,7 +21,7 @@ import logging
 import time
 from contextlib import suppress
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -39,6 +39,7 @@ from kernelproto.exceptions import (
 from kernelproto.log_fields import logging_about
 from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
+from kernelproto.server.audit import audit
 from kernelproto.server.desk import Desk
 from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
 from kernelproto.server.guard import deny, user_request
@@ -55,6 +56,7 @@ logger = logging.getLogger(__name__)
 
 # Codes of RFC 6455 and of its registry.
 GOING_AWAY = 1001
+_NO_CODE = 1005
 UNUSABLE = 1007
 TRY_AGAIN_LATER = 1013
 # One of those for applications, after the status of HTTP.
@@ -113,9 +115,15 @@ class ChannelsRoute:
                         websocket, framing, connection.kernel, feed, self._traffic, self._access
                     )
         except HTTPException as error:
-            await deny(websocket, error.status_code, error.detail)
+            await _deny(websocket, error.status_code, error.detail)
         except KernelProtoError as error:  # it could not be started, or was ended just now
-            await deny(websocket, status_of(error), str(error).partition("\n")[0])
+            await _deny(websocket, status_of(error), str(error).partition("\n")[0])
+
+
+async def _deny(websocket: WebSocket, status: int, reason: str) -> None:
+    kernel_id: str = websocket.path_params["kernel_id"]
+    audit("websocket.open", "refused", kernel_id=kernel_id, reason=reason)
+    await deny(websocket, status, reason)
 
 
 class _HangUp(Exception):
@@ -150,10 +158,22 @@ async def serve_client(
     try:
         with feed.join(session, last_msg_id) as reader:
             await websocket.accept(framing.subprotocol)
-            await _ClientConnection(websocket, framing, kernel, reader, traffic, access).serve()
+            audit("websocket.open", "ok", kernel_id=kernel.kernel_id)
+            code = await _ClientConnection(
+                websocket, framing, kernel, reader, traffic, access
+            ).serve()
+        audit("websocket.close", "ok", kernel_id=kernel.kernel_id, by="client", code=code)
     except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
         text, key = "a client of kernel %s: %s", f"closed {goodbye.code}"
         feed.log_counts.log(logger, logging.INFO, key, text, kernel.kernel_id, goodbye.reason)
+        audit(
+            "websocket.close",
+            "ok",
+            kernel_id=kernel.kernel_id,
+            by="server",
+            code=goodbye.code,
+            reason=goodbye.reason,
+        )
         with anyio.move_on_after(_CLOSING_SECONDS), suppress(WebSocketDisconnect):
             await websocket.close(goodbye.code, _short(goodbye.reason))
 
@@ -177,20 +197,21 @@ class _ClientConnection:
         self._requests = traffic.requests()
         self._has_receipts = EXTENSION in websocket.scope.get("extensions", {})
 
-    async def serve(self) -> None:
+    async def serve(self) -> int:
+        """Forward messages until the client closes the WebSocket; return its code."""
         async with background_tasks() as tasks:
             tasks.start_soon(self._send)
             tasks.start_soon(self._keep_up)
             tasks.start_soon(self._end_with_kernel)
             tasks.start_soon(self._end_with_access)
-            await self._take_from_client()
+            return await self._take_from_client()
 
-    async def _take_from_client(self) -> None:
+    async def _take_from_client(self) -> int:
         while True:
             event = await self._websocket.receive()
             if event["type"] == "websocket.disconnect":
                 self._reader.leave()  # the client may be back in the next turn of the event loop
-                return
+                return cast(int, event.get("code", _NO_CODE))
             data = event.get("text")
             try:
                 channel, message = self._framing.decode(event["bytes"] if data is None else data)

@@ -21,7 +21,7 @@ from kernelproto.launch.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.access import Access
-from kernelproto.server.audit import Event, auditing
+from kernelproto.server.audit import Event, acting, audit, auditing
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -29,6 +29,8 @@ from kernelproto.server.settings import Settings
 from kernelproto.server.tracing import span
 
 logger = logging.getLogger(__name__)
+
+_REVOKED = "the access of the user was revoked"
 
 _ALLOWED_ENV_PREFIX = "KERNEL_"
 
@@ -120,13 +122,14 @@ class Desk:
             kernel_type = None  # the pool's own, of which some may be warm
         root, env = self._settings.root_dir, request.env or {}
         allowed = allowed_env(env, self._settings.allow_env)
-        self._count_start(user)
-        replaced = None
-        if replaces is not None:
-            await self._check_request(kernel_type, allowed)
-            replaced = self.pool.find(replaces, user=user.name)
-        began_at = time.monotonic()  # the clock of uvloop is coarse
-        with logging_about(kernel_id=kernel_id), span("start"):
+        told = {"kernel_id": kernel_id, "kernel_type": request.name}
+        with logging_about(kernel_id=kernel_id), auditing("kernel.start", **told), span("start"):
+            self._count_start(user)
+            replaced = None
+            if replaces is not None:
+                await self._check_request(kernel_type, allowed)
+                replaced = self.pool.find(replaces, user=user.name)
+            began_at = time.monotonic()  # the clock of uvloop is coarse
             kernel = await self.pool.get(
                 user.name,
                 name=kernel_id,
@@ -185,7 +188,8 @@ class Desk:
 
     async def _end_with_access(self, user: User, name: str) -> None:
         await self._access.wait_until_user_revoked(user)
-        logger.info("the access of its user was revoked: the kernel is shut down")
+        with acting(None, None):  # this task has the context of the request that began the kernel
+            audit("kernel.end", "ok", kernel_id=name, owner=user.name, reason=_REVOKED)
         await self.pool.release(user.name, name=name)
 
     def _count_start(self, user: User) -> None:

@@ -13,11 +13,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from kernelproto.exceptions import AuthenticatorUnavailable
-from kernelproto.interfaces import Authenticator, UserRequest
+from kernelproto.interfaces import UserRequest
 from kernelproto.log_fields import logging_about
 from kernelproto.server.access import Access
 from kernelproto.server.answers import SECURITY_HEADERS, error_response
-from kernelproto.server.audit import acting
+from kernelproto.server.audit import acting, audit
+from kernelproto.server.logins import Logins, TooManyLogins
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
@@ -54,7 +55,7 @@ class Guard:
 
     Args:
         app: what is guarded.
-        authenticator: knows the users.
+        logins: authenticate the users.
         access: remembers the requests that are let in.
         refuse: makes the response to a request that is refused, of it and of the reason.
         allow_origins: whose pages may use the server beside its own; ``"*"`` for all.
@@ -64,7 +65,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        authenticator: Authenticator,
+        logins: Logins,
         *,
         access: Access,
         refuse: Callable[[Request, str], Response],
@@ -72,7 +73,7 @@ class Guard:
         public: Collection[str] = (),
     ) -> None:
         self._app = app
-        self._authenticator = authenticator
+        self._logins = logins
         self._access = access
         self._allow_origins = frozenset(origin.rstrip("/") for origin in allow_origins)
         self._public = frozenset(public)
@@ -91,9 +92,13 @@ class Guard:
         except AuthenticatorUnavailable as error:
             await _answer(scope, receive, send, 503, str(error))
             return
+        except TooManyLogins as error:
+            headers = {"Retry-After": str(error.seconds)}
+            await _answer(scope, receive, send, 429, str(error), headers)
+            return
         if refusal is None:
             name = scope["user"].name
-            with logging_about(user=name), acting(name, user_request(scope).peer):
+            with logging_about(user=name), acting(name, address_of(scope)):
                 await self._app(scope, receive, send)
         elif scope["type"] == "http":
             await self._refuse(Request(scope), refusal)(scope, receive, send)
@@ -104,9 +109,13 @@ class Guard:
         """Return why this is refused; where it is not, note the user."""
         headers = Headers(scope=scope)
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
+            with acting(None, address_of(scope)):
+                audit("login", "refused", path=scope["path"], reason=f"origin {headers['origin']}")
             return f"pages of {headers['origin'][:200]} may not use this server: see allow_origins"
         request = user_request(scope)
-        user = await self._authenticator.authenticate(request)
+        user = await self._logins.authenticate(
+            request, address=address_of(scope), path=scope["path"]
+        )
         if user is None:
             return "who are you? Send your token as 'Authorization: token ...' or as ?token=..."
         scope["user"] = user
@@ -130,12 +139,17 @@ def _host_of(origin: str) -> str | None:
 
 def user_request(scope: Mapping[str, Any]) -> UserRequest:
     """Return what an authenticator may know of a request; of what is repeated the first counts."""
-    client = scope.get("client")
     return UserRequest(
         headers=_first_of_each(Headers(raw=scope["headers"]).items()),
         query=_first_of_each(QueryParams(scope["query_string"]).multi_items()),
-        peer=client[0] if client else None,
+        peer=address_of(scope),
     )
+
+
+def address_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the address that a request comes from; None where there is none."""
+    client = scope.get("client")
+    return client[0] if client else None
 
 
 def path_in_app(scope: Mapping[str, Any]) -> str:
@@ -144,19 +158,28 @@ def path_in_app(scope: Mapping[str, Any]) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-async def deny(websocket: WebSocket, status: int, message: str) -> None:
+async def deny(
+    websocket: WebSocket, status: int, message: str, headers: Mapping[str, str] | None = None
+) -> None:
     """Answer a WebSocket's handshake as a request is answered; with a plain 403 if need be."""
     if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(error_response(status, message))
+        await websocket.send_denial_response(error_response(status, message, headers))
     else:
         await websocket.close()
 
 
-async def _answer(scope: Scope, receive: Receive, send: Send, status: int, message: str) -> None:
+async def _answer(
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+) -> None:
     if scope["type"] == "websocket":
-        await deny(WebSocket(scope, receive, send), status, message)
+        await deny(WebSocket(scope, receive, send), status, message, headers)
     else:
-        await error_response(status, message)(scope, receive, send)
+        await error_response(status, message, headers)(scope, receive, send)
 
 
 def _first_of_each(pairs: list[tuple[str, str]]) -> dict[str, str]:

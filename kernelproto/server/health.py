@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kernelproto.interfaces import Authenticator, UserRequest
 from kernelproto.server.answers import json_response
-from kernelproto.server.guard import user_request
+from kernelproto.server.guard import address_of, user_request
+from kernelproto.server.logins import Logins, TooManyLogins
 from kernelproto.server.metrics import CONTENT_TYPE, Metrics
 from kernelproto.server.users import hash_token, token_of
 
@@ -32,15 +32,13 @@ class HealthRoutes:
 
     Args:
         metrics: what it tells.
-        authenticator: knows the admins.
+        logins: authenticate the admins.
         metrics_token: lets others read the metrics; None where nobody else may.
     """
 
-    def __init__(
-        self, metrics: Metrics, authenticator: Authenticator, metrics_token: str | None
-    ) -> None:
+    def __init__(self, metrics: Metrics, logins: Logins, metrics_token: str | None) -> None:
         self._metrics = metrics
-        self._authenticator = authenticator
+        self._logins = logins
         self._hash = None if metrics_token is None else hash_token(metrics_token)
 
     def routes(self) -> list[Route]:
@@ -54,13 +52,22 @@ class HealthRoutes:
         return json_response({"status": "ok"})
 
     async def _show_metrics(self, request: Request) -> Response:
-        if not await self._may_read(user_request(request.scope)):
-            raise HTTPException(403, "the metrics are for admins, and for the metrics_token")
+        try:
+            if not await self._may_read(request):
+                raise HTTPException(403, "the metrics are for admins, and for the metrics_token")
+        except TooManyLogins as error:
+            raise HTTPException(429, str(error), {"Retry-After": str(error.seconds)}) from None
         return Response(self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
 
-    async def _may_read(self, request: UserRequest) -> bool:
-        token = token_of(request)
-        if token and self._hash and compare_digest(hash_token(token), self._hash):
-            return True
-        user = await self._authenticator.authenticate(request)
+    async def _may_read(self, request: Request) -> bool:
+        wanted = user_request(request.scope)
+        address, path = address_of(request.scope), request.scope["path"]
+        token = token_of(wanted)
+        if token and self._hash:
+            attempt = self._logins.begin(wanted, address=address, path=path)
+            if compare_digest(hash_token(token), self._hash):
+                self._logins.accept(attempt, None)
+                return True
+            self._logins.withdraw(attempt)
+        user = await self._logins.authenticate(wanted, address=address, path=path)
         return user is not None and user.admin

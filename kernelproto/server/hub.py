@@ -30,7 +30,8 @@ _READ_BYTES = 65_536
 # A user with thousands of servers has a long answer; nobody's is longer than this.
 _MOST_BYTES = 2**20
 
-# How many tokens the hub may be asked about at the same time, and how many users are remembered.
+# How many tokens the hub may be asked about at the same time: so many that it has let in before,
+# and so many others, which cannot hold up the former. And how many users are remembered.
 _MOST_QUESTIONS = 20
 _MOST_REMEMBERED = 10_000
 
@@ -79,7 +80,8 @@ class HubToken:
         self._cache_seconds = cache_seconds
         self._timeout = timeout
         self._reachable = True
-        self._limiter = anyio.Semaphore(_MOST_QUESTIONS)
+        self._for_users = anyio.Semaphore(_MOST_QUESTIONS)
+        self._for_strangers = anyio.Semaphore(_MOST_QUESTIONS)
         # In the order in which they expire.
         self._known: dict[str, tuple[User, float]] = {}
         # Who opens a page sends many requests at once, and the hub is asked once.
@@ -112,13 +114,15 @@ class HubToken:
             ) from error
 
     async def _ask(self, key: str, token: str) -> User | None:
-        async with self._limiter:
+        async with self._for_users if key in self._known else self._for_strangers:
             user = self._judge(*await _get(self._hub, token))
         if not self._reachable:
             logger.info("the hub at %s answers again", self._hub.url)
         self._reachable = True
         if user is not None:
             self._remember(key, user)
+        else:
+            self._known.pop(key, None)
         return user
 
     def _judge(self, status: int, body: bytes) -> User | None:

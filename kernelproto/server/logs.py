@@ -7,32 +7,47 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from datetime import UTC, datetime
+from logging.handlers import WatchedFileHandler
 from typing import Literal
 
+from kernelproto.exceptions import InvalidSettings
 from kernelproto.log_fields import log_fields
+from kernelproto.server.audit import AUDIT_LOGGER
 from kernelproto.server.models import timestamp
 
 LogFormat = Literal["text", "json"]
 
 
+# Control characters, and those that some programs take for the end of a line.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
 class TextLines(logging.Formatter):
-    """Formats a record as a line of text, and a traceback below it."""
+    """Formats a record as a line of text, and a traceback below it.
+
+    Clients and kernels choose parts of some messages. Further lines of a message are indented and
+    control characters escaped, so none of them can look like another record.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line; what it is about stands at its end."""
+        """Return the line; the kernel and the user that it is about stand at its end."""
         about = "".join(f" {name}={value!r}" for name, value in log_fields().items())
-        return super().formatMessage(record) + about
+        text = super().formatMessage(record).replace("\r\n", "\n")
+        text = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+        return text.replace("\n", "\n    ") + about
 
 
 class JsonLines(logging.Formatter):
     """Formats a record as one line with a JSON object.
 
     It has time (UTC), level, logger and message; ``kernel_id`` and ``user`` where they are known;
-    and ``exception`` with the traceback, where there is one.
+    ``audit`` with the fields of an event of the audit log; and ``exception`` with the traceback,
+    where there is one.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -44,18 +59,37 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
             **log_fields(),
         }
+        event = getattr(record, "audit", None)
+        if event is not None:
+            line["audit"] = event
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         # Not msgspec, which refuses lone surrogates: what a kernel says may have some.
         return json.dumps(line)
 
 
-def configure_logging(log_format: LogFormat) -> None:
+def configure_logging(log_format: LogFormat, audit_file: str | None = None) -> None:
     """Have the program's log written to stderr; that of uvicorn and other libraries is part of it.
 
     Args:
-        log_format: how.
+        log_format: the format of its lines.
+        audit_file: a file that the lines of the audit log are appended to as well. It is opened
+            again when it was moved or removed, as logrotate does.
+
+    Raises:
+        InvalidSettings: the file cannot be opened.
     """
+    formatter = JsonLines() if log_format == "json" else TextLines()
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if log_format == "json" else TextLines())
+    handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    if audit_file is None:
+        return
+    try:
+        audit_handler = WatchedFileHandler(audit_file, encoding="utf-8")
+    except OSError as error:
+        raise InvalidSettings(
+            f"audit_file: {audit_file} cannot be opened: {error.strerror}"
+        ) from error
+    audit_handler.setFormatter(formatter)
+    logging.getLogger(AUDIT_LOGGER).addHandler(audit_handler)

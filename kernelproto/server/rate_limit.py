@@ -19,11 +19,14 @@ class RateLimit:
     Args:
         per_minute: how often on average; 0 means as often as they like.
         burst: how often at once, 1 or more.
+        most: for how many users it keeps something; the one seen longest ago is forgotten beyond.
+            None means any number.
     """
 
-    def __init__(self, *, per_minute: float, burst: int) -> None:
+    def __init__(self, *, per_minute: float, burst: int, most: int | None = None) -> None:
         self._interval = 60 / per_minute if per_minute else 0.0
         self._capacity = burst * self._interval
+        self._most = most
         # In the order of their last use: one that is full may wait behind one that is not.
         self._full_at: dict[str, float] = {}
 
@@ -49,7 +52,17 @@ class RateLimit:
         if self._interval:
             self._full_at.pop(user, None)
             self._full_at[user] = full_at
+            if self._most is not None and len(self._full_at) > self._most:
+                del self._full_at[next(iter(self._full_at))]
         return 0.0
+
+    def give_back(self, user: str, now: float) -> None:
+        """Take back what ``take`` has counted once."""
+        full_at = self._full_at.get(user, now) - self._interval
+        if full_at > now:
+            self._full_at[user] = full_at
+        else:
+            self._full_at.pop(user, None)
 
     def _forget(self, now: float) -> None:
         while self._full_at:

@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
     try:
         settings = load_settings(config, os.environ, said)
         remove_secrets(os.environ, settings)
-        configure_logging(settings.log_format)
+        configure_logging(settings.log_format, settings.audit_file)
         use_uvloop = importlib.util.find_spec("uvloop") is not None
         anyio.run(serve, settings, backend_options={"use_uvloop": use_uvloop})
     except (KernelProtoError, OSError) as error:

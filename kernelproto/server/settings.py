@@ -147,6 +147,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     start_burst: Annotated[
         int, Meta(ge=1, description="how many of them at once, after a while without any")
     ] = 20
+    failed_logins_per_minute: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="how many log-ins of one address may fail in a minute, after 50 at once; "
+            "tokens that were accepted before work on; 0 for no limit",
+        ),
+    ] = 20.0
     max_body_bytes: Annotated[
         int, Meta(ge=1, description="the largest body of a request, in bytes")
     ] = 2**20
@@ -177,6 +185,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["text", "json"],
         Meta(description="what the lines of the log are: text, or JSON with kernel_id and user"),
     ] = "text"
+    audit_file: Annotated[
+        str | None,
+        Meta(description="a file that the lines of the audit log are appended to as well"),
+    ] = None
 
     def __post_init__(self) -> None:
         """Refuse what would leave a server open, or open to nobody."""

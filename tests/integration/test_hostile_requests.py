@@ -78,6 +78,7 @@ async def serving(folder: Path, capsys: pytest.CaptureFixture[str]) -> AsyncGene
         port=0,
         authentication="file",
         token_file=str(users),
+        failed_logins_per_minute=0,  # each wrong token has its own answer
         kernel="fork/kernel",
         root_dir=str(folder),
         max_per_user=2,

@@ -11,7 +11,7 @@ from kernelproto.server.audit import acting, audit
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-EVIL = 'ada\n2026-01-01 INFO login\x1b[2J\x85\u2028" outcome=ok'
+EVIL = 'ada\n2026-01-01 INFO login\x1b[2J\x85\u2028\x7f" outcome=ok'
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def test_values_cannot_begin_a_line(events, caplog) -> None:
     assert line.isprintable()
     assert line.isascii()
     assert line.startswith(
-        'event=kernel.end outcome=refused user="ada\\n2026-01-01 INFO login\\u001b[2J\\u0085\\u2028'
-        '\\" outcome=ok" address=192.0.2.7 reason='
+        "event=kernel.end outcome=refused address=192.0.2.7 "
+        'user="ada\\n2026-01-01 INFO login\\u001b[2J\\u0085\\u2028\\u007f\\" outcome=ok" reason='
     )
     assert line.endswith(f"kernel_id={'x' * 200} port=1")
     (event,) = events()
@@ -76,3 +76,59 @@ async def test_refused_restart_is_told_with_its_reason(serving, events) -> None:
     (event,) = events("kernel.restart")
     assert event["outcome"] == "refused"
     assert event["reason"].startswith("you have started too many kernels")
+
+
+@pytest.mark.anyio
+async def test_start_is_told_with_its_outcome(serving, events) -> None:
+    async with serving({"start_burst": 2, "starts_per_minute": 0.1}) as server:
+        kernel_id = await server.start("ada")
+        async with server.client("ada") as ada:
+            for body in ({"name": "nonsense"}, {}):
+                assert (await ada.post("/api/kernels", json=body)).status_code in (404, 429)
+            assert (await ada.post("/api/kernels", json={"id": kernel_id})).status_code == 201
+    started, unknown, limited = events("kernel.start")
+    assert started == {
+        "event": "kernel.start",
+        "outcome": "ok",
+        "address": "127.0.0.1",
+        "user": "ada",
+        "kernel_id": kernel_id,
+    }
+    assert (unknown["outcome"], unknown["kernel_type"]) == ("refused", "nonsense")
+    assert limited["outcome"] == "refused"
+    assert "too many" in limited["reason"]
+
+
+@pytest.mark.anyio
+async def test_log_in_and_websocket_are_told(serving, events) -> None:
+    async with serving({"allow_origins": []}) as server:
+        kernel_id = await server.start("ada")
+        async with server.client("ada") as ada:
+            await ada.get("/api/kernels?token=x")
+            evil = await ada.post("/api/kernels", headers={"origin": "http://evil.test"})
+            assert evil.status_code == 403
+        async with server.connect("ada", kernel_id) as socket:
+            await socket.send_raw("nonsense")
+            await socket.receive_close()
+        async with server.connect("ada", kernel_id):
+            pass
+        async with server.connect("ada", "nonsense\n") as socket:
+            assert socket.refused == 404
+        told = [(e["event"], e["outcome"]) for e in events() if e["event"] != "kernel.start"]
+        assert told == [
+            ("login", "ok"),
+            ("login", "refused"),
+            ("websocket.open", "ok"),
+            ("websocket.close", "ok"),
+            ("websocket.open", "ok"),
+            ("websocket.close", "ok"),
+            ("websocket.open", "refused"),
+        ]
+        login, origin, _, by_server, _, by_client, refused = [
+            e for e in events() if e["event"] != "kernel.start"
+        ]
+        assert (login["user"], login["address"]) == ("ada", "127.0.0.1")
+        assert origin["reason"] == "origin http://evil.test"
+        assert (by_server["by"], by_server["code"], by_server["user"]) == ("server", 1007, "ada")
+        assert (by_client["by"], by_client["code"]) == ("client", 1001)
+        assert refused["kernel_id"] == "nonsense\n"

@@ -263,6 +263,28 @@ async def test_hub_is_not_asked_about_too_many_at_once(opened) -> None:
     assert len(it.questions) == 100
 
 
+async def test_strangers_do_not_hold_up_users_whom_the_hub_has_let_in(opened) -> None:
+    async def answer(stream: SocketStream, question: bytes) -> None:
+        if b"random-" in question:
+            await anyio.sleep_forever()
+        await answer_as_a_hub(stream, question)
+
+    async def ask(token: str) -> None:
+        await users.authenticate(bearing(token))
+
+    async with opened() as it:
+        it.answer = answer
+        users = HubToken(it.url, timeout=GUARD_SECONDS, cache_seconds=0)
+        assert await users.authenticate(bearing("ada's")) == User("ada")
+        async with anyio.create_task_group() as strangers:
+            for number in range(100):
+                strangers.start_soon(ask, f"random-{number}")
+            await anyio.wait_all_tasks_blocked()
+            for _ in range(3):
+                assert await users.authenticate(bearing("ada's")) == User("ada")
+            strangers.cancel_scope.cancel()
+
+
 async def test_hub_that_is_down_is_told_of_once(opened, caplog) -> None:
     async with opened() as it:
         pass

@@ -7,8 +7,10 @@ import logging
 
 import pytest
 
+from kernelproto.exceptions import InvalidSettings
 from kernelproto.log_fields import logging_about
-from kernelproto.server.logs import JsonLines, TextLines
+from kernelproto.server.audit import AUDIT_LOGGER, audit
+from kernelproto.server.logs import JsonLines, TextLines, configure_logging
 
 
 def record(message: str, *args: object, error: Exception | None = None) -> logging.LogRecord:
@@ -50,3 +52,49 @@ def test_text_has_what_it_is_about_at_its_end() -> None:
     assert first.endswith("WARNING kernelproto.pool it fails user='a\\nb'")
     assert traceback[-1] == "ValueError: why"
     assert TextLines().format(record("it fails")).endswith("it fails")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x0b", "\x85", "\u2028", "\x1b[2K\n"])
+def test_message_of_a_client_cannot_look_like_another_record(end: str) -> None:
+    forged = f"no kernel type 'x{end}2026-01-01 INFO kernelproto.audit event=login'"
+    first, *others = TextLines().format(record(forged)).splitlines()
+    assert "no kernel type 'x" in first
+    assert all(line.startswith("    2026") for line in others)
+    assert "\x1b" not in first
+
+
+def test_json_has_the_event_of_the_audit_log(caplog) -> None:
+    with caplog.at_level(logging.INFO, AUDIT_LOGGER):
+        audit("login", "refused", reason="unknown token")
+    line = json.loads(JsonLines().format(caplog.records[0]))
+    assert line["audit"] == {"event": "login", "outcome": "refused", "reason": "unknown token"}
+
+
+@pytest.fixture
+def without_handlers():
+    """Leave the loggers as they were."""
+    yield
+    logger = logging.getLogger(AUDIT_LOGGER)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("without_handlers")
+def test_audit_file_has_the_events_and_nothing_else(tmp_path) -> None:
+    path = tmp_path / "audit.log"
+    configure_logging("json", str(path))
+    logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)
+    audit("login", "ok")
+    logging.getLogger("kernelproto.server").error("something else")
+    path.rename(tmp_path / "audit.log.1")  # as logrotate does
+    audit("login", "refused")
+    for name, outcome in [("audit.log.1", "ok"), ("audit.log", "refused")]:
+        (line,) = (tmp_path / name).read_text().splitlines()
+        assert json.loads(line)["audit"]["outcome"] == outcome
+
+
+def test_audit_file_that_cannot_be_opened(tmp_path) -> None:
+    with pytest.raises(InvalidSettings, match=r"audit_file: .* cannot be opened: Is a directory"):
+        configure_logging("text", str(tmp_path))

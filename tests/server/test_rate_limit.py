@@ -11,6 +11,28 @@ from hypothesis import strategies as st
 from kernelproto.server.rate_limit import RateLimit
 
 
+def test_what_is_given_back_can_be_taken_again() -> None:
+    limit = RateLimit(per_minute=1, burst=2)
+    assert [limit.take("ada", 0), limit.take("ada", 0)] == [0, 0]
+    limit.give_back("ada", 0)
+    assert limit.take("ada", 0) == 0
+    assert limit.take("ada", 0) == 60
+    limit.give_back("ada", 0)
+    limit.give_back("ada", 0)
+    limit.give_back("ada", 0)  # no more than was taken
+    limit.give_back("bob", 0)
+    assert len(limit) == 0
+
+
+def test_users_who_are_kept_are_bounded() -> None:
+    limit = RateLimit(per_minute=1, burst=1, most=2)
+    for user in ("ada", "bob", "eve"):
+        assert limit.take(user, 0) == 0
+    assert len(limit) == 2
+    assert limit.take("eve", 0) == 60
+    assert limit.take("ada", 0) == 0  # forgotten
+
+
 def test_burst_and_then_the_rate() -> None:
     limit = RateLimit(per_minute=6, burst=3)
     assert [limit.take("ada", 100.0) for _ in range(4)] == [0, 0, 0, 10]

@@ -82,8 +82,8 @@ async function enter() {
       show(page);
       refresh();
     }
-  } catch {
-    say("The server does not answer. Try again.", true);
+  } catch (error) {
+    say(error instanceof Refusal ? error.message : "The server does not answer. Try again.", true);
   }
 }
 
@@ -142,8 +142,14 @@ function ask(path, method, accept, patience) {
   return fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(patience) });
 }
 
+// The server knows why it refuses, and says it to the user.
+class Refusal extends Error {}
+
 async function fetchPage() {
   const response = await ask("./", "GET", "text/html", PAGE_PATIENCE_MS);
+  if (response.status === 429) {
+    throw new Refusal((await response.json()).message);
+  }
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
   if (!atDoor(page) && page.getElementById("kernels") === null) {
     throw new Error("this is another page"); // the server has failed, or a proxy answers for it
