@@ -24,6 +24,7 @@ from kernelproto.exceptions import (
     PoolFull,
     QuotaExceeded,
 )
+from kernelproto.server.user_messages import user_message
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ SECURITY_HEADERS = {
 
 # How long the body of a request may take, however large it may be.
 BODY_SECONDS = 60
+
+# When a client may try again for which the server has no room, or is not ready.
+_RETRY_SECONDS = "5"
 
 # The first that fits counts.
 _STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
@@ -64,6 +68,8 @@ def json_response(
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response that says what went wrong."""
     body = {"message": message, "reason": HTTPStatus(status).phrase}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": _RETRY_SECONDS, **(headers or {})}
     return json_response(body, status, headers)
 
 
@@ -114,12 +120,12 @@ async def answer_kernel_error(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status is not HTTPStatus.NOT_FOUND:
         logger.warning("%s %s: %s", request.method, request.url.path, error)
-    # The lines after the first quote the kernel's command and output, which are not for everybody.
-    return error_response(status, str(error).partition("\n")[0])
+    assert isinstance(error, KernelProtoError)
+    return error_response(status, user_message(error))
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Answer what should not have happened; the log has the traceback."""
-    response = error_response(500, "the server has failed: its log tells more")
+    response = error_response(500, "the server has failed: tell its administrator when it was")
     response.headers.update(SECURITY_HEADERS)  # it is answered outside of what adds them
     return response

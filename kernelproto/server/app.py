@@ -29,6 +29,7 @@ from kernelproto.server.answers import (
 )
 from kernelproto.server.channels import ChannelsRoute
 from kernelproto.server.desk import Desk
+from kernelproto.server.drain import Drain
 from kernelproto.server.feed import Feeds
 from kernelproto.server.guard import Guard, SecurityHeaders
 from kernelproto.server.kernels import KernelRoutes
@@ -72,10 +73,11 @@ def create_app(
     metrics = Metrics(pool, feeds)
     access = Access(authenticator)
     logins = Logins(authenticator, per_minute=settings.failed_logins_per_minute)
-    desk = Desk(pool, finder, settings, metrics, access)
+    drain = Drain()
+    desk = Desk(pool, finder, settings, metrics, access, drain)
     limit = settings.max_body_bytes
     channels = ChannelsRoute(
-        desk, feeds, metrics.traffic, access, max_message_bytes=settings.max_message_bytes
+        desk, feeds, metrics.traffic, access, drain, max_message_bytes=settings.max_message_bytes
     )
     cors = Middleware(
         CORSMiddleware,
@@ -102,10 +104,10 @@ def create_app(
         KernelProtoError: answer_kernel_error,
         Exception: answer_bug,
     }
-    return Starlette(
+    app = Starlette(
         routes=[
             *_about(pool),
-            *health.HealthRoutes(metrics, logins, settings.metrics_token).routes(),
+            *health.HealthRoutes(metrics, logins, drain, settings.metrics_token).routes(),
             *KernelRoutes(desk, max_body_bytes=limit).routes(),
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
@@ -115,6 +117,8 @@ def create_app(
         middleware=middleware,
         exception_handlers=handlers,
     )
+    app.state.drain = drain
+    return app
 
 
 def _about(pool: KernelPool) -> list[Route]:

@@ -41,11 +41,13 @@ from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
 from kernelproto.server.audit import audit
 from kernelproto.server.desk import Desk
+from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
 from kernelproto.server.guard import deny, user_request
 from kernelproto.server.receipts import EXTENSION, OnReceipt
 from kernelproto.server.replay import Kept
 from kernelproto.server.traffic import Traffic
+from kernelproto.server.user_messages import close_reason, user_message
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Status
@@ -58,6 +60,7 @@ logger = logging.getLogger(__name__)
 GOING_AWAY = 1001
 _NO_CODE = 1005
 UNUSABLE = 1007
+SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
 # One of those for applications, after the status of HTTP.
 UNAUTHORIZED = 4401
@@ -69,8 +72,6 @@ _CLOSING_SECONDS = 5
 
 _SENT_BETWEEN_CHECKPOINTS = 256
 
-_MOST_REASON_BYTES = 123
-
 
 class ChannelsRoute:
     """The WebSockets of the kernels of whoever asks.
@@ -80,6 +81,7 @@ class ChannelsRoute:
         feeds: have what the kernels send.
         traffic: counts the messages.
         access: tells when a user is not let in any more.
+        drain: says when the server ends.
         max_message_bytes: of a client.
     """
 
@@ -89,6 +91,7 @@ class ChannelsRoute:
         feeds: Feeds,
         traffic: Traffic,
         access: Access,
+        drain: Drain,
         *,
         max_message_bytes: int,
     ) -> None:
@@ -96,6 +99,7 @@ class ChannelsRoute:
         self._feeds = feeds
         self._traffic = traffic
         self._access = access
+        self._drain = drain
         self._max_message_bytes = max_message_bytes
 
     def routes(self) -> list[WebSocketRoute]:
@@ -105,19 +109,27 @@ class ChannelsRoute:
     async def _serve(self, websocket: WebSocket) -> None:
         framing = server_framing(websocket.scope["subprotocols"], max_size=self._max_message_bytes)
         try:
+            if self._drain.begun:
+                raise HTTPException(503, SHUTTING_DOWN)
             kernel = self._desk.find(websocket.user, websocket.path_params["kernel_id"])
             async with self._desk.pool.connection(
                 kernel.user, name=kernel.name, channels=()
             ) as connection:
                 feed = self._feeds.of(connection.kernel)
-                with logging_about(kernel_id=kernel.kernel_id):
+                with logging_about(kernel_id=kernel.kernel_id), self._drain.connection():
                     await serve_client(
-                        websocket, framing, connection.kernel, feed, self._traffic, self._access
+                        websocket,
+                        framing,
+                        connection.kernel,
+                        feed,
+                        self._traffic,
+                        self._access,
+                        self._drain,
                     )
         except HTTPException as error:
             await _deny(websocket, error.status_code, error.detail)
         except KernelProtoError as error:  # it could not be started, or was ended just now
-            await _deny(websocket, status_of(error), str(error).partition("\n")[0])
+            await _deny(websocket, status_of(error), user_message(error))
 
 
 async def _deny(websocket: WebSocket, status: int, reason: str) -> None:
@@ -142,6 +154,7 @@ async def serve_client(
     feed: Feed,
     traffic: Traffic,
     access: Access,
+    drain: Drain,
 ) -> None:
     """Forward messages between a client and its kernel until either is gone, or access is revoked.
 
@@ -152,6 +165,7 @@ async def serve_client(
         feed: what it sends.
         traffic: counts the messages.
         access: tells when the user is not let in any more.
+        drain: says when the server ends.
     """
     session = websocket.query_params.get("session_id", "")
     last_msg_id = websocket.query_params.get("last_msg_id")
@@ -160,7 +174,7 @@ async def serve_client(
             await websocket.accept(framing.subprotocol)
             audit("websocket.open", "ok", kernel_id=kernel.kernel_id)
             code = await _ClientConnection(
-                websocket, framing, kernel, reader, traffic, access
+                websocket, framing, kernel, reader, traffic, access, drain
             ).serve()
         audit("websocket.close", "ok", kernel_id=kernel.kernel_id, by="client", code=code)
     except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
@@ -175,7 +189,7 @@ async def serve_client(
             reason=goodbye.reason,
         )
         with anyio.move_on_after(_CLOSING_SECONDS), suppress(WebSocketDisconnect):
-            await websocket.close(goodbye.code, _short(goodbye.reason))
+            await websocket.close(goodbye.code, close_reason(goodbye.reason))
 
 
 class _ClientConnection:
@@ -187,6 +201,7 @@ class _ClientConnection:
         reader: Reader,
         traffic: Traffic,
         access: Access,
+        drain: Drain,
     ) -> None:
         self._websocket = websocket
         self._framing = framing
@@ -194,6 +209,7 @@ class _ClientConnection:
         self._reader = reader
         self._traffic = traffic
         self._access = access
+        self._drain = drain
         self._requests = traffic.requests()
         self._has_receipts = EXTENSION in websocket.scope.get("extensions", {})
 
@@ -204,6 +220,7 @@ class _ClientConnection:
             tasks.start_soon(self._keep_up)
             tasks.start_soon(self._end_with_kernel)
             tasks.start_soon(self._end_with_access)
+            tasks.start_soon(self._end_with_server)
             return await self._take_from_client()
 
     async def _take_from_client(self) -> int:
@@ -225,7 +242,7 @@ class _ClientConnection:
                 client = await self._kernel.generations.client()
                 await client.forward(message, channel)
             except KernelProtoError as error:
-                raise _HangUp(GOING_AWAY, str(error)) from None
+                raise _HangUp(GOING_AWAY, user_message(error)) from None
 
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):  # of which the other direction is told as well
@@ -245,7 +262,7 @@ class _ClientConnection:
         except KernelProtoError as error:
             if isinstance(error, KernelDied):  # each client is told, and once
                 await self._send_message(build_notice(Status("dead")), "iopub")
-            raise _HangUp(GOING_AWAY, str(error)) from None
+            raise _HangUp(GOING_AWAY, user_message(error)) from None
 
     async def _deliver(self, message: Message, channel: ChannelName, number: int) -> None:
         """Send a message with which a client has received everything before that number."""
@@ -277,6 +294,10 @@ class _ClientConnection:
         await self._reader.cut_off.wait()
         raise _HangUp(TRY_AGAIN_LATER, self._reader.reason)
 
+    async def _end_with_server(self) -> NoReturn:
+        await self._drain.closing.wait()
+        raise _HangUp(SERVICE_RESTART, SHUTTING_DOWN)
+
     async def _end_with_access(self) -> NoReturn:
         request = user_request(self._websocket.scope)
         await self._access.wait_until_revoked(self._websocket.user, request)
@@ -286,10 +307,6 @@ class _ClientConnection:
         """Let a client have the kernel's last words, unless it does not want to hear them."""
         await self._reader.feed.ended.wait()
         await anyio.sleep(_CLOSING_SECONDS)
-        raise _HangUp(GOING_AWAY, str(self._reader.feed.failure))
-
-
-def _short(reason: str) -> str:
-    """Return as much of a reason as a close frame has room for."""
-    line = reason.partition("\n")[0]
-    return line.encode()[:_MOST_REASON_BYTES].decode(errors="ignore")
+        failure = self._reader.feed.failure
+        reason = user_message(failure) if isinstance(failure, KernelProtoError) else str(failure)
+        raise _HangUp(GOING_AWAY, reason)

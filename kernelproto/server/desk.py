@@ -22,6 +22,7 @@ from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.access import Access
 from kernelproto.server.audit import Event, acting, audit, auditing
+from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -44,6 +45,7 @@ class Desk:
         settings: what a client may say about one, and how many it may start.
         metrics: are told of starts.
         access: tells when a user is not let in any more.
+        drain: says whether the server ends, and starts no kernels.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class Desk:
         settings: Settings,
         metrics: Metrics,
         access: Access,
+        drain: Drain,
     ) -> None:
         self.pool = pool
         self._finder = finder
         self._settings = settings
         self._metrics = metrics
         self._access = access
+        self._drain = drain
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
     def find(
@@ -109,7 +113,7 @@ class Desk:
 
         Raises:
             HTTPException: 404, it names one that they do not have; 400, the id that it chooses is
-                no UUID; 429, they have started too many in a short time.
+                no UUID; 429, they have started too many in a short time; 503, the server ends.
             KernelProtoError: as for ``KernelPool.get``.
         """
         if request.id:
@@ -124,6 +128,8 @@ class Desk:
         allowed = allowed_env(env, self._settings.allow_env)
         told = {"kernel_id": kernel_id, "kernel_type": request.name}
         with logging_about(kernel_id=kernel_id), auditing("kernel.start", **told), span("start"):
+            if self._drain.begun:
+                raise HTTPException(503, SHUTTING_DOWN)
             self._count_start(user)
             replaced = None
             if replaces is not None:

@@ -111,7 +111,8 @@ class Guard:
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
             with acting(None, address_of(scope)):
                 audit("login", "refused", path=scope["path"], reason=f"origin {headers['origin']}")
-            return f"pages of {headers['origin'][:200]} may not use this server: see allow_origins"
+            origin = headers["origin"][:200]
+            return f"pages of {origin} may not use this server: its administrator can allow them"
         request = user_request(scope)
         user = await self._logins.authenticate(
             request, address=address_of(scope), path=scope["path"]

@@ -1,6 +1,7 @@
-"""The routes of whoever watches over the server: ``/healthz`` and ``/metrics``.
+"""The routes of whoever watches over the server: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-``/healthz`` tells everybody that the server answers, and nothing else. ``/metrics`` is for admins,
+``/healthz`` tells everybody that the server answers, and nothing else; ``/readyz`` whether it takes
+new kernels and WebSockets, which it does not once it was told to end. ``/metrics`` is for admins,
 and for whoever has the token for it: a Prometheus needs no user's token, with which it could run
 code. That a request comes from this machine is no reason to answer it: it may come from a proxy.
 """
@@ -15,16 +16,18 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kernelproto.server.answers import json_response
+from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.guard import address_of, user_request
 from kernelproto.server.logins import Logins, TooManyLogins
 from kernelproto.server.metrics import CONTENT_TYPE, Metrics
 from kernelproto.server.users import hash_token, token_of
 
 _HEALTH_PATH = "/healthz"
+_READY_PATH = "/readyz"
 _METRICS_PATH = "/metrics"
 
 # The guard lets everybody pass to these: their routes look for themselves.
-PUBLIC = (_HEALTH_PATH, _METRICS_PATH)
+PUBLIC = (_HEALTH_PATH, _READY_PATH, _METRICS_PATH)
 
 
 class HealthRoutes:
@@ -33,23 +36,33 @@ class HealthRoutes:
     Args:
         metrics: what it tells.
         logins: authenticate the admins.
+        drain: says whether the server ends.
         metrics_token: lets others read the metrics; None where nobody else may.
     """
 
-    def __init__(self, metrics: Metrics, logins: Logins, metrics_token: str | None) -> None:
+    def __init__(
+        self, metrics: Metrics, logins: Logins, drain: Drain, metrics_token: str | None
+    ) -> None:
         self._metrics = metrics
         self._logins = logins
+        self._drain = drain
         self._hash = None if metrics_token is None else hash_token(metrics_token)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [
             Route(_HEALTH_PATH, self._health, methods=["GET"]),
+            Route(_READY_PATH, self._ready, methods=["GET"]),
             Route(_METRICS_PATH, self._show_metrics, methods=["GET"]),
         ]
 
     async def _health(self, request: Request) -> Response:
         return json_response({"status": "ok"})
+
+    async def _ready(self, request: Request) -> Response:
+        if self._drain.begun:
+            raise HTTPException(503, SHUTTING_DOWN)
+        return json_response({"status": "ready"})
 
     async def _show_metrics(self, request: Request) -> Response:
         try:

@@ -25,6 +25,7 @@ from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.naming import check_kernel_type
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
+from kernelproto.server.drain import Drain
 from kernelproto.server.heads import HeadDeadline
 from kernelproto.server.hub import HubToken
 from kernelproto.server.logs import configure_logging
@@ -130,7 +131,7 @@ async def serve(settings: Settings) -> None:
                     timeout_graceful_shutdown=_GRACE_SECONDS,
                 )
             )
-            await tasks.start(_end_on_signal, server)
+            await tasks.start(_end_on_signal, server, pool, app.state.drain, settings.grace_seconds)
             _announce(listener, token)
             await server.serve(sockets=[listener])
 
@@ -192,11 +193,29 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-async def _end_on_signal(server: uvicorn.Server, *, task_status: TaskStatus[None]) -> None:
+async def _end_on_signal(
+    server: uvicorn.Server,
+    pool: KernelPool,
+    drain: Drain,
+    grace: float,
+    *,
+    task_status: TaskStatus[None],
+) -> None:
+    """End the server after a signal; a second one does not wait for busy kernels."""
+
+    async def end() -> None:
+        await drain.run(pool, grace=grace)
+        server.should_exit = True
+
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        task_status.started()
-        async for _ in signals:
-            server.should_exit = True
+        async with background_tasks() as tasks:
+            task_status.started()
+            async for _ in signals:
+                if drain.begun:
+                    drain.hurry()
+                else:
+                    drain.begun = True  # the next signal may come before the task runs
+                    tasks.start_soon(end)
 
 
 @contextmanager

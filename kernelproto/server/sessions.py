@@ -26,6 +26,7 @@ from kernelproto.server.models import (
     SessionRequest,
     kernel_model,
 )
+from kernelproto.server.user_messages import user_message
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +135,10 @@ class SessionRoutes:
             if self._desk.pool.find(old, user=user.name) is not None:
                 raise
             logger.warning("a session has lost its kernel %s for another one: %s", old, error)
-            reason = str(error).partition("\n")[0]
             raise HTTPException(
                 status_of(error),
-                f"{reason}; its place was that of the session's kernel, so this session is over: "
-                "open the document again",
+                f"{user_message(error)}; its place was that of the session's kernel, so this "
+                "session is over: open the document again",
             ) from None
         self._sessions.setdefault(user.name, {})[session.id] = session
         await self._release_unshared(user, old)

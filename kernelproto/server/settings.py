@@ -174,6 +174,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, description="for how long they are kept for a client that does not come back"),
     ] = 3600.0
 
+    grace_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="how long busy kernels may go on when the server is told to end (SIGTERM); "
+            "a second signal does not wait for them",
+        ),
+    ] = 5.0
+
     metrics_token: Annotated[
         str | None,
         Meta(

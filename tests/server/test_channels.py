@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import anyio
 import pytest
@@ -16,6 +17,8 @@ from kernelproto.wire.codec import Codec
 from kernelproto.wire.content import Stream
 from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
+
+GUARD_SECONDS = 60
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -337,8 +340,64 @@ async def test_kernel_that_is_ended_takes_its_connections_along(serving) -> None
             assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
             with pytest.raises(anyio.EndOfStream):
                 await socket.receive_until("never")
-            assert socket.closed is not None
-            assert socket.closed[0] == 1001
+            assert socket.closed == (1001, "This kernel was shut down: start another one.")
+
+
+async def test_kernel_that_is_culled_says_why(serving) -> None:
+    async with serving(max_kernels=1, max_per_user=1) as server:
+        kernel_id = await server.start("ada")
+        kernel = server.pool.find(kernel_id, user="ada")
+        assert kernel is not None
+        async with server.connect("ada", kernel_id) as socket:
+            (found,) = server.pool._members._members.values()
+            server.pool._members._end(found, "culled")
+            code, reason = await socket.receive_close()
+    assert code == 1001
+    assert reason == "This kernel was idle for too long and was shut down: start another one."
+
+
+async def test_server_that_drains_tells_its_clients_and_starts_nothing(serving) -> None:
+    async with serving(max_per_user=3) as server, server.client("ada") as ada:
+        kernel_id = await server.start("ada")
+        drain = server.app.state.drain
+        assert (await ada.get("/readyz")).status_code == 200
+        async with server.connect("ada", kernel_id) as socket, anyio.create_task_group() as tasks:
+            request = await socket.execute("work")
+            await socket.receive_until("execute_input", request)
+            tasks.start_soon(partial(drain.run, server.pool, grace=GUARD_SECONDS))
+            await anyio.wait_all_tasks_blocked()
+            for response in (
+                await ada.get("/readyz"),
+                await ada.post("/api/kernels"),
+                await ada.post("/api/sessions", json={"path": "x", "type": "y"}),
+            ):
+                assert response.status_code == 503
+                assert int(response.headers["retry-after"]) > 0
+                assert "shutting down" in response.json()["message"]
+            async with server.connect("ada", kernel_id) as refused:
+                assert refused.refused == 503
+            assert (await ada.get("/healthz")).status_code == 200
+            assert not drain.closing.is_set()  # the kernel works still, and its client listens
+            await ada.post(f"/api/kernels/{kernel_id}/interrupt")
+            assert await socket.receive_close() == (
+                1012,
+                "The server is shutting down: try again in a moment.",
+            )
+
+
+@pytest.mark.parametrize("end", ["hurry", "grace"])
+async def test_server_that_drains_does_not_wait_for_ever(serving, end: str) -> None:
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        drain = server.app.state.drain
+        async with server.connect("ada", kernel_id) as socket, anyio.create_task_group() as tasks:
+            request = await socket.execute("work")
+            await socket.receive_until("execute_input", request)
+            grace = 0.01 if end == "grace" else GUARD_SECONDS
+            tasks.start_soon(partial(drain.run, server.pool, grace=grace))
+            if end == "hurry":
+                drain.hurry()
+            assert (await socket.receive_close())[0] == 1012
 
 
 @pytest.mark.parametrize("data", [None, b"nonsense"])

@@ -110,6 +110,7 @@ def test_serves_real_kernels_and_ends_them() -> None:
         with channels(client, kernel_id) as socket:
             process.send_signal(signal.SIGTERM)
             assert closing_code(socket) == 1012
+            assert socket.close_reason == "The server is shutting down: try again in a moment."
         assert process.wait(GUARD_SECONDS) == 0
 
 

@@ -1,0 +1,71 @@
+"""Drain: how a server that was told to end lets its users go.
+
+It starts no more kernels and takes no more WebSockets, while kernels that are busy go on and their
+clients get what they print. Then the WebSockets are closed with a reason, and the server ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import anyio
+
+from kernelproto.pool import KernelPool
+
+SHUTTING_DOWN = "the server is shutting down: try again in a moment"
+
+_LOOK_AGAIN_SECONDS = 0.1
+
+# How long the clients may take to be told.
+_CLOSING_SECONDS = 5
+
+
+class Drain:
+    """Whether the server ends, and what is left.
+
+    Attributes:
+        begun: whether the server was told to end.
+        closing: set when the WebSockets have to close.
+    """
+
+    def __init__(self) -> None:
+        self.begun = False
+        self.closing = anyio.Event()
+        self._connections = 0
+        self._empty = anyio.Event()
+        self._hurried = False
+
+    @contextmanager
+    def connection(self) -> Generator[None]:
+        """Count a WebSocket for the block."""
+        self._connections += 1
+        try:
+            yield
+        finally:
+            self._connections -= 1
+            if not self._connections:
+                self._empty.set()
+
+    async def run(self, pool: KernelPool, *, grace: float) -> None:
+        """Let the users go; return when the server can end.
+
+        Args:
+            pool: has the kernels.
+            grace: how many seconds kernels that are busy may go on.
+        """
+        self.begun = True
+        with anyio.move_on_after(grace):
+            while not self._hurried:
+                if all(kernel.state != "busy" for kernel in pool.kernels()):
+                    break
+                await anyio.sleep(_LOOK_AGAIN_SECONDS)
+        self.closing.set()
+        with anyio.move_on_after(_CLOSING_SECONDS):
+            while self._connections:
+                self._empty = anyio.Event()
+                await self._empty.wait()
+
+    def hurry(self) -> None:
+        """Wait no longer for busy kernels."""
+        self._hurried = True

@@ -1,0 +1,78 @@
+"""What users of the server are told of errors: what happened, and what *they* can do. Pure.
+
+Many errors tell the Python program that calls the library what it can do, such as which argument
+to pass. A user who speaks HTTP has no such argument. The first line of an error is enough: further
+lines quote the kernel's command and output, which are not for everybody.
+"""
+
+from __future__ import annotations
+
+import re
+
+from kernelproto.exceptions import (
+    ClientClosed,
+    InvalidKernelSpec,
+    KernelProtoError,
+    NoSuchKernel,
+    PoolError,
+    PoolFull,
+    QuotaExceeded,
+)
+
+# As much as a close frame has room for (RFC 6455, 5.5).
+MOST_REASON_BYTES = 123
+
+_MOST_KERNEL_TYPES = 10
+_MOST_NAME_CHARACTERS = 100
+
+# The pool's words for the end of a kernel.
+_END = re.compile(r"\bwas (evicted|culled|released|lost)\b")
+_ENDS = {
+    "evicted": "this kernel was idle, and the server needed its place: start another one",
+    "culled": "this kernel was idle for too long and was shut down: start another one",
+    "released": "this kernel was shut down: start another one",
+    "lost": "this kernel has died: start another one",
+}
+
+# Where a sentence may end early.
+_BREAKS = (". ", "; ", ": ", ", ")
+
+
+def user_message(error: KernelProtoError) -> str:
+    """Return what a user is told of an error."""
+    match error:
+        case PoolFull():
+            return "all kernels of this server are in use: try again later"
+        case QuotaExceeded(limit=limit):
+            kernels = "1 kernel" if limit == 1 else f"{limit} kernels"
+            return f"you have {kernels}, as many as you may: shut one down first"
+        case PoolError():
+            return "this kernel was ended, or exchanged for another one: look at your kernels again"
+        case NoSuchKernel(name=name, available=available) if available:
+            there_are = ", ".join(available[:_MOST_KERNEL_TYPES])
+            return f"no kernel type {name[:_MOST_NAME_CHARACTERS]!r}: choose one of {there_are}"
+        case NoSuchKernel(name=name):
+            return f"no kernel type {name[:_MOST_NAME_CHARACTERS]!r}: the server has none"
+        case InvalidKernelSpec():
+            return "this kernel type is broken: tell the administrator of this server"
+        case _:
+            line = str(error).partition("\n")[0]
+    end = _END.search(line) if isinstance(error, ClientClosed) else None
+    return _ENDS[end[1]] if end else line
+
+
+def close_reason(text: str) -> str:
+    """Return a text as the reason of a close frame: a whole sentence that fits into it.
+
+    A longer text ends where a part of it does, or else at a word, with an ellipsis.
+    """
+    line = text.partition("\n")[0].strip().rstrip(".")
+    sentence = f"{line[:1].upper()}{line[1:]}."
+    if len(sentence.encode()) <= MOST_REASON_BYTES:
+        return sentence
+    room = sentence.encode()[: MOST_REASON_BYTES - 1].decode(errors="ignore")
+    part = max((room.rpartition(end)[0] for end in _BREAKS), key=len)
+    if part:
+        return f"{part}."
+    room = sentence.encode()[: MOST_REASON_BYTES - 3].decode(errors="ignore")
+    return f"{room.rpartition(' ')[0] or room}\N{HORIZONTAL ELLIPSIS}"
