@@ -37,7 +37,7 @@ def means_own_python(name: str) -> bool:
 
 
 def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
-    """Return *candidates* sorted by how much they look like *name*, upper and lower case alike.
+    """Return *candidates* sorted by similarity to *name*, ignoring case, then by name.
 
     Only the first 100 characters are compared, because comparing takes quadratic time. Those that
     look alike equally are sorted by name.

@@ -119,7 +119,7 @@ async def answer_kernel_error(request: Request, error: Exception) -> Response:
     """Answer what the kernels or the pool cannot do."""
     status = status_of(error)
     if status is not HTTPStatus.NOT_FOUND:
-        logger.warning("%s %s: %s", request.method, request.url.path, error)
+        logger.warning("%s %s: %s", request.method, request.url.path[:100], error)
     assert isinstance(error, KernelProtoError)
     return error_response(status, user_message(error))
 

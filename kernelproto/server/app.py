@@ -111,7 +111,7 @@ def create_app(
             *KernelRoutes(desk, max_body_bytes=limit).routes(),
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
-            *SessionRoutes(desk, max_body_bytes=limit).routes(),
+            *SessionRoutes(desk, settings).routes(),
             *dashboard.Dashboard(pool).routes(),
         ],
         middleware=middleware,

@@ -73,6 +73,10 @@ _CLOSING_SECONDS = 5
 _SENT_BETWEEN_CHECKPOINTS = 256
 
 
+# Of what clients call themselves and their messages: it is kept, and compared.
+_MOST_ID_CHARACTERS = 256
+
+
 class ChannelsRoute:
     """The WebSockets of the kernels of whoever asks.
 
@@ -107,6 +111,11 @@ class ChannelsRoute:
         return [WebSocketRoute("/api/kernels/{kernel_id}/channels", self._serve)]
 
     async def _serve(self, websocket: WebSocket) -> None:
+        for name in ("session_id", "last_msg_id"):
+            if len(websocket.query_params.get(name, "")) > _MOST_ID_CHARACTERS:
+                message = f"{name} may have {_MOST_ID_CHARACTERS} characters at the most"
+                await deny(websocket, 400, message)
+                return
         framing = server_framing(websocket.scope["subprotocols"], max_size=self._max_message_bytes)
         try:
             if self._drain.begun:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 import uuid
 from collections.abc import Generator, Mapping
@@ -23,6 +22,7 @@ from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.access import Access
 from kernelproto.server.audit import Event, acting, audit, auditing
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
+from kernelproto.server.folders import find_folder
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -124,13 +124,14 @@ class Desk:
         kernel_type = request.name
         if kernel_type == shown_name(self._settings.kernel):
             kernel_type = None  # the pool's own, of which some may be warm
-        root, env = self._settings.root_dir, request.env or {}
+        env = request.env or {}
         allowed = allowed_env(env, self._settings.allow_env)
         told = {"kernel_id": kernel_id, "kernel_type": request.name}
         with logging_about(kernel_id=kernel_id), auditing("kernel.start", **told), span("start"):
             if self._drain.begun:
                 raise HTTPException(503, SHUTTING_DOWN)
             self._count_start(user)
+            folder = await find_folder(self._settings.root_dir, request.path or "", env)
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)
@@ -141,7 +142,7 @@ class Desk:
                 name=kernel_id,
                 replaces=None if replaced is None else replaced.name,
                 kernel=kernel_type or None,
-                cwd=working_directory(root, request.path or gateway_path(root, env)),
+                cwd=folder,
                 env=allowed,
                 kernel_id=kernel_id,
             )
@@ -231,27 +232,3 @@ def allowed_env(env: Mapping[str, str], allowed: list[str]) -> dict[str, str]:
         for name, value in env.items()
         if name.startswith(_ALLOWED_ENV_PREFIX) or name in allowed
     }
-
-
-def gateway_path(root: str, env: Mapping[str, str]) -> str:
-    """Return the folder that a gateway's client wants, relative to the root; "" for none.
-
-    A jupyter_server behind which this server works names the folder of a notebook on its own
-    machine, which often is the same one.
-    """
-    folder = env.get("KERNEL_WORKING_DIR", "").replace("\0", "")
-    return folder and os.path.relpath(os.path.realpath(folder), os.path.realpath(root))
-
-
-def working_directory(root: str, path: str) -> str:
-    """Return the folder that a document is in, or the nearest one above it that is there.
-
-    Args:
-        root: where all paths begin; it is never left, also not by a link.
-        path: of a document or a folder, with slashes.
-    """
-    root = os.path.realpath(root)
-    folder = os.path.realpath(os.path.join(root, path.lstrip("/").replace("\0", "")))
-    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)
-    return folder if os.path.commonpath([root, folder]) == root else root

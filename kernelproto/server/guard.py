@@ -20,6 +20,9 @@ from kernelproto.server.answers import SECURITY_HEADERS, error_response
 from kernelproto.server.audit import acting, audit
 from kernelproto.server.logins import Logins, TooManyLogins
 
+# The name is kept with each kernel, and stands in each line of the log about one.
+_MOST_NAME_CHARACTERS = 256
+
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
@@ -110,8 +113,9 @@ class Guard:
         headers = Headers(scope=scope)
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
             with acting(None, address_of(scope)):
-                audit("login", "refused", path=scope["path"], reason=f"origin {headers['origin']}")
-            origin = headers["origin"][:200]
+                reason = f"origin {headers['origin'][:100]}"
+                audit("login", "refused", path=scope["path"], reason=reason)
+            origin = headers["origin"][:100]
             return f"pages of {origin} may not use this server: its administrator can allow them"
         request = user_request(scope)
         user = await self._logins.authenticate(
@@ -119,6 +123,8 @@ class Guard:
         )
         if user is None:
             return "who are you? Send your token as 'Authorization: token ...' or as ?token=..."
+        if len(user.name) > _MOST_NAME_CHARACTERS:
+            return f"the name of a user may have {_MOST_NAME_CHARACTERS} characters at the most"
         scope["user"] = user
         self._access.note(user, request)
         return None

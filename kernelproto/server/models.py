@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from kernelproto.pool import PooledKernel
+from kernelproto.server.folders import MOST_PATH_BYTES, check_path
 
 _INSTALLED = "spec/"
+
+# Nothing that a client sends is looked at, kept or repeated in a log before its size is checked.
+Identifier = Annotated[str, Meta(max_length=100)]
+KernelTypeName = Annotated[str, Meta(max_length=255)]
+Title = Annotated[str, Meta(max_length=1000)]
+Path = Annotated[str, Meta(max_length=MOST_PATH_BYTES)]
+# The system takes no variable of 128 KiB or more.
+Environment = Annotated[
+    dict[Annotated[str, Meta(max_length=255)], Annotated[str, Meta(max_length=128 * 1024)]],
+    Meta(max_length=1000),
+]
 
 
 class KernelModel(msgspec.Struct, omit_defaults=True):
@@ -49,31 +62,56 @@ class KernelSpecList(msgspec.Struct):
 
 
 class KernelRequest(msgspec.Struct):
-    """What a client says about the kernel that it wants."""
+    """A client's request for a kernel.
 
-    id: str | None = None
-    name: str | None = None
-    path: str | None = None
-    kernel_id: str | None = None
-    env: dict[str, str] | None = None
+    Raises:
+        ValueError: a path is too long, or has too many parts.
+    """
+
+    id: Identifier | None = None
+    name: KernelTypeName | None = None
+    path: Path | None = None
+    kernel_id: Identifier | None = None
+    env: Environment | None = None
+
+    def __post_init__(self) -> None:
+        """Check the paths."""
+        check_path(self.path or "")
+        check_path((self.env or {}).get("KERNEL_WORKING_DIR", ""))
 
 
 class SessionRequest(msgspec.Struct):
-    """What a client says about a session that it wants."""
+    """A client's request for a session.
 
-    path: str
-    type: str
-    name: str | None = None
+    Raises:
+        ValueError: the path is too long, or has too many parts.
+    """
+
+    path: Path
+    type: Identifier
+    name: Title | None = None
     kernel: KernelRequest | None = None
+
+    def __post_init__(self) -> None:
+        """Check the path."""
+        check_path(self.path)
 
 
 class SessionChange(msgspec.Struct):
-    """What a client wants to be different about a session."""
+    """A client's request to change a session.
 
-    path: str | None = None
-    name: str | None = None
-    type: str | None = None
+    Raises:
+        ValueError: the path is too long, or has too many parts.
+    """
+
+    path: Path | None = None
+    name: Title | None = None
+    type: Identifier | None = None
     kernel: KernelRequest | None = None
+
+    def __post_init__(self) -> None:
+        """Check the path."""
+        check_path(self.path or "")
 
 
 def kernel_model(kernel: PooledKernel, *, with_owner: bool = False) -> KernelModel:

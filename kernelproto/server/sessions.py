@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from weakref import WeakValueDictionary
 
@@ -26,12 +26,10 @@ from kernelproto.server.models import (
     SessionRequest,
     kernel_model,
 )
+from kernelproto.server.settings import Settings
 from kernelproto.server.user_messages import user_message
 
 logger = logging.getLogger(__name__)
-
-# A session takes no kernel of its own, so the pool's limits do not bound them.
-_MOST_PER_USER = 1000
 
 
 @dataclass(slots=True)
@@ -42,6 +40,10 @@ class _Session:
     type: str
     kernel_id: str
 
+    @property
+    def size(self) -> int:
+        return sum(len(text.encode()) for text in (self.path, self.name, self.type))
+
 
 class SessionRoutes:
     """The sessions of the user who asks; they end with their kernels and with this program.
@@ -51,12 +53,15 @@ class SessionRoutes:
 
     Args:
         desk: has the kernels.
-        max_body_bytes: of a request.
+        settings: bound the sessions of each user, and the bodies of requests.
     """
 
-    def __init__(self, desk: Desk, *, max_body_bytes: int) -> None:
+    def __init__(self, desk: Desk, settings: Settings) -> None:
         self._desk = desk
-        self._max_body_bytes = max_body_bytes
+        self._max_body_bytes = settings.max_body_bytes
+        # A session takes no kernel of its own, so the pool's limits do not bound them.
+        self._max_sessions = settings.max_sessions_per_user
+        self._max_bytes = settings.max_session_bytes
         self._sessions: dict[str, dict[str, _Session]] = {}
         # Whoever opens the same document twice at the same time gets one kernel, and what is asked
         # of one session is done one after the other. By user, and the path or the session's id.
@@ -83,13 +88,12 @@ class SessionRoutes:
         async with self._lock(user, wanted.path):
             session = self._of_path(user, wanted.path)
             if session is None:
-                if len(self._living(user)) >= _MOST_PER_USER:
-                    raise HTTPException(429, f"nobody may have more than {_MOST_PER_USER} sessions")
-                kernel_id = await self._kernel(user, wanted.kernel, wanted.path)
-                self._forget()
                 session = _Session(
-                    str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id
+                    str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id=""
                 )
+                self._check_room(user, session)
+                session.kernel_id = await self._kernel(user, wanted.kernel, wanted.path)
+                self._forget()
                 self._sessions.setdefault(user.name, {})[session.id] = session
         location = f"{request.scope.get('root_path', '')}/api/sessions/{session.id}"
         return json_response(self._model(user, session), 201, {"Location": location})
@@ -103,11 +107,12 @@ class SessionRoutes:
         async with self._lock(user, request.path_params["session_id"]):
             session = self._find(request)
             path = change.path or session.path
+            name = session.name if change.name is None else change.name
+            changed = replace(session, path=path, name=name, type=change.type or session.type)
+            self._check_room(user, changed)
             if change.kernel is not None and change.kernel.id != session.kernel_id:
                 await self._exchange_kernel(user, session, change.kernel, path)
-            session.path = path
-            session.name = session.name if change.name is None else change.name
-            session.type = change.type or session.type
+            session.path, session.name, session.type = path, name, changed.type
         return json_response(self._model(user, session))
 
     async def _close(self, request: Request) -> Response:
@@ -148,6 +153,26 @@ class SessionRoutes:
         if all(session.kernel_id != kernel_id for session in self._living(user).values()):
             with suppress(HTTPException):  # it has ended already
                 await self._desk.end(user, self._desk.find(user, kernel_id))
+
+    def _check_room(self, user: User, session: _Session) -> None:
+        """Make sure that a user may have a session, which is new or replaces one with its id.
+
+        Raises:
+            HTTPException: 429, the user has too many, or their paths and names are too long.
+        """
+        others = [other for other in self._living(user).values() if other.id != session.id]
+        if len(others) >= self._max_sessions:
+            raise HTTPException(
+                429,
+                f"you have {len(others)} sessions, and may not have more "
+                "(max_sessions_per_user): close one first",
+            )
+        if session.size + sum(other.size for other in others) > self._max_bytes:
+            raise HTTPException(
+                429,
+                f"the paths and names of your sessions may have {self._max_bytes} bytes together "
+                "(max_session_bytes): close a session first",
+            )
 
     async def _kernel(
         self,

@@ -155,6 +155,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "tokens that were accepted before work on; 0 for no limit",
         ),
     ] = 20.0
+    max_sessions_per_user: Annotated[
+        int, Meta(ge=1, description="how many sessions a user may have")
+    ] = 1000
+    max_session_bytes: Annotated[
+        int,
+        Meta(ge=1, description="how many bytes the paths and names of a user's sessions may have"),
+    ] = 2**20
     max_body_bytes: Annotated[
         int, Meta(ge=1, description="the largest body of a request, in bytes")
     ] = 2**20

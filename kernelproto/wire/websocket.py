@@ -39,6 +39,9 @@ FROM_SERVER: Final[tuple[ChannelName, ...]] = (*FROM_CLIENT, "iopub")
 
 _MAX_SIZE = 2**30
 
+# Servers keep what a header names, and kernels repeat it in each message that it has caused.
+_MOST_HEADER_BYTES = 65_536
+
 # An empty buffer takes 8 bytes of a frame and 200 of memory: a small frame must not become a large
 # list.
 _MOST_PARTS = 65_536
@@ -269,5 +272,11 @@ def _open_envelope(data: Frame) -> tuple[str, list[Frame]]:
 
 
 def _message(parts: Sequence[Frame]) -> Message:
+    for part in parts[:2]:
+        size = memoryview(part).nbytes
+        if size > _MOST_HEADER_BYTES:
+            raise MalformedMessage(
+                f"a header of {size} bytes; at most {_MOST_HEADER_BYTES} bytes are accepted"
+            )
     header = tolerant_json.decode(parts[0], Header)
     return Message(header, read_parent_header(parts[1]), tuple(parts))

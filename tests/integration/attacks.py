@@ -222,18 +222,45 @@ def no_such_kernel_type(random: Random, target: Target) -> Attack:
             "spec/../../etc",
             "fork/",
             "/kernel",
-            "x" * 100_000,
+            "x" * 255,
             "\0",
             "fork/kernel\0",
             "\U0001f40d/\u202e",
             "{connection_file}",
             "$HOME",
-            "pyimport/" + "x" * 1000,
+            "pyimport/" + "x" * 200,
         ]
     )
     body = json.dumps({"name": name, "path": "../../.."}).encode()
     data = request("POST", "/api/kernels", target.token, body=body)
     return Attack(request=data, statuses=[404, 429])
+
+
+def large_field(random: Random, target: Target) -> Attack:
+    """A field of a body that is fine, were there not so much of it."""
+    count = random.choice([5_000, 20_000])
+    kernel = random.choice(
+        [
+            {"id": "x" * count},
+            {"kernel_id": "0" * count},
+            {"name": "fork/" + "kernel" * count},
+            {"path": "a/" * count},
+            {"path": "x" * count},
+            {"path": "/" * 200},
+            {"env": {"KERNEL_WORKING_DIR": "/a" * count}},
+            {"env": {f"KERNEL_{number}": "" for number in range(count // 4)}},
+            {"env": {"KERNEL_" * count: ""}},
+        ]
+    )
+    if random.random() < 0.5:
+        data = request("POST", "/api/kernels", target.token, body=json.dumps(kernel).encode())
+        return Attack(request=data, statuses=[400])
+    session = {"path": "a", "type": "notebook"}
+    session |= random.choice(
+        [{"path": "a/" * count}, {"type": "x" * count}, {"name": "x" * count}, {"kernel": kernel}]
+    )
+    data = request("POST", "/api/sessions", target.token, body=json.dumps(session).encode())
+    return Attack(request=data, statuses=[400])
 
 
 def wrong_method(random: Random, target: Target) -> Attack:
@@ -304,6 +331,7 @@ HTTP_ATTACKS: list[Kind] = [
     large_head,
     broken_json,
     no_such_kernel_type,
+    large_field,
     wrong_method,
     broken_body,
     garbage,

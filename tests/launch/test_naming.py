@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -106,3 +108,23 @@ def test_names_that_are_not_simple(name: object) -> None:
 @given(st.from_regex(r"[A-Za-z0-9._-]{1,20}", fullmatch=True))
 def test_simple_names_stay_so_in_any_case(name: str) -> None:
     assert is_simple_name(name) == is_simple_name(name.upper()) == bool(name.strip("."))
+
+
+def test_long_name_is_neither_repeated_nor_compared_as_a_whole() -> None:
+    def calls(name: str) -> int:
+        count = 0
+
+        def note(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(note)
+        try:
+            error = no_such_kernel(name, AVAILABLE, remedy="look again")
+        finally:
+            sys.setprofile(None)
+        assert len(str(error)) < 300
+        assert error.name == name
+        return count
+
+    assert calls("spec/" * 10_000) == calls("spec/" * 40_000)

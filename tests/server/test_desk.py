@@ -11,7 +11,7 @@ import pytest
 
 from kernelproto import LaunchError
 from kernelproto.launch.parameters import kernel_environment
-from kernelproto.server.desk import allowed_env, gateway_path, working_directory
+from kernelproto.server.desk import allowed_env
 from kernelproto.server.logs import JsonLines
 from kernelproto.testing import FakeProvider
 
@@ -27,49 +27,6 @@ def test_variables_of_clients_do_not_quote_those_of_the_server(monkeypatch) -> N
     environment = kernel_environment({"OF_TYPE": "${KERNEL_X}"}, allowed_env(env, []))
     assert {name: environment[name] for name in env} == env
     assert environment["OF_TYPE"] == "${SERVERS}"
-
-
-@pytest.mark.parametrize(
-    ("path", "folder"),
-    [
-        ("", "."),
-        ("a.ipynb", "."),
-        ("sub", "sub"),
-        ("sub/a.ipynb", "sub"),
-        ("/sub/a.ipynb", "sub"),
-        ("sub/none/none/a.ipynb", "sub"),
-        ("sub/../sub", "sub"),
-        ("..", "."),
-        ("../beside", "."),
-        ("../../../etc", "."),
-        ("/etc", "."),
-        ("link", "."),
-        ("link/../sub", "."),
-        ("sub\0/..", "."),
-        ("~", "."),
-        ("x" * 10_000, "."),
-    ],
-)
-def test_paths_stay_where_they_belong(tmp_path, path: str, folder: str) -> None:
-    root = tmp_path / "root"
-    (root / "sub").mkdir(parents=True)
-    (tmp_path / "beside").mkdir()
-    (root / "link").symlink_to(tmp_path / "beside")
-    assert working_directory(str(root), path) == str((root / folder).resolve())
-
-
-@pytest.mark.parametrize(
-    ("wanted", "folder"),
-    [("root/sub", "sub"), ("root", "."), ("link/sub", "sub"), ("beside", "."), ("sub\0", ".")],
-)
-def test_gateways_name_a_folder_of_their_own_machine(tmp_path, wanted: str, folder: str) -> None:
-    root = tmp_path / "root"
-    (root / "sub").mkdir(parents=True)
-    (tmp_path / "beside").mkdir()
-    (tmp_path / "link").symlink_to(root)
-    path = gateway_path(str(root), {"KERNEL_WORKING_DIR": f"{tmp_path}/{wanted}"})
-    assert working_directory(str(root), path) == str((root / folder).resolve())
-    assert gateway_path(str(root), {}) == ""
 
 
 @pytest.mark.anyio

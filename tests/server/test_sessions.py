@@ -275,12 +275,34 @@ async def test_bodies_that_cannot_be_used(serving, body: object, says: str) -> N
         assert says in response.json()["message"]
 
 
-async def test_sessions_are_bounded(serving, monkeypatch) -> None:
-    monkeypatch.setattr("kernelproto.server.sessions._MOST_PER_USER", 2)
-    async with serving() as server, server.client("ada") as ada:
-        kernel_id = await server.start("ada")
-        statuses = []
-        for number in range(3):
-            body = {"path": f"{number}", "type": "console", "kernel": {"id": kernel_id}}
-            statuses.append((await ada.post("/api/sessions", json=body)).status_code)
-    assert statuses == [201, 201, 429]
+async def test_sessions_are_bounded(serving) -> None:
+    async with serving({"max_sessions_per_user": 2}) as server, server.client("ada") as ada:
+        kernel = {"id": await server.start("ada")}
+        for number in range(2):
+            body = {"path": f"{number}", "type": "console", "kernel": kernel}
+            assert (await ada.post("/api/sessions", json=body)).status_code == 201
+        refused = await ada.post("/api/sessions", json={**body, "path": "2"})
+        assert refused.status_code == 429
+        assert refused.json()["message"] == (
+            "you have 2 sessions, and may not have more (max_sessions_per_user): close one first"
+        )
+        one = f"/api/sessions/{(await ada.get('/api/sessions')).json()[0]['id']}"
+        assert (await ada.patch(one, json={"path": "2"})).status_code == 200
+        assert (await ada.delete(one)).status_code == 204
+
+
+async def test_paths_and_names_of_sessions_are_bounded_together(serving) -> None:
+    async with serving({"max_session_bytes": 100}) as server, server.client("ada") as ada:
+        kernel = {"id": await server.start("ada")}
+        body = {"path": "x" * 40, "type": "x" * 10, "kernel": kernel}
+        one = f"/api/sessions/{(await ada.post('/api/sessions', json=body)).json()['id']}"
+        for more in (
+            ada.post("/api/sessions", json={**body, "path": "y" * 41}),
+            ada.patch(one, json={"path": "x" * 91}),
+            ada.patch(one, json={"name": "\N{SNOWMAN}" * 17}),
+        ):
+            refused = await more
+            assert refused.status_code == 429
+            assert "max_session_bytes" in refused.json()["message"]
+        assert (await ada.patch(one, json={"name": "x" * 50})).status_code == 200
+        assert len((await ada.get("/api/sessions")).json()) == 1

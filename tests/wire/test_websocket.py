@@ -631,3 +631,18 @@ def test_damaged_frames_raise_nothing_else(original, edits) -> None:
         assert len(received.parts) >= 4
         if framing is v1:  # there is one way to write a message
             assert v1.encode(channel, received) == data
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_size_of_headers_is_bounded(place: int) -> None:
+    parts = [b'{"msg_id": "1", "msg_type": "x"}', b"{}", b"{}", b"{}"]
+    for size, accepted in ((65_536, True), (65_537, False)):
+        parts[place] = parts[place].ljust(size)
+        message = Message(Header(msg_id="1", msg_type="x"), None, tuple(parts))
+        framing = server_framing([V1_SUBPROTOCOL])
+        frame = framing.encode("shell", message)
+        if accepted:
+            assert framing.decode(frame)[1].msg_id == "1"
+        else:
+            with pytest.raises(MalformedMessage, match="a header of 65537 bytes; at most 65536"):
+                framing.decode(frame)

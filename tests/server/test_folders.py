@@ -1,0 +1,107 @@
+"""The working directory that a client asks for."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import anyio
+import pytest
+from starlette.exceptions import HTTPException
+
+from kernelproto.server import folders
+from kernelproto.server.folders import check_path, find_folder, gateway_path, working_directory
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"),
+    [
+        ("", "."),
+        ("a.ipynb", "."),
+        ("sub", "sub"),
+        ("sub/a.ipynb", "sub"),
+        ("/sub/a.ipynb", "sub"),
+        ("sub/none/none/a.ipynb", "sub"),
+        ("sub/../sub", "sub"),
+        ("..", "."),
+        ("../beside", "."),
+        ("../../../etc", "."),
+        ("/etc", "."),
+        ("link", "."),
+        ("link/../sub", "."),
+        ("sub\0/..", "."),
+        ("~", "."),
+        ("x" * 10_000, "."),
+    ],
+)
+def test_paths_stay_where_they_belong(tmp_path, path: str, folder: str) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "beside").mkdir()
+    (root / "link").symlink_to(tmp_path / "beside")
+    assert working_directory(str(root), path) == str((root / folder).resolve())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "folder"),
+    [("root/sub", "sub"), ("root", "."), ("link/sub", "sub"), ("beside", "."), ("sub\0", ".")],
+)
+def test_gateways_name_a_folder_of_their_own_machine(tmp_path, wanted: str, folder: str) -> None:
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "link").symlink_to(root)
+    path = gateway_path(str(root), {"KERNEL_WORKING_DIR": f"{tmp_path}/{wanted}"})
+    assert working_directory(str(root), path) == str((root / folder).resolve())
+    assert gateway_path(str(root), {}) == ""
+
+
+@pytest.mark.parametrize(
+    "path", ["", "a.ipynb", "x" * 4096, "/".join("x" * 200), "\N{SNOWMAN}" * 1365, "\ud800"]
+)
+def test_path_within_the_bounds(path: str) -> None:
+    check_path(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("x" * 4097, "a path of 4097 bytes; at most 4096 bytes are allowed"),
+        ("\N{SNOWMAN}" * 1366, "4098 bytes"),
+        ("/".join("x" * 201), "a path of 201 parts; at most 200 parts are allowed"),
+        ("/" * 200, "201 parts"),
+    ],
+)
+def test_path_beyond_the_bounds(path: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        check_path(path)
+
+
+@pytest.mark.anyio
+async def test_folder_is_looked_for_in_a_thread(tmp_path, monkeypatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def isdir(path: str) -> bool:
+        threads.append(threading.current_thread())
+        return True
+
+    monkeypatch.setattr(os.path, "isdir", isdir)
+    assert await find_folder(str(tmp_path), "", {}) == str(tmp_path)
+    env = {"KERNEL_WORKING_DIR": f"{tmp_path}/x"}
+    assert await find_folder(str(tmp_path), "", env) == f"{tmp_path}/x"
+    assert await find_folder(str(tmp_path), "y", env) == f"{tmp_path}/y"
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.anyio
+async def test_file_system_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(folders, "FOLDER_SECONDS", 0.01)
+    monkeypatch.setattr(os.path, "isdir", lambda path: answers.wait(60))
+    try:
+        with anyio.fail_after(60), pytest.raises(HTTPException) as caught:
+            await find_folder(str(tmp_path), "x", {})
+    finally:
+        answers.set()
+    assert caught.value.status_code == 503
+    assert "has not answered within 0.01 s" in caught.value.detail
