@@ -43,7 +43,7 @@ def find_record(connection: str | ConnectionInfo) -> Record:
             if path is None and read_connection_file(record.connection_file) == connection:
                 return record
     fault = records_fault(folder)
-    reason = f"no record is trusted there: {fault}" if fault else "kernelproto did not start it"
+    reason = fault or "kernelproto did not start it, or the log says why its record is not trusted"
     raise DiscoveryError(
         f"there is no record of a kernel at {path or connection!r}: it has ended, or {reason}; "
         "without own=True one can connect to it all the same"

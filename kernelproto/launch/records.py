@@ -231,8 +231,15 @@ def sweep() -> None:
     if folder in _swept:
         return
     _swept.add(folder)
-    for path, record in _records(folder):
-        if record.is_abandoned and record.clear_up() and path != record.path:
+    records = [(path, record, record.is_abandoned) for path, record in _records(folder)]
+    # Only a part of a kernel's id is in the name of the folder.
+    in_use = {record.socket_folder for _, record, is_abandoned in records if not is_abandoned}
+    for path, record, is_abandoned in records:
+        if not is_abandoned:
+            continue
+        if record.socket_folder in in_use - {None}:
+            leave_alone(path, "its folder of sockets is that of another kernel")
+        elif record.clear_up() and path != record.path:
             remove_record(os.fsencode(path))  # it was being written
     parent = os.path.dirname(folder)
     if records_fault(parent) is None:

@@ -4,6 +4,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import traceback
 from pathlib import Path
@@ -202,6 +204,32 @@ def test_path_that_is_not_utf8(runtime_dir, monkeypatch) -> None:
     with pytest.raises(LaunchError, match="not valid UTF-8"):
         ConnectionFile.create("one", transport="ipc")
     os.rmdir(os.path.dirname(file.path))
+
+
+def test_full_disk(runtime_dir) -> None:
+    program = """
+import resource
+from kernelproto.exceptions import LaunchError
+from kernelproto.launch.connection_file import ConnectionFile, new_registration
+whole = ConnectionFile.create("whole", transport="ipc")
+registration = new_registration("one", ip="127.0.0.1", encrypted=False, kernel_name="")
+file = ConnectionFile.create_for_registration(registration, ip="127.0.0.1", port=1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+for write in (
+    lambda: ConnectionFile.create("two", transport="ipc"),
+    lambda: ConnectionFile.create_for_registration(registration, ip="127.0.0.1", port=1),
+    lambda: file.complete(whole.info),
+):
+    try:
+        write()
+    except LaunchError as error:
+        print("cannot make the connection file" in str(error))
+file.remove()
+whole.remove()
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.split() == [b"True"] * 3
+    assert list(runtime_dir.iterdir()) == []
 
 
 def test_no_free_ports_are_a_launch_error(monkeypatch: pytest.MonkeyPatch) -> None:

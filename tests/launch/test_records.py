@@ -466,6 +466,20 @@ def test_sockets_in_the_temporary_folder(runtime_dir, record, tmp_path, monkeypa
     assert not folder.exists()
 
 
+def test_sockets_of_another_kernel(runtime_dir, record, caplog) -> None:
+    live = record()
+    other_id = ONE[:-1] + "6"
+    folder = Path(live.socket_folder)
+    folder.rename(folder.with_name("aside"))
+    record(other_id, owner=dead())
+    Path(runtime_dir / f"kernel-{ONE[:8]}" / "kernel-1").unlink()
+    Path(runtime_dir / f"kernel-{ONE[:8]}").rmdir()
+    folder.with_name("aside").rename(folder)
+    sweep()
+    assert files(runtime_dir) >= EVERYTHING
+    assert "that of another kernel" in caplog.text
+
+
 def test_output_is_the_users(runtime_dir, record, tmp_path) -> None:
     output = tmp_path / "output"
     output.write_text("precious")

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import os
+import tempfile
+
+import pytest
+
+from kernelproto.launch import paths
+from kernelproto.launch.paths import (
+    choose_socket_folder,
+    connection_file_name,
+    is_connection_draft,
+    is_record_draft,
+    is_text,
+    kernel_of_record,
+    runtime_folder,
+    socket_folders,
+)
+
+KERNEL_ID = "11111111-2222-4333-8444-555555555555"
+
+
+def test_runtime_folder_is_absolute(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", "runtime")
+    assert runtime_folder() == str(tmp_path / "runtime")
+
+
+def test_records_and_drafts() -> None:
+    assert kernel_of_record(f"{KERNEL_ID}.json") == KERNEL_ID
+    assert kernel_of_record(f"{KERNEL_ID}.json.new") == KERNEL_ID
+    assert is_record_draft(f"{KERNEL_ID}.json.new")
+    assert not is_record_draft(f"{KERNEL_ID}.json")
+    assert is_connection_draft(connection_file_name(KERNEL_ID) + ".new")
+    assert not is_connection_draft(connection_file_name(KERNEL_ID))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".json",
+        "one.json",
+        f"{KERNEL_ID}",
+        f"{KERNEL_ID}.json.new.new",
+        f"{KERNEL_ID}.json\n",
+        KERNEL_ID.replace("1", "\u0661") + ".json",
+        f"{KERNEL_ID.replace('1', 'A')}.json",
+        f"../{KERNEL_ID}.json",
+    ],
+)
+def test_names_of_other_files(name) -> None:
+    assert kernel_of_record(name) is None
+    assert not is_record_draft(name)
+    assert not is_connection_draft(f"kernel-{name}")
+
+
+def test_folder_of_sockets(runtime_dir, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/tmp/short")
+    name = f"kernel-{KERNEL_ID[:8]}"
+    assert socket_folders(KERNEL_ID, "/runtime") == [f"/runtime/{name}", f"/tmp/short/{name}"]
+    assert choose_socket_folder(KERNEL_ID) == str(runtime_dir / name)
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime_dir / ("x" * 100)))
+    assert choose_socket_folder(KERNEL_ID) == f"/tmp/short/{name}"
+    for folder in ("/tmp/" + "x" * 100, "/tmp/\udce9"):
+        monkeypatch.setattr(tempfile, "tempdir", folder)
+        assert choose_socket_folder(KERNEL_ID) is None
+
+
+def test_no_temporary_folder(monkeypatch) -> None:
+    def gettempdir() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(paths.tempfile, "gettempdir", gettempdir)
+    assert len(socket_folders(KERNEL_ID, "/runtime")) == 1
+
+
+def test_text() -> None:
+    assert is_text("/caf\u00e9")
+    assert not is_text(os.fsdecode(b"/caf\xe9"))
