@@ -14,6 +14,7 @@ from kernelproto.cli.errors import FAILED, CliError, describe, print_error
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_states
 from kernelproto.client.client import open_client
 from kernelproto.exceptions import KernelNotReady, KernelProtoError
+from kernelproto.launch.ports import listens_at
 from kernelproto.launch.running import read_connection_file
 from kernelproto.launch.watchdog_process import kill_group
 from kernelproto.run import connect_kernel
@@ -120,7 +121,7 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
         raise CliError("it does not end when asked to; --force kills it")
     if kernel.process is None:
         raise CliError("its process is not known, so that it cannot be killed")
-    if record is not None and not record.is_of(kernel.process.pid):
+    if not _is_of(kernel, kernel.process.pid):
         raise CliError(f"process {kernel.process.pid} does not show that it is this kernel")
     kill_group(kernel.process.pid, kernel.process.started)
     return "killed" if await _ends(kernel) else "killed, but it has not ended yet"
@@ -138,6 +139,13 @@ async def _ends(kernel: RunningKernel) -> bool:
             return True
         await anyio.sleep(_LOOK_SECONDS)
     return False
+
+
+def _is_of(kernel: RunningKernel, pid: int) -> bool:
+    """Return whether a process shows that it is the kernel, and not one of its clients."""
+    if kernel.record is not None:
+        return kernel.record.is_of(pid)
+    return listens_at(read_connection_file(kernel.connection_file), pid)
 
 
 def _remove_leftovers(kernel: RunningKernel) -> bool:

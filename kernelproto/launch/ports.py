@@ -28,6 +28,7 @@ _MOST_ATTEMPTS = 500
 _promised: set[int] = set()
 
 _LISTENING = "0A"
+_ANY_ADDRESS = str(IPv4Address(0))
 
 
 def promise_ports(count: int, ip: str) -> list[int]:
@@ -94,6 +95,27 @@ def address_was_taken(info: ConnectionInfo, process_group: int | None) -> bool:
     return 0 < len(taken) < len(ports)
 
 
+def listens_at(info: ConnectionInfo, process_group: int) -> bool:
+    """Return whether a process listens at one of a kernel's addresses: whether it is the kernel.
+
+    A client names the connection file on its command line as well. Linux only.
+
+    Args:
+        info: the kernel's addresses.
+        process_group: the number of a process group, or of a session.
+    """
+    if info.transport == "tcp":
+        ports = {info.port(channel) for channel in CHANNEL_NAMES}
+        listeners = _listeners(_ANY_ADDRESS, ports).values()
+        sockets = {one for sockets in listeners for one in sockets}
+    else:
+        sockets = _bound_to({info.endpoint(name).removeprefix("ipc://") for name in CHANNEL_NAMES})
+    try:
+        return not sockets.isdisjoint(_sockets_of(process_group))
+    except PermissionError:  # it runs as another user
+        return False
+
+
 def _can_be_bound(ip: str, port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if os.name == "posix":
@@ -121,6 +143,18 @@ def _listeners(ip: str, ports: set[int]) -> dict[int, set[str]]:
                     listens_at = _address(address)
                     if listens_at == wanted or 0 in (int(listens_at), int(wanted)):
                         found.setdefault(int(port, 16), set()).add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _bound_to(paths: set[str]) -> set[str]:
+    """Return the inodes of the unix sockets that are bound to one of these paths."""
+    found: set[str] = set()
+    with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            # Num RefCount Protocol Flags Type St Inode Path
+            fields = line.rstrip("\n").split(maxsplit=7)
+            if fields[-1] in paths:
+                found.add(f"socket:[{fields[6]}]")
     return found
 
 

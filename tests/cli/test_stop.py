@@ -201,6 +201,19 @@ def test_files_that_are_no_connection_files(runtime_dir: Path, capsys, caplog) -
     assert len(list(runtime_dir.iterdir())) == 2
 
 
+def test_client_is_not_taken_for_the_kernel(runtime_dir: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("kernelproto.cli.inventory._HEARTBEAT_SECONDS", 0.1)
+    path = runtime_dir / "kernel-gone.json"
+    ports = {f"{channel}_port": 1 for channel in ("shell", "iopub", "stdin", "control", "hb")}
+    path.write_text(json.dumps(ports))
+    command = [sys.executable, "-c", "import time; time.sleep(1000)", "--existing", str(path)]
+    with subprocess.Popen(command, start_new_session=True) as client:
+        assert main(["stop", "--all", "--force"]) == 1
+        assert f"process {client.pid} does not show" in capsys.readouterr().err
+        assert client.poll() is None
+        client.kill()
+
+
 def test_process_in_a_record_that_is_not_the_kernel(runtime_dir: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("kernelproto.cli.inventory._HEARTBEAT_SECONDS", 0.1)
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 import errno
 import os
 import socket
@@ -14,7 +15,7 @@ import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch import ports as module
-from kernelproto.launch.ports import address_was_taken, promise_ports, release_ports
+from kernelproto.launch.ports import address_was_taken, listens_at, promise_ports, release_ports
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -219,3 +220,46 @@ def test_ipc_cannot_be_taken(info, ended) -> None:
     ipc = msgspec.structs.replace(info, transport="ipc", ip="/run/kernel")
     with socket.create_server((LOOPBACK, info.hb_port)):
         assert not address_was_taken(ipc, None if ended else os.getpgid(0))
+
+
+LISTENER = """
+import socket, sys
+listener = socket.socket(getattr(socket, sys.argv[1]))
+listener.bind(("127.0.0.1", 0) if sys.argv[1] == "AF_INET" else sys.argv[2])
+listener.listen()
+print(repr(listener.getsockname()), flush=True)
+sys.stdin.read()
+"""
+
+
+@needs_proc
+@pytest.mark.parametrize("family", ["AF_INET", "AF_UNIX"])
+def test_process_that_listens_at_an_address(family, runtime_dir) -> None:
+    path = str(runtime_dir / "kernel")
+    command = [sys.executable, "-c", LISTENER, family, f"{path}-4"]
+    with subprocess.Popen(
+        command, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        address = ast.literal_eval(process.stdout.readline())
+        ports = {"shell_port": 1, "iopub_port": 2, "stdin_port": 3, "control_port": 4, "hb_port": 5}
+        if family == "AF_INET":
+            info = ConnectionInfo(**ports | {"control_port": address[1]}, ip="localhost")
+            other = ConnectionInfo(**ports | {"control_port": address[1] % 65535 + 1})
+        else:
+            info = ConnectionInfo(**ports, transport="ipc", ip=path)
+            other = ConnectionInfo(**ports, transport="ipc", ip=f"{path}-4")
+        assert listens_at(info, process.pid)
+        assert not listens_at(other, process.pid)
+        assert not listens_at(info, os.getpid())
+        process.stdin.close()
+    if family == "AF_UNIX":
+        os.unlink(address)
+
+
+def test_sockets_of_another_user(monkeypatch) -> None:
+    def deny(process_group: int) -> set[str]:
+        raise PermissionError
+
+    monkeypatch.setattr(module, "_sockets_of", deny)
+    info = ConnectionInfo(shell_port=1, iopub_port=2, stdin_port=3, control_port=4, hb_port=5)
+    assert not listens_at(info, os.getpid())
