@@ -89,7 +89,8 @@ def find_running_kernels() -> list[RunningKernel]:
             if (match := _CONNECTION_FILE.fullmatch(name)) is not None:
                 path = os.path.join(folder, name)
                 if not is_own_file(path):
-                    leave_alone(path, "it is not a regular file of this user")
+                    if os.path.lexists(path):  # it has not just been removed
+                        leave_alone(path, "it is not a regular file of this user")
                     continue
                 record = records.get(os.path.realpath(path))
                 with suppress(OSError):  # it has just ended

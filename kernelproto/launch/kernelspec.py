@@ -15,7 +15,7 @@ import stat
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir, jupyter_path
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _SCHEMA_KEYS = ("launch_parameter_schema", "parameters")
 _SCRIPTS_AND_STYLES = ("kernel.css", "kernel.js")
+_SHOWN_CHARACTERS = 200
 _CASELESS = ("interrupt_mode",)
 _LOGO_TYPES = (".png", ".svg")
 
@@ -100,19 +101,22 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
     def launch_fault(self) -> InvalidKernelSpec | None:
         """Return why the kernel cannot be launched here: its metadata asks for another launcher."""
         for key, entry, local in _LAUNCHERS:
-            stanza: Any = self.metadata.get(key)
-            if stanza is None:
+            launcher = self.metadata.get(key)
+            if launcher is None:
                 continue
-            name = stanza.get(entry, local) if isinstance(stanza, Mapping) else stanza
-            if name == stanza or str(name).rpartition(".")[2] != local or stanza.get("config"):
-                return InvalidKernelSpec(
-                    f"{self.path}: 'metadata.{key}' has the kernel started by {name!r}, which "
-                    "kernelproto cannot use, and without it the kernel would run as a process on "
-                    "this machine: start it with a program that has this launcher, or remove the "
-                    f"entry {key!r} from the kernelspec",
-                    path=self.path,
-                    key=f"metadata.{key}",
-                )
+            if isinstance(launcher, Mapping):
+                stanza = cast(Mapping[str, Any], launcher)
+                launcher = stanza.get(entry, local)
+                if str(launcher).rpartition(".")[2] == local and not stanza.get("config"):
+                    continue
+            return InvalidKernelSpec(
+                f"{self.path}: 'metadata.{key}' has the kernel started by "
+                f"{repr(launcher)[:_SHOWN_CHARACTERS]}, which kernelproto cannot use, and without "
+                "it the kernel would run as a process on this machine: start it with a program "
+                f"that has this launcher, or remove the entry {key!r} from the kernelspec",
+                path=self.path,
+                key=f"metadata.{key}",
+            )
         return None
 
     def parameter_schema(self) -> ParameterSchema | None:

@@ -151,11 +151,12 @@ def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> boo
     It does so by its environment, which has the kernel's id; by its command line, which names the
     connection file; or, forked from a loaded interpreter, by its name.
     """
+    owner = _kernel_of(pid)
     for _ in range(_ROUNDS):
-        owner = _kernel_of(pid)
         if owner != _UNKNOWN:
             break
         time.sleep(_ROUND_SECONDS)
+        owner = _kernel_of(pid)
     if owner == kernel_id:
         return True
     name = os.path.basename(connection_file)

@@ -179,8 +179,9 @@ class Desk:
         if kernel_type:
             available = {name: about async for name, about in self._finder.find_kernels()}
             found = check_kernel_type(kernel_type, available, remedy="choose one of these")
-            if "unavailable" in available[found]:
-                raise DiscoveryError(available[found]["unavailable"])
+            reason = available[found].get("unavailable")
+            if reason is not None:
+                raise DiscoveryError(reason)
         LaunchParameters.check({"env": env}, argv=())
 
     @contextmanager

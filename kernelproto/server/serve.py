@@ -170,8 +170,9 @@ async def _check_kernel(finder: KernelFinder, name: str) -> None:
         found = check_kernel_type(name, available, remedy="install it, or name another one")
     except NoSuchKernel as error:
         raise InvalidSettings(f"kernel: {error}") from None
-    if "unavailable" in available[found]:
-        raise InvalidSettings(f"kernel: {available[found]['unavailable']}")
+    reason = available[found].get("unavailable")
+    if reason is not None:
+        raise InvalidSettings(f"kernel: {reason}")
 
 
 def _check_folder(root_dir: str) -> None:
