@@ -6,7 +6,7 @@ Run:   python examples/06_answer_input.py
 
 import anyio
 
-from kernelproto import InputRequest, run_kernel
+from kernelproto import ExecutionTimeout, InputRequest, run_kernel
 
 SIGN_IN = """
 import getpass
@@ -28,8 +28,10 @@ async def main() -> None:
         refused = await kernel.execute("input()")  # nobody to ask, and the kernel knows
         print("without on_input:", refused.error and refused.error.ename)
 
-        late = await kernel.execute("while True: pass", interrupt_timeout=0.5)
-        print("after half a second:", late.error and late.error.ename)
+        try:
+            await kernel.execute("while True: pass", timeout=0.5)
+        except ExecutionTimeout as late:
+            print("after half a second:", late.ename)
 
         with anyio.move_on_after(0.5):  # giving up, and stopping the code with it
             await kernel.execute("while True: pass", interrupt_on_cancel=True)

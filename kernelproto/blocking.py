@@ -19,7 +19,7 @@ from typing import Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 from anyio.from_thread import BlockingPortal, BlockingPortalProvider
 
 from kernelproto.client.client import KernelClient
-from kernelproto.client.execution import OnInput
+from kernelproto.client.questions import OnInput
 from kernelproto.client.requests import Requests
 from kernelproto.client.result import ExecutionResult
 from kernelproto.run import ConnectionSource, RunOptions, connect_kernel, run_kernel, start_kernel

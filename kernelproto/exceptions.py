@@ -8,7 +8,8 @@
     |  `- RemoteProtocolError           the other side did
     |     |- MalformedMessage           frames that are no message
     |     |- InvalidSignature           the HMAC does not match: wrong key, or a forgery
-    |     `- ReplayedMessage            a message that was received before
+    |     |- ReplayedMessage            a message that was received before
+    |     `- ReplyLost                  the kernel finished an execution without a reply
     |- DiscoveryError
     |  |- NoSuchKernel (LookupError)    no provider has a kernel type of that name
     |  `- InvalidKernelSpec (ValueError)
@@ -19,7 +20,9 @@
     |- KernelDied                       the kernel's process is gone
     |  `- KernelRestarted               and another one takes its place
     |- ClientClosed                     by us, in an orderly way
-    |- ExecutionError                   the user's code failed; only raise_for_error() raises it
+    |- ExecutionError                   the user's code failed; raise_for_error() raises it
+    |  `- ExecutionTimeout (TimeoutError)  it ran too long and was interrupted
+    |- KernelUnresponsive (TimeoutError)   an interrupt did not end the code
     |- OutputOverflow                   more output than the stated bound was left unread
     |- UnsupportedRequest               the kernel does not know this request
     |- PoolError                        a KernelPool does not do what it was asked for
@@ -41,7 +44,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 ErrorT = TypeVar("ErrorT", bound=BaseException)
 
@@ -72,6 +75,18 @@ class InvalidSignature(RemoteProtocolError):
 
 class ReplayedMessage(RemoteProtocolError):
     """A message with this signature was received before."""
+
+
+class ReplyLost(RemoteProtocolError):
+    """The kernel has finished an execution and not replied, so its outcome is unknown.
+
+    Attributes:
+        result: an ExecutionResult with the outputs that were received.
+    """
+
+    def __init__(self, message: str, *, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class DiscoveryError(KernelProtoError):
@@ -204,6 +219,46 @@ class ExecutionError(KernelProtoError):
         self.ename = ename
         self.evalue = evalue
         self.traceback = tuple(traceback)
+
+
+class ExecutionTimeout(ExecutionError, TimeoutError):
+    """Code ran longer than its timeout. It was interrupted, or the kernel was restarted.
+
+    Attributes:
+        seconds: the timeout.
+        result: an ExecutionResult, as far as the execution has come.
+        restarted: whether the kernel was restarted, because the interrupt did not end the code.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        seconds: float = 0.0,
+        result: Any = None,
+        restarted: bool = False,
+        ename: str = "",
+        evalue: str = "",
+        traceback: Sequence[str] = (),
+    ) -> None:
+        super().__init__(message, ename=ename, evalue=evalue, traceback=traceback)
+        self.seconds = seconds
+        self.result = result
+        self.restarted = restarted
+
+
+class KernelUnresponsive(KernelProtoError, TimeoutError):
+    """Code ran longer than its timeout, and an interrupt has not ended it. It still runs.
+
+    Attributes:
+        seconds: how long after the first interrupt the code still ran.
+        result: an ExecutionResult with the outputs that were received.
+    """
+
+    def __init__(self, message: str, *, seconds: float = 0.0, result: Any = None) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+        self.result = result
 
 
 class OutputOverflow(KernelProtoError):

@@ -184,7 +184,8 @@ def connect_kernel(
         connection: the contents of the connection file, or its path; a name, a pattern such as
             ``"kernel-*.json"`` or a part of the name is looked for in the Jupyter runtime folder.
         own: whether the kernel is taken over.
-        timeouts: only ``startup`` matters without *own*: until the kernel answers, in seconds.
+        timeouts: without *own* only two matter, in seconds: ``startup``, until the kernel answers,
+            and ``interrupt``.
 
     Raises:
         DiscoveryError: the connection file cannot be read, or the kernel cannot be taken over.
@@ -217,7 +218,7 @@ async def _run(name: str, options: RunOptions, *, outlives: bool = False) -> Asy
 async def _connect(
     connection: ConnectionSource, timeouts: Timeouts
 ) -> AsyncGenerator[KernelClient]:
-    async with open_client(_connection_info(connection)) as client:
+    async with open_client(_connection_info(connection), timeouts=timeouts) as client:
         with anyio.move_on_after(timeouts.startup) as waiting:
             await client.wait_for_ready()
         if waiting.cancelled_caught:

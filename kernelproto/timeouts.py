@@ -11,12 +11,14 @@ class Timeouts:
 
     Args:
         startup: from launching until the kernel is ready to execute.
+        interrupt: from interrupting an execution that exceeds its ``timeout`` until it has ended.
         shutdown: from shutdown_request until the process has ended by itself.
         terminate: from SIGTERM until the process has ended.
         kill: from SIGKILL until the process has ended.
     """
 
     startup: float = 60.0
+    interrupt: float = 5.0
     shutdown: float = 5.0
     terminate: float = 2.0
     kill: float = 5.0

@@ -54,12 +54,12 @@ WORDS = {
     "cwd",
     "env",
     "idle_timeout",
-    "interrupt_timeout",
     "language",
     "language_info",
     "launch_params",
     "pyimport",
     "state",
+    "timeout",
 }
 
 MIGRATIONS = sorted((ROOT / "docs" / "howto").glob("from-*.md"))

@@ -19,6 +19,7 @@ TREE = {
     "MalformedMessage": (exceptions.RemoteProtocolError,),
     "InvalidSignature": (exceptions.RemoteProtocolError,),
     "ReplayedMessage": (exceptions.RemoteProtocolError,),
+    "ReplyLost": (exceptions.RemoteProtocolError,),
     "DiscoveryError": (KernelProtoError,),
     "NoSuchKernel": (exceptions.DiscoveryError, LookupError),
     "InvalidKernelSpec": (exceptions.DiscoveryError, ValueError),
@@ -30,6 +31,8 @@ TREE = {
     "KernelRestarted": (exceptions.KernelDied,),
     "ClientClosed": (KernelProtoError,),
     "ExecutionError": (KernelProtoError,),
+    "ExecutionTimeout": (exceptions.ExecutionError, TimeoutError),
+    "KernelUnresponsive": (KernelProtoError, TimeoutError),
     "OutputOverflow": (KernelProtoError,),
     "UnsupportedRequest": (KernelProtoError,),
     "PoolError": (KernelProtoError,),
@@ -44,6 +47,7 @@ TREE = {
 }
 
 FACTS = {
+    "ReplyLost": {"result": "outputs"},
     "NoSuchKernel": {"name": "spec/pyhton", "available": ("spec/python", "spec/r")},
     "InvalidKernelSpec": {"path": "/kernels/r/kernel.json", "key": "argv"},
     "KernelExitedEarly": {"command": ("R", "--slave"), "returncode": -9, "stderr": "killed"},
@@ -51,6 +55,15 @@ FACTS = {
     "KernelDied": {"returncode": 1, "reason": "out of memory"},
     "KernelRestarted": {"returncode": -9, "reason": None},
     "ExecutionError": {"ename": "KeyError", "evalue": "'x'", "traceback": ("one", "two")},
+    "ExecutionTimeout": {
+        "seconds": 1.0,
+        "result": "outputs",
+        "restarted": True,
+        "ename": "KeyboardInterrupt",
+        "evalue": "",
+        "traceback": ("one", "two"),
+    },
+    "KernelUnresponsive": {"seconds": 5.0, "result": "outputs"},
     "OutputOverflow": {"discarded_messages": 3, "discarded_bytes": 4096},
     "PoolFull": {"limit": 50},
     "QuotaExceeded": {"limit": 1},

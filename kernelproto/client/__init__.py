@@ -2,8 +2,9 @@
 
 from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.comms import Comm, Comms
-from kernelproto.client.execution import Execution, OnInput
+from kernelproto.client.execution import Execution, ExecutionState
 from kernelproto.client.observers import MessageStream
+from kernelproto.client.questions import OnInput
 from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.result import ExecutionResult
 
@@ -12,6 +13,7 @@ __all__ = [
     "Comms",
     "Execution",
     "ExecutionResult",
+    "ExecutionState",
     "KernelClient",
     "MessageStream",
     "OnInput",

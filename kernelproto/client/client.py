@@ -21,7 +21,8 @@ from kernelproto.background import background_tasks, start_logged
 from kernelproto.client.comms import Comms, OnCommOpen
 from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.execution import Execution, ExecutionOptions
-from kernelproto.client.habits import TRAILING_SECONDS
+from kernelproto.client.executions import Executions
+from kernelproto.client.habits import SIDE_BY_SIDE, TRAILING_SECONDS
 from kernelproto.client.observers import (
     IOPUB,
     STREAM_LIMIT,
@@ -41,6 +42,7 @@ from kernelproto.exceptions import (
     LocalProtocolError,
 )
 from kernelproto.interfaces import Channels, OpenChannels
+from kernelproto.timeouts import Timeouts
 from kernelproto.transport import open_channels as open_zmq_channels
 from kernelproto.wire import content
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
@@ -49,6 +51,8 @@ from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Frame, Message
 
 OUTPUT_LIMIT = 256 * 2**20
+
+_DEFAULT_TIMEOUTS = Timeouts()
 
 _COMM_MESSAGES = frozenset(("comm_open", "comm_msg", "comm_close"))
 
@@ -64,8 +68,9 @@ class KernelClient(Requests):
     Attributes:
         connection_info: where the kernel is.
         session: the client session id.
-        interrupter: how ``execute`` interrupts the kernel; by default ``interrupt``.
+        interrupter: how ``execute`` interrupts the kernel; by default an interrupt_request.
         comms: the comms of this client.
+        executions: sends executions, and watches over them.
     """
 
     def __init__(
@@ -74,20 +79,23 @@ class KernelClient(Requests):
         *,
         session: str,
         output_limit: int,
+        timeouts: Timeouts,
         observers: Observers | None,
         comm_targets: dict[str, OnCommOpen],
     ) -> None:
         self.connection_info = info
         self.session = session
         self._info: content.KernelInfoReply | None = None
-        self.interrupter: Callable[[], Awaitable[object]] = self.interrupt
+        self.interrupter: Callable[[], Awaitable[object]] = self.request_interrupt
         self.comms = Comms(self, comm_targets)
         self._output_limit = output_limit
         self._dispatcher = Dispatcher(info, session, self._note)
+        self.executions = Executions(
+            self._dispatcher, self.start_task, self._interrupt, timeouts, Displays(output_limit)
+        )
         self._readiness = Readiness()
         self._own_observers = observers is None
         self._observers = Observers(self.start_task) if observers is None else observers
-        self._displays = Displays(output_limit)
         self._tasks: TaskGroup
 
     def attach(self, channels: Channels, tasks: TaskGroup) -> None:
@@ -157,6 +165,8 @@ class KernelClient(Requests):
         self._info = content_of(answer, content.KernelInfoReply)
         trailing = TRAILING_SECONDS.get(self._info.implementation, 0.0)
         self._dispatcher.conversation.trailing_seconds = trailing
+        if self._info.implementation in SIDE_BY_SIDE:
+            self._dispatcher.conversation.side_by_side = True
         return self._info
 
     async def request(
@@ -182,10 +192,19 @@ class KernelClient(Requests):
     def new_execution(
         self, request: content.ExecuteRequest, options: ExecutionOptions
     ) -> Execution:
-        return Execution(self, request, options=options, output_limit=self._output_limit)
+        if options.on_timeout == "restart":
+            raise LocalProtocolError(
+                'on_timeout="restart" needs a Kernel: a client has no process to replace'
+            )
+        limit = self._output_limit
+        return Execution(self.executions, request, options=options, output_limit=limit)
 
     async def interrupt(self) -> content.InterruptReply:
         """Ask the kernel to interrupt the running code. Specification: "Kernel interrupt"."""
+        return await self.executions.interrupt(self.request_interrupt)
+
+    async def request_interrupt(self) -> content.InterruptReply:
+        """Send the interrupt_request, and do nothing else; for ``interrupter``."""
         return await self._ask(content.InterruptRequest(), content.InterruptReply, "control")
 
     async def shutdown(
@@ -287,30 +306,9 @@ class KernelClient(Requests):
         """Wait until nothing more arrives from a kernel whose process has ended."""
         await self._dispatcher.settle()
 
-    async def send_execution(self, execution: Execution) -> None:
-        """Send an execution's request; part of ``ExecutionSender``."""
-        message = self._dispatcher.factory.message(
-            "execute_request", execution.request, subshell_id=execution.options.subshell_id
-        )
-        execution.msg_id = message.msg_id
-        execution.share(self._displays)
-        await self._dispatcher.send(message, "shell", execution)
-
-    def forget_execution(self, execution: Execution) -> None:
-        """Deliver nothing more to an execution; part of ``ExecutionSender``."""
-        if execution.msg_id is not None:
-            self._dispatcher.forget(execution.msg_id)
-
-    async def send_input(self, text: str, request: Message) -> None:
-        """Answer an input_request; part of ``ExecutionSender``."""
-        reply = content.InputReply(value=text)
-        await self._dispatcher.send(
-            self._dispatcher.factory.message("input_reply", reply, parent=request), "stdin"
-        )
-
     async def interrupt_kernel(self) -> None:
-        """Interrupt the running code; part of ``ExecutionSender``."""
-        await self.interrupter()
+        """Interrupt the running code, in whichever way the kernel wants it."""
+        await self.executions.interrupt_kernel()
 
     async def send_comm(
         self,
@@ -333,18 +331,23 @@ class KernelClient(Requests):
         """Run an async function while the client is open; part of ``CommSender``."""
         start_logged(self._tasks, function, *args)
 
+    async def _interrupt(self) -> None:
+        await self.interrupter()
+
     def _note(self, event: Event, channel: ChannelName) -> None:
         """Tell those who do not wait for a reply what has arrived."""
         message = event.message
         if channel == "iopub":
             self._readiness.subscribed.set(True)
+        elif channel == "shell":
+            self.executions.note_shell()
         if self._observers:
             self._observers.offer(message, channel)
         msg_type = message.header.msg_type
         if msg_type in _COMM_MESSAGES:
             self.comms.receive(message)
-        elif msg_type == "update_display_data" and self._displays:
-            self._displays.update(message.content, sum(map(len, message.parts)))
+        elif msg_type == "update_display_data":
+            self.executions.update_displays(message)
 
 
 @asynccontextmanager
@@ -353,6 +356,7 @@ async def open_client(
     *,
     open_channels: OpenChannels = open_zmq_channels,
     output_limit: int = OUTPUT_LIMIT,
+    timeouts: Timeouts = _DEFAULT_TIMEOUTS,
     observers: Observers | None = None,
     comm_targets: dict[str, OnCommOpen] | None = None,
 ) -> AsyncGenerator[KernelClient]:
@@ -362,6 +366,7 @@ async def open_client(
         info: where the kernel listens, or will.
         open_channels: how to get there; ZeroMQ by default.
         output_limit: how many bytes of unread outputs each execution keeps; see Execution.
+        timeouts: only ``interrupt`` matters here.
         observers: who watches, also when this client is closed; None means observers of its own.
         comm_targets: those that are registered already.
     """
@@ -372,6 +377,7 @@ async def open_client(
         info,
         session=session,
         output_limit=output_limit,
+        timeouts=timeouts,
         observers=observers,
         comm_targets={} if comm_targets is None else comm_targets,
     )

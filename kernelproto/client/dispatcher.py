@@ -29,8 +29,9 @@ from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_versi
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.content import Stream
-from kernelproto.wire.conversation import Conversation, Event, Origin, Request, Signal, State
+from kernelproto.wire.conversation import Conversation, Event, Origin, Request
 from kernelproto.wire.message import Frame, Message, MessageFactory, timestamp
+from kernelproto.wire.transitions import Signal, State
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Pending(Protocol):
     """Whoever waits for what belongs to one request."""
 
     def receive(self, event: Event) -> None:
-        """Take in an arrival."""
+        """Take in an arrival, or the end of a request of which the kernel has lost a message."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -131,6 +132,10 @@ class Dispatcher:
         self._pending.pop(msg_id, None)
         self.conversation.forget(msg_id)
 
+    def pending_for(self, request: Request) -> Pending | None:
+        """Return whoever waits for what belongs to an open request."""
+        return self._pending.get(request.message.msg_id)
+
     async def heartbeat(self) -> float:
         """Send a heartbeat and wait for its echo; return how long it took, in seconds."""
         beat = uuid.uuid4().bytes
@@ -160,6 +165,11 @@ class Dispatcher:
                 self._report_loss(frames, channel, error)
         else:
             self._route(message, channel)
+
+    def give_up(self, request: Request) -> None:
+        """End an open request to which the kernel will not reply."""
+        self.conversation.give_up(request)
+        self._end(request)
 
     def fail(self, error: KernelProtoError) -> None:
         """Let nobody wait any longer: every wait, now or later, raises a copy of *error*."""
@@ -194,6 +204,8 @@ class Dispatcher:
             return
         try:
             try:
+                for earlier in event.ended:
+                    self._end(earlier)
                 if event.request is not None:
                     self._hand_over(event, event.request)
             finally:
@@ -247,6 +259,11 @@ class Dispatcher:
         if request.state is State.DONE:
             del self._pending[msg_id]
         pending.receive(event)
+
+    def _end(self, request: Request) -> None:
+        """Tell the waiting side that nothing more comes, although a message is missing."""
+        pending = self._pending.pop(request.message.msg_id)
+        pending.receive(Event(Signal.LATER_REPLY, Origin.OWN, request.message, request))
 
     def _raise_failure(self) -> None:
         if self.failure is not None:

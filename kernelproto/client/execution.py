@@ -2,47 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import math
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import anyio
-from anyio import get_cancelled_exc_class, to_thread
+from anyio import get_cancelled_exc_class
 from anyio.lowlevel import checkpoint
 
+from kernelproto.client.outcome import Outcome, reply_lost
 from kernelproto.client.output_buffer import OutputBuffer
 from kernelproto.client.page import Displays, LastingOutput
+from kernelproto.client.questions import OnInput, Questions
 from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.reply import CATCHING_UP_SECONDS
 from kernelproto.client.result import ExecutionResult
-from kernelproto.exceptions import (
-    ClientClosed,
-    KernelProtoError,
-    LocalProtocolError,
-    MalformedMessage,
-    fresh,
-)
-from kernelproto.log_counts import LogCounts
+from kernelproto.client.stopping import OnTimeout, Stopper, Turn
+from kernelproto.exceptions import ClientClosed, ExecutionTimeout, MalformedMessage
 from kernelproto.wire.content import (
-    ExecuteReply,
     ExecuteRequest,
-    InputRequest,
     Output,
 )
-from kernelproto.wire.conversation import Event, Request, Signal, State
+from kernelproto.wire.conversation import Event, Request
 from kernelproto.wire.message import Message
+from kernelproto.wire.transitions import Signal, State
 
-logger = logging.getLogger(__name__)
+ExecutionState: TypeAlias = Literal["prepared", "queued", "running", "done"]
 
-OnInput = Callable[[InputRequest], str | Awaitable[str]]
-
-# How long the kernel may take to react to an interrupt; what comes of it later is seen anyway.
+# How long a cancelled task waits for the end of the code that it has interrupted.
 _INTERRUPT_SECONDS = 2.0
 
 # Outputs that are here already are read without waiting, but not so many that nobody else gets a
@@ -56,12 +46,13 @@ class ExecutionOptions:
 
     on_input: OnInput | None = None
     subshell_id: str | None = None
-    interrupt_timeout: float | None = None
+    timeout: float | None = None
+    on_timeout: OnTimeout = "raise"
     idle_timeout: float | None = None
     interrupt_on_cancel: bool = False
 
 
-class ExecutionSender(Protocol):
+class ExecutionSender(Stopper, Protocol):
     """What an Execution needs of the client that it belongs to."""
 
     async def send_execution(self, execution: Execution) -> None:
@@ -76,10 +67,6 @@ class ExecutionSender(Protocol):
         """Answer an input_request."""
         ...
 
-    async def interrupt_kernel(self) -> None:
-        """Interrupt the running code, in whichever way the kernel wants it."""
-        ...
-
 
 class Execution:
     """Code that is being run, or is about to be.
@@ -92,7 +79,9 @@ class Execution:
     - ``async with kernel.execute(...) as execution`` sends the request on entry. Leaving the block
       before the end gives up on what is still to come; the kernel is not interrupted.
 
-    Cancelling the task that waits does nothing to the kernel; it can be waited for again.
+    Cancelling the task that waits does nothing to the kernel; it can be waited for again. With
+    ``interrupt_on_cancel`` it interrupts the code: at once when the code runs, otherwise as soon as
+    its turn comes. No interrupt of an execution strikes the code of another one.
 
     Outputs are kept, in order, until they are read, up to the client's ``output_limit`` in bytes.
     What exceeds it is discarded, and the reader gets OutputOverflow after what was kept.
@@ -101,9 +90,10 @@ class Execution:
     output cannot be read: a RefusedOutput takes its place.
 
     ``on_input`` is called in the task that waits, when the kernel asks for input; a plain function
-    runs in a worker thread. What it raises, the waiting task raises. The other options are acted on
-    while a task waits, too: see ``execute``. A kernel that asks although it was told not to gets an
-    empty answer, and a warning is logged.
+    runs in a worker thread. What it raises, the waiting task raises. A kernel that asks although it
+    was told not to gets an empty answer, and a warning is logged.
+
+    The ``timeout`` counts from when the kernel begins the execution, whether a task waits or not.
 
     It ends with the kernel's reply and "idle". Of the few kernels whose last outputs come later it
     ends a quarter of a second after the last one.
@@ -113,6 +103,11 @@ class Execution:
         ClientClosed: the client was closed, or the execution's block was left before its end.
         OutputOverflow: outputs were not read in time.
         MalformedMessage: the kernel's reply cannot be read.
+        ReplyLost: the kernel is done with the execution and has not replied. The outputs are in its
+            ``result``.
+        ExecutionTimeout: the code ran longer than its ``timeout``. Its ``result`` is what the code
+            has come to; iterating first gives the outputs.
+        KernelUnresponsive: so it did, and the interrupt has not ended it.
 
     Specification: "Execute".
 
@@ -134,19 +129,17 @@ class Execution:
         self.msg_id: str | None = None
         self._sender = sender
         self._buffer = OutputBuffer(output_limit)
+        self._outcome = Outcome(self._buffer)
+        on_input = options.on_input if request.allow_stdin else None
+        self._questions = Questions(on_input, sender.send_input)
+        self._turn = Turn(sender)
         self._used = False
         self._sent = False
         self._ended = False
         self._trailing = False
-        self._reply: Message | None = None
-        self._error: Exception | None = None
-        self._question: Message | None = None
-        self._answering: anyio.CancelScope | None = None
         self._news = anyio.Event()
         self._iterated = False
-        self._log_counts = LogCounts()
         self._reads = 0
-        self._interrupt_at = math.inf
         self._silence_until = math.inf
 
     def __del__(self) -> None:
@@ -156,6 +149,19 @@ class Execution:
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    @property
+    def state(self) -> ExecutionState:
+        """How far it has come.
+
+        "prepared" before it is sent; "queued" until the kernel begins it; "running" until its
+        reply and its last outputs are here; "done".
+        """
+        if self._ended:
+            return "done"
+        if self._turn.begun:
+            return "running"
+        return "queued" if self._sent else "prepared"
 
     @property
     def outputs(self) -> Sequence[LastingOutput]:
@@ -173,8 +179,9 @@ class Execution:
         if not self._sent:
             await self._send()
         while (output := self._buffer.read()) is None:
-            self._raise_failure()
+            self._outcome.raise_failure()
             if self._ended:
+                self._outcome.raise_timeout()
                 raise StopAsyncIteration
             await self._progress()
         self._reads += 1
@@ -195,8 +202,43 @@ class Execution:
         if exc_type is not None and issubclass(exc_type, get_cancelled_exc_class()):
             await self._interrupt_if_asked()
         if not self._ended:
-            self._sender.forget_execution(self)
-            self.fail(ClientClosed("the execution's block was left before its end"))
+            error = ClientClosed("the execution's block was left before its end")
+            if self._turn.unwanted:  # it is still to be interrupted
+                self._close(error)
+            else:
+                self.abandon(error)
+
+    async def interrupt(self) -> None:
+        """Interrupt this execution, and no other one.
+
+        Code that runs is interrupted at once. An execution that is prepared or queued, or whose
+        code has not begun yet, is interrupted as soon as its code runs, and again until it ends:
+        this returns before. It does nothing to an execution that is over.
+
+        Raises:
+            UnsupportedRequest: the kernel cannot be interrupted.
+            KernelDied, ClientClosed: there is no kernel any more.
+        """
+        if self._turn.occupies_kernel and self._turn.shows_code:
+            await self._sender.interrupt_kernel()
+        else:
+            self._turn.interrupt_when_running()
+            await checkpoint()
+
+    @property
+    def turn(self) -> Turn:
+        """How far the kernel has come with it; for the client."""
+        return self._turn
+
+    def time_is_up(self, error: ExecutionTimeout) -> None:
+        """Raise *error* in the tasks that wait, once the execution has ended."""
+        self._outcome.timed_out = error
+
+    def abandon(self, error: Exception) -> None:
+        """Expect nothing more from the kernel, and end the execution with *error*."""
+        self._sender.forget_execution(self)
+        self._buffer.complete = False
+        self.fail(error)
 
     def receive(self, event: Event) -> None:
         """Take in what the kernel has sent for this execution; called by the client.
@@ -204,14 +246,31 @@ class Execution:
         Raises:
             MalformedMessage: an output whose content cannot be read.
         """
+        if not self._turn.shows_code:
+            self._note_progress(event.signal)
         if event.signal is Signal.OUTPUT:
             self._receive_output(event.message)
         elif event.signal is Signal.INPUT:
-            self._question = event.message
+            self._questions.ask(event.message)
             self._news.set()
+        elif event.signal is Signal.IDLE:
+            self._turn.end()
         request = event.request
-        if request is not None and request.reply is not None:
+        if request is None:
+            return
+        if request.state is State.LOST:
+            self._buffer.complete &= request.idle_at is not None
+            self.fail(reply_lost(request))
+        elif request.reply is not None:
+            # Without its "idle" nothing tells whether all outputs are here.
+            self._buffer.complete &= event.signal is not Signal.LATER_REPLY
             self._receive_reply(request, request.reply)
+
+    def _note_progress(self, signal: Signal) -> None:
+        begins = self._turn.note(signal)
+        options = self.options
+        if begins and options.timeout is not None:
+            self._turn.limit(self, seconds=options.timeout, on_timeout=options.on_timeout)
 
     def _receive_output(self, message: Message) -> None:
         try:
@@ -222,6 +281,8 @@ class Execution:
         self._keep_output(output, message)
 
     def _keep_output(self, output: Output, message: Message) -> None:
+        if self._ended:
+            return  # its block was left
         kept = self._buffer.append(output, sum(map(len, message.parts)))
         # Who awaits the result need not be woken for each of its parts.
         if self._iterated or not kept:
@@ -229,8 +290,11 @@ class Execution:
 
     def _receive_reply(self, request: Request, reply: Message) -> None:
         # Who has replied waits for no answer any more, whatever became of the question.
-        self._withdraw_question()
-        self._reply = reply
+        self._questions.withdraw()
+        self._outcome.reply = reply
+        self._turn.end()
+        if self._ended:
+            return  # its block was left
         self._ended = request.state is State.DONE
         self._trailing = request.state is State.TRAILING
         silence = request.trailing_seconds if self._trailing else self.options.idle_timeout
@@ -245,27 +309,22 @@ class Execution:
 
     def fail(self, error: Exception) -> None:
         """End the execution with *error*; called by the client."""
-        self._error = error
+        self._turn.end()
+        self._close(error)
+
+    def _close(self, error: Exception) -> None:
+        """End the waiting with *error*."""
+        self._outcome.fail(error)
         self._ended = True
-        self._withdraw_question()
+        self._questions.withdraw()
         self._news.set()
 
     async def _result(self) -> ExecutionResult:
         await self._send()
         while not self._ended and self._buffer.overflow() is None:
             await self._progress()
-        self._raise_failure()
-        assert self._reply is not None
-        reply = self._reply.content
-        if not isinstance(reply, ExecuteReply):
-            raise MalformedMessage(f"an execute_request was answered by {self._reply.msg_type}")
-        return ExecutionResult.of(
-            reply, self._buffer.kept(), outputs_complete=self._buffer.complete
-        )
-
-    @property
-    def _occupies_kernel(self) -> bool:
-        return not (self._ended or self._trailing)
+        self._outcome.raise_failure()
+        return self._outcome.result()
 
     async def _send(self) -> None:
         self._used = True
@@ -274,9 +333,6 @@ class Execution:
         self._sent = True
         try:
             await self._sender.send_execution(self)
-            if self.options.interrupt_timeout is not None:
-                self._interrupt_at = anyio.current_time() + self.options.interrupt_timeout
-                self._news.set()  # whoever waits besides has to know this time as well
         except BaseException:
             self._sent = False
             self._news.set()
@@ -284,15 +340,14 @@ class Execution:
 
     async def _progress(self) -> None:
         """Wait until something may have changed, answering the kernel's question meanwhile."""
-        deadline = min(self._interrupt_at, self._silence_until)
         try:
-            if deadline == math.inf:
+            if self._silence_until == math.inf:
                 await self._change()
             else:
-                with anyio.CancelScope(deadline=deadline) as waiting:
+                with anyio.CancelScope(deadline=self._silence_until) as waiting:
                     await self._change()
                 if waiting.cancelled_caught:
-                    await self._act_on_deadline()
+                    await self._end_after_silence()
         except get_cancelled_exc_class():
             await self._interrupt_if_asked()
             raise
@@ -300,8 +355,11 @@ class Execution:
     async def _change(self) -> None:
         if not self._sent:  # the task that was about to send it has failed
             await self._send()
-        elif self._question is not None and self._answering is None:
-            await self._answer(self._question)
+        elif self._questions.needs_answer:
+            try:
+                await self._questions.answer()
+            finally:
+                self._news.set()  # if this task has failed, another one that waits may do better
         else:
             await self._wait_for_news()
 
@@ -310,78 +368,21 @@ class Execution:
             self._news = anyio.Event()
         await self._news.wait()
 
-    async def _act_on_deadline(self) -> None:
-        now = anyio.current_time()
-        if now >= self._interrupt_at:
-            self._interrupt_at = math.inf
-            with anyio.move_on_after(_INTERRUPT_SECONDS):
-                await self._interrupt()
-        if now >= self._silence_until:
-            with anyio.move_on_after(CATCHING_UP_SECONDS):
-                await self._wait_for_news()
-                return
-            self._sender.forget_execution(self)
-            self._buffer.complete &= self._trailing
-            self._ended = True
-            self._news.set()
+    async def _end_after_silence(self) -> None:
+        with anyio.move_on_after(CATCHING_UP_SECONDS):
+            await self._wait_for_news()
+            return
+        self._sender.forget_execution(self)
+        self._buffer.complete &= self._trailing
+        self._ended = True
+        self._news.set()
 
     async def _interrupt_if_asked(self) -> None:
-        if self.options.interrupt_on_cancel and self._occupies_kernel:
+        if not self.options.interrupt_on_cancel or not self._sent or self._ended:
+            return
+        self._turn.interrupt_when_running()
+        if self._turn.begun or self._turn.over:
             with anyio.move_on_after(_INTERRUPT_SECONDS, shield=True):
-                await self._interrupt()
                 # Whatever is sent while the code still runs, the kernel would abort with it.
-                while self._occupies_kernel:
+                while not (self._ended or self._trailing):
                     await self._wait_for_news()
-
-    async def _interrupt(self) -> None:
-        # Once it has replied the interrupt would hit whatever runs next, or an idle kernel, which
-        # some do not survive.
-        if self._reply is None:
-            with suppress(KernelProtoError):
-                await self._sender.interrupt_kernel()
-
-    async def _answer(self, question: Message) -> None:
-        try:
-            with anyio.CancelScope() as self._answering:
-                text = await self._answer_to(question.content)
-                if self._question is question:
-                    await self._sender.send_input(text, question)
-                if self._question is question:
-                    self._question = None
-        finally:
-            self._answering = None
-            self._news.set()  # if this task has failed, another one that waits may do better
-
-    async def _answer_to(self, question: InputRequest) -> str:
-        if self.options.on_input is not None and self.request.allow_stdin:
-            return await _ask(self.options.on_input, question)
-        # Without an answer the kernel would wait for ever, and so would everybody else.
-        text = "the kernel asks %r and gets no text: allow_stdin is False"
-        self._log_counts.log(logger, logging.WARNING, "asked", text, question.prompt[:200])
-        return ""
-
-    def _withdraw_question(self) -> None:
-        self._question = None
-        if self._answering is not None:
-            self._answering.cancel()
-
-    def _raise_failure(self) -> None:
-        overflow = self._buffer.overflow()
-        if overflow is not None:
-            raise overflow
-        if self._error is not None:
-            raise fresh(self._error)
-
-
-async def _ask(on_input: OnInput, question: InputRequest) -> str:
-    if inspect.iscoroutinefunction(on_input):
-        answer = await on_input(question)
-    else:
-        # It may well be input() or getpass(), which would hold up the event loop. What it returns
-        # comes in a tuple, because Trio lets no awaitable out of a thread.
-        (answer,) = await to_thread.run_sync(lambda: (on_input(question),), abandon_on_cancel=True)
-        if inspect.isawaitable(answer):
-            answer = await answer
-    if not isinstance(answer, str):
-        raise LocalProtocolError(f"on_input must return a str, not {type(answer).__name__}")
-    return answer

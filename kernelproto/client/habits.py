@@ -11,3 +11,7 @@ TRAILING_SECONDS: Mapping[str, float] = {
     # later when the machine is busy.
     "Deno kernel": 0.15,
 }
+
+# Kernels that run executions side by side, so that a reply to a later one proves nothing about an
+# earlier one.
+SIDE_BY_SIDE = frozenset(("akernel", "async_kernel"))

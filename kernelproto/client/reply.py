@@ -32,8 +32,9 @@ from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import UnsupportedRequest
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import KernelInfoRequest
-from kernelproto.wire.conversation import Event, Signal
+from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
+from kernelproto.wire.transitions import Signal, State
 
 # How long a request goes without any sign of life before fences are sent after it.
 _FENCE_SECONDS = 1.0
@@ -70,6 +71,8 @@ class Reply(Waiter[Message]):
         """Take in an arrival; see Pending."""
         if event.request is not None and event.request.reply is not None:
             self.set(event.request.reply)
+        elif event.request is not None and event.request.state is State.LOST:
+            self._wait_until(-math.inf)
         elif event.signal is Signal.BUSY:
             self._reported = True
             self._wait_until(math.inf)

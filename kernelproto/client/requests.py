@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from kernelproto.client.execution import Execution, ExecutionOptions, OnInput
+from kernelproto.client.execution import Execution, ExecutionOptions
+from kernelproto.client.questions import OnInput
+from kernelproto.client.stopping import OnTimeout
 from kernelproto.exceptions import LocalProtocolError, RemoteProtocolError, UnsupportedRequest
 from kernelproto.wire import content
 from kernelproto.wire.connection import ChannelName
@@ -88,7 +90,8 @@ class Requests(ABC):
         stop_on_error: bool = True,
         on_input: OnInput | None = None,
         subshell_id: str | None = None,
-        interrupt_timeout: float | None = None,
+        timeout: float | None = None,
+        on_timeout: OnTimeout = "raise",
         idle_timeout: float | None = None,
         interrupt_on_cancel: bool = False,
     ) -> Execution:
@@ -104,23 +107,34 @@ class Requests(ABC):
             on_input: called with an InputRequest when the code asks for input; returns the answer.
                 An async function, or a plain one, which runs in a worker thread.
             subshell_id: the subshell to run it in, beside what the main shell runs.
-            interrupt_timeout: after so many seconds the code is interrupted; waiting goes on, and
-                the result is normally the KeyboardInterrupt. For giving up, too, use
-                ``anyio.fail_after`` around the waiting.
+            timeout: how many seconds the code may run, from when the kernel begins it; waiting in
+                the kernel's queue does not count. Then it is interrupted, and when it has ended the
+                execution raises ExecutionTimeout, which carries the result. To limit the waiting
+                instead, put ``anyio.fail_after`` around it.
+            on_timeout: what happens if the code goes on for ``Timeouts.interrupt`` seconds after
+                the interrupt: "raise" raises KernelUnresponsive; "restart" restarts the kernel and
+                raises ExecutionTimeout. Only a Kernel can be restarted, not a KernelClient.
             idle_timeout: how many seconds of silence after the reply are taken for the end when the
                 kernel does not report that it is idle; the result's ``outputs_complete`` is then
                 False. None means to wait until it does.
             interrupt_on_cancel: whether cancelling the task that waits interrupts the code, which
-                otherwise goes on.
+                otherwise goes on. Code whose turn has not come yet is interrupted when it comes.
 
         Raises:
-            LocalProtocolError: *allow_stdin* is True and there is nobody to ask.
+            LocalProtocolError: *allow_stdin* is True and there is nobody to ask, *timeout* is
+                negative, or the kernel cannot be restarted *on_timeout*.
             UnsupportedRequest: a *subshell_id* is given and the kernel has no subshells.
 
         Specification: "Execute".
         """
         if allow_stdin and on_input is None:
             raise LocalProtocolError("allow_stdin=True needs an on_input to answer with")
+        if on_timeout not in ("raise", "restart"):
+            raise LocalProtocolError(f'on_timeout must be "raise" or "restart", not {on_timeout!r}')
+        if timeout is None and on_timeout == "restart":
+            raise LocalProtocolError('on_timeout="restart" needs a timeout')
+        if timeout is not None and not timeout >= 0:
+            raise LocalProtocolError(f"timeout must be seconds, 0 or more, not {timeout!r}")
         if subshell_id is not None:
             self._require(_SUBSHELLS)
         request = content.ExecuteRequest(
@@ -134,7 +148,8 @@ class Requests(ABC):
         options = ExecutionOptions(
             on_input=on_input,
             subshell_id=subshell_id,
-            interrupt_timeout=interrupt_timeout,
+            timeout=timeout,
+            on_timeout=on_timeout,
             idle_timeout=idle_timeout,
             interrupt_on_cancel=interrupt_on_cancel,
         )

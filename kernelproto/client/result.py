@@ -26,7 +26,8 @@ class ExecutionResult:
 
     Attributes:
         status: "ok", "error", or "aborted" when the kernel did not run it because an earlier one
-            failed. Code that was run and interrupted is an "error".
+            failed. Code that was run and interrupted is an "error". "unknown" is the status of a
+            result that an exception carries: the kernel has not told how the execution ended.
         outputs: the outputs in order, with update_display_data and clear_output applied.
         outputs_complete: whether ``outputs`` has all of them. It has not if they were read by
             iteration and were too many to be kept as well, or if the client could not read one: a
@@ -39,7 +40,7 @@ class ExecutionResult:
             its outputs alone, ``ename`` is empty.
     """
 
-    status: Literal["ok", "error", "aborted"]
+    status: Literal["ok", "error", "aborted", "unknown"]
     outputs: Sequence[LastingOutput] = ()
     outputs_complete: bool = True
     execution_count: int | None = None
@@ -62,6 +63,14 @@ class ExecutionResult:
             payload=reply.payload,
             error=error,
         )
+
+    @classmethod
+    def without_reply(cls, outputs: Iterable[Output], *, outputs_complete: bool) -> ExecutionResult:
+        """Return the result so far of an execution to which the kernel has not replied."""
+        page = fold_outputs(outputs)
+        error = next((output for output in page if isinstance(output, ErrorOutput)), None)
+        status: Literal["error", "unknown"] = "unknown" if error is None else "error"
+        return cls(status=status, outputs=page, outputs_complete=outputs_complete, error=error)
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -91,10 +100,12 @@ class ExecutionResult:
         """Return the result itself if the code ran to its end.
 
         Raises:
-            ExecutionError: it raised an exception, or was not run at all.
+            ExecutionError: it raised an exception, was not run at all, or its end is unknown.
         """
         if self.status == "ok":
             return self
+        if self.status == "unknown":
+            raise ExecutionError("the kernel has not told how the execution ended")
         if self.error is None:
             raise ExecutionError("not executed: an earlier execution failed")
         error = self.error

@@ -14,7 +14,7 @@ from kernelproto.notebook.nodes import Node
 from kernelproto.notebook.outputs import Displays, Page
 from kernelproto.notebook.widgets import Widgets
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.content import ExecuteInput, ExecuteReply, Output, Status
+from kernelproto.wire.content import ErrorOutput, ExecuteInput, ExecuteReply, Output, Status
 from kernelproto.wire.message import Message
 
 _COMM_STATES = frozenset(("comm_open", "comm_msg"))
@@ -59,6 +59,11 @@ class Recorder:
             times = node["metadata"]["execution"]
         cell = _Cell(node, Page(node["outputs"], self._displays, self._limit), times)
         self._begun = (request, cell)
+
+    def add(self, output: ErrorOutput, request: Request) -> None:
+        """Add an output to the cell that *request* executes."""
+        self.settle()
+        self._cells[request.msg_id or ""].page.take(output, len(output.evalue))
 
     def settle(self) -> None:
         """Let everything that was received be in the notebook."""

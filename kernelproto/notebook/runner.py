@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import anyio
 from anyio import to_thread
 
 from kernelproto.client import ExecutionResult, KernelClient
-from kernelproto.exceptions import CellTimeout
+from kernelproto.exceptions import (
+    CellTimeout,
+    ExecutionTimeout,
+    KernelUnresponsive,
+    ReplyLost,
+)
 from kernelproto.notebook.events import (
     CellEvent,
     CellFinished,
@@ -32,10 +35,7 @@ from kernelproto.notebook.result import NotebookResult
 from kernelproto.supervise import Kernel
 from kernelproto.supervise.to_the_end import to_the_end
 from kernelproto.wire import tolerant_json
-from kernelproto.wire.content import CommMessage, KernelInfoRequest
-
-# How long code may go on after it was interrupted because its time was over.
-_INTERRUPT_SECONDS = 5.0
+from kernelproto.wire.content import CommMessage, ErrorOutput, KernelInfoRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,29 +118,31 @@ class NotebookRunner:
 
     async def _execute(self, index: int, number: int) -> AsyncGenerator[CellEvent]:
         cell = self._nb["cells"][index]
-        timeout = self._options.timeout
         # One request at a time: there is nothing behind it that an error should abort.
         execution = self._kernel.execute(
-            cell["source"], allow_stdin=False, stop_on_error=False, interrupt_timeout=timeout
+            cell["source"], allow_stdin=False, stop_on_error=False, timeout=self._options.timeout
         )
         self._recorder.begin(execution, cell)
-        began, began_at = anyio.current_time(), time.perf_counter()
-        async with execution:
-            deadline = math.inf if timeout is None else began + timeout + _INTERRUPT_SECONDS
-            while True:
-                output = None
-                with anyio.CancelScope(deadline=deadline) as waiting:
-                    output = await anext(execution, None)
-                if waiting.cancelled_caught:
-                    raise self._ignores_interrupt(index, number, anyio.current_time() - began)
-                if output is None:
-                    break
-                yield CellOutput(index=index, output=output)
-            result = await execution
+        began_at = time.perf_counter()
+        result: ExecutionResult
+        status: CellStatus
+        try:
+            async with execution:
+                async for output in execution:
+                    yield CellOutput(index=index, output=output)
+                result = await execution
+            status = "ok" if result.status == "unknown" else result.status
+        except ExecutionTimeout as error:
+            result, status = error.result, "timeout"
+        except ReplyLost as error:
+            lost = ErrorOutput(type(error).__name__, str(error), [str(error)])
+            self._recorder.add(lost, execution)
+            result, status = replace(error.result, status="error", error=lost), "error"
+        except KernelUnresponsive as error:
+            raise self._ignores_interrupt(
+                index, number, time.perf_counter() - began_at, error.seconds
+            ) from error
         cell["execution_count"] = result.execution_count
-        status: CellStatus = result.status
-        if status == "error" and timeout is not None and anyio.current_time() >= began + timeout:
-            status = "timeout"
         finished = CellFinished(
             index=index,
             number=number,
@@ -165,11 +167,12 @@ class NotebookRunner:
             or (result.error is not None and result.error.ename in options.allow_error_names)
         )
 
-    def _ignores_interrupt(self, index: int, number: int, seconds: float) -> CellTimeout:
+    def _ignores_interrupt(
+        self, index: int, number: int, seconds: float, grace: float
+    ) -> CellTimeout:
         return CellTimeout(
-            f"{describe_cell(number, self._total)} goes on after {seconds:.1f} s, although it "
-            f"was interrupted {_INTERRUPT_SECONDS:g} s ago: give it a longer timeout, or end its "
-            "kernel",
+            f"{describe_cell(number, self._total)} still runs after {seconds:.1f} s, although it "
+            f"was interrupted {grace:g} s ago: give it a longer timeout, or restart its kernel",
             index=index,
             seconds=seconds,
         )

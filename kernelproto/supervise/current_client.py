@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from kernelproto.client.client import KernelClient
 from kernelproto.client.execution import Execution
 from kernelproto.supervise.generations import Generations
+from kernelproto.timeouts import Timeouts
 from kernelproto.wire.message import Message
 
 
@@ -21,19 +24,32 @@ class CurrentClient:
         self._generations = generations
         self._client: KernelClient = generations.current.client
 
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long the kernel may take to react to an interrupt."""
+        return self._client.executions.timeouts
+
     async def send_execution(self, execution: Execution) -> None:
         """Send it to the kernel as it is now; wait for one that is being restarted."""
         self._client = await self._generations.client()
-        await self._client.send_execution(execution)
+        await self._client.executions.send_execution(execution)
 
     def forget_execution(self, execution: Execution) -> None:
         """Deliver nothing more to it."""
-        self._client.forget_execution(execution)
+        self._client.executions.forget_execution(execution)
 
     async def send_input(self, text: str, request: Message) -> None:
         """Answer an input_request."""
-        await self._client.send_input(text, request)
+        await self._client.executions.send_input(text, request)
 
     async def interrupt_kernel(self) -> None:
         """Interrupt the running code, in whichever way the kernel wants it."""
         await self._client.interrupt_kernel()
+
+    async def restart_kernel(self) -> None:
+        """Replace the kernel's process by a new one."""
+        await self._generations.restart()
+
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function for as long as the kernel is served, also across a restart."""
+        self._generations.start_task(function, *args)

@@ -137,7 +137,7 @@ class Generation:
         try:
             await self.manager.interrupt()
         except UnsupportedRequest:
-            await self.client.interrupt()
+            await self.client.request_interrupt()
 
     async def kill(self, reason: str) -> None:
         """Kill the process, whose death then has this reason."""
@@ -290,7 +290,11 @@ async def _open(
         if isinstance(manager, BringsChannels):
             open_channels = manager.open_channels
         async with open_client(
-            info, open_channels=open_channels, observers=observers, comm_targets=comm_targets
+            info,
+            open_channels=open_channels,
+            timeouts=timeouts,
+            observers=observers,
+            comm_targets=comm_targets,
         ) as client:
             generation = Generation(info, manager, client, timeouts)
             try:

@@ -6,16 +6,10 @@ of the world is handed in.
 
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
-from kernelproto.wire.conversation import (
-    Conversation,
-    Event,
-    Origin,
-    Request,
-    Signal,
-    State,
-)
+from kernelproto.wire.conversation import Conversation, Event, Origin, Request
 from kernelproto.wire.message import Frame, Header, Message, MessageFactory
 from kernelproto.wire.signing import ReplayWindow, Signer
+from kernelproto.wire.transitions import Signal, State
 
 __all__ = [
     "CHANNEL_NAMES",

@@ -8,22 +8,47 @@ an Event that says whose the arrival is and what it means; it never sends, waits
 
 Every request that expects a reply is one small automaton. Its states:
 
-    SENT      nothing final has come back yet
-    REPLIED   the reply is here; the kernel's "idle" for this request is not
-    IDLED     "idle" is here; the reply is not
-    TRAILING  both are here; only silence tells that no more outputs come
-    DONE      over; the conversation has forgotten the request
+    SENT       nothing final has come back yet
+    OVERTAKEN  nothing either, but the kernel has replied to a later execution
+    REPLIED    the reply is here; the kernel's "idle" for this request is not
+    IDLED      "idle" is here; the reply is not
+    TRAILING   both are here; only silence tells that no more outputs come
+    LOST       over without a reply: none will come
+    DONE       over
 
 An execute_request is over when both its reply (shell or control) and its "idle" (iopub) have
 arrived, because these are different sockets and either may come first, and because outputs come
 before "idle" but not always before the reply. Any other request is over with its reply. A request
-that the kernel aborted produces no outputs, so its reply ends it.
+that the kernel aborted produces no outputs, so its reply ends it. The conversation forgets a
+request that is over.
 
 Some kernels say "idle" before the last outputs have left them (``trailing_seconds``). Their
 executions stay open, TRAILING, until whoever has the clock finds that it was quiet for that long,
 and forgets them.
 
-The tables below are the whole of it; a pair that is not in them changes nothing.
+Lost replies
+------------
+
+A kernel may lose a reply, an "idle", or both: its code raised where it should not, or an interrupt
+struck between two messages. The order of the messages proves the loss. Requests with the same
+channel and subshell are one *line*: a kernel serves a line in order and replies in order. So a
+reply to one request is a signal to the earlier ones of its line:
+
+    LATER_REPLY  the kernel has replied to a later request
+    LATER_DONE   a later execution is over
+
+- After "idle", LATER_REPLY proves that the reply is lost, unless the later request was begun before
+  that "idle": the kernel then serves the two side by side.
+- After the reply, LATER_DONE proves that "idle" is lost: the result is there.
+- Before both, a later reply proves little. Some kernels answer other requests while code runs, so
+  only the reply to an execution counts. A few kernels run even executions side by side
+  (``side_by_side``), so the request is not LOST, but OVERTAKEN: a sign of life revokes that, and
+  ``give_up`` ends it after a silence. A reply out of order shows that a kernel is one of those few.
+
+An aborted reply proves nothing: a kernel may abort its queue before it replies to the execution
+that has failed.
+
+The tables of ``transitions.py`` are the whole of it; a pair that is not in them changes nothing.
 
 Whose an arrival is (Origin) is told by its parent header: a request that is still open (OWN), one
 of this session that is over or was given up (LATE: background threads write whenever they like),
@@ -32,37 +57,24 @@ another client's request (FOREIGN), or none at all (KERNEL).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from typing import TypeAlias
 
 import msgspec
 
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
-
-
-class State(StrEnum):
-    """How far a request has come."""
-
-    SENT = "sent"
-    REPLIED = "replied"
-    IDLED = "idled"
-    TRAILING = "trailing"
-    DONE = "done"
-
-
-class Signal(StrEnum):
-    """What an arriving message means for its request."""
-
-    BUSY = "busy"
-    IDLE = "idle"
-    OUTPUT = "output"
-    INPUT = "input"
-    REPLY = "reply"
-    ABORT = "abort"
-    STARTING = "starting"
-    OTHER = "other"
+from kernelproto.wire.transitions import (
+    REPLY_AND_IDLE,
+    REPLY_IDLE_AND_SILENCE,
+    REPLY_ONLY,
+    Signal,
+    State,
+    Transitions,
+)
 
 
 class Origin(StrEnum):
@@ -74,33 +86,12 @@ class Origin(StrEnum):
     KERNEL = "kernel"
 
 
-Transitions = Mapping[State, Mapping[Signal, State]]
-
-REPLY_AND_IDLE: Transitions = {
-    State.SENT: {
-        Signal.REPLY: State.REPLIED,
-        Signal.IDLE: State.IDLED,
-        Signal.ABORT: State.DONE,
-    },
-    State.REPLIED: {Signal.IDLE: State.DONE},
-    State.IDLED: {Signal.REPLY: State.DONE, Signal.ABORT: State.DONE},
-}
-
-REPLY_IDLE_AND_SILENCE: Transitions = {
-    State.SENT: {
-        Signal.REPLY: State.REPLIED,
-        Signal.IDLE: State.IDLED,
-        Signal.ABORT: State.DONE,
-    },
-    State.REPLIED: {Signal.IDLE: State.TRAILING},
-    State.IDLED: {Signal.REPLY: State.TRAILING, Signal.ABORT: State.DONE},
-}
-
-REPLY_ONLY: Transitions = {
-    State.SENT: {Signal.REPLY: State.DONE, Signal.ABORT: State.DONE},
-}
-
 _NO_STEPS: Mapping[Signal, State] = {}
+
+_OVER = (State.DONE, State.LOST)
+
+Line: TypeAlias = tuple[ChannelName, str | None]
+"""A channel and a subshell: a kernel serves the requests of a line in order."""
 
 _IOPUB_SIGNALS = {
     "stream": Signal.OUTPUT,
@@ -123,12 +114,29 @@ class Request:
     Attributes:
         message: the request itself.
         channel: where it was sent.
+        line: the requests that the kernel serves in order with this one.
+        is_execution: whether it is an execute_request.
         state: how far it has come.
         reply: its reply, once that is here.
+        was_overtaken: whether the kernel has ever replied to a later execution before this one.
+        busy_at: the number of its "busy" among the status messages; None before.
+        idle_at: the number of its "idle"; None before.
         trailing_seconds: how long a silence ends it when it is TRAILING.
     """
 
-    __slots__ = ("_transitions", "channel", "message", "reply", "state", "trailing_seconds")
+    __slots__ = (
+        "_transitions",
+        "busy_at",
+        "channel",
+        "idle_at",
+        "is_execution",
+        "line",
+        "message",
+        "reply",
+        "state",
+        "trailing_seconds",
+        "was_overtaken",
+    )
 
     def __init__(
         self,
@@ -139,10 +147,20 @@ class Request:
     ) -> None:
         self.message = message
         self.channel = channel
+        self.line: Line = (channel, message.header.subshell_id)
+        self.is_execution = transitions is not REPLY_ONLY
         self.trailing_seconds = trailing_seconds
         self.state = State.SENT
         self.reply: Message | None = None
+        self.was_overtaken = False
+        self.busy_at: int | None = None
+        self.idle_at: int | None = None
         self._transitions = transitions
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is expected for it."""
+        return self.state in _OVER
 
     def advance(self, signal: Signal) -> bool:
         """Take the step that the table has for *signal*; return whether there is one."""
@@ -162,12 +180,14 @@ class Event(msgspec.Struct, frozen=True):
         message: the message.
         request: that request when the origin is OWN, in the state that the message has brought it
             to.
+        ended: the earlier requests that the message has brought to their end.
     """
 
     signal: Signal
     origin: Origin
     message: Message
     request: Request | None = None
+    ended: tuple[Request, ...] = ()
 
 
 class Conversation:
@@ -179,10 +199,13 @@ class Conversation:
     Attributes:
         trailing_seconds: how long the kernel's outputs may trail behind its reply and "idle"; zero
             for most kernels. It counts for what is sent from then on.
+        side_by_side: whether the kernel is known to run executions of one line side by side.
     """
 
     def __init__(self, session: str) -> None:
         self.trailing_seconds = 0.0
+        self.side_by_side = False
+        self._statuses = itertools.count()
         self._session = session
         self._open: dict[str, Request] = {}
         # Insertion-ordered: the requests, anybody's, that the kernel is busy with.
@@ -216,6 +239,15 @@ class Conversation:
         """Give up a request; whatever still arrives for it is LATE."""
         self._open.pop(msg_id, None)
 
+    def give_up(self, request: Request) -> None:
+        """End an open request without a reply, after a silence that leaves no other explanation."""
+        request.state = State.LOST
+        self._end(request)
+
+    def open_requests(self) -> Iterator[Request]:
+        """Return the open requests in the order in which they were sent."""
+        return iter(self._open.values())
+
     def received(self, message: Message, channel: ChannelName) -> Event:
         """Say what an arriving message means.
 
@@ -232,12 +264,57 @@ class Conversation:
         if request is None:
             origin = Origin.LATE if parent.session == self._session else Origin.FOREIGN
             return Event(signal, origin, message)
-        if request.advance(signal):
-            if signal is Signal.REPLY or signal is Signal.ABORT:
-                request.reply = message
+        if signal is Signal.BUSY or signal is Signal.IDLE:
+            self._number(request, signal)
+        if not request.advance(signal):
+            return Event(signal, Origin.OWN, message, request)
+        ended: tuple[Request, ...] = ()
+        if signal is Signal.REPLY or signal is Signal.ABORT:
+            request.reply = message
+            if signal is Signal.REPLY:
+                self.side_by_side |= request.was_overtaken
+                ended = self._tell_earlier(request, Signal.LATER_REPLY)
+        if request.state is State.DONE or request.state is State.TRAILING:
+            if request.is_execution and signal is not Signal.ABORT:
+                ended += self._tell_earlier(request, Signal.LATER_DONE)
             if request.state is State.DONE:
                 del self._open[parent.msg_id]
-        return Event(signal, Origin.OWN, message, request)
+        return Event(signal, Origin.OWN, message, request, ended)
+
+    def _number(self, request: Request, signal: Signal) -> None:
+        number = next(self._statuses)
+        if signal is Signal.BUSY and request.busy_at is None:
+            request.busy_at = number
+        elif signal is Signal.IDLE and request.idle_at is None:
+            request.idle_at = number
+
+    def _tell_earlier(self, request: Request, signal: Signal) -> tuple[Request, ...]:
+        """Give the earlier requests of the line a signal; return those that it has ended."""
+        open_requests = self.open_requests()
+        earlier = next(open_requests)
+        ended: list[Request] = []
+        while earlier is not request:
+            if earlier.line == request.line and self._proves(request, earlier):
+                earlier.advance(signal)
+                earlier.was_overtaken |= earlier.state is State.OVERTAKEN
+                if earlier.over:
+                    ended.append(earlier)
+            earlier = next(open_requests)
+        for one in ended:
+            self._end(one)
+        return tuple(ended)
+
+    def _end(self, request: Request) -> None:
+        """Forget a request of which the kernel has lost a message; it may be the "idle"."""
+        msg_id = request.message.msg_id
+        self._open.pop(msg_id, None)
+        self._busy_with.pop(msg_id, None)
+
+    def _proves(self, later: Request, earlier: Request) -> bool:
+        """Return whether the end of *later* says anything about *earlier*; see "Lost replies"."""
+        if earlier.state is State.IDLED and earlier.idle_at is not None:
+            return later.busy_at is None or later.busy_at > earlier.idle_at
+        return later.is_execution and not self.side_by_side
 
     def _note_status(self, signal: Signal, parent_id: str) -> None:
         if signal is Signal.BUSY:

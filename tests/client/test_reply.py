@@ -11,7 +11,8 @@ from anyio.lowlevel import checkpoint
 from kernelproto.client import reply as module
 from kernelproto.exceptions import KernelDied, UnsupportedRequest
 from kernelproto.testing import FakeKernel
-from kernelproto.wire.conversation import Event, Origin, Signal
+from kernelproto.wire.conversation import Event, Origin
+from kernelproto.wire.transitions import Signal
 
 pytestmark = pytest.mark.anyio
 

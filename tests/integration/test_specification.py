@@ -12,6 +12,7 @@ from kernelproto import (
     ClearOutput,
     DisplayData,
     ExecuteResult,
+    ExecutionTimeout,
     InputRequest,
     Kernel,
     RefusedOutput,
@@ -363,11 +364,54 @@ async def test_an_interrupt_withdraws_the_question_and_the_next_one_is_answered(
     assert answered.text == "'now'"
 
 
-async def test_interrupt_timeout_interrupts_and_waits_for_the_result(kernel: Kernel) -> None:
-    result = await kernel.execute("while True: pass", interrupt_timeout=0.3)
+async def test_timeout_interrupts_the_code_and_carries_the_result(kernel: Kernel) -> None:
+    code = "print('so far', flush=True)\nwhile True: pass"
+    with pytest.raises(ExecutionTimeout) as late:
+        await kernel.execute(code, timeout=0.3)
 
-    assert result.error is not None
-    assert result.error.ename == "KeyboardInterrupt"
+    assert late.value.ename == "KeyboardInterrupt"
+    assert late.value.result.stdout == "so far\n"
+    assert await text_of(kernel, "6 * 7") == "42"
+
+
+async def test_timeout_and_cancellation_strike_no_code_before_their_turn(kernel: Kernel) -> None:
+    async with kernel.execute("import time; time.sleep(1.5); 'slept'") as running:
+        with anyio.move_on_after(0.2) as scope:
+            await kernel.execute("while True: pass", interrupt_on_cancel=True, stop_on_error=False)
+        assert scope.cancelled_caught
+        assert (await kernel.execute("6 * 7", timeout=1)).text == "42"
+        assert (await running).text == "'slept'"
+
+
+async def test_interrupt_of_a_queued_execution_waits_for_its_turn(kernel: Kernel) -> None:
+    async with (
+        kernel.execute("import time; time.sleep(1); 'slept'") as running,
+        kernel.execute("while True: pass", stop_on_error=False) as queued,
+    ):
+        await queued.interrupt()
+        interrupted = await queued
+
+        assert (await running).text == "'slept'"
+        assert interrupted.error is not None
+        assert interrupted.error.ename == "KeyboardInterrupt"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import asyncio; await asyncio.sleep(60)",
+        "import asyncio; await asyncio.Event().wait()",
+    ],
+    ids=["sleep", "event"],
+)
+async def test_interrupt_ends_a_top_level_await(kernel: Kernel, code: str) -> None:
+    execution = kernel.execute(f"print('begun', flush=True); {code}")
+    with anyio.fail_after(30):
+        assert isinstance(await anext(execution), Stream)
+        await kernel.interrupt()
+        result = await execution
+
+    assert result.status == "error"
 
 
 async def test_interrupt_on_cancel_stops_the_code_before_the_next_is_sent(kernel: Kernel) -> None:

@@ -27,9 +27,9 @@ from kernelproto.notebook import (
     CellStarted,
     execute_notebook,
     read_notebook,
-    runner,
 )
 from kernelproto.testing import FakeProvider
+from kernelproto.timeouts import Timeouts
 from kernelproto.wire.content import DisplayData, ExecuteRequest, KernelInfoReply, LanguageInfo
 
 pytestmark = pytest.mark.anyio
@@ -141,16 +141,32 @@ async def test_a_cell_that_takes_too_long_is_interrupted(notebook, connected) ->
 async def test_code_that_ignores_the_interrupt_is_given_up(
     notebook, connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "_INTERRUPT_SECONDS", 0.01)
     nb = notebook("sleep", "say on")
 
     async with connected() as (fake, client):
+        monkeypatch.setattr(client.executions, "_timeouts", Timeouts(interrupt=0.01))
         fake.deaf.add("control")
-        with pytest.raises(CellTimeout, match="cell 1 of 2 goes on") as caught:
+        with pytest.raises(CellTimeout, match="cell 1 of 2 still runs") as caught:
             await execute_notebook(nb, client, timeout=0.01, allow_errors=True)
 
     assert caught.value.index == 0
     assert texts(nb) == ["sleeping", ""]
+
+
+@pytest.mark.parametrize("allow_errors", [False, True])
+async def test_lost_reply_is_an_error_of_its_cell(notebook, connected, allow_errors) -> None:
+    nb = notebook("say one", "say two")
+
+    async with connected() as (fake, client):
+        fake.faults.drop("execute_reply", times=1)
+        result = await execute_notebook(nb, client, allow_errors=allow_errors)
+
+    assert [cell.status for cell in result.cells] == (
+        ["error", "ok"] if allow_errors else ["error"]
+    )
+    assert result.cells[0].error.ename == "ReplyLost"
+    assert nb.cells[0].outputs[0].text == "one"
+    assert nb.cells[0].outputs[1].ename == "ReplyLost"
 
 
 async def test_input_is_refused(notebook, connected) -> None:

@@ -15,6 +15,7 @@ from kernelproto import (
     ExecuteResult,
     Execution,
     ExecutionResult,
+    ExecutionTimeout,
     Failed,
     InputRequest,
     Kernel,
@@ -24,13 +25,16 @@ from kernelproto import (
     KernelPool,
     KernelProvider,
     KernelRestarter,
+    KernelUnresponsive,
     RefusedOutput,
+    ReplyLost,
     Restarted,
     RestartPolicy,
     Stream,
     Timeouts,
     UpdateDisplayData,
 )
+from kernelproto.client import ExecutionState
 from kernelproto.launch import (
     ForkServerProvider,
     IPykernelProvider,
@@ -101,7 +105,20 @@ async def executing(kernel: Kernel, client: KernelClient) -> None:
 
     async with kernel.execute("input()", on_input=answer) as execution:
         assert_type(execution, Execution)
+        assert_type(execution.state, ExecutionState)
+        assert_type(await execution.interrupt(), None)
         assert_type(await execution, ExecutionResult)
+
+    kernel.execute("1", timeout=1.5, on_timeout="restart")
+
+
+def explaining(late: ExecutionTimeout, stuck: KernelUnresponsive, lost: ReplyLost) -> None:
+    assert_type(late.seconds, float)
+    assert_type(late.ename, str)
+    assert_type(late.restarted, bool)
+    assert_type(stuck.seconds, float)
+    result: ExecutionResult = lost.result
+    assert_type(result.stdout, str)
 
 
 async def pooling(finder: KernelFinder) -> None:

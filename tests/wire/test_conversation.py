@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,18 +12,15 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.conversation import (
+from kernelproto.wire.conversation import Conversation, Event, Origin, Request
+from kernelproto.wire.message import Header, Message
+from kernelproto.wire.transitions import (
     REPLY_AND_IDLE,
     REPLY_IDLE_AND_SILENCE,
     REPLY_ONLY,
-    Conversation,
-    Event,
-    Origin,
-    Request,
     Signal,
     State,
 )
-from kernelproto.wire.message import Header, Message
 
 US, THEM, KERNEL = "our session", "their session", "kernel session"
 
@@ -60,7 +58,7 @@ def unreadable(msg_type: str, parent: Message | None = None) -> Message:
 
 
 def arrival(signal: Signal, parent: Message) -> tuple[Message, ChannelName]:
-    """Return a message that means *signal*, and the channel that it comes on."""
+    """Return a message that means *signal* to its parent, and the channel that it comes on."""
     match signal:
         case Signal.REPLY:
             return reply_to(parent), "shell"
@@ -76,40 +74,72 @@ def arrival(signal: Signal, parent: Message) -> tuple[Message, ChannelName]:
             return status(signal.value, parent), "iopub"
 
 
-SIGNALS = ("busy", "idle", "output", "input", "reply", "abort", "starting", "other")
+SIGNALS = (
+    "busy",
+    "idle",
+    "output",
+    "input",
+    "reply",
+    "abort",
+    "starting",
+    "other",
+    "later_reply",
+    "later_done",
+)
 
-# What each signal makes of a request in each state.
+# What each signal makes of a request in each state; a dot means that nothing changes.
 TABLES = {
     "execute_request": """
-        state     busy     idle     output   input    reply    abort    starting  other
-        sent      sent     idled    sent     sent     replied  done     sent      sent
-        replied   replied  done     replied  replied  replied  replied  replied   replied
-        idled     idled    idled    idled    idled    done     done     idled     idled
-        done      done     done     done     done     done     done     done      done
+        state     busy idle     output input reply    abort starting other later_reply later_done
+        sent      .    idled    .      .     replied  done  .        .     overtaken   overtaken
+        overtaken sent idled    sent   sent  replied  done  .        .     .           .
+        replied   .    done     .      .     .        .     .        .     .           done
+        idled     .    .        .      .     done     done  .        .     lost        lost
+        done      .    .        .      .     .        .     .        .     .           .
     """,
     "execute_request of a kernel whose outputs trail": """
-        state     busy     idle     output   input    reply    abort    starting  other
-        sent      sent     idled    sent     sent     replied  done     sent      sent
-        replied   replied  trailing replied  replied  replied  replied  replied   replied
-        idled     idled    idled    idled    idled    trailing done     idled     idled
-        trailing  trailing trailing trailing trailing trailing trailing trailing  trailing
-        done      done     done     done     done     done     done     done      done
+        state     busy idle     output input reply    abort starting other later_reply later_done
+        sent      .    idled    .      .     replied  done  .        .     overtaken   overtaken
+        overtaken sent idled    sent   sent  replied  done  .        .     .           .
+        replied   .    trailing .      .     .        .     .        .     .           done
+        idled     .    .        .      .     trailing done  .        .     lost        lost
+        trailing  .    .        .      .     .        .     .        .     .           .
+        done      .    .        .      .     .        .     .        .     .           .
     """,
     "inspect_request": """
-        state     busy     idle     output   input    reply    abort    starting  other
-        sent      sent     sent     sent     sent     done     done     sent      sent
-        done      done     done     done     done     done     done     done      done
+        state     busy idle     output input reply    abort starting other later_reply later_done
+        sent      .    .        .      .     done     done  .        .     .           .
+        done      .    .        .      .     .        .     .        .     .           .
     """,
 }
 
 # How a request gets into each state.
 PATHS = {
     State.SENT: (),
+    State.OVERTAKEN: (Signal.LATER_REPLY,),
     State.REPLIED: (Signal.REPLY,),
     State.IDLED: (Signal.IDLE,),
     State.TRAILING: (Signal.REPLY, Signal.IDLE),
     State.DONE: (Signal.ABORT,),
 }
+
+
+# Two come from a later execution: its reply, or its reply and its "idle".
+LATER = {Signal.LATER_REPLY: (Signal.REPLY,), Signal.LATER_DONE: (Signal.IDLE, Signal.REPLY)}
+
+
+MEANINGS = [signal for signal in Signal if signal not in LATER]
+
+
+def receive(conversation: Conversation, signal: Signal, parent: Message) -> Event:
+    """Let a message arrive that means *signal* to the request; return the last event."""
+    if signal not in LATER:
+        return conversation.received(*arrival(signal, parent))
+    later = request()
+    conversation.sent(later, "shell")
+    events = [conversation.received(*arrival(step, later)) for step in LATER[signal]]
+    conversation.forget(later.msg_id)
+    return events[-1]
 
 
 def rows() -> list[Any]:
@@ -119,7 +149,8 @@ def rows() -> list[Any]:
         assert tuple(head[1:]) == SIGNALS == tuple(Signal)
         for before, *after in lines:
             for signal, then in zip(SIGNALS, after, strict=True):
-                row = (request_kind, State(before), Signal(signal), State(then))
+                after_it = before if then == "." else then
+                row = (request_kind, State(before), Signal(signal), State(after_it))
                 found.append(pytest.param(*row, id=f"{request_kind}-{before}-{signal}"))
     return found
 
@@ -133,15 +164,18 @@ def test_every_signal_in_every_state(request_kind, before, signal, then) -> None
     opened = conversation.sent(asked, "shell")
     assert opened is not None
     for step in PATHS[before]:
-        conversation.received(*arrival(step, asked))
+        receive(conversation, step, asked)
     assert opened.state is before
-    event = conversation.received(*arrival(signal, asked))
-    assert event.signal is signal
+    event = receive(conversation, signal, asked)
     assert opened.state is then
-    assert len(conversation) == (then is not State.DONE)
-    over = before is State.DONE
-    assert event.origin is (Origin.LATE if over else Origin.OWN)
-    assert event.request is (None if over else opened)
+    assert (opened in conversation.open_requests()) == (not opened.over)
+    if signal in LATER:
+        assert event.ended == ((opened,) if opened.over and before is not State.DONE else ())
+    else:
+        assert event.signal is signal
+        over = before is State.DONE
+        assert event.origin is (Origin.LATE if over else Origin.OWN)
+        assert event.request is (None if over else opened)
 
 
 @pytest.mark.parametrize("transitions", [REPLY_AND_IDLE, REPLY_IDLE_AND_SILENCE, REPLY_ONLY])
@@ -386,7 +420,7 @@ def test_requests_do_not_get_mixed_up() -> None:
     assert (first.state, second.state) == (State.SENT, State.DONE)
 
 
-@pytest.mark.parametrize("signal", Signal)
+@pytest.mark.parametrize("signal", MEANINGS)
 @pytest.mark.parametrize(
     ("session", "origin"),
     [
@@ -436,6 +470,127 @@ def test_forgotten_request_is_late_from_then_on() -> None:
     assert conversation.received(reply_to(asked), "shell").origin is Origin.LATE
     assert (opened.state, opened.reply) == (State.SENT, None)
     assert conversation.received(reply_to(kept), "shell").origin is Origin.OWN
+
+
+# Lost replies.
+
+
+@pytest.fixture
+def conversation() -> Conversation:
+    return Conversation(US)
+
+
+def send(
+    conversation: Conversation,
+    msg_type: str = "execute_request",
+    *,
+    channel: ChannelName = "shell",
+    subshell_id: str | None = None,
+) -> Request:
+    header = Header(
+        msg_id=f"ours {next(numbers)}", msg_type=msg_type, session=US, subshell_id=subshell_id
+    )
+    opened = conversation.sent(Message.build(header, {}), channel)
+    assert opened is not None
+    return opened
+
+
+def hear(conversation: Conversation, request: Request, *signals: Signal) -> Event:
+    return [conversation.received(*arrival(signal, request.message)) for signal in signals][-1]
+
+
+@pytest.mark.parametrize("msg_type", ["execute_request", "complete_request"])
+@pytest.mark.parametrize("busy", [(), (Signal.BUSY,)], ids=["unseen", "busy"])
+def test_reply_to_a_later_request_proves_the_loss_after_idle(conversation, msg_type, busy) -> None:
+    first, second, later = (send(conversation), send(conversation), send(conversation, msg_type))
+    for lost in first, second:
+        hear(conversation, lost, Signal.BUSY, Signal.IDLE)
+    event = hear(conversation, later, *busy, Signal.REPLY)
+    assert event.ended == (first, second)
+    assert first.state is second.state is State.LOST
+    assert hear(conversation, first, Signal.REPLY).origin is Origin.LATE
+
+
+def test_request_that_was_begun_before_idle_proves_nothing(conversation) -> None:
+    """The kernel serves the two side by side, and the reply may be right behind."""
+    slow, quick = send(conversation), send(conversation, "complete_request")
+    hear(conversation, slow, Signal.BUSY)
+    hear(conversation, quick, Signal.BUSY)
+    hear(conversation, slow, Signal.IDLE)
+    assert hear(conversation, quick, Signal.REPLY).ended == ()
+    assert hear(conversation, slow, Signal.REPLY).request is slow
+    assert slow.state is State.DONE
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"channel": "control"}, {"subshell_id": "a subshell"}],
+    ids=["control", "another subshell"],
+)
+def test_another_line_proves_nothing(conversation, other) -> None:
+    execution, later = send(conversation), send(conversation, **other)
+    hear(conversation, execution, Signal.IDLE)
+    assert hear(conversation, later, Signal.REPLY, Signal.IDLE).ended == ()
+    assert execution.state is State.IDLED
+
+
+def test_aborted_reply_proves_nothing(conversation) -> None:
+    """Some kernels abort what is queued before they reply to the execution that has failed."""
+    failed, replied, queued = send(conversation), send(conversation), send(conversation)
+    hear(conversation, failed, Signal.IDLE)
+    assert hear(conversation, queued, Signal.IDLE, Signal.ABORT).ended == ()
+    assert failed.state is State.IDLED
+    hear(conversation, failed, Signal.REPLY)
+    hear(conversation, replied, Signal.REPLY)
+    queued = send(conversation)
+    assert hear(conversation, queued, Signal.IDLE, Signal.ABORT).ended == ()
+    assert replied.state is State.REPLIED
+
+
+def test_running_execution_outlasts_the_replies_to_other_requests(conversation) -> None:
+    execution, complete = send(conversation), send(conversation, "complete_request")
+    hear(conversation, execution, Signal.BUSY)
+    hear(conversation, complete, Signal.BUSY, Signal.REPLY, Signal.IDLE)
+    assert execution.state is State.SENT
+
+
+@pytest.mark.parametrize("begun", [(), (Signal.BUSY,)], ids=["never begun", "busy"])
+def test_execution_that_was_overtaken_ends_when_it_is_given_up(conversation, begun) -> None:
+    lost, later = send(conversation), send(conversation)
+    if begun:
+        hear(conversation, lost, *begun)
+    assert hear(conversation, later, Signal.BUSY, Signal.REPLY, Signal.IDLE).ended == ()
+    assert lost.state is State.OVERTAKEN
+    conversation.give_up(lost)
+    assert (lost.state, lost.over) == (State.LOST, True)
+    assert list(conversation.open_requests()) == []
+    assert not conversation.kernel_busy
+
+
+def test_reply_out_of_order_shows_that_executions_run_side_by_side(conversation) -> None:
+    slow, quick = send(conversation), send(conversation)
+    hear(conversation, quick, Signal.REPLY, Signal.IDLE)
+    assert (slow.state, conversation.side_by_side) == (State.OVERTAKEN, False)
+    hear(conversation, slow, Signal.OUTPUT)
+    assert slow.state is State.SENT
+    hear(conversation, slow, Signal.REPLY, Signal.IDLE)
+    assert conversation.side_by_side
+    slow, quick = send(conversation), send(conversation)
+    hear(conversation, quick, Signal.REPLY, Signal.IDLE)
+    assert slow.state is State.SENT
+    hear(conversation, slow, Signal.REPLY)
+    quick = send(conversation)
+    assert hear(conversation, quick, Signal.REPLY, Signal.IDLE).ended == ()
+    assert slow.state is State.REPLIED
+
+
+def test_later_execution_proves_that_idle_is_lost(conversation) -> None:
+    lost, later = send(conversation), send(conversation)
+    hear(conversation, lost, Signal.BUSY, Signal.REPLY)
+    assert hear(conversation, later, Signal.BUSY, Signal.REPLY).ended == ()
+    assert hear(conversation, later, Signal.IDLE).ended == (lost,)
+    assert (lost.state, lost.idle_at) == (State.DONE, None)
+    assert not conversation.kernel_busy
 
 
 # Whether the kernel is busy.
@@ -493,20 +648,38 @@ def test_requests_that_never_end_are_remembered_up_to_a_bound() -> None:
 class Asked:
     """A request that was sent, with all that has arrived for it until it was over."""
 
-    def __init__(self, sent: Message, session: str) -> None:
+    def __init__(self, sent: Message, session: str, channel: ChannelName) -> None:
         self.message = sent
         self.ours = session == US
+        self.channel = channel
         self.open = self.ours
         self.opened: Request | None = None
-        self.heard: list[Signal] = []
+        self.heard: dict[Signal, int] = {}  # the number of the first arrival of each kind
+        self.first_answer: Signal | None = None
+        self.overtaken = False
+        self.ended: State | None = None  # by a later request
+
+    @property
+    def is_execution(self) -> bool:
+        return self.message.msg_type == "execute_request"
 
     @property
     def over(self) -> bool:
-        answers = [signal for signal in self.heard if signal in (Signal.REPLY, Signal.ABORT)]
-        if not answers:
+        if self.first_answer is None:
             return False
-        only_reply = self.message.msg_type != "execute_request"
-        return only_reply or answers[0] is Signal.ABORT or Signal.IDLE in self.heard
+        return not self.is_execution or self.first_answer is Signal.ABORT or self.idled
+
+    @property
+    def idled(self) -> bool:
+        return Signal.IDLE in self.heard
+
+    def hear(self, signal: Signal, number: int) -> None:
+        self.heard.setdefault(signal, number)
+        if signal in (Signal.REPLY, Signal.ABORT) and self.first_answer is None:
+            self.first_answer = signal
+
+    def began_after_the_end_of(self, earlier: Asked) -> bool:
+        return self.heard.get(Signal.BUSY, math.inf) > earlier.heard[Signal.IDLE]
 
 
 class ConversationMachine(RuleBasedStateMachine):
@@ -518,6 +691,8 @@ class ConversationMachine(RuleBasedStateMachine):
         super().__init__()
         self.conversation = Conversation(US)
         self.all: list[Asked] = []
+        self.arrivals = 0
+        self.side_by_side = False
         self.busy_with: set[str] = set()
 
     @rule(
@@ -527,20 +702,32 @@ class ConversationMachine(RuleBasedStateMachine):
         channel=st.sampled_from(["shell", "control"]),
     )
     def send(self, msg_type: str, session: str, channel: ChannelName) -> Asked:
-        asked = Asked(request(msg_type, session), session)
+        asked = Asked(request(msg_type, session), session, channel)
         if asked.ours:
             asked.opened = self.conversation.sent(asked.message, channel)
         self.all.append(asked)
         return asked
 
-    @rule(asked=requests, signal=st.sampled_from(Signal))
+    @rule(asked=requests, signal=st.sampled_from(MEANINGS))
     def receive(self, asked: Asked, signal: Signal) -> None:
         arriving, channel = arrival(signal, asked.message)
         event = self.conversation.received(arriving, channel)
         assert (event.signal, event.message) == (signal, arriving)
+        self.arrivals += 1
         if asked.open:
-            asked.heard.append(signal)
+            answered = asked.first_answer is not None
+            asked.hear(signal, self.arrivals)
+            replies = signal is Signal.REPLY and not answered
+            self.side_by_side |= replies and asked.overtaken
+            ended = [
+                earlier for earlier in self.before(asked) if self.ends(earlier, asked, replies)
+            ]
+            for earlier in ended:
+                earlier.open = False
+                earlier.ended = State.DONE if earlier.first_answer else State.LOST
+                self.busy_with.discard(earlier.message.msg_id)
             asked.open = not asked.over
+            assert event.ended == tuple(earlier.opened for earlier in ended)
             assert (event.origin, event.request) == (Origin.OWN, asked.opened)
         else:
             assert event.origin is (Origin.LATE if asked.ours else Origin.FOREIGN)
@@ -551,6 +738,24 @@ class ConversationMachine(RuleBasedStateMachine):
             self.busy_with.discard(asked.message.msg_id)
         elif signal is Signal.STARTING:
             self.busy_with.clear()
+
+    def before(self, asked: Asked) -> list[Asked]:
+        earlier = itertools.takewhile(lambda other: other is not asked, self.all)
+        return [one for one in earlier if one.open and one.channel == asked.channel]
+
+    def ends(self, earlier: Asked, later: Asked, replies: bool) -> bool:
+        """Return whether what *later* has just heard is the end of *earlier*."""
+        if not earlier.is_execution:
+            return False
+        if earlier.first_answer is not None:
+            done = later.is_execution and later.over and later.first_answer is Signal.REPLY
+            return done and not self.side_by_side
+        if not replies:
+            return False
+        if earlier.idled:
+            return later.began_after_the_end_of(earlier)
+        earlier.overtaken |= later.is_execution and not self.side_by_side
+        return False
 
     @rule(state=st.sampled_from(["starting", "busy", "idle"]))
     def receive_from_the_kernel_itself(self, state: str) -> None:
@@ -574,9 +779,9 @@ class ConversationMachine(RuleBasedStateMachine):
         assert self.conversation.kernel_busy == bool(self.busy_with)
         for asked in self.all:
             if asked.opened is not None:
-                assert (asked.opened.state is State.DONE) == asked.over
-                answered = {Signal.REPLY, Signal.ABORT} & set(asked.heard)
-                assert (asked.opened.reply is not None) == bool(answered)
+                assert asked.opened.over == (asked.over or asked.ended is not None)
+                assert asked.ended in (None, asked.opened.state)
+                assert (asked.opened.reply is not None) == (asked.first_answer is not None)
 
 
 TestConversationMachine = ConversationMachine.TestCase

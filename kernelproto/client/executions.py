@@ -1,0 +1,155 @@
+"""Executions: the executions of one client: sent, interrupted, and watched over."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from typing import TypeVar
+
+import anyio
+
+from kernelproto.background import StartTask
+from kernelproto.client.dispatcher import Dispatcher
+from kernelproto.client.execution import Execution
+from kernelproto.client.lost_replies import LostReplies
+from kernelproto.client.page import Displays
+from kernelproto.exceptions import KernelProtoError, LocalProtocolError
+from kernelproto.timeouts import Timeouts
+from kernelproto.wire import content
+from kernelproto.wire.message import Message
+
+T = TypeVar("T")
+
+# How many requests that wake the kernel may wait for it on shell.
+_MOST_WAKE_UPS = 8
+
+# How many seconds after the interrupt, and after each other, these requests are sent.
+_WAKE_UP_PAUSES = (0.02, 0.1, 0.3, 0.6)
+
+
+class Executions:
+    """Implements ExecutionSender for the executions of a client.
+
+    Args:
+        dispatcher: sends them.
+        start_task: runs a task while the client is open.
+        interrupt: interrupts the kernel.
+        timeouts: how long the kernel may take to react to that.
+        displays: those of the kernel, which all executions share.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        start_task: StartTask,
+        interrupt: Callable[[], Awaitable[None]],
+        timeouts: Timeouts,
+        displays: Displays,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._start_task = start_task
+        self._interrupt = interrupt
+        self._timeouts = timeouts
+        self._lost_replies = LostReplies(dispatcher, start_task)
+        self._displays = displays
+        self._wake_ups = 0
+        self._wake_up_pauses: Iterator[float] = iter(())
+        self._waking = False
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long the kernel may take to react to an interrupt."""
+        return self._timeouts
+
+    async def send_execution(self, execution: Execution) -> None:
+        """Send an execution's request."""
+        message = self._dispatcher.factory.message(
+            "execute_request", execution.request, subshell_id=execution.options.subshell_id
+        )
+        execution.msg_id = message.msg_id
+        execution.share(self._displays)
+        await self._dispatcher.send(message, "shell", execution)
+        self._lost_replies.watch()
+
+    def forget_execution(self, execution: Execution) -> None:
+        """Deliver nothing more to an execution."""
+        if execution.msg_id is not None:
+            self._dispatcher.forget(execution.msg_id)
+
+    async def send_input(self, text: str, request: Message) -> None:
+        """Answer an input_request."""
+        reply = content.InputReply(value=text)
+        await self._dispatcher.send(
+            self._dispatcher.factory.message("input_reply", reply, parent=request), "stdin"
+        )
+
+    async def interrupt_kernel(self) -> None:
+        """Interrupt the running code, in whichever way the kernel wants it."""
+        await self.interrupt(self._interrupt)
+
+    async def interrupt(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Interrupt the running code, by calling *send*; return what that returns.
+
+        The first execution of this client may have been sent already and not run yet, so that the
+        interrupt would be too early. It is interrupted again when it runs, unless the kernel works
+        for another client.
+        """
+        first = self._first()
+        if first is not None and not first.turn.shows_code:
+            first.turn.interrupt_when_running()
+        self._lost_replies.note_interrupt()
+        sent = await send()
+        self._wake_up_pauses = iter(_WAKE_UP_PAUSES)
+        if not self._waking and self._dispatcher.failure is None:
+            self._waking = True
+            self._start_task(self._wake_kernel)
+        return sent
+
+    async def restart_kernel(self) -> None:
+        """Refuse: a client has no process to replace."""
+        raise LocalProtocolError("a client has no process to replace")
+
+    def update_displays(self, message: Message) -> None:
+        """Update a display wherever the outputs of an execution show it."""
+        if self._displays:
+            self._displays.update(message.content, sum(map(len, message.parts)))
+
+    def note_shell(self) -> None:
+        """Take note that the kernel has replied to something on shell."""
+        self._wake_ups = 0
+
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function while the client is open."""
+        self._start_task(function, *args)
+
+    async def _wake_kernel(self) -> None:
+        """Let the kernel notice the interrupt.
+
+        A Python kernel whose code sleeps in a top-level ``await`` notices a signal only when its
+        event loop wakes up, so a request wakes it. No task waits for the reply. On a busy machine
+        the request may overtake the signal, so that others follow.
+        """
+        try:
+            with suppress(KernelProtoError):  # there is no kernel to wake any more
+                while (pause := next(self._wake_up_pauses, None)) is not None:
+                    await anyio.sleep(pause)
+                    await self._send_wake_up()
+        finally:
+            self._waking = False
+
+    async def _send_wake_up(self) -> None:
+        if self._dispatcher.conversation.kernel_busy and self._wake_ups < _MOST_WAKE_UPS:
+            self._wake_ups += 1
+            request = content.KernelInfoRequest()
+            message = self._dispatcher.factory.message("kernel_info_request", request)
+            await self._dispatcher.send(message, "shell")
+
+    def _first(self) -> Execution | None:
+        """Return the execution that the kernel runs, or is about to run, for this client."""
+        conversation = self._dispatcher.conversation
+        for request in conversation.open_requests():
+            execution = self._dispatcher.pending_for(request)
+            if isinstance(execution, Execution) and execution.options.subshell_id is None:
+                begun = execution.turn.begun
+                return execution if begun or not conversation.kernel_busy else None
+        return None

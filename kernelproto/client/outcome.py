@@ -1,0 +1,104 @@
+"""Outcome: what the tasks that wait for an execution are told in the end."""
+
+from __future__ import annotations
+
+from kernelproto.client.output_buffer import OutputBuffer
+from kernelproto.client.result import ExecutionResult
+from kernelproto.exceptions import (
+    ExecutionTimeout,
+    KernelUnresponsive,
+    MalformedMessage,
+    ReplyLost,
+    fresh,
+)
+from kernelproto.wire.content import ExecuteReply
+from kernelproto.wire.conversation import Request
+from kernelproto.wire.message import Message
+
+
+class Outcome:
+    """How an execution has ended: its reply, or a failure, or an exceeded timeout as well.
+
+    Args:
+        buffer: its outputs.
+
+    Attributes:
+        reply: the kernel's reply, once that is here.
+        timed_out: raised in place of the result, once the execution has ended.
+    """
+
+    __slots__ = ("_buffer", "_error", "reply", "timed_out")
+
+    def __init__(self, buffer: OutputBuffer) -> None:
+        self.reply: Message | None = None
+        self.timed_out: ExecutionTimeout | None = None
+        self._error: Exception | None = None
+        self._buffer = buffer
+
+    def fail(self, error: Exception) -> None:
+        """Raise *error* in the tasks that wait; only the first one counts."""
+        if self._error is None:
+            self._error = error
+
+    def result(self) -> ExecutionResult:
+        """Return the result of an execution that has ended with a reply.
+
+        Raises:
+            ExecutionTimeout: its time was up.
+            MalformedMessage: the reply cannot be read.
+        """
+        self.raise_timeout()
+        return self._whole_result()
+
+    def raise_timeout(self) -> None:
+        """Raise ExecutionTimeout, with what the code has come to, if its time was up."""
+        if self.timed_out is None:
+            return
+        error = fresh(self.timed_out)
+        error.result = self._whole_result() if self._error is None else self._result_so_far()
+        if error.result.error is not None:
+            error.ename = error.result.error.ename
+            error.evalue = error.result.error.evalue
+            error.traceback = tuple(error.result.error.traceback)
+        raise error
+
+    def raise_failure(self) -> None:
+        """Raise the reason why there will be no result, if there is one."""
+        overflow = self._buffer.overflow()
+        if overflow is not None:
+            raise overflow
+        if self._error is None:
+            return
+        if isinstance(self._error, ReplyLost | ExecutionTimeout):
+            self.raise_timeout()  # an interrupt may well cost the kernel its reply
+        error = fresh(self._error)
+        if isinstance(error, ReplyLost | KernelUnresponsive):
+            error.result = self._result_so_far()
+        raise error
+
+    def _whole_result(self) -> ExecutionResult:
+        assert self.reply is not None
+        reply = self.reply.content
+        if not isinstance(reply, ExecuteReply):
+            raise MalformedMessage(f"an execute_request was answered by {self.reply.msg_type}")
+        return ExecutionResult.of(
+            reply, self._buffer.kept(), outputs_complete=self._buffer.complete
+        )
+
+    def _result_so_far(self) -> ExecutionResult:
+        return ExecutionResult.without_reply(
+            self._buffer.kept(), outputs_complete=self._buffer.complete
+        )
+
+
+def reply_lost(request: Request) -> ReplyLost:
+    """Return the error for an execution to which the kernel will not reply."""
+    if request.idle_at is not None:
+        news = "has executed the code and sent no reply"
+    elif request.busy_at is not None:
+        news = "began to execute the code, went on with other requests and sent no reply"
+    else:
+        news = "has answered later requests and never said that it executes the code"
+    return ReplyLost(
+        f"the kernel {news}: the outcome is unknown, the outputs are in the exception's result"
+    )

@@ -1,0 +1,96 @@
+"""The kernel's questions: ``input()`` in code that runs."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+
+import anyio
+from anyio import to_thread
+
+from kernelproto.exceptions import LocalProtocolError
+from kernelproto.log_counts import LogCounts
+from kernelproto.wire.content import InputRequest
+from kernelproto.wire.message import Message
+
+logger = logging.getLogger(__name__)
+
+OnInput = Callable[[InputRequest], str | Awaitable[str]]
+
+
+class Questions:
+    """The question that one execution asks, if it asks one.
+
+    Args:
+        on_input: answers it; None means that the code may not ask.
+        send: sends the answer to a question.
+    """
+
+    __slots__ = ("_answering", "_asked", "_log_counts", "_on_input", "_send")
+
+    def __init__(
+        self, on_input: OnInput | None, send: Callable[[str, Message], Awaitable[None]]
+    ) -> None:
+        self._on_input = on_input
+        self._send = send
+        self._asked: Message | None = None
+        self._answering: anyio.CancelScope | None = None
+        self._log_counts = LogCounts()
+
+    @property
+    def needs_answer(self) -> bool:
+        """Whether there is a question that no task answers."""
+        return self._asked is not None and self._answering is None
+
+    def ask(self, question: Message) -> None:
+        """Take in a question."""
+        self._asked = question
+
+    def withdraw(self) -> None:
+        """Take note that the kernel waits for no answer any more."""
+        self._asked = None
+        if self._answering is not None:
+            self._answering.cancel()
+
+    async def answer(self) -> None:
+        """Answer the question, unless it is withdrawn meanwhile.
+
+        Raises:
+            LocalProtocolError: the answer is no text.
+            Exception: what *on_input* raises; the question stays.
+        """
+        question = self._asked
+        if question is None:
+            return
+        try:
+            with anyio.CancelScope() as self._answering:
+                text = await self._answer_to(question.content)
+                if self._asked is question:
+                    await self._send(text, question)
+                if self._asked is question:
+                    self._asked = None
+        finally:
+            self._answering = None
+
+    async def _answer_to(self, question: InputRequest) -> str:
+        if self._on_input is not None:
+            return await _ask(self._on_input, question)
+        # Without an answer the kernel would wait for ever, and all its clients with it.
+        text = "the kernel asks %r and gets no text: allow_stdin is False"
+        self._log_counts.log(logger, logging.WARNING, "asked", text, question.prompt[:200])
+        return ""
+
+
+async def _ask(on_input: OnInput, question: InputRequest) -> str:
+    if inspect.iscoroutinefunction(on_input):
+        answer = await on_input(question)
+    else:
+        # It may well be input() or getpass(), which would hold up the event loop. What it returns
+        # comes in a tuple, because Trio lets no awaitable out of a thread.
+        (answer,) = await to_thread.run_sync(lambda: (on_input(question),), abandon_on_cancel=True)
+        if inspect.isawaitable(answer):
+            answer = await answer
+    if not isinstance(answer, str):
+        raise LocalProtocolError(f"on_input must return a str, not {type(answer).__name__}")
+    return answer

@@ -1,0 +1,229 @@
+"""Interrupting one execution: when its time is up, or when it is no longer wanted.
+
+A kernel's interrupt strikes whatever code runs. So it is sent only while the execution is known to
+occupy the kernel: after its own "busy", and before its own "idle" and its reply.
+
+Between "busy" and the first line of the code an interrupt is too early. The kernel ignores it, or
+it strikes the kernel's own code, which then loses the reply. So the client waits for a sign of the
+code, and repeats the interrupt until the execution ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Literal, Protocol, TypeAlias
+
+import anyio
+
+from kernelproto.client.reply import CATCHING_UP_SECONDS
+from kernelproto.exceptions import ExecutionTimeout, KernelProtoError, KernelUnresponsive
+from kernelproto.timeouts import Timeouts
+from kernelproto.wire.transitions import Signal
+
+# How long the kernel may take from "busy" to a sign of the code, and from the sign to the code.
+_SIGN_SECONDS = 1.0
+_HEAD_START_SECONDS = 0.05
+
+# After how long an interrupt is repeated: first, and at the most. Each pause is twice as long as
+# the one before, because code that handles an interrupt needs time.
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 16.0
+
+
+OnTimeout: TypeAlias = Literal["raise", "restart"]
+
+# What the kernel sends only once the code runs, or is about to.
+_SIGNS_OF_CODE = frozenset((Signal.OUTPUT, Signal.INPUT, Signal.OTHER))
+
+
+class Stopper(Protocol):
+    """What can be done to the kernel, and a place for the tasks that do it."""
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long the kernel may take to react to an interrupt."""
+        ...
+
+    async def interrupt_kernel(self) -> None:
+        """Interrupt the running code, in whichever way the kernel wants it."""
+        ...
+
+    async def restart_kernel(self) -> None:
+        """Replace the kernel's process by a new one."""
+        ...
+
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function for as long as the kernel is served."""
+        ...
+
+
+class Stopped(Protocol):
+    """An Execution, as far as its end is concerned."""
+
+    def time_is_up(self, error: ExecutionTimeout) -> None:
+        """Raise *error* in the tasks that wait, once the execution has ended."""
+        ...
+
+    def abandon(self, error: Exception) -> None:
+        """Expect nothing more from the kernel, and end the execution with *error*."""
+        ...
+
+
+class Turn:
+    """How far the kernel has come with one execution, and the tasks that interrupt it.
+
+    Args:
+        kernel: executes it.
+
+    Attributes:
+        begun: whether the kernel has begun it.
+        shows_code: whether the kernel has shown that the code runs.
+        over: whether the kernel is done with it: "idle" or the reply is here, or none will come.
+        unwanted: whether it is to be interrupted when it runs.
+    """
+
+    __slots__ = ("_change", "_kernel", "begun", "over", "shows_code", "unwanted")
+
+    def __init__(self, kernel: Stopper) -> None:
+        self.begun = False
+        self.shows_code = False
+        self.over = False
+        self.unwanted = False
+        self._kernel = kernel
+        self._change: anyio.Event | None = None  # for its tasks, if there are any
+
+    @property
+    def occupies_kernel(self) -> bool:
+        """Whether an interrupt would strike this execution, as far as is known here."""
+        return self.begun and not self.over
+
+    def note(self, signal: Signal) -> bool:
+        """Take note of a message for the execution; return whether the kernel has just begun it."""
+        self.shows_code = signal in _SIGNS_OF_CODE
+        begins = not self.begun and (self.shows_code or signal is Signal.BUSY)
+        self.begun |= begins
+        if begins and self.unwanted:
+            self._start(interrupt_when_running)
+        self._wake_tasks()
+        return begins
+
+    def end(self) -> None:
+        """Take note that the kernel is done with the execution."""
+        self.over = True
+        self._wake_tasks()
+
+    def interrupt_when_running(self) -> None:
+        """Interrupt the code as soon as it runs, and again until it ends."""
+        if self.over or self.unwanted:
+            return
+        self.unwanted = True
+        if self.begun:
+            self._start(interrupt_when_running)
+
+    def limit(self, execution: Stopped, *, seconds: float, on_timeout: OnTimeout) -> None:
+        """Give the execution, which has just begun, so many seconds to run."""
+        self._start(partial(limit_time, execution, seconds=seconds, on_timeout=on_timeout))
+
+    async def change(self) -> None:
+        """Wait until something has changed."""
+        if self._change is None or self._change.is_set():
+            self._change = anyio.Event()
+        await self._change.wait()
+
+    def _start(self, function: Callable[[Turn, Stopper], Awaitable[None]]) -> None:
+        self._kernel.start_task(function, self, self._kernel)
+
+    def _wake_tasks(self) -> None:
+        if self._change is not None:
+            self._change.set()
+
+
+async def interrupt_when_running(turn: Turn, kernel: Stopper) -> None:
+    """Interrupt the code of an execution as soon as it runs, and again until it ends."""
+    await _wait_for_code(turn)
+    await _interrupt_until_over(turn, kernel)
+
+
+async def _wait_for_code(turn: Turn) -> None:
+    with anyio.move_on_after(_SIGN_SECONDS):
+        while turn.occupies_kernel and not turn.shows_code:
+            await turn.change()
+    await _wait_for_end(turn, _HEAD_START_SECONDS)
+
+
+async def _interrupt_until_over(turn: Turn, kernel: Stopper) -> None:
+    pause = _FIRST_PAUSE_SECONDS
+    while turn.occupies_kernel:
+        with anyio.move_on_after(pause), suppress(KernelProtoError):
+            await kernel.interrupt_kernel()
+        await _wait_for_end(turn, pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+async def limit_time(
+    execution: Stopped, turn: Turn, kernel: Stopper, *, seconds: float, on_timeout: OnTimeout
+) -> None:
+    """Give an execution that has just begun so many seconds to run.
+
+    Args:
+        execution: the execution.
+        turn: its turn.
+        kernel: executes it.
+        seconds: how long it may run.
+        on_timeout: what happens if an interrupt does not end it.
+    """
+    await _wait_for_end(turn, seconds)
+    # It may have ended in time, and only the application has been too busy to notice.
+    await _wait_for_end(turn, CATCHING_UP_SECONDS)
+    if not turn.occupies_kernel:
+        return
+    execution.time_is_up(
+        ExecutionTimeout(
+            f"the code ran for more than {seconds:g} s and was interrupted", seconds=seconds
+        )
+    )
+    await _wait_for_code(turn)
+    grace = kernel.timeouts.interrupt
+    with anyio.move_on_after(grace):
+        await _interrupt_until_over(turn, kernel)
+    if not turn.occupies_kernel:
+        return
+    if on_timeout == "restart":
+        await _restart(execution, kernel, seconds, grace)
+    else:
+        execution.abandon(
+            KernelUnresponsive(
+                f"the code still runs {grace:g} s after it was interrupted, because it exceeded "
+                f"its timeout of {seconds:g} s: restart the kernel",
+                seconds=grace,
+            )
+        )
+
+
+async def _restart(execution: Stopped, kernel: Stopper, seconds: float, grace: float) -> None:
+    news = (
+        f"the code ran for more than {seconds:g} s and did not end within {grace:g} s after an "
+        "interrupt"
+    )
+    error = ExecutionTimeout(f"{news}: the kernel is being restarted", seconds=seconds)
+    try:
+        await kernel.restart_kernel()
+        error = ExecutionTimeout(
+            f"{news}: the kernel was restarted", seconds=seconds, restarted=True
+        )
+    except KernelProtoError as failure:
+        error = ExecutionTimeout(
+            f"{news}: the kernel could not be restarted: {failure}", seconds=seconds
+        )
+        error.__cause__ = failure
+    finally:
+        execution.abandon(error)
+
+
+async def _wait_for_end(turn: Turn, seconds: float) -> None:
+    """Wait until the kernel is done with the execution, but no longer than this."""
+    with anyio.move_on_after(seconds):
+        while turn.occupies_kernel:
+            await turn.change()
