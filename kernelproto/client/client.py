@@ -125,7 +125,7 @@ class KernelClient(Requests):
 
     @property
     def busy(self) -> bool:
-        """Whether the kernel works on a request of any client, as far as it has told."""
+        """Whether the kernel works on a request of any client, as far as is known here."""
         return self._dispatcher.conversation.kernel_busy
 
     @property
@@ -141,6 +141,9 @@ class KernelClient(Requests):
     async def wait_for_ready(self) -> content.KernelInfoReply:
         """Wait until the kernel answers and its outputs get here; set a deadline around it.
 
+        A kernel that answers on control alone is busy with another client's request: ``busy`` says
+        so until the kernel answers on shell.
+
         Returns:
             What the kernel is.
 
@@ -148,17 +151,20 @@ class KernelClient(Requests):
             KernelDied: the kernel's process has ended.
             ClientClosed: the client was closed.
         """
-        asked: list[str] = []
+        asked: dict[str, ChannelName] = {}
 
         async def ask(channel: ChannelName) -> None:
             message = self._dispatcher.factory.message(
                 "kernel_info_request", content.KernelInfoRequest()
             )
-            asked.append(message.msg_id)
-            await self._dispatcher.send(message, channel, self._readiness.answered)
+            asked[message.msg_id] = channel
+            await self._dispatcher.send(message, channel, self._readiness.answer_on(channel))
 
         try:
             answer = await self._readiness.wait(ask)
+            if not self._readiness.shell_answers:
+                on_shell = [msg_id for msg_id, channel in asked.items() if channel == "shell"]
+                self._dispatcher.conversation.assume_busy(on_shell[-1])
         finally:
             for msg_id in asked:
                 self._dispatcher.forget(msg_id)

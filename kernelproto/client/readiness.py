@@ -11,6 +11,7 @@ import anyio
 from kernelproto.client.reply import Reply
 from kernelproto.client.waiter import Waiter
 from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
 
 # What is waited for, one after the other.
@@ -22,6 +23,9 @@ SUBSCRIPTION = "iopub messages"
 _ANSWER_SECONDS = (1.0, 2.0, 4.0)
 # Here it is the status messages of the next question that are waited for.
 _SUBSCRIPTION_SECONDS = (0.02, 0.05, 0.1, 0.5)
+
+# How long a kernel that has answered on control may take to answer on shell, if it is idle.
+_IDLE_SECONDS = 0.2
 
 Ask = Callable[[ChannelName], Awaitable[None]]
 
@@ -42,14 +46,24 @@ class Readiness:
 
     def __init__(self) -> None:
         self.answered = Reply()
+        self._answered_on_shell = _ShellReply(self.answered)
         self.subscribed = Waiter[bool]()
         self.awaited = ANSWER
+
+    @property
+    def shell_answers(self) -> bool:
+        """Whether the kernel has answered on shell; otherwise it is busy there."""
+        return self._answered_on_shell.is_set
+
+    def answer_on(self, channel: ChannelName) -> Reply:
+        """Return whatever waits for the kernel's answer on *channel*."""
+        return self._answered_on_shell if channel == "shell" else self.answered
 
     async def wait(self, ask: Ask) -> Message:
         """Wait until the kernel is ready; set a deadline around it.
 
         Args:
-            ask: sends a kernel_info_request on a channel; the answer goes to ``answered``.
+            ask: sends a kernel_info_request on a channel; the answer goes to ``answer_on``.
 
         Returns:
             The answer.
@@ -58,12 +72,29 @@ class Readiness:
         await _ask_until(self.answered, ask, ("shell", "control"), _ANSWER_SECONDS)
         self.awaited = SUBSCRIPTION
         await _ask_until(self.subscribed, ask, ("shell",), _SUBSCRIPTION_SECONDS)
+        with anyio.move_on_after(_IDLE_SECONDS):
+            await self._answered_on_shell.wait()
         return await self.answered.wait()
 
     def fail(self, error: Exception) -> None:
         """Let nobody wait any longer."""
         self.answered.fail(error)
+        self._answered_on_shell.fail(error)
         self.subscribed.fail(error)
+
+
+class _ShellReply(Reply):
+    """Waits for the answer on shell, which is an answer to the question on control as well."""
+
+    __slots__ = ("_either",)
+
+    def __init__(self, either: Reply) -> None:
+        super().__init__()
+        self._either = either
+
+    def receive(self, event: Event) -> None:
+        super().receive(event)
+        self._either.receive(event)
 
 
 async def _ask_until(

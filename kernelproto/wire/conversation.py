@@ -210,6 +210,7 @@ class Conversation:
         self._open: dict[str, Request] = {}
         # Insertion-ordered: the requests, anybody's, that the kernel is busy with.
         self._busy_with: dict[str, None] = {}
+        self._waits_for: str | None = None
 
     def __len__(self) -> int:
         """How many requests are open."""
@@ -217,8 +218,8 @@ class Conversation:
 
     @property
     def kernel_busy(self) -> bool:
-        """Whether the kernel works on anybody's request, as far as its status messages tell."""
-        return bool(self._busy_with)
+        """Whether the kernel works on anybody's request, as far as its messages tell."""
+        return bool(self._busy_with or self._waits_for)
 
     def sent(self, message: Message, channel: ChannelName) -> Request | None:
         """Take note of a message before it is sent.
@@ -244,6 +245,13 @@ class Conversation:
         request.state = State.LOST
         self._end(request)
 
+    def assume_busy(self, msg_id: str) -> None:
+        """Take the kernel for busy until it comes to the request *msg_id*, which waits for it.
+
+        A client that joins a kernel has not heard its last "busy".
+        """
+        self._waits_for = msg_id
+
     def open_requests(self) -> Iterator[Request]:
         """Return the open requests in the order in which they were sent."""
         return iter(self._open.values())
@@ -260,6 +268,8 @@ class Conversation:
             self._note_status(signal, parent.msg_id if parent is not None else "")
         if parent is None:
             return Event(signal, Origin.KERNEL, message)
+        if parent.msg_id == self._waits_for:
+            self._waits_for = None
         request = self._open.get(parent.msg_id)
         if request is None:
             origin = Origin.LATE if parent.session == self._session else Origin.FOREIGN
@@ -325,6 +335,7 @@ class Conversation:
             self._busy_with.pop(parent_id, None)
         elif signal is Signal.STARTING:  # again: whatever it was busy with, it is no more
             self._busy_with.clear()
+            self._waits_for = None
 
 
 def _signal(message: Message, channel: ChannelName) -> Signal:

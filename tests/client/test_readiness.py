@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from kernelproto.exceptions import ClientClosed, KernelDied, MalformedMessage
-from kernelproto.testing import FakeKernel
+from kernelproto.testing import Exchange, FakeKernel
 from kernelproto.wire.content import KernelInfoReply, KernelInfoRequest
 
 pytestmark = pytest.mark.anyio
@@ -61,6 +61,33 @@ async def test_a_lost_question_is_repeated(fake: FakeKernel) -> None:
 
     assert client.info is not None
     assert len(fake.contents(KernelInfoRequest)) == 4
+
+
+async def test_client_that_joins_a_busy_kernel_knows_that_it_is_busy(fake: FakeKernel) -> None:
+    end = anyio.Event()
+
+    async def run_until_the_end(exchange: Exchange) -> None:
+        await end.wait()
+
+    fake.on_execute("long", run_until_the_end)
+    async with fake.connect() as first, first.execute("long") as running:
+        await fake.wait_for("execute_request")
+        async with fake.connect() as client:
+            await client.wait_for_ready()
+            assert client.busy
+            end.set()
+            await running
+            await client.kernel_info()  # by then the kernel has come to the earlier question
+            assert not client.busy
+
+
+async def test_client_that_joins_an_idle_kernel_knows_that_it_is_idle(fake: FakeKernel) -> None:
+    slow = fake.faults.hold(lambda message: message.msg_type == "kernel_info_reply", times=2)
+    async with fake.connect() as client, anyio.create_task_group() as tasks:
+        tasks.start_soon(client.wait_for_ready)
+        await slow.wait()
+        slow.lift()
+    assert not client.busy
 
 
 async def test_nobody_waits_for_a_kernel_that_dies(fake: FakeKernel) -> None:

@@ -48,7 +48,10 @@ async def test_connecting_to_a_busy_kernel() -> None:
     async with run_kernel("pyimport/kernel") as kernel, kernel.execute(code) as execution:
         await anext(execution)
         async with connect_kernel(kernel.connection_info) as client:
+            assert client.busy
             await client.interrupt()
+            await client.kernel_info()
+            assert not client.busy
         result = await execution
         assert result.error.ename == "KeyboardInterrupt"
 

@@ -619,6 +619,26 @@ def test_kernel_is_busy_until_it_is_idle_for_everybody() -> None:
     assert seen == [False, True, True, True, True, True, False, False, True, False, True, False]
 
 
+@pytest.mark.parametrize("signal", [Signal.BUSY, Signal.REPLY])
+def test_kernel_that_is_assumed_to_be_busy_is_so_until_it_comes_to_a_request(
+    conversation, signal
+) -> None:
+    asked = send(conversation, "kernel_info_request")
+    conversation.forget(asked.message.msg_id)
+    conversation.assume_busy(asked.message.msg_id)
+    theirs = request(session=THEM)
+    conversation.received(status("idle", theirs), "iopub")
+    assert conversation.kernel_busy
+    hear(conversation, asked, signal, Signal.IDLE)
+    assert not conversation.kernel_busy
+
+
+def test_kernel_that_starts_again_is_not_assumed_to_be_busy(conversation) -> None:
+    conversation.assume_busy("ours")
+    conversation.received(status("starting"), "iopub")
+    assert not conversation.kernel_busy
+
+
 def test_forgetting_a_request_makes_no_kernel_idle() -> None:
     conversation = Conversation(US)
     asked = request()
