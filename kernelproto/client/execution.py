@@ -206,7 +206,8 @@ class Execution:
             if self._turn.unwanted:  # it is still to be interrupted
                 self._close(error)
             else:
-                self.abandon(error)
+                self.let_go()
+                self.fail(error)
 
     async def interrupt(self) -> None:
         """Interrupt this execution, and no other one.
@@ -234,11 +235,10 @@ class Execution:
         """Raise *error* in the tasks that wait, once the execution has ended."""
         self._outcome.timed_out = error
 
-    def abandon(self, error: Exception) -> None:
-        """Expect nothing more from the kernel, and end the execution with *error*."""
+    def let_go(self) -> None:
+        """Expect nothing more from the kernel, not even its end."""
         self._sender.forget_execution(self)
         self._buffer.complete = False
-        self.fail(error)
 
     def receive(self, event: Event) -> None:
         """Take in what the kernel has sent for this execution; called by the client.

@@ -39,6 +39,8 @@ class Outcome:
         """Raise *error* in the tasks that wait; only the first one counts."""
         if self._error is None:
             self._error = error
+            if isinstance(error, ExecutionTimeout):
+                self.timed_out = error
 
     def result(self) -> ExecutionResult:
         """Return the result of an execution that has ended with a reply.

@@ -66,8 +66,12 @@ class Stopped(Protocol):
         """Raise *error* in the tasks that wait, once the execution has ended."""
         ...
 
-    def abandon(self, error: Exception) -> None:
-        """Expect nothing more from the kernel, and end the execution with *error*."""
+    def let_go(self) -> None:
+        """Expect nothing more from the kernel, not even its end."""
+        ...
+
+    def fail(self, error: Exception) -> None:
+        """End the execution with *error*."""
         ...
 
 
@@ -190,10 +194,11 @@ async def limit_time(
         await _interrupt_until_over(turn, kernel)
     if not turn.occupies_kernel:
         return
+    execution.let_go()
     if on_timeout == "restart":
         await _restart(execution, kernel, seconds, grace)
     else:
-        execution.abandon(
+        execution.fail(
             KernelUnresponsive(
                 f"the code still runs {grace:g} s after it was interrupted, because it exceeded "
                 f"its timeout of {seconds:g} s: restart the kernel",
@@ -219,7 +224,7 @@ async def _restart(execution: Stopped, kernel: Stopper, seconds: float, grace: f
         )
         error.__cause__ = failure
     finally:
-        execution.abandon(error)
+        execution.fail(error)
 
 
 async def _wait_for_end(turn: Turn, seconds: float) -> None:
