@@ -8,6 +8,7 @@ from benchmarks.questions import (
     codec,
     fifty,
     flood,
+    growth,
     idle,
     import_time,
     large,
@@ -27,6 +28,7 @@ from benchmarks.questions import (
 QUESTIONS: Sequence[Question] = [
     *synthetic.QUESTIONS,
     *codec.QUESTIONS,
+    *growth.QUESTIONS,
     *round_trip.QUESTIONS,
     *flood.QUESTIONS,
     *large.QUESTIONS,

@@ -166,7 +166,7 @@ class Execution:
     @property
     def outputs(self) -> Sequence[LastingOutput]:
         """The outputs so far, as ``ExecutionResult.outputs`` has them; also after a failure."""
-        return self._buffer.kept()
+        return self._buffer.page.outputs()
 
     def __await__(self) -> Generator[Any, Any, ExecutionResult]:
         return self._result().__await__()
@@ -273,20 +273,19 @@ class Execution:
             self._turn.limit(self, seconds=options.timeout, on_timeout=options.on_timeout)
 
     def _receive_output(self, message: Message) -> None:
+        refusal = None
         try:
             output = message.content
         except MalformedMessage as error:
-            self._keep_output(RefusedOutput.of(message.msg_type, error), message)
-            raise
-        self._keep_output(output, message)
-
-    def _keep_output(self, output: Output, message: Message) -> None:
+            output, refusal = RefusedOutput.of(message.msg_type, error), error
         if self._ended:
             return  # its block was left
         kept = self._buffer.append(output, sum(map(len, message.parts)))
         # Who awaits the result need not be woken for each of its parts.
         if self._iterated or not kept:
             self._news.set()
+        if refusal is not None:
+            raise refusal
 
     def _receive_reply(self, request: Request, reply: Message) -> None:
         # Who has replied waits for no answer any more, whatever became of the question.

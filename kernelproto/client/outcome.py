@@ -84,12 +84,12 @@ class Outcome:
         if not isinstance(reply, ExecuteReply):
             raise MalformedMessage(f"an execute_request was answered by {self.reply.msg_type}")
         return ExecutionResult.of(
-            reply, self._buffer.kept(), outputs_complete=self._buffer.complete
+            reply, self._buffer.page.outputs(), outputs_complete=self._buffer.complete
         )
 
     def _result_so_far(self) -> ExecutionResult:
         return ExecutionResult.without_reply(
-            self._buffer.kept(), outputs_complete=self._buffer.complete
+            self._buffer.page.outputs(), outputs_complete=self._buffer.complete
         )
 
 

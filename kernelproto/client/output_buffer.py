@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from kernelproto.client.page import Displays, LastingOutput, OutputPage
+from kernelproto.client.page import Displays, OutputPage
 from kernelproto.exceptions import OutputOverflow
 from kernelproto.wire.content import Output
 
@@ -71,10 +71,6 @@ class OutputBuffer:
         if self.page.bytes > self._limit:
             self.page.shrink(self._limit + self._unread_bytes)
         return output
-
-    def kept(self) -> list[LastingOutput]:
-        """Return the outputs that are kept, read or not, as they are to be seen."""
-        return self.page.outputs()
 
     def overflow(self) -> OutputOverflow | None:
         """Return the exception that tells what was discarded unread, or None when nothing was."""

@@ -31,8 +31,7 @@ from kernelproto.wire.content import (
     UpdateDisplayData,
 )
 
-Displayable = DisplayData | ExecuteResult
-LastingOutput = Stream | ErrorOutput | Displayable
+LastingOutput = Stream | DisplayData | ExecuteResult | ErrorOutput
 
 # A page shows only so many RefusedOutputs: a kernel could send them without end.
 _MOST_REFUSED = 10
@@ -185,7 +184,7 @@ class Page(ABC):
         else:
             if self._clear_before_next:
                 self.clear()
-            if isinstance(output, RefusedOutput):
+            if type(output) is RefusedOutput:
                 self._refused += 1
                 if self._refused > _MOST_REFUSED:
                     return
@@ -204,8 +203,7 @@ class Page(ABC):
     def _charge(self, output: LastingOutput, size: int) -> Shown:
         """Count an output's size, and return it together with its display."""
         self.bytes += size
-        display_id = output.display_id if isinstance(output, Displayable) else None
-        if display_id is None:
+        if not isinstance(output, MimeBundle) or (display_id := output.display_id) is None:
             return Shown(output, size)
         charge = self._charges.get(display_id)
         if charge is None:
@@ -227,7 +225,7 @@ class Page(ABC):
     def _discharge(self, shown: Shown) -> None:
         """Take an output out of the count."""
         output = shown.output
-        if shown.display is None or not isinstance(output, Displayable):
+        if shown.display is None or not isinstance(output, MimeBundle):
             self.bytes -= shown.size
             return
         display_id = output.display_id or ""
@@ -260,8 +258,17 @@ class OutputPage(Page):
     def outputs(self) -> list[LastingOutput]:
         """Return the outputs, in order."""
         for shown in self._shown:
-            shown.refresh()
+            if shown.display is not None:
+                shown.refresh()
         return [shown.output for shown in self._shown]
+
+    def take(self, output: Output, size: int) -> None:
+        """Take in an output whose message has *size* bytes."""
+        if type(output) is Stream and not self._clear_before_next:  # of which there are floods
+            self.bytes += size
+            self._shown.append(Shown(output, size))
+        else:
+            super().take(output, size)
 
     def clear(self) -> None:
         """Remove all outputs."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 
-from kernelproto.client.page import Displays, LastingOutput, OutputPage
+from kernelproto.client.page import LastingOutput
 from kernelproto.exceptions import ExecutionError
 from kernelproto.wire.content import (
     DisplayData,
     ErrorOutput,
     ExecuteReply,
     ExecuteResult,
-    Output,
     Stream,
 )
 
@@ -50,13 +48,17 @@ class ExecutionResult:
 
     @classmethod
     def of(
-        cls, reply: ExecuteReply, outputs: Iterable[Output], *, outputs_complete: bool = True
+        cls,
+        reply: ExecuteReply,
+        outputs: Sequence[LastingOutput],
+        *,
+        outputs_complete: bool = True,
     ) -> ExecutionResult:
-        """Return the result that *reply* and the received *outputs* amount to."""
+        """Return the result that *reply* and the *outputs* of a page amount to."""
         error = _error(reply)
         return cls(
             status="aborted" if reply.aborted else "error" if error is not None else "ok",
-            outputs=fold_outputs(outputs),
+            outputs=outputs,
             outputs_complete=outputs_complete,
             execution_count=reply.execution_count,
             user_expressions=reply.user_expressions,
@@ -65,12 +67,13 @@ class ExecutionResult:
         )
 
     @classmethod
-    def without_reply(cls, outputs: Iterable[Output], *, outputs_complete: bool) -> ExecutionResult:
+    def without_reply(
+        cls, outputs: Sequence[LastingOutput], *, outputs_complete: bool
+    ) -> ExecutionResult:
         """Return the result so far of an execution to which the kernel has not replied."""
-        page = fold_outputs(outputs)
-        error = next((output for output in page if isinstance(output, ErrorOutput)), None)
+        error = next((output for output in outputs if isinstance(output, ErrorOutput)), None)
         status: Literal["error", "unknown"] = "unknown" if error is None else "error"
-        return cls(status=status, outputs=page, outputs_complete=outputs_complete, error=error)
+        return cls(status=status, outputs=outputs, outputs_complete=outputs_complete, error=error)
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -133,14 +136,6 @@ class ExecutionResult:
             for output in self.outputs
             if isinstance(output, Stream) and output.name == name
         )
-
-
-def fold_outputs(outputs: Iterable[Output]) -> list[LastingOutput]:
-    """Apply clear_output and update_display_data; return what remains to be seen, in order."""
-    page = OutputPage(Displays(sys.maxsize))
-    for output in outputs:
-        page.take(output, 0)
-    return page.outputs()
 
 
 def _stream_name(output: LastingOutput) -> str | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import numbers
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard, TypeVar, cast
 
 import msgspec
@@ -97,10 +97,17 @@ def _parse(data: bytes) -> Any:
         return json.loads(data.decode(errors="replace"))
 
 
-def repair_text(frame: bytes | memoryview) -> bytes | memoryview:
-    """Return a JSON frame as valid UTF-8: itself, or a copy with U+FFFD for each invalid byte."""
-    if isinstance(frame, bytes) and frame.isascii():  # nearly always, and quickly seen
-        return frame
+def repair_texts(frames: Sequence[bytes | memoryview]) -> Sequence[bytes | memoryview]:
+    """Return JSON frames as valid UTF-8: themselves, or copies with U+FFFD for invalid bytes."""
+    try:
+        if all(map(bytes.isascii, cast("Sequence[bytes]", frames))):  # nearly always, and fast
+            return frames
+    except TypeError:
+        pass  # one is a memoryview
+    return [_repair_text(frame) for frame in frames]
+
+
+def _repair_text(frame: bytes | memoryview) -> bytes | memoryview:
     try:
         str(frame, "utf-8")
     except UnicodeDecodeError:

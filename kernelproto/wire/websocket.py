@@ -102,8 +102,8 @@ class V1Framing(Framing):
     subprotocol = V1_SUBPROTOCOL
 
     def encode(self, channel: ChannelName, message: Message) -> bytes:
-        json_parts = map(tolerant_json.repair_text, message.parts[:4])
-        return _V1_TABLE.join([channel.encode(), *json_parts, *message.buffers])
+        json_parts = tolerant_json.repair_texts(message.parts[:4])
+        return _V1_TABLE.join([channel.encode(), *json_parts, *message.parts[4:]])
 
     def decode(self, data: Frame | str) -> tuple[ChannelName, Message]:
         if isinstance(data, str):
@@ -137,7 +137,7 @@ class LegacyFraming(Framing):
         )
         envelope = b"".join(chain.from_iterable(zip(_ENVELOPE, values, strict=True)))
         if buffers:
-            return _LEGACY_TABLE.join([tolerant_json.repair_text(envelope), *buffers])
+            return _LEGACY_TABLE.join([*tolerant_json.repair_texts([envelope]), *buffers])
         return envelope.decode(errors="replace")
 
     def decode(self, data: Frame | str) -> tuple[ChannelName, Message]:

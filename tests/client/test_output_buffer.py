@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelproto.client.output_buffer import _OBJECT_BYTES, OutputBuffer
-from kernelproto.client.result import fold_outputs
 from kernelproto.wire.content import DisplayData, ExecuteResult, Stream, UpdateDisplayData
 
 ROOMY = 10**9
@@ -30,7 +29,7 @@ def filled(limit: int, count: int) -> OutputBuffer:
 def test_a_new_buffer_is_empty_and_complete() -> None:
     buffer = OutputBuffer(ROOMY)
     assert buffer.read() is None
-    assert buffer.kept() == []
+    assert buffer.page.outputs() == []
     assert buffer.overflow() is None
     assert buffer.complete
 
@@ -45,13 +44,13 @@ def test_outputs_are_read_once_and_in_order() -> None:
 def test_what_was_read_is_kept_as_well() -> None:
     buffer = filled(ROOMY, 3)
     buffer.read()
-    assert buffer.kept() == [text(0), text(1), text(2)]
+    assert buffer.page.outputs() == [text(0), text(1), text(2)]
     assert buffer.complete
 
 
 def test_what_exceeds_the_limit_is_discarded_and_told() -> None:
     buffer = filled(holds(2), 5)
-    assert buffer.kept() == [text(0), text(1)]
+    assert buffer.page.outputs() == [text(0), text(1)]
     assert not buffer.complete
     overflow = buffer.overflow()
     assert overflow is not None
@@ -96,8 +95,8 @@ def test_of_what_was_read_the_oldest_goes_and_that_is_no_overflow() -> None:
         buffer.append(text(number), 100)
     assert buffer.overflow() is None
     assert not buffer.complete
-    assert text(0) not in buffer.kept()
-    assert buffer.kept()[-3:] == [text(5), text(6), text(7)]
+    assert text(0) not in buffer.page.outputs()
+    assert buffer.page.outputs()[-3:] == [text(5), text(6), text(7)]
 
 
 class Model:
@@ -137,8 +136,8 @@ def test_the_policy_holds_whatever_happens(limit: int, steps: list[int | None]) 
             assert buffer.read() is None
 
         # What is kept has no gap, all that is unread is there, and both parts are bounded.
-        kept = model.accepted[len(model.accepted) - len(buffer.kept()) :]
-        assert buffer.kept() == [output for output, _ in kept]
+        kept = model.accepted[len(model.accepted) - len(buffer.page.outputs()) :]
+        assert buffer.page.outputs() == [output for output, _ in kept]
         unread = model.accepted[model.read :]
         assert len(kept) >= len(unread)
         assert model.bytes(unread) <= limit
@@ -167,7 +166,7 @@ class TestUpdatesFromOtherExecutions:
     """What counts is the order in which the kernel has sent everything."""
 
     def shown(self, buffer: OutputBuffer) -> list[str]:
-        return [output.data["text/plain"] for output in fold_outputs(buffer.kept())]
+        return [output.data["text/plain"] for output in buffer.page.outputs()]
 
     def test_they_rewrite_a_display(self) -> None:
         buffer = OutputBuffer(ROOMY)
@@ -229,4 +228,4 @@ class TestUpdatesFromOtherExecutions:
         buffer.append(display("mine"), 0)
         transient = {} if display_id is None else {"display_id": display_id}
         buffer.page.displays.update(UpdateDisplayData({"text/plain": "new"}, {}, transient), 0)
-        assert buffer.kept() == [display("mine")]
+        assert buffer.page.outputs() == [display("mine")]

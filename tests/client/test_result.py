@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelproto.client.result import ExecutionResult, fold_outputs
+from kernelproto.client.page import Displays, LastingOutput, OutputPage
+from kernelproto.client.result import ExecutionResult
 from kernelproto.exceptions import ExecutionError
 from kernelproto.wire.content import (
     ClearOutput,
@@ -37,6 +40,13 @@ def shown(text: str, display_id: str | None = None) -> DisplayData:
 
 def value(text: str, display_id: str | None = None) -> ExecuteResult:
     return ExecuteResult(*bundle(text, display_id), execution_count=3)
+
+
+def fold_outputs(outputs: Iterable[Output]) -> list[LastingOutput]:
+    page = OutputPage(Displays(0))
+    for output in outputs:
+        page.take(output, 0)
+    return page.outputs()
 
 
 def update(text: str, display_id: str | None = None) -> UpdateDisplayData:
@@ -217,7 +227,7 @@ def test_notebook_outputs_are_the_callers_own() -> None:
 
 
 def of(outputs: list[Output] | tuple[Output, ...] = (), **reply: object) -> ExecutionResult:
-    return ExecutionResult.of(ExecuteReply(**reply), outputs)
+    return ExecutionResult.of(ExecuteReply(**reply), fold_outputs(outputs))
 
 
 def test_a_result_has_what_the_reply_says() -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelproto.exceptions import LocalProtocolError, MalformedMessage
-from kernelproto.wire.tolerant_json import decode, encode, repair_text
+from kernelproto.wire.tolerant_json import decode, encode, repair_texts
 
 
 class Inner(msgspec.Struct):
@@ -207,7 +207,8 @@ def test_what_cannot_be_read_is_malformed(data) -> None:
 )
 def test_only_text_that_is_not_utf_8_is_repaired(frame, expected) -> None:
     for given_frame in (frame, memoryview(frame)):
-        repaired = repair_text(given_frame)
+        ascii_frame, repaired = repair_texts([b"{}", given_frame])
+        assert ascii_frame == b"{}"
         assert repaired == expected
         assert (repaired is given_frame) == (frame == expected)
 
