@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Iterable
+from typing import Any, Final, TypeAlias, cast
 
 import nbformat
 from nbformat import v4
+
+from kernelproto.exceptions import MalformedMessage
+
+# nbformat converts and writes by recursion, which ends at 500 levels or so.
+_MOST_LEVELS: Final = 300
 
 # A NotebookNode: a dict whose keys are attributes as well. Dicts that are put in become such.
 Node: TypeAlias = Any
@@ -19,3 +24,30 @@ new_code_cell: Callable[..., Node] = _v4.new_code_cell
 reads: Callable[..., Node] = _nbformat.reads
 validate: Callable[..., None] = _nbformat.validate
 writes: Callable[[Node], str] = _v4.writes
+
+
+def check_depth(*values: object) -> None:
+    """Make sure that a notebook can hold some values.
+
+    Raises:
+        MalformedMessage: one is nested too deeply.
+    """
+    containers: list[object] = list(values)
+    for _ in range(_MOST_LEVELS):
+        if not containers:
+            return
+        containers = [
+            item
+            for container in containers
+            for item in _items(container)
+            if isinstance(item, dict | list)
+        ]
+    raise MalformedMessage(
+        f"cannot be kept in a notebook: it has more than {_MOST_LEVELS} levels of JSON"
+    )
+
+
+def _items(container: object) -> Iterable[object]:
+    if isinstance(container, dict):
+        return cast("dict[str, object]", container).values()
+    return cast("list[object]", container) if isinstance(container, list) else ()

@@ -10,11 +10,18 @@ from typing import Any, Protocol, get_args
 
 from kernelproto.client.refusals import OUTPUT_TYPES, RefusedOutput
 from kernelproto.exceptions import MalformedMessage, OutputOverflow
-from kernelproto.notebook.nodes import Node
+from kernelproto.notebook.nodes import Node, check_depth
 from kernelproto.notebook.outputs import Displays, Page
 from kernelproto.notebook.widgets import Widgets
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.content import ErrorOutput, ExecuteInput, ExecuteReply, Output, Status
+from kernelproto.wire.content import (
+    ErrorOutput,
+    ExecuteInput,
+    ExecuteReply,
+    MimeBundle,
+    Output,
+    Status,
+)
 from kernelproto.wire.message import Message
 
 _COMM_STATES = frozenset(("comm_open", "comm_msg"))
@@ -116,6 +123,8 @@ class Recorder:
 
     def _record(self, message: Message, content: Any, cell: _Cell, msg_id: str) -> None:
         if isinstance(content, _OUTPUTS):
+            if isinstance(content, MimeBundle):
+                check_depth(content.data, content.metadata)
             self._take(content, sum(map(len, message.parts)), cell, msg_id)
         elif isinstance(content, Status):
             cell.note_time(f"iopub.status.{content.execution_state}", message)

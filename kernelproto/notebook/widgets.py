@@ -11,7 +11,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from kernelproto.notebook.nodes import Node, to_node
+from kernelproto.exceptions import MalformedMessage
+from kernelproto.notebook.nodes import Node, check_depth, to_node
 from kernelproto.notebook.outputs import Displays, Page
 from kernelproto.wire.content import CommMessage, CommOpen, Output, UpdateDisplayData
 from kernelproto.wire.message import Message
@@ -39,18 +40,26 @@ class Widgets:
         self._changed: dict[str, _Model] = {}
 
     def receive(self, message: Message) -> None:
-        """Take in what the kernel has sent on a comm."""
+        """Take in what the kernel has sent on a comm.
+
+        Raises:
+            MalformedMessage: a widget cannot have this state; it keeps the one that it has.
+        """
         content: CommOpen | CommMessage = message.content
         state = content.data.get("state")
         if not isinstance(state, Mapping):  # a message of the widget's own kind
             return
         changes = cast("Mapping[str, Any]", state)
+        check_depth(changes)
+        paths = content.data.get("buffer_paths") or ()
+        if not _are(list, paths) or not all(_are(str | int, path) for path in paths):
+            raise MalformedMessage("the buffer_paths of a widget are no paths")
         model = self._models.get(content.comm_id)
         if model is None:
             page = Page([], self._displays, self._limit)
             model = self._models[content.comm_id] = _Model(content.comm_id, page)
         model.state.update(changes)
-        model.keep_buffers(content.data.get("buffer_paths") or (), message.buffers)
+        model.keep_buffers(paths, message.buffers)
         if (model.state.get("_model_module"), model.state.get("_model_name")) == _OUTPUT_WIDGET:
             self._note_output_widget(model, changes)
 
@@ -102,6 +111,10 @@ class Widgets:
         return to_node({MIME_TYPE: {"state": models, "version_major": 2, "version_minor": 0}})
 
     def _note_output_widget(self, model: _Model, changes: Mapping[str, Any]) -> None:
+        if not _are(dict, changes.get("outputs", [])):
+            raise MalformedMessage("the outputs of an Output widget are no objects")
+        if not isinstance(changes.get("msg_id", ""), str | None):
+            raise MalformedMessage("the msg_id of an Output widget is no string")
         if "outputs" in changes:
             model.page.clear()
             model.page.outputs += map(to_node, changes["outputs"])
@@ -109,13 +122,13 @@ class Widgets:
         if "msg_id" in changes:
             self._take_from(model, changes["msg_id"])
 
-    def _take_from(self, model: _Model, msg_id: str) -> None:
+    def _take_from(self, model: _Model, msg_id: str | None) -> None:
         """Let a widget take the outputs of a request; of none where its id is empty."""
         before = self._taking.get(model.takes_from, {})
         before.pop(model.comm_id, None)
         if not before:
             self._taking.pop(model.takes_from, None)
-        model.takes_from = msg_id
+        model.takes_from = msg_id or ""
         if msg_id:
             self._taking.setdefault(msg_id, {})[model.comm_id] = model
 
@@ -146,3 +159,9 @@ class _Model:
         if self._buffers:
             saved["buffers"] = list(self._buffers.values())
         return saved
+
+
+def _are(kind: Any, items: object) -> bool:
+    if not isinstance(items, list | tuple):
+        return False
+    return all(isinstance(item, kind) for item in cast("Sequence[object]", items))

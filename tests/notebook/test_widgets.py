@@ -212,6 +212,58 @@ def test_an_output_that_cannot_be_read_leaves_a_trace() -> None:
     ]
 
 
+@pytest.mark.parametrize("levels", [100, 400, 900])
+def test_what_is_nested_too_deeply_for_a_notebook_is_left_out(levels: int) -> None:
+    cell = Cell(Recorder(record_timing=True, limit=100_000))
+    nested: list[object] = []
+    for _ in range(levels):
+        nested = [nested]
+    cell.tell(DisplayData({"text/plain": "shown"}, {}, {"display_id": "x"}))
+    cell.tell(DisplayData({"application/json": nested}))
+    cell.tell(UpdateDisplayData({"application/json": nested}, {}, {"display_id": "x"}))
+    cell.open("widget", SLIDER)
+    cell.change("widget", state={"value": nested})
+    cell.recorder.settle()
+
+    first, second, *others = cell.node["outputs"]
+    if levels == 100:
+        assert first["data"] == second["data"] == {"application/json": nested}
+        assert others == []
+        assert cell.saved("widget")["state"]["value"] == nested
+    else:
+        assert first["data"] == {"text/plain": "shown"}
+        assert second["text"].splitlines() == [
+            "[an output is missing here: the kernel's display_data cannot be kept in a notebook: "
+            "it has more than 300 levels of JSON]",
+            "[an output is missing here: the kernel's update_display_data cannot be kept in a "
+            "notebook: it has more than 300 levels of JSON]",
+        ]
+        assert "value" not in cell.saved("widget")["state"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"state": {"msg_id": []}},
+        {"state": {"msg_id": 5}},
+        {"state": {"outputs": 5}},
+        {"state": {"outputs": {"a": 1}}},
+        {"state": {"outputs": [5]}},
+        {"state": {}, "buffer_paths": 5},
+        {"state": {}, "buffer_paths": [5]},
+        {"state": {}, "buffer_paths": [[[]]]},
+    ],
+)
+def test_a_widget_with_values_of_wrong_types_raises_nothing(data: dict[str, Any]) -> None:
+    cell = Cell()
+    cell.open("out", OUTPUT)
+    cell.change("out", (b"x",), **data)
+    cell.change("out", state={"msg_id": cell.msg_id})
+    cell.tell(say("text"))
+
+    assert cell.widgets.unsynchronised() == {"out": outputs("text")}
+
+
 def test_what_others_have_caused_is_left_alone() -> None:
     cell, other = Cell(), Cell()
     cell.recorder.offer(other.message(say("somebody else's")), "iopub")
