@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol, TypedDict, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import msgspec
 
@@ -102,12 +102,50 @@ class DescribesFailure(Protocol):
         ...
 
 
+DeathCause: TypeAlias = Literal[
+    "exit_status",
+    "signal",
+    "memory_limit",
+    "cpu_limit",
+    "open_files_limit",
+    "processes_limit",
+    "out_of_memory",
+    "silence",
+    "other",
+    "unknown",
+]
+
+
+class DeathReason(str):
+    """Why a process has ended, in words, together with the kind of the reason.
+
+    Attributes:
+        cause: the kind: a limit that the kernel had reached, the memory of the machine, a heartbeat
+            that fell silent, or "other".
+    """
+
+    cause: DeathCause
+
+    def __new__(cls, words: str, cause: DeathCause) -> DeathReason:
+        """Return the words, with the kind of the reason."""
+        reason = super().__new__(cls, words)
+        reason.cause = cause
+        return reason
+
+    def __getnewargs__(self) -> tuple[str, DeathCause]:  # type: ignore[override]
+        """Let the reason be copied and pickled, which exceptions are."""
+        return str(self), self.cause
+
+
 @runtime_checkable
 class ExplainsDeath(Protocol):
     """Optional part of a KernelManager: why the process has ended, where more is known."""
 
     def death_reason(self) -> str | None:
-        """Return the reason in words, such as a resource limit; None where none is known."""
+        """Return the reason in words, such as a resource limit; None where none is known.
+
+        A DeathReason tells its kind as well; any other string counts as "other".
+        """
         ...
 
 

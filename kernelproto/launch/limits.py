@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.interfaces import DeathCause, DeathReason
 from kernelproto.launch.process import Exit
 
 if sys.platform == "linux":
@@ -26,6 +27,12 @@ _MUCH_MEMORY = 0.8
 
 # Ways to end that somebody has asked for.
 _NO_FAILURES = {0, -signal.SIGTERM, -signal.SIGINT}
+
+_CAUSES: dict[str, DeathCause] = {
+    "memory": "memory_limit",
+    "open_files": "open_files_limit",
+    "processes": "processes_limit",
+}
 
 # What programs say when the system refuses, by the limit that may be the cause.
 _COMPLAINTS = {
@@ -94,7 +101,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                             f"launch parameter 'limits': {name} cannot be {amount}: {error}"
                         ) from error
 
-    def reason(self, end: Exit, output: str) -> str | None:
+    def reason(self, end: Exit, output: str) -> DeathReason | None:
         """Return which limit has ended the kernel, as far as that can be known; or None.
 
         Args:
@@ -105,16 +112,20 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             end.returncode == -signal.SIGXCPU
             or (end.returncode == -signal.SIGKILL and end.cpu_seconds >= self.cpu_seconds)
         ):
-            return f"it had used up its {self.cpu_seconds} s of CPU time"
+            return DeathReason(f"it had used up its {self.cpu_seconds} s of CPU time", "cpu_limit")
         if end.returncode in _NO_FAILURES:
             return None
         for name, complaint in _COMPLAINTS.items():
             limit: int | None = getattr(self, name)
             if limit is not None and re.search(complaint, output, re.IGNORECASE):
-                return f"its last output suggests that it had reached its {_in_words(name, limit)}"
+                words = f"its last output suggests that it had reached its {_in_words(name, limit)}"
+                return DeathReason(words, _CAUSES[name])
         if self.memory is not None and end.peak_memory >= _MUCH_MEMORY * self.memory:
             words = _in_words("memory", self.memory)
-            return f"with {end.peak_memory} bytes in use it had probably reached its {words}"
+            return DeathReason(
+                f"with {end.peak_memory} bytes in use it had probably reached its {words}",
+                "memory_limit",
+            )
         return None
 
 

@@ -12,6 +12,7 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.exceptions import LaunchError, UnsupportedRequest
+from kernelproto.interfaces import DeathReason
 from kernelproto.launch.limits import Limits, oom_kills
 from kernelproto.launch.ports import address_was_taken
 from kernelproto.launch.process import Process
@@ -254,7 +255,9 @@ class LocalKernelManager:
             if reason is not None:
                 return reason
         if oom_kills() != self._oom_kills and end.returncode == -signal.SIGKILL:
-            return "it was killed, perhaps because the machine ran out of memory"
+            return DeathReason(
+                "it was killed, perhaps because the machine ran out of memory", "out_of_memory"
+            )
         return None
 
     def _kill_members(self) -> None:

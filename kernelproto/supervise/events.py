@@ -13,6 +13,8 @@ import anyio
 import msgspec
 
 from kernelproto.background import StartTask
+from kernelproto.interfaces import DeathCause, DeathReason
+from kernelproto.launch.exit_status import describe_exit
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
@@ -26,11 +28,24 @@ class Died(msgspec.Struct, frozen=True):
 
     Args:
         returncode: its exit status, negative for a signal, None where it can't be known.
-        reason: why, in words, where more is known.
+        reason: why, in words, where more is known; a DeathReason where its kind is known as well.
     """
 
     returncode: int | None
     reason: str | None = None
+
+    def __str__(self) -> str:
+        """Return in words how it has died: its exit status, and the reason."""
+        return describe_exit(self.returncode) + (f" ({self.reason})" if self.reason else "")
+
+    @property
+    def cause(self) -> DeathCause:
+        """The kind of the reason, or else whether it was a signal or an exit status."""
+        if self.reason is not None:
+            return self.reason.cause if isinstance(self.reason, DeathReason) else "other"
+        if self.returncode is None:
+            return "unknown"
+        return "signal" if self.returncode < 0 else "exit_status"
 
 
 class Restarted(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import anyio
 
@@ -30,8 +30,8 @@ from kernelproto.interfaces import (
     MayOutlive,
     OpenChannels,
 )
-from kernelproto.launch.exit_status import describe_exit
 from kernelproto.launch.failures import MORE_TIME, NOT_ENCRYPTED, exited_early, not_ready
+from kernelproto.supervise.events import Died
 from kernelproto.supervise.shutdown import attempt, end_process, longest
 from kernelproto.supervise.to_the_end import to_the_end
 from kernelproto.timeouts import Timeouts
@@ -49,20 +49,6 @@ _MOST_RELAUNCHES = 5
 
 # How long a kernel may be silent before it is looked after whether it listens at its own ports.
 _ADDRESS_CHECK_SECONDS = 1.0
-
-
-class Death(NamedTuple):
-    """How a kernel's process has died: its exit status, and the reason where one is known."""
-
-    returncode: int | None
-    reason: str | None
-
-    def error(
-        self, kind: type[KernelDied] = KernelDied, news: str = "the kernel died"
-    ) -> KernelDied:
-        """Return what those get who wait for the kernel."""
-        words = describe_exit(self.returncode) + (f" ({self.reason})" if self.reason else "")
-        return kind(f"{news}: {words}", returncode=self.returncode, reason=self.reason)
 
 
 class Generation:
@@ -171,12 +157,12 @@ class Generation:
             self.client.fail(on_death(returncode))
         self.gone.set()
 
-    def death(self, returncode: int | None) -> Death:
+    def death(self, returncode: int | None) -> Died:
         """Return how the process has died."""
         reason = self.reason
         if reason is None and isinstance(self.manager, ExplainsDeath):
             reason = self.manager.death_reason()
-        return Death(returncode, reason)
+        return Died(returncode, reason)
 
     async def _end(self, error: KernelProtoError, restart: bool) -> int | None:
         async with self._ending:
@@ -258,8 +244,15 @@ def _tell(
     returncode: int | None,
 ) -> KernelProtoError:
     if generation.ready_at is None:
-        return generation.death(returncode).error()
+        return death_error(generation.death(returncode))
     return on_death(generation, returncode)
+
+
+def death_error(
+    death: Died, kind: type[KernelDied] = KernelDied, news: str = "the kernel died"
+) -> KernelDied:
+    """Return the exception for the tasks that wait for a kernel that has died."""
+    return kind(f"{news}: {death}", returncode=death.returncode, reason=death.reason)
 
 
 async def _launch_by(deadline: float, launch: Launch, timeouts: Timeouts) -> Launched:

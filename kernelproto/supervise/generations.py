@@ -39,9 +39,14 @@ from kernelproto.exceptions import (
     fresh,
 )
 from kernelproto.interfaces import IsListed
-from kernelproto.supervise.events import Died, EventHub, Failed, Restarted
-from kernelproto.supervise.generation import Generation, Launch, start_generation
-from kernelproto.supervise.restart_policy import Decision, Restart
+from kernelproto.supervise.events import EventHub, Failed, Restarted
+from kernelproto.supervise.generation import (
+    Generation,
+    Launch,
+    death_error,
+    start_generation,
+)
+from kernelproto.supervise.restart_policy import Decision, GiveUp, Restart
 from kernelproto.supervise.to_the_end import to_the_end
 from kernelproto.timeouts import Timeouts
 
@@ -247,15 +252,18 @@ class Generations:
     def _died(self, generation: Generation, returncode: int | None) -> KernelProtoError:
         """Decide what follows the death of a generation; return what those get who wait for it."""
         death = generation.death(returncode)
-        self.events.emit(Died(returncode, death.reason))
-        if self._supervisor is not None:
-            decision = self._supervisor.died(generation.uptime)
-            if isinstance(decision, Restart):
-                self.replacement = Replacement(auto=True, attempt=decision.attempt)
-                self._supervisor.revive(self.replacement, decision)
-                return death.error(KernelRestarted, "the kernel died and is being restarted")
+        supervisor = self._supervisor
+        decision = None if supervisor is None else supervisor.died(generation.uptime)
+        if supervisor is not None and isinstance(decision, Restart):
+            # A callback for Died sees from the state that the kernel is being restarted.
+            self.replacement = Replacement(auto=True, attempt=decision.attempt)
+            self.events.emit(death)
+            supervisor.revive(self.replacement, decision)
+            return death_error(death, KernelRestarted, "the kernel died and is being restarted")
+        self.events.emit(death)
+        if isinstance(decision, GiveUp):
             self.events.emit(Failed(decision.attempts))
-        error = death.error()
+        error = death_error(death)
         self.observers.fail(error)
         return error
 

@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup
 from kernelproto.background import background_tasks
 from kernelproto.client.client import KernelClient
 from kernelproto.exceptions import KernelDied, KernelProtoError
+from kernelproto.interfaces import DeathReason
 from kernelproto.supervise.events import Callback, EventT, Failed
 from kernelproto.supervise.generation import Generation
 from kernelproto.supervise.generations import Replacement
@@ -123,7 +124,8 @@ class KernelRestarter(AsyncContextManagerMixin):
         with suppress(KernelProtoError):  # it has died, or was ended
             await generation.client.heartbeat()  # a kernel that has none never answers
             await _until_silent(generation.client, interval)
-            silence = f"its heartbeat was silent for {self.policy.time_to_dead:g} s"
+            words = f"its heartbeat was silent for {self.policy.time_to_dead:g} s"
+            silence = DeathReason(words, "silence")
             logger.warning("a kernel is taken for dead: %s", silence)
             await generation.kill(silence)
 

@@ -109,6 +109,26 @@ def test_reason(limits, exit, output, reason) -> None:
     assert found == reason if reason is None else reason in found
 
 
+@pytest.mark.parametrize(
+    ("limits", "output", "cause"),
+    [
+        (Limits(memory=MIB), "MemoryError", "memory_limit"),
+        (Limits(open_files=9), "Too many open files", "open_files_limit"),
+        (Limits(processes=9), "can't start new thread", "processes_limit"),
+    ],
+)
+def test_cause(limits, output, cause) -> None:
+    found = limits.reason(end(1), output)
+    assert found is not None
+    assert found.cause == cause
+
+
+def test_cause_of_cpu_time() -> None:
+    found = Limits(cpu_seconds=3).reason(end(-signal.SIGXCPU), "")
+    assert found is not None
+    assert found.cause == "cpu_limit"
+
+
 def test_oom_kills(monkeypatch) -> None:
     count = oom_kills()
     assert count is not None
