@@ -15,11 +15,11 @@ import msgspec
 
 from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, KernelProtoError, PoolError
-from kernelproto.interfaces import HasProcess
+from kernelproto.interfaces import DeathCause, HasProcess
 from kernelproto.log_fields import logging_about
 from kernelproto.pool.activity import is_activity
 from kernelproto.pool.places import Lease
-from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
+from kernelproto.supervise import Died, Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.generation import Launch
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ChannelName
@@ -44,6 +44,11 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
         last_activity: when it was started, restarted, or last did something for somebody, in UTC.
         pid: the number of its process; None where that is not on this machine, and while there is
             none.
+        process_started_at: when its process was ready, in UTC; all that the kernel knows is newer.
+            None before the first one is.
+        previous_end: how the process before this one ended that had the same *kernel_id*, in words;
+            None for the first one.
+        last_death: how the kernel died the last time, in words; None if it never did.
     """
 
     kernel_id: str
@@ -55,6 +60,9 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
     started_at: datetime
     last_activity: datetime
     pid: int | None = None
+    process_started_at: datetime | None = None
+    previous_end: str | None = None
+    last_death: str | None = None
 
 
 class Member:
@@ -66,7 +74,9 @@ class Member:
         kernel_type: what it is started as.
         kernel_id: the id that the pool gives it.
         counts: of the pool: it adds to "failed" and "restarted".
+        deaths: of the pool: it adds to the cause of each death.
         on_change: called with it when it is ready, has become busy or idle, or has died for good.
+        previous_end: how an earlier kernel of the same id has ended; None where there was none.
 
     Attributes:
         ready: gives the kernel once it is ready, or the reason why there is none.
@@ -75,6 +85,7 @@ class Member:
         busy: whether it works or is being restarted, when that was last looked at.
         dead: whether it has died for good, the same.
         active_at: when it last did something for somebody, on the clock of ``anyio.current_time``.
+        last_death: how it died the last time, in words; None if it never did.
     """
 
     def __init__(
@@ -85,7 +96,9 @@ class Member:
         *,
         kernel_id: str,
         counts: Counter[str],
+        deaths: Counter[DeathCause],
         on_change: Callable[[Member], None],
+        previous_end: str | None = None,
     ) -> None:
         self.number = number
         self.lease = lease
@@ -97,11 +110,16 @@ class Member:
         self.busy = False
         self.dead = False
         self.active_at = -math.inf
+        self.last_death: str | None = None
         self._kernel: Kernel | None = None
         self._has_worked = False
+        self._died = False
         self._scope = anyio.CancelScope()
         self._started_at = self._last_activity = datetime.now(UTC)
+        self._process_started_at: datetime | None = None
+        self._previous_end = previous_end
         self._counts = counts
+        self._deaths = deaths
         self._on_change = on_change
 
     def __str__(self) -> str:
@@ -128,6 +146,9 @@ class Member:
             started_at=self._started_at,
             last_activity=self._last_activity,
             pid=self._pid(),
+            process_started_at=self._process_started_at,
+            previous_end=self._previous_end,
+            last_death=self.last_death,
         )
 
     async def serve(
@@ -196,16 +217,35 @@ class Member:
         """Take note that the kernel was restarted; part of ``Watcher``."""
         self._counts["restarted"] += 1
         self._has_worked = False
-        self._note_activity()
+        if not self._died:
+            self._previous_end = "the kernel was restarted"
+        self._note_process()
         self._look()
 
     def _begin(self, kernel: Kernel) -> None:
         kernel.kernel_id = self.kernel_id
         kernel.generations.observers.watch(self)
+        kernel.generations.events.add_callback(self._note_death, Died)
         self._kernel = kernel
-        self._note_activity()
+        self._note_process()
         self.ready.set(kernel)
         self._on_change(self)
+
+    def _note_process(self) -> None:
+        self._died = False
+        self._note_activity()
+        self._process_started_at = self._last_activity
+
+    def _note_death(self, death: Died) -> None:
+        """Tell of a death; a restart may follow."""
+        self._died = True
+        self._deaths[death.cause] += 1
+        self.last_death = str(death)
+        self._previous_end = f"the kernel died: {death}"
+        replacement = None if self._kernel is None else self._kernel.generations.replacement
+        follows = f"restart {replacement.attempt} begins" if replacement else "it stays dead"
+        with self.logged():
+            logger.warning("the %s died: %s; %s", self, death, follows)
 
     def _state(self) -> PooledState:
         if self._kernel is None:

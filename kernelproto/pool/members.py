@@ -18,6 +18,7 @@ from anyio.abc import TaskGroup
 from kernelproto.background import background_tasks
 from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import PoolError, PoolFull, QuotaExceeded
+from kernelproto.interfaces import DeathCause
 from kernelproto.pool.member import Member, PooledKernel
 from kernelproto.pool.plan import (
     Action,
@@ -50,6 +51,17 @@ _REASONS = {
     "released": "released: get() starts another one",
     "lost": "lost: it has died, and get() starts another one",
 }
+
+
+# What the next kernel of the same id tells about the one before.
+_ENDS = {
+    "evicted": "the kernel was evicted: it was idle, and another one needed its place",
+    "culled": "the kernel was culled: it was idle for too long",
+    "released": "the kernel was shut down",
+}
+
+# So many kernels that have ended are remembered, the last ones.
+_MOST_ENDS = 10_000
 
 
 class StartOptions(TypedDict, total=False):
@@ -104,18 +116,21 @@ class Members(AsyncContextManagerMixin):
 
     Attributes:
         counts: how many kernels and requests came to what.
+        deaths: how many kernels have died of what, whether they were restarted or not.
     """
 
     def __init__(
         self, plan: Plan, recipe: Recipe, timeouts: Timeouts, restart: RestartPolicy | None
     ) -> None:
         self.counts: Counter[str] = Counter()
+        self.deaths: Counter[DeathCause] = Counter()
         self._plan = plan
         self._recipe = recipe
         self._timeouts = timeouts
         self._restart = restart
         self._members: dict[int, Member] = {}
         self._busy: set[int] = set()  # of the members
+        self._ends: dict[tuple[str, str], str] = {}
         self._requests: dict[int, _Request] = {}
         self._tasks: TaskGroup | None = None
         self._alarm: anyio.Event
@@ -270,13 +285,16 @@ class Members(AsyncContextManagerMixin):
 
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._recipe.kernel_type(start)
+        kernel_id = start.get("kernel_id") or str(uuid.uuid4())
         self._members[number] = Member(
             number,
             lease,
             kernel_type,
-            kernel_id=start.get("kernel_id") or str(uuid.uuid4()),
+            kernel_id=kernel_id,
             counts=self.counts,
+            deaths=self.deaths,
             on_change=self._note_change,
+            previous_end=self._ends.pop((lease.user, kernel_id), None),
         )
         self.counts["started"] += 1
         tasks.start_soon(self._serve, self._members[number], start)
@@ -286,8 +304,16 @@ class Members(AsyncContextManagerMixin):
             with member.logged():
                 logger.info("the %s is ended: it was %s", member, why)
             self.counts[why] += 1
+            self._remember_end(member, why)
             self._plan.end(member.number)
             member.end(f"the {member} was {_REASONS[why]}")
+
+    def _remember_end(self, member: Member, why: str) -> None:
+        if member.running:
+            died = f"the kernel died: {member.last_death or 'it could not be restarted'}"
+            self._ends[member.lease.user, member.kernel_id] = _ENDS.get(why, died)
+            if len(self._ends) > _MOST_ENDS:
+                del self._ends[next(iter(self._ends))]
 
     def _refuse(self, ticket: int, error: PoolError) -> None:
         self.counts["refused"] += 1

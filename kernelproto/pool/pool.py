@@ -77,6 +77,7 @@ class KernelPool(AsyncContextManagerMixin):
         counts: how many kernels were "started", "restarted", "evicted", "culled", "released" or
             "lost" for good, how many have "failed", most of them to start, and how many requests
             were "refused", since the pool was made.
+        deaths: how many kernels have died, those that were restarted included, by ``Died.cause``.
 
     Raises:
         ValueError: a limit makes no sense.
@@ -104,6 +105,7 @@ class KernelPool(AsyncContextManagerMixin):
         self._recipe = _Recipe(finder or KernelFinder.from_entrypoints(), kernel, warm, options)
         self._members = Members(Plan(limits), self._recipe, timeouts, restart)
         self.counts = self._members.counts
+        self.deaths = self._members.deaths
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[KernelPool]:

@@ -26,7 +26,19 @@ Environment = Annotated[
 
 
 class KernelModel(msgspec.Struct, omit_defaults=True):
-    """A kernel; the owner is told to admins who look at everybody's."""
+    """A kernel.
+
+    Args:
+        id: its id, which outlives restarts.
+        name: its kernel type.
+        last_activity: when it last did something for a user.
+        execution_state: whether it is idle, busy, starting or being restarted.
+        connections: how many clients are connected.
+        owner: whose it is; for admins who look at everybody's.
+        process_started: when its process was ready. A client that knows an earlier time knows that
+            its variables are gone.
+        previous_end: how the process before it ended that had the same id; absent for the first.
+    """
 
     id: str
     name: str
@@ -34,6 +46,8 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
     execution_state: str
     connections: int
     owner: str | None = None
+    process_started: str | None = None
+    previous_end: str | None = None
 
 
 class SessionModel(msgspec.Struct):
@@ -116,6 +130,7 @@ class SessionChange(msgspec.Struct):
 
 def kernel_model(kernel: PooledKernel, *, with_owner: bool = False) -> KernelModel:
     """Return the model of a kernel."""
+    started = kernel.process_started_at
     return KernelModel(
         id=kernel.kernel_id,
         name=shown_name(kernel.kernel_type),
@@ -123,6 +138,8 @@ def kernel_model(kernel: PooledKernel, *, with_owner: bool = False) -> KernelMod
         execution_state=kernel.state,
         connections=kernel.connections,
         owner=kernel.user if with_owner else None,
+        process_started=None if started is None else timestamp(started),
+        previous_end=kernel.previous_end,
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections import Counter
 
 import anyio
 import pytest
 
-from kernelproto import KernelPool, KernelRestarted, PoolFull, Restarted
+from kernelproto import KernelDied, KernelPool, KernelRestarted, PoolFull, Restarted
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -51,6 +53,39 @@ async def test_outputs_reach_their_own_user_and_nobody_else() -> None:
             assert len(set.union(*processes.values())) == len(USERS)
             assert {kernel.state for kernel in pool.kernels()} == {"idle"}
             assert {kernel.user for kernel in pool.kernels()} == set(USERS)
+
+
+ALLOCATE = """
+import os
+blocks = []
+try:
+    while True:
+        blocks.append(b"x" * 2**24)
+except MemoryError:
+    os.abort()
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "cause", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "signal", "(SIGKILL)"),
+        ("import os; os._exit(3)", "exit_status", "exit status 3"),
+        (ALLOCATE, "memory_limit", "probably reached its limit of memory"),
+    ],
+)
+async def test_cause_of_a_death(code: str, cause: str, words: str, caplog) -> None:
+    limits = {"limits": {"memory": 400 * 2**20}}
+    with anyio.fail_after(GUARD_SECONDS):
+        async with KernelPool(launch_params=limits, restart=None) as pool:
+            kernel = await pool.get("ada")
+            with pytest.raises(KernelDied, match=re.escape(words)):
+                await kernel.execute(code)
+            assert pool.deaths == {cause: 1}
+            (record,) = [r for r in caplog.records if " died: " in r.getMessage()]
+            assert record.levelno == logging.WARNING
+            assert f"of 'ada' ({kernel.kernel_id}) died: " in record.getMessage()
+            assert words in record.getMessage()
 
 
 async def test_crash_of_one_and_want_of_room() -> None:

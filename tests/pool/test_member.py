@@ -23,7 +23,13 @@ def member_of(lease: Lease, changes: list[tuple[bool, bool]] | None = None) -> M
             changes.append((member.busy, member.dead))
 
     return Member(
-        1, lease, "fake/kernel", kernel_id=KERNEL_ID, counts=Counter(), on_change=on_change
+        1,
+        lease,
+        "fake/kernel",
+        kernel_id=KERNEL_ID,
+        counts=Counter(),
+        deaths=Counter(),
+        on_change=on_change,
     )
 
 

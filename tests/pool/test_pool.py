@@ -370,6 +370,78 @@ async def test_restart(pool_of) -> None:
         assert pool.counts == {"started": 1, "restarted": 1}
 
 
+async def test_death_is_told_with_its_reason(pool_of, caplog) -> None:
+    async with pool_of() as (pool, provider):
+        kernel = await pool.get("ada")
+        (before,) = pool.kernels()
+        assert (before.last_death, before.previous_end) == (None, None)
+        events = kernel.events()
+        provider.kernels[0].die(-9)
+        while not isinstance(await anext(events), Restarted):
+            pass
+        (after,) = pool.kernels()
+        assert after.last_death == "signal 9 (SIGKILL)"
+        assert after.previous_end == "the kernel died: signal 9 (SIGKILL)"
+        assert after.process_started_at > before.process_started_at
+        assert pool.deaths == {"signal": 1}
+        (record,) = [r for r in caplog.records if "died" in r.getMessage()]
+        assert record.levelno == logging.WARNING
+        assert record.getMessage() == (
+            f"the kernel 'default' of 'ada' ({kernel.kernel_id}) died: signal 9 (SIGKILL); "
+            "restart 1 begins"
+        )
+        await pool.restart("ada")
+        (restarted,) = pool.kernels()
+        assert restarted.last_death == "signal 9 (SIGKILL)"
+        assert restarted.previous_end == "the kernel was restarted"
+
+
+async def test_death_for_good_is_told_to_the_next_kernel_of_the_id(pool_of, caplog) -> None:
+    chosen = str(uuid.uuid4())
+    async with pool_of(restart=None) as (pool, provider):
+        kernel = await pool.get("ada", kernel_id=chosen)
+        provider.kernels[0].die(1)
+        with pytest.raises(KernelDied):
+            await kernel.execute("work")
+        assert "died: exit status 1; it stays dead" in caplog.text
+        await pool.get("ada", kernel_id=chosen)
+        (fresh,) = pool.kernels()
+        assert fresh.previous_end == "the kernel died: exit status 1"
+        assert fresh.last_death is None
+        assert pool.deaths == {"exit_status": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"idle_timeout": 0.02}, "culled"), ({"max_kernels": 1}, "evicted")]
+)
+async def test_end_of_an_idle_kernel_is_told_to_the_next_one_of_the_id(
+    pool_of, options, words: str
+) -> None:
+    chosen = str(uuid.uuid4())
+    async with pool_of(**options) as (pool, provider):
+        await pool.get("ada", kernel_id=chosen)
+        if words == "evicted":
+            await pool.get("bob")
+        await provider.kernels[0].wait()
+        async with pool.connection("ada", kernel_id=chosen):
+            fresh = pool.find(chosen, user="ada")
+        assert fresh is not None
+        assert words in fresh.previous_end
+
+
+async def test_ends_that_are_remembered_are_bounded(pool_of, monkeypatch) -> None:
+    monkeypatch.setattr(members, "_MOST_ENDS", 2)
+    ids = [str(uuid.uuid4()) for _ in range(3)]
+    told = []
+    async with pool_of() as (pool, _):
+        for chosen in [*ids, *ids[1:], ids[0]]:
+            await pool.get("ada", kernel_id=chosen)
+            (kernel,) = pool.kernels()
+            told.append(kernel.previous_end is not None)
+            await pool.release("ada")
+    assert told == [False, False, False, True, True, False]
+
+
 async def test_restart_that_fails_gives_up_the_place(pool_of) -> None:
     async def fail() -> None:
         raise LaunchError("no more kernels")

@@ -80,13 +80,50 @@ async def test_pages_of_other_origins_may_ask_what_they_may(serving) -> None:
         assert headers["cache-control"] == "no-store"
 
 
+async def test_client_can_tell_a_fresh_kernel_from_the_old_one(serving) -> None:
+    async with serving() as server, server.client("ada") as ada:
+        chosen = {"kernel_id": str(uuid.uuid4())}
+        kernel = f"/api/kernels/{chosen['kernel_id']}"
+        first = (await ada.post("/api/kernels", json=chosen)).json()
+        assert "previous_end" not in first
+        assert (await ada.post("/api/kernels", json=chosen)).json() == first
+
+        async with server.connect("ada", chosen["kernel_id"]) as socket:
+            server.provider.kernels[0].die(3)
+            await socket.receive_until("status")
+            await socket.finish(await socket.execute("6 * 7"))
+        again = (await ada.post("/api/kernels", json=chosen)).json()
+        assert again["process_started"] > first["process_started"]
+        assert again["previous_end"] == "the kernel died: exit status 3"
+
+        await ada.post(f"{kernel}/restart")
+        restarted = (await ada.get(kernel)).json()
+        assert restarted["process_started"] > again["process_started"]
+        assert restarted["previous_end"] == "the kernel was restarted"
+
+        await ada.delete(kernel)
+        fresh = (await ada.post("/api/kernels", json=chosen)).json()
+        assert fresh["process_started"] > restarted["process_started"]
+        assert fresh["previous_end"] == "the kernel was shut down"
+        async with server.client("bob") as bob:
+            other = (await bob.post("/api/kernels", json=chosen)).json()
+        assert "previous_end" not in other  # each user has ids of their own
+
+
 async def test_life_of_a_kernel(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         response = await ada.post("/api/kernels")
         assert response.status_code == 201
         model = response.json()
         assert response.headers["location"] == f"/api/kernels/{model['id']}"
-        assert set(model) == {"id", "name", "last_activity", "execution_state", "connections"}
+        assert set(model) == {
+            "id",
+            "name",
+            "last_activity",
+            "execution_state",
+            "connections",
+            "process_started",
+        }
         assert uuid.UUID(model["id"])
         assert model["name"] == "fake/kernel"
         assert model["execution_state"] == "idle"
