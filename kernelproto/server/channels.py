@@ -33,6 +33,7 @@ from kernelproto.background import background_tasks
 from kernelproto.exceptions import (
     KernelDied,
     KernelProtoError,
+    KernelRestarted,
     LocalProtocolError,
     MalformedMessage,
 )
@@ -249,7 +250,10 @@ class _ClientConnection:
             self._requests.note_sent(message, time.monotonic())
             try:
                 client = await self._kernel.generations.client()
+                self._reader.feed.note_request(message, channel)
                 await client.forward(message, channel)
+            except KernelRestarted:  # its process has ended just now, and another one follows
+                self._reader.feed.abort(message.msg_id)
             except KernelProtoError as error:
                 raise _HangUp(GOING_AWAY, user_message(error)) from None
 

@@ -14,6 +14,7 @@ import anyio
 from kernelproto.exceptions import fresh
 from kernelproto.log_counts import LogCounts
 from kernelproto.server.replay import Kept, ReplayRing
+from kernelproto.server.unanswered import Unanswered
 from kernelproto.supervise import Died, Kernel
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Content, Status, Stream, message_type
@@ -122,6 +123,7 @@ class Feed:
         self._readers: list[Reader] = []
         self._news = anyio.Event()
         self._somebody_left = anyio.Event()
+        self._unanswered = Unanswered()
 
     @contextmanager
     def join(self, session: str, last_msg_id: str | None) -> Generator[Reader]:
@@ -156,10 +158,40 @@ class Feed:
         """Take in a message; part of ``Watcher``."""
         if message.msg_type != "iopub_welcome":  # that one greets the server
             self._put(message, channel)
+            self._unanswered.note_received(message, channel)
+
+    def note_request(self, message: Message, channel: ChannelName) -> None:
+        """Take note of a message that a client is about to send to the kernel's process."""
+        self._unanswered.note_sent(message, channel)
+
+    def abort(self, msg_id: str | None = None) -> None:
+        """Answer a request, or all, in the name of a process that cannot do so any more."""
+        for request in self._unanswered.take(msg_id):
+            if not request.replied:
+                header = new_header(request.reply_type)
+                reply = Message.build(header, {"status": "aborted"}, parent=request.message)
+                self._put(reply, request.channel)
+            if not request.idle:
+                self._put(build_notice(Status("idle"), parent=request.message), "iopub")
+
+    def note_death(self, death: Died) -> None:
+        """Tell the clients that the kernel has died, and whether it is being restarted.
+
+        The output goes to the cell that ran. Of a restart that a client has asked for, clients are
+        not told: JupyterLab would forget the requests that it has sent to the new process.
+        """
+        if self.failure is not None:
+            return
+        text = f"[the kernel died: {death}]\n"
+        self._put(build_notice(Stream("stderr", text), parent=self._unanswered.running), "iopub")
+        self.abort()
+        if self._kernel.state == "restarting":
+            self._put(build_notice(Status("restarting")), "iopub", notice=True)
 
     def fail(self, error: Exception) -> None:
         """Take note that there is no kernel any more; part of ``Watcher``."""
         if self.failure is None:
+            self.abort()
             self.failure = error
             self.ended.set()
             self._news.set()
@@ -168,31 +200,17 @@ class Feed:
     def resume(self) -> None:
         """Take note that there is a kernel again; part of ``Watcher``.
 
-        After a restart the feed simply goes on. One that has failed stays so: its kernel's next
-        client gets another.
+        The requests to the process before are aborted. A feed that has failed stays so: its
+        kernel's next client gets another.
         """
+        self.abort()
 
     def unsent(self) -> list[int]:
         """Return for each client how many messages there are that it was not sent yet."""
         return [self.ring.end - reader.place.position for reader in self._readers]
 
-    async def serve(self) -> None:
-        """Tell of restarts, and forget what nobody has come back for."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._tell_of_restarts)
-            tasks.start_soon(self._keep_time)
-
-    async def _tell_of_restarts(self) -> None:
-        """Say what the kernel cannot say itself.
-
-        Of a restart that was asked for its client knows: to be told once more, on the connection
-        that it opens afterwards, would make it forget what it has asked the new process.
-        """
-        async for event in self._kernel.events():
-            if isinstance(event, Died) and self._kernel.state == "restarting":
-                self._put(build_notice(Status("restarting")), "iopub", notice=True)
-
-    async def _keep_time(self) -> NoReturn:
+    async def serve(self) -> NoReturn:
+        """Forget the messages for which no client has come back."""
         while True:
             self._somebody_left = anyio.Event()
             with anyio.CancelScope(deadline=self.ring.expires_at):
@@ -250,6 +268,7 @@ class Feeds:
             )
             self._feeds[kernel] = feed
             kernel.generations.observers.watch(feed)
+            kernel.generations.events.add_callback(feed.note_death, Died)
             if feed.failure is None:
                 kernel.generations.start_task(feed.serve)
         return feed
@@ -261,14 +280,18 @@ class Feeds:
         return Backlog(kept_bytes, sum(unsent), max(unsent, default=0))
 
 
-def build_notice(content: Content) -> Message:
+def build_notice(content: Content, parent: Message | None = None) -> Message:
     """Return a message of the server's own, in the name of the kernel."""
-    header = Header(
+    return Message.build(new_header(message_type(type(content))), content, parent=parent)
+
+
+def new_header(msg_type: str) -> Header:
+    """Return the header of a message that the server sends in the name of the kernel."""
+    return Header(
         msg_id=uuid.uuid4().hex,
-        msg_type=message_type(type(content)),
+        msg_type=msg_type,
         session=uuid.uuid4().hex,
         username="kernel",
         date=datetime.now(UTC).isoformat(),
         version=PROTOCOL_VERSION,
     )
-    return Message.build(header, content)

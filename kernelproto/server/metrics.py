@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kernelproto.interfaces import DeathCause
 from kernelproto.pool import KernelPool
 from kernelproto.pool.member import PooledState
 from kernelproto.server.feed import Feeds
@@ -111,6 +112,14 @@ class Metrics(Collector):
                 "kernelproto_kernel_ends", "Kernels that have ended, and why.", labels=["reason"]
             ),
             {reason: counts[reason] for reason in _ENDS},
+        )
+        yield _by_label(
+            CounterMetricFamily(
+                "kernelproto_kernel_deaths",
+                "Kernels that have died, whether they were restarted or not, by cause.",
+                labels=["cause"],
+            ),
+            {cause: self._pool.deaths[cause] for cause in get_args(DeathCause)},
         )
         yield _by_label(
             CounterMetricFamily(

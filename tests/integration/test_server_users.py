@@ -287,6 +287,29 @@ def test_killed_kernels_are_told_of_until_one_is_dead() -> None:
     assert states == ["restarting"] * 5 + ["dead"]
 
 
+@pytest.mark.parametrize("program", LOOPS)
+@pytest.mark.parametrize("death", ["os.kill(os.getpid(), 9)", "os._exit(3)"])
+def test_no_client_waits_for_a_kernel_that_has_died(program: list[str], death: str) -> None:
+    with serving(program) as server:
+        kernel_id = server.start("ada")
+        with server.connect("ada", kernel_id) as connection, server.client("ada") as client:
+            ask(connection, f"import os, time; time.sleep(0.2); {death}", "dies")
+            ask(connection, "6 * 7", "never runs")
+            messages = receive_until(connection, is_state("restarting"))
+            replies = {
+                message.parent_header.msg_id: message.content.status
+                for message in messages
+                if message.msg_type == "execute_reply" and message.parent_header is not None
+            }
+            assert replies == {"dies": "aborted", "never runs": "aborted"}
+            assert "[the kernel died: " in text_of(messages)
+            assert is_idle("never runs")(messages[-2])
+            ask(connection, "6 * 7", "again")
+            receive_until(connection, is_idle("again"))
+            model = client.get(f"/api/kernels/{kernel_id}").json()
+            assert model["previous_end"].startswith("the kernel died: ")
+
+
 @pytest.mark.parametrize(
     ("program", "number", "end"),
     [

@@ -577,7 +577,7 @@ async def test_each_client_is_told_once_that_the_kernel_is_dead(serving) -> None
             await feed.ended.wait()
             with feed.join("late", None) as late, pytest.raises(KernelDied):
                 await late.next()
-            _, status = await first.receive()
+            *_, status = await first.receive_until("status")
             assert status.content.execution_state == "dead"
             with pytest.raises(anyio.EndOfStream):
                 await first.receive()
@@ -617,4 +617,5 @@ async def test_restart_in_ones_absence(serving) -> None:
         for m in messages
         if m.msg_type == "stream" or (m.msg_type == "status" and m.parent_header is None)
     ]
-    assert story == ["before", "restarting", "after"]
+    death = "[the kernel died: signal 9 (SIGKILL)]\n"
+    assert story == ["before", death, "restarting", "after"]

@@ -223,10 +223,12 @@ def test_page_says_what_is_known_of_a_kernel() -> None:
         started_at=NOW,
         last_activity=NOW,
         pid=17,
+        last_death=f"signal 9 {EVIL}",
     )
     view = View(User("ada"), [kernel], {17: Usage(2_500_000_000, 1.25)}, NOW, "http://x/", "1.0")
     page = Reader(render(view))
     assert {EVIL, "busy", "3", "just now", "2.5 GB", "125%"} <= set(page.words)
+    assert f"has died: signal 9 {EVIL}" in page.words
     assert "1 kernel \N{MIDDLE DOT} 1 busy \N{MIDDLE DOT} 2.5 GB" in page.words
     (time,) = page.all("time")
     assert time == {"datetime": "2026-01-01T00:00:00Z", "title": "2026-01-01 00:00:00 UTC"}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from anyio.lowlevel import checkpoint
 from prometheus_client.parser import text_string_to_metric_families
 
 from kernelproto import AuthenticatorUnavailable
-from kernelproto.interfaces import User, UserRequest
+from kernelproto.interfaces import DeathCause, User, UserRequest
 from kernelproto.testing import FakeKernel
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -30,6 +32,22 @@ async def metrics_of(server) -> Numbers:
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     return numbers(response.text)
+
+
+async def test_deaths_are_counted_by_cause(serving) -> None:
+    async with serving() as server:
+        assert (await metrics_of(server))["kernel_deaths_total signal"] == 0
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id) as socket:
+            for returncode in (-9, 3):
+                server.provider.kernels[-1].die(returncode)
+                await socket.receive_until("status")
+                await socket.finish(await socket.execute("6 * 7"))
+        after = await metrics_of(server)
+    assert {name: count for name, count in after.items() if "deaths_total" in name} == {
+        f"kernel_deaths_total {cause}": float(cause in ("signal", "exit_status"))
+        for cause in get_args(DeathCause)
+    }
 
 
 @pytest.mark.parametrize("user", [None, "stranger", "ada"])

@@ -41,6 +41,7 @@ _PAGE = _template("page.html")
 _TABLE = _template("table.html")
 _ROW = _template("row.html")
 _BUTTONS = _template("buttons.html")
+_DEATH = Template('<small class="death">has died: $death</small>')
 _EMPTY = _template("empty.html")
 
 # What is shown to those who are not let in.
@@ -126,6 +127,9 @@ def _row(kernel: PooledKernel, view: View) -> str:
         short=short,
         name=_text(shown_name(kernel.kernel_type)),
         state=_text(kernel.state),
+        death=""
+        if kernel.last_death is None
+        else _DEATH.substitute(death=_text(kernel.last_death)),
         user=_text(kernel.user),
         owner=f' data-owner="{_text(kernel.user)}"' if kernel.user != view.user.name else "",
         connections=kernel.connections,
