@@ -11,7 +11,8 @@ which is an ASGI application, to be served or mounted while the pool is open.
 import importlib
 import typing
 
-from kernelproto.server.settings import Settings, load_settings
+from kernelproto.server.settings import Settings
+from kernelproto.server.settings_sources import load_settings
 from kernelproto.server.users import (
     Anybody,
     ProxyHeader,

@@ -31,6 +31,7 @@ from kernelproto.server.channels import ChannelsRoute
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
 from kernelproto.server.feed import Feeds
+from kernelproto.server.forwarded import Forwarded
 from kernelproto.server.guard import Guard, SecurityHeaders
 from kernelproto.server.kernels import KernelRoutes
 from kernelproto.server.kernelspecs import KernelSpecRoutes
@@ -55,7 +56,8 @@ def create_app(
 
     It runs on asyncio and on Trio, by itself or mounted in another application, while the pool is
     open; it neither opens nor closes it. Of the settings it heeds what is about requests: kernel,
-    root_dir, allow_env, allow_origins, metrics_token and the limits for one user or client.
+    root_dir, allow_env, allow_origins, base_url, trusted_proxies, metrics_token, revoked_kernels
+    and the limits for one user or client.
 
     A client that does not read is cut off on any ASGI server, and nobody waits for it; one that
     sends a body too slowly is answered 408. How long the head of a request may take, and what
@@ -88,6 +90,7 @@ def create_app(
     # What is first in the list is outermost: a browser asks what it may before it says who it is.
     middleware = [
         Middleware(SecurityHeaders),
+        Middleware(Forwarded, base_url=settings.base_url, trusted=settings.trusted_proxies),
         *([cors] if settings.allow_origins else []),
         Middleware(
             Guard,

@@ -23,6 +23,9 @@ from kernelproto.server.logins import Logins, TooManyLogins
 # The name is kept with each kernel, and stands in each line of the log about one.
 _MOST_NAME_CHARACTERS = 256
 
+# What a scope has the client's address under, where a trusted proxy has told it.
+ADDRESS = "kernelproto.address"
+
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
@@ -93,11 +96,11 @@ class Guard:
         try:
             refusal = await self._refusal(scope)
         except AuthenticatorUnavailable as error:
-            await _answer(scope, receive, send, 503, str(error))
+            await answer(scope, receive, send, error_response(503, str(error)))
             return
         except TooManyLogins as error:
             headers = {"Retry-After": str(error.seconds)}
-            await _answer(scope, receive, send, 429, str(error), headers)
+            await answer(scope, receive, send, error_response(429, str(error), headers))
             return
         if refusal is None:
             name = scope["user"].name
@@ -106,7 +109,7 @@ class Guard:
         elif scope["type"] == "http":
             await self._refuse(Request(scope), refusal)(scope, receive, send)
         else:
-            await _answer(scope, receive, send, 403, refusal)
+            await answer(scope, receive, send, error_response(403, refusal))
 
     async def _refusal(self, scope: MutableMapping[str, Any]) -> str | None:
         """Return why this is refused; where it is not, note the user."""
@@ -149,12 +152,18 @@ def user_request(scope: Mapping[str, Any]) -> UserRequest:
     return UserRequest(
         headers=_first_of_each(Headers(raw=scope["headers"]).items()),
         query=_first_of_each(QueryParams(scope["query_string"]).multi_items()),
-        peer=address_of(scope),
+        peer=peer_of(scope),
     )
 
 
 def address_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the address that a request comes from; None where there is none."""
+    """Return the address of the client; None where there is none."""
+    address: str | None = scope[ADDRESS] if ADDRESS in scope else peer_of(scope)
+    return address
+
+
+def peer_of(scope: Mapping[str, Any]) -> str | None:
+    """Return the address that has connected, which may be a proxy's; None where there is none."""
     client = scope.get("client")
     return client[0] if client else None
 
@@ -165,28 +174,22 @@ def path_in_app(scope: Mapping[str, Any]) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-async def deny(
-    websocket: WebSocket, status: int, message: str, headers: Mapping[str, str] | None = None
-) -> None:
-    """Answer a WebSocket's handshake as a request is answered; with a plain 403 if need be."""
-    if "websocket.http.response" in websocket.scope.get("extensions", {}):
-        await websocket.send_denial_response(error_response(status, message, headers))
+async def deny(websocket: WebSocket, status: int, message: str) -> None:
+    """Answer a WebSocket's handshake with an error."""
+    response = error_response(status, message)
+    await answer(websocket.scope, websocket.receive, websocket.send, response)
+
+
+async def answer(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
+    """Answer a request, or the handshake of a WebSocket; with a plain 403 if need be."""
+    if scope["type"] != "websocket":
+        await response(scope, receive, send)
+        return
+    websocket = WebSocket(scope, receive, send)
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await websocket.send_denial_response(response)
     else:
         await websocket.close()
-
-
-async def _answer(
-    scope: Scope,
-    receive: Receive,
-    send: Send,
-    status: int,
-    message: str,
-    headers: Mapping[str, str] | None = None,
-) -> None:
-    if scope["type"] == "websocket":
-        await deny(WebSocket(scope, receive, send), status, message, headers)
-    else:
-        await error_response(status, message, headers)(scope, receive, send)
 
 
 def _first_of_each(pairs: list[tuple[str, str]]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -34,9 +35,8 @@ from kernelproto.server.settings import (
     OPTIONS,
     Settings,
     is_loopback,
-    load_settings,
-    remove_secrets,
 )
+from kernelproto.server.settings_sources import load_settings, remove_secrets
 from kernelproto.server.users import (
     Anybody,
     ProxyHeader,
@@ -98,6 +98,7 @@ async def serve(settings: Settings) -> None:
     finder = KernelFinder.from_entrypoints()
     await _check_kernel(finder, settings.kernel)
     _check_folder(settings.root_dir)
+    _check_certificate(settings)
     with _listener(settings) as listener:
         async with (
             background_tasks() as tasks,  # outlives the pool: a second signal changes nothing
@@ -125,6 +126,8 @@ async def serve(settings: Settings) -> None:
                     server_header=False,
                     # Who connects is who it is: ProxyHeader relies on it.
                     proxy_headers=False,
+                    ssl_certfile=settings.certfile,
+                    ssl_keyfile=settings.keyfile,
                     ws=ReceiptProtocol,
                     ws_max_size=settings.max_message_bytes,
                     ws_per_message_deflate=False,
@@ -132,7 +135,7 @@ async def serve(settings: Settings) -> None:
                 )
             )
             await tasks.start(_end_on_signal, server, pool, app.state.drain, settings.grace_seconds)
-            _announce(listener, token)
+            _announce(listener, settings, token)
             await server.serve(sockets=[listener])
 
 
@@ -178,6 +181,19 @@ async def _check_kernel(finder: KernelFinder, name: str) -> None:
 def _check_folder(root_dir: str) -> None:
     if not os.path.isdir(root_dir):
         raise InvalidSettings(f"root_dir: {root_dir!r} is no folder")
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Raise InvalidSettings where uvicorn could not load the certificate and its key."""
+    if settings.certfile is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.certfile, settings.keyfile, password="")
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidSettings(
+            f"certfile, keyfile: they cannot be used: {error.strerror or error}"
+        ) from error
 
 
 def new_token(user: str) -> tuple[str, list[str]]:
@@ -238,12 +254,14 @@ def _listener(settings: Settings) -> Generator[socket.socket]:
         yield listener
 
 
-def _announce(listener: socket.socket, token: str | None) -> None:
+def _announce(listener: socket.socket, settings: Settings, token: str | None) -> None:
     host, port, *_ = listener.getsockname()
     name = host if is_loopback(host) else socket.gethostname()
     query = f"?token={token}" if token else ""
     address = f"[{name}]" if ":" in name else name
-    print(f"serving kernels at http://{address}:{port}/{query}", file=sys.stderr, flush=True)
+    url = f"{'https' if settings.certfile else 'http'}://{address}:{port}"
+    path = f"{settings.base_url.rstrip('/')}/{query}"
+    print(f"serving kernels at {url}{path}", file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,17 +1,11 @@
-"""Settings: everything a kernel server can be told, from a file, the environment, the command line.
-
-Each overrides what came before it. A value that cannot be used is an error that names the key and
-where it was said.
-"""
+"""Settings: everything a kernel server can be told; ``settings_sources`` reads them."""
 
 from __future__ import annotations
 
 import ipaddress
-import tomllib
-from collections.abc import Mapping, MutableMapping, Sequence
-from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -28,25 +22,11 @@ _KNOWN_NAMES = {
     "hub_api_url": "JUPYTERHUB_API_URL",
 }
 
+# A prefix of paths, without a slash at its end; nothing in it needs an escape.
+BASE_URL = r"(?:/[A-Za-z0-9._~-]+)*"
+
 # Marks a setting whose value is shown to nobody.
 _SECRET = {"secret": True}
-
-# Variables of the server that no kernel gets, whatever the settings say.
-_SECRET_VARIABLES = (
-    "KERNELPROTO_*TOKEN*",
-    "CONFIGPROXY_AUTH_TOKEN",
-    "CREDENTIALS_DIRECTORY",
-    "JPY_API_TOKEN",
-    "JUPYTERHUB_API_TOKEN",
-    "JUPYTERHUB_COOKIE_SECRET",
-    "JUPYTERHUB_CRYPT_KEY",
-    "JUPYTER_TOKEN",
-)
-
-_YES_NO = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
-}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +40,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="the address to listen at; others than loopback need authentication")
     ] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="the port; 0 takes a free one")] = 8888
+    base_url: Annotated[
+        str,
+        Meta(
+            description="the path below which clients find the server, such as /kernels, whether a "
+            "reverse proxy removes it or not"
+        ),
+    ] = ""
+    certfile: Annotated[
+        str | None,
+        Meta(description="a file with the server's certificate and its chain, for TLS of its own"),
+    ] = None
+    keyfile: Annotated[
+        str | None,
+        Meta(description="a file with the key of the certificate, where certfile has none"),
+    ] = None
     authentication: Annotated[
         Literal["token", "file", "proxy", "hub", "none"],
         Meta(
@@ -81,7 +76,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="the header in which the proxy names the user")
     ] = "X-Forwarded-User"
     trusted_proxies: Annotated[
-        list[str], Meta(description="addresses and networks that proxies connect from")
+        list[str],
+        Meta(
+            description="addresses and networks of reverse proxies, whose X-Forwarded-For, -Proto "
+            "and -Prefix, and proxy_header, are believed"
+        ),
     ] = []
     admins: Annotated[
         list[str], Meta(description="the names of admins, for authentication by a proxy")
@@ -212,6 +211,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSettings("token: it is empty; authentication = none is what lets all in")
         if self.metrics_token == "":
             raise InvalidSettings("metrics_token: it is empty; leave it out where there is none")
+        if not re.fullmatch(BASE_URL, self.base_url.rstrip("/")):
+            raise InvalidSettings(
+                f"base_url: {self.base_url!r} is no path such as /kernels, with a slash before "
+                "each part, and letters, digits and ._~- in it"
+            )
+        if self.keyfile and not self.certfile:
+            raise InvalidSettings("keyfile: TLS needs a certfile as well")
         if self.authentication == "none" and not is_loopback(self.host):
             raise InvalidSettings(
                 f"host: {self.host!r} can be reached from elsewhere, so authentication must not be "
@@ -286,51 +292,6 @@ OPTIONS: Mapping[str, Option] = {
 }
 
 
-def load_settings(
-    file: str | None = None,
-    environ: Mapping[str, str] | None = None,
-    arguments: Mapping[str, str] | None = None,
-) -> Settings:
-    """Return the settings; what is said later overrides what was said before.
-
-    Args:
-        file: a TOML file, whose keys are those of Settings.
-        environ: environment variables: ``KERNELPROTO_`` and the key in upper case, or the names
-            that are known from elsewhere. An empty one counts as not set.
-        arguments: by key, as on a command line.
-
-    Raises:
-        InvalidSettings: it names the key, and where it was said.
-    """
-    values: dict[str, object] = {}
-    for key, value in _read(file).items() if file else ():
-        if key not in OPTIONS:
-            raise InvalidSettings(f"{key}: there is no such setting; {file} has it")
-        values[key] = _convert(OPTIONS[key], value, f"in {file}", strict=True)
-    for option in OPTIONS.values():
-        for variable in option.variables:
-            if environ is not None and environ.get(variable):
-                text = environ[variable]
-                values[option.key] = _convert(option, text, f"from {variable}", strict=False)
-                break
-    for key, text in () if arguments is None else arguments.items():
-        values[key] = _convert(OPTIONS[key], text, "on the command line", strict=False)
-    return Settings(**cast("dict[str, Any]", values))
-
-
-def remove_secrets(environ: MutableMapping[str, str], settings: Settings) -> None:
-    """Remove the server's secrets from its environment, so that no process that it starts has them.
-
-    Args:
-        environ: the environment, once the settings were read from it.
-        settings: they name further variables.
-    """
-    secrets = {name for option in OPTIONS.values() if option.secret for name in option.variables}
-    patterns = [*secrets, *_SECRET_VARIABLES, *settings.hide_env]
-    for name in [name for name in environ if any(fnmatchcase(name, p) for p in patterns)]:
-        del environ[name]
-
-
 def is_loopback(host: str) -> bool:
     """Return whether only this machine reaches an address; a name other than localhost does not."""
     if host == "localhost":
@@ -339,26 +300,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _read(file: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(Path(file).read_text("utf-8"))
-    except OSError as error:
-        raise InvalidSettings(f"the settings in {file} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidSettings(f"the settings in {file} cannot be read: {error}") from error
-
-
-def _convert(option: Option, value: object, source: str, *, strict: bool) -> object:
-    """Return a value of the right kind; without *strict* from text, a list from its parts."""
-    if not strict and isinstance(value, str):
-        if isinstance(option.default, list):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        elif isinstance(option.default, bool):
-            value = _YES_NO.get(value.lower(), value)
-    try:
-        return msgspec.convert(value, option.kind, strict=strict)
-    except msgspec.ValidationError as error:
-        # The value may be a secret: it is not repeated.
-        raise InvalidSettings(f"{option.key} {source}: {error}") from None

@@ -104,6 +104,29 @@ class TokenFile:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
+class TrustedProxies:
+    """The addresses and networks that reverse proxies connect from; ``peer in proxies`` asks.
+
+    Args:
+        networks: the addresses and networks. No other address is trusted, and no unix socket.
+
+    Raises:
+        ValueError: one of them is neither.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        self._networks = [ipaddress.ip_network(network) for network in networks]
+
+    def __contains__(self, peer: str | None) -> bool:
+        try:
+            address = ipaddress.ip_address(peer or "")
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._networks)
+
+
 class ProxyHeader:
     """Users that a reverse proxy has authenticated, and names in a header.
 
@@ -120,24 +143,15 @@ class ProxyHeader:
         self, header: str, *, trusted: Iterable[str], admins: Collection[str] = ()
     ) -> None:
         self._header = header.lower()
-        self._trusted = [ipaddress.ip_network(network) for network in trusted]
+        self._trusted = TrustedProxies(trusted)
         self._admins = frozenset(admins)
 
     async def authenticate(self, request: UserRequest) -> User | None:
         """Return the user that a trusted proxy names."""
         name = request.headers.get(self._header, "").strip()
-        if not name or not self._is_trusted(request.peer):
+        if not name or request.peer not in self._trusted:
             return None
         return User(name, admin=name in self._admins)
-
-    def _is_trusted(self, peer: str | None) -> bool:
-        try:
-            address = ipaddress.ip_address(peer or "")
-        except ValueError:
-            return False
-        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return any(address in network for network in self._trusted)
 
 
 class Anybody:

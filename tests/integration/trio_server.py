@@ -14,7 +14,7 @@ from hypercorn.trio import serve
 
 from kernelproto import Backoff, KernelFinder, KernelPool, RestartPolicy
 from kernelproto.server import ProxyHeader, create_app
-from kernelproto.server.settings import load_settings
+from kernelproto.server.settings_sources import load_settings
 
 
 async def main() -> None:

@@ -263,6 +263,8 @@ async def test_address_of_another_machine_is_told() -> None:
         ({"kernel": "nope/kernel"}, r"kernel: no kernel type 'nope/kernel'; there are "),
         ({"root_dir": __file__}, r"root_dir: '.*test_serve\.py' is no folder"),
         ({"root_dir": ""}, r"root_dir: '' is no folder"),
+        ({"certfile": "/nowhere"}, r"certfile, keyfile: .*: No such file"),
+        ({"certfile": __file__}, r"certfile, keyfile: they cannot be used: "),
     ],
 )
 async def test_what_is_not_there_is_told_at_once(settings, reason: str) -> None:

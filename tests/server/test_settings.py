@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kernelproto.exceptions import InvalidSettings
-from kernelproto.server.settings import OPTIONS, Settings, load_settings, remove_secrets
+from kernelproto.server.settings import OPTIONS, Settings
+from kernelproto.server.settings_sources import load_settings, remove_secrets
 
 
 @pytest.fixture
@@ -146,6 +147,11 @@ def test_nobody_listens_elsewhere_without_authentication(host: str, open_to_othe
             Settings(host=host, authentication="none")
     else:
         Settings(host=host, authentication="none")
+
+
+def test_key_needs_a_certificate() -> None:
+    with pytest.raises(InvalidSettings, match="certfile"):
+        Settings(keyfile="key.pem")
 
 
 def test_every_setting_is_explained() -> None:

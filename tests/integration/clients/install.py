@@ -7,6 +7,7 @@ They go into $KERNELPROTO_CLIENTS, by default .venv/clients, and nowhere else:
     node          the npm packages of package.json
     jupyterlab    a virtual environment with JupyterLab and its server
     chromium      the browser: a link to the one that this system has, or Debian's, unpacked
+    nginx         the reverse proxy, likewise
 
 What is there already stays. What cannot be installed is skipped; the reason is printed, here and by
 the tests, and that is no failure.
@@ -38,6 +39,7 @@ from tests.integration.installing import (
 PACKAGES = Path(__file__).with_name("package.json")
 JUPYTERLAB = "jupyterlab==4.6.6"
 CHROMIUM = "chromium"
+NGINX = "nginx"
 
 
 LAUNCHER = """\
@@ -75,6 +77,22 @@ def chromium(folder: Path) -> None:
     run(launcher, "--version")  # it lacks nothing
 
 
+def nginx(folder: Path) -> None:
+    launcher = folder / "nginx"
+    try:
+        launcher.symlink_to(program(NGINX))
+    except Skipped:
+        root = unpack_debian(folder, NGINX)
+        libraries = [*root.glob("usr/lib/*-linux-gnu"), *root.glob("lib/*-linux-gnu")]
+        launcher.write_text(
+            LAUNCHER.format(
+                libraries=":".join(map(str, libraries)), program=root / "usr/sbin/nginx"
+            )
+        )
+        launcher.chmod(0o755)
+    run(launcher, "-v")  # it lacks nothing
+
+
 Recipe = Callable[[Path], None]
 
 # What each is made from: when that changes, it is installed again.
@@ -82,6 +100,7 @@ CLIENTS: Mapping[str, tuple[Recipe, str]] = {
     "node": (node, PACKAGES.read_text()),
     "jupyterlab": (jupyterlab, JUPYTERLAB),
     "chromium": (chromium, CHROMIUM),
+    "nginx": (nginx, NGINX),
 }
 
 

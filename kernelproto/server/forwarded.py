@@ -1,0 +1,116 @@
+"""Forwarded: the address that a client uses, where a reverse proxy stands in between.
+
+A proxy tells the client's address, scheme and path prefix in the headers X-Forwarded-For, -Proto
+and -Prefix. Anybody can send these, so they count only from the addresses of trusted proxies.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kernelproto.server.answers import error_response
+from kernelproto.server.guard import ADDRESS, answer, peer_of
+from kernelproto.server.settings import BASE_URL
+from kernelproto.server.users import TrustedProxies
+
+_SCHEMES = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
+
+# Proxies that a request may have come through.
+_MOST_HOPS = 20
+
+# An IPv4 address with a port, or an IPv6 address in brackets.
+_WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d+|\[([^\]]+)\](?::\d+)?")
+
+
+class Forwarded:
+    """ASGI middleware: let the application see the address that its client uses.
+
+    It sets ``root_path``, ``scheme`` and ``ADDRESS`` of the scope; ``client`` stays the peer. A
+    request for the prefix itself is redirected to the page below it.
+
+    Args:
+        app: the application.
+        base_url: the prefix of every path, such as ``/kernels``, whether a proxy removes it from
+            the path or not; empty for none.
+        trusted: addresses and networks of the proxies whose headers count.
+    """
+
+    def __init__(self, app: ASGIApp, *, base_url: str, trusted: Iterable[str]) -> None:
+        self._app = app
+        self._base_url = base_url.rstrip("/")
+        self._trusted = TrustedProxies(trusted)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, a WebSocket or the lifespan."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        scope = dict(scope)
+        headers = Headers(scope=scope)
+        prefix = ""
+        if peer_of(scope) in self._trusted:
+            prefix = _first(headers, "x-forwarded-prefix").rstrip("/")
+            if not re.fullmatch(BASE_URL, prefix):
+                message = "the header X-Forwarded-Prefix of the proxy is no path such as /kernels"
+                await answer(scope, receive, send, error_response(400, message))
+                return
+            scheme = _first(headers, "x-forwarded-proto").lower()
+            scope["scheme"] = _SCHEMES[scope["type"]].get(scheme, scope.get("scheme"))
+            scope[ADDRESS] = self._client(headers) or peer_of(scope)
+        redirect = self._place(scope, prefix)
+        await (redirect or self._app)(scope, receive, send)
+
+    def _place(self, scope: Scope, prefix: str) -> Response | None:
+        """Put the prefix into the scope; return the redirect of a request for the prefix itself."""
+        mounted: str = scope.get("root_path", "")
+        path = scope["path"].removeprefix(mounted)
+        root, below = self._split(path, prefix)
+        if not root:
+            return None
+        scope["root_path"] = mounted + root
+        if not below and scope["type"] == "http":
+            query = scope["query_string"].decode("latin-1")
+            return RedirectResponse(f"{mounted}{root}/" + (f"?{query}" if query else ""))
+        scope["path"] = mounted + root + below
+        there = f"{mounted}{path.removesuffix(below)}".encode()
+        raw_path: bytes = scope.get("raw_path") or scope["path"].encode()
+        scope["raw_path"] = f"{mounted}{root}".encode() + raw_path.removeprefix(there)
+        return None
+
+    def _split(self, path: str, prefix: str) -> tuple[str, str]:
+        """Return the prefix that the client sees, and the rest of the path."""
+        if prefix and _is_below(path, prefix):  # the proxy names it and has not removed it
+            return prefix, path.removeprefix(prefix)
+        if self._base_url and _is_below(path, self._base_url):
+            below = path.removeprefix(self._base_url)
+            return prefix.removesuffix(self._base_url) + self._base_url, below
+        return prefix or self._base_url, path
+
+    def _client(self, headers: Headers) -> str | None:
+        """Return the last address that no trusted proxy has; None where the header has none."""
+        address = None
+        hops = ",".join(headers.getlist("x-forwarded-for")).rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
+        for hop in reversed(hops):
+            found = _WITH_PORT.fullmatch(hop.strip())
+            text = hop.strip() if found is None else found[1] or found[2]
+            try:
+                address = str(ipaddress.ip_address(text))
+            except ValueError:
+                return address
+            if address not in self._trusted:
+                return address
+        return address
+
+
+def _first(headers: Headers, name: str) -> str:
+    return headers.get(name, "").partition(",")[0].strip()
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(f"{prefix}/")

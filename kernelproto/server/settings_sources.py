@@ -1,0 +1,103 @@
+"""Where settings come from: a file, the environment, the command line.
+
+Each overrides what came before it. A value that cannot be used is an error that names the key and
+its source.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, MutableMapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from kernelproto.exceptions import InvalidSettings
+from kernelproto.server.settings import OPTIONS, Option, Settings
+
+# Variables of the server that no kernel gets, whatever the settings say.
+_SECRET_VARIABLES = (
+    "KERNELPROTO_*TOKEN*",
+    "CONFIGPROXY_AUTH_TOKEN",
+    "CREDENTIALS_DIRECTORY",
+    "JPY_API_TOKEN",
+    "JUPYTERHUB_API_TOKEN",
+    "JUPYTERHUB_COOKIE_SECRET",
+    "JUPYTERHUB_CRYPT_KEY",
+    "JUPYTER_TOKEN",
+)
+
+_YES_NO = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
+
+
+def load_settings(
+    file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    arguments: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings; what is said later overrides what was said before.
+
+    Args:
+        file: a TOML file, whose keys are those of Settings.
+        environ: environment variables: ``KERNELPROTO_`` and the key in upper case, or the names
+            that are known from elsewhere. An empty one counts as not set.
+        arguments: by key, as on a command line.
+
+    Raises:
+        InvalidSettings: it names the key, and where it was said.
+    """
+    values: dict[str, object] = {}
+    for key, value in _read(file).items() if file else ():
+        if key not in OPTIONS:
+            raise InvalidSettings(f"{key}: there is no such setting; {file} has it")
+        values[key] = _convert(OPTIONS[key], value, f"in {file}", strict=True)
+    for option in OPTIONS.values():
+        for variable in option.variables:
+            if environ is not None and environ.get(variable):
+                text = environ[variable]
+                values[option.key] = _convert(option, text, f"from {variable}", strict=False)
+                break
+    for key, text in () if arguments is None else arguments.items():
+        values[key] = _convert(OPTIONS[key], text, "on the command line", strict=False)
+    return Settings(**cast("dict[str, Any]", values))
+
+
+def remove_secrets(environ: MutableMapping[str, str], settings: Settings) -> None:
+    """Remove the server's secrets from its environment, so that no process that it starts has them.
+
+    Args:
+        environ: the environment, once the settings were read from it.
+        settings: they name further variables.
+    """
+    secrets = {name for option in OPTIONS.values() if option.secret for name in option.variables}
+    patterns = [*secrets, *_SECRET_VARIABLES, *settings.hide_env]
+    for name in [name for name in environ if any(fnmatchcase(name, p) for p in patterns)]:
+        del environ[name]
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(file).read_text("utf-8"))
+    except OSError as error:
+        raise InvalidSettings(f"the settings in {file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidSettings(f"the settings in {file} cannot be read: {error}") from error
+
+
+def _convert(option: Option, value: object, source: str, *, strict: bool) -> object:
+    """Return a value of the right kind; without *strict* from text, a list from its parts."""
+    if not strict and isinstance(value, str):
+        if isinstance(option.default, list):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(option.default, bool):
+            value = _YES_NO.get(value.lower(), value)
+    try:
+        return msgspec.convert(value, option.kind, strict=strict)
+    except msgspec.ValidationError as error:
+        # The value may be a secret: it is not repeated.
+        raise InvalidSettings(f"{option.key} {source}: {error}") from None
