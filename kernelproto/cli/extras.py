@@ -6,11 +6,12 @@ from importlib.util import find_spec
 
 from kernelproto.cli.errors import CliError
 
-# Packages are imported under the names of their distributions.
+# Packages are imported under the names of their distributions, but PyJWT as jwt.
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
     "notebook": ("nbformat",),
+    "oidc": ("jwt",),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
     "trio": ("trio",),
 }

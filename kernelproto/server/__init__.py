@@ -25,10 +25,12 @@ from kernelproto.server.users import (
 if typing.TYPE_CHECKING:
     from kernelproto.server.app import create_app
     from kernelproto.server.hub import HubToken
+    from kernelproto.server.oidc import OidcToken
 
 __all__ = [
     "Anybody",
     "HubToken",
+    "OidcToken",
     "ProxyHeader",
     "Settings",
     "Shared",
@@ -39,7 +41,11 @@ __all__ = [
     "load_settings",
 ]
 
-_HOMES = {"create_app": "kernelproto.server.app", "HubToken": "kernelproto.server.hub"}
+_HOMES = {
+    "create_app": "kernelproto.server.app",
+    "HubToken": "kernelproto.server.hub",
+    "OidcToken": "kernelproto.server.oidc",
+}
 
 
 def __getattr__(name: str) -> object:

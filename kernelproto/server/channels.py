@@ -66,7 +66,7 @@ TRY_AGAIN_LATER = 1013
 # One of those for applications, after the status of HTTP.
 UNAUTHORIZED = 4401
 
-_REVOKED = "Your access was revoked: sign in again, or ask the administrator of this server."
+_REVOKED = "Your access has ended: sign in again, or ask the administrator of this server."
 
 # How long a client that does not read may take to be told that it was cut off.
 _CLOSING_SECONDS = 5

@@ -143,7 +143,7 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
     """Return who lets users in, and the token that nobody knows yet, where one was made.
 
     Raises:
-        InvalidSettings: the token file, or the address of the hub, cannot be used.
+        InvalidSettings: the token file, or the address of the hub or of the issuer, cannot be used.
     """
     token: str | None = None
     authenticator: Authenticator
@@ -162,9 +162,28 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
             scopes=settings.hub_scopes,
             cache_seconds=settings.hub_cache_seconds,
         )
+    elif settings.authentication == "oidc":
+        authenticator = _oidc(settings)
     else:
         authenticator = Anybody()
     return (authenticator if settings.multi_user else Shared(authenticator)), token
+
+
+def _oidc(settings: Settings) -> Authenticator:
+    try:
+        from kernelproto.server.oidc import OidcToken
+    except ImportError as error:
+        raise InvalidSettings(
+            f'authentication: oidc needs {error.name}: pip install "kernelproto[oidc]"'
+        ) from None
+    return OidcToken(
+        settings.oidc_issuer or "",
+        audience=settings.oidc_audience,
+        name_claim=settings.oidc_name_claim,
+        admin_claim=settings.oidc_admin_claim,
+        admin_values=settings.oidc_admin_values,
+        admins=settings.admins,
+    )
 
 
 async def _check_kernel(finder: KernelFinder, name: str) -> None:

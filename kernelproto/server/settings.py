@@ -56,10 +56,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="a file with the key of the certificate, where certfile has none"),
     ] = None
     authentication: Annotated[
-        Literal["token", "file", "proxy", "hub", "none"],
+        Literal["token", "file", "proxy", "hub", "oidc", "none"],
         Meta(
             description="who is let in: everybody with one token, the users of token_file, whom a "
-            "reverse proxy names, the users of a JupyterHub, or everybody"
+            "reverse proxy names, the users of a JupyterHub, those of an OpenID Connect provider, "
+            "or everybody"
         ),
     ] = "token"
     token: Annotated[
@@ -83,7 +84,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = []
     admins: Annotated[
-        list[str], Meta(description="the names of admins, for authentication by a proxy")
+        list[str], Meta(description="the names of admins, for authentication by a proxy or oidc")
     ] = []
     hub_api_url: Annotated[
         str | None, Meta(description="where the API of the JupyterHub is that knows the users")
@@ -100,6 +101,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "revoked token ends that much later",
         ),
     ] = 3.0
+    oidc_issuer: Annotated[
+        str | None,
+        Meta(description="the address of the OpenID Connect provider, as in the claim iss"),
+    ] = None
+    oidc_audience: Annotated[
+        list[str], Meta(description="values of which a token needs one in its claim aud")
+    ] = []
+    oidc_name_claim: Annotated[
+        str, Meta(description="the claim of a token with the user's name, which no user may choose")
+    ] = "sub"
+    oidc_admin_claim: Annotated[
+        str, Meta(description="the claim that makes admins, such as groups or realm_access.roles")
+    ] = "groups"
+    oidc_admin_values: Annotated[
+        list[str], Meta(description="values of that claim, of which an admin has one")
+    ] = []
     revoked_kernels: Annotated[
         Literal["keep", "shutdown"],
         Meta(
@@ -227,6 +244,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidSettings("token_file: authentication by file needs it")
         if self.authentication == "hub" and not self.hub_api_url:
             raise InvalidSettings("hub_api_url: authentication by a hub needs it")
+        if self.authentication == "oidc" and not self.oidc_issuer:
+            raise InvalidSettings("oidc_issuer: authentication by oidc needs it")
         if self.authentication == "proxy" and not self.trusted_proxies:
             raise InvalidSettings(
                 "trusted_proxies: authentication by a proxy needs its address, or anybody could "

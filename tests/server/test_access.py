@@ -72,7 +72,7 @@ async def test_user_who_leaves_the_token_file_loses_open_websockets(
             for socket in (lost, lost_too):
                 code, reason = await socket.receive_close()
                 assert code == 4401
-                assert reason.startswith("Your access was revoked")
+                assert reason.startswith("Your access has ended")
                 assert len(reason.encode()) <= 123
             await kept.finish(await kept.execute("6 * 7"))
             assert kept.closed is None

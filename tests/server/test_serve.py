@@ -22,7 +22,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from kernelproto.exceptions import InvalidSettings
-from kernelproto.server import Anybody, HubToken, ProxyHeader, Settings, Shared, SingleUserToken
+from kernelproto.server import (
+    Anybody,
+    HubToken,
+    OidcToken,
+    ProxyHeader,
+    Settings,
+    Shared,
+    SingleUserToken,
+)
 from kernelproto.server.__main__ import _NEEDED
 from kernelproto.server.serve import main, make_authenticator, serve
 from kernelproto.server.users import hash_token
@@ -213,6 +221,12 @@ async def test_waits_for_no_head_and_ends_in_order_on_a_signal(capsys, monkeypat
         (Settings(authentication="proxy", trusted_proxies=["10.0.0.1"]), ProxyHeader),
         (Settings(authentication="none"), Anybody),
         (Settings(authentication="hub", hub_api_url="http://127.0.0.1:8081/hub/api"), HubToken),
+        (
+            Settings(
+                authentication="oidc", oidc_issuer="https://login.test", oidc_audience=["kernels"]
+            ),
+            OidcToken,
+        ),
         (Settings(multi_user=False), Shared),
     ],
 )
@@ -220,6 +234,15 @@ def test_settings_choose_who_lets_users_in(settings: Settings, kind: type) -> No
     authenticator, token = make_authenticator(settings)
     assert isinstance(authenticator, kind)
     assert (token is not None) == (settings.authentication == "token" and not settings.token)
+
+
+def test_package_that_oidc_lacks_is_told(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "kernelproto.server.oidc", None)
+    settings = Settings(
+        authentication="oidc", oidc_issuer="https://login.test", oidc_audience=["kernels"]
+    )
+    with pytest.raises(InvalidSettings, match=r'pip install "kernelproto\[oidc\]"'):
+        make_authenticator(settings)
 
 
 def test_mistake_is_told_at_once(monkeypatch, capsys) -> None:

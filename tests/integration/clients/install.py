@@ -8,6 +8,7 @@ They go into $KERNELPROTO_CLIENTS, by default .venv/clients, and nowhere else:
     jupyterlab    a virtual environment with JupyterLab and its server
     chromium      the browser: a link to the one that this system has, or Debian's, unpacked
     nginx         the reverse proxy, likewise
+    issuer        an OpenID Connect provider: the npm package of issuer/package.json
 
 What is there already stays. What cannot be installed is skipped; the reason is printed, here and by
 the tests, and that is no failure.
@@ -37,6 +38,7 @@ from tests.integration.installing import (
 )
 
 PACKAGES = Path(__file__).with_name("package.json")
+ISSUER = Path(__file__).with_name("issuer") / "package.json"
 JUPYTERLAB = "jupyterlab==4.6.6"
 CHROMIUM = "chromium"
 NGINX = "nginx"
@@ -52,6 +54,12 @@ LD_LIBRARY_PATH="{libraries}" exec "{program}" "$@"
 def node(folder: Path) -> None:
     program("node")
     shutil.copy(PACKAGES, folder)
+    npm_install(folder)
+
+
+def issuer(folder: Path) -> None:
+    program("node")
+    shutil.copy(ISSUER, folder)
     npm_install(folder)
 
 
@@ -101,6 +109,7 @@ CLIENTS: Mapping[str, tuple[Recipe, str]] = {
     "jupyterlab": (jupyterlab, JUPYTERLAB),
     "chromium": (chromium, CHROMIUM),
     "nginx": (nginx, NGINX),
+    "issuer": (issuer, ISSUER.read_text()),
 }
 
 

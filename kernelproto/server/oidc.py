@@ -1,0 +1,261 @@
+"""OidcToken: users whom an OpenID Connect provider, the issuer, has given a signed token.
+
+A token is a JWT: an access token (RFC 9068) or an ID token. The issuer's public keys verify it, so
+the issuer is asked for its keys only, never about a token. Needs the extra ``oidc``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import anyio
+import jwt
+import msgspec
+
+from kernelproto.exceptions import AuthenticatorUnavailable, InvalidSettings
+from kernelproto.interfaces import User, UserRequest
+from kernelproto.server.http_get import FAILURES, get, read_address, words
+from kernelproto.server.settings import is_loopback
+from kernelproto.server.users import token_of
+
+logger = logging.getLogger(__name__)
+
+_DISCOVERY = "/.well-known/openid-configuration"
+
+# Signatures that need the issuer's private key: with a shared secret, the public key would sign.
+_KEY_TYPES = {
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA"),
+    **dict.fromkeys(("ES256", "ES384", "ES512"), "EC"),
+    "EdDSA": "OKP",
+}
+
+# Other JWTs of an issuer, such as those that announce a log-out, let nobody in.
+_TOKEN_TYPES = (None, "jwt", "at+jwt", "application/at+jwt")
+
+# Longer than tokens with hundreds of groups.
+_MOST_CHARACTERS = 16_384
+_MOST_NAME_CHARACTERS = 255
+_MOST_KEYS = 100
+
+# Seconds. The clocks of the issuer and of this machine may differ.
+_LEEWAY = 30
+
+# Keys are asked for again so often; for a token with an unknown key earlier, but not more often
+# than the second number says. Without an answer the old ones are believed for a while.
+_KEYS_SECONDS = 300.0
+_PAUSE_SECONDS = 10.0
+_STALE_SECONDS = 3600.0
+
+_BAD_TOKEN = (jwt.PyJWTError, ValueError, TypeError, RecursionError)
+
+
+class _Discovery(msgspec.Struct):
+    issuer: str
+    jwks_uri: str
+
+
+class _KeySet(msgspec.Struct):
+    keys: list[dict[str, Any]]
+
+
+class OidcToken:
+    """The users of an OpenID Connect provider, each with a JWT of its.
+
+    A token counts until it expires, also after the issuer has revoked it: let them live for some
+    minutes. The issuer's keys are fetched when they are first needed, and again when a token is
+    signed with one that is not known yet.
+
+    Args:
+        issuer: its address, as in the claim ``iss``: https, or http on this machine.
+        audience: values of which a token needs one in its claim ``aud``.
+        name_claim: the claim with the user's name. A user must not be able to choose it.
+        admin_claim: the claim that makes admins, such as a list of groups; a claim within another
+            is written with a dot, as ``realm_access.roles``.
+        admin_values: values of that claim, of which an admin has one; ``"true"`` for a true claim.
+        admins: names of further admins.
+        timeout: how many seconds the issuer may take to tell its keys.
+
+    Raises:
+        InvalidSettings: the issuer is no such address, or there is no audience.
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        *,
+        audience: Collection[str],
+        name_claim: str = "sub",
+        admin_claim: str = "groups",
+        admin_values: Collection[str] = (),
+        admins: Collection[str] = (),
+        timeout: float = 5.0,
+    ) -> None:
+        try:
+            self._discovery = read_address(_safe(issuer.rstrip("/") + _DISCOVERY))
+        except ValueError as error:
+            raise InvalidSettings(
+                f"oidc_issuer: {issuer!r} is no address of an issuer, such as "
+                f"https://login.example.org: {error}"
+            ) from None
+        if not audience or isinstance(audience, str):
+            raise InvalidSettings(
+                "oidc_audience: it is empty, so tokens for any other service would be accepted"
+            )
+        self._issuer = issuer
+        self._audience = list(audience)
+        self._name_claim = name_claim
+        self._admin_claim = admin_claim
+        self._admin_values = frozenset(admin_values)
+        self._admins = frozenset(admins)
+        self._timeout = timeout
+        self._keys: dict[str | None, jwt.PyJWK] = {}
+        self._fetched_at = self._tried_at = float("-inf")
+        self._reachable = True
+        self._lock = anyio.Lock()
+
+    async def authenticate(self, request: UserRequest) -> User | None:
+        """Return the user whom a token names, if the issuer has signed it for this server.
+
+        Raises:
+            AuthenticatorUnavailable: the issuer does not tell its keys.
+        """
+        token = token_of(request)
+        if not token or len(token) > _MOST_CHARACTERS:
+            return None
+        try:
+            header = jwt.get_unverified_header(token)
+        except _BAD_TOKEN:
+            return None
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm not in _KEY_TYPES or not isinstance(kid, str | None) or not _has_type(header):
+            return None
+        key = await self._key(kid)
+        if key is None or key.key_type != _KEY_TYPES[algorithm]:
+            return None
+        try:
+            claims = jwt.decode(
+                token,
+                key.key,
+                algorithms=[algorithm],
+                audience=self._audience,
+                issuer=self._issuer,
+                leeway=_LEEWAY,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except _BAD_TOKEN:
+            return None
+        return self._user(claims)
+
+    def _user(self, claims: Mapping[str, Any]) -> User | None:
+        name = _claim(claims, self._name_claim)
+        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME_CHARACTERS:
+            return None
+        found = _claim(claims, self._admin_claim)
+        values = cast("list[object]", found) if isinstance(found, list) else [found]
+        texts = {"true" if value is True else value for value in values if _is_plain(value)}
+        return User(name, admin=name in self._admins or not self._admin_values.isdisjoint(texts))
+
+    async def _key(self, kid: str | None) -> jwt.PyJWK | None:
+        """Return the key of the issuer that has an id, or its only one for a token without."""
+        if not self._is_known(kid) or not self._is_younger(_KEYS_SECONDS):
+            # Those whose key is known need not wait while it is asked for again.
+            if not (self._is_known(kid) and self._lock.locked()):
+                async with self._lock:
+                    if not self._is_known(kid) or not self._is_younger(_KEYS_SECONDS):
+                        await self._refresh()
+            knows = self._is_known(kid) or self._reachable
+            if not knows or not self._is_younger(_STALE_SECONDS):
+                raise AuthenticatorUnavailable(
+                    "the issuer of the tokens does not answer: try again later"
+                )
+        if kid is None:
+            return next(iter(self._keys.values())) if len(self._keys) == 1 else None
+        return self._keys.get(kid)
+
+    def _is_known(self, kid: str | None) -> bool:
+        return kid in self._keys or (kid is None and len(self._keys) == 1)
+
+    def _is_younger(self, seconds: float) -> bool:
+        return anyio.current_time() - self._fetched_at < seconds
+
+    async def _refresh(self) -> None:
+        if anyio.current_time() - self._tried_at < _PAUSE_SECONDS:
+            return
+        self._tried_at = anyio.current_time()
+        try:
+            with anyio.fail_after(self._timeout):
+                self._keys = await self._fetch()
+        except FAILURES as error:
+            if self._reachable:  # else it was said already
+                logger.warning("the keys of %s cannot be had: %s", self._issuer, words(error))
+            self._reachable = False
+            return
+        if not self._reachable:
+            logger.info("%s tells its keys again", self._issuer)
+        self._reachable = True
+        self._fetched_at = anyio.current_time()
+
+    async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
+        status, body = await get(self._discovery)
+        if status != 200:
+            raise ValueError(f"{self._discovery.url} answers with status {status}")
+        discovery = msgspec.json.decode(body, type=_Discovery)
+        if discovery.issuer != self._issuer:
+            raise ValueError(f"it says that its issuer is {discovery.issuer!r}")
+        status, body = await get(read_address(_safe(discovery.jwks_uri)))
+        if status != 200:
+            raise ValueError(f"{discovery.jwks_uri} answers with status {status}")
+        found: dict[str | None, jwt.PyJWK] = {}
+        for description in msgspec.json.decode(body, type=_KeySet).keys[:_MOST_KEYS]:
+            key = _read_key(description)
+            if key is not None:
+                found[key.key_id] = key
+        return found
+
+
+def _read_key(description: dict[str, Any]) -> jwt.PyJWK | None:
+    """Return a public key for signatures; None for any other, and for one that cannot be used."""
+    if description.get("use", "sig") != "sig" or "d" in description:
+        return None
+    if description.get("kty") not in _KEY_TYPES.values():
+        return None
+    if not isinstance(description.get("kid"), str | None):
+        return None
+    try:
+        return jwt.PyJWK(description)
+    except _BAD_TOKEN:
+        return None
+
+
+def _safe(url: str) -> str:
+    """Return an address that nobody between here and there can change the answers of.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    parts = urlsplit(url)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        raise ValueError("it must begin with https://")
+    return url
+
+
+def _has_type(header: Mapping[str, Any]) -> bool:
+    kind = header.get("typ")
+    return (kind.lower() if isinstance(kind, str) else kind) in _TOKEN_TYPES
+
+
+def _claim(claims: Mapping[str, Any], name: str) -> object:
+    """Return a claim, or one within another, whose name has dots."""
+    if name in claims:
+        return claims[name]
+    found: object = claims
+    for part in name.split("."):
+        found = cast("Mapping[str, object]", found).get(part) if isinstance(found, dict) else None
+    return found
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) or value is True
