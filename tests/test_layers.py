@@ -59,7 +59,11 @@ CONFINED = {
         "kernelproto/cli/main.py",
         "kernelproto/cli/signals.py",
     ),
-    "h11": ("kernelproto/server/heads.py", "kernelproto/server/http_get.py"),
+    "h11": (
+        "kernelproto/server/heads.py",
+        "kernelproto/server/http_get.py",
+        "kernelproto/server/protocols.py",
+    ),
     "jwt": ("kernelproto/server/oidc.py",),
     "opentelemetry": ("kernelproto/server/tracing.py",),
     "prometheus_client": ("kernelproto/server/metrics.py",),

@@ -12,6 +12,7 @@ from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.connection_file import ConnectionFile
 from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
+from kernelproto.launch.open_files import lower_open_files
 from kernelproto.launch.output_file import OutputFile
 from kernelproto.launch.paths import is_text
 from kernelproto.launch.process import Spawn
@@ -126,6 +127,7 @@ def start_process(
                 output=kept.write_end,
             )
         undo.callback(process.abort)
+        lower_open_files(process.pid)
         if limits is not None:
             limits.apply(process.pid)
         identity = ProcessId.of(process.pid)

@@ -28,6 +28,7 @@ from kernelproto.server.answers import (
     json_response,
 )
 from kernelproto.server.channels import ChannelsRoute
+from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
 from kernelproto.server.feed import Feeds
@@ -78,8 +79,16 @@ def create_app(
     drain = Drain()
     desk = Desk(pool, finder, settings, metrics, access, drain)
     limit = settings.max_body_bytes
+    sockets = UserSockets(settings.max_websockets_per_user)
+    metrics.sockets = sockets
     channels = ChannelsRoute(
-        desk, feeds, metrics.traffic, access, drain, max_message_bytes=settings.max_message_bytes
+        desk,
+        feeds,
+        metrics.traffic,
+        access,
+        drain,
+        sockets,
+        max_message_bytes=settings.max_message_bytes,
     )
     cors = Middleware(
         CORSMiddleware,
@@ -121,6 +130,7 @@ def create_app(
         exception_handlers=handlers,
     )
     app.state.drain = drain
+    app.state.metrics = metrics
     return app
 
 

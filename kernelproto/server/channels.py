@@ -41,6 +41,7 @@ from kernelproto.log_fields import logging_about
 from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
 from kernelproto.server.audit import audit
+from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
@@ -72,7 +73,10 @@ _REVOKED = "Your access has ended: sign in again, or ask the administrator of th
 _CLOSING_SECONDS = 5
 
 _SENT_BETWEEN_CHECKPOINTS = 256
+_TAKEN_BETWEEN_CHECKPOINTS = 8
 
+
+_TOO_MANY = "You have too many WebSockets (max_websockets_per_user). Close one, then try again."
 
 # Of what clients call themselves and their messages: it is kept, and compared.
 _MOST_ID_CHARACTERS = 256
@@ -87,6 +91,7 @@ class ChannelsRoute:
         traffic: counts the messages.
         access: tells when a user is not let in any more.
         drain: says when the server ends.
+        sockets: bound the WebSockets of each user.
         max_message_bytes: of a client.
     """
 
@@ -97,6 +102,7 @@ class ChannelsRoute:
         traffic: Traffic,
         access: Access,
         drain: Drain,
+        sockets: UserSockets,
         *,
         max_message_bytes: int,
     ) -> None:
@@ -105,6 +111,7 @@ class ChannelsRoute:
         self._traffic = traffic
         self._access = access
         self._drain = drain
+        self._sockets = sockets
         self._max_message_bytes = max_message_bytes
 
     def routes(self) -> list[WebSocketRoute]:
@@ -117,6 +124,14 @@ class ChannelsRoute:
                 message = f"{name} may have {_MOST_ID_CHARACTERS} characters at the most"
                 await deny(websocket, 400, message)
                 return
+        with self._sockets.place(websocket.user.name) as has_room:
+            if has_room:
+                await self._connect(websocket)
+            else:
+                await websocket.accept()
+                await websocket.close(TRY_AGAIN_LATER, _TOO_MANY)
+
+    async def _connect(self, websocket: WebSocket) -> None:
         framing = server_framing(websocket.scope["subprotocols"], max_size=self._max_message_bytes)
         try:
             if self._drain.begun:
@@ -234,7 +249,11 @@ class _ClientConnection:
             return await self._take_from_client()
 
     async def _take_from_client(self) -> int:
+        taken = 0
         while True:
+            taken += 1
+            if taken % _TAKEN_BETWEEN_CHECKPOINTS == 0:
+                await checkpoint()  # what has come already is taken without waiting
             event = await self._websocket.receive()
             if event["type"] == "websocket.disconnect":
                 self._reader.leave()  # the client may be back in the next turn of the event loop

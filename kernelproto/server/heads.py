@@ -1,4 +1,4 @@
-"""Heads: how long a client may take to say what it wants, for which uvicorn alone has no bound."""
+"""Heads: how long a client may take to send a request, for which uvicorn alone has no bound."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Callable
 from typing import Any
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from kernelproto.server.answers import SECURITY_HEADERS, error_response
+from kernelproto.server.protocols import PacedHttp
 
 HEAD_SECONDS = 30
 
 
-class HeadDeadline(H11Protocol):
-    """HTTP of uvicorn, with HEAD_SECONDS for the head of each request.
+class HeadDeadline(PacedHttp):
+    """HTTP with HEAD_SECONDS for the head of each request.
 
-    They count from when the connection was made, and from the end of each response, and nothing
-    that comes before the head is complete prolongs them: neither a part of it, nor the rest of a
-    body that nobody waits for any more. Then the connection is closed, and a client that had begun
-    a head is answered 408. What an application waits for, such as the body of the request that it
-    answers, and how long it takes itself, is up to it; WebSockets have no head to come.
+    They count from when the connection was made and, on a connection that has had a request, from
+    the first byte of the next one. Nothing that comes before the head is complete prolongs them.
+    Then the connection is closed, and a client that had begun a head is answered 408. Between two
+    requests the keep-alive time of uvicorn counts. The body of a request, and the time for its
+    answer, are up to the application; WebSockets have no head to come.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._stop_waiting: Callable[[], None] = lambda: None
+        self._stop_waiting: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first head."""
@@ -34,23 +34,24 @@ class HeadDeadline(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait for nothing more."""
-        self._stop_waiting()
         super().connection_lost(exc)
+        self._cancel()
 
     def handle_events(self) -> None:
-        """Handle what has come; it may be a head, also one that asks for a WebSocket."""
+        """Handle what has come: a part of a head, or a whole one, also one of a WebSocket."""
         super().handle_events()
-        if self.conn.our_state in (h11.SEND_RESPONSE, h11.SEND_BODY):
-            self._stop_waiting()
-
-    def on_response_complete(self) -> None:
-        """Wait for the next head, which may have come already."""
-        self._wait_for_head()
-        super().on_response_complete()
+        if self.conn.our_state is not h11.IDLE:
+            self._cancel()
+        elif self._stop_waiting is None and self.conn.trailing_data[0]:
+            self._wait_for_head()
 
     def _wait_for_head(self) -> None:
-        self._stop_waiting()
         self._stop_waiting = self.loop.call_later(HEAD_SECONDS, self._give_up).cancel
+
+    def _cancel(self) -> None:
+        if self._stop_waiting is not None:
+            self._stop_waiting()
+            self._stop_waiting = None
 
     def _give_up(self) -> None:
         if self.transport.is_closing():

@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 from kernelproto.interfaces import DeathCause
 from kernelproto.pool import KernelPool
 from kernelproto.pool.member import PooledState
+from kernelproto.server.connections import Connections, UserSockets
 from kernelproto.server.feed import Feeds
 from kernelproto.server.tracing import trace_past
 from kernelproto.server.traffic import Traffic
@@ -56,6 +57,8 @@ class Metrics(Collector):
         traffic: counts the messages.
         start_seconds: how long users have waited for kernels.
         rate_limited: how many starts and restarts were refused because they came too often.
+        sockets: the WebSockets of each user; None where they are not counted.
+        connections: of the server; None where another server than this program's serves.
     """
 
     def __init__(self, pool: KernelPool, feeds: Feeds) -> None:
@@ -63,6 +66,8 @@ class Metrics(Collector):
         self._feeds = feeds
         self._registry = CollectorRegistry()
         self.rate_limited = 0
+        self.sockets: UserSockets | None = None
+        self.connections: Connections | None = None
         self.traffic = Traffic(self._note_round_trip)
         self.start_seconds = Histogram(
             "kernelproto_kernel_start_seconds",
@@ -135,6 +140,29 @@ class Metrics(Collector):
                 "kernelproto_messages", "Messages on WebSockets.", labels=["direction"]
             ),
             {"from_clients": self.traffic.received, "to_clients": self.traffic.sent},
+        )
+        if self.connections is not None:
+            yield GaugeMetricFamily(
+                "kernelproto_open_connections",
+                "Connections of clients, WebSockets among them.",
+                self.connections.open,
+            )
+            yield CounterMetricFamily(
+                "kernelproto_connections_displaced",
+                "Connections without a request that were closed to make room for new ones.",
+                self.connections.displaced,
+            )
+        yield _by_label(
+            CounterMetricFamily(
+                "kernelproto_connections_refused",
+                "Connections that were refused because all were in use, and WebSockets that were "
+                "refused because their user had too many.",
+                labels=["limit"],
+            ),
+            {
+                "max_connections": self.connections.refused if self.connections else 0,
+                "max_websockets_per_user": self.sockets.refused if self.sockets else 0,
+            },
         )
         yield GaugeMetricFamily(
             "kernelproto_kept_bytes",

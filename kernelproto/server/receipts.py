@@ -18,9 +18,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 from websockets.http11 import Request
+
+from kernelproto.server.protocols import PacedWebSocket
 
 EXTENSION = "kernelproto.receipt"
 
@@ -45,8 +46,8 @@ _MOST_AWAITED = 10_000
 _LAST_BYTES = 256 * 1024
 
 
-class ReceiptProtocol(WebSocketsSansIOProtocol):
-    """A WebSocket of uvicorn that gets receipts."""
+class ReceiptProtocol(PacedWebSocket):
+    """A WebSocket that gets receipts."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -98,7 +99,7 @@ class ReceiptProtocol(WebSocketsSansIOProtocol):
         if not self.disconnected and self.transport.get_extra_info("ssl_object") is None:
             with suppress(OSError):
                 data = os.read(self.transport.get_extra_info("socket").fileno(), _LAST_BYTES)
-                self.data_received(data)
+                self.transport.receive(data)
         super().connection_lost(exc)
 
     def keepalive_timeout(self) -> None:
@@ -111,10 +112,13 @@ class ReceiptProtocol(WebSocketsSansIOProtocol):
 
     def handle_pong(self, event: Frame) -> None:
         """Take in the answer to a ping, which stands for those before it as well."""
-        if len(event.data) != _number.size:
+        is_answer = False
+        if len(event.data) == _number.size:
+            (number,) = _number.unpack(event.data)
+            is_answer = bool(self._awaited) and self._awaited[0][0] <= number
+        if not is_answer:  # nor does it tell of anything new
             super().handle_pong(event)
             return
-        (number,) = _number.unpack(event.data)
         while self._awaited and self._awaited[0][0] <= number:
             _, on_receipt = self._awaited.popleft()
             on_receipt()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib.util
+import logging
+import math
 import os
 import secrets
 import signal
@@ -13,23 +15,30 @@ import ssl
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import NoReturn
+from functools import partial
+from importlib.metadata import version
+from typing import Any, NoReturn
 
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from kernelproto.background import background_tasks
 from kernelproto.exceptions import InvalidSettings, KernelProtoError, NoSuchKernel
 from kernelproto.interfaces import Authenticator
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.naming import check_kernel_type
+from kernelproto.launch.open_files import raise_open_files
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
+from kernelproto.server.connections import MOST_REFUSED, Connections
 from kernelproto.server.drain import Drain
 from kernelproto.server.heads import HeadDeadline
 from kernelproto.server.hub import HubToken
 from kernelproto.server.logs import configure_logging
+from kernelproto.server.protocols import shape_faults
 from kernelproto.server.receipts import ReceiptProtocol
 from kernelproto.server.settings import (
     OPTIONS,
@@ -46,12 +55,18 @@ from kernelproto.server.users import (
     hash_token,
 )
 
+logger = logging.getLogger(__name__)
+
 _PROG = "python -m kernelproto.server"
 
 _MISUSED = 2  # the command line cannot be understood
 
 # How long requests that are being answered may go on when the server ends.
 _GRACE_SECONDS = 5
+
+# With room to spare: sockets, pipes and the like of a kernel, and of the program itself.
+_FILES_PER_KERNEL = 20
+_OTHER_FILES = 100
 
 # A client that takes nothing in for so long is gone, also for the system.
 _DEAF_CLIENT_MS = 60_000
@@ -100,6 +115,7 @@ async def serve(settings: Settings) -> None:
     _check_folder(settings.root_dir)
     _check_certificate(settings)
     with _listener(settings) as listener:
+        _check_open_files(settings)
         async with (
             background_tasks() as tasks,  # outlives the pool: a second signal changes nothing
             KernelPool(
@@ -112,13 +128,18 @@ async def serve(settings: Settings) -> None:
                 cwd=settings.root_dir,
             ) as pool,
         ):
+            connections = Connections(
+                most=settings.max_connections, frames_per_second=settings.frames_per_second
+            )
             app = create_app(pool, finder=finder, authenticator=authenticator, settings=settings)
+            app.state.metrics.connections = connections
+            http, ws = choose_protocols(connections)
             server = _Server(
                 uvicorn.Config(
                     app,
                     lifespan="off",
-                    # The other implementation reads headers of any length.
-                    http=HeadDeadline,
+                    http=http,
+                    timeout_keep_alive=math.ceil(settings.keep_alive),
                     log_config=None,
                     # At its other levels it logs addresses with the tokens in them.
                     log_level="warning",
@@ -128,7 +149,7 @@ async def serve(settings: Settings) -> None:
                     proxy_headers=False,
                     ssl_certfile=settings.certfile,
                     ssl_keyfile=settings.keyfile,
-                    ws=ReceiptProtocol,
+                    ws=ws,
                     ws_max_size=settings.max_message_bytes,
                     ws_per_message_deflate=False,
                     timeout_graceful_shutdown=_GRACE_SECONDS,
@@ -137,6 +158,38 @@ async def serve(settings: Settings) -> None:
             await tasks.start(_end_on_signal, server, pool, app.state.drain, settings.grace_seconds)
             _announce(listener, settings, token)
             await server.serve(sockets=[listener])
+
+
+def choose_protocols(connections: Connections) -> tuple[Any, Any]:
+    """Return the protocols of a server for HTTP and WebSockets; plain ones of uvicorn at worst."""
+    faults = [*shape_faults(H11Protocol), *shape_faults(WebSocketsSansIOProtocol)]
+    if not faults:
+        return (
+            partial(HeadDeadline, served=connections),
+            partial(ReceiptProtocol, served=connections),
+        )
+    logger.warning(
+        "uvicorn %s is not one that this server knows (%s): a client that sends many small chunks "
+        "or frames can delay other clients, and connections are not limited; install another "
+        "version of uvicorn",
+        version("uvicorn"),
+        ", ".join(faults),
+    )
+    return H11Protocol, WebSocketsSansIOProtocol
+
+
+def _check_open_files(settings: Settings) -> None:
+    """Raise the limit for open files; see that all connections and kernels have room in it."""
+    allowed = raise_open_files()
+    connections = settings.max_connections + MOST_REFUSED
+    needed = connections + settings.max_kernels * _FILES_PER_KERNEL + _OTHER_FILES
+    if allowed is not None and needed > allowed:
+        raise InvalidSettings(
+            f"max_connections: {settings.max_connections} connections and {settings.max_kernels} "
+            f"kernels may need {needed} open files, and this process may have {allowed}: raise its "
+            "hard limit (LimitNOFILE= of systemd, ulimit -Hn), or lower max_connections or "
+            "max_kernels"
+        )
 
 
 def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:

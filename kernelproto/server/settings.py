@@ -171,6 +171,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "tokens that were accepted before work on; 0 for no limit",
         ),
     ] = 20.0
+    max_connections: Annotated[
+        int, Meta(ge=1, description="how many connections there may be, WebSockets included")
+    ] = 1000
+    max_websockets_per_user: Annotated[
+        int, Meta(ge=1, description="how many WebSockets a user may have")
+    ] = 200
+    frames_per_second: Annotated[
+        float,
+        Meta(
+            gt=0,
+            description="how many pings, pongs and small pieces of messages a client may send on a "
+            "WebSocket in a second; whole messages do not count",
+        ),
+    ] = 1000.0
+    keep_alive: Annotated[
+        float,
+        Meta(gt=0, description="seconds after which a connection without a request is closed"),
+    ] = 75.0
     max_sessions_per_user: Annotated[
         int, Meta(ge=1, description="how many sessions a user may have")
     ] = 1000

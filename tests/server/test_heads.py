@@ -125,6 +125,19 @@ async def send_for_ever(client: SocketStream) -> None:
             await client.receive()
 
 
+async def test_connection_is_kept_between_requests() -> None:
+    """The time for a head counts from its first byte."""
+    app = Slow()
+    app.may_answer.set()
+    async with serving(app) as port, await anyio.connect_tcp("127.0.0.1", port) as client:
+        for _ in range(2):
+            await client.send(GET)
+            assert (await client.receive()).startswith(b"HTTP/1.1 200")
+            await until_others_are_given_up(port)
+        await client.send(GET[:10])
+        assert (await read_to_end(client)).startswith(b"HTTP/1.1 408")
+
+
 async def test_answer_may_take_longer() -> None:
     app = Slow()
     async with serving(app) as port, await anyio.connect_tcp("127.0.0.1", port) as client:

@@ -269,6 +269,19 @@ async def test_port_that_is_taken_is_told() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_more_connections_than_the_system_allows_are_refused(monkeypatch) -> None:
+    monkeypatch.setattr("kernelproto.server.serve.raise_open_files", lambda: 1000)
+    with pytest.raises(InvalidSettings) as caught:
+        await serve(Settings(port=0, max_connections=800, max_kernels=10))
+    assert str(caught.value) == (
+        "max_connections: 800 connections and 10 kernels may need 1164 open files, and this "
+        "process may have 1000: raise its hard limit (LimitNOFILE= of systemd, ulimit -Hn), or "
+        "lower max_connections or max_kernels"
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_address_of_another_machine_is_told() -> None:
     with pytest.raises(InvalidSettings) as caught:
         await serve(Settings(host="192.0.2.1", port=0))

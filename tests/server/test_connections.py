@@ -1,0 +1,126 @@
+"""How many connections there may be, and which of them give way."""
+
+from __future__ import annotations
+
+import logging
+
+import anyio
+import pytest
+
+from kernelproto.server.connections import (
+    MOST_REFUSED,
+    Connections,
+    FewWarnings,
+    FrameBudget,
+    UserSockets,
+)
+
+
+class Connection:
+    def __init__(self) -> None:
+        self.has_given_way = False
+
+    def give_way(self) -> None:
+        self.has_given_way = True
+
+
+def test_connection_that_waits_longest_gives_way() -> None:
+    connections = Connections(most=3)
+    first, second, third, fourth = (Connection() for _ in range(4))
+    for connection in (first, second, third):
+        assert connections.admit(connection)
+    connections.begin_request(first)
+    connections.wait_for_request(first)  # its turn to wait begins again
+    assert connections.admit(fourth)
+    assert second.has_given_way
+    assert not any(connection.has_given_way for connection in (first, third, fourth))
+    connections.remove(second)
+    assert (connections.open, connections.displaced, connections.refused) == (3, 1, 0)
+
+
+def test_connections_with_requests_do_not_give_way() -> None:
+    connections = Connections(most=2)
+    served = [Connection(), Connection()]
+    for connection in served:
+        assert connections.admit(connection)
+        connections.begin_request(connection)
+    refused = Connection()
+    assert not connections.admit(refused)
+    connections.wait_for_request(refused)  # it was answered
+    assert not any(connection.has_given_way for connection in [*served, refused])
+    assert (connections.open, connections.refused) == (3, 1)
+    connections.remove(refused)
+    connections.remove(served[0])
+    assert connections.admit(Connection())
+    assert connections.open == 2
+
+
+def test_few_refused_connections_are_answered() -> None:
+    connections = Connections(most=1)
+    served = Connection()
+    connections.admit(served)
+    connections.begin_request(served)
+    refused = [Connection() for _ in range(MOST_REFUSED + 1)]
+    told = []
+    for connection in refused:
+        assert not connections.admit(connection)
+        told.append(connections.may_be_told())
+    assert told == [True] * MOST_REFUSED + [False]
+    connections.remove(refused[0])
+    assert connections.may_be_told()
+
+
+def test_clients_do_not_choose_how_many_warnings_there_are(caplog) -> None:
+    warn = FewWarnings()
+    with caplog.at_level(logging.WARNING):
+        for number in range(100):
+            warn(f"warning {number}")
+    assert caplog.messages == ["warning 0"]
+
+
+def test_small_frames_have_a_budget() -> None:
+    budget = FrameBudget(100)
+    assert budget.spend(500, 10.0)
+    assert not budget.spend(1, 10.0)
+    assert budget.spend(99, 11.0)
+    assert not budget.spend(200, 11.5)
+    assert budget.spend(500, 100.0)
+
+
+def test_user_has_so_many_websockets(caplog) -> None:
+    sockets = UserSockets(2)
+    with sockets.place("ada") as first, sockets.place("ada") as second:
+        with sockets.place("ada") as third, sockets.place("bob") as other:
+            assert (first, second, third, other) == (True, True, False, True)
+        with sockets.place("ada") as fourth:
+            assert not fourth
+    with sockets.place("ada") as fifth:
+        assert fifth
+    assert sockets.refused == 2
+    assert "ada has 2" in caplog.text
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_websockets_of_a_user_are_bounded(serving) -> None:
+    async with serving({"max_websockets_per_user": 2}) as server:
+        kernel_id, others = await server.start("ada"), await server.start("bob")
+        async with (
+            server.connect("ada", kernel_id) as first,
+            server.connect("ada", kernel_id),
+            server.connect("bob", others) as other,
+        ):
+            async with server.connect("ada", kernel_id) as third:
+                with pytest.raises(anyio.EndOfStream):
+                    await third.receive()
+                assert third.closed is not None
+                assert third.closed[0] == 1013
+                assert "max_websockets_per_user" in third.closed[1]
+                assert len(third.closed[1]) <= 123
+            for socket in (first, other):
+                await socket.finish(await socket.execute("6 * 7"))
+        async with server.connect("ada", kernel_id) as fourth:
+            await fourth.finish(await fourth.execute("6 * 7"))
+        async with server.client("root") as root:
+            text = (await root.get("/metrics")).text
+    assert 'connections_refused_total{limit="max_websockets_per_user"} 1.0' in text

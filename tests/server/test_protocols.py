@@ -1,0 +1,279 @@
+"""uvicorn's protocols with bounded work, over a real network."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+import anyio
+import pytest
+import uvicorn
+from anyio.abc import SocketStream
+from anyio.lowlevel import checkpoint
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+
+from kernelproto.server.connections import Connections
+from kernelproto.server.heads import HeadDeadline
+from kernelproto.server.pacing import SLICE_BYTES
+from kernelproto.server.protocols import shape_faults
+from kernelproto.server.receipts import ReceiptProtocol
+from kernelproto.server.serve import _Server, choose_protocols
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+on_uvicorn = pytest.mark.parametrize(
+    "anyio_backend",
+    [
+        pytest.param(("asyncio", {}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+    ],
+)
+
+GUARD_SECONDS = 60
+GET = b"GET / HTTP/1.1\r\nHost: server.test\r\n\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: server.test\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    """Answer at once, on /read with the size of the body; echo the messages of a WebSocket."""
+    if scope["type"] == "websocket":
+        await receive()
+        if scope["path"] == "/refuse":
+            await send({"type": "websocket.http.response.start", "status": 404, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"no"})
+            return
+        await send({"type": "websocket.accept"})
+        while (event := await receive())["type"] != "websocket.disconnect":
+            size = len(event.get("text") or event["bytes"])
+            await send({"type": "websocket.send", "text": str(size)})
+        return
+    size, more = 0, scope["path"] == "/read"
+    while more:
+        event = await receive()
+        size += len(event["body"])
+        more = event["more_body"]
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"%d" % size})
+
+
+@asynccontextmanager
+async def serving(connections: Connections | None = None) -> AsyncGenerator[int]:
+    connections = connections or Connections()
+    with anyio.fail_after(GUARD_SECONDS), socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            http=partial(HeadDeadline, served=connections),  # type: ignore[arg-type]
+            ws=partial(ReceiptProtocol, served=connections),  # type: ignore[arg-type]
+            ws_ping_interval=None,
+            log_config=None,
+        )
+        server = _Server(config)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(server.serve, sockets=[listener]))
+            yield listener.getsockname()[1]
+            server.should_exit = True
+
+
+async def until_all_are_closed(connections: Connections) -> None:
+    while connections.open:
+        await checkpoint()
+
+
+async def read_to_end(stream: SocketStream) -> bytes:
+    return b"".join([chunk async for chunk in stream])
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True) -> bytes:
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return bytes([fin << 7 | opcode]) + length + bytes(4) + payload
+
+
+CONTINUATION, TEXT, PING, PONG = 0, 1, 9, 10
+
+
+@on_uvicorn
+@pytest.mark.anyio
+@pytest.mark.parametrize("size", [1, SLICE_BYTES, 300_000])
+async def test_body_comes_as_a_whole(size: int) -> None:
+    head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
+        for _ in range(3):
+            await client.send(head + bytes(size))
+            answer = b""
+            while not answer.endswith(b"\r\n0\r\n\r\n"):
+                answer += await client.receive()
+            assert b"%d" % size in answer
+            assert b"connection: close" not in answer
+
+
+@on_uvicorn
+@pytest.mark.anyio
+async def test_answer_before_the_end_of_the_body_closes_the_connection() -> None:
+    """The client gets the answer, although it sends on."""
+    async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
+        await client.send(CHUNKED + b"1\r\nx\r\n" * 200_000)
+        answer = await read_to_end(client)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer
+    assert answer.endswith(b"0\r\n\r\n")
+
+
+@on_uvicorn
+@pytest.mark.anyio
+async def test_pipelined_requests_are_all_answered() -> None:
+    async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
+        await client.send(GET * 500)
+        answer = b""
+        while answer.count(b"HTTP/1.1 200") < 500:
+            answer += await client.receive()
+    assert b"connection: close" not in answer
+
+
+@on_uvicorn
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "frames",
+    [
+        frame(PING) * 20_000,
+        frame(PONG) * 20_000,
+        frame(PONG, bytes(8)) * 20_000,
+        frame(PING, b"x" * 125) * 20_000,
+        frame(TEXT, b"x", fin=False) + frame(CONTINUATION, fin=False) * 20_000,
+        frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x" * 100, fin=False) * 20_000,
+    ],
+    ids=["pings", "pongs", "numbered pongs", "large pings", "continuations", "small pieces"],
+)
+async def test_too_many_small_frames_close_a_websocket(frames: bytes) -> None:
+    connections = Connections(frames_per_second=100)
+    async with serving(connections) as port:
+        async with connect(f"ws://127.0.0.1:{port}/", proxy=None) as client:
+            client.transport.write(frames)
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1008
+        assert "too many pings, pongs or small pieces" in caught.value.rcvd.reason
+        await until_all_are_closed(connections)
+
+
+@on_uvicorn
+@pytest.mark.anyio
+async def test_messages_are_not_counted_however_many_and_in_however_many_pieces() -> None:
+    async with (
+        serving(Connections(frames_per_second=1)) as port,
+        connect(f"ws://127.0.0.1:{port}/", proxy=None, compression=None) as client,
+    ):
+        for _ in range(20):
+            for _ in range(50):
+                await client.send("x")
+            for _ in range(50):
+                assert await client.recv() == "1"
+        await client.send(["x" * 4096] * 500)
+        assert await client.recv() == str(4096 * 500)
+        await client.send([b"x" * 4096, b"y"])
+        assert await client.recv() == "4097"
+        await client.send("x" * 1_000_000)
+        assert await client.recv() == "1000000"
+        await (await client.ping())
+
+
+@on_uvicorn
+@pytest.mark.anyio
+async def test_refused_handshake_leaves_no_error(caplog) -> None:
+    async with serving() as port:
+        with pytest.raises(InvalidStatus) as caught:
+            await connect(f"ws://127.0.0.1:{port}/refuse", proxy=None).__aenter__()
+        assert caught.value.response.status_code == 404
+        assert caught.value.response.body == b"no"
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+@on_uvicorn
+@pytest.mark.anyio
+async def test_silent_connections_keep_no_client_out() -> None:
+    connections = Connections(most=5)
+    async with serving(connections) as port, anyio.create_task_group() as tasks:
+        begun = b"GET / HTTP/1.1\r\nx: "
+        for number in range(40):
+            silent = await anyio.connect_tcp("127.0.0.1", port)
+            tasks.start_soon(wait_for_the_end, silent)
+            if number % 2:
+                await silent.send(begun)
+            async with await anyio.connect_tcp("127.0.0.1", port) as client:
+                await client.send(GET)
+                assert (await client.receive()).startswith(b"HTTP/1.1 200")
+        tasks.cancel_scope.cancel()
+    assert connections.displaced >= 35
+    assert connections.refused == 0
+
+
+async def wait_for_the_end(stream: SocketStream) -> None:
+    async with stream:
+        with anyio.CancelScope(), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+            await stream.receive()
+
+
+@on_uvicorn
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/", "/websocket"])
+async def test_connection_without_room_is_told(caplog, path: str) -> None:
+    connections = Connections(most=2)
+    async with serving(connections) as port:
+        url = f"ws://127.0.0.1:{port}/"
+        async with connect(url, proxy=None) as first, connect(url, proxy=None) as second:
+            await second.ping()
+            if path == "/websocket":
+                with pytest.raises(InvalidStatus) as caught:
+                    await connect(url, proxy=None).__aenter__()
+                assert caught.value.response.status_code == 503
+            async with await anyio.connect_tcp("127.0.0.1", port) as client:
+                await client.send(GET)
+                answer = await read_to_end(client)
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"retry-after: 5" in answer
+            assert b'"reason":"Service Unavailable"' in answer
+            await first.send("x")
+            assert await first.recv() == "1"
+        await until_all_are_closed(connections)
+        async with await anyio.connect_tcp("127.0.0.1", port) as client:
+            await client.send(GET)
+            assert (await client.receive()).startswith(b"HTTP/1.1 200")
+    assert connections.refused == 1 + (path == "/websocket")
+    warnings = [record for record in caplog.records if "max_connections" in record.getMessage()]
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("protocol", [H11Protocol, WebSocketsSansIOProtocol])
+def test_uvicorn_is_one_that_is_known(protocol: type) -> None:
+    assert shape_faults(protocol) == []
+
+
+@pytest.mark.parametrize(
+    ("protocol", "name", "instead"),
+    [
+        (H11Protocol, "handle_events", None),
+        (H11Protocol, "data_received", lambda self, data, more: None),
+        (H11Protocol, "__init__", lambda self, config, server_state, app_state, _loop: None),
+        (WebSocketsSansIOProtocol, "handle_parser_exception", None),
+        (WebSocketsSansIOProtocol, "handle_cont", lambda self: None),
+    ],
+)
+def test_other_uvicorn_serves_plainly_with_a_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog, protocol: type, name: str, instead: Any
+) -> None:
+    assert choose_protocols(Connections()) != (H11Protocol, WebSocketsSansIOProtocol)
+    assert caplog.messages == []
+    monkeypatch.setattr(protocol, name, instead)
+    assert choose_protocols(Connections()) == (H11Protocol, WebSocketsSansIOProtocol)
+    (warning,) = caplog.messages
+    assert f"{protocol.__name__}." in warning
+    assert uvicorn.__version__ in warning
