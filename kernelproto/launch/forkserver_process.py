@@ -1,40 +1,50 @@
 """The program of a fork server: an interpreter with ipykernel loaded that forks ready kernels.
 
 It is run by its path, ``python forkserver_process.py FD MODULES``, and imports nothing of
-kernelproto: what it imports, its kernels have. FD is the number of a Unix socket, on which its
-owner asks, in lines of JSON, and is answered in the same way:
+kernelproto: its kernels have every module that it imports. FD is the number of a Unix socket to its
+owner. Requests and answers are lines of JSON:
 
-    {"fork": 1, "argv": [...], "env": {...}, "cwd": ...} and the descriptor for the output
-        -> {"forked": 1, "pid": 123}  or  {"failed": 1, "errno": 2, "reason": "...", "file": ...}
-    {"signal": 15, "pid": 123}
+    {"fork": 1, "argv": [...], "env": {...}, "cwd": ..., "state": {...}}
+    with two descriptors: one for the output, one of the owner's working directory
+        -> {"forked": 1, "pid": 123}, then {"entered": 1} or the failure
+        -> {"failed": 1, "errno": 2, "reason": "...", "file": ..., "unfit": false}
+    {"signal": 15, "pid": 123, "number": 2, "by": 17.5}
+        -> {"signalled": 2}
+    {"retire": true}: fork no more, and end when the last kernel has ended
     -> {"ready": true, "broken": {"module": "why"}, "threads": 1}     once, when it has begun
     -> {"ended": 123, "returncode": 0, "cpu_seconds": ..., "peak_memory": ...}   for each kernel
 
-MODULES is a JSON list of modules to load beside ipykernel.
+MODULES is a JSON list of modules to load beside ipykernel. ``cwd`` may be relative to the owner's
+working directory; ``state`` is described in program_state.py. ``unfit`` means that a kernel of this
+server cannot take over the state of the owner, and one of a new server can. ``by`` is a time of the
+monotonic clock, after which the owner has sent the signal by itself.
 
 Theory of operation
 -------------------
-Only a process with a single thread can be forked safely, so there is one loop and nothing else. The
-kernels are children of this process. One that has ended keeps its number until it is reaped; before
-that what is left of its group is killed, so no signal ever reaches a stranger who was given the
-number again. When the owner is gone, so is the other end of the socket: all kernels are killed, and
-the server ends.
+Only a process with a single thread can be forked safely, so there is one loop and nothing else.
+Nothing in it waits for a kernel: a forked process that enters its working directory may hang in it.
+The kernels are children of this process. A kernel that has ended keeps its number until it is
+reaped; before that the rest of its group is killed, so no signal ever reaches another process that
+was given the number again. When the owner has ended, so has its end of the socket: all kernels are
+killed, and the server ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib
+import importlib.util
 import json
 import os
-import random
-import runpy
+import resource
 import selectors
 import signal
 import socket
 import sys
 import time
+from collections.abc import Iterable
 from typing import Any
 
 # What ipykernel imports when it is started, beyond what importing it imports.
@@ -59,14 +69,13 @@ LATE_IMPORTS = (
 
 LINE_BYTES = 2**16
 
-# Where ipykernel has matplotlib draw, unless MPLBACKEND says otherwise.
-INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
+# The descriptors that come with a request for a fork.
+DESCRIPTORS = 2
 
-# Whose end an ipykernel does not outlive.
+# An ipykernel ends when the process with this number does.
 PARENT_VARIABLE = "JPY_PARENT_PID"
-KERNEL_ID_VARIABLE = "KERNELPROTO_KERNEL_ID"
 
-# What getrusage counts memory in.
+# The unit in which getrusage counts memory.
 UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -74,12 +83,35 @@ def main() -> None:
     """Serve until the owner is gone; in a forked kernel, be that kernel."""
     del sys.path[0]  # the folder of this file, whose modules have names that others have, too
     owner = socket.socket(fileno=int(sys.argv[1]))
+    kernel = load("forkserver_kernel")
+    load("exec_process").reset_signals()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise_open_files()
     os.environ[PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
     broken = preload(json.loads(sys.argv[2]))
-    kernel = Server(owner).serve(broken)
-    if kernel is not None:
-        be_kernel(kernel)
+    os.chdir("/")  # each kernel is told where it works, and this folder is in nobody's way
+    request = Server(owner, kernel).serve(broken)
+    if request is not None:
+        kernel.be_kernel(request)
+
+
+def load(name: str) -> Any:
+    """Load a file of this folder, under no name by which a kernel could import it."""
+    path = os.path.join(os.path.dirname(__file__), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def raise_open_files() -> None:
+    """Allow as many descriptors as this process may have; each kernel is told how many it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def preload(modules: list[str]) -> dict[str, str]:
@@ -96,18 +128,50 @@ def preload(modules: list[str]) -> dict[str, str]:
     return broken
 
 
+class Entering:
+    """A forked process that is becoming a kernel.
+
+    Args:
+        number: of the request.
+        pid: the number of the process.
+        failures: closed by the process when it has become a kernel; before, it writes why it
+            cannot.
+    """
+
+    def __init__(self, number: int, pid: int, failures: int) -> None:
+        os.set_blocking(failures, False)
+        self.number = number
+        self.pid = pid
+        self.failures = failures
+        self.report = b""
+
+    def is_over(self) -> bool:
+        """Take in the report; return whether it is complete."""
+        try:
+            while chunk := os.read(self.failures, LINE_BYTES):
+                self.report += chunk
+        except BlockingIOError:
+            return False
+        return True
+
+
 class Server:
     """Forks, signals and reaps.
 
     Args:
         owner: the socket.
+        kernel: the module forkserver_kernel.py.
     """
 
-    def __init__(self, owner: socket.socket) -> None:
+    def __init__(self, owner: socket.socket, kernel: Any) -> None:
         self.owner = owner
+        self.kernel = kernel
         self.kernels: set[int] = set()
+        self.entering: dict[int, Entering] = {}
         self.requests = b""
-        self.descriptors: list[int] = []
+        # In the order of the requests; None where this process had no number left for them.
+        self.descriptors: list[list[int] | None] = []
+        self.retired = False
         self.wake, self.woken = socket.socketpair()
         for end in (self.wake, self.woken):
             end.setblocking(False)
@@ -121,9 +185,14 @@ class Server:
         signal.set_wakeup_fd(self.woken.fileno(), warn_on_full_buffer=False)
         gc.collect()
         gc.freeze()  # collections in a kernel would touch, and so copy, all that is shared
-        self.tell({"ready": True, "broken": broken, "threads": threads_after_fork()})
-        while True:
-            ready = {key.fileobj for key, _ in self.selector.select()}
+        threads = threads_after_fork()
+        self.tell({"ready": True, "broken": broken, "threads": threads})
+        if broken or threads > 1:
+            return None
+        while not (self.retired and not self.kernels):
+            ready = {key.fileobj: key.data for key, _ in self.selector.select()}
+            for entering in filter(None, ready.values()):
+                self.look_after(entering)
             if self.wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     self.wake.recv(4096)
@@ -137,57 +206,89 @@ class Server:
                     kernel = self.answer(json.loads(line))
                     if kernel is not None:
                         return kernel
+        return None
 
     def receive(self) -> bool:
         """Take in requests and descriptors; return whether the owner is still there."""
         try:
-            data, descriptors, _, _ = socket.recv_fds(self.owner, LINE_BYTES, 16)
+            data, descriptors, flags, _ = socket.recv_fds(self.owner, LINE_BYTES, DESCRIPTORS)
         except ConnectionError:
             return False
-        self.descriptors += descriptors
+        except OSError:  # out of memory, for example: the request is still there
+            time.sleep(0.01)
+            return True
+        if len(descriptors) == DESCRIPTORS:
+            self.descriptors.append(descriptors)
+        elif descriptors or flags & socket.MSG_CTRUNC:
+            close_all(descriptors)
+            self.descriptors.append(None)
         self.requests += data
         return bool(data)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Do what is asked; return the request in a forked kernel."""
+        if "fork" in request:
+            return self.fork(request)
         if "signal" in request:
-            self.reap()
-            if request["pid"] in self.kernels:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(request["pid"], request["signal"])
-            return None
-        output = self.descriptors.pop(0)
-        failures, failure = os.pipe()
+            self.signal(request)
+        else:
+            self.retired = True
+        return None
+
+    def signal(self, request: dict[str, Any]) -> None:
+        """Send a signal to the group of a kernel that has not ended."""
+        self.reap()
+        if request["pid"] in self.kernels and time.monotonic() < request["by"]:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(request["pid"], request["signal"])
+        self.tell({"signalled": request["number"]})
+
+    def fork(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """Fork a kernel; return the request in it."""
+        descriptors = self.descriptors.pop(0)
+        mine: list[int] = []
         try:
+            if descriptors is None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            mine += descriptors
+            if self.retired:
+                raise OSError(errno.EPERM, "this fork server has been replaced")
+            failures, failure = os.pipe()
+            mine += failures, failure
             pid = os.fork()
         except OSError as error:
-            os.close(failures)
-            os.close(failure)
-            os.close(output)
-            self.tell(failed(request, error))
+            close_all(mine)
+            self.tell(self.kernel.failed(request, error))
             return None
         if pid == 0:
             os.close(failures)
             self.close()
-            become_kernel(request, output, failure)
+            output, working_directory = descriptors
+            self.kernel.become_kernel(request, output, working_directory, failure)
             return request
-        os.close(output)
-        os.close(failure)
-        with open(failures, "rb") as pipe:
-            report = pipe.read()
-        if report:
-            os.waitpid(pid, 0)
-            self.tell(json.loads(report))
-        else:
-            self.kernels.add(pid)
-            self.tell({"forked": request["fork"], "pid": pid})
+        close_all([*descriptors, failure])
+        self.kernels.add(pid)
+        entering = self.entering[pid] = Entering(request["fork"], pid, failures)
+        self.selector.register(failures, selectors.EVENT_READ, entering)
+        self.tell({"forked": request["fork"], "pid": pid})
         return None
+
+    def look_after(self, entering: Entering) -> None:
+        """Tell the owner when a forked process has become a kernel, or that it could not."""
+        if entering.pid not in self.entering or not entering.is_over():
+            return
+        del self.entering[entering.pid]
+        self.selector.unregister(entering.failures)
+        os.close(entering.failures)
+        self.tell(json.loads(entering.report or json.dumps({"entered": entering.number})))
 
     def reap(self) -> None:
         """Reap the kernels that have ended, each after the rest of its group was killed."""
         for pid in list(self.kernels):
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
                 continue
+            if pid in self.entering:
+                self.look_after(self.entering[pid])
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
@@ -215,8 +316,9 @@ class Server:
         """
         for mine in (self.selector, self.owner, self.wake, self.woken):
             mine.close()
-        for descriptor in self.descriptors:
-            os.close(descriptor)
+        close_all(entering.failures for entering in self.entering.values())
+        for descriptors in self.descriptors:
+            close_all(descriptors or ())
 
     def tell(self, message: dict[str, object]) -> None:
         """Tell the owner; one that is gone is noticed in the loop."""
@@ -244,76 +346,10 @@ def threads_after_fork() -> int:
         return 1  # no way to know
 
 
-def become_kernel(request: dict[str, Any], output: int, failure: int) -> None:
-    """Turn this forked process into what a new one would be; report what fails, and end."""
-    try:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.close(nothing)
-        os.close(output)
-        os.environ.clear()
-        os.environ.update(request["env"])
-        if PARENT_VARIABLE in os.environ:
-            os.environ[PARENT_VARIABLE] = str(os.getppid())
-        name_process(os.environ.get(KERNEL_ID_VARIABLE, ""))
-        time.tzset()
-        choose_backend()
-        if request["cwd"] is not None:
-            os.chdir(request["cwd"])
-        reseed()
-    except BaseException as error:
-        os.write(failure, json.dumps(failed(request, error)).encode())
-        os._exit(1)
-    os.close(failure)  # which the server waits for
-
-
-def name_process(kernel_id: str) -> None:
-    """Let the system tell which kernel this is; its environment and command line are the server's.
-
-    See process_name() in watchdog_process.py.
-    """
-    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
-        file.write(f"kernel-{kernel_id[:8]}")
-
-
-def reseed() -> None:
-    """Give this process random numbers of its own; what reads the system's has them anyway."""
-    random.seed()
-    numpy: Any = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
-    uuid: Any = sys.modules.get("uuid")
-    if uuid is not None:
-        uuid._node = uuid._last_timestamp = None
-
-
-def choose_backend() -> None:
-    """Have matplotlib draw where it would have, had it been loaded by the kernel itself."""
-    matplotlib: Any = sys.modules.get("matplotlib")
-    if matplotlib is not None:
-        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE_BACKEND
-
-
-def be_kernel(request: dict[str, Any]) -> None:
-    """Run ipykernel."""
-    sys.argv = request["argv"]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-def failed(request: dict[str, Any], error: BaseException) -> dict[str, object]:
-    """Say what has failed."""
-    return {
-        "failed": request["fork"],
-        "errno": getattr(error, "errno", None),
-        "reason": getattr(error, "strerror", None) or str(error),
-        "file": getattr(error, "filename", None),
-    }
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close descriptors."""
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 if __name__ == "__main__":

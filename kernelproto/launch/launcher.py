@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import anyio
@@ -89,9 +89,9 @@ async def launch_local(
     options = ProcessOptions(kernel_name, interrupt_mode, limits, detached, output, spawn)
     kernel_id = str(uuid.uuid4())
 
-    def start(files: ConnectionFile) -> LocalKernelManager:
+    async def start(files: ConnectionFile) -> LocalKernelManager:
         names = {**(values or {}), "connection_file": files.path, "kernel_id": kernel_id}
-        return _start(kernel_id, fill_in(argv, names), env, cwd, files, options)
+        return await _start(kernel_id, fill_in(argv, names), env, cwd, files, options)
 
     with ExitStack() as undo:
         # First of all: by its record is found what is left if this program is killed.
@@ -103,16 +103,15 @@ async def launch_local(
             )
             launched = await _start_and_register(start, registration)
         else:
-            # Nothing awaits here: a launch is cancelled before it has made anything, or not at all.
             files = ConnectionFile.create(
                 kernel_id, transport=transport, ip=ip, encrypted=encrypted, kernel_name=kernel_name
             )
-            launched = files.info, start(files)
+            launched = files.info, await start(files)
         undo.pop_all()
     return launched
 
 
-def _start(
+async def _start(
     kernel_id: str,
     command: Sequence[str],
     env: Mapping[str, str],
@@ -124,7 +123,7 @@ def _start(
     with ExitStack() as undo:
         undo.callback(files.remove)
         try:
-            manager = start_process(kernel_id, command, env, cwd, files, options)
+            manager = await start_process(kernel_id, command, env, cwd, files, options)
         except LaunchError:
             raise
         except (OSError, RuntimeError, ValueError) as error:
@@ -134,7 +133,7 @@ def _start(
 
 
 async def _start_and_register(
-    start: Callable[[ConnectionFile], LocalKernelManager], registration: Registration
+    start: Callable[[ConnectionFile], Awaitable[LocalKernelManager]], registration: Registration
 ) -> tuple[ConnectionInfo, LocalKernelManager]:
     with ExitStack() as stack:
         try:
@@ -144,7 +143,7 @@ async def _start_and_register(
                 f"cannot listen for the registration of a kernel: {error.strerror}"
             ) from error
         files = ConnectionFile.create_for_registration(registration, ip=LOOPBACK, port=socket.port)
-        manager = start(files)
+        manager = await start(files)
         try:
             files.complete(await _wait_for_registration(manager, registration, socket))
         except BaseException:

@@ -6,11 +6,16 @@ A process that has ended keeps its number, and with it that of its group, until 
 So poll() looks for the end without reaping, then kills what is left of the group, and only then
 reaps: no signal reaches a stranger who was given the number again. poll() does all of it at once
 and never blocks; wait() is poll() whenever a descriptor says that the process has ended.
+
+A process inherits which signals the thread blocks, and the program ignores, that starts it. Where
+there are any, exec_process.py is started in its place, which takes 10 ms more.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -18,9 +23,11 @@ from contextlib import suppress
 from io import FileIO
 from typing import ClassVar
 
+from kernelproto.launch import exec_process
 from kernelproto.launch.process import Exit
 from kernelproto.launch.process_end import watch_end
 from kernelproto.launch.signalled import SignalledProcess
+from kernelproto.launch.watchdog import python_executable
 
 
 class ProcessGroup(SignalledProcess):
@@ -51,6 +58,8 @@ class ProcessGroup(SignalledProcess):
         cwd: str | None,
         output: FileIO,
     ) -> None:
+        if exec_process.is_needed():
+            command = _with_signals_reset(command, env, cwd)
         ProcessGroup._released = [group for group in self._released if not group.poll()]
         popen = subprocess.Popen(
             command,
@@ -107,3 +116,27 @@ class ProcessGroup(SignalledProcess):
         else:
             self._sign.close()
             self._released.append(self)
+
+
+def _with_signals_reset(
+    command: Sequence[str], env: Mapping[str, str], cwd: str | None
+) -> Sequence[str]:
+    """Return the command that runs *command* with no signal blocked or ignored.
+
+    Raises:
+        OSError: there is no such program, or it cannot be run.
+    """
+    program = command[0]
+    if os.sep in program:
+        path: str | None = os.path.join(cwd or os.curdir, program)
+    else:
+        path = shutil.which(program, path=env.get("PATH", os.defpath))
+    if path is None or not os.path.exists(path):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), program)
+    if not os.access(path, os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
+    try:
+        python = python_executable()
+    except OSError:  # a frozen application has none; its kernels inherit its signals
+        return command
+    return [python, "-I", "-S", exec_process.__file__, env.get("LC_CTYPE", ""), *command]

@@ -91,17 +91,17 @@ class StartedProcess(Process, Protocol):
     before_reaping: Callable[[], None]
 
     def abort(self) -> None:
-        """End the group, block until it has ended, and close(): for a launch that fails."""
+        """End the group and close(), for a launch that fails; it may block for a moment."""
         ...
 
 
 class Spawn(Protocol):
     """Starts a process in a session of its own."""
 
-    def __call__(
+    async def __call__(
         self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None, output: FileIO
     ) -> StartedProcess:
-        """Start it.
+        """Start it without blocking; when this is cancelled, no process is left.
 
         Args:
             command: the program and its arguments; the program is looked for on the PATH of *env*.

@@ -6,10 +6,10 @@ import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
-from anyio import to_thread
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import KernelAttributes, KernelManager
@@ -169,10 +169,10 @@ class ForkServerProvider:
                 "'detached'; use pyimport/kernel"
             )
         # Imported here because there is no such thing on Windows.
-        from kernelproto.launch.forkserver import ForkServer
+        from kernelproto.launch.forkserver import fork_kernel
 
-        server = await to_thread.run_sync(ForkServer.running, self._preload, abandon_on_cancel=True)
-        return await launch_kernelspec(self.id, kernelspec, cwd, launch_params, spawn=server.fork)
+        spawn = partial(fork_kernel, self._preload)
+        return await launch_kernelspec(self.id, kernelspec, cwd, launch_params, spawn=spawn)
 
 
 def _ipykernel_named(name: str) -> KernelSpec:

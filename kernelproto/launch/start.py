@@ -15,7 +15,7 @@ from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.open_files import lower_open_files
 from kernelproto.launch.output_file import OutputFile
 from kernelproto.launch.paths import is_text
-from kernelproto.launch.process import Spawn
+from kernelproto.launch.process import Spawn, StartedProcess
 from kernelproto.launch.process_id import ProcessId
 from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay, open_output, open_relay
@@ -60,7 +60,7 @@ class ProcessOptions:
     spawn: Spawn | None = None
 
 
-def start_process(
+async def start_process(
     kernel_id: str,
     command: Sequence[str],
     env: Mapping[str, str],
@@ -120,12 +120,14 @@ def start_process(
             watch = Watch(record.charge())
             undo.callback(watch.close)
         with kept.write_end:
-            process = (options.spawn or ProcessGroup)(
-                command,
-                env=_environment(env, kernel_id, detached=detached),
-                cwd=cwd,
-                output=kept.write_end,
-            )
+            variables = _environment(env, kernel_id, detached=detached)
+            process: StartedProcess
+            if options.spawn is None:
+                process = ProcessGroup(command, env=variables, cwd=cwd, output=kept.write_end)
+            else:
+                process = await options.spawn(
+                    command, env=variables, cwd=cwd, output=kept.write_end
+                )
         undo.callback(process.abort)
         lower_open_files(process.pid)
         if limits is not None:

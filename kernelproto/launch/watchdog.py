@@ -75,7 +75,7 @@ class _Watchdog:
         try:
             with FileIO(read_fd, "r") as read_end:
                 self._process = subprocess.Popen(
-                    [_python(), "-I", "-S", watchdog_process.__file__, str(os.getpid())],
+                    [python_executable(), "-I", "-S", watchdog_process.__file__, str(os.getpid())],
                     # It is no child of the kernel that this program itself may run in.
                     env={k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE},
                     cwd="/",
@@ -148,7 +148,7 @@ class _Watchdog:
         self._process.returncode = 0  # it is nobody's to wait for here
 
 
-def _python() -> str:
+def python_executable() -> str:
     """Return the interpreter that runs this program.
 
     Raises:

@@ -110,11 +110,14 @@ def start_time(pid: int) -> str:
     """Return when a process that runs was started, as the system counts it; "" if unknown or dead.
 
     With it a number means one process for ever, as long as the system is up.
+
+    Raises:
+        OSError: it cannot be found out now; there may be no file descriptors left.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             fields = file.read().rpartition(b")")[2].split()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError):
         return ""
     return "" if fields[0] in b"ZX" else fields[19].decode()
 
@@ -122,8 +125,8 @@ def start_time(pid: int) -> str:
 def kill_group(group: int, started: str) -> None:
     """Kill a process group, unless its number has gone to a process that was started later."""
     # A group without a leader keeps its number as long as anybody is in it.
-    if start_time(group) in ("", started):
-        with suppress(OSError):
+    with suppress(OSError):
+        if start_time(group) in ("", started):
             os.killpg(group, signal.SIGKILL)
 
 

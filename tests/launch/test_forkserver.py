@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 
@@ -25,8 +26,9 @@ from kernelproto import (
     NoSuchKernel,
     run_kernel,
 )
-from kernelproto.launch import forkserver as module
+from kernelproto.launch import forkserver_client as module
 from kernelproto.launch import ipykernel_process
+from kernelproto.launch.forked import ForkedProcess
 from kernelproto.launch.forkserver import ForkServer
 from kernelproto.launch.providers import ForkServerProvider
 from kernelproto.launch.records import read_records
@@ -270,15 +272,18 @@ def test_configuration() -> None:
 
 
 def test_any_thread_may_fork() -> None:
-    servers = []
-    threads = [
-        threading.Thread(target=lambda: servers.append(ForkServer.running([]))) for _ in range(5)
-    ]
+    async def run() -> None:
+        async with run_kernel("fork/kernel", finder=finder()) as kernel:
+            parents.append(await evaluate(kernel, "import os; os.getppid()"))
+
+    parents: list[object] = []
+    threads = [threading.Thread(target=anyio.run, args=[run]) for _ in range(5)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(map(id, servers))) == 1
+    assert len(parents) == 5
+    assert len(set(parents)) == 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -298,27 +303,124 @@ async def test_figures_are_shown_as_by_a_new_kernel(preload, env, shown) -> None
         assert (output and sorted(output.data, reverse=True)) == shown
 
 
-def children_of(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+def children_of(pid: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
 
 
-def test_answer_that_comes_too_late(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, until_gone
-) -> None:
+async def fork(server: ForkServer, *arguments: str, **variables: str) -> ForkedProcess:
+    """Fork the program of a kernel."""
+    command = [sys.executable, ipykernel_process.__file__, *arguments]
+    env = {**os.environ, **variables}
+    with open(os.devnull, "wb", buffering=0) as output:  # noqa: ASYNC230
+        return await server.fork(command, env=env, cwd=None, output=output)
+
+
+@pytest.fixture
+def stopped_server() -> Iterator[ForkServer]:
+    """Give a server that does not answer, after it has forked; it goes on after the test."""
     server = ForkServer.running([])
-    command = [sys.executable, ipykernel_process.__file__]
-    with open(os.devnull, "wb", buffering=0) as output:
-        with monkeypatch.context() as patch:
-            patch.setattr(module, "_FORK_SECONDS", 0.0)
-            late = [*command, "-f", str(tmp_path / "kernel.json")]
-            with pytest.raises(OSError, match="not answered"):
-                server.fork(late, env=os.environ, cwd=None, output=output)
-        process = server.fork([*command, "--version"], env=os.environ, cwd=None, output=output)
-    for child in children_of(os.getpid()):
-        for kernel in children_of(int(child)):
-            if int(kernel) != process.pid:
-                until_gone(int(kernel))  # nobody would ever have heard of it
+    anyio.run(fork, server, "--version").abort()
+    os.kill(server.pid, signal.SIGSTOP)
+    yield server
+    with suppress(ProcessLookupError):
+        os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_launch_that_is_cancelled_before_the_server_answers(
+    stopped_server: ForkServer, tmp_path: Path, until_gone
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fork, stopped_server, "-f", str(tmp_path / "kernel.json"))
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
+    os.kill(stopped_server.pid, signal.SIGCONT)
+    process = await fork(stopped_server, "-f", str(tmp_path / "other.json"))
+    for pid in children_of(stopped_server.pid):
+        if pid != process.pid:
+            await anyio.to_thread.run_sync(until_gone, pid)
+    assert not await anyio.to_thread.run_sync(process.poll)
     process.abort()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give up on servers sooner."""
+    monkeypatch.setattr(module, "_SIGNAL_TICKS", 2)
+    monkeypatch.setattr(module, "_SILENT_TICKS", 10)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_server_that_does_not_answer_is_replaced_and_its_kernels_are_kept(
+    until_gone,
+) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with run_kernel("fork/kernel", finder=finder()) as kernel:
+            first = await evaluate(kernel, "import os; os.getppid()")
+            os.kill(first, signal.SIGSTOP)
+            async with run_kernel("fork/kernel", finder=finder()) as other:
+                assert await evaluate(other, "import os; os.getppid()") != first
+            slow = kernel.execute("print('begun'); import time; time.sleep(1000)")
+            await anext(slow)
+            await kernel.interrupt()
+            assert (await slow).error.ename == "KeyboardInterrupt"
+            assert await evaluate(kernel, "6 * 7") == 42
+        assert not await kernel.manager.is_alive()
+        await anyio.to_thread.run_sync(until_gone, first)  # though it is stopped
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_server_that_answers_again_ends_with_its_last_kernel(until_gone) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with run_kernel("fork/kernel", finder=finder()) as kernel:
+            first = await evaluate(kernel, "import os; os.getppid()")
+            os.kill(first, signal.SIGSTOP)
+            async with run_kernel("fork/kernel", finder=finder()):
+                os.kill(first, signal.SIGCONT)
+                assert await evaluate(kernel, "6 * 7") == 42
+            await kernel.manager.kill()
+            assert await kernel.manager.wait() == -signal.SIGKILL
+        await anyio.to_thread.run_sync(until_gone, first)
+
+
+async def test_server_that_is_stopped_ends_with_the_program(tmp_path: Path) -> None:
+    server = ForkServer.running([])
+    process = await fork(server, "-f", str(tmp_path / "kernel.json"))
+    os.kill(server.pid, signal.SIGSTOP)
+    await anyio.to_thread.run_sync(ForkServer.close_all)
+    assert await process.wait() is None
+    process.close()
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[str]:
+    """Give a time zone that a forked process cannot read before the test is over."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    yield f":{fifo}"
+    with suppress(OSError):  # nobody reads it
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+
+
+async def test_kernel_that_hangs_holds_up_no_other(hanging: str, until_gone) -> None:
+    server = ForkServer.running([])
+    with anyio.fail_after(GUARD_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(partial(fork, server, "-f", "kernel.json", TZ=hanging))
+            process = await fork(server, "--version")
+            assert await process.wait() == 0
+            process.close()
+            (pid,) = children_of(server.pid)
+            tasks.cancel_scope.cancel()
+        await anyio.to_thread.run_sync(until_gone, pid)
+        assert not server.dead
+
+
+async def test_kernel_that_hangs_is_given_up(hanging: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ENTERING_TICKS", 2)
+    server = ForkServer.running([])
+    with anyio.fail_after(GUARD_SECONDS), pytest.raises(OSError, match="working directory"):
+        await fork(server, "-f", "kernel.json", TZ=hanging)
+    assert not server.dead
 
 
 async def test_promises(anyio_backend_name: str) -> None:

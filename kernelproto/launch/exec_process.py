@@ -1,0 +1,58 @@
+"""A program that runs another one in its place, after it has undone inherited blocks of signals.
+
+A program inherits which signals its parent blocks and ignores. A service that waits for its signals
+blocks them in all threads, and ``nohup`` or a shell's ``&`` has a program ignore some: a kernel
+that inherited this could be neither interrupted nor asked to end. A thread of the parent must not
+unblock them for a moment, because a signal for the service could come just then and end it.
+
+It is run by its path, ``python -I -S exec_process.py LC_CTYPE COMMAND...``, and imports nothing of
+kernelproto. LC_CTYPE is the value of this variable, which Python changes when it starts; an empty
+one means that there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+# Python ignores the first two in each of its processes, and subprocess has its children not do so.
+# A program that is to survive the end of its terminal ignores the third on purpose.
+LEFT_ALONE = {
+    getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ", "SIGHUP") if hasattr(signal, name)
+}
+
+
+def is_needed() -> bool:
+    """Return whether a program that this thread starts would block or ignore signals."""
+    return bool(signal.pthread_sigmask(signal.SIG_BLOCK, []) or _ignored())
+
+
+def reset_signals() -> None:
+    """Block and ignore no signal any more."""
+    for signum in _ignored():
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def main(ctype: str, command: list[str]) -> None:
+    """Run the command in the place of this program."""
+    reset_signals()
+    for signum in LEFT_ALONE - {signal.SIGHUP}:
+        signal.signal(signum, signal.SIG_DFL)
+    os.environ.pop("LC_CTYPE", None)
+    if ctype:
+        os.environ["LC_CTYPE"] = ctype
+    try:
+        os.execvp(command[0], command)
+    except OSError as error:
+        sys.exit(f"cannot run {command[0]!r}: {error.strerror}")
+
+
+def _ignored() -> list[int]:
+    signals = signal.valid_signals() - LEFT_ALONE
+    return [signum for signum in signals if signal.getsignal(signum) == signal.SIG_IGN]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

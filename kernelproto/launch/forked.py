@@ -1,0 +1,154 @@
+"""A kernel's process that a fork server has forked, from the request for it to its end."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from io import FileIO
+from typing import Protocol
+
+import anyio
+
+from kernelproto.launch.process import Exit
+from kernelproto.launch.signalled import SignalledProcess
+from kernelproto.launch.watchdog_process import start_time
+
+
+class SendsSignals(Protocol):
+    """The fork server, as its kernels need it."""
+
+    def send_signal(self, process: ForkedProcess, signum: int) -> None:
+        """Send a signal to the group of a kernel, unless it has ended; never block."""
+        ...
+
+
+class ForkRequest:
+    """A request for a kernel, and its answer.
+
+    It has every descriptor that the kernel's process will need in this program. So the launch
+    fails where there are none left, and not the thread that takes in the answer.
+
+    Attributes:
+        number: tells it from others.
+        process: the kernel's process, from when it was forked.
+
+    Raises:
+        OSError: there are no file descriptors left.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.process: ForkedProcess | None = None
+        self.ticks = 0
+        read_fd, write_fd = os.pipe()
+        self.sign, self.signaller = FileIO(read_fd, "r"), FileIO(write_fd, "w")
+        self._failure: Exception | None = None
+        self._answered = False
+
+    def succeed(self) -> None:
+        """Hand over the process; called by the server's thread, as fail() is."""
+        self._answer()
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error where the answer is waited for."""
+        self._failure = error
+        self._answer()
+
+    async def answer(self) -> ForkedProcess:
+        """Wait for the answer.
+
+        Raises:
+            Exception: what fail() was called with.
+        """
+        while not self._answered:
+            await anyio.wait_readable(self.sign)
+        self.sign.read(1)
+        if self._failure is not None:
+            raise self._failure
+        assert self.process is not None
+        return self.process
+
+    def close(self) -> None:
+        """Close the descriptors, unless there is a process that has them."""
+        if self.process is None:
+            self.sign.close()
+            self.signaller.close()
+
+    def _answer(self) -> None:
+        self._answered = True
+        self.signaller.write(b".")
+
+
+class ForkedProcess(SignalledProcess):
+    """A kernel's process that a fork server has forked, and its group; implements Process.
+
+    Args:
+        server: sends its signals.
+        pid: the number of the process.
+        started: its start time, see start_time().
+        request: the request for it, whose descriptors it takes over.
+
+    Attributes:
+        before_reaping: called when it has ended; the server has reaped it then.
+    """
+
+    def __init__(self, server: SendsSignals, pid: int, started: str, request: ForkRequest) -> None:
+        super().__init__(pid, request.sign)
+        self.before_reaping: Callable[[], None] = lambda: None
+        self.started = started
+        self._server = server
+        self._lock = threading.Lock()
+        self._over = False
+        self._told = False
+        self._dropped = False
+        self._signaller = request.signaller
+
+    def end(self, exit_: Exit | None) -> None:
+        """Take note of its end; called by the server's thread."""
+        with self._lock:
+            self.exit = exit_
+            self._over = True
+            # A byte, not just the closed pipe: a fork of this process may hold another copy of it.
+            with self._signaller:
+                self._signaller.write(b".")
+            if self._dropped:
+                self._sign.close()
+
+    def poll(self) -> bool:
+        if self._over and not self._told:
+            self._told = True
+            self.before_reaping()
+        return self._told
+
+    def close(self) -> None:
+        if self.poll():
+            self._sign.close()
+
+    def abort(self) -> None:
+        """End the group without waiting for its end; nobody may wait for it afterwards."""
+        self.kill()
+        with self._lock:
+            self._dropped = True
+            if self._over:
+                self._sign.close()
+
+    def has_ended(self) -> bool:
+        """Look at the process itself; return False where that cannot tell."""
+        try:
+            return self.started not in ("", start_time(self.pid))
+        except OSError:
+            return False
+
+    def signal_directly(self, signum: int) -> None:
+        """Send a signal without the server, which has not reaped the kernel if it still runs."""
+        with suppress(OSError):
+            if self.started and start_time(self.pid) == self.started:
+                os.killpg(self.pid, signum)
+
+    def _send(self, signum: int) -> None:
+        self._server.send_signal(self, signum)
+
+    def release(self) -> None:
+        raise RuntimeError("a forked kernel ends with the server that has forked it")

@@ -1,0 +1,129 @@
+"""How a process that the fork server has forked becomes a kernel.
+
+forkserver_process.py loads it as a file; it imports nothing of kernelproto.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import runpy
+import signal
+import sys
+import time
+from typing import Any
+
+# Where ipykernel has matplotlib draw, unless MPLBACKEND says otherwise.
+INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
+
+# An ipykernel ends when the process with this number does.
+PARENT_VARIABLE = "JPY_PARENT_PID"
+KERNEL_ID_VARIABLE = "KERNELPROTO_KERNEL_ID"
+
+OOM_SCORE = "/proc/self/oom_score_adj"
+
+
+def become_kernel(
+    request: dict[str, Any], output: int, working_directory: int, failure: int
+) -> None:
+    """Turn this forked process into what a new one would be; report what fails, and end."""
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(nothing, 0)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(nothing)
+        os.close(output)
+        os.environ.clear()
+        os.environ.update(request["env"])
+        if PARENT_VARIABLE in os.environ:
+            os.environ[PARENT_VARIABLE] = str(os.getppid())
+        name_process(os.environ.get(KERNEL_ID_VARIABLE, ""))
+        time.tzset()
+        choose_backend()
+        request["unfit"] = True
+        take_over(request["state"])
+        request["unfit"] = False
+        os.fchdir(working_directory)
+        os.close(working_directory)
+        if request["cwd"] is not None:
+            os.chdir(request["cwd"])
+        reseed()
+    except BaseException as error:
+        os.write(failure, json.dumps(failed(request, error)).encode())
+        os._exit(1)
+    os.close(failure)  # which the server waits for
+
+
+def take_over(state: dict[str, Any]) -> None:
+    """Take over the state of the owner, as far as it is different; see program_state.py."""
+    if state["ignores_hangup"]:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if state["umask"] is not None:
+        os.umask(state["umask"])
+    affinity = state["affinity"]
+    if affinity is not None and os.sched_getaffinity(0) != set(affinity):
+        os.sched_setaffinity(0, affinity)
+    score = state["oom_score_adj"]
+    if score is not None:
+        with open(OOM_SCORE, encoding="ascii") as file:
+            current = file.read().strip()
+        if current != score:
+            with open(OOM_SCORE, "w", encoding="ascii") as file:
+                file.write(score)
+    if os.getpriority(os.PRIO_PROCESS, 0) != state["nice"]:
+        os.setpriority(os.PRIO_PROCESS, 0, state["nice"])
+    for number, limits in state["limits"].items():
+        if resource.getrlimit(int(number)) != tuple(limits):
+            resource.setrlimit(int(number), tuple(limits))
+
+
+def name_process(kernel_id: str) -> None:
+    """Let the system tell which kernel this is; its environment and command line are the server's.
+
+    See process_name() in watchdog_process.py.
+    """
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
+        file.write(f"kernel-{kernel_id[:8]}")
+
+
+def reseed() -> None:
+    """Give this process random numbers of its own; what reads the system's has them anyway."""
+    random.seed()
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+    uuid: Any = sys.modules.get("uuid")
+    if uuid is not None:
+        uuid._node = uuid._last_timestamp = None
+
+
+def choose_backend() -> None:
+    """Have matplotlib draw where it would have, had it been loaded by the kernel itself."""
+    matplotlib: Any = sys.modules.get("matplotlib")
+    if matplotlib is not None:
+        matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE_BACKEND
+
+
+def be_kernel(request: dict[str, Any]) -> None:
+    """Run ipykernel."""
+    sys.argv = request["argv"]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def failed(request: dict[str, Any], error: BaseException) -> dict[str, object]:
+    """Say what has failed."""
+    return {
+        "failed": request["fork"],
+        "errno": getattr(error, "errno", None),
+        "reason": getattr(error, "strerror", None) or str(error),
+        "file": getattr(error, "filename", None),
+        "unfit": request.get("unfit", False),
+    }
