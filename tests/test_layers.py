@@ -24,6 +24,7 @@ LAYERS = {
     "log_fields": 2,
     "table": 1,
     "screen": 2,
+    "shortage": 2,
     "terminal": 2,
     "transport": 3,
     "client": 4,

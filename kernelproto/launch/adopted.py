@@ -129,7 +129,7 @@ class _AdoptedProcess(SignalledProcess):
 
     def poll(self) -> bool:
         if not self._ended:
-            with selectors.DefaultSelector() as selector:
+            with selectors.PollSelector() as selector:
                 selector.register(self._sign, selectors.EVENT_READ)
                 self._ended = bool(selector.select(0))
             if self._ended:

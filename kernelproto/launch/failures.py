@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shlex
 import textwrap
+from collections.abc import Generator
+from contextlib import contextmanager
 
-from kernelproto.exceptions import KernelExitedEarly, KernelNotReady
+from kernelproto.exceptions import KernelExitedEarly, KernelNotReady, LaunchError
 from kernelproto.interfaces import DescribesFailure, ExplainsDeath, KernelManager
 from kernelproto.launch.exit_status import describe_exit
+from kernelproto.shortage import shortage
 
 # What of the output goes into the message; all of it is in the exception's ``stderr``.
 _QUOTED_LINES = 15
@@ -21,6 +24,25 @@ NOT_REGISTERED = (
     "if it does not know how to register, its kernelspec must not claim a kernel_protocol_version "
     "of 5.6 or more"
 )
+
+
+@contextmanager
+def shortages_named() -> Generator[None]:
+    """Raise a LaunchError that names the shortage where the block fails because of one.
+
+    Too few file descriptors, processes, memory or disk are the fault of no kernel type, provider
+    or file, so their errors must not blame these.
+
+    Raises:
+        LaunchError: there is too little of something.
+    """
+    try:
+        yield
+    except Exception as error:
+        words = shortage(error)
+        if words is None:
+            raise
+        raise LaunchError(f"the kernel could not be started: {words}") from error
 
 
 def exited_early(manager: KernelManager, returncode: int | None) -> KernelExitedEarly:

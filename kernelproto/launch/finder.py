@@ -10,6 +10,7 @@ from typing import Any, cast
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider, TakesConfig
 from kernelproto.launch.entrypoints import declared_providers
+from kernelproto.launch.failures import shortages_named
 from kernelproto.launch.naming import (
     FIRST_PROVIDER,
     OWN_KERNEL,
@@ -17,12 +18,17 @@ from kernelproto.launch.naming import (
     means_own_python,
     no_such_kernel,
 )
+from kernelproto.shortage import require_descriptors
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
 
 _INSTALL = "install what is missing (for Python: pip install ipykernel)"
 _CHOOSE = "choose one of these, or install the kernelspec of another one"
+
+# Python takes a folder that it cannot open for an empty one. So with fewer descriptors than this
+# providers and kernel types would seem to be missing.
+_DISCOVERY_DESCRIPTORS = 8
 
 KernelType = tuple[str, KernelAttributes]
 
@@ -49,9 +55,15 @@ class KernelFinder:
 
         They are declared as entry points of the group ``kernelproto.kernel_providers``, each naming
         a callable without arguments. One that fails is logged and skipped.
+
+        Raises:
+            LaunchError: there are too few file descriptors left to look for providers.
         """
         providers: list[KernelProvider] = []
-        for entry_point in declared_providers():
+        with shortages_named():
+            require_descriptors(_DISCOVERY_DESCRIPTORS)
+            entry_points = declared_providers()
+        for entry_point in entry_points:
             try:
                 provider = entry_point.load()()
                 if not isinstance(provider, KernelProvider):
@@ -164,7 +176,9 @@ async def _launch(
     """Let *provider* launch a kernel, and look at what it gives."""
     broken = f"kernel provider {provider.id!r} is broken: launching {kernel!r}, it"
     try:
-        launched: Any = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
+        with shortages_named():
+            require_descriptors(_DISCOVERY_DESCRIPTORS)
+            launched: Any = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
     except KernelProtoError:
         raise
     except Exception as error:

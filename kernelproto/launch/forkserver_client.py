@@ -23,6 +23,7 @@ from kernelproto.launch.forked import ForkedProcess, ForkRequest
 from kernelproto.launch.forkserver_link import Link, Posted
 from kernelproto.launch.process import Exit
 from kernelproto.launch.program_state import open_working_directory
+from kernelproto.launch.turns import turn
 from kernelproto.launch.watchdog_process import kill_group, start_time
 
 logger = logging.getLogger(__name__)
@@ -124,10 +125,12 @@ class ForkServerClient:
                 undo.pop_all()
                 self._link.post(posted)
         try:
-            return await request.answer()
+            process = await request.answer()
+            await turn()
         except BaseException:
             self._withdraw(request, posted)
             raise
+        return process
 
     def send_signal(self, process: ForkedProcess, signum: int) -> None:
         """Send a signal to the group of a kernel, unless it has ended.

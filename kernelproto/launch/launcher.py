@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 import anyio
-import anyio.lowlevel
 
 from kernelproto.background import background_tasks
 from kernelproto.exceptions import InvalidLaunchParameter, KernelExitedEarly, LaunchError
@@ -19,13 +18,19 @@ from kernelproto.launch.connection_file import (
     new_registration,
     require_socket_folder,
 )
-from kernelproto.launch.failures import NOT_REGISTERED, exited_early, not_ready
+from kernelproto.launch.failures import (
+    NOT_REGISTERED,
+    exited_early,
+    not_ready,
+    shortages_named,
+)
 from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.parameters import fill_in
 from kernelproto.launch.process import Spawn
 from kernelproto.launch.records import Record, sweep
 from kernelproto.launch.start import ProcessOptions, start_process
+from kernelproto.launch.turns import turn
 from kernelproto.transport.registration import RegistrationSocket, listen_for_registration
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import Registration
@@ -84,7 +89,7 @@ async def launch_local(
             be set, or *output* is nothing to write to.
         LaunchError: the connection file or the record cannot be made.
     """
-    await anyio.lowlevel.checkpoint()
+    await turn()
     sweep()
     options = ProcessOptions(kernel_name, interrupt_mode, limits, detached, output, spawn)
     kernel_id = str(uuid.uuid4())
@@ -93,7 +98,7 @@ async def launch_local(
         names = {**(values or {}), "connection_file": files.path, "kernel_id": kernel_id}
         return await _start(kernel_id, fill_in(argv, names), env, cwd, files, options)
 
-    with ExitStack() as undo:
+    with shortages_named(), ExitStack() as undo:
         # First of all: by its record is found what is left if this program is killed.
         folder = require_socket_folder(kernel_id) if transport == "ipc" else None
         undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)

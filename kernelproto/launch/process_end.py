@@ -80,7 +80,7 @@ class _Pidfd:
         return os.waitid(os.P_PID, self._pid, options) is not None
 
     def wait(self) -> None:
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:
             selector.register(self.sign, selectors.EVENT_READ)
             selector.select()
 

@@ -59,7 +59,10 @@ class ProcessId(msgspec.Struct, frozen=True):
         if self.machine != here:
             return self.machine.host == here.host and self.machine.boot != here.boot
         if self.started:
-            return start_time(self.pid) != self.started
+            try:
+                return start_time(self.pid) != self.started
+            except OSError:  # there are no file descriptors left to look
+                return False
         if os.name != "posix":
             return False
         try:
@@ -74,7 +77,8 @@ class ProcessId(msgspec.Struct, frozen=True):
 @cache
 def _this_machine() -> Machine:
     boot = namespace = ""
-    with suppress(OSError):
+    # Not any OSError: an answer that is wrong for want of file descriptors would be kept.
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             boot = file.read().strip()
         namespace = os.readlink("/proc/self/ns/pid")

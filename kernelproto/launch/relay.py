@@ -21,6 +21,11 @@ from kernelproto.exceptions import InvalidLaunchParameter
 
 Write = Callable[[bytes], object]
 
+# It takes no descriptor where that is possible: there may be none left.
+_Selector: type[selectors.BaseSelector] = getattr(
+    selectors, "PollSelector", selectors.DefaultSelector
+)
+
 _BACKLOG_BYTES = 16 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
@@ -108,7 +113,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
         try:
             unwritten = unwritten[os.write(descriptor, unwritten) :]
         except BlockingIOError:  # whose descriptor this is a duplicate of wants it like that
-            with selectors.DefaultSelector() as selector:
+            with _Selector() as selector:
                 selector.register(descriptor, selectors.EVENT_WRITE)
                 selector.select()
 

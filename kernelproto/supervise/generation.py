@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeAlias
 
@@ -30,7 +30,13 @@ from kernelproto.interfaces import (
     MayOutlive,
     OpenChannels,
 )
-from kernelproto.launch.failures import MORE_TIME, NOT_ENCRYPTED, exited_early, not_ready
+from kernelproto.launch.failures import (
+    MORE_TIME,
+    NOT_ENCRYPTED,
+    exited_early,
+    not_ready,
+    shortages_named,
+)
 from kernelproto.supervise.events import Died
 from kernelproto.supervise.shutdown import attempt, end_process, longest
 from kernelproto.supervise.to_the_end import to_the_end
@@ -282,13 +288,16 @@ async def _open(
         open_channels: OpenChannels = open_zmq_channels
         if isinstance(manager, BringsChannels):
             open_channels = manager.open_channels
-        async with open_client(
-            info,
-            open_channels=open_channels,
-            timeouts=timeouts,
-            observers=observers,
-            comm_targets=comm_targets,
-        ) as client:
+        async with AsyncExitStack() as stack:
+            opened = open_client(
+                info,
+                open_channels=open_channels,
+                timeouts=timeouts,
+                observers=observers,
+                comm_targets=comm_targets,
+            )
+            with shortages_named():
+                client = await stack.enter_async_context(opened)
             generation = Generation(info, manager, client, timeouts)
             try:
                 yield generation

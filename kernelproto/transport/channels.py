@@ -13,6 +13,7 @@ from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 from kernelproto.background import background_tasks
 from kernelproto.exceptions import ClientClosed, LocalProtocolError
 from kernelproto.interfaces import Channels, Deliver
+from kernelproto.shortage import require_descriptors
 from kernelproto.transport.curve import encrypt, new_curve_keys
 from kernelproto.transport.raw import RawSocket
 from kernelproto.transport.sockets import MessageSocket, open_socket, shared_context
@@ -37,6 +38,9 @@ _LINGER_MS = 100
 _LINGERING = ("shell", "stdin", "control")
 
 _SENDS_BETWEEN_CHECKPOINTS = 32
+
+# A socket takes one, and its connection another.
+_DESCRIPTORS = 2 * len(CHANNEL_NAMES)
 
 
 class _ZmqChannels:
@@ -117,6 +121,7 @@ async def open_channels(
     Raises:
         LocalProtocolError: *info* has no address that one could connect to, or it asks for
             encryption and this pyzmq has none.
+        OSError: there are too few file descriptors left.
     """
     with _open_channels(info, identity, topics) as channels:
         async with background_tasks() as tasks:
@@ -137,6 +142,7 @@ def _open_channels(
     channels = _ZmqChannels(sockets)
     orderly = False
     with shared_context() as context:
+        require_descriptors(_DESCRIPTORS)
         try:
             for name in CHANNEL_NAMES:
                 sockets[name] = open_socket(context, _SOCKET_TYPES[name])

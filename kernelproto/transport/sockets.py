@@ -11,9 +11,13 @@ from typing import Protocol
 
 import zmq
 
+from kernelproto.shortage import require_descriptors
 from kernelproto.transport.fd_socket import FDSocket
 from kernelproto.transport.raw import Context, RawSocket, Take
 from kernelproto.wire.message import Frame
+
+# With fewer descriptors left when it starts, libzmq would end the program.
+_CONTEXT_DESCRIPTORS = 16
 
 # libzmq's default of 1023 sockets is some two hundred clients.
 _MAX_SOCKETS = 65_536
@@ -80,10 +84,15 @@ _users = 0
 
 @contextmanager
 def shared_context() -> Generator[Context]:
-    """Give the process's zmq context, which exists, with its two threads, only while it is used."""
+    """Give the process's zmq context, which exists, with its two threads, only while it is used.
+
+    Raises:
+        OSError: there are too few file descriptors left for it and a kernel's sockets.
+    """
     global _context, _owner, _users
     with _lock:
         if _context is None or _owner != os.getpid():  # a forked child cannot use its parent's
+            require_descriptors(_CONTEXT_DESCRIPTORS)
             _context, _owner, _users = zmq.Context(), os.getpid(), 0
             _context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         _users += 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -389,6 +390,25 @@ async def test_server_that_is_stopped_ends_with_the_program(tmp_path: Path) -> N
     await anyio.to_thread.run_sync(ForkServer.close_all)
     assert await process.wait() is None
     process.close()
+
+
+async def test_server_that_has_no_descriptors_left_keeps_its_kernels(tmp_path: Path) -> None:
+    """It may have the last for the working directory, or none for the output either."""
+    server = ForkServer.running([])
+    process = await fork(server, "-f", str(tmp_path / "kernel.json"))
+    used = set(map(int, os.listdir(f"/proc/{server.pid}/fd")))
+    unused = [number for number in range(100) if number not in used]
+    limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    for number in unused[:4]:
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (number, limits[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            await fork(server, "-f", str(tmp_path / "other.json"))
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+    other = await fork(server, "--version")
+    assert await other.wait() == 0
+    other.close()
+    assert not process.poll()
+    process.abort()
 
 
 @pytest.fixture

@@ -1,0 +1,97 @@
+"""Shortages: errors that say that this program or this machine has no more of something."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+if sys.platform != "win32":
+    import resource
+
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT}
+_OF_MEMORY = {errno.ENOMEM, errno.ENOBUFS}
+
+
+def shortage(error: BaseException | None) -> str | None:
+    """Return what there is too little of, and what to do; None where an error has another cause.
+
+    Args:
+        error: of an operation that starts processes or opens files, or an error that has one as its
+            cause.
+    """
+    while error is not None:
+        number: object = getattr(error, "errno", None)
+        if isinstance(error, TooFewDescriptors):
+            return error.words
+        if number == errno.EMFILE:
+            return _too_few_descriptors("no file descriptors are left", _most_open_files())
+        if number == errno.ENFILE:
+            return (
+                "no file descriptors are left on this machine; end some programs, or raise the "
+                "limit with sysctl fs.file-max"
+            )
+        if number in _OF_MEMORY or isinstance(error, MemoryError):
+            return "no memory is left on this machine, or for this program; end some programs"
+        if number in _OF_DISK:
+            place = getattr(error, "filename", None)
+            where = f" ({os.fsdecode(place)})" if isinstance(place, str | bytes) else ""
+            return f"no space is left on the disk{where}; remove some files, or use another disk"
+        if number == errno.EAGAIN or (
+            isinstance(error, RuntimeError) and "start new thread" in str(error)
+        ):
+            return (
+                "no more processes or threads can be started; end some, or raise the limit with "
+                "ulimit -u"
+            )
+        error = error.__cause__
+    return None
+
+
+class TooFewDescriptors(OSError):
+    """A program has not enough file descriptors left for an operation that was not begun.
+
+    Args:
+        free: how many it has left.
+        needed: how many the operation takes.
+    """
+
+    def __init__(self, free: int, needed: int) -> None:
+        self.words = _too_few_descriptors(
+            f"too few file descriptors are left, {free} where {needed} are needed",
+            _most_open_files() - free,
+        )
+        super().__init__(errno.EMFILE, self.words)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return OSError, (errno.EMFILE, self.words)
+
+
+def require_descriptors(needed: int) -> None:
+    """See that this program can open so many files more; other threads may be faster.
+
+    Raises:
+        TooFewDescriptors: it cannot.
+    """
+    if sys.platform == "win32":
+        return
+    descriptors: list[int] = []
+    try:
+        while len(descriptors) < needed:
+            descriptors += os.pipe()
+    except OSError:
+        raise TooFewDescriptors(len(descriptors), needed) from None
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _most_open_files() -> int:
+    return 0 if sys.platform == "win32" else resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def _too_few_descriptors(news: str, used: int) -> str:
+    return (
+        f"{news} (open files: {used:,} of {_most_open_files():,} in use); close some, or raise the "
+        "limit with ulimit -n"
+    )
