@@ -205,6 +205,76 @@ async def test_fork_of_the_owner_does_not_keep_the_server() -> None:
     await anyio.to_thread.run_sync(os.waitpid, child, 0)
 
 
+FORKING_PROGRAM = """
+import atexit, os, sys, threading
+import anyio
+from kernelproto import run_kernel
+from kernelproto.launch.forkserver import ForkServer
+
+async def answer():
+    async with run_kernel("fork/kernel") as kernel:
+        return (await kernel.execute("6 * 7")).text
+
+def in_child(function):
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        except BaseException as error:
+            print(repr(error), file=sys.stderr, flush=True)
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+def status(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+FORK_WHILE_A_SERVER_STARTS = """
+def use_library():
+    assert anyio.run(answer, backend=backend) == "42"
+
+for _ in range(5):
+    starting = threading.Thread(target=ForkServer.running, args=[()])
+    starting.start()
+    child = in_child(use_library)
+    starting.join()
+    assert status(child) == 0
+    ForkServer.close_all()
+"""
+
+LEAVE_IN_A_CHILD = """
+async def main():
+    async with run_kernel("fork/kernel") as kernel:
+        server = ForkServer.running(())
+
+        def leave():
+            for use in (kernel.manager._process.kill, kernel.manager._process.interrupt):
+                try:
+                    use()
+                except RuntimeError as error:
+                    assert "forked from" in str(error)
+                else:
+                    raise AssertionError("the child has sent a signal")
+            server.close()
+            ForkServer.close_all()
+            atexit._run_exitfuncs()
+
+        assert await anyio.to_thread.run_sync(status, in_child(leave)) == 0
+        assert (await kernel.execute("6 * 7")).text == "42"
+        assert not server.dead
+
+anyio.run(main, backend=backend)
+"""
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("program", [FORK_WHILE_A_SERVER_STARTS, LEAVE_IN_A_CHILD])
+def test_fork_of_the_program(program: str, backend: str) -> None:
+    source = f"backend = {backend!r}\n{FORKING_PROGRAM}\n{program}"
+    subprocess.run([sys.executable, "-c", source], check=True, timeout=GUARD_SECONDS)
+
+
 async def test_module_that_cannot_be_loaded() -> None:
     with pytest.raises(InvalidLaunchParameter, match=r"'no_such_module'.*ModuleNotFoundError"):
         async with run_kernel("fork/kernel", finder=finder("no_such_module")):
