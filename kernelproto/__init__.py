@@ -52,6 +52,7 @@ if typing.TYPE_CHECKING:
         ReplayedMessage,
         ReplyLost,
         UnsupportedRequest,
+        WrongProcess,
     )
     from kernelproto.interfaces import KernelManager, KernelProvider
     from kernelproto.launch.finder import KernelFinder
@@ -143,6 +144,7 @@ __all__ = [
     "Timeouts",
     "UnsupportedRequest",
     "UpdateDisplayData",
+    "WrongProcess",
     "__version__",
     "connect_kernel",
     "connect_kernel_blocking",

@@ -1,7 +1,8 @@
 """The front door for synchronous code: the asynchronous one, called through a portal.
 
 An event loop runs in a thread of its own for as long as any blocking kernel or client is open. All
-of them share it, and they may be used from any thread, also where an event loop runs already.
+of them share it, and they may be used from any thread, also where an event loop runs already. A
+forked child opens kernels in an event loop of its own, and cannot use those of its parent.
 
 Ctrl-C while code runs interrupts the code, not the connection; a second one is a KeyboardInterrupt.
 """
@@ -9,19 +10,28 @@ Ctrl-C while code runs interrupts the code, not the connection; a second one is 
 from __future__ import annotations
 
 import atexit
+import os
+import threading
 from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+)
 from functools import wraps
 from queue import SimpleQueue
 from typing import Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
 
-from anyio.from_thread import BlockingPortal, BlockingPortalProvider
+import anyio
+from anyio.from_thread import BlockingPortal
 
 from kernelproto.client.client import KernelClient
 from kernelproto.client.questions import OnInput
 from kernelproto.client.requests import Requests
 from kernelproto.client.result import ExecutionResult
+from kernelproto.forks import Owner
 from kernelproto.run import ConnectionSource, RunOptions, connect_kernel, run_kernel, start_kernel
 from kernelproto.supervise.kernel import Kernel, KernelState
 from kernelproto.terminal import ask_on_terminal, print_output
@@ -32,7 +42,71 @@ from kernelproto.wire.content import Output
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_portals = BlockingPortalProvider()
+
+class _EventLoop:
+    """An event loop in a thread, while any blocking kernel or client is open.
+
+    anyio has a BlockingPortalProvider for this, but a forked child that lets go of one waits for
+    ever: it calls a thread that runs in the parent alone.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._portal: Future[BlockingPortal] | None = None
+        self._thread: threading.Thread
+
+    def __enter__(self) -> BlockingPortal:
+        with self._lock:
+            if self._portal is None:
+                future: Future[BlockingPortal] = Future()
+                self._thread = threading.Thread(
+                    target=self._run, args=[future], name="kernelproto-blocking", daemon=True
+                )
+                self._thread.start()
+                self._portal = future
+            try:
+                portal = self._portal.result()
+            except Exception:
+                self._portal = None
+                raise
+            self._users += 1
+            return portal
+
+    def __exit__(self, *exc_info: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users or self._portal is None:
+                return
+            portal, self._portal = self._portal.result(), None
+            portal.call(portal.stop)
+            self._thread.join()
+
+    @staticmethod
+    def _run(future: Future[BlockingPortal]) -> None:
+        async def serve() -> None:
+            async with BlockingPortal() as portal:
+                future.set_result(portal)
+                await portal.sleep_until_stopped()
+
+        try:
+            anyio.run(serve)
+        except BaseException as error:
+            if future.done():
+                raise
+            future.set_exception(error)  # there are no descriptors left
+
+
+_event_loop = _EventLoop()
+
+
+def _after_fork_in_child() -> None:
+    global _event_loop
+    _event_loop = _EventLoop()  # the thread of the other one runs in the parent alone
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _blocking(
@@ -67,6 +141,7 @@ class BlockingRequests:
     def __init__(self, portal: BlockingPortal, wrapped: Requests) -> None:
         self.portal = portal
         self.wrapped = wrapped
+        self.owner = Owner()
 
     execute = _blocking(Requests.execute)
     kernel_info = _blocking(Requests.kernel_info)
@@ -133,7 +208,11 @@ class BlockingRequests:
             function: the async function.
             wait: waits for the future that it is given, by default without doing anything else.
                 It is called again after the first Ctrl-C, which interrupts the kernel.
+
+        Raises:
+            WrongProcess: this process is a fork of the one that has opened the kernel.
         """
+        self.owner.check("kernel")
         wait = wait or _result_of
         future = self.portal.start_task_soon(function)
         try:
@@ -166,6 +245,7 @@ class BlockingClient(BlockingRequests):
     @property
     def busy(self) -> bool:
         """Whether the kernel works on a request of any client, as far as it has told."""
+        self.owner.check("client")
         return self.wrapped.busy
 
 
@@ -191,6 +271,7 @@ class BlockingKernel(BlockingRequests):
     @property
     def state(self) -> KernelState:
         """What the kernel does, as far as is known here."""
+        self.owner.check("kernel")
         return self.wrapped.state
 
     def restart(self) -> None:
@@ -199,6 +280,7 @@ class BlockingKernel(BlockingRequests):
 
     def shutdown(self) -> int | None:
         """End the kernel in order and remove every trace of it; see ``Kernel.shutdown``."""
+        self.owner.check("kernel")
         try:
             return self.portal.call(self.wrapped.shutdown)
         finally:
@@ -208,6 +290,7 @@ class BlockingKernel(BlockingRequests):
 
     def leave(self) -> None:
         """Let go of a detached kernel, which goes on; nothing can be asked of it here any more."""
+        self.owner.check("kernel")
         self._release.close()
 
     def own(self, resources: ExitStack) -> None:
@@ -220,10 +303,7 @@ def run_kernel_blocking(
     name: str = "pyimport/kernel", **options: Unpack[RunOptions]
 ) -> Generator[BlockingKernel]:
     """Run a kernel for the block, from synchronous code; see ``run_kernel``."""
-    with (
-        _portals as portal,
-        portal.wrap_async_context_manager(run_kernel(name, **options)) as kernel,
-    ):
+    with _entered(run_kernel(name, **options)) as (portal, kernel):
         yield BlockingKernel(portal, kernel)
 
 
@@ -239,9 +319,13 @@ def start_kernel_blocking(
         return await start_kernel(name, detached=detached, **options)
 
     with ExitStack() as resources:
-        portal = resources.enter_context(_portals)
+        portal = resources.enter_context(_event_loop)
         kernel = BlockingKernel(portal, portal.call(start))
-        at_exit = kernel.leave if detached else kernel.shutdown
+
+        def at_exit() -> None:
+            if kernel.owner.is_here:  # the end of a forked child is not the end of the program
+                (kernel.leave if detached else kernel.shutdown)()
+
         atexit.register(at_exit)
         resources.callback(atexit.unregister, at_exit)
         kernel.own(resources.pop_all())
@@ -266,13 +350,25 @@ def connect_kernel_blocking(
 
 @contextmanager
 def _connect(connection: ConnectionSource, timeouts: Timeouts) -> Generator[BlockingClient]:
-    connecting = connect_kernel(connection, timeouts=timeouts)
-    with _portals as portal, portal.wrap_async_context_manager(connecting) as client:
+    with _entered(connect_kernel(connection, timeouts=timeouts)) as (portal, client):
         yield BlockingClient(portal, client)
 
 
 @contextmanager
 def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> Generator[BlockingKernel]:
-    taking_over = connect_kernel(connection, own=True, timeouts=timeouts)
-    with _portals as portal, portal.wrap_async_context_manager(taking_over) as kernel:
+    with _entered(connect_kernel(connection, own=True, timeouts=timeouts)) as (portal, kernel):
         yield BlockingKernel(portal, kernel)
+
+
+@contextmanager
+def _entered(manager: AbstractAsyncContextManager[T]) -> Generator[tuple[BlockingPortal, T]]:
+    """Enter *manager* in the event loop; leave it with the block, but not in a forked child."""
+    owner = Owner()
+    with ExitStack() as resources:
+        portal = resources.enter_context(_event_loop)
+        value = resources.enter_context(portal.wrap_async_context_manager(manager))
+        try:
+            yield portal, value
+        finally:
+            if not owner.is_here:
+                resources.pop_all()  # the parent leaves it

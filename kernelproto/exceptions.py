@@ -25,6 +25,7 @@
     |- KernelUnresponsive (TimeoutError)   an interrupt did not end the code
     |- OutputOverflow                   more output than the stated bound was left unread
     |- UnsupportedRequest               the kernel does not know this request
+    |- WrongProcess                     an object of the parent was used in a forked child
     |- PoolError                        a KernelPool does not do what it was asked for
     |  |- PoolFull                      every kernel is in use, and no more are allowed
     |  `- QuotaExceeded                 the user has as many kernels as allowed
@@ -279,6 +280,18 @@ class OutputOverflow(KernelProtoError):
 
 class UnsupportedRequest(KernelProtoError):
     """The kernel does not implement this request."""
+
+
+class WrongProcess(KernelProtoError):
+    """A kernel, a client or a connection was used in a fork of the process that it belongs to.
+
+    Attributes:
+        pid: the process that it belongs to.
+    """
+
+    def __init__(self, message: str, *, pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class PoolError(KernelProtoError):

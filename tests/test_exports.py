@@ -75,6 +75,7 @@ PUBLIC = [
     "Timeouts",
     "UnsupportedRequest",
     "UpdateDisplayData",
+    "WrongProcess",
     "__version__",
     "connect_kernel",
     "connect_kernel_blocking",

@@ -17,6 +17,7 @@ PACKAGE = ROOT / "kernelproto"
 LAYERS = {
     "exceptions": 0,
     "timeouts": 0,
+    "forks": 1,
     "wire": 1,
     "background": 2,
     "interfaces": 2,

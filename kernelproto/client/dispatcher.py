@@ -23,6 +23,7 @@ from kernelproto.exceptions import (
     RemoteProtocolError,
     fresh,
 )
+from kernelproto.forks import Owner
 from kernelproto.interfaces import Channels
 from kernelproto.log_counts import LogCounts
 from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version
@@ -84,6 +85,7 @@ class Dispatcher:
         self.failure: KernelProtoError | None = None
         self._log_counts = LogCounts()
         self._on_event = on_event
+        self._owner = Owner()
         self._codec = Codec(signer=info.signer())
         count = itertools.count(1)
         self.factory = MessageFactory(
@@ -266,5 +268,6 @@ class Dispatcher:
         pending.receive(Event(Signal.LATER_REPLY, Origin.OWN, request.message, request))
 
     def _raise_failure(self) -> None:
+        self._owner.check("client")
         if self.failure is not None:
             raise fresh(self.failure)

@@ -12,6 +12,7 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.exceptions import LaunchError, UnsupportedRequest
+from kernelproto.forks import Owner
 from kernelproto.interfaces import DeathReason
 from kernelproto.launch.limits import Limits, oom_kills
 from kernelproto.launch.ports import address_was_taken
@@ -75,6 +76,9 @@ class LocalKernelManager:
 
     When this program dies, of whatever, the same is done by the watchdog, and the files go too.
 
+    In a fork of this program the kernel stays the parent's: waiting and signals raise WrongProcess,
+    and cleanup() does nothing.
+
     Attributes:
         kernel_id: a UUID.
         connection_file: the path of that file.
@@ -108,6 +112,7 @@ class LocalKernelManager:
         self._watch = watch
         self._limits = limits
         self._relay = relay
+        self._owner = Owner()
         self._oom_kills = oom_kills()
         self._released = False
         self._is_over = False
@@ -120,11 +125,13 @@ class LocalKernelManager:
     @property
     def returncode(self) -> int | None:
         """The exit status, negative for a signal; None while it runs or where it can't be known."""
-        self._process.poll()
+        if self._owner.is_here:
+            self._process.poll()
         return None if self._process.exit is None else self._process.exit.returncode
 
     async def is_alive(self) -> bool:
         """Return whether the kernel's process runs."""
+        self._owner.check("kernel")
         return not self._process.poll()
 
     async def wait(self) -> int | None:
@@ -133,6 +140,7 @@ class LocalKernelManager:
         It may be called by many tasks, and after cleanup(). A negative status is the number of the
         signal that ended the process.
         """
+        self._owner.check("kernel")
         return await self._process.wait()
 
     async def signal(self, signum: int) -> None:
@@ -141,6 +149,7 @@ class LocalKernelManager:
         Raises:
             PermissionError: the kernel runs as another user.
         """
+        self._owner.check("kernel")
         self._process.signal(signum)
 
     async def interrupt(self) -> None:
@@ -153,14 +162,17 @@ class LocalKernelManager:
             raise UnsupportedRequest(
                 "this kernel takes no signal for an interrupt: send interrupt_request on control"
             )
+        self._owner.check("kernel")
         self._process.interrupt()
 
     async def terminate(self) -> None:
         """Ask the process group to end (SIGTERM)."""
+        self._owner.check("kernel")
         self._process.terminate()
 
     async def kill(self) -> None:
         """End the process group (SIGKILL)."""
+        self._owner.check("kernel")
         self._process.kill()
 
     async def cleanup(self) -> None:
@@ -170,7 +182,7 @@ class LocalKernelManager:
         several tasks at once. A process that even SIGKILL does not end in this time, because it
         hangs in a system call, is logged and left to itself.
         """
-        if self._released:
+        if self._released or not self._owner.is_here:
             return
         members_ended = False
         try:
@@ -212,7 +224,7 @@ class LocalKernelManager:
         """
         if not self.detached:
             raise RuntimeError("only a kernel that was launched detached can be released")
-        if not self._released:
+        if not self._released and self._owner.is_here:
             self._released = True
             self._process.release()
             self._output.close()
@@ -225,6 +237,7 @@ class LocalKernelManager:
         listed_as = "" if kernel_id == self.kernel_id else kernel_id
         if self._is_over or self._released or listed_as == self._record.listed_as:
             return
+        self._owner.check("kernel")
         record = msgspec.structs.replace(self._record, listed_as=listed_as)
         try:
             record.write()

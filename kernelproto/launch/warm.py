@@ -11,6 +11,7 @@ import anyio
 from anyio import AsyncContextManagerMixin
 
 from kernelproto.background import background_tasks
+from kernelproto.forks import Owner
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
@@ -77,6 +78,7 @@ class WarmProvider(AsyncContextManagerMixin):
         self._launch_params = dict(launch_params or {})
         self._spares: deque[_Spare] = deque()
         self._more = anyio.Event()
+        self._owner = Owner()
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[WarmProvider]:
@@ -116,7 +118,7 @@ class WarmProvider(AsyncContextManagerMixin):
         """
         wanted = (name, cwd, dict(launch_params or {}))
         if wanted == (self._name, self._cwd, self._launch_params):
-            while self._spares:
+            while self._spares and self._owner.is_here:
                 spare = self._spares.popleft()
                 if await spare.manager.is_alive():
                     spare.taken = True

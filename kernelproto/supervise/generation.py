@@ -22,6 +22,7 @@ from kernelproto.exceptions import (
     KernelProtoError,
     UnsupportedRequest,
 )
+from kernelproto.forks import Owner
 from kernelproto.interfaces import (
     BringsChannels,
     ExplainsDeath,
@@ -84,6 +85,7 @@ class Generation:
         self.outlives = False
         self.reason: str | None = None
         self.farewell = ClientClosed("the kernel was shut down")
+        self._owner = Owner()
         self._timeouts = timeouts
         self._ending = anyio.Lock()
         self._lost_address = False
@@ -137,7 +139,7 @@ class Generation:
         await attempt(self.manager.kill)
 
     async def end(self, error: KernelProtoError, *, restart: bool = False) -> int | None:
-        """End the process in order, whatever is cancelled meanwhile.
+        """End the process in order, whatever is cancelled meanwhile; a forked child ends nothing.
 
         Args:
             error: what those get who still wait for the kernel.
@@ -146,6 +148,8 @@ class Generation:
         Returns:
             The exit status, None where it can't be known.
         """
+        if not self._owner.is_here:
+            return None
         return await to_the_end(partial(self._end, error, restart), seconds=longest(self._timeouts))
 
     async def watch(self, on_death: Callable[[int | None], KernelProtoError]) -> None:
@@ -284,6 +288,7 @@ async def _open(
 ) -> AsyncGenerator[Generation]:
     """Open the client of a kernel that was just launched; clean up after it whatever happens."""
     finish = manager.cleanup
+    owner = Owner()
     try:
         open_channels: OpenChannels = open_zmq_channels
         if isinstance(manager, BringsChannels):
@@ -307,4 +312,5 @@ async def _open(
                 else:
                     await generation.end(generation.farewell)
     finally:
-        await to_the_end(partial(attempt, finish), seconds=timeouts.kill)
+        if owner.is_here:
+            await to_the_end(partial(attempt, finish), seconds=timeouts.kill)

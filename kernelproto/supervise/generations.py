@@ -38,6 +38,7 @@ from kernelproto.exceptions import (
     KernelRestarted,
     fresh,
 )
+from kernelproto.forks import Owner
 from kernelproto.interfaces import IsListed
 from kernelproto.supervise.events import EventHub, Failed, Restarted
 from kernelproto.supervise.generation import (
@@ -117,6 +118,7 @@ class Generations:
         self.kernel_id = ""
         self.observers = Observers(self.start_task)
         self.events = EventHub(self.start_task)
+        self.owner = Owner()
         self._launch = launch
         self._tasks = tasks
         self._timeouts = timeouts
@@ -139,6 +141,7 @@ class Generations:
         Raises:
             KernelProtoError: why there will be no next generation.
         """
+        self.owner.check("kernel")
         if self.replacement is not None:
             return (await self.replacement.wait()).client
         if self.failure is not None:
@@ -147,6 +150,7 @@ class Generations:
 
     async def restart(self) -> None:
         """Replace the current generation; see ``Kernel.restart``."""
+        self.owner.check("kernel")
         if self.over:
             raise ClientClosed("the kernel was shut down: run another one")
         if self.replacement is None:

@@ -165,6 +165,7 @@ class Kernel(Requests):
         Returns:
             The exit status of the kernel's process, None where it can't be known.
         """
+        self.generations.owner.check("kernel")
         try:
             return await self.generations.end()
         finally:  # no shield of anyio's withstands the cancel() of an asyncio task

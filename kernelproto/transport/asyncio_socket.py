@@ -50,7 +50,8 @@ class AsyncioSocket(BaseSocket):
         self._context.run(self._loop.add_reader, self._fd, self._arrived)
 
     def close(self, linger_ms: int) -> None:
-        self._loop.remove_reader(self._fd)
+        if self.owner.is_here:  # a forked child shares the descriptor that its parent waits for
+            self._loop.remove_reader(self._fd)
         super().close(linger_ms)
 
     async def listen(self, take: Take) -> None:

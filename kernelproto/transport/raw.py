@@ -10,6 +10,7 @@ import anyio
 import zmq
 from anyio.lowlevel import checkpoint
 
+from kernelproto.forks import Owner
 from kernelproto.wire.message import Frame
 
 RawSocket: TypeAlias = zmq.Socket[bytes]
@@ -39,6 +40,7 @@ class BaseSocket(ABC):
     """
 
     def __init__(self, context: Context, kind: int) -> None:
+        self.owner = Owner()
         self.raw: RawSocket = context.socket(kind)
         # One task at a time waits to send, so that messages leave in the order they were given in.
         self._sending = anyio.Lock(fast_acquire=True)

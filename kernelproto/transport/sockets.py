@@ -78,7 +78,6 @@ def open_socket(context: Context, kind: int) -> MessageSocket:
 
 _lock = threading.Lock()
 _context: Context | None = None
-_owner = 0
 _users = 0
 
 
@@ -89,11 +88,11 @@ def shared_context() -> Generator[Context]:
     Raises:
         OSError: there are too few file descriptors left for it and a kernel's sockets.
     """
-    global _context, _owner, _users
+    global _context, _users
     with _lock:
-        if _context is None or _owner != os.getpid():  # a forked child cannot use its parent's
+        if _context is None:
             require_descriptors(_CONTEXT_DESCRIPTORS)
-            _context, _owner, _users = zmq.Context(), os.getpid(), 0
+            _context = zmq.Context()
             _context.set(zmq.MAX_SOCKETS, _MAX_SOCKETS)
         _users += 1
         context = _context
@@ -101,9 +100,21 @@ def shared_context() -> Generator[Context]:
         yield context
     finally:
         with _lock:
-            _users -= 1
-            last = not _users
+            last = False
+            if context is _context:  # not the parent's, in a forked child
+                _users -= 1
+                last = not _users
             if last:
                 _context = None
         if last:
             context.term()
+
+
+def _after_fork_in_child() -> None:
+    """Leave the context to the parent; another thread may have held the lock."""
+    global _lock, _context, _users
+    _lock, _context, _users = threading.Lock(), None, 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
