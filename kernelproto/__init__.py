@@ -52,6 +52,7 @@ if typing.TYPE_CHECKING:
         ReplayedMessage,
         ReplyLost,
         UnsupportedRequest,
+        WrongEventLoop,
         WrongProcess,
     )
     from kernelproto.interfaces import KernelManager, KernelProvider
@@ -144,6 +145,7 @@ __all__ = [
     "Timeouts",
     "UnsupportedRequest",
     "UpdateDisplayData",
+    "WrongEventLoop",
     "WrongProcess",
     "__version__",
     "connect_kernel",

@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from typing import Protocol, cast
 
 from anyio import CancelScope, Event, create_task_group, get_cancelled_exc_class
@@ -81,9 +82,9 @@ def _holds_cancellation(error: BaseException) -> bool:
 async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -> None:
     """Start a task that belongs to the running event loop, and is cancelled when the loop ends.
 
-    It runs when this returns. anyio has no such tasks, except for calls that come from a foreign
-    thread. So a thread of its own makes the call, and waits for it: that is the task's visible
-    parent.
+    It runs when this returns, with the context variables of the caller. anyio has no such tasks,
+    except for calls that come from a foreign thread. So a thread of its own makes the call, and
+    waits for it: that is the task's visible parent.
 
     Args:
         serve: the task; it must not raise.
@@ -108,7 +109,7 @@ async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -
             # Trio lets a Ctrl-C strike whatever task runs just then; it is meant for the program.
             _thread.interrupt_main()
 
-    threading.Thread(target=call, name=name, daemon=True).start()
+    threading.Thread(target=copy_context().run, args=[call], name=name, daemon=True).start()
     # The call would fail, and loudly, if the event loop ended before it was made.
     with CancelScope(shield=True):
         await running.wait()

@@ -26,6 +26,7 @@
     |- OutputOverflow                   more output than the stated bound was left unread
     |- UnsupportedRequest               the kernel does not know this request
     |- WrongProcess                     an object of the parent was used in a forked child
+    |- WrongEventLoop                   an object of one event loop was used in another one
     |- PoolError                        a KernelPool does not do what it was asked for
     |  |- PoolFull                      every kernel is in use, and no more are allowed
     |  `- QuotaExceeded                 the user has as many kernels as allowed
@@ -292,6 +293,10 @@ class WrongProcess(KernelProtoError):
     def __init__(self, message: str, *, pid: int = 0) -> None:
         super().__init__(message)
         self.pid = pid
+
+
+class WrongEventLoop(KernelProtoError):
+    """A kernel or a client was used in another event loop than the one that has opened it."""
 
 
 class PoolError(KernelProtoError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -12,19 +11,15 @@ from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 import anyio
 import msgspec
 
-from kernelproto.background import start_in_event_loop
 from kernelproto.client.client import KernelClient, open_client
-from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import InvalidLaunchParameter, KernelNotReady, RemoteProtocolError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.generation import Launch, Launched
-from kernelproto.supervise.to_the_end import to_the_end
+from kernelproto.supervise.service import Service
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
-
-logger = logging.getLogger(__name__)
 
 _DEFAULT_TIMEOUTS = Timeouts()
 
@@ -64,7 +59,8 @@ async def run_kernel(
 
     However the block is left, by its end, an exception or cancellation, the kernel is shut down in
     order (see ``Kernel.shutdown``), and no process, file, descriptor or task is left behind.
-    Exceptions from the block arrive as themselves.
+    Exceptions from the block arrive as themselves. Another task than the one that has entered the
+    block may leave it, in the same event loop.
 
     Args:
         name: the kernel type, ``provider/name``; without a slash it is ``spec/NAME``, or else that
@@ -99,7 +95,7 @@ async def run_kernel(
         restart=restart,
         timeouts=timeouts,
     )
-    async with _run(name, options) as kernel:
+    async with Service(_run(name, options), name) as kernel:
         yield kernel
 
 
@@ -122,43 +118,10 @@ async def start_kernel(
     """
     if detached:
         options["launch_params"] = {**(options.get("launch_params") or {}), "detached": True}
-    started = Waiter[Kernel]()
-    ended = anyio.Event()
-    service = anyio.CancelScope()
-
-    async def stop() -> None:
-        service.cancel()
-        await to_the_end(ended.wait)  # bounded, because the shutdown that is waited for is
-
-    async def serve() -> None:
-        try:
-            with service:
-                async with _run(name, options, outlives=detached) as kernel:
-                    kernel.on_shutdown = stop
-                    started.set(kernel)
-                    await anyio.sleep_forever()
-        except Exception as error:
-            if started.is_set:
-                logger.error("the kernel %r that was started has failed", name, exc_info=True)
-            started.fail(error)
-        finally:
-            ended.set()
-
-    async def undo() -> None:
-        """End a kernel that the caller will never see."""
-        if started.is_set:
-            await (await started.wait()).shutdown()
-        else:
-            await stop()
-
-    try:
-        await start_in_event_loop(serve, name=f"kernelproto {name}")
-        return await started.wait()
-    except Exception:
-        raise  # there is no service: it could not begin, or has ended with this
-    except BaseException:
-        await to_the_end(undo)
-        raise
+    service = Service(_run(name, options, outlives=detached), name)
+    kernel = await service.start()
+    kernel.on_shutdown = service.stop
+    return kernel
 
 
 @overload
@@ -192,7 +155,9 @@ def connect_kernel(
         RemoteProtocolError: it is no connection file.
         KernelNotReady: no kernel answered within ``timeouts.startup``.
     """
-    return _take_over(connection, timeouts) if own else _connect(connection, timeouts)
+    if own:
+        return Service(_take_over(connection, timeouts), "adopted kernel")
+    return Service(_connect(connection, timeouts), "connection")
 
 
 @asynccontextmanager

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 import trio
 
-from kernelproto import ClientClosed, Kernel, KernelDied, run_kernel, start_kernel
+from kernelproto import (
+    ClientClosed,
+    Kernel,
+    KernelDied,
+    WrongEventLoop,
+    connect_kernel,
+    run_kernel,
+    start_kernel,
+)
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -154,6 +163,40 @@ async def test_kernel_that_is_started_and_shut_down_by_different_tasks() -> None
     assert (await kernel.execute("say('hello', parent)")).stdout == "hello"
     assert await asyncio.create_task(kernel.shutdown()) == 0
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("kind", ["scripted", "connected"])
+async def test_block_that_is_entered_and_left_by_different_tasks(kind: str) -> None:
+    """As pytest-asyncio does with fixtures."""
+    async with run_kernel("scripted") as other, AsyncExitStack() as stack:
+        opened = run_kernel("scripted")
+        if kind == "connected":
+            opened = connect_kernel(other.connection_info)
+        kernel = await asyncio.create_task(stack.enter_async_context(opened))
+        assert (await kernel.execute("say('hello', parent)")).stdout == "hello"
+        await asyncio.wait_for(asyncio.create_task(stack.aclose()), GUARD_SECONDS)
+        with pytest.raises(ClientClosed):
+            await kernel.execute("pass")
+        assert (await other.execute("say('hello', parent)")).stdout == "hello"
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+@pytest.mark.asyncio
+async def test_another_event_loop_cannot_use_a_kernel() -> None:
+    """As a test with a loop of its own, and the fixture of a module."""
+
+    def elsewhere(use: Callable[[], Awaitable[object]]) -> None:
+        async def main() -> None:
+            await use()
+
+        asyncio.run(main())
+
+    async with run_kernel("scripted") as kernel:
+        for use in (lambda: kernel.execute("pass"), kernel.restart, kernel.client.heartbeat):
+            with pytest.raises(WrongEventLoop, match="loop_scope"):
+                await asyncio.to_thread(elsewhere, use)
+        assert (await kernel.execute("say('hello', parent)")).stdout == "hello"
 
 
 @pytest.mark.asyncio

@@ -36,6 +36,7 @@ TREE = {
     "OutputOverflow": (KernelProtoError,),
     "UnsupportedRequest": (KernelProtoError,),
     "WrongProcess": (KernelProtoError,),
+    "WrongEventLoop": (KernelProtoError,),
     "PoolError": (KernelProtoError,),
     "PoolFull": (exceptions.PoolError,),
     "QuotaExceeded": (exceptions.PoolError,),

@@ -75,6 +75,7 @@ PUBLIC = [
     "Timeouts",
     "UnsupportedRequest",
     "UpdateDisplayData",
+    "WrongEventLoop",
     "WrongProcess",
     "__version__",
     "connect_kernel",

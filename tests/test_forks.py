@@ -249,7 +249,7 @@ class TestProgramThatForks:
             "0 1",
         ]
 
-    @pytest.mark.parametrize("backend", ["trio"])
+    @pytest.mark.parametrize("backend", ["asyncio", "trio"])
     def test_child_that_leaves_the_event_loop_ends_and_the_kernel_stays(self, backend: str) -> None:
         assert output_of(
             """

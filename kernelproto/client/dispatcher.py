@@ -23,7 +23,7 @@ from kernelproto.exceptions import (
     RemoteProtocolError,
     fresh,
 )
-from kernelproto.forks import Owner
+from kernelproto.forks import LoopOwner
 from kernelproto.interfaces import Channels
 from kernelproto.log_counts import LogCounts
 from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version
@@ -85,7 +85,6 @@ class Dispatcher:
         self.failure: KernelProtoError | None = None
         self._log_counts = LogCounts()
         self._on_event = on_event
-        self._owner = Owner()
         self._codec = Codec(signer=info.signer())
         count = itertools.count(1)
         self.factory = MessageFactory(
@@ -97,6 +96,7 @@ class Dispatcher:
         self._adapter: AdapterV4 | None = None
         self._negotiated = False
         self._channels: Channels
+        self._owner: LoopOwner
         self._pending: dict[str, Pending] = {}
         self._echoes: dict[bytes, Waiter[float]] = {}
         self._arrivals = 0
@@ -104,6 +104,7 @@ class Dispatcher:
     def attach(self, channels: Channels) -> None:
         """Send on *channels* from now on; called once they are open."""
         self._channels = channels
+        self._owner = LoopOwner()
 
     async def send(
         self, message: Message, channel: ChannelName, pending: Pending | None = None

@@ -38,7 +38,7 @@ from kernelproto.exceptions import (
     KernelRestarted,
     fresh,
 )
-from kernelproto.forks import Owner
+from kernelproto.forks import LoopOwner
 from kernelproto.interfaces import IsListed
 from kernelproto.supervise.events import EventHub, Failed, Restarted
 from kernelproto.supervise.generation import (
@@ -118,7 +118,7 @@ class Generations:
         self.kernel_id = ""
         self.observers = Observers(self.start_task)
         self.events = EventHub(self.start_task)
-        self.owner = Owner()
+        self.owner = LoopOwner()
         self._launch = launch
         self._tasks = tasks
         self._timeouts = timeouts

@@ -86,6 +86,8 @@ class AsyncioSocket(BaseSocket):
 
     def _events(self) -> int:
         """Read EVENTS, which takes the edge away, and wake those who wait for what they have."""
+        if not self.owner.is_here:
+            return 0  # libzmq does nothing in a fork, and pyzmq would try again for ever
         events = int(self.raw.get(zmq.EVENTS))
         for event, future in self._waiting.items():
             if events & event and not future.done():

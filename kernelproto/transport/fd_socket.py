@@ -61,6 +61,8 @@ class FDSocket(BaseSocket):
 
     def _events(self) -> int:
         """Read EVENTS, and wake the watching task if they have what is waited for."""
+        if not self.owner.is_here:
+            return 0  # libzmq does nothing in a fork, and pyzmq would try again for ever
         events = int(self.raw.get(zmq.EVENTS))
         if self._watch is not None and events & self._awaited:
             self._watch.cancel()

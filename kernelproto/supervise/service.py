@@ -1,0 +1,131 @@
+"""Service: a kernel is served by a task of the event loop, whichever tasks begin and end it.
+
+A cancel scope has to be left by the task that entered it, and a kernel is served in several. A
+pytest-asyncio fixture, an AsyncExitStack that is closed by another task, or a REPL enters in one
+task and leaves in another one. So the scopes are entered and left here, by one task that the
+callers start and stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Generic, TypeVar
+
+import anyio
+from anyio import get_cancelled_exc_class
+
+from kernelproto.background import start_in_event_loop
+from kernelproto.exceptions import ClientClosed
+from kernelproto.forks import LoopOwner
+from kernelproto.supervise.to_the_end import to_the_end
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class Service(Generic[T]):
+    """Enters an async context manager, and leaves it, in a task that belongs to the event loop.
+
+    ``async with Service(manager, name) as value`` may be left by another task than the one that
+    has entered it. The manager does not learn of exceptions from the block; they arrive as
+    themselves. When the manager fails while the block runs, this is logged, and raised when the
+    block is left. The end of the event loop ends the service as well.
+
+    Args:
+        manager: what is entered.
+        name: of the service, for people.
+    """
+
+    def __init__(self, manager: AbstractAsyncContextManager[T], name: str) -> None:
+        self._manager = manager
+        self._name = name
+        self._values: list[T] = []
+        self._failure: BaseException | None = None
+        self._owner: LoopOwner
+        self._scope: anyio.CancelScope
+        self._entered: anyio.Event
+        self._leaving: anyio.Event
+        self._ended: anyio.Event
+
+    async def start(self) -> T:
+        """Enter the manager; return what it gives.
+
+        Raises:
+            BaseException: what entering it raises.
+            RuntimeError: no thread can be started.
+        """
+        self._owner = LoopOwner()
+        self._scope = anyio.CancelScope()
+        self._entered, self._leaving, self._ended = anyio.Event(), anyio.Event(), anyio.Event()
+        try:
+            await start_in_event_loop(self._serve, name=f"kernelproto {self._name}")
+            await self._entered.wait()
+        except Exception:
+            raise  # there is no service
+        except BaseException:
+            self._scope.cancel()
+            await self.stop()
+            raise
+        self._raise_failure()
+        if not self._values:
+            raise ClientClosed(f"{self._name!r} was not opened: the event loop is ending")
+        return self._values[0]
+
+    async def stop(self) -> None:
+        """Leave the manager, whatever is cancelled meanwhile; any task may, more than once.
+
+        In a fork of the process it does nothing.
+
+        Raises:
+            WrongEventLoop: it was started in another event loop, which does not run now.
+        """
+        if not self._owner.is_here or self._ended.is_set():
+            return
+        self._owner.check("kernel")
+        self._leaving.set()
+        await to_the_end(self._ended.wait)  # bounded, because the end of a kernel is
+
+    async def __aenter__(self) -> T:
+        return await self.start()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+        if exc_value is None or isinstance(exc_value, get_cancelled_exc_class()):
+            self._raise_failure()
+        elif self._failure is not None:
+            exc_value.add_note(f"a background task failed as well: {self._failure!r}")
+
+    async def _serve(self) -> None:
+        try:
+            with self._scope:
+                async with self._manager as value:
+                    self._values.append(value)
+                    self._entered.set()
+                    await self._leaving.wait()
+        except Exception as error:
+            self._failure = error
+            if self._values and not self._leaving.is_set():
+                logger.error("the kernel %r that was started has failed", self._name, exc_info=True)
+        except (KeyboardInterrupt, SystemExit) as error:
+            self._failure = error
+            if self._values:
+                raise
+        finally:
+            self._entered.set()
+            self._ended.set()
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            try:
+                raise failure
+            finally:  # a traceback that refers to itself would keep everything in it alive
+                del failure
