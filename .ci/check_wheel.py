@@ -25,4 +25,7 @@ assert installed.metadata["License-File"] == "LICENSE"
 for provider in installed.entry_points.select(group="kernelproto.kernel_providers"):
     assert isinstance(provider.load().id, str), provider
 
+plugins = {plugin.value for plugin in installed.entry_points.select(group="pytest11")}
+assert plugins == {"kernelproto.pytest_plugin"}, plugins
+
 print(f"kernelproto {installed.version} imports from its wheel")

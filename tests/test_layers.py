@@ -37,6 +37,7 @@ LAYERS = {
     "discovery": 5,
     "testing": 5,
     "notebook": 6,
+    "pytest_plugin": 6,
     "server": 6,
     "cli": 6,
     "__main__": 7,
