@@ -21,6 +21,7 @@ from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay
 from kernelproto.launch.watchdog import Watch
 from kernelproto.launch.watchdog_process import kill_members
+from kernelproto.launch.wrapped import interrupt_wrapped
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -153,7 +154,7 @@ class LocalKernelManager:
         self._process.signal(signum)
 
     async def interrupt(self) -> None:
-        """Send SIGINT to the process group.
+        """Send SIGINT to the process group, or below a wrapper to the kernel and its children.
 
         Raises:
             UnsupportedRequest: this kernel is interrupted by a message, not by a signal.
@@ -163,6 +164,8 @@ class LocalKernelManager:
                 "this kernel takes no signal for an interrupt: send interrupt_request on control"
             )
         self._owner.check("kernel")
+        if self._process.poll() or interrupt_wrapped(self.pid, self.connection_file):
+            return
         self._process.interrupt()
 
     async def terminate(self) -> None:

@@ -1,0 +1,96 @@
+"""A kernel that a wrapper runs as a child: ``conda run``, ``sh -c`` without exec. Linux only.
+
+The process that was started is then the wrapper. SIGINT to its process group may end the wrapper,
+and does not reach a kernel that has left the group (``setsid``).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import suppress
+
+# More processes than this are not looked at: the event loop waits meanwhile.
+_MOST_PROCESSES = 256
+
+
+def interrupt_wrapped(leader: int, connection_file: str) -> bool:
+    """Send SIGINT to a kernel below its wrapper, and to its own descendants in its group.
+
+    The kernel is the one process below the leader that has the connection file in its command line
+    and is no fork of its parent, which would have the same command line.
+
+    Args:
+        leader: the process that was started; it has not been reaped.
+        connection_file: the path of that file.
+
+    Returns:
+        Whether there is such a kernel; if not, no signal was sent.
+    """
+    path = os.fsencode(connection_file)
+    parents = _descendants(leader)
+    commands = {pid: _command(pid) for pid in parents}
+    kernels = {
+        pid
+        for pid, parent in parents.items()
+        if path in commands[pid] and commands[pid] != (commands.get(parent) or _command(parent))
+    }
+    kernels -= {above for pid in kernels for above in _ancestors(pid, parents)}
+    if len(kernels) != 1:
+        return False
+    (kernel,) = kernels
+    try:
+        group = os.getpgid(kernel)
+    except ProcessLookupError:
+        return False
+    for pid in parents:
+        if pid == kernel or kernel in _ancestors(pid, parents):
+            _interrupt(pid, group)
+    return True
+
+
+def _descendants(leader: int) -> dict[int, int]:
+    """Return the processes below the leader with their parents; none where there are too many."""
+    parents: dict[int, int] = {}
+    unseen = [leader]
+    while unseen:
+        parent = unseen.pop()
+        children = _children(parent)
+        parents |= dict.fromkeys(children, parent)
+        unseen += children
+        if len(parents) > _MOST_PROCESSES:
+            return {}
+    return parents
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    with suppress(OSError):  # it has ended, or this is not Linux
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
+                children += map(int, file.read().split())
+    return children
+
+
+def _command(pid: int) -> bytes:
+    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
+        return file.read()
+    return b""
+
+
+def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
+    while (parent := parents.get(pid)) is not None:
+        yield parent
+        pid = parent
+
+
+def _interrupt(pid: int, group: int) -> None:
+    """Send SIGINT to a process, unless it is in another group or has ended."""
+    with suppress(ProcessLookupError, PermissionError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if os.getpgid(pid) == group:
+                signal.pidfd_send_signal(pidfd, signal.SIGINT)
+        finally:
+            os.close(pidfd)
