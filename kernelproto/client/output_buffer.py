@@ -68,7 +68,7 @@ class OutputBuffer:
             return None
         output, size = self._unread.popleft()
         self._unread_bytes -= size
-        if self.page.bytes > self._limit:
+        if self.page.size > self._limit:
             self.page.shrink(self._limit + self._unread_bytes)
         return output
 

@@ -5,7 +5,7 @@ all its pages: an update is noted once, and a page applies it when it is read. S
 displays and m updates grows with n + m, also if they all have the same display_id and stand on
 many pages.
 
-The policy. A page has no limit of its own: its owner keeps ``bytes`` in bounds, and those count
+The policy. A page has no limit of its own: its owner keeps ``size`` in bounds, which counts
 the updates that come through the page. ``Displays`` bounds the updates that come from elsewhere:
 it keeps the last one of each display, up to a limit in bytes for all of them. An update beyond the
 limit is not applied, and the pages that show its display are not complete.
@@ -106,7 +106,7 @@ class Display:
 
     def __init__(self, displays: Displays) -> None:
         self.update: MimeBundle | None = None
-        self.size = 0
+        self.size: int = 0
         self.version = 0
         self.outdated = False
         self._displays = displays
@@ -155,13 +155,13 @@ class Page(ABC):
 
     Attributes:
         displays: those of the kernel.
-        bytes: the size of what is shown: for each output that of its message, or of the last update
+        size: how many bytes are shown: for each output that of its message, or of the last update
             that came through this page.
     """
 
     def __init__(self, displays: Displays) -> None:
         self.displays = displays
-        self.bytes = 0
+        self.size: int = 0
         self._charges: dict[str, _Charge] = {}
         self._clear_before_next = False
         self._refused = 0
@@ -193,7 +193,7 @@ class Page(ABC):
     def clear(self) -> None:
         """Remove all outputs."""
         self._charges.clear()
-        self.bytes = 0
+        self.size = 0
         self._clear_before_next = False
 
     @abstractmethod
@@ -202,14 +202,14 @@ class Page(ABC):
 
     def _charge(self, output: LastingOutput, size: int) -> Shown:
         """Count an output's size, and return it together with its display."""
-        self.bytes += size
+        self.size += size
         if not isinstance(output, MimeBundle) or (display_id := output.display_id) is None:
             return Shown(output, size)
         charge = self._charges.get(display_id)
         if charge is None:
             charge = self._charges[display_id] = _Charge(self.displays.find(display_id))
         charge.count += 1
-        charge.bytes += size
+        charge.size += size
         return Shown(output, size, charge.display, self.displays.updates)
 
     def _update(self, update: MimeBundle, size: int) -> None:
@@ -219,20 +219,20 @@ class Page(ABC):
             self.displays.update(update, size)
         else:
             self.displays.update(update, 0)
-            self.bytes += charge.count * size - charge.bytes
-            charge.bytes = charge.count * size
+            self.size += charge.count * size - charge.size
+            charge.size = charge.count * size
 
     def _discharge(self, shown: Shown) -> None:
         """Take an output out of the count."""
         output = shown.output
         if shown.display is None or not isinstance(output, MimeBundle):
-            self.bytes -= shown.size
+            self.size -= shown.size
             return
         display_id = output.display_id or ""
         charge = self._charges[display_id]
-        part = charge.bytes // charge.count
-        self.bytes -= part
-        charge.bytes -= part
+        part = charge.size // charge.count
+        self.size -= part
+        charge.size -= part
         charge.count -= 1
         if not charge.count:
             del self._charges[display_id]
@@ -265,7 +265,7 @@ class OutputPage(Page):
     def take(self, output: Output, size: int) -> None:
         """Take in an output whose message has *size* bytes."""
         if type(output) is Stream and not self._clear_before_next:  # of which there are floods
-            self.bytes += size
+            self.size += size
             self._shown.append(Shown(output, size))
         else:
             super().take(output, size)
@@ -277,7 +277,7 @@ class OutputPage(Page):
 
     def shrink(self, limit: int) -> None:
         """Drop the oldest outputs until at most *limit* bytes are shown."""
-        while self.bytes > limit and self._shown:
+        while self.size > limit and self._shown:
             self._dropped = True
             self._discharge(self._shown.popleft())
 
@@ -288,9 +288,9 @@ class OutputPage(Page):
 class _Charge:
     """How many outputs of a page show a display, and the size that is counted for them."""
 
-    __slots__ = ("bytes", "count", "display")
+    __slots__ = ("count", "display", "size")
 
     def __init__(self, display: Display) -> None:
         self.display = display
         self.count = 0
-        self.bytes = 0
+        self.size: int = 0

@@ -63,7 +63,7 @@ class Page(page.Page):
                 node["metadata"] = to_node(shown.output.metadata)
 
     def _add(self, output: LastingOutput, size: int) -> None:
-        if self.bytes + size > self._limit:
+        if self.size + size > self._limit:
             self.discarded_messages += 1
             self.discarded_bytes += size
             return

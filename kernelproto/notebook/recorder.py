@@ -123,8 +123,7 @@ class Recorder:
 
     def _record(self, message: Message, content: Any, cell: _Cell, msg_id: str) -> None:
         if isinstance(content, _OUTPUTS):
-            if isinstance(content, MimeBundle):
-                check_depth(content.data, content.metadata)
+            _check_depth(content)
             self._take(content, sum(map(len, message.parts)), cell, msg_id)
         elif isinstance(content, Status):
             cell.note_time(f"iopub.status.{content.execution_state}", message)
@@ -153,3 +152,8 @@ class _Cell:
         """Take note of when the kernel has sent a message."""
         if self._times is not None:
             self._times[name] = message.header.date
+
+
+def _check_depth(output: Output) -> None:
+    if isinstance(output, MimeBundle):
+        check_depth(output.data, output.metadata)

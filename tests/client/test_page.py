@@ -57,14 +57,14 @@ def test_what_is_shown_is_counted() -> None:
     page.take(Stream("stdout", "text"), 10)
     page.take(display("a"), 10)
     page.take(display("b"), 20)
-    assert page.bytes == 40
+    assert page.size == 40
     page.take(update("c"), 5)
-    assert page.bytes == 20
+    assert page.size == 20
     page.take(display("d"), 30)
     page.take(update("of another display", "other"), 500)
-    assert page.bytes == 50
+    assert page.size == 50
     page.take(ClearOutput(), 10)
-    assert page.bytes == 0
+    assert page.size == 0
 
 
 outputs = st.one_of(
@@ -89,9 +89,9 @@ def test_shrinking_drops_the_oldest_and_never_counts_wrong(
     left = page.outputs()
     assert left == everything.outputs()[len(everything.outputs()) - len(left) :]
     assert page.complete == (len(left) == len(everything.outputs()))
-    assert 0 <= page.bytes <= max(limit, 0)
+    assert 0 <= page.size <= max(limit, 0)
     page.shrink(-1)
-    assert (page.outputs(), page.bytes) == ([], 0)
+    assert (page.outputs(), page.size) == ([], 0)
 
 
 def test_updates_from_elsewhere_are_bounded_and_what_is_too_much_is_told() -> None:
