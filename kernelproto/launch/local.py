@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -20,7 +21,7 @@ from kernelproto.launch.process import Process
 from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay
 from kernelproto.launch.watchdog import Watch
-from kernelproto.launch.watchdog_process import kill_members
+from kernelproto.launch.watchdog_process import kill_members, reap_orphans
 from kernelproto.launch.wrapped import interrupt_wrapped
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
@@ -277,4 +278,6 @@ class LocalKernelManager:
         return None
 
     def _kill_members(self) -> None:
-        kill_members({self.kernel_id.encode()})
+        killed = kill_members({self.kernel_id.encode()})
+        if sys.platform != "win32" and self._process.poll():  # its leader has been reaped
+            reap_orphans(self.pid, killed)

@@ -130,11 +130,15 @@ def kill_group(group: int, started: str) -> None:
             os.killpg(group, signal.SIGKILL)
 
 
-def kill_members(kernel_ids: Collection[bytes]) -> None:
-    """Kill every process that has one of these kernels' ids in its environment. Linux only."""
+def kill_members(kernel_ids: Collection[bytes]) -> set[int]:
+    """Kill every process that has one of these kernels' ids in its environment. Linux only.
+
+    Returns:
+        The numbers of these processes.
+    """
     killed: set[int] = set()
     if not kernel_ids:
-        return
+        return killed
     for _ in range(_ROUNDS):
         owners = {pid: _kernel_of(pid) for pid in _processes()}
         found = {pid for pid, kernel_id in owners.items() if kernel_id in kernel_ids} - killed
@@ -145,7 +149,28 @@ def kill_members(kernel_ids: Collection[bytes]) -> None:
         if _UNKNOWN in owners.values():
             time.sleep(_ROUND_SECONDS)
         elif not found:
-            return
+            break
+    return killed
+
+
+def reap_orphans(group: int, pids: Iterable[int]) -> None:
+    """Reap processes that were killed, where they are children of this process.
+
+    The orphans of a kernel become children of the program that is process 1 of its container, or
+    a subreaper; nobody else would reap them.
+
+    Args:
+        group: a process group whose leader has been reaped.
+        pids: other processes.
+    """
+    for pid in (-group, *pids):
+        for _ in range(_ROUNDS):
+            try:
+                ended, _status = os.waitpid(pid, os.WNOHANG)
+            except OSError:  # it is no child of this process
+                break
+            if not ended:  # not even SIGKILL ends a process at once
+                time.sleep(_ROUND_SECONDS)
 
 
 def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> bool:

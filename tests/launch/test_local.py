@@ -223,7 +223,7 @@ async def test_process_that_does_not_end(runtime_dir, monkeypatch, caplog) -> No
     with monkeypatch.context() as patch:
         # No script can withstand SIGKILL; a process that hangs in the kernel of the system can.
         patch.setattr(os, "killpg", lambda pgid, signum: None)
-        patch.setattr(module, "kill_members", lambda kernel_ids: None)
+        patch.setattr(module, "kill_members", lambda kernel_ids: set())
         patch.setattr(module, "_KILL_SECONDS", 0.01)
         await manager.cleanup()
     assert str(manager.pid) in caplog.text
