@@ -12,7 +12,12 @@ import anyio
 import msgspec
 
 from kernelproto.client.client import KernelClient, open_client
-from kernelproto.exceptions import InvalidLaunchParameter, KernelNotReady, RemoteProtocolError
+from kernelproto.exceptions import (
+    DiscoveryError,
+    InvalidLaunchParameter,
+    KernelNotReady,
+    RemoteProtocolError,
+)
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
@@ -151,7 +156,8 @@ def connect_kernel(
             and ``interrupt``.
 
     Raises:
-        DiscoveryError: the connection file cannot be read, or the kernel cannot be taken over.
+        DiscoveryError: the connection file cannot be read, the kernel's host name does not resolve,
+            or the kernel cannot be taken over.
         RemoteProtocolError: it is no connection file.
         KernelNotReady: no kernel answered within ``timeouts.startup``.
     """
@@ -183,7 +189,10 @@ async def _run(name: str, options: RunOptions, *, outlives: bool = False) -> Asy
 async def _connect(
     connection: ConnectionSource, timeouts: Timeouts
 ) -> AsyncGenerator[KernelClient]:
-    async with open_client(_connection_info(connection), timeouts=timeouts) as client:
+    info = _connection_info(connection)
+    with anyio.move_on_after(timeouts.startup):
+        await _resolve(info)
+    async with open_client(info, timeouts=timeouts) as client:
         with anyio.move_on_after(timeouts.startup) as waiting:
             await client.wait_for_ready()
         if waiting.cancelled_caught:
@@ -245,6 +254,23 @@ def launch_params_of(options: RunOptions) -> dict[str, object]:
             )
         params["env"] = {**inner, **env}
     return params
+
+
+async def _resolve(info: ConnectionInfo) -> None:
+    """See that the name of a kernel's host resolves; libzmq would try again for ever.
+
+    Raises:
+        DiscoveryError: it does not.
+    """
+    if info.transport != "tcp" or ":" in info.ip or not any(map(str.isalpha, info.ip)):
+        return
+    try:
+        await anyio.getaddrinfo(info.ip, None)
+    except (OSError, UnicodeError) as error:
+        raise DiscoveryError(
+            f"the kernel's host {info.ip!r} cannot be found ({error}): correct the ip in the "
+            "connection file, or see that this machine resolves names"
+        ) from None
 
 
 def _connection_info(connection: ConnectionSource) -> ConnectionInfo:

@@ -258,6 +258,22 @@ async def test_nobody_answers(transport: str) -> None:
     assert connection.key not in str(caught.value)
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 100, "a..b"])
+async def test_host_that_does_not_resolve(host: str) -> None:
+    async with run_kernel("scripted", transport="tcp") as kernel:
+        connection = json.loads(kernel.connection_info.to_json()) | {"ip": host}
+    with pytest.raises(DiscoveryError, match=rf"host '{host}' cannot be found"):
+        async with connect_kernel(connection, timeouts=Timeouts(startup=GUARD_SECONDS)):
+            pytest.fail("it is connected")
+
+
+async def test_host_with_a_name() -> None:
+    async with run_kernel("scripted", transport="tcp", encryption="disabled") as kernel:
+        connection = json.loads(kernel.connection_info.to_json()) | {"ip": "localhost"}
+        async with connect_kernel(connection) as client:
+            await client.kernel_info()
+
+
 async def test_wrong_key() -> None:
     """It is not told by the kernel, which is silent to strangers."""
     async with run_kernel("scripted") as kernel:

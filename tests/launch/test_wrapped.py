@@ -62,9 +62,9 @@ async def test_the_kernel_is_interrupted_and_the_wrapper_goes_on(kernelspec: str
 
 async def test_children_of_the_kernel_in_its_group_are_interrupted(kernelspec: str) -> None:
     code = (
-        "import subprocess, sys\n"
+        "import subprocess, sys, time\n"
         "sys.child = subprocess.Popen(['sleep', '1000'])\n"
-        "say('begun', parent); sys.child.wait()"
+        "say('begun', parent); time.sleep(1000)"
     )
     with anyio.fail_after(GUARD_SECONDS):
         async with run_kernel(kernelspec) as kernel:
