@@ -261,7 +261,7 @@ def test_connection_that_never_reads(program: list[str]) -> None:
                 ask(reader, code, f"{number}")
                 assert len(text_of(receive_until(reader, is_idle(f"{number}")))) == 4_000_004
             assert resident_bytes(server.process.pid) - before < 50_000_000
-            assert closing(deaf) == (1013, "too slow: more output waits than the server keeps")
+            assert closing(deaf) == (1013, "Too slow: more output waits than the server keeps.")
 
 
 def resident_bytes(pid: int) -> int:

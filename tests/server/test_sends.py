@@ -162,4 +162,4 @@ async def test_kernel_of_a_client_that_never_reads_is_free(serving, monkeypatch)
                     await checkpoint()
             assert await connections() == 0
             network.reads.set()
-    assert kept[1:] == ["too slow: more output waits than the server keeps"]
+    assert kept[1:] == ["Too slow: more output waits than the server keeps."]
