@@ -55,6 +55,7 @@ class Executions:
         self._wake_ups = 0
         self._wake_up_pauses: Iterator[float] = iter(())
         self._waking = False
+        self._asleep = False
 
     @property
     def timeouts(self) -> Timeouts:
@@ -100,6 +101,7 @@ class Executions:
         self._lost_replies.note_interrupt()
         sent = await send()
         self._wake_up_pauses = iter(_WAKE_UP_PAUSES)
+        self._asleep = True
         if not self._waking and self._dispatcher.failure is None:
             self._waking = True
             self._start_task(self._wake_kernel)
@@ -115,8 +117,9 @@ class Executions:
             self._displays.update(message.content, sum(map(len, message.parts)))
 
     def note_shell(self) -> None:
-        """Take note that the kernel has replied to something on shell."""
+        """Take note that the kernel has replied to something on shell: it is awake."""
         self._wake_ups = 0
+        self._asleep = False
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function while the client is open."""
@@ -131,9 +134,10 @@ class Executions:
         """
         try:
             with suppress(KernelProtoError):  # there is no kernel to wake any more
-                while (pause := next(self._wake_up_pauses, None)) is not None:
+                while self._asleep and (pause := next(self._wake_up_pauses, None)) is not None:
                     await anyio.sleep(pause)
-                    await self._send_wake_up()
+                    if self._asleep:
+                        await self._send_wake_up()
         finally:
             self._waking = False
 
@@ -151,5 +155,5 @@ class Executions:
             execution = self._dispatcher.pending_for(request)
             if isinstance(execution, Execution) and execution.options.subshell_id is None:
                 begun = execution.turn.begun
-                return execution if begun or not conversation.kernel_busy else None
+                return execution if begun or not conversation.serves_others else None
         return None

@@ -208,8 +208,9 @@ class Conversation:
         self._statuses = itertools.count()
         self._session = session
         self._open: dict[str, Request] = {}
-        # Insertion-ordered: the requests, anybody's, that the kernel is busy with.
-        self._busy_with: dict[str, None] = {}
+        # Insertion-ordered: the requests, anybody's, that the kernel is busy with, and whether each
+        # is another client's.
+        self._busy_with: dict[str, bool] = {}
         self._waits_for: str | None = None
 
     def __len__(self) -> int:
@@ -220,6 +221,11 @@ class Conversation:
     def kernel_busy(self) -> bool:
         """Whether the kernel works on anybody's request, as far as its messages tell."""
         return bool(self._busy_with or self._waits_for)
+
+    @property
+    def serves_others(self) -> bool:
+        """Whether the kernel works on another client's request, as far as its messages tell."""
+        return self._waits_for is not None or any(self._busy_with.values())
 
     def sent(self, message: Message, channel: ChannelName) -> Request | None:
         """Take note of a message before it is sent.
@@ -265,7 +271,10 @@ class Conversation:
         signal = _signal(message, channel)
         parent = message.parent_header
         if message.header.msg_type == "status":
-            self._note_status(signal, parent.msg_id if parent is not None else "")
+            if parent is None:
+                self._note_status(signal, "", False)
+            else:
+                self._note_status(signal, parent.msg_id, parent.session != self._session)
         if parent is None:
             return Event(signal, Origin.KERNEL, message)
         if parent.msg_id == self._waits_for:
@@ -326,9 +335,9 @@ class Conversation:
             return later.busy_at is None or later.busy_at > earlier.idle_at
         return later.is_execution and not self.side_by_side
 
-    def _note_status(self, signal: Signal, parent_id: str) -> None:
+    def _note_status(self, signal: Signal, parent_id: str, foreign: bool) -> None:
         if signal is Signal.BUSY:
-            self._busy_with[parent_id] = None
+            self._busy_with[parent_id] = foreign
             if len(self._busy_with) > _MOST_BUSY:
                 del self._busy_with[next(iter(self._busy_with))]
         elif signal is Signal.IDLE:

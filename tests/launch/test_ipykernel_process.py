@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import os
+import textwrap
 from importlib.util import find_spec
 
+import anyio
 import pytest
 
-from kernelproto import run_kernel
+from kernelproto import Kernel, run_kernel
 from kernelproto.launch import ipykernel_process
 
 pytestmark = pytest.mark.anyio
@@ -30,6 +32,81 @@ async def test_looks_like_any_other_ipykernel(kernel_type: str) -> None:
     assert ast.literal_eval(program) == (launcher.origin, True, True)
     assert folders is not None
     assert os.path.dirname(ipykernel_process.__file__) not in folders
+
+
+STORM_SECONDS = 8
+
+
+@pytest.mark.parametrize("kernel_type", ["pyimport/kernel", "fork/kernel"])
+async def test_interrupts_strike_the_code_and_cost_no_reply(kernel_type: str) -> None:
+    statuses: set[str] = set()
+
+    async def interrupt_for_ever(kernel: Kernel) -> None:
+        while True:
+            await anyio.sleep(0.02)
+            await kernel.interrupt()
+
+    async with run_kernel(kernel_type) as kernel, anyio.create_task_group() as tasks:
+        tasks.start_soon(interrupt_for_ever, kernel)
+        with anyio.move_on_after(STORM_SECONDS):
+            while True:
+                result = await kernel.execute("print('x'); 1", stop_on_error=False)
+                statuses.add(result.status)
+        tasks.cancel_scope.cancel()
+        assert (await kernel.execute("6 * 7")).text == "42"
+    assert statuses <= {"ok", "error"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time; time.sleep(60)",
+        "def f():\n    while True: pass\nf()",
+        "get_ipython().run_cell_magic('time', '', 'while True: pass')",
+        "[x for x in iter(int, 1)]",
+        "import asyncio; await asyncio.sleep(60)",
+        "while True:\n    try: exec('while True: pass')\n    finally: break",
+    ],
+)
+async def test_interrupts_strike_all_kinds_of_code(code: str) -> None:
+    async with run_kernel("pyimport/kernel") as kernel:
+        execution = kernel.execute("print('begun', flush=True)\n" + code)
+        await anext(execution)
+        await execution.interrupt()
+        assert (await execution).status in ("error", "ok")
+
+
+async def test_interrupts_strike_the_expressions_after_the_code() -> None:
+    async with run_kernel("pyimport/kernel") as kernel:
+        await kernel.execute("import time")
+        execution = kernel.execute("1", user_expressions={"x": "time.sleep(60)"})
+        await anext(execution)
+        await execution.interrupt()
+        assert (await execution).user_expressions["x"]["ename"] == "KeyboardInterrupt"
+
+
+async def test_trio_in_the_code_handles_interrupts_by_itself() -> None:
+    code = """
+    import signal, trio
+
+    async def main():
+        handlers.append(signal.getsignal(signal.SIGINT))
+        print(trio.lowlevel.currently_ki_protected(), flush=True)
+        await trio.sleep(60)
+
+    handlers = []
+    try:
+        trio.run(main)
+    except* KeyboardInterrupt:
+        print(handlers[0].__module__.partition(".")[0])
+    """
+    async with run_kernel("pyimport/kernel") as kernel:
+        execution = kernel.execute(textwrap.dedent(code))
+        await anext(execution)
+        await execution.interrupt()
+        result = (await execution).raise_for_error()
+    assert result.stdout == "False\ntrio\n"
 
 
 async def test_options_reach_it() -> None:

@@ -639,6 +639,23 @@ def test_kernel_that_starts_again_is_not_assumed_to_be_busy(conversation) -> Non
     assert not conversation.kernel_busy
 
 
+def test_kernel_serves_others_while_it_is_busy_with_their_requests(conversation) -> None:
+    ours, theirs = request(), request(session=THEM)
+    seen = []
+    for state, parent in [
+        ("busy", None),
+        ("busy", ours),
+        ("busy", theirs),
+        ("idle", ours),
+        ("idle", theirs),
+    ]:
+        conversation.received(status(state, parent), "iopub")
+        seen.append(conversation.serves_others)
+    assert seen == [False, False, True, True, False]
+    conversation.assume_busy("ours")
+    assert conversation.serves_others
+
+
 def test_forgetting_a_request_makes_no_kernel_idle() -> None:
     conversation = Conversation(US)
     asked = request()
