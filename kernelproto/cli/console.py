@@ -128,6 +128,7 @@ class _Console:
             await self._kernel.restart()
             self._number = 1
         except (OutputOverflow, ProtocolError, UnsupportedRequest) as error:
+            self._printer.end_line()
             print_error(describe(error))
 
     async def _run(self, code: str) -> None:

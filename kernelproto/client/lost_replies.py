@@ -141,7 +141,8 @@ class LostReplies:
         )
         watched.was_passed = False
         self._fences[fence.msg_id] = pending = _Fence(watched)
-        await self._dispatcher.send(fence, request.channel, pending)
+        channel, _ = request.line
+        await self._dispatcher.send(fence, channel, pending)
 
 
 class _Watched:

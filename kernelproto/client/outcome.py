@@ -101,6 +101,4 @@ def reply_lost(request: Request) -> ReplyLost:
         news = "began to execute the code, went on with other requests and sent no reply"
     else:
         news = "has answered later requests and never said that it executes the code"
-    return ReplyLost(
-        f"the kernel {news}: the outcome is unknown, the outputs are in the exception's result"
-    )
+    return ReplyLost(f"the kernel {news}: the outcome is unknown, the outputs were kept")

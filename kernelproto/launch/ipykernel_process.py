@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, cast
 
 # Messages, because libzmq counts nothing else. A kernel can be given a limit of its memory.
 MOST_UNSENT = 100_000
@@ -95,7 +95,7 @@ def main() -> None:
 
         def init_kernel(self) -> None:
             super().init_kernel()  # type: ignore[no-untyped-call]
-            spare_own_code(self.kernel)
+            spare_own_code(cast("Any", self).kernel)
 
     PatientKernelApp.launch_instance()
 

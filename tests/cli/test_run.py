@@ -52,6 +52,24 @@ def test_error_without_colours(kernelproto) -> None:
     assert done.returncode == 1
 
 
+LOSES_ITS_REPLY = """
+print("before", flush=True)
+session = get_ipython().kernel.session
+send = session.send
+session.send = lambda stream, what, *args, **options: (
+    None if what == "execute_reply" else send(stream, what, *args, **options)
+)
+"""
+
+
+def test_lost_reply_is_an_error(kernelproto) -> None:
+    done = kernelproto("run", KERNEL, "-", stdin=LOSES_ITS_REPLY)
+
+    assert done.stdout == "before\n"
+    assert "error: the kernel has executed the code and sent no reply" in done.stderr
+    assert done.returncode == 1
+
+
 def test_code_that_came_through_stdin_gets_no_answers(kernelproto) -> None:
     done = kernelproto("run", KERNEL, "-", stdin="input('who? ')")
 

@@ -70,7 +70,7 @@ async def test_reply_that_never_comes_is_lost_once_a_fence_is_answered(
     assert isinstance(error, ReplyLost)
     assert str(error) == (
         "the kernel has executed the code and sent no reply: the outcome is unknown, the outputs "
-        "are in the exception's result"
+        "were kept"
     )
     assert (error.result.status, error.result.stdout) == ("unknown", "what it has printed")
     assert error.result.outputs_complete
