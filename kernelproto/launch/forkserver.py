@@ -186,8 +186,16 @@ class ForkServer:
             server.close()
 
     @classmethod
-    def leave_all_to_parent(cls) -> None:
-        """Let go of every server, in a fork of this program."""
+    def prepare_for_forks(cls) -> None:
+        """See that a fork of this program finds the lock free, and knows every server."""
+        os.register_at_fork(
+            before=cls._lock.acquire,
+            after_in_parent=cls._lock.release,
+            after_in_child=cls._leave_all_to_parent,
+        )
+
+    @classmethod
+    def _leave_all_to_parent(cls) -> None:
         # A server must see the end of its owner, also when a fork of the owner lives on.
         for server in cls._all:
             server._client.leave_to_parent()
@@ -216,10 +224,5 @@ def _start(preload: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
     )
 
 
-# A child must find the lock free and every server in the list, whatever other threads are doing.
-os.register_at_fork(
-    before=ForkServer._lock.acquire,
-    after_in_parent=ForkServer._lock.release,
-    after_in_child=ForkServer.leave_all_to_parent,
-)
+ForkServer.prepare_for_forks()
 atexit.register(ForkServer.close_all)

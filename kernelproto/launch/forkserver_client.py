@@ -232,11 +232,10 @@ class ForkServerClient:
             self._is_ready = self._fault is None
         elif "forked" in message:
             self._take_forked(message["forked"], message["pid"])
+            if message["entered"]:
+                self._succeed(message["forked"])
         elif "entered" in message:
-            with self._state:
-                request = self._requests.pop(message["entered"], None)
-                if request is not None:
-                    request.succeed()
+            self._succeed(message["entered"])
         elif "failed" in message:
             self._fail(message["failed"], _error(message))
         elif "signalled" in message:
@@ -260,6 +259,12 @@ class ForkServerClient:
             else:
                 request.process = ForkedProcess(self, pid, started, request)
                 self._processes[pid] = request.process
+
+    def _succeed(self, number: int) -> None:
+        with self._state:
+            request = self._requests.pop(number, None)
+            if request is not None:
+                request.succeed()
 
     def _fail(self, number: int, error: Exception) -> None:
         with self._state:

@@ -73,11 +73,11 @@ def take_over(state: dict[str, Any]) -> None:
         os.sched_setaffinity(0, affinity)
     score = state["oom_score_adj"]
     if score is not None:
-        with open(OOM_SCORE, encoding="ascii") as file:
+        with open(OOM_SCORE, "rb", buffering=0) as file:  # text would load a codec
             current = file.read().strip()
-        if current != score:
-            with open(OOM_SCORE, "w", encoding="ascii") as file:
-                file.write(score)
+        if current != score.encode():
+            with open(OOM_SCORE, "wb", buffering=0) as file:
+                file.write(score.encode())
     if os.getpriority(os.PRIO_PROCESS, 0) != state["nice"]:
         os.setpriority(os.PRIO_PROCESS, 0, state["nice"])
     for number, limits in state["limits"].items():

@@ -75,10 +75,14 @@ class Link:
         with self._lock:
             if self._closed:
                 posted.close()
-            else:
+                return
+            if not self._outbox:
+                with suppress(OSError):  # the thread tries again, and finds out why
+                    _send(self._socket, posted)
+            if posted.unsent:
                 self._outbox.append(posted)
-                with suppress(BlockingIOError):  # the thread has enough reasons to wake up
-                    os.write(self._waker, b".")
+            with suppress(BlockingIOError):  # the thread has enough reasons to wake up
+                os.write(self._waker, b".")
 
     def withdraw(self, posted: Posted) -> None:
         """Do not send a message, unless it is too late for that."""
@@ -171,7 +175,7 @@ class Link:
                     return True
                 posted = self._outbox[0]
                 try:
-                    sent = _send(self._socket, posted)
+                    _send(self._socket, posted)
                 except BlockingIOError:
                     return True
                 except ConnectionError:
@@ -181,9 +185,6 @@ class Link:
                     if not posted.begun:
                         self._outbox.popleft().close()
                 else:
-                    posted.begun = True
-                    posted.close()
-                    posted.unsent = posted.unsent[sent:]
                     if not posted.unsent:
                         self._outbox.popleft()
                     continue
@@ -193,7 +194,12 @@ class Link:
             posted.refuse(shortage)
 
 
-def _send(end: socket.socket, posted: Posted) -> int:
+def _send(end: socket.socket, posted: Posted) -> None:
+    """Send as much of a message as can be sent now, its descriptors with the first byte."""
     if posted.descriptors:
-        return socket.send_fds(end, [posted.unsent], posted.descriptors)
-    return end.send(posted.unsent)
+        sent = socket.send_fds(end, [posted.unsent], posted.descriptors)
+    else:
+        sent = end.send(posted.unsent)
+    posted.begun = True
+    posted.close()
+    posted.unsent = posted.unsent[sent:]

@@ -6,7 +6,8 @@ owner. Requests and answers are lines of JSON:
 
     {"fork": 1, "argv": [...], "env": {...}, "cwd": ..., "state": {...}}
     with two descriptors: one for the output, one of the owner's working directory
-        -> {"forked": 1, "pid": 123}, then {"entered": 1} or the failure
+        -> {"forked": 1, "pid": 123, "entered": true}; or "entered" is false where that takes
+           long, and {"entered": 1} or the failure follows
         -> {"failed": 1, "errno": 2, "reason": "...", "file": ..., "unfit": false}
     {"signal": 15, "pid": 123, "number": 2, "by": 17.5}
         -> {"signalled": 2}
@@ -68,6 +69,10 @@ LATE_IMPORTS = (
 )
 
 LINE_BYTES = 2**16
+
+# How long a forked process may take to become a kernel before the owner hears that it was forked.
+# It seldom takes as long, and one message less shortens each start.
+ENTERING_SECONDS = 0.05
 
 # The descriptors that come with a request for a fork.
 DESCRIPTORS = 2
@@ -144,6 +149,8 @@ class Entering:
         self.pid = pid
         self.failures = failures
         self.report = b""
+        self.forked = time.monotonic()
+        self.told = False
 
     def is_over(self) -> bool:
         """Take in the report; return whether it is complete."""
@@ -190,9 +197,14 @@ class Server:
         if broken or threads > 1:
             return None
         while not (self.retired and not self.kernels):
-            ready = {key.fileobj: key.data for key, _ in self.selector.select()}
+            untold = [entering for entering in self.entering.values() if not entering.told]
+            patience = ENTERING_SECONDS if untold else None
+            ready = {key.fileobj: key.data for key, _ in self.selector.select(patience)}
             for entering in filter(None, ready.values()):
                 self.look_after(entering)
+            for entering in untold:
+                if time.monotonic() - entering.forked > ENTERING_SECONDS:
+                    self.tell_forked(entering, entered=False)
             if self.wake in ready:
                 with contextlib.suppress(BlockingIOError):
                     self.wake.recv(4096)
@@ -270,7 +282,6 @@ class Server:
         self.kernels.add(pid)
         entering = self.entering[pid] = Entering(request["fork"], pid, failures)
         self.selector.register(failures, selectors.EVENT_READ, entering)
-        self.tell({"forked": request["fork"], "pid": pid})
         return None
 
     def look_after(self, entering: Entering) -> None:
@@ -280,7 +291,18 @@ class Server:
         del self.entering[entering.pid]
         self.selector.unregister(entering.failures)
         os.close(entering.failures)
-        self.tell(json.loads(entering.report or json.dumps({"entered": entering.number})))
+        if entering.report:
+            self.tell(json.loads(entering.report))
+        elif entering.told:
+            self.tell({"entered": entering.number})
+        else:
+            self.tell_forked(entering, entered=True)
+
+    def tell_forked(self, entering: Entering, *, entered: bool) -> None:
+        """Tell the owner that a process was forked, and whether it has become a kernel."""
+        if entering.pid in self.entering or entered:
+            entering.told = True
+            self.tell({"forked": entering.number, "pid": entering.pid, "entered": entered})
 
     def reap(self) -> None:
         """Reap the kernels that have ended, each after the rest of its group was killed."""
