@@ -41,7 +41,7 @@ from kernelproto.log_fields import logging_about
 from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
 from kernelproto.server.audit import audit
-from kernelproto.server.connections import UserSockets
+from kernelproto.server.connections import RETRY_AFTER_SECONDS, UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
@@ -76,7 +76,7 @@ _SENT_BETWEEN_CHECKPOINTS = 256
 _TAKEN_BETWEEN_CHECKPOINTS = 8
 
 
-_TOO_MANY = "You have too many WebSockets (max_websockets_per_user). Close one, then try again."
+_TOO_MANY = "you have too many WebSockets (max_websockets_per_user): close one, then try again"
 
 # Of what clients call themselves and their messages: it is kept, and compared.
 _MOST_ID_CHARACTERS = 256
@@ -127,9 +127,8 @@ class ChannelsRoute:
         with self._sockets.place(websocket.user.name) as has_room:
             if has_room:
                 await self._connect(websocket)
-            else:
-                await websocket.accept()
-                await websocket.close(TRY_AGAIN_LATER, _TOO_MANY)
+            else:  # a WebSocket that is accepted and closed takes a connection for longer
+                await deny(websocket, 503, _TOO_MANY, {"Retry-After": str(RETRY_AFTER_SECONDS)})
 
     async def _connect(self, websocket: WebSocket) -> None:
         framing = server_framing(websocket.scope["subprotocols"], max_size=self._max_message_bytes)

@@ -68,6 +68,10 @@ _GRACE_SECONDS = 5
 _FILES_PER_KERNEL = 20
 _OTHER_FILES = 100
 
+# An event loop accepts as many connections in a turn as its queue may have. Each needs a chance to
+# send its request before others take its place.
+_ACCEPTED_AT_ONCE = 128
+
 # A client that takes nothing in for so long is gone, also for the system.
 _DEAF_CLIENT_MS = 60_000
 
@@ -139,6 +143,7 @@ async def serve(settings: Settings) -> None:
                     app,
                     lifespan="off",
                     http=http,
+                    backlog=_ACCEPTED_AT_ONCE,
                     timeout_keep_alive=math.ceil(settings.keep_alive),
                     log_config=None,
                     # At its other levels it logs addresses with the tokens in them.
@@ -311,7 +316,9 @@ async def _end_on_signal(
 def _listener(settings: Settings) -> Generator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        listener = socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+        listener = socket.create_server(
+            (settings.host, settings.port), family=family, backlog=_ACCEPTED_AT_ONCE
+        )
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # in brackets is the address once more
         where = f"{settings.host} port {settings.port}"

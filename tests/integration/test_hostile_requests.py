@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import httpx
 import pytest
 from anyio.abc import SocketStream
@@ -32,6 +33,7 @@ from kernelproto.server.serve import serve
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 from tests.integration.attacks import Attack, Target
+from tests.integration.oracle import StallOracle, assert_no_pause
 from tests.integration.websocket_attacks import CLOSE, SWITCHED, attacks, frame
 
 COUNT = int(os.environ.get("KERNELPROTO_HOSTILE", "1500"))
@@ -279,7 +281,12 @@ async def test_hostile_requests_do_no_harm(
                 await witness.execute("x = 42")
                 await attack(server, SEED + 1, target, 300)  # what is made once and kept
                 before, objects, kib = inventory(), len(gc.get_objects()), resident_kib()
-                done = await attack(server, SEED, target, COUNT)
+                oracle = StallOracle(server.port, os.getpid())
+                try:
+                    done = await attack(server, SEED, target, COUNT)
+                finally:
+                    seen = await anyio.to_thread.run_sync(oracle.stop)
+                assert_no_pause(seen)
                 growth = await growth_since(before)
                 objects, kib = len(gc.get_objects()) - objects, resident_kib() - kib
 

@@ -28,6 +28,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
+from tests.integration.oracle import no_pause
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -95,7 +96,9 @@ def serving(program: list[str], **settings: object) -> Iterator[Server]:
         try:
             url = next(found for line in log if (found := re.search(r"http://[\d.]+:\d+", line)))
             threading.Thread(target=list, args=(log,)).start()  # so that it never waits for us
-            yield Server(process, httpx.URL(url.group()))
+            server = Server(process, httpx.URL(url.group()))
+            with no_pause(server.url.port or 0, process.pid):
+                yield server
         finally:
             process.terminate()
             process.wait(GUARD_SECONDS)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.clients.programs import GUARD_SECONDS, Address, own_folders, serving
 from tests.integration.installing import installed_client
+from tests.integration.oracle import no_pause
 
 HERE = Path(__file__).parent
 
@@ -61,5 +62,7 @@ def server() -> Iterator[Address]:
         options = ["--kernel", "fork/kernel", "--root-dir", environment["HOME"]]
         options += ["--max-per-user", "10"]
         says = r"(http://\S+)/\?token=(\S+)"
-        with serving(*command, *options, env=environment, says=says) as found:
-            yield Address(*found.groups())
+        with serving(*command, *options, env=environment, says=says) as program:
+            url, token = program.said.groups()
+            with no_pause(int(url.rpartition(":")[2]), program.pid):
+                yield Address(url, token)

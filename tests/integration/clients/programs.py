@@ -23,6 +23,13 @@ class Address(NamedTuple):
     token: str
 
 
+class Program(NamedTuple):
+    """A server that runs: what it has said, and its process."""
+
+    said: re.Match[str]
+    pid: int
+
+
 @contextmanager
 def own_folders() -> Generator[dict[str, str]]:
     """Give an environment in which Jupyter and IPython have folders of their own."""
@@ -37,8 +44,8 @@ def own_folders() -> Generator[dict[str, str]]:
 
 
 @contextmanager
-def serving(*command: str, env: dict[str, str], says: str) -> Generator[re.Match[str]]:
-    """Run a server, and wait until its standard error says that it is there; give what it says.
+def serving(*command: str, env: dict[str, str], says: str) -> Generator[Program]:
+    """Run a server, and wait until its standard error says that it is there; give it.
 
     Args:
         command: the program and its arguments.
@@ -57,7 +64,7 @@ def serving(*command: str, env: dict[str, str], says: str) -> Generator[re.Match
                 said.append(line)
                 found = re.search(says, line)
             reader.start()  # nobody may have to wait for a full pipe
-            yield found
+            yield Program(found, process.pid)
         finally:
             process.terminate()
             process.wait(GUARD_SECONDS)

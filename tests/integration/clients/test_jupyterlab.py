@@ -51,8 +51,8 @@ def test_person_runs_a_cell(
             "--allow-root",
         ]
         command = [str(jupyterlab), "-m", "jupyterlab", *options]
-        with serving(*command, env=environment, says=r"(http://127\S+)/lab\?token=") as found:
-            url = f"{found[1]}/doc/tree/hello.ipynb?token=t"
+        with serving(*command, env=environment, says=r"(http://127\S+)/lab\?token=") as lab:
+            url = f"{lab.said[1]}/doc/tree/hello.ipynb?token=t"
             screenshot = os.environ.get("KERNELPROTO_SCREENSHOT", "")
             said = node("jupyterlab.mjs", chromium, url, screenshot)
 
