@@ -15,7 +15,7 @@ MOST_PATH_BYTES = 4096
 # The file system is asked about each part, and each part may be a link.
 MOST_PATH_PARTS = 200
 
-# A network file system whose server is gone does not answer at all.
+# A network file system without its server does not answer at all.
 FOLDER_SECONDS = 10
 
 _SEPARATORS = "".join(filter(None, ("/", os.sep, os.altsep)))

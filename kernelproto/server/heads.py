@@ -38,7 +38,7 @@ class HeadDeadline(PacedHttp):
         self._cancel()
 
     def handle_events(self) -> None:
-        """Handle what has come: a part of a head, or a whole one, also one of a WebSocket."""
+        """Handle a part of a head, or a whole one, also that of a WebSocket."""
         super().handle_events()
         if self.conn.our_state is not h11.IDLE:
             self._cancel()

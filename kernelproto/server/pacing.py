@@ -10,7 +10,7 @@ A ``PacedTransport`` stands between a connection's transport and its protocol. I
 data and hands it to the protocol in slices of SLICE_BYTES. While it holds more than a slice, the
 transport does not read, so a client that sends faster than it is served waits in the network.
 
-One ``Pacer`` for all connections decides who is next. In each turn of the event loop it hands out
+One ``Pacer`` chooses the next connection. In each turn of the event loop it hands out
 slices until TURN_SECONDS are over, and goes on in the next turn. A connection that has just
 received data comes before those that have had a slice already: a client that sends little is not
 delayed by clients that send much.
@@ -81,8 +81,8 @@ class PacedTransport:
         pacer: says when the protocol gets a slice.
         feed: takes a slice; part of the protocol.
         lingers: tells, when the protocol closes the connection, whether the client may still be
-            sending. Closing at once would then destroy what the client has not read yet, so the
-            rest is received and thrown away, for LINGER_SECONDS at most.
+            sending. Closing at once would then destroy the answer that the client has not read
+            yet, so the rest is received and thrown away, for LINGER_SECONDS at most.
 
     Attributes:
         loop: the event loop.
@@ -105,11 +105,11 @@ class PacedTransport:
         self._is_queued = False
         self._is_paused = False  # by the protocol
         self._lingering: Any = None
-        # What is called for each message is looked up once.
+        # Looked up once, because it is called for each message.
         self.write: Callable[[bytes], None] = transport.write
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the transport itself has of this name."""
+        """Return an attribute of the transport itself."""
         return getattr(self._transport, name)
 
     def hand_over(self, feed: Callable[[Any], None], lingers: Callable[[], bool]) -> None:
@@ -146,7 +146,7 @@ class PacedTransport:
             self._transport.resume_reading()
 
     def drain(self, most: int | None = None) -> None:
-        """Hand on what was received before the connection was lost.
+        """Hand on the data that was received before the connection was lost.
 
         Args:
             most: how many slices; None for all of it.
@@ -164,7 +164,7 @@ class PacedTransport:
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Hand on what there is."""
+        """Hand on the data that has come meanwhile."""
         self._is_paused = False
         if self._received:
             self._queue(is_first=False)

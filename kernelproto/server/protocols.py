@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import h11
 from starlette.types import Message, Receive, Scope, Send
@@ -61,18 +61,18 @@ class PacedHttp(H11Protocol):
                 transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take in a request that had come before the connection was lost."""
+        """Parse a request that arrived before the connection was lost."""
         self._is_lost = True
         self.transport.drain(1)
         self._served.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in what has come; it is parsed soon."""
+        """Take in received data, to be parsed soon."""
         self.transport.receive(data)
 
     def handle_events(self) -> None:
-        """Handle what was parsed; it may be a request."""
+        """Handle the parsed events, which may include a request."""
         super().handle_events()
         if self.conn.our_state is not h11.IDLE:
             self._served.begin_request(self)
@@ -90,7 +90,7 @@ class PacedHttp(H11Protocol):
         return not (self._is_refused or self._is_lost) and super()._should_upgrade()
 
     def _is_receiving(self) -> bool:
-        """Return whether the client may be sending what is not parsed any more."""
+        """Return whether the client may still be sending data that is not parsed any more."""
         return self.conn.their_state in (h11.SEND_BODY, h11.ERROR)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,16 +136,16 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
             transport = PacedTransport(
                 transport, self.loop, self._served.pacer, feed, self._is_receiving
             )
-        super().connection_made(transport)
+        super().connection_made(cast("Any", transport))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take in what had come before the connection was lost."""
+        """Parse the data that arrived before the connection was lost."""
         self.transport.drain()
         self._served.open -= 1
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take in what has come; it is parsed soon."""
+        """Take in received data, to be parsed soon."""
         self.transport.receive(data)
 
     def handle_events(self) -> None:
@@ -168,10 +168,11 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
     def handle_cont(self, event: Frame) -> None:
         """Handle a further piece of a message; all together take the room of one."""
         self._count_piece(event)
-        if self.frames and not isinstance(self.frames[0], bytearray):
-            self.frames[0] = bytearray(self.frames[0])  # type: ignore[call-overload]
-        if self.frames:
-            self.frames[0] += event.data
+        frames = cast("list[Any]", self.frames)
+        if frames and not isinstance(frames[0], bytearray):
+            frames[0] = bytearray(frames[0])
+        if frames:
+            frames[0] += event.data
         if event.fin:
             self.frames = [bytes(part) for part in self.frames]
             self.send_receive_event_to_app()
@@ -259,7 +260,7 @@ _ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
 
 
 def shape_faults(protocol: type) -> list[str]:
-    """Return what this version of uvicorn has not, of what the subclasses here need.
+    """Return the methods and attributes of uvicorn that differ from those the subclasses need.
 
     Args:
         protocol: H11Protocol or WebSocketsSansIOProtocol.

@@ -112,11 +112,8 @@ class ReceiptProtocol(PacedWebSocket):
 
     def handle_pong(self, event: Frame) -> None:
         """Take in the answer to a ping, which stands for those before it as well."""
-        is_answer = False
-        if len(event.data) == _number.size:
-            (number,) = _number.unpack(event.data)
-            is_answer = bool(self._awaited) and self._awaited[0][0] <= number
-        if not is_answer:  # nor does it tell of anything new
+        number = _number.unpack(event.data)[0] if len(event.data) == _number.size else -1
+        if not self._awaited or number < self._awaited[0][0]:
             super().handle_pong(event)
             return
         while self._awaited and self._awaited[0][0] <= number:
