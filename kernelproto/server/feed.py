@@ -177,16 +177,17 @@ class Feed:
     def note_death(self, death: Died) -> None:
         """Tell the clients that the kernel has died, and whether it is being restarted.
 
-        The output goes to the cell that ran. Of a restart that a client has asked for, clients are
-        not told: JupyterLab would forget the requests that it has sent to the new process.
+        The output goes to the cell that ran. "restarting" comes before the replies: JupyterLab
+        drops all its requests at that status, also one that it would send after an aborted reply.
+        Therefore clients are not told of a restart that a client has asked for.
         """
         if self.failure is not None:
             return
         text = f"[the kernel died: {death}]\n"
         self._put(build_notice(Stream("stderr", text), parent=self._unanswered.running), "iopub")
-        self.abort()
         if self._kernel.state == "restarting":
             self._put(build_notice(Status("restarting")), "iopub", notice=True)
+        self.abort()
 
     def fail(self, error: Exception) -> None:
         """Take note that there is no kernel any more; part of ``Watcher``."""

@@ -166,6 +166,16 @@ const scenarios = {
     assert.notEqual(Number(again.value), pid);
   },
 
+  async "hears why its work was lost"(kernel) {
+    let text = "";
+    const lost = run(kernel, "import os; os.kill(os.getpid(), 9)", (result) => {
+      text = result.text;
+    });
+    await assert.rejects(lost, /Canceled future for execute_request/);
+    assert.equal(text, "[the kernel died: signal 9 (SIGKILL)]\n");
+    assert.equal((await run(kernel, "6 * 7")).value, "42");
+  },
+
   async "hears that it is dead"(kernel) {
     const died = until(kernel.statusChanged, (status) => status === "dead");
     await new KernelManager(options).shutdown(kernel.id);

@@ -15,6 +15,7 @@ IN_A_KERNEL = [
     "interrupts",
     "restarts",
     "survives a crash",
+    "hears why its work was lost",
     "hears that it is dead",
     "comes back to a flood",
     "was away for a while",
