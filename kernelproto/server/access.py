@@ -1,4 +1,4 @@
-"""Access: whether a user who was let in still is.
+"""Access: notice that the access of a user was revoked.
 
 A request is authenticated once. A WebSocket and a kernel live on, so the authenticator is asked
 again at an interval, about the request that it has let in. An authenticator that cannot answer

@@ -1,4 +1,4 @@
-"""The audit log: who did what, from which address, and with which outcome.
+"""The audit log: log-ins, actions and WebSockets, with their user, address and outcome.
 
 Each event is one record of the logger ``kernelproto.audit``: a line of ``name=value`` pairs in a
 log of text, an object under ``audit`` in a log of JSON. A refusal has the level WARNING, any other
@@ -47,7 +47,7 @@ _MOST_CHARACTERS = 200
 # A value that needs no quotes.
 _PLAIN = re.compile(r"[\w.:/@+-]+", re.ASCII)
 
-# What the caller was not allowed, or has got wrong.
+# Errors that the caller can avoid.
 _REFUSALS = (InvalidLaunchParameter, NoSuchKernel, PoolError)
 
 _actor: ContextVar[Mapping[str, str]] = ContextVar("kernelproto.server.audit")
@@ -58,7 +58,7 @@ def acting(user: str | None, address: str | None) -> Generator[None]:
     """Name the user and the client's address for the events of the block.
 
     Args:
-        user: None as long as nobody is known.
+        user: None while the user is unknown.
         address: None where there is none, as for a unix socket.
     """
     actor = {"address": address, "user": user}
@@ -75,7 +75,7 @@ def audit(event: Event, outcome: Outcome, **fields: str | int | None) -> None:
     Args:
         event: its name.
         outcome: how it ended.
-        fields: what else is known about it; None is left out.
+        fields: further facts; None is left out.
     """
     told = {name: _short(value) for name, value in fields.items() if value is not None}
     actor = {name: _short(value) for name, value in _actor.get({}).items()}

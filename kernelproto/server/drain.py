@@ -1,7 +1,7 @@
-"""Drain: how a server that was told to end lets its users go.
+"""Drain: let the clients of a server finish before it ends.
 
-It starts no more kernels and takes no more WebSockets, while kernels that are busy go on and their
-clients get what they print. Then the WebSockets are closed with a reason, and the server ends.
+The server starts no more kernels and takes no more WebSockets, while busy kernels go on and their
+clients receive the outputs. Then it closes the WebSockets with a reason, and ends.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SHUTTING_DOWN = "the server is shutting down: try again in a moment"
 
 _LOOK_AGAIN_SECONDS = 0.1
 
-# How long the clients may take to be told.
+# How long closing the WebSockets may take.
 _CLOSING_SECONDS = 5
 
 
 class Drain:
-    """Whether the server ends, and what is left.
+    """The end of a server, from the signal to the last WebSocket.
 
     Attributes:
         begun: whether the server was told to end.
@@ -48,7 +48,7 @@ class Drain:
                 self._empty.set()
 
     async def run(self, pool: KernelPool, *, grace: float) -> None:
-        """Let the users go; return when the server can end.
+        """Wait for busy kernels, then close the WebSockets; return when the server can end.
 
         Args:
             pool: has the kernels.

@@ -23,7 +23,7 @@ from kernelproto.server.logins import Logins, TooManyLogins
 # The name is kept with each kernel, and stands in each line of the log about one.
 _MOST_NAME_CHARACTERS = 256
 
-# What a scope has the client's address under, where a trusted proxy has told it.
+# The key of a scope with the client's address, if a trusted proxy has told it.
 ADDRESS = "kernelproto.address"
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))

@@ -1,7 +1,7 @@
-"""The routes of whoever watches over the server: ``/healthz``, ``/readyz`` and ``/metrics``.
+"""The routes for monitoring: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-``/healthz`` tells everybody that the server answers, and nothing else; ``/readyz`` whether it takes
-new kernels and WebSockets, which it does not once it was told to end. ``/metrics`` is for admins,
+``/healthz`` says that the server answers, and ``/readyz`` whether it takes new kernels and
+WebSockets, which it does not while it ends; both need no token. ``/metrics`` is for admins,
 and for whoever has the token for it: a Prometheus needs no user's token, with which it could run
 code. That a request comes from this machine is no reason to answer it: it may come from a proxy.
 """

@@ -1,4 +1,4 @@
-"""GET over HTTP, for what authenticators ask: small answers, no redirects, on anyio's streams.
+"""GET over HTTP for authenticators: small answers, no redirects, on anyio's streams.
 
 No redirect is followed, which could lead a token elsewhere.
 """
@@ -18,7 +18,7 @@ _READ_BYTES = 65_536
 # The longest answer: a user of a JupyterHub with thousands of servers has a long one.
 _MOST_BYTES = 2**20
 
-# What ``get`` raises: of the network, of HTTP, and what readers of an answer raise.
+# Raised by ``get``, by the network or HTTP, and by decoding an answer.
 FAILURES = (
     OSError,
     anyio.BrokenResourceError,
@@ -84,7 +84,7 @@ async def get(address: Address, *headers: tuple[str, str]) -> tuple[int, bytes]:
 
 
 def words(error: Exception) -> str:
-    """Return what a failure says, for the log."""
+    """Return the text of a failure, for the log."""
     return str(error) or type(error).__name__
 
 

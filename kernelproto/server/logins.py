@@ -1,9 +1,9 @@
-"""Logins: each attempt to log in is limited by address, and told to the audit log.
+"""Logins: limit failed attempts to log in by address, and tell the audit log of attempts.
 
-A request with a token that the server does not know yet is an attempt. An address that has too many
-failed attempts has to wait, whether its next token would be right or wrong, so that nobody can go
-on guessing. A token that was accepted before is no attempt: users who share the address, behind a
-NAT or a gateway, keep working.
+A request with a token that the server has not accepted before is an attempt. An address with too
+many failed attempts has to wait, whether its next token is right or wrong, so guessing is slow. A
+token that was accepted before is no attempt: users who share the address, behind a NAT or a
+gateway, keep working.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Attempt(NamedTuple):
     """A request that may be authenticated.
 
     Attributes:
-        address: where it comes from; None where that is not known.
-        path: what it asks for.
+        address: the client's address; None if it has none.
+        path: the path of the request.
         key: the hash of its token; None where it has none.
         counts: whether it was counted as a failure until its token is accepted.
     """
@@ -164,7 +164,7 @@ class _Recent:
 
 
 def _network(address: str | None) -> str:
-    """Return what is limited: an IPv4 address, or the network of an IPv6 address."""
+    """Return the key of the limit: an IPv4 address, or the network of an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address or "")
     except ValueError:  # such as the name that a test client has

@@ -1,4 +1,4 @@
-"""OidcToken: users whom an OpenID Connect provider, the issuer, has given a signed token.
+"""OidcToken: users with a token that an OpenID Connect provider, the issuer, has signed.
 
 A token is a JWT: an access token (RFC 9068) or an ID token. The issuer's public keys verify it, so
 the issuer is asked for its keys only, never about a token. Needs the extra ``oidc``.
@@ -32,7 +32,7 @@ _KEY_TYPES = {
     "EdDSA": "OKP",
 }
 
-# Other JWTs of an issuer, such as those that announce a log-out, let nobody in.
+# Other JWTs of an issuer, such as one that announces a log-out, are no tokens of a user.
 _TOKEN_TYPES = (None, "jwt", "at+jwt", "application/at+jwt")
 
 # Longer than tokens with hundreds of groups.
@@ -62,7 +62,7 @@ class _KeySet(msgspec.Struct):
 
 
 class OidcToken:
-    """The users of an OpenID Connect provider, each with a JWT of its.
+    """The users of an OpenID Connect provider, each with a JWT that it has signed.
 
     A token counts until it expires, also after the issuer has revoked it: let them live for some
     minutes. The issuer's keys are fetched when they are first needed, and again when a token is
@@ -117,7 +117,7 @@ class OidcToken:
         self._lock = anyio.Lock()
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the user whom a token names, if the issuer has signed it for this server.
+        """Return the user named in a token that the issuer has signed for this server.
 
         Raises:
             AuthenticatorUnavailable: the issuer does not tell its keys.
@@ -161,7 +161,7 @@ class OidcToken:
     async def _key(self, kid: str | None) -> jwt.PyJWK | None:
         """Return the key of the issuer that has an id, or its only one for a token without."""
         if not self._is_known(kid) or not self._is_younger(_KEYS_SECONDS):
-            # Those whose key is known need not wait while it is asked for again.
+            # A token with a known key need not wait while another task refreshes the keys.
             if not (self._is_known(kid) and self._lock.locked()):
                 async with self._lock:
                     if not self._is_known(kid) or not self._is_younger(_KEYS_SECONDS):
@@ -231,7 +231,7 @@ def _read_key(description: dict[str, Any]) -> jwt.PyJWK | None:
 
 
 def _safe(url: str) -> str:
-    """Return an address that nobody between here and there can change the answers of.
+    """Return an address whose answers no third party can change: TLS, or this machine.
 
     Raises:
         ValueError: it is another one.

@@ -57,7 +57,7 @@ class RateLimit:
         return 0.0
 
     def give_back(self, user: str, now: float) -> None:
-        """Take back what ``take`` has counted once."""
+        """Undo one successful ``take``."""
         full_at = self._full_at.get(user, now) - self._interval
         if full_at > now:
             self._full_at[user] = full_at

@@ -25,7 +25,7 @@ _KNOWN_NAMES = {
 # A prefix of paths, without a slash at its end; nothing in it needs an escape.
 BASE_URL = r"(?:/[A-Za-z0-9._~-]+)*"
 
-# Marks a setting whose value is shown to nobody.
+# Marks a setting whose value must not be shown.
 _SECRET = {"secret": True}
 
 

@@ -40,7 +40,7 @@ def load_settings(
     environ: Mapping[str, str] | None = None,
     arguments: Mapping[str, str] | None = None,
 ) -> Settings:
-    """Return the settings; what is said later overrides what was said before.
+    """Return the settings; a later source overrides an earlier one.
 
     Args:
         file: a TOML file, whose keys are those of Settings.

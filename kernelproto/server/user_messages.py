@@ -1,8 +1,8 @@
-"""What users of the server are told of errors: what happened, and what *they* can do. Pure.
+"""The words of errors for users of the server: the cause, and the next step for the user. Pure.
 
-Many errors tell the Python program that calls the library what it can do, such as which argument
-to pass. A user who speaks HTTP has no such argument. The first line of an error is enough: further
-lines quote the kernel's command and output, which are not for everybody.
+Many errors advise the Python program that calls the library, for example to pass an argument. A
+client over HTTP has no such argument. Only the first line of an error is for users: further lines
+quote the kernel's command and output.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernelproto.exceptions import (
     QuotaExceeded,
 )
 
-# As much as a close frame has room for (RFC 6455, 5.5).
+# The room for a reason in a close frame (RFC 6455, 5.5).
 MOST_REASON_BYTES = 123
 
 _MOST_KERNEL_TYPES = 10
@@ -39,7 +39,7 @@ _BREAKS = (". ", "; ", ": ", ", ")
 
 
 def user_message(error: KernelProtoError) -> str:
-    """Return what a user is told of an error."""
+    """Return the message about an error for a user."""
     match error:
         case PoolFull():
             return "all kernels of this server are in use: try again later"
