@@ -1,4 +1,4 @@
-"""Outcome: what the tasks that wait for an execution are told in the end."""
+"""Outcome: how an execution has ended, for the tasks that wait for it."""
 
 from __future__ import annotations
 

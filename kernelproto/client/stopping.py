@@ -34,12 +34,12 @@ _LONGEST_PAUSE_SECONDS = 16.0
 
 OnTimeout: TypeAlias = Literal["raise", "restart"]
 
-# What the kernel sends only once the code runs, or is about to.
+# Messages that the kernel sends only once the code runs, or is about to.
 _SIGNS_OF_CODE = frozenset((Signal.OUTPUT, Signal.INPUT, Signal.OTHER))
 
 
 class Stopper(Protocol):
-    """What can be done to the kernel, and a place for the tasks that do it."""
+    """Interrupts and restarts the kernel, and runs the tasks that do so."""
 
     @property
     def timeouts(self) -> Timeouts:

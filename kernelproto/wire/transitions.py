@@ -1,4 +1,4 @@
-"""The states of a request, and what brings it from one to another; see ``conversation.py``."""
+"""The states of a request, and the signals that change them; see ``conversation.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels that lose a reply: whoever awaits it is told, and the kernel goes on."""
+"""Kernels that lose a reply: the execution raises ReplyLost, and the kernel goes on."""
 
 from __future__ import annotations
 
