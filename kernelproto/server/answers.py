@@ -42,7 +42,7 @@ SECURITY_HEADERS = {
 BODY_SECONDS = 60
 
 # When a client may try again for which the server has no room, or is not ready.
-_RETRY_SECONDS = "5"
+RETRY_SECONDS = 5
 
 # The first that fits counts.
 _STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
@@ -69,7 +69,7 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
     """Return the response that says what went wrong."""
     body = {"message": message, "reason": HTTPStatus(status).phrase}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers = {"Retry-After": _RETRY_SECONDS, **(headers or {})}
+        headers = {"Retry-After": str(RETRY_SECONDS), **(headers or {})}
     return json_response(body, status, headers)
 
 

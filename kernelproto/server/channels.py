@@ -41,7 +41,7 @@ from kernelproto.log_fields import logging_about
 from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
 from kernelproto.server.audit import audit
-from kernelproto.server.connections import RETRY_AFTER_SECONDS, UserSockets
+from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
@@ -122,13 +122,13 @@ class ChannelsRoute:
         for name in ("session_id", "last_msg_id"):
             if len(websocket.query_params.get(name, "")) > _MOST_ID_CHARACTERS:
                 message = f"{name} may have {_MOST_ID_CHARACTERS} characters at the most"
-                await deny(websocket, 400, message)
+                await _deny(websocket, 400, message)
                 return
         with self._sockets.place(websocket.user.name) as has_room:
             if has_room:
                 await self._connect(websocket)
             else:  # a WebSocket that is accepted and closed takes a connection for longer
-                await deny(websocket, 503, _TOO_MANY, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+                await _deny(websocket, 503, _TOO_MANY)
 
     async def _connect(self, websocket: WebSocket) -> None:
         framing = server_framing(websocket.scope["subprotocols"], max_size=self._max_message_bytes)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from kernelproto.server.answers import SECURITY_HEADERS, error_response
+from kernelproto.server.answers import RETRY_SECONDS, SECURITY_HEADERS, error_response
 from kernelproto.server.pacing import Pacer
 from kernelproto.server.rate_limit import RateLimit
 
@@ -19,8 +19,6 @@ logger = logging.getLogger(__name__)
 
 # Connections that are told why they are refused, beside those that are served.
 MOST_REFUSED = 64
-
-RETRY_AFTER_SECONDS = 5
 
 _WARNINGS_PER_MINUTE = 6
 
@@ -128,10 +126,9 @@ class Connections:
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request on a connection that is refused."""
     response = error_response(
-        503, f"the server has no room for more connections: try again in {RETRY_AFTER_SECONDS} s"
+        503, f"the server has no room for more connections: try again in {RETRY_SECONDS} s"
     )
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS), "Connection": "close"}
-    response.headers.update({**SECURITY_HEADERS, **headers})
+    response.headers.update({**SECURITY_HEADERS, "Connection": "close"})
     await response(scope, receive, send)
 
 

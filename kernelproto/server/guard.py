@@ -174,12 +174,9 @@ def path_in_app(scope: Mapping[str, Any]) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-async def deny(
-    websocket: WebSocket, status: int, message: str, headers: Mapping[str, str] | None = None
-) -> None:
+async def deny(websocket: WebSocket, status: int, message: str) -> None:
     """Answer a WebSocket's handshake with an error."""
     response = error_response(status, message)
-    response.headers.update(headers or {})
     await answer(websocket.scope, websocket.receive, websocket.send, response)
 
 

@@ -53,6 +53,8 @@ def user_message(error: KernelProtoError) -> str:
             return f"no kernel type {name[:_MOST_NAME_CHARACTERS]!r}: choose one of {there_are}"
         case NoSuchKernel(name=name):
             return f"no kernel type {name[:_MOST_NAME_CHARACTERS]!r}: the server has none"
+        case InvalidKernelSpec(key="metadata.kernel_provisioner" | "metadata.process_proxy"):
+            return "this kernel type needs a launcher that this server lacks: choose another one"
         case InvalidKernelSpec():
             return "this kernel type is broken: tell the administrator of this server"
         case _:

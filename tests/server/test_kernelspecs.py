@@ -101,10 +101,10 @@ async def test_kernel_that_cannot_be_launched_here(client, kernelspec) -> None:
     (kernelspec / "kernel.json").write_text(json.dumps(spec))
     assert "sample" in (await client.get("/api/kernelspecs")).json()["kernelspecs"]
     refused = await client.post("/api/kernels", json={"name": "sample"})
-    assert (refused.status_code, "'docker'" in refused.json()["message"]) == (502, True)
+    assert (refused.status_code, "a launcher that" in refused.json()["message"]) == (502, True)
     change = {"kernel": {"name": "sample"}}
     refused = await client.patch(f"/api/sessions/{model['id']}", json=change)
-    assert (refused.status_code, "'docker'" in refused.json()["message"]) == (502, True)
+    assert (refused.status_code, "a launcher that" in refused.json()["message"]) == (502, True)
     # The kernel that it would have replaced is still there.
     (left,) = (await client.get("/api/sessions")).json()
     assert left["kernel"]["id"] == model["kernel"]["id"]
