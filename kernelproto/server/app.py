@@ -66,6 +66,10 @@ def create_app(
     has no bound for heads (``python -m kernelproto.server`` gives it one), and hypercorn on Trio
     none for what it sends.
 
+    How many chunks and frames are parsed in one turn of the event loop, and how many connections
+    there may be, is up to the ASGI server as well: ``python -m kernelproto.server`` bounds both,
+    uvicorn and hypercorn alone do not.
+
     Args:
         pool: has the kernels.
         finder: the kernel types that clients are told of, those that the pool has.
