@@ -13,13 +13,14 @@ from importlib import metadata
 from typing import NamedTuple
 
 import anyio
-from jupyter_core.paths import jupyter_path, jupyter_runtime_dir
+from jupyter_core.paths import jupyter_path
 
 from kernelproto.cli.errors import FAILED, describe
 from kernelproto.cli.extras import EXTRAS, advice
 from kernelproto.cli.inventory import find_running_kernels, with_states
 from kernelproto.discovery import find_kernel_types
 from kernelproto.exceptions import KernelProtoError
+from kernelproto.launch.paths import runtime_folder
 from kernelproto.launch.records import records_fault
 from kernelproto.run import run_kernel
 from kernelproto.screen import BOLD, DIM, GREEN, RED, styled
@@ -105,7 +106,7 @@ def _version(package: str) -> str | None:
 
 
 async def _system() -> AsyncIterator[Finding]:
-    folder = jupyter_runtime_dir()
+    folder = runtime_folder()
     yield _runtime_folder(folder)
     for name in _missing_folders():
         # No fault: Jupyter passes over it, and it may well be there on other machines.

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import anyio
-from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelproto.client.client import open_client
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, RemoteProtocolError
 from kernelproto.launch.own_files import is_own_file, leave_alone
+from kernelproto.launch.paths import runtime_folder
 from kernelproto.launch.process_id import ProcessId
 from kernelproto.launch.records import Record, read_records
 from kernelproto.launch.running import read_connection_file
@@ -80,7 +80,7 @@ def find_running_kernels() -> list[RunningKernel]:
 
     What belongs to another user, or is not a regular file, is logged and left out.
     """
-    folder = jupyter_runtime_dir()
+    folder = runtime_folder()
     records = {os.path.realpath(record.connection_file): record for record in read_records(folder)}
     processes = _processes_by_connection_file()
     kernels: list[RunningKernel] = []

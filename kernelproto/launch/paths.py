@@ -9,8 +9,11 @@ import os
 import re
 import sys
 import tempfile
+from contextlib import suppress
 
 from jupyter_core.paths import jupyter_runtime_dir
+
+from kernelproto.launch.own_files import folder_fault
 
 # A file is written to a draft first, and takes its place when it is complete.
 DRAFT = ".new"
@@ -31,8 +34,35 @@ _CONNECTION_DRAFT = re.compile(rf"kernel-{_UUID}\.json{re.escape(DRAFT)}")
 
 
 def runtime_folder() -> str:
-    """Return Jupyter's runtime folder, absolute: a kernel may have another working directory."""
-    return os.path.abspath(jupyter_runtime_dir())
+    """Return Jupyter's runtime folder, absolute: a kernel may have another working directory.
+
+    In a container the home folder is often read-only, or there is none. Then kernels use a private
+    folder in the temporary one, unless JUPYTER_RUNTIME_DIR names the runtime folder.
+    """
+    folder = os.path.abspath(jupyter_runtime_dir())
+    if os.environ.get("JUPYTER_RUNTIME_DIR") or os.name != "posix" or _can_be_made(folder):
+        return folder
+    return _private_temporary_folder() or folder
+
+
+def _can_be_made(folder: str) -> bool:
+    """Return whether there is a folder that this user may write to, or may make."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _private_temporary_folder() -> str | None:
+    """Make the folder that stands in for the runtime folder; None if it cannot be trusted."""
+    try:
+        folder = os.path.join(tempfile.gettempdir(), f"kernelproto-{os.geteuid()}")
+    except OSError:  # there is no temporary folder
+        return None
+    with suppress(OSError):
+        os.mkdir(folder, mode=0o700)
+    # Another user may have been first, and could replace the files in it.
+    trusted = os.path.isdir(folder) and folder_fault(folder, private=True) is None
+    return folder if trusted else None
 
 
 def connection_file_name(kernel_id: str) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import glob
 import os
 
-from jupyter_core.paths import jupyter_runtime_dir
-
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.launch.own_files import is_own_file, read_regular_file
+from kernelproto.launch.paths import runtime_folder
 from kernelproto.launch.records import read_records
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -46,7 +45,7 @@ def find_connection_file(name: str) -> str:
     """
     if os.path.exists(name):
         return name
-    folder = jupyter_runtime_dir()
+    folder = runtime_folder()
     for pattern in (name, f"*{name}*"):
         found = [path for path in glob.glob(os.path.join(folder, pattern)) if is_own_file(path)]
         if found:

@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import anyio
 from anyio.lowlevel import checkpoint
-from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelproto.exceptions import UnsupportedRequest
 from kernelproto.interfaces import DescribesFailure, KernelManager
 from kernelproto.launch.own_files import read_regular_file
+from kernelproto.launch.paths import runtime_folder
 from kernelproto.testing.leftovers import belongings, gone
 from kernelproto.testing.promises import promised, require, require_type
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
@@ -310,7 +310,7 @@ def _sockets(info: ConnectionInfo) -> Iterator[str]:
 def _files_with_the_key(info: ConnectionInfo) -> Iterator[str]:
     """Find the kernel's connection file in Jupyter's runtime folder."""
     with suppress(FileNotFoundError):
-        for entry in os.scandir(jupyter_runtime_dir()):
+        for entry in os.scandir(runtime_folder()):
             with suppress(OSError):
                 if info.key and info.key.encode() in read_regular_file(entry.path):
                     yield entry.path

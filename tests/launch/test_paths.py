@@ -26,6 +26,46 @@ def test_runtime_folder_is_absolute(monkeypatch, tmp_path) -> None:
     assert runtime_folder() == str(tmp_path / "runtime")
 
 
+@pytest.fixture
+def without_home(monkeypatch, tmp_path) -> str:
+    """Have a home folder in which no folder can be made; return the temporary folder."""
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.touch()
+    temporary.mkdir()
+    for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    return str(temporary)
+
+
+def test_runtime_folder_without_a_usable_home(without_home: str) -> None:
+    folder = runtime_folder()
+    assert folder == os.path.join(without_home, f"kernelproto-{os.geteuid()}")
+    assert os.stat(folder).st_mode & 0o777 == 0o700
+    assert runtime_folder() == folder
+
+
+def test_runtime_folder_that_is_named_has_no_substitute(without_home: str, monkeypatch) -> None:
+    named = os.path.join(os.environ["HOME"], "runtime")
+    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", named)
+    assert runtime_folder() == named
+    assert os.listdir(without_home) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "open"])
+def test_substitute_that_is_not_private_is_not_used(without_home: str, kind: str) -> None:
+    folder = os.path.join(without_home, f"kernelproto-{os.geteuid()}")
+    if kind == "link":
+        os.symlink(without_home, folder)
+    elif kind == "file":
+        open(folder, "w").close()
+    else:
+        os.mkdir(folder)
+        os.chmod(folder, 0o777)
+    assert runtime_folder().startswith(os.environ["HOME"])
+
+
 def test_records_and_drafts() -> None:
     assert kernel_of_record(f"{KERNEL_ID}.json") == KERNEL_ID
     assert kernel_of_record(f"{KERNEL_ID}.json.new") == KERNEL_ID
