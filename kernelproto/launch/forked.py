@@ -78,7 +78,8 @@ class ForkRequest:
 
     def _answer(self) -> None:
         self._answered = True
-        self.signaller.write(b".")
+        if not self.signaller.closed:  # the end of the process has written there already
+            self.signaller.write(b".")
 
 
 class ForkedProcess(SignalledProcess):

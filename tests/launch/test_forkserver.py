@@ -31,6 +31,7 @@ from kernelproto.launch import forkserver_client as module
 from kernelproto.launch import ipykernel_process
 from kernelproto.launch.forked import ForkedProcess
 from kernelproto.launch.forkserver import ForkServer
+from kernelproto.launch.forkserver_client import ServerLost
 from kernelproto.launch.providers import ForkServerProvider
 from kernelproto.launch.records import read_records
 from kernelproto.testing import check_kernel_provider
@@ -511,6 +512,22 @@ async def test_kernel_that_hangs_is_given_up(hanging: str, monkeypatch: pytest.M
     with anyio.fail_after(GUARD_SECONDS), pytest.raises(OSError, match="working directory"):
         await fork(server, "-f", "kernel.json", TZ=hanging)
     assert not server.dead
+
+
+async def test_server_that_dies_fails_every_launch(hanging: str) -> None:
+    server = ForkServer.running([])
+
+    async def launch() -> None:
+        with pytest.raises(ServerLost, match="it has ended"):
+            await fork(server, "-f", "kernel.json", TZ=hanging)
+
+    with anyio.fail_after(GUARD_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(launch)
+            while len(server._client._processes) < 3:  # noqa: ASYNC110 (a thread hears of them)
+                await anyio.sleep(0.01)
+            os.kill(server.pid, signal.SIGKILL)
 
 
 async def test_promises(anyio_backend_name: str) -> None:
