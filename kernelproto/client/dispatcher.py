@@ -170,9 +170,10 @@ class Dispatcher:
             self._route(message, channel)
 
     def give_up(self, request: Request) -> None:
-        """End an open request to which the kernel will not reply."""
-        self.conversation.give_up(request)
-        self._end(request)
+        """End a request to which the kernel will not reply, unless it was forgotten."""
+        if self.pending_for(request) is not None:
+            self.conversation.give_up(request)
+            self._end(request)
 
     def fail(self, error: KernelProtoError) -> None:
         """Let nobody wait any longer: every wait, now or later, raises a copy of *error*."""

@@ -314,3 +314,11 @@ async def test_execute_request_that_is_sent_as_any_other_request_ends_too(
     kernel.status("busy", request)
     client._dispatcher.give_up(next(client._dispatcher.conversation.open_requests()))
     assert isinstance(await call.failure(), UnsupportedRequest)
+
+
+async def test_execution_that_is_left_in_the_meantime_is_not_given_up(client, kernel) -> None:
+    async with client.execute("code"):
+        await kernel.expect("execute_request")
+        (request,) = client._dispatcher.conversation.open_requests()
+    client._dispatcher.give_up(request)
+    assert nothing_is_tracked(client)
