@@ -10,8 +10,8 @@ code, and repeats the interrupt until the execution ends.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
@@ -21,6 +21,8 @@ from kernelproto.client.reply import CATCHING_UP_SECONDS
 from kernelproto.exceptions import ExecutionTimeout, KernelProtoError, KernelUnresponsive
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.transitions import Signal
+
+logger = logging.getLogger(__name__)
 
 # How long the kernel may take from "busy" to a sign of the code, and from the sign to the code.
 _SIGN_SECONDS = 1.0
@@ -160,10 +162,19 @@ async def _wait_for_code(turn: Turn) -> None:
 async def _interrupt_until_over(turn: Turn, kernel: Stopper) -> None:
     pause = _FIRST_PAUSE_SECONDS
     while turn.occupies_kernel:
-        with anyio.move_on_after(pause), suppress(KernelProtoError):
-            await kernel.interrupt_kernel()
+        with anyio.move_on_after(pause):
+            await _try_to_interrupt(kernel)
         await _wait_for_end(turn, pause)
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+async def _try_to_interrupt(kernel: Stopper) -> None:
+    try:
+        await kernel.interrupt_kernel()
+    except KernelProtoError:
+        pass  # the kernel or the client has ended, or cannot be interrupted
+    except Exception:  # of an application's KernelManager, or a kernel of another user
+        logger.exception("an execution cannot be interrupted")
 
 
 async def limit_time(

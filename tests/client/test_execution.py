@@ -871,6 +871,22 @@ async def test_code_that_ignores_interrupts_is_told_of(kernel, start, quick) -> 
         assert nothing_is_tracked(client)
 
 
+async def test_interrupt_that_fails_is_logged_and_the_time_is_limited(
+    kernel, start, quick, caplog
+) -> None:
+    async def interrupt() -> None:
+        raise PermissionError("the kernel runs as another user")
+
+    async with kernel.client(timeouts=Timeouts(interrupt=0.1)) as client:
+        client.interrupter = interrupt
+        call = await start(execution_result, client.execute("code", timeout=0))
+        request = await kernel.expect("execute_request")
+        kernel.status("busy", request)
+        kernel.stream(request, "so far")
+        assert isinstance(await call.failure(), KernelUnresponsive)
+    assert "the kernel runs as another user" in caplog.text
+
+
 async def test_reply_that_is_lost_with_the_interrupt_is_a_timeout(
     client, kernel, run, quick
 ) -> None:
