@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import selectors
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from io import FileIO
 
 from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
@@ -18,6 +18,7 @@ from kernelproto.launch.records import Record, read_records, records_fault
 from kernelproto.launch.running import find_connection_file, read_connection_file
 from kernelproto.launch.signalled import SignalledProcess
 from kernelproto.launch.watchdog_process import kill_group, remove_files
+from kernelproto.shortage import shortage
 from kernelproto.wire.connection import ConnectionInfo
 
 
@@ -107,22 +108,25 @@ class _AdoptedProcess(SignalledProcess):
     """
 
     def __init__(self, record: Record, process: ProcessId) -> None:
-        try:
-            sign = FileIO(os.pidfd_open(process.pid), "r")
-        except ProcessLookupError:
-            raise DiscoveryError("the kernel has just ended") from None
-        except (AttributeError, OSError) as error:
-            raise DiscoveryError(f"a kernel cannot be adopted on this system: {error}") from error
-        if process.is_gone:  # and this is the descriptor of a stranger
-            sign.close()
-            raise DiscoveryError("the kernel has just ended")
-        if not record.is_of(process.pid):
-            sign.close()
-            raise DiscoveryError(
-                f"process {process.pid} is not of the kernel {record.kernel_id}: neither its "
-                f"environment nor its command line shows that it is; the record {record.path!r} "
-                "was not written by kernelproto, or the process has changed both"
-            )
+        with ExitStack() as undo:
+            try:
+                sign = undo.enter_context(FileIO(os.pidfd_open(process.pid), "r"))
+                is_of_kernel = record.is_of(process.pid)
+            except ProcessLookupError:
+                raise DiscoveryError("the kernel has just ended") from None
+            except (AttributeError, OSError) as error:
+                words = shortage(error) or f"not possible on this system ({error})"
+                raise DiscoveryError(f"the kernel cannot be adopted: {words}") from error
+            if process.is_gone:  # and this is the descriptor of a stranger
+                raise DiscoveryError("the kernel has just ended")
+            if not is_of_kernel:
+                raise DiscoveryError(
+                    f"process {process.pid} is not of the kernel {record.kernel_id}: neither its "
+                    "environment nor its command line shows that it is; the record "
+                    f"{record.path!r} was not written by kernelproto, or the process has changed "
+                    "both"
+                )
+            undo.pop_all()
         super().__init__(process.pid, sign)
         self._started = process.started
         self._ended = False

@@ -90,7 +90,6 @@ async def launch_local(
         LaunchError: the connection file or the record cannot be made.
     """
     await turn()
-    sweep()
     options = ProcessOptions(kernel_name, interrupt_mode, limits, detached, output, spawn)
     kernel_id = str(uuid.uuid4())
 
@@ -99,6 +98,7 @@ async def launch_local(
         return await _start(kernel_id, fill_in(argv, names), env, cwd, files, options)
 
     with shortages_named(), ExitStack() as undo:
+        sweep()
         # First of all: by its record is found what is left if this program is killed.
         folder = require_socket_folder(kernel_id) if transport == "ipc" else None
         undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)

@@ -17,6 +17,9 @@ id and the runtime folder (see paths.py), and a process is ended only if it show
 the kernel. A record that fails one of these checks is logged and left alone, with everything that
 it names. The file that a kernel's output goes to belongs to the user and is never removed.
 
+A file or process that cannot be looked at for want of file descriptors is neither distrusted nor
+taken for gone. The launch fails and says so, and the next one clears up.
+
 Nothing here needs a lock. Every file has a name of its own, which is never used again, and removing
 one that has been removed is no error.
 """
@@ -31,7 +34,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from kernelproto.exceptions import LaunchError
+from kernelproto.exceptions import DiscoveryError, LaunchError
 from kernelproto.launch.own_files import (
     LONGEST_FILE,
     folder_fault,
@@ -59,12 +62,16 @@ from kernelproto.launch.watchdog_process import (
     remove_files,
     remove_record,
 )
+from kernelproto.shortage import require_descriptors, shortage
 
 _FOLDER = "kernelproto"
 
 # Writing a draft takes a moment. One that has been there for longer is left by a program that was
 # killed in this moment.
 _DRAFT_SECONDS = 600.0
+
+# A descriptor of the process, and one of its environment.
+_TO_LOOK_AT_A_PROCESS = 2
 
 _Path = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A[^\0]*\Z")]
 
@@ -191,7 +198,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
         If the process that the record names runs, but does not belong to the kernel, this is
         logged, and nothing is ended or removed.
+
+        Raises:
+            OSError: there are too few file descriptors to look at processes.
         """
+        require_descriptors(_TO_LOOK_AT_A_PROCESS)
         process = self.process
         if process is not None and process.is_here and process.started and not process.is_gone:
             if not self.is_of(process.pid):
@@ -204,7 +215,11 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return True
 
     def is_of(self, pid: int) -> bool:
-        """Return whether a process shows that it belongs to the kernel. Linux only."""
+        """Return whether a process shows that it belongs to the kernel. Linux only.
+
+        Raises:
+            OSError: there are too few file descriptors to look.
+        """
         return belongs_to_kernel(pid, self.kernel_id.encode(), os.fsencode(self.connection_file))
 
     @property
@@ -226,11 +241,23 @@ def _errors_named(path: str) -> Generator[None]:
 
 
 def sweep() -> None:
-    """Clear up after programs that have died, once in the life of this one."""
+    """Clear up after programs that have died, once in the life of this one.
+
+    Raises:
+        OSError: there are too few file descriptors; the next call clears up.
+    """
     folder = _folder()
     if folder in _swept:
         return
     _swept.add(folder)
+    try:
+        _sweep(folder)
+    except OSError:
+        _swept.discard(folder)
+        raise
+
+
+def _sweep(folder: str) -> None:
     records = [(path, record, record.is_abandoned) for path, record in _records(folder)]
     # Only a part of a kernel's id is in the name of the folder.
     in_use = {record.socket_folder for _, record, is_abandoned in records if not is_abandoned}
@@ -256,8 +283,15 @@ def read_records(folder: str | None = None) -> list[Record]:
 
     Args:
         folder: the runtime folder, Jupyter's own by default.
+
+    Raises:
+        DiscoveryError: there are too few file descriptors to read them.
     """
-    return [record for path, record in _records(_folder(folder)) if path == record.path]
+    try:
+        return [record for path, record in _records(_folder(folder)) if path == record.path]
+    except OSError as error:
+        words = shortage(error) or error
+        raise DiscoveryError(f"the records of kernels cannot be read: {words}") from error
 
 
 def records_fault(folder: str | None = None) -> str | None:
@@ -283,6 +317,8 @@ def _records(folder: str) -> Iterator[tuple[str, Record]]:
         except FileNotFoundError:
             continue  # it has been removed meanwhile
         except (OSError, ValueError, RecursionError) as error:
+            if shortage(error) is not None:
+                raise
             if not (path.endswith(DRAFT) and isinstance(error, msgspec.DecodeError)):
                 leave_alone(path, (isinstance(error, OSError) and error.strerror) or error)
         else:
@@ -334,8 +370,10 @@ def _old_drafts(folder: str, is_draft: Callable[[str], bool]) -> Iterator[str]:
 def _paths(folder: str) -> list[str]:
     try:
         return [os.path.join(folder, name) for name in os.listdir(folder)]
-    except OSError:  # there are no kernels
-        return []
+    except OSError as error:
+        if shortage(error) is not None:
+            raise
+        return []  # there are no kernels
 
 
 def _folder(folder: str | None = None) -> str:

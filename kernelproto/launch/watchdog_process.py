@@ -49,6 +49,9 @@ _ROUNDS = 50
 _UNKNOWN = b""
 _ROUND_SECONDS = 0.005
 
+# A process has ended, or belongs to another user, or this is not Linux.
+_NOT_TO_BE_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError)
+
 
 class Charge:
     """A kernel that is to end with its program, and the messages about it.
@@ -117,7 +120,7 @@ def start_time(pid: int) -> str:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError):
+    except _NOT_TO_BE_SEEN:
         return ""
     return "" if fields[0] in b"ZX" else fields[19].decode()
 
@@ -178,6 +181,9 @@ def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> boo
 
     It does so by its environment, which has the kernel's id; by its command line, which names the
     connection file; or, forked from a loaded interpreter, by its name.
+
+    Raises:
+        OSError: it cannot be found out now; there may be no file descriptors left.
     """
     owner = _kernel_of(pid)
     for _ in range(_ROUNDS):
@@ -194,7 +200,7 @@ def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> boo
                 return True
         with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
             words = file.read().split(b"\0")
-    except OSError:
+    except _NOT_TO_BE_SEEN:
         return False
     return any(os.path.basename(word) == name for word in words)
 

@@ -6,7 +6,8 @@ import json
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -80,6 +81,32 @@ def resources() -> Callable[[], tuple[list[str], list[str]]]:
         return sorted(os.listdir("/proc/self/fd")), ours
 
     return list_them
+
+
+@pytest.fixture
+def few_descriptors() -> Callable[[int], AbstractContextManager[None]]:
+    """Give a block for which this process has only so many file descriptors left."""
+
+    import resource  # there is none on Windows
+
+    @contextmanager
+    def leave(free: int) -> Iterator[None]:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        taken: list[int] = []
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+            for _ in range(free):
+                os.close(taken.pop())
+            yield
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+    return leave
 
 
 @pytest.fixture

@@ -166,6 +166,15 @@ async def test_no_descriptor_for_the_process(start, monkeypatch, error, words) -
             await adopt_local(record)
 
 
+@pytest.mark.parametrize("free", [0, 1])
+async def test_too_few_descriptors_to_adopt_it(start, few_descriptors, free) -> None:
+    record = find_record(start())
+    with few_descriptors(free), pytest.raises(DiscoveryError, match=r"Too many|no file descr"):
+        await adopt_local(record)
+    manager = await adopt(record.kernel_id)
+    await manager.cleanup()
+
+
 async def test_kernel_of_another_machine(start) -> None:
     record = find_record(start())
     machine = msgspec.structs.replace(record.process.machine, host="elsewhere", boot="another")

@@ -8,11 +8,13 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from kernelproto.exceptions import DiscoveryError
 from kernelproto.launch import own_files
 from kernelproto.launch import records as module
 from kernelproto.launch.process_id import ProcessId
@@ -245,6 +247,27 @@ def test_sweep_leaves_what_it_cannot_read(runtime_dir, record) -> None:
     sweep()
     assert files(runtime_dir) == {"kernelproto", "odd.json", "folder"}
     assert read_records() == []
+
+
+@pytest.mark.parametrize("free", [0, 1, 2])
+def test_sweep_for_which_descriptors_are_missing_is_done_later(
+    runtime_dir, record, kernel, few_descriptors, caplog, free
+) -> None:
+    record(owner=dead(), process=ProcessId.of(kernel.pid))
+    with few_descriptors(free), suppress(OSError):
+        sweep()
+    sweep()
+    assert files(runtime_dir) == set()
+    assert kernel.wait(10) == -signal.SIGKILL
+    assert caplog.messages == []
+
+
+def test_records_for_which_descriptors_are_missing(record, few_descriptors, caplog) -> None:
+    written = record()
+    with few_descriptors(0), pytest.raises(DiscoveryError, match="no file descriptors are left"):
+        read_records()
+    assert read_records() == [written]
+    assert caplog.messages == []
 
 
 def test_sweep_is_done_once_for_each_folder(runtime_dir, record, monkeypatch) -> None:
