@@ -116,7 +116,7 @@ def _blocking(
 
     @wraps(method)
     def call(self: BlockingRequests, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        # By name: what is wrapped has a method of its own where that of Requests is abstract.
+        # By name: the wrapped object overrides methods that are abstract in Requests.
         bound: Callable[P, Awaitable[T]] = getattr(self.wrapped, method.__name__)
 
         async def run() -> T:
@@ -343,7 +343,7 @@ def connect_kernel_blocking(
 def connect_kernel_blocking(
     connection: ConnectionSource, *, own: bool = False, timeouts: Timeouts | None = None
 ) -> AbstractContextManager[BlockingClient | BlockingKernel]:
-    """Connect to a kernel that somebody else has started, for the block; see ``connect_kernel``."""
+    """Connect to a kernel of another program, for the block; see ``connect_kernel``."""
     timeouts = timeouts or Timeouts()
     return _take_over(connection, timeouts) if own else _connect(connection, timeouts)
 

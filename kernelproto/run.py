@@ -73,12 +73,12 @@ async def run_kernel(
             no provider has them.
         cwd: the kernel's working directory; None means the caller's.
         env: environment variables that are added to the caller's.
-        launch_params: what the provider and the kernelspec offer; ``env`` and ``transport`` in here
-            are the same as the arguments.
-        finder: where kernel types are looked for; the installed providers by default.
+        launch_params: the launch parameters that the provider and the kernelspec offer; ``env`` and
+            ``transport`` in here are the same as the arguments.
+        finder: finds the kernel type; by default in the installed providers.
         transport: "tcp" or "ipc"; None means the best that the kernel is known to support.
-        encryption: "auto" encrypts what goes over tcp where the kernel supports it, "required" does
-            not start a kernel that it cannot be had with, "disabled" does without.
+        encryption: "auto" encrypts tcp connections if the kernel supports encryption, "required"
+            refuses kernels that do not, "disabled" does not encrypt.
         restart: when the kernel is started again after it has died; None means never by itself. See
             ``KernelRestarter``.
         timeouts: the phases of the kernel's life, in seconds.
@@ -109,9 +109,9 @@ async def start_kernel(
 ) -> Kernel:
     """Start a kernel that lives until ``await kernel.shutdown()``, or until the event loop ends.
 
-    For callers that keep the kernel's lifetime in their own hands; everybody else is better off
-    with ``run_kernel``, whose arguments and exceptions these are. The tasks that serve the kernel
-    belong to the event loop, not to the caller's task.
+    Use it if no block can span the kernel's lifetime; otherwise prefer ``run_kernel``, which has
+    the same arguments and exceptions. The tasks that serve the kernel belong to the event loop, not
+    to the caller's task.
 
     Args:
         name: the kernel type.
@@ -140,17 +140,17 @@ def connect_kernel(
 def connect_kernel(
     connection: ConnectionSource, *, own: bool = False, timeouts: Timeouts = _DEFAULT_TIMEOUTS
 ) -> AbstractAsyncContextManager[KernelClient | Kernel]:
-    """Connect to a kernel that somebody else has started.
+    """Connect to a kernel that another program has started.
 
-    Leaving the block never ends it, unless it was taken over with *own*. Then the block gives a
-    Kernel, which can be signalled, waited for and restarted, and leaving ends it, as it does for
-    ``run_kernel``. Only a kernel that kernelproto has started on this machine can be taken over,
-    one that was started detached or whose program has died. Its exit status cannot be known; a
-    restart launches its kernel type anew, without the parameters that it was launched with.
+    Without *own*, leaving the block never ends the kernel. With *own*, the block gives a Kernel,
+    which can be signalled, waited for and restarted, and leaving the block ends it, as it does for
+    ``run_kernel``. You can only own a kernel that kernelproto has started on this machine, either
+    detached or by a program that has died. Its exit status cannot be known; a restart launches its
+    kernel type anew, without the launch parameters of the first launch.
 
     Args:
         connection: the contents of the connection file, or its path; a name, a pattern such as
-            ``"kernel-*.json"`` or a part of the name is looked for in the Jupyter runtime folder.
+            ``"kernel-*.json"`` or a part of the name is searched for in the Jupyter runtime folder.
         own: whether the kernel is taken over.
         timeouts: without *own* only two matter, in seconds: ``startup``, until the kernel answers,
             and ``interrupt``.
@@ -227,7 +227,7 @@ async def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> AsyncG
 
 
 def _about_encryption(info: ConnectionInfo) -> str:
-    """Say what nobody is told on the wire: a kernel is silent towards who has not its key."""
+    """Say that a kernel does not answer clients without its key."""
     if info.encrypted:
         return "a kernel with another curve_publickey, or without encryption, does not answer"
     return "a kernel with encryption does not answer a client without its curve_publickey"

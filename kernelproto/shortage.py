@@ -1,4 +1,4 @@
-"""Shortages: errors that say that this program or this machine has no more of something."""
+"""Shortages: errors because file descriptors, processes, memory or disk space have run out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OF_MEMORY = {errno.ENOMEM, errno.ENOBUFS}
 
 
 def shortage(error: BaseException | None) -> str | None:
-    """Return what there is too little of, and what to do; None where an error has another cause.
+    """Describe the shortage that caused an error, and the remedy; None for other causes.
 
     Args:
         error: of an operation that starts processes or opens files, or an error that has one as its
@@ -68,10 +68,10 @@ class TooFewDescriptors(OSError):
 
 
 def require_descriptors(needed: int) -> None:
-    """See that this program can open so many files more; other threads may be faster.
+    """Check that this program can open so many more files; other threads may take them meanwhile.
 
     Raises:
-        TooFewDescriptors: it cannot.
+        TooFewDescriptors: the program cannot.
     """
     if sys.platform == "win32":
         return

@@ -1,4 +1,4 @@
-"""KernelClient: everything that can be done with a kernel that runs."""
+"""KernelClient: sends requests to a running kernel, and receives its messages."""
 
 from __future__ import annotations
 
@@ -105,22 +105,22 @@ class KernelClient(Requests):
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """How many messages were refused, by the name of the exception that says why."""
+        """How many messages were refused, by the name of the exception."""
         return self._dispatcher.refused
 
     @property
     def observers(self) -> Observers:
-        """Who watches; of a Kernel's clients they are the same ones."""
+        """The observers of messages; all clients of a Kernel share them."""
         return self._observers
 
     @property
     def info(self) -> content.KernelInfoReply | None:
-        """What the kernel has said that it is; None until ``wait_for_ready`` has asked."""
+        """The kernel_info_reply that ``wait_for_ready`` has received; None before."""
         return self._info
 
     @property
     def failure(self) -> KernelProtoError | None:
-        """What every wait raises, once there is no use in waiting."""
+        """The error of every call once the client is closed or the kernel has died."""
         return self._dispatcher.failure
 
     @property
@@ -130,12 +130,12 @@ class KernelClient(Requests):
 
     @property
     def waiting(self) -> bool:
-        """Whether somebody waits for what this client has asked of the kernel."""
+        """Whether a request of this client is open."""
         return len(self._dispatcher.conversation) > 0
 
     @property
     def awaited(self) -> str:
-        """What ``wait_for_ready`` waits for, or has waited for last."""
+        """The phase that ``wait_for_ready`` is in, or was in last; see ``KernelNotReady.phase``."""
         return self._readiness.awaited
 
     async def wait_for_ready(self) -> content.KernelInfoReply:
@@ -145,7 +145,7 @@ class KernelClient(Requests):
         so until the kernel answers on shell.
 
         Returns:
-            What the kernel is.
+            The kernel_info_reply.
 
         Raises:
             KernelDied: the kernel's process has ended.
@@ -243,23 +243,23 @@ class KernelClient(Requests):
     ) -> AbstractAsyncContextManager[MessageStream]:
         """Watch every message from the kernel, also those for other clients, during the block.
 
-        Iterate over what the block gives: ``async for message, channel in messages``.
+        Iterate over the value of the block: ``async for message, channel in messages``.
 
         Args:
-            channels: which ones; "iopub" has what is published to all clients.
+            channels: which ones; on "iopub" the kernel publishes to all clients.
             msg_types: only these; None means all.
             limit: how many bytes of messages may wait to be read.
-            overflow: what happens beyond it: "raise" OutputOverflow, after what was kept, or
-                "drop_oldest", which is counted.
+            overflow: "raise" OutputOverflow, after the messages that were kept, or "drop_oldest",
+                which is counted.
         """
         return self._observers.stream(channels, msg_types, limit=limit, overflow=overflow)
 
     def add_handler(self, handler: Handler, channels: Collection[ChannelName] = IOPUB) -> None:
         """Call a function for every message from the kernel, in order, one at a time.
 
-        Each handler has a task and a buffer of 64 MiB of its own. When that is full the oldest
-        messages are dropped, and a warning is logged. What it raises is logged, too. Both are
-        logged the 1st, 2nd, 4th, 8th ... time.
+        Each handler has a task and a buffer of 64 MiB of its own. When the buffer is full, the
+        oldest messages are dropped, and a warning is logged. An exception from the handler is
+        logged, too. Both are logged the 1st, 2nd, 4th, 8th ... time.
 
         Args:
             handler: called with the message and the channel; may be async.
@@ -286,7 +286,7 @@ class KernelClient(Requests):
         self._dispatcher.deliver(channel, frames)
 
     def fail(self, error: KernelProtoError) -> None:
-        """Let nobody wait any longer, because there is no kernel any more.
+        """End every wait, because there is no kernel any more.
 
         Every wait, now or later, raises a copy of *error*. Only the first call counts.
         """
@@ -294,7 +294,7 @@ class KernelClient(Requests):
         self.close(error)
 
     def close(self, error: KernelProtoError | None = None) -> None:
-        """Let nobody wait any longer; the channels stay open until ``open_client`` closes them.
+        """End every wait; the channels stay open until ``open_client`` closes them.
 
         Every wait, now or later, raises a copy of *error*, by default ClientClosed. Only the first
         call counts.
@@ -330,7 +330,7 @@ class KernelClient(Requests):
         await self._dispatcher.send(message, "shell")
 
     async def forward(self, message: Message, channel: ChannelName) -> None:
-        """Send somebody else's message, unchanged; ``messages`` has the replies to it."""
+        """Send the message of another client, unchanged; ``messages`` has the replies to it."""
         await self._dispatcher.send(message, channel)
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -341,7 +341,7 @@ class KernelClient(Requests):
         await self.interrupter()
 
     def _note(self, event: Event, channel: ChannelName) -> None:
-        """Tell those who do not wait for a reply what has arrived."""
+        """Hand a message to observers, comms and displays."""
         message = event.message
         if channel == "iopub":
             self._readiness.subscribed.set(True)
@@ -370,14 +370,14 @@ async def open_client(
 
     Args:
         info: where the kernel listens, or will.
-        open_channels: how to get there; ZeroMQ by default.
+        open_channels: opens the channels to the kernel; ZeroMQ by default.
         output_limit: how many bytes of unread outputs each execution keeps; see Execution.
         timeouts: only ``interrupt`` matters here.
-        observers: who watches, also when this client is closed; None means observers of its own.
+        observers: they receive messages, and outlive this client; None means observers of its own.
         comm_targets: those that are registered already.
     """
     session = uuid.uuid4().hex
-    # Subscribing to a topic that is nobody else's makes the kernel welcome us whoever came before.
+    # A topic that no other client has makes the kernel send its welcome message to this client.
     topics = (b"", uuid.uuid4().hex.encode())
     client = KernelClient(
         info,

@@ -1,4 +1,4 @@
-"""Dispatcher: sends messages, takes in what arrives, and knows who waits for it."""
+"""Dispatcher: sends messages, and hands arriving messages to the calls that wait for them."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from kernelproto.wire.transitions import Signal, State
 
 logger = logging.getLogger(__name__)
 
-# The last words of a dead kernel may still be on their way through libzmq's own thread.
+# The last messages of a dead kernel may still be in libzmq's own thread.
 _SETTLING_SECONDS = 0.005
 _MOST_SETTLING_ROUNDS = 20
 
 
 class Pending(Protocol):
-    """Whoever waits for what belongs to one request."""
+    """Receives the messages that belong to one request."""
 
     def receive(self, event: Event) -> None:
         """Take in an arrival, or the end of a request of which the kernel has lost a message."""
@@ -54,7 +54,7 @@ class Pending(Protocol):
 
 
 class Dispatcher:
-    """Everything that one client session has sent and still waits for.
+    """Sends the messages of one client session, and hands arriving messages to their requests.
 
     Messages that are no messages, carry a wrong signature or were received before are refused:
     counted, and logged as LogCounts says. If the headers of a refused message can be trusted, its
@@ -65,13 +65,13 @@ class Dispatcher:
     Args:
         info: where the kernel is, and the key.
         session: the client session id.
-        on_event: called for every message that arrives, after whoever waits for it has it.
+        on_event: called for every message that arrives, after its request has received it.
 
     Attributes:
         factory: makes the messages of this session.
-        conversation: what has become of every request.
-        refused: how many messages were refused, by the name of the exception that says why.
-        failure: what every wait raises, once there is no use in waiting.
+        conversation: the open requests and their states.
+        refused: how many messages were refused, by the name of the exception.
+        failure: the error of every call once the client is closed or the kernel has died.
     """
 
     def __init__(
@@ -114,7 +114,8 @@ class Dispatcher:
         Args:
             message: what to send.
             channel: where.
-            pending: gets everything that belongs to it, until it is over or forgotten.
+            pending: receives every message that belongs to the request, until it is over or
+                forgotten.
         """
         if self._adapter is not None:
             frames = self._codec.encode(self._adapter.to_kernel(message))
@@ -136,7 +137,7 @@ class Dispatcher:
         self.conversation.forget(msg_id)
 
     def pending_for(self, request: Request) -> Pending | None:
-        """Return whoever waits for what belongs to an open request."""
+        """Return the receiver of a request's messages; None for a request that is not open."""
         return self._pending.get(request.message.msg_id)
 
     async def heartbeat(self) -> float:
@@ -176,7 +177,7 @@ class Dispatcher:
             self._end(request)
 
     def fail(self, error: KernelProtoError) -> None:
-        """Let nobody wait any longer: every wait, now or later, raises a copy of *error*."""
+        """End every wait: each call, now or later, raises a copy of *error*."""
         self.failure = error
         for msg_id, pending in self._pending.items():
             pending.fail(error)
@@ -186,7 +187,7 @@ class Dispatcher:
         self._pending.clear()
 
     def abandon(self) -> None:
-        """Do not try, when closing, to deliver what is unsent."""
+        """Discard unsent messages when the client closes."""
         self._channels.abandon()
 
     async def settle(self) -> None:
@@ -237,7 +238,7 @@ class Dispatcher:
             if output is not None:
                 self._route(output, channel)
         elif (pending := self._pending.get(msg_id)) is not None:
-            # A reply or a question: nothing else would end the wait.
+            # A reply or a question: no other message would end the wait.
             self.forget(msg_id)
             pending.fail(error)
 
@@ -254,7 +255,7 @@ class Dispatcher:
         try:
             await self._channels.send(channel, frames)
         except ClientClosed:
-            self._raise_failure()  # it knows why they are closed
+            self._raise_failure()  # the reason why they are closed
             raise
 
     def _hand_over(self, event: Event, request: Request) -> None:
@@ -265,7 +266,7 @@ class Dispatcher:
         pending.receive(event)
 
     def _end(self, request: Request) -> None:
-        """Tell the waiting side that nothing more comes, although a message is missing."""
+        """End a request of which a message is missing; nothing more will come."""
         pending = self._pending.pop(request.message.msg_id)
         pending.receive(Event(Signal.LATER_REPLY, Origin.OWN, request.message, request))
 

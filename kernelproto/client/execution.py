@@ -35,8 +35,7 @@ ExecutionState: TypeAlias = Literal["prepared", "queued", "running", "done"]
 # How long a cancelled task waits for the end of the code that it has interrupted.
 _INTERRUPT_SECONDS = 2.0
 
-# Outputs that are here already are read without waiting, but not so many that nobody else gets a
-# turn.
+# Outputs that are here already are read without waiting, up to this number; then other tasks run.
 _READS_BETWEEN_CHECKPOINTS = 256
 
 
@@ -53,10 +52,10 @@ class ExecutionOptions:
 
 
 class ExecutionSender(Stopper, Protocol):
-    """What an Execution needs of the client that it belongs to."""
+    """Sends the messages of an Execution; implemented by the client."""
 
     async def send_execution(self, execution: Execution) -> None:
-        """Send the execute_request; what belongs to it comes to ``execution.receive``."""
+        """Send the execute_request; its messages come to ``execution.receive``."""
         ...
 
     def forget_execution(self, execution: Execution) -> None:
@@ -77,42 +76,42 @@ class Execution:
     - ``async for output in execution`` gives the outputs as they come, each once, and ends with the
       execution; awaiting it afterwards gives the result at once,
     - ``async with kernel.execute(...) as execution`` sends the request on entry. Leaving the block
-      before the end gives up on what is still to come; the kernel is not interrupted.
+      before the end discards later outputs and the reply; the kernel is not interrupted.
 
     Cancelling the task that waits does nothing to the kernel; it can be waited for again. With
     ``interrupt_on_cancel`` it interrupts the code: at once when the code runs, otherwise as soon as
     its turn comes. No interrupt of an execution strikes the code of another one.
 
     Outputs are kept, in order, until they are read, up to the client's ``output_limit`` in bytes.
-    What exceeds it is discarded, and the reader gets OutputOverflow after what was kept.
+    Outputs beyond the limit are discarded, and the reader gets OutputOverflow after the others.
     Outputs that were read by iteration are kept for the result up to the same limit; beyond it the
     oldest are dropped and ``ExecutionResult.outputs_complete`` is False. It is also False if an
     output cannot be read: a RefusedOutput takes its place.
 
     ``on_input`` is called in the task that waits, when the kernel asks for input; a plain function
-    runs in a worker thread. What it raises, the waiting task raises. A kernel that asks although it
-    was told not to gets an empty answer, and a warning is logged.
+    runs in a worker thread. An exception from it is raised in the waiting task. If the kernel asks
+    although the request does not allow it, the answer is empty, and a warning is logged.
 
     The ``timeout`` counts from when the kernel begins the execution, whether a task waits or not.
 
-    It ends with the kernel's reply and "idle". Of the few kernels whose last outputs come later it
-    ends a quarter of a second after the last one.
+    An execution ends with the kernel's reply and "idle". A few kernels send their last outputs
+    later; the execution then ends a quarter of a second after the last output.
 
     Awaiting and iterating raise:
-        KernelDied: the kernel's process has ended; iterating first gives what was received before.
+        KernelDied: the kernel's process has ended; iterating first gives the outputs so far.
         ClientClosed: the client was closed, or the execution's block was left before its end.
         OutputOverflow: outputs were not read in time.
         MalformedMessage: the kernel's reply cannot be read.
         ReplyLost: the kernel is done with the execution and has not replied. The outputs are in its
             ``result``.
-        ExecutionTimeout: the code ran longer than its ``timeout``. Its ``result`` is what the code
-            has come to; iterating first gives the outputs.
-        KernelUnresponsive: so it did, and the interrupt has not ended it.
+        ExecutionTimeout: the code ran longer than its ``timeout``. Its ``result`` is the result so
+            far; iterating first gives the outputs.
+        KernelUnresponsive: the code ran longer, and the interrupt has not ended it.
 
     Specification: "Execute".
 
     Attributes:
-        request: what is asked of the kernel.
+        request: the content of the execute_request.
         msg_id: the request's msg_id once it was sent, before that None.
     """
 
@@ -281,14 +280,14 @@ class Execution:
         if self._ended:
             return  # its block was left
         kept = self._buffer.append(output, sum(map(len, message.parts)))
-        # Who awaits the result need not be woken for each of its parts.
+        # A task that awaits the result need not be woken for each output.
         if self._iterated or not kept:
             self._news.set()
         if refusal is not None:
             raise refusal
 
     def _receive_reply(self, request: Request, reply: Message) -> None:
-        # Who has replied waits for no answer any more, whatever became of the question.
+        # After its reply the kernel no longer needs input.
         self._questions.withdraw()
         self._outcome.reply = reply
         self._turn.end()
@@ -358,7 +357,7 @@ class Execution:
             try:
                 await self._questions.answer()
             finally:
-                self._news.set()  # if this task has failed, another one that waits may do better
+                self._news.set()  # if this task has failed, another one may answer
         else:
             await self._wait_for_news()
 
@@ -382,6 +381,6 @@ class Execution:
         self._turn.interrupt_when_running()
         if self._turn.begun or self._turn.over:
             with anyio.move_on_after(_INTERRUPT_SECONDS, shield=True):
-                # Whatever is sent while the code still runs, the kernel would abort with it.
+                # The kernel would abort requests that are sent while the code still runs.
                 while not (self._ended or self._trailing):
                     await self._wait_for_news()

@@ -1,4 +1,4 @@
-"""Executions: the executions of one client: sent, interrupted, and watched over."""
+"""Executions: sends and interrupts the executions of one client, and finds lost replies."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Executions:
         await self.interrupt(self._interrupt)
 
     async def interrupt(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Interrupt the running code, by calling *send*; return what that returns.
+        """Interrupt the running code by calling *send*; return its value.
 
         The first execution of this client may have been sent already and not run yet, so that the
         interrupt would be too early. It is interrupted again when it runs, unless the kernel works
@@ -133,7 +133,7 @@ class Executions:
         the request may overtake the signal, so that others follow.
         """
         try:
-            with suppress(KernelProtoError):  # there is no kernel to wake any more
+            with suppress(KernelProtoError):  # the kernel has ended
                 while self._asleep and (pause := next(self._wake_up_pauses, None)) is not None:
                     await anyio.sleep(pause)
                     if self._asleep:

@@ -53,7 +53,7 @@ class Outcome:
         return self._whole_result()
 
     def raise_timeout(self) -> None:
-        """Raise ExecutionTimeout, with what the code has come to, if its time was up."""
+        """Raise ExecutionTimeout, with the result so far, if the time of the code was up."""
         if self.timed_out is None:
             return
         error = fresh(self.timed_out)

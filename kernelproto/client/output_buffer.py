@@ -1,10 +1,10 @@
 """OutputBuffer: the outputs of one execution, between the kernel and their reader.
 
-The policy. Outputs that nobody has read yet are kept up to a limit in bytes. What exceeds it is
-discarded, together with everything after it, so that what was kept has no gap; the reader is told
-how much is missing. Outputs that were read stay on the page for the result up to the same limit;
-beyond it the oldest go, and the result says that it is incomplete. What was cleared does not count.
-Nothing goes without a trace.
+The policy. Unread outputs are kept up to a limit in bytes. An output beyond the limit is discarded,
+and so are all later outputs, so that the outputs before have no gap; the reader gets an error with
+the number of missing outputs. Outputs that were read stay on the page for the result up to the same
+limit; beyond it the oldest are dropped, and the result says that it is incomplete. Cleared outputs
+do not count.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kernelproto.client.page import Displays, OutputPage
 from kernelproto.exceptions import OutputOverflow
 from kernelproto.wire.content import Output
 
-# What an output takes in memory beside the bytes of its message.
+# The memory that an output takes besides the bytes of its message.
 _OBJECT_BYTES = 500
 
 

@@ -93,7 +93,7 @@ class Displays:
 
 
 class Display:
-    """What a display shows now.
+    """The current contents of a display.
 
     Attributes:
         update: the last update; None before the first one.
@@ -126,7 +126,7 @@ class Shown(msgspec.Struct, eq=False, gc=False):
     """One output on a page.
 
     Attributes:
-        output: what it shows, as of *version*.
+        output: the output itself, as of *version*.
         display: its display; None for outputs that nothing updates.
         version: ``Displays.updates`` when *output* was current.
     """
@@ -264,7 +264,7 @@ class OutputPage(Page):
 
     def take(self, output: Output, size: int) -> None:
         """Take in an output whose message has *size* bytes."""
-        if type(output) is Stream and not self._clear_before_next:  # of which there are floods
+        if type(output) is Stream and not self._clear_before_next:  # the most frequent one
             self.size += size
             self._shown.append(Shown(output, size))
         else:

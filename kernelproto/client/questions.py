@@ -48,7 +48,7 @@ class Questions:
         self._asked = question
 
     def withdraw(self) -> None:
-        """Take note that the kernel waits for no answer any more."""
+        """Note that the kernel no longer waits for an answer."""
         self._asked = None
         if self._answering is not None:
             self._answering.cancel()
@@ -57,8 +57,8 @@ class Questions:
         """Answer the question, unless it is withdrawn meanwhile.
 
         Raises:
-            LocalProtocolError: the answer is no text.
-            Exception: what *on_input* raises; the question stays.
+            LocalProtocolError: the answer is not text.
+            Exception: *on_input* has raised it; the question stays.
         """
         question = self._asked
         if question is None:
@@ -86,8 +86,8 @@ async def _ask(on_input: OnInput, question: InputRequest) -> str:
     if inspect.iscoroutinefunction(on_input):
         answer = await on_input(question)
     else:
-        # It may well be input() or getpass(), which would hold up the event loop. What it returns
-        # comes in a tuple, because Trio lets no awaitable out of a thread.
+        # It may be input() or getpass(), which would block the event loop. The answer comes in a
+        # tuple, because Trio lets no awaitable out of a thread.
         (answer,) = await to_thread.run_sync(lambda: (on_input(question),), abandon_on_cancel=True)
         if inspect.isawaitable(answer):
             answer = await answer

@@ -1,4 +1,4 @@
-"""Finding out that a kernel is ready: it answers, and what it publishes gets here."""
+"""Readiness: a kernel is ready when it answers, and when its iopub messages arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
 
-# What is waited for, one after the other.
+# The phases, one after the other.
 ANSWER = "kernel_info_reply"
 SUBSCRIPTION = "iopub messages"
 
@@ -34,14 +34,14 @@ class Readiness:
     """Whether a kernel is ready, as far as it is known.
 
     The kernel is asked on shell and on control, because a busy one answers on control alone and
-    some know kernel_info on shell alone. What it publishes is known to come through with the first
-    message on iopub, which the welcome to this client's own topic brings (JEP 65); for kernels
-    without it, the status messages of further questions do.
+    some know kernel_info on shell alone. The first message on iopub proves that iopub works: the
+    welcome message for this client's own topic (JEP 65), or, from kernels without it, the status
+    messages of further kernel_info_requests.
 
     Attributes:
         answered: the kernel's first answer to kernel_info.
         subscribed: set with the first message on iopub.
-        awaited: what is waited for, or was waited for last.
+        awaited: the current phase, or the last one.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Readiness:
         return self._answered_on_shell.is_set
 
     def answer_on(self, channel: ChannelName) -> Reply:
-        """Return whatever waits for the kernel's answer on *channel*."""
+        """Return the receiver of the kernel's answer on *channel*."""
         return self._answered_on_shell if channel == "shell" else self.answered
 
     async def wait(self, ask: Ask) -> Message:
@@ -77,7 +77,7 @@ class Readiness:
         return await self.answered.wait()
 
     def fail(self, error: Exception) -> None:
-        """Let nobody wait any longer."""
+        """End every wait with *error*."""
         self.answered.fail(error)
         self._answered_on_shell.fail(error)
         self.subscribed.fail(error)

@@ -3,14 +3,14 @@
 Theory of operation
 ===================
 
-A kernel that does not know a request need not say so. What it does say tells whether there is
-still something to wait for:
+A kernel that does not know a request need not say so. Its other messages tell whether the reply can
+still come:
 
 - "busy" for this request: it works on it, and may take as long as it likes.
 - "idle" for this request: it is through with it. The reply comes by another socket and may be late,
   but not by much.
-- Nothing at all, which is how some kernels treat what comes on control. So after a while a *fence*
-  is sent after the request: a kernel_info_request, which every kernel answers. The requests of a
+- Nothing at all: some kernels ignore requests on control. So after a while a *fence* is sent after
+  the request: a kernel_info_request, which every kernel answers. The requests of a
   channel are served in order, hence a fence that is answered has found the request dealt with. On
   a busy shell both wait. A kernel that serves a channel's requests side by side is not judged by
   that as long as it reports "busy".
@@ -91,7 +91,7 @@ class Reply(Waiter[Message]):
         """Wait for the reply; None when there will be none.
 
         Raises:
-            Exception: what ``fail`` was called with.
+            Exception: a copy of the error that ``fail`` was called with.
         """
         with anyio.move_on_after(_FENCE_SECONDS):
             return await self.wait()
@@ -136,11 +136,11 @@ async def ask(
         dispatcher: sends it.
         request: any but an execute_request.
         channel: "shell" or "control".
-        kernel: what the kernel is called in the error.
+        kernel: the name of the kernel in the error.
 
     Raises:
         UnsupportedRequest: the kernel has dealt with the request, and not replied.
-        KernelDied, ClientClosed: there is nobody who could reply.
+        KernelDied, ClientClosed: no reply can come.
     """
     reply = Reply()
     sent = [request.msg_id]

@@ -26,13 +26,13 @@ _debug_sequence = itertools.count(1)
 
 
 class Requests(ABC):
-    """What can be asked of a kernel; the client and the kernel handle both offer it.
+    """The requests to a kernel; the client and the kernel handle both offer them.
 
     Every request raises:
-        UnsupportedRequest: the kernel does not know it. Few kernels say so; it is told from their
-            going on without a reply, and found out 2 s after they have gone on, or 6 s after the
-            request where they are silent on control. What a kernel is busy with, or has not come
-            to yet, is waited for without limit.
+        UnsupportedRequest: the kernel does not know it. Few kernels say so; the others go on
+            without a reply. It is raised 2 s after the kernel has gone on, or 6 s after the request
+            if the kernel is silent on control. While the kernel is busy with it, or has not
+            come to it yet, the call waits without limit.
         KernelDied: the kernel's process has ended, before or while the reply was awaited.
         ClientClosed: the client was closed.
         MalformedMessage: the reply cannot be read.
@@ -67,7 +67,7 @@ class Requests(ABC):
     @property
     @abstractmethod
     def info(self) -> content.KernelInfoReply | None:
-        """What the kernel has said that it is; None until it has."""
+        """The kernel_info_reply; None before the kernel has sent it."""
 
     @abstractmethod
     async def interrupt(self) -> object:
@@ -95,7 +95,7 @@ class Requests(ABC):
         idle_timeout: float | None = None,
         interrupt_on_cancel: bool = False,
     ) -> Execution:
-        """Run code; see Execution for what can be done with the result.
+        """Run code; see Execution for the ways to wait for the result.
 
         Args:
             code: the code, in the kernel's language.
@@ -114,15 +114,15 @@ class Requests(ABC):
             on_timeout: what happens if the code goes on for ``Timeouts.interrupt`` seconds after
                 the interrupt: "raise" raises KernelUnresponsive; "restart" restarts the kernel and
                 raises ExecutionTimeout. Only a Kernel can be restarted, not a KernelClient.
-            idle_timeout: how many seconds of silence after the reply are taken for the end when the
-                kernel does not report that it is idle; the result's ``outputs_complete`` is then
-                False. None means to wait until it does.
+            idle_timeout: after so many seconds of silence after the reply, the execution ends
+                although the kernel has not reported "idle"; the result's ``outputs_complete`` is
+                then False. None means to wait for "idle".
             interrupt_on_cancel: whether cancelling the task that waits interrupts the code, which
                 otherwise goes on. Code whose turn has not come yet is interrupted when it comes.
 
         Raises:
-            LocalProtocolError: *allow_stdin* is True and there is nobody to ask, *timeout* is
-                negative, or the kernel cannot be restarted *on_timeout*.
+            LocalProtocolError: *allow_stdin* is True without *on_input*, *timeout* is negative, or
+                the kernel cannot be restarted *on_timeout*.
             UnsupportedRequest: a *subshell_id* is given and the kernel has no subshells.
 
         Specification: "Execute".

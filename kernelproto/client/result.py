@@ -1,4 +1,4 @@
-"""ExecutionResult: what an execution has come to. Pure: no event loop, no kernel."""
+"""ExecutionResult: the reply and the outputs of an execution. Pure: no event loop, no kernel."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class ExecutionResult:
 
     Attributes:
         status: "ok", "error", or "aborted" when the kernel did not run it because an earlier one
-            failed. Code that was run and interrupted is an "error". "unknown" is the status of a
-            result that an exception carries: the kernel has not told how the execution ended.
+            failed. Code that was interrupted is an "error". "unknown" is the status of a result
+            that an exception carries: the kernel has not reported how the execution ended.
         outputs: the outputs in order, with update_display_data and clear_output applied.
-        outputs_complete: whether ``outputs`` has all of them. It has not if they were read by
-            iteration and were too many to be kept as well, or if the client could not read one: a
+        outputs_complete: whether ``outputs`` has all of them. It is False if the outputs were read
+            by iteration and exceeded the limit, or if the client could not read one: a
             RefusedOutput is in its place.
         execution_count: the kernel's number for this execution.
         user_expressions: name to the evaluated expression, as in section "Execution results".

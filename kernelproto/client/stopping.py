@@ -62,7 +62,7 @@ class Stopper(Protocol):
 
 
 class Stopped(Protocol):
-    """An Execution, as far as its end is concerned."""
+    """An execution that can be ended; implemented by Execution."""
 
     def time_is_up(self, error: ExecutionTimeout) -> None:
         """Raise *error* in the tasks that wait, once the execution has ended."""
@@ -187,7 +187,7 @@ async def limit_time(
         turn: its turn.
         kernel: executes it.
         seconds: how long it may run.
-        on_timeout: what happens if an interrupt does not end it.
+        on_timeout: the action if an interrupt does not end it.
     """
     await _wait_for_end(turn, seconds)
     # It may have ended in time, and only the application has been too busy to notice.

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Waiter(Generic[T]):
-    """Hands over one value, or one exception; what comes after the first is ignored.
+    """Hands over one value or one exception; later ones are ignored.
 
     Attributes:
         is_set: whether there is one.
@@ -27,14 +27,14 @@ class Waiter(Generic[T]):
         self._error: Exception | None = None
 
     def set(self, value: T) -> None:
-        """Give the value; whoever waits gets it."""
+        """Give the value to the tasks that wait."""
         if not self.is_set:
             self.is_set = True
             self._value = value
             self._event.set()
 
     def fail(self, error: Exception) -> None:
-        """Give an exception; whoever waits raises a copy of it."""
+        """Raise a copy of an exception in the tasks that wait."""
         if not self.is_set:
             self.is_set = True
             self._error = error
@@ -44,7 +44,7 @@ class Waiter(Generic[T]):
         """Wait for the value.
 
         Raises:
-            Exception: what ``fail`` was called with.
+            Exception: a copy of the error that ``fail`` was called with.
         """
         await self._event.wait()
         if self._error is not None:

@@ -1,4 +1,4 @@
-"""A program that runs another one in its place, after it has undone inherited blocks of signals.
+"""A program that resets inherited signals and then runs another program in its place.
 
 A program inherits which signals its parent blocks and ignores. A service that waits for its signals
 blocks them in all threads, and ``nohup`` or a shell's ``&`` has a program ignore some: a kernel
@@ -29,7 +29,7 @@ def is_needed() -> bool:
 
 
 def reset_signals() -> None:
-    """Block and ignore no signal any more."""
+    """Unblock all signals, and stop ignoring them."""
     for signum in _ignored():
         signal.signal(signum, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -27,8 +27,8 @@ class SendsSignals(Protocol):
 class ForkRequest:
     """A request for a kernel, and its answer.
 
-    It has every descriptor that the kernel's process will need in this program. So the launch
-    fails where there are none left, and not the thread that takes in the answer.
+    It opens every descriptor that the kernel's process will need in this program. So the launch
+    fails if none are left, and not the thread that receives the answer.
 
     Attributes:
         number: tells it from others.
@@ -52,7 +52,7 @@ class ForkRequest:
         self._answer()
 
     def fail(self, error: Exception) -> None:
-        """Raise an error where the answer is waited for."""
+        """Raise an error in the task that waits for the answer."""
         self._failure = error
         self._answer()
 
@@ -60,7 +60,7 @@ class ForkRequest:
         """Wait for the answer.
 
         Raises:
-            Exception: what fail() was called with.
+            Exception: the error that fail() was called with.
         """
         while not self._answered:
             await anyio.wait_readable(self.sign)
@@ -128,7 +128,7 @@ class ForkedProcess(SignalledProcess):
             self._sign.close()
 
     def abort(self) -> None:
-        """End the group without waiting for its end; nobody may wait for it afterwards."""
+        """End the group without waiting for its end; no task may wait for it afterwards."""
         self.kill()
         with self._lock:
             self._dropped = True

@@ -54,7 +54,7 @@ class ServerLost(Exception):
 
 
 class ForkServerClient:
-    """Asks a fork server for kernels, and hears of their end, until the server has ended.
+    """Has a fork server fork kernels, and receives their ends, until the server has ended.
 
     Every method is for any thread; join() blocks.
 
@@ -145,7 +145,7 @@ class ForkServerClient:
             )
         with self._state:
             if not self._is_silent:
-                # The system forgets a signal, too, that comes while others of its kind are waiting.
+                # The system also discards a signal while another one of its kind is pending.
                 signals = self._signals
                 if len(signals) < _MOST_SIGNALS or (process, signum) not in signals.values():
                     number = next(self._numbers)
@@ -172,7 +172,7 @@ class ForkServerClient:
         self._process.returncode = 0  # this process is not its parent, and cannot wait for it
 
     def _withdraw(self, request: ForkRequest, posted: Posted) -> None:
-        """End the kernel of a request that is not waited for any more, or is to be."""
+        """End the kernel of a request that no task waits for, also if it is forked later."""
         with self._state:
             self._requests.pop(request.number, None)
             self._link.withdraw(posted)
@@ -185,10 +185,10 @@ class ForkServerClient:
         by = time.monotonic() + seconds
         self._link.post(Posted({"signal": signum, "pid": pid, "number": number, "by": by}))
 
-    # What follows is for the thread alone.
+    # Only the thread calls the methods below.
 
     def _listen(self) -> None:
-        """Take in what the server tells, until it has ended."""
+        """Receive the server's messages until it has ended."""
         try:
             self._link.run(self._take, self._look, _TICK_SECONDS)
         except Exception:

@@ -29,7 +29,7 @@ OOM_SCORE = "/proc/self/oom_score_adj"
 def become_kernel(
     request: dict[str, Any], output: int, working_directory: int, failure: int
 ) -> None:
-    """Turn this forked process into what a new one would be; report what fails, and end."""
+    """Make this forked process like a new one; after a failure, report it and end."""
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
@@ -59,7 +59,7 @@ def become_kernel(
     except BaseException as error:
         os.write(failure, json.dumps(failed(request, error)).encode())
         os._exit(1)
-    os.close(failure)  # which the server waits for
+    os.close(failure)  # the server waits for this
 
 
 def take_over(state: dict[str, Any]) -> None:
@@ -95,7 +95,7 @@ def name_process(kernel_id: str) -> None:
 
 
 def reseed() -> None:
-    """Give this process random numbers of its own; what reads the system's has them anyway."""
+    """Seed the random numbers of this process; the server's other kernels get others."""
     random.seed()
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
@@ -119,7 +119,7 @@ def be_kernel(request: dict[str, Any]) -> None:
 
 
 def failed(request: dict[str, Any], error: BaseException) -> dict[str, object]:
-    """Say what has failed."""
+    """Return the message that reports a failure."""
     return {
         "failed": request["fork"],
         "errno": getattr(error, "errno", None),

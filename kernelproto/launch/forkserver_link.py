@@ -1,4 +1,4 @@
-"""Link: the socket to a fork server, and the thread that has it to itself; POSIX only."""
+"""Link: the socket to a fork server, which one thread reads and writes; POSIX only."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Posted:
     """A message on its way.
 
     Args:
-        message: as JSON can have it.
-        descriptors: go with it; closed when it has been sent, or never will be.
+        message: of JSON types.
+        descriptors: sent with it; closed once the message has been sent or given up.
         refuse: called in the link's thread with the error where this system cannot send it.
     """
 
@@ -48,7 +48,7 @@ class Posted:
 
 
 class Link:
-    """Messages to a fork server and from it, which no caller waits for.
+    """Sends messages to a fork server, and receives its messages; no caller waits.
 
     Every method but run() is for any thread and does not block.
 
@@ -151,7 +151,7 @@ class Link:
             self._outbox.popleft().close()
 
     def _receive(self, take: Callable[[dict[str, Any]], None]) -> bool:
-        """Take in what has arrived; return whether the server is still there."""
+        """Read messages; return whether the server is still there."""
         try:
             data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
@@ -168,7 +168,7 @@ class Link:
         return bool(data)
 
     def _send(self) -> bool:
-        """Send what can be sent now; return whether the server is still there."""
+        """Send messages without waiting; return whether the server is still there."""
         while True:
             with self._lock:
                 if not self._outbox:

@@ -48,7 +48,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-# What ipykernel imports when it is started, beyond what importing it imports.
+# The modules that ipykernel imports when it starts, besides those that its import loads.
 LATE_IMPORTS = (
     "IPython.core.completerlib",
     "IPython.core.debugger",
@@ -77,9 +77,6 @@ ENTERING_SECONDS = 0.05
 # The descriptors that come with a request for a fork.
 DESCRIPTORS = 2
 
-# An ipykernel ends when the process with this number does.
-PARENT_VARIABLE = "JPY_PARENT_PID"
-
 # The unit in which getrusage counts memory.
 UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -93,7 +90,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_open_files()
-    os.environ[PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
+    os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
     broken = preload(json.loads(sys.argv[2]))
     os.chdir("/")  # each kernel is told where it works, and this folder is in nobody's way
     request = Server(owner, kernel).serve(broken)
@@ -120,7 +117,7 @@ def raise_open_files() -> None:
 
 
 def preload(modules: list[str]) -> dict[str, str]:
-    """Import everything; return what could not be imported, and why."""
+    """Import everything; return the modules that cannot be imported, each with the reason."""
     broken: dict[str, str] = {}
     for name in ["ipykernel.kernelapp", *modules]:
         try:
@@ -238,7 +235,7 @@ class Server:
         return bool(data)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Do what is asked; return the request in a forked kernel."""
+        """Carry out a request; return it in a forked kernel."""
         if "fork" in request:
             return self.fork(request)
         if "signal" in request:
@@ -331,10 +328,10 @@ class Server:
                 os.killpg(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Close all that is the server's, in a forked kernel.
+        """Close the descriptors of the server, in a forked kernel.
 
-        By its objects, not by its numbers: an object that is not told would later close what has
-        the number then.
+        Through the objects that own them: an object that is still open would later close another
+        file with the same number.
         """
         for mine in (self.selector, self.owner, self.wake, self.woken):
             mine.close()
@@ -343,20 +340,20 @@ class Server:
             close_all(descriptors or ())
 
     def tell(self, message: dict[str, object]) -> None:
-        """Tell the owner; one that is gone is noticed in the loop."""
+        """Send a message to the owner; the loop notices when the owner has ended."""
         with contextlib.suppress(OSError):
             self.owner.sendall(json.dumps(message).encode() + b"\n")
 
 
 def wake_up(signum: int, frame: object) -> None:
-    """Do nothing: that the signal was handled writes to the wake-up descriptor."""
+    """Do nothing; because it handles the signal, Python writes to the wake-up descriptor."""
 
 
 def threads_after_fork() -> int:
     """Return how many threads this process has after a fork.
 
-    Numerical libraries end theirs before a fork and start them again when they need them. Whatever
-    is still there would be missing in the kernels, perhaps with a lock in its hands.
+    Numerical libraries end their threads before a fork and start them again when needed. All other
+    threads would be missing in the kernels, and the locks that they hold would stay locked.
     """
     pid = os.fork()
     if pid == 0:

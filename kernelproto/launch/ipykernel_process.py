@@ -2,13 +2,14 @@
 
 It is run by its path, ``python ipykernel_process.py -f FILE``, and imports nothing of kernelproto.
 
-Of the outputs that could not be sent yet, ipykernel's iopub keeps 1,000 messages for each client,
-which is libzmq's default, and drops what comes after them without a word. A busy machine or a
-client that is suspended for a moment is enough for that.
+ipykernel's iopub socket queues 1,000 unsent messages for each client, which is libzmq's default,
+and drops later messages silently. A busy machine, or a client that is suspended for a moment, is
+enough for that. Here the limit is higher.
 
-An interrupt is a signal, and Python raises KeyboardInterrupt wherever it is just then. In
-ipykernel's own code, between two messages, that costs a reply or ends the kernel. So here it is
-raised in the user's code alone; any other one is ignored, as ipykernel does between two requests.
+An interrupt is a signal, and Python raises KeyboardInterrupt in the code that runs at that moment.
+In ipykernel's own code, between two messages, that loses a reply or ends the kernel. So here the
+exception is raised in the user's code only. Other interrupts are ignored, as ipykernel ignores them
+between two requests.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ class InterruptUserCode:
     """Handles SIGINT: raises KeyboardInterrupt in the user's code, and nowhere else.
 
     Args:
-        serving: the function that serves a request, whatever it asks for.
-        hosts: the functions that call the user's code, and catch what it raises.
+        serving: the function that serves requests of all types.
+        hosts: the functions that call the user's code, and catch its exceptions.
     """
 
     def __init__(self, serving: CodeType, hosts: set[CodeType]) -> None:
@@ -41,7 +42,7 @@ class InterruptUserCode:
             signal.default_int_handler(signum, frame)
 
     def __eq__(self, other: object) -> bool:
-        # Trio has a handler of its own in place of Python's, and of no other one.
+        # Trio installs its own handler only if the current one is Python's.
         return self is other or other is signal.default_int_handler
 
     __hash__ = object.__hash__
@@ -53,14 +54,14 @@ class InterruptUserCode:
             if caller in self.hosts and frame.f_code.co_filename != caller.co_filename:
                 return True
             if caller is self.serving:
-                # Completion and comms run code of the user's as well. What they raise is caught.
+                # Completion, inspection and comms run the user's code, too; exceptions are caught.
                 return frame.f_code.co_name.startswith(("comm_", "complete_", "inspect_"))
             frame = frame.f_back
         return False
 
 
 def spare_own_code(kernel: Any) -> None:
-    """Let interrupts strike the user's code alone; a kernel that is built differently stays so."""
+    """Let interrupts strike the user's code only; do nothing to an unknown kind of kernel."""
     try:
         shell = kernel.shell
         handler = InterruptUserCode(
@@ -103,7 +104,7 @@ def main() -> None:
 if __name__ == "__main__":
     folder = os.path.dirname(os.path.realpath(__file__))
     if os.path.realpath(sys.path[0]) == folder:
-        del sys.path[0]  # its modules have names that others have, too
+        del sys.path[0]  # its modules would hide others with the same names
     # Programs look there to see that they run in an ipykernel.
     launcher = importlib.util.find_spec("ipykernel_launcher")
     sys.argv[0] = (launcher and launcher.origin) or "ipykernel_launcher"

@@ -7,10 +7,10 @@ the memory (/dev/zero). So a file is opened without blocking, is read only if it
 and only up to a bound.
 
 A file in the runtime folder decides which processes are signalled and which files are removed. It
-counts only if nobody but this user can have written it: it belongs to this user, it is no symbolic
+is trusted only if no other user can have written it: it belongs to this user, it is no symbolic
 link, and others cannot replace it, because they cannot write to its folder, or because the folder
 has the sticky bit. The superuser is trusted like this user. On Windows, where files have no such
-owners and modes, only kind and size are looked at.
+owners and modes, only kind and size are checked.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""ProcessId: a process, told from all others that have had its number or will have it.
+"""ProcessId: identifies a process, although the system gives its number to others later.
 
-A process is known by its number and its start time, on one machine since it was booted, in one pid
-namespace. Of a process on another machine, or in another container, nothing can be known. The same
-host before its last boot has nothing that runs any more.
+The number and the start time identify a process on one machine, since its boot, in one pid
+namespace. The state of a process on another machine, or in another container, cannot be known.
+Processes from before the last boot of this machine have ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ProcessNumber = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """Where a process number has its meaning; "" is what the system does not tell."""
+    """The machine on which a process number is valid; "" where the system does not tell."""
 
     host: str
     boot: str
@@ -30,12 +30,12 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 class ProcessId(msgspec.Struct, frozen=True):
-    """A process, once and for all.
+    """A process.
 
     Args:
         pid: its number.
         started: its start time as the system counts it, "" where that is unknown.
-        machine: where that is.
+        machine: where it runs.
     """
 
     pid: _ProcessNumber
@@ -44,7 +44,7 @@ class ProcessId(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, pid: int) -> ProcessId:
-        """Return what identifies the process that runs under this number."""
+        """Return the identity of the process that runs under this number."""
         return cls(pid, start_time(pid), _this_machine())
 
     @property

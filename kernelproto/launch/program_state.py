@@ -21,7 +21,7 @@ _NAMESPACES = "/proc/thread-self/ns"
 _CGROUPS = "/proc/thread-self/cgroup"
 _OOM_SCORE = "/proc/self/oom_score_adj"
 
-# The lines of the status that tell what a thread may do.
+# The lines of the status that name the rights of a thread.
 _RIGHTS = {
     b"Uid",
     b"Gid",
@@ -57,8 +57,8 @@ def program_rights() -> Hashable:
 def program_state() -> dict[str, object]:
     """Return the state that a forked kernel takes over by itself, as JSON can have it.
 
-    A value that this system does not tell is None or missing; the kernel then keeps the value that
-    the fork server has. The umask can be read on Linux alone: elsewhere reading it means changing
+    A value that this system does not tell is None or missing; the kernel then keeps the value of
+    the fork server. The umask can be read on Linux alone: elsewhere reading it means changing
     it for a moment, for all threads.
     """
     return {
@@ -103,7 +103,7 @@ def _root() -> tuple[int, int]:
 
 
 def _read(path: str) -> bytes:
-    """Return the contents of a file of the system, nothing where there is no such file.
+    """Return the contents of a file of the system; b"" if there is no such file.
 
     Raises:
         OSError: there are no file descriptors left.

@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-A record says what there is of a kernel and whose it is. It is written before there is anything else
-of the kernel and removed after everything else, so that what a killed program leaves can
-be found: the first launch of each program clears up after owners that are gone.
+A record names the process, the files and the owner of a kernel. A launch writes the record first,
+and the end of the kernel removes it last. So the leftovers of a killed program can be found: the
+first launch of each program clears up after owners that are gone.
 
-About the records of another machine, or container, nothing can be known, and they are left alone:
-the runtime folder may be a shared one. Where the system does not tell start times (outside Linux),
-a number that is in use again keeps the record, and no process is ended; on Windows nothing is
-cleared up.
+The runtime folder may be shared with other machines or containers. Their processes cannot be seen
+from here, so their records are left alone. Where the system does not tell start times (outside
+Linux), a process number that is in use again keeps the record, and no process is ended; on Windows
+nothing is cleared up.
 
 A record is trusted only if no other user can have written it (see own_files.py), and only as far as
 it is about the kernel that it is named by: its paths have to be those that follow from the kernel's
@@ -79,7 +79,7 @@ _swept: set[str] = set()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is of one kernel. It is written anew whenever there is more.
+    """The process and the files of one kernel; written again whenever one of them is added.
 
     Args:
         kernel_id: a UUID.
@@ -110,7 +110,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def reserve(cls, kernel_id: str, *, socket_folder: str | None = None) -> Record:
-        """Write the record of a kernel of which there is nothing yet.
+        """Write the record of a kernel that has no files and no process yet.
 
         Args:
             kernel_id: a UUID.
@@ -139,7 +139,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether nobody is there any more who needs what there is of the kernel."""
+        """Whether no program needs the kernel's process and files any more."""
         if self.detached and self.process is not None:
             return self.process.is_gone
         return self.owner.is_gone
@@ -149,7 +149,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, process=process)
 
     def charge(self) -> Charge:
-        """Return what the watchdog is to do if this program dies before the kernel is started."""
+        """Return the watchdog's task if this program dies before the kernel is started."""
         return Charge(self.kernel_id.encode(), 0, "", os.fsencode(self.path), self.files)
 
     def write(self) -> None:
@@ -190,7 +190,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
     def remove(self) -> None:
-        """Remove the record, as the last of the kernel; more than once is fine."""
+        """Remove the record, after all other files of the kernel; more than once is fine."""
         remove_record(os.fsencode(self.path))
 
     def clear_up(self) -> bool:
@@ -326,7 +326,7 @@ def _records(folder: str) -> Iterator[tuple[str, Record]]:
 
 
 def _read(path: str, parent: str) -> Record:
-    """Read a record, and look whether all that it names belongs to the kernel it is named by.
+    """Read a record, and check that its process and files are those of the kernel in its name.
 
     Raises:
         OSError: it cannot be read, or another user may have written it.

@@ -50,8 +50,8 @@ logger = logging.getLogger(__name__)
 Launched: TypeAlias = tuple[ConnectionInfo, KernelManager]
 Launch = Callable[[], Awaitable[Launched]]
 
-# A kernel whose port somebody else has taken is launched again on others; it is not bad luck any
-# more when that happens so often in a row.
+# A kernel whose port another program has taken is launched again on other ports, this often in a
+# row: more often cannot be chance.
 _MOST_RELAUNCHES = 5
 
 # How long a kernel may be silent before it is looked after whether it listens at its own ports.
@@ -67,10 +67,10 @@ class Generation:
         client: the client that talks to it.
         ready_at: when it was ready, on the clock of ``anyio.current_time``; None before.
         dead: whether its process is known to have ended.
-        gone: set when its process has ended and everybody who waited for it was told.
+        gone: set when its process has ended and every pending call has raised.
         outlives: whether leaving lets go of the process instead of ending it.
         reason: why it was killed, if it was killed from here.
-        farewell: what those get who still wait for it when its block is left.
+        farewell: the error of calls that are pending when its block is left.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Generation:
 
     @property
     def lost_address(self) -> bool:
-        """Whether the kernel could not listen, because somebody else does at its address."""
+        """Whether the kernel could not listen, because another program does at its address."""
         return self._lost_address or self._look_after_address()
 
     async def interrupt(self) -> None:
@@ -142,7 +142,7 @@ class Generation:
         """End the process in order, whatever is cancelled meanwhile; a forked child ends nothing.
 
         Args:
-            error: what those get who still wait for the kernel.
+            error: raised by calls that still wait for the kernel.
             restart: whether the kernel is told that it will be started again.
 
         Returns:
@@ -153,11 +153,11 @@ class Generation:
         return await to_the_end(partial(self._end, error, restart), seconds=longest(self._timeouts))
 
     async def watch(self, on_death: Callable[[int | None], KernelProtoError]) -> None:
-        """Wait for the end of the process, then let nobody wait for it any longer.
+        """Wait for the end of the process, then end every pending call.
 
         Args:
-            on_death: called with the exit status when nobody here has asked for the end; returns
-                what those get who wait.
+            on_death: called with the exit status if this program has not ended the process; returns
+                the error of pending calls.
         """
         returncode = await self.manager.wait()
         if not self._ending.locked():

@@ -1,12 +1,11 @@
-"""Generations: a kernel's processes, one after the other, and who waits for the next.
+"""Generations: a kernel's processes, one after the other, and the wait for the next one.
 
 Theory of operation
 -------------------
-There is one current generation. When it dies, or is to be restarted, a Replacement is expected:
-there is at most one at a time, so whoever asks for a restart meanwhile joins it, and whoever has a
-request waits for it. It ends when the next generation is ready, or with the error because of which
-there is none. A Replacement is carried out by a task: by one of the kernel's when a restart was
-asked for, by one of the supervisor's when the kernel has died.
+There is one current generation. When it dies, or is to be restarted, a Replacement begins. There is
+at most one at a time: further restarts join it, and requests wait for it. It ends when the next
+generation is ready, or with an error. A task carries it out: a task of the kernel for a restart, a
+task of the supervisor if the kernel has died.
 
     serving --died, nobody supervises, or the supervisor gives up--> dead
     serving --restart(), or died and supervised--> replacing --ready--> serving
@@ -55,15 +54,15 @@ logger = logging.getLogger(__name__)
 
 
 class Replacement(Waiter[Generation]):
-    """The next generation, for all who wait for it.
+    """The next generation; several tasks may wait for it.
 
     Args:
         auto: whether a supervisor has decided on it.
-        attempt: the how manieth start in a row it is.
+        attempt: consecutive attempt number, starting at 1.
 
     Attributes:
-        hurry: set when somebody does not want it to be delayed any longer.
-        scope: cancelled when it is not wanted any more.
+        hurry: set when a restart must not wait for the backoff any longer.
+        scope: cancelled when the generation is no longer wanted.
     """
 
     __slots__ = ("attempt", "auto", "hurry", "scope")

@@ -1,4 +1,4 @@
-"""Service: a kernel is served by a task of the event loop, whichever tasks begin and end it.
+"""Service: a task of the event loop serves a kernel; any tasks may begin and end it.
 
 A cancel scope has to be left by the task that entered it, and a kernel is served in several. A
 pytest-asyncio fixture, an AsyncExitStack that is closed by another task, or a REPL enters in one
@@ -29,14 +29,14 @@ T = TypeVar("T")
 class Service(Generic[T]):
     """Enters an async context manager, and leaves it, in a task that belongs to the event loop.
 
-    ``async with Service(manager, name) as value`` may be left by another task than the one that
-    has entered it. The manager does not learn of exceptions from the block; they arrive as
-    themselves. When the manager fails while the block runs, this is logged, and raised when the
-    block is left. The end of the event loop ends the service as well.
+    The task that leaves ``async with Service(manager, name) as value`` need not be the task that
+    has entered it. Exceptions from the block are not passed to the manager, and arrive unchanged.
+    If the manager fails while the block runs, the error is logged, and raised when the block is
+    left. The end of the event loop ends the service as well.
 
     Args:
-        manager: what is entered.
-        name: of the service, for people.
+        manager: the async context manager.
+        name: of the service, for the log and the name of its thread.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[T], name: str) -> None:
@@ -51,10 +51,10 @@ class Service(Generic[T]):
         self._ended: anyio.Event
 
     async def start(self) -> T:
-        """Enter the manager; return what it gives.
+        """Enter the manager; return its value.
 
         Raises:
-            BaseException: what entering it raises.
+            BaseException: entering the manager has failed.
             RuntimeError: no thread can be started.
         """
         self._owner = LoopOwner()
@@ -75,7 +75,7 @@ class Service(Generic[T]):
         return self._values[0]
 
     async def stop(self) -> None:
-        """Leave the manager, whatever is cancelled meanwhile; any task may, more than once.
+        """Leave the manager, also when cancelled; any task may call it, more than once.
 
         In a fork of the process it does nothing.
 

@@ -1,10 +1,11 @@
-"""Conversation: what a client has asked of a kernel, and what has become of it.
+"""Conversation: the requests of a client, and the state of each.
 
 Theory of operation
 ===================
 
-The conversation is told what was sent (``sent``) and what arrived (``received``). It answers with
-an Event that says whose the arrival is and what it means; it never sends, waits or decides.
+The client reports each message that it sends (``sent``) and each that arrives (``received``). For
+an arrival, the conversation returns an Event: the request that the message belongs to, and the
+meaning of the message. The conversation never sends, waits or decides.
 
 Every request that expects a reply is one small automaton. Its states:
 
@@ -23,8 +24,8 @@ that the kernel aborted produces no outputs, so its reply ends it. The conversat
 request that is over.
 
 Some kernels say "idle" before the last outputs have left them (``trailing_seconds``). Their
-executions stay open, TRAILING, until whoever has the clock finds that it was quiet for that long,
-and forgets them.
+executions stay open, TRAILING, until the client, which has the clock, has heard nothing for that
+long and forgets them.
 
 Lost replies
 ------------
@@ -50,9 +51,9 @@ that has failed.
 
 The tables of ``transitions.py`` are the whole of it; a pair that is not in them changes nothing.
 
-Whose an arrival is (Origin) is told by its parent header: a request that is still open (OWN), one
-of this session that is over or was given up (LATE: background threads write whenever they like),
-another client's request (FOREIGN), or none at all (KERNEL).
+The parent header of an arrival tells its Origin: a request that is still open (OWN), a request of
+this session that is over or was given up (LATE: background threads write at any time), another
+client's request (FOREIGN), or no request (KERNEL).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ from kernelproto.wire.transitions import (
 
 
 class Origin(StrEnum):
-    """Whose request an arriving message belongs to."""
+    """The sender of the request that an arriving message belongs to."""
 
     OWN = "own"
     LATE = "late"
@@ -172,11 +173,11 @@ class Request:
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What an arriving message means.
+    """The meaning of an arriving message.
 
     Attributes:
         signal: its meaning.
-        origin: whose request it belongs to.
+        origin: the sender of the request that it belongs to.
         message: the message.
         request: that request when the origin is OWN, in the state that the message has brought it
             to.
@@ -208,8 +209,8 @@ class Conversation:
         self._statuses = itertools.count()
         self._session = session
         self._open: dict[str, Request] = {}
-        # Insertion-ordered: the requests, anybody's, that the kernel is busy with, and whether each
-        # is another client's.
+        # Insertion-ordered: the requests of any client that the kernel is busy with, and whether
+        # each is another client's.
         self._busy_with: dict[str, bool] = {}
         self._waits_for: str | None = None
 
@@ -219,7 +220,7 @@ class Conversation:
 
     @property
     def kernel_busy(self) -> bool:
-        """Whether the kernel works on anybody's request, as far as its messages tell."""
+        """Whether the kernel works on a request of any client, as far as its messages tell."""
         return bool(self._busy_with or self._waits_for)
 
     @property
@@ -231,7 +232,7 @@ class Conversation:
         """Take note of a message before it is sent.
 
         Returns:
-            The open request, or None for a message that nobody replies to.
+            The open request, or None for a message that has no reply.
         """
         if not message.msg_type.endswith("_request"):
             return None
@@ -243,7 +244,7 @@ class Conversation:
         return request
 
     def forget(self, msg_id: str) -> None:
-        """Give up a request; whatever still arrives for it is LATE."""
+        """Give up a request; messages that still arrive for it are LATE."""
         self._open.pop(msg_id, None)
 
     def give_up(self, request: Request) -> None:
@@ -263,7 +264,7 @@ class Conversation:
         return iter(self._open.values())
 
     def received(self, message: Message, channel: ChannelName) -> Event:
-        """Say what an arriving message means.
+        """Return the meaning of an arriving message.
 
         Raises:
             MalformedMessage: it is a status message whose content cannot be read.
@@ -361,8 +362,7 @@ def _signal(message: Message, channel: ChannelName) -> Signal:
 
 
 def _is_aborted(reply: Message) -> bool:
-    # A reply that cannot be read still ends its request: who waits for it sees what is wrong with
-    # it.
+    # A reply that cannot be read still ends its request: the caller gets the error.
     try:
         return getattr(reply.content, "aborted", False)
     except MalformedMessage:

@@ -19,7 +19,7 @@ class State(StrEnum):
 
 
 class Signal(StrEnum):
-    """What an arriving message means for its request; the last two, for the earlier requests."""
+    """The effect of a message on its request; the last two affect the earlier requests."""
 
     BUSY = "busy"
     IDLE = "idle"
