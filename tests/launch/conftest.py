@@ -6,7 +6,7 @@ import json
 import os
 import select
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -90,7 +90,7 @@ def few_descriptors() -> Callable[[int], AbstractContextManager[None]]:
     import resource  # there is none on Windows
 
     @contextmanager
-    def leave(free: int) -> Iterator[None]:
+    def leave(free: int) -> Generator[None]:
         limits = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
         taken: list[int] = []
