@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from kernelproto.pool.limits import LeaseLimits
 from kernelproto.pool.places import Lease
 
 
@@ -20,10 +21,12 @@ class Ticket(NamedTuple):
     Args:
         wait: whether it waits for room rather than to be refused.
         replaces: a lease whose kernel ends for it if there is no room for both.
+        limits: the limits of its kernel and its user.
     """
 
     wait: bool
     replaces: Lease | None
+    limits: LeaseLimits
 
 
 @dataclass(slots=True)
@@ -44,6 +47,11 @@ class Waiting:
     def patient(self) -> bool:
         """Whether all of its tickets wait for room."""
         return all(ticket.wait for ticket in self.tickets.values())
+
+    @property
+    def limits(self) -> LeaseLimits:
+        """The limits of its first ticket."""
+        return next(iter(self.tickets.values())).limits
 
 
 class Line:

@@ -24,8 +24,10 @@ from kernelproto.pool.plan import (
     Action,
     Cull,
     Evict,
+    Expire,
     HandOver,
     Lease,
+    LeaseLimits,
     Phase,
     Plan,
     RefuseFull,
@@ -48,6 +50,7 @@ _LOOK_AGAIN_SECONDS = 1.0
 _REASONS = {
     "evicted": "evicted: it was idle, and somebody else needed its place; get() starts another one",
     "culled": "culled: it was idle for too long; get() starts another one",
+    "expired": "expired: it had its maximum age; get() starts another one",
     "released": "released: get() starts another one",
     "lost": "lost: it has died, and get() starts another one",
 }
@@ -57,6 +60,7 @@ _REASONS = {
 _ENDS = {
     "evicted": "the kernel was evicted: it was idle, and another one needed its place",
     "culled": "the kernel was culled: it was idle for too long",
+    "expired": "the kernel was ended: it had its maximum age",
     "released": "the kernel was shut down",
 }
 
@@ -73,6 +77,7 @@ class StartOptions(TypedDict, total=False):
         env: environment variables, beside those of the pool.
         launch_params: launch parameters in place of the pool's.
         kernel_id: the id that it gets, a UUID; a new one by default.
+        lease_limits: the limits of the user and of this kernel, in place of the pool's.
     """
 
     kernel: str | None
@@ -80,6 +85,7 @@ class StartOptions(TypedDict, total=False):
     env: Mapping[str, str] | None
     launch_params: Mapping[str, object] | None
     kernel_id: str | None
+    lease_limits: LeaseLimits | None
 
 
 class Recipe(Protocol):
@@ -152,17 +158,26 @@ class Members(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def hand_over(
-        self, lease: Lease, *, wait: bool, start: StartOptions, replaces: Lease | None = None
+        self,
+        lease: Lease,
+        *,
+        wait: bool,
+        start: StartOptions,
+        replaces: Lease | None = None,
+        used: bool = True,
     ) -> AsyncGenerator[tuple[Member, Kernel]]:
-        """Give a lease's kernel, ready, and hold it for the block; see ``KernelPool.get``."""
-        with self._asking(lease, wait, start, replaces) as request:
+        """Give a lease's kernel, ready, and hold it for the block; see ``KernelPool.get``.
+
+        With *used*, the idle time of the kernel begins anew after the block.
+        """
+        with self._asking(lease, wait, start, replaces, used) as request:
             member = await request.member.wait()
             yield member, await member.ready.wait()
 
     @contextmanager
     def connected(self, member: Member) -> Generator[None]:
         """Count one more client as connected to a kernel."""
-        self._plan.connected(member.number)
+        self._plan.connected(member.number, anyio.current_time())
         try:
             yield
         finally:
@@ -197,7 +212,7 @@ class Members(AsyncContextManagerMixin):
 
     @contextmanager
     def _asking(
-        self, lease: Lease, wait: bool, start: StartOptions, replaces: Lease | None
+        self, lease: Lease, wait: bool, start: StartOptions, replaces: Lease | None, used: bool
     ) -> Generator[_Request]:
         """Ask for a lease's kernel; for the block, nobody else gets its place."""
         if self._tasks is None:
@@ -205,14 +220,15 @@ class Members(AsyncContextManagerMixin):
         self._check_type(lease, start.get("kernel"))
         if not wait and self._plan.crowded and self.find(lease) is None:
             self._look_at_busy()  # before this request is refused because of them
-        ticket = self._plan.ask(lease, wait=wait, replaces=replaces)
+        limits = start.get("lease_limits")
+        ticket = self._plan.ask(lease, wait=wait, replaces=replaces, limits=limits)
         request = self._requests[ticket] = _Request(lease, start, Waiter[Member]())
         try:
             self._update()
             yield request
         finally:
             del self._requests[ticket]
-            self._plan.leave(ticket, anyio.current_time())
+            self._plan.leave(ticket, anyio.current_time(), used=used)
             self._update()
 
     def _check_type(self, lease: Lease, wanted: str | None) -> None:
@@ -277,11 +293,14 @@ class Members(AsyncContextManagerMixin):
                 self._end(self._members[number], "released")
             case Cull(number):
                 self._end(self._members[number], "culled")
+            case Expire(number):
+                self._end(self._members[number], "expired")
             case RefuseFull(ticket, waiting):
                 self._refuse(ticket, _full(self._plan.limits.max_kernels, waiting))
             case RefuseQuota(ticket):
-                user = self._requests[ticket].lease.user
-                self._refuse(ticket, _beyond_quota(self._plan.limits.max_per_user, user))
+                _, start, *_ = request = self._requests[ticket]
+                limits = start.get("lease_limits") or self._plan.limits
+                self._refuse(ticket, _beyond_quota(limits.max_per_user, request.lease.user))
 
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._recipe.kernel_type(start)

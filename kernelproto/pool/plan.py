@@ -30,6 +30,12 @@ A kernel is idle when it is RUNNING, neither busy nor connected, and no ticket h
 idle for a moment only may be between two executions, or was handed over and not used yet: requests
 that wait leave it alone. Otherwise a long line would take each kernel away before it was of use.
 
+The idle time of a kernel begins anew when it is used. A connected client stops the clock, and a
+disconnect lets it go on, so a client that only reconnects keeps no kernel for ever. With
+``cull_connected`` clients do not stop the clock, and a connected kernel may be culled, but is not
+evicted. A kernel that has its ``max_age`` is ended, whatever it does. Each ticket brings the limits
+of its kernel and its user.
+
 A decision costs O(1), or O(log n) where idle kernels are put in order. It visits the new requests,
 the promised leases if a place is free, the first lease of the others, and each kernel that it ends,
 but no other kernel and no other lease. ``Places`` keeps the counts and orders that a decision needs
@@ -39,22 +45,24 @@ of the kernels, and ``Line`` those of the leases.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import msgspec
 
+from kernelproto.pool.limits import LeaseLimits, Limits
 from kernelproto.pool.line import Line, Ticket, Waiting
-from kernelproto.pool.places import Lease, Phase, Place, Places
+from kernelproto.pool.places import Lease, Order, Phase, Place, Places
 
 __all__ = [
     "SETTLED_SECONDS",
     "Action",
     "Cull",
     "Evict",
+    "Expire",
     "HandOver",
     "Lease",
+    "LeaseLimits",
     "Limits",
     "Phase",
     "Place",
@@ -67,27 +75,6 @@ __all__ = [
 
 # For how many seconds a kernel must have been idle before a request that waits may have its place.
 SETTLED_SECONDS = 0.5
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the kernels of a pool are limited to.
-
-    Args:
-        max_kernels: how many there may be, those that start and end included.
-        max_per_user: how many of them each user may have.
-        idle_timeout: after how many idle seconds a kernel is culled; None means never.
-    """
-
-    max_kernels: int = 50
-    max_per_user: int = 1
-    idle_timeout: float | None = 1800.0
-
-    def __post_init__(self) -> None:
-        """Refuse what makes no sense."""
-        if self.max_kernels < 1 or self.max_per_user < 1:
-            raise ValueError("a pool's max_kernels and max_per_user are 1 or more")
-        if self.idle_timeout is not None and self.idle_timeout <= 0:
-            raise ValueError("a pool's idle_timeout is a positive number of seconds, or None")
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -123,6 +110,12 @@ class Cull(msgspec.Struct, frozen=True):
     place: int
 
 
+class Expire(msgspec.Struct, frozen=True):
+    """End a kernel that has its maximum age."""
+
+    place: int
+
+
 class RefuseFull(msgspec.Struct, frozen=True):
     """Tell a ticket that there is no room, and that so many leases wait before it."""
 
@@ -136,7 +129,7 @@ class RefuseQuota(msgspec.Struct, frozen=True):
     ticket: int
 
 
-Action: TypeAlias = Start | HandOver | Evict | Replace | Cull | RefuseFull | RefuseQuota
+Action: TypeAlias = Start | HandOver | Evict | Replace | Cull | Expire | RefuseFull | RefuseQuota
 
 
 def _see_no_news(number: int) -> None:
@@ -154,7 +147,7 @@ class Plan:
     Attributes:
         started: a kernel that was to be started is ready.
         busy: a kernel works, or does not work any more.
-        used: a kernel was used at that time.
+        used: a kernel was used at that time, so its idle time begins anew.
         connected: one more client is connected to a kernel.
         disconnected: one client less is connected to a kernel.
         end: a kernel is being ended, because its user wants it or because it has died for good.
@@ -190,18 +183,15 @@ class Plan:
     def crowded(self) -> bool:
         """Whether a lease without a kernel finds neither a free place nor an idle kernel."""
         full = len(self._places) >= self.limits.max_kernels
-        return full and self._places.longest_idle() is None
+        return full and self._places.idle.first() is None
 
     @property
     def wake_at(self) -> float:
         """When to ``decide`` again although nothing has happened; infinity means never."""
-        delays: list[float] = []
-        if self.limits.idle_timeout is not None:
-            delays.append(self.limits.idle_timeout)
+        times = [self._places.culling.first_time(), self._places.expiring.first_time()]
         if self.somebody_waits:
-            delays.append(SETTLED_SECONDS)
-        longest = self._places.longest_idle() if delays else None
-        return math.inf if longest is None else self._places[longest].idle_since + min(delays)
+            times.append(self._places.idle.first_time() + SETTLED_SECONDS)
+        return min(times)
 
     def places_of(self, user: str) -> Mapping[int, Place]:
         """Return a user's kernels, in the order in which they were started; read-only."""
@@ -215,25 +205,42 @@ class Plan:
         """Return the first of a lease's tickets that are in line, None where there are none."""
         return self._line.first_ticket(lease)
 
-    def ask(self, lease: Lease, *, wait: bool, replaces: Lease | None = None) -> int:
+    def ask(
+        self,
+        lease: Lease,
+        *,
+        wait: bool,
+        replaces: Lease | None = None,
+        limits: LeaseLimits | None = None,
+    ) -> int:
         """Ask for a lease's kernel; return the ticket.
 
         Args:
             lease: the lease.
             wait: whether to wait in line rather than to be refused when there is no room.
             replaces: a lease of the same user's whose kernel goes when there is no room for both.
+            limits: the limits of the user, and of the kernel that is started if there is none;
+                None means those of the plan.
         """
         number = next(self._new_ticket)
-        self._line.join(number, lease, Ticket(wait, replaces))
+        self._line.join(number, lease, Ticket(wait, replaces, limits or self.limits))
         return number
 
-    def leave(self, ticket: int, now: float) -> None:
-        """The request is over: its kernel is in hand, or it has given up, or was refused."""
+    def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
+        """The request is over: its kernel is in hand, or it has given up, or was refused.
+
+        Args:
+            ticket: the request's.
+            now: the time.
+            used: whether the request counts as a use of its kernel.
+        """
         number = self._held.pop(ticket, None)
         if number is None:
             self._line.leave(ticket)
         else:
-            self._places.let_go(number, ticket, now)
+            if used:
+                self._places.used(number, now)
+            self._places.let_go(number, ticket)
 
     def decide(self, now: float, look: Callable[[int], object] = _see_no_news) -> list[Action]:
         """Return what is to be done now; for the plan it is done already.
@@ -245,11 +252,19 @@ class Plan:
         """
         new = self._line.take_new()
         return [
+            *self._expire(now),
             *self._hand_over(new),
             *self._cull(now, look),
             *self._admit(new),
             *self._serve_line(now, look),
         ]
+
+    def _expire(self, now: float) -> Iterator[Action]:
+        while (number := self._places.expiring.first()) is not None:
+            if self._places.expiring.time(number) > now:
+                break
+            self.end(number)
+            yield Expire(number)
 
     def _hand_over(self, new: list[Waiting]) -> Iterator[Action]:
         """Let the tickets for a kernel that is there have it."""
@@ -258,9 +273,7 @@ class Plan:
                 yield from self._give(waiting)
 
     def _cull(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
-        if self.limits.idle_timeout is None:
-            return
-        while (number := self._idle(now, self.limits.idle_timeout, look)) is not None:
+        while (number := self._due(self._places.culling, now, look)) is not None:
             self.end(number)
             yield Cull(number)
 
@@ -271,7 +284,7 @@ class Plan:
                 continue  # it has its kernel
             user = waiting.lease.user
             kernels = self._places.leased_by(user) + self._line.of_user(user)
-            if kernels < self.limits.max_per_user:
+            if kernels < waiting.limits.max_per_user:
                 self._line.keep(waiting)
             elif (replace := self._replace(waiting)) is not None:
                 yield replace
@@ -296,7 +309,7 @@ class Plan:
         first = waiting is self._line.first()
         if first and not self._unpromised:
             seconds = SETTLED_SECONDS if waiting.patient else 0
-            if (victim := self._idle(now, seconds, look)) is not None:
+            if (victim := self._due(self._places.idle, now, look, seconds)) is not None:
                 self.end(victim)
                 yield Evict(victim)
         if first and self._unpromised:
@@ -321,8 +334,10 @@ class Plan:
         """Start a promised lease's kernel, unless something that is still ENDING is in the way."""
         lease = waiting.lease
         of_user = len(self._places.of_user(lease.user))
-        if self._free and of_user < self.limits.max_per_user and not self._places.holds(lease):
-            yield Start(self._places.take(lease), lease, next(iter(waiting.tickets)))
+        limits = waiting.limits
+        in_the_way = of_user >= limits.max_per_user and of_user > self._places.leased_by(lease.user)
+        if self._free and not in_the_way and not self._places.holds(lease):
+            yield Start(self._places.take(lease, limits), lease, next(iter(waiting.tickets)))
             yield from self._give(waiting)
             self._line.has_kernel(lease)
 
@@ -350,14 +365,15 @@ class Plan:
             self._line.leave(number)
             yield RefuseFull(number, before)
 
-    def _idle(self, now: float, seconds: float, look: Callable[[int], object]) -> int | None:
-        """Return the kernel that has been idle longest, if for so long, also at a closer look."""
-        while (number := self._places.longest_idle()) is not None:
-            place = self._places[number]
-            since = place.idle_since
-            if since + seconds > now:
+    def _due(
+        self, order: Order, now: float, look: Callable[[int], object], seconds: float = 0
+    ) -> int | None:
+        """Return the first kernel if its time is so many seconds ago, also after a closer look."""
+        while (number := order.first()) is not None:
+            time = order.time(number)
+            if time + seconds > now:
                 break
             look(number)
-            if place.idle and place.idle_since == since:
+            if order.time(number) == time:
                 return number
         return None

@@ -50,9 +50,9 @@ class KernelPool(AsyncContextManagerMixin):
     A kernel is idle when it does not work, nobody waits for anything from it, and nobody is
     connected to it. One that was idle for ``idle_timeout`` seconds is ended (culled). When there
     are ``max_kernels`` and one more is asked for, the one that has been idle longest is ended
-    (evicted). A kernel that is busy or connected is never taken away. Who holds a Kernel that was
-    taken away gets ClientClosed from it, which says so, and another one from ``get``; a
-    ``connection`` is what keeps a kernel.
+    (evicted). A kernel that is busy or connected is taken away only if ``max_age`` or
+    ``cull_connected`` say so. If your kernel was taken away, calls on it raise ClientClosed; call
+    ``get`` for a new one. A ``connection`` keeps a kernel.
 
     Leaving the block ends all kernels, at the same time, each in order as ``run_kernel`` does.
 
@@ -62,9 +62,14 @@ class KernelPool(AsyncContextManagerMixin):
         max_kernels: how many kernels there may be, those that start and end included.
         max_per_user: how many of them a user may have, under different names.
         idle_timeout: after how many idle seconds a kernel is culled; None means never. They count
-            from when it was last used: from the last sign that it worked, from when the last client
-            disconnected, or from the last ``get``. Housekeeping (kernel_info, comm_info, debug,
-            interrupt and shutdown requests) does not count.
+            from when it was last used: from the last sign that it worked, or from the last ``get``.
+            Housekeeping (kernel_info, comm_info, debug, interrupt and shutdown requests) is no use.
+            The time that clients are connected does not count as idle, and a disconnect does not
+            begin the count anew.
+        max_age: how many seconds after its start a kernel is ended, also one that is busy or
+            connected (expired); None means never.
+        cull_connected: whether a kernel is culled although clients are connected to it. The time
+            that they are connected counts as idle then.
         warm: how many kernels of the type *kernel* are started ahead of time, for whoever comes
             next; they belong to nobody yet and come on top of *max_kernels*.
         restart: when a kernel that has died is started again; None means never by itself.
@@ -74,9 +79,9 @@ class KernelPool(AsyncContextManagerMixin):
         timeouts: the phases of each kernel's life, in seconds.
 
     Attributes:
-        counts: how many kernels were "started", "restarted", "evicted", "culled", "released" or
-            "lost" for good, how many have "failed", most of them to start, and how many requests
-            were "refused", since the pool was made.
+        counts: how many kernels were "started", "restarted", "evicted", "culled", "expired",
+            "released" or "lost" for good, how many have "failed", most of them to start, and how
+            many requests were "refused", since the pool was made.
         deaths: how many kernels have died, those that were restarted included, by ``Died.cause``.
 
     Raises:
@@ -91,6 +96,8 @@ class KernelPool(AsyncContextManagerMixin):
         max_kernels: int = 50,
         max_per_user: int = 1,
         idle_timeout: float | None = 1800.0,
+        max_age: float | None = None,
+        cull_connected: bool = False,
         warm: int = 0,
         restart: RestartPolicy | None = _DEFAULT_RESTART,
         cwd: str | os.PathLike[str] | None = None,
@@ -99,7 +106,11 @@ class KernelPool(AsyncContextManagerMixin):
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
     ) -> None:
         limits = Limits(
-            max_kernels=max_kernels, max_per_user=max_per_user, idle_timeout=idle_timeout
+            max_kernels=max_kernels,
+            max_per_user=max_per_user,
+            idle_timeout=idle_timeout,
+            max_age=max_age,
+            cull_connected=cull_connected,
         )
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
         self._recipe = _Recipe(finder or KernelFinder.from_entrypoints(), kernel, warm, options)
@@ -166,9 +177,11 @@ class KernelPool(AsyncContextManagerMixin):
     ) -> AsyncGenerator[PoolConnection]:
         """Connect to a user's own kernel for the block; start it when there is none.
 
-        Meanwhile it is neither culled nor evicted. Its messages are those of this kernel alone,
-        across restarts; they end with KernelDied when it has died for good, and with ClientClosed
-        when it was released.
+        Meanwhile it is not evicted, and culled only with ``cull_connected``. To connect is no use
+        of the kernel: if it does not work, its idle time goes on after the block.
+
+        The messages are those of this kernel alone, across restarts; they end with KernelDied when
+        it has died for good, and with ClientClosed when it was released.
 
         Args:
             user: as for ``get``, with *name*, *wait* and *start*.
@@ -186,7 +199,10 @@ class KernelPool(AsyncContextManagerMixin):
         """
         async with AsyncExitStack() as stack:
             lease = Lease(user, name)
-            async with self._members.hand_over(lease, wait=wait, start=start) as (member, kernel):
+            async with self._members.hand_over(lease, wait=wait, start=start, used=False) as (
+                member,
+                kernel,
+            ):
                 stack.enter_context(self._members.connected(member))
             messages = await stack.enter_async_context(
                 kernel.client.messages(

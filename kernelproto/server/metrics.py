@@ -24,7 +24,7 @@ from kernelproto.server.traffic import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_ENDS = ("evicted", "culled", "released", "lost", "failed")
+_ENDS = ("evicted", "culled", "expired", "released", "lost", "failed")
 
 # Requests that are told apart; a client can make up any other.
 _REQUESTS = frozenset(

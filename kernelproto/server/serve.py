@@ -128,6 +128,8 @@ async def serve(settings: Settings) -> None:
                 max_kernels=settings.max_kernels,
                 max_per_user=settings.max_per_user if settings.multi_user else settings.max_kernels,
                 idle_timeout=settings.idle_timeout or None,
+                max_age=settings.max_age or None,
+                cull_connected=settings.cull_connected,
                 warm=settings.warm,
                 cwd=settings.root_dir,
             ) as pool,

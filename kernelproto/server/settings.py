@@ -152,6 +152,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout: Annotated[
         float, Meta(ge=0, description="seconds after which an idle kernel is ended; 0 for never")
     ] = 1800.0
+    cull_connected: Annotated[
+        bool, Meta(description="whether an idle kernel is ended although clients are connected")
+    ] = False
+    max_age: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="seconds after its start at which a kernel is ended, also one that is busy "
+            "or connected; 0 for never",
+        ),
+    ] = 0.0
     warm: Annotated[int, Meta(ge=0, description="how many kernels are started ahead of time")] = 0
     starts_per_minute: Annotated[
         float,

@@ -26,10 +26,11 @@ _MOST_KERNEL_TYPES = 10
 _MOST_NAME_CHARACTERS = 100
 
 # The pool's words for the end of a kernel.
-_END = re.compile(r"\bwas (evicted|culled|released|lost)\b")
+_END = re.compile(r"\bwas (evicted|culled|expired|released|lost)\b")
 _ENDS = {
     "evicted": "this kernel was idle, and the server needed its place: start another one",
     "culled": "this kernel was idle for too long and was shut down: start another one",
+    "expired": "this kernel had its maximum age and was shut down: start another one",
     "released": "this kernel was shut down: start another one",
     "lost": "this kernel has died: start another one",
 }

@@ -19,7 +19,9 @@ from kernelproto.pool.plan import (
     Action,
     Cull,
     Evict,
+    Expire,
     HandOver,
+    LeaseLimits,
     Limits,
     RefuseFull,
     RefuseQuota,
@@ -49,34 +51,41 @@ class ScanningPlan:
 
     @property
     def wake_at(self) -> float:
-        delays: list[float] = []
-        if self.limits.idle_timeout is not None:
-            delays.append(self.limits.idle_timeout)
+        places = self._places.values()
+        times = [t for place in places for t in (self._cull_at(place), self._expire_at(place))]
         if self.somebody_waits:
-            delays.append(SETTLED_SECONDS)
-        idle = [place.idle_since for place in self._places.values() if place.idle]
-        return min(idle) + min(delays) if idle and delays else math.inf
+            times += [place.idle_since + SETTLED_SECONDS for place in places if place.idle]
+        return min(times, default=math.inf)
 
     def place_of(self, lease: Lease) -> int | None:
         return self._leased.get(lease)
 
-    def ask(self, lease: Lease, *, wait: bool, replaces: Lease | None = None) -> int:
+    def ask(
+        self,
+        lease: Lease,
+        *,
+        wait: bool,
+        replaces: Lease | None = None,
+        limits: LeaseLimits | None = None,
+    ) -> int:
         ticket = next(self._new_ticket)
-        self._line.setdefault(lease, {})[ticket] = Ticket(wait, replaces)
+        self._line.setdefault(lease, {})[ticket] = Ticket(wait, replaces, limits or self.limits)
         return ticket
 
-    def leave(self, ticket: int, now: float) -> None:
+    def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
         number = self._held.pop(ticket, None)
         if number is None:
             self._leave_line(ticket)
         elif number in self._places:
             self._places[number].tickets.discard(ticket)
-            self.used(number, now)
+            if used:
+                self.used(number, now)
 
     def started(self, number: int, now: float) -> None:
         place = self._places.get(number)
         if place is not None and place.phase is Phase.STARTING:
             place.phase = Phase.RUNNING
+            place.started_at = now
             self.used(number, now)
 
     def busy(self, number: int, busy: bool) -> None:
@@ -88,14 +97,18 @@ class ScanningPlan:
         if place is not None:
             place.idle_since = max(place.idle_since, at)
 
-    def connected(self, number: int) -> None:
-        if number in self._places:
-            self._places[number].connections += 1
+    def connected(self, number: int, now: float) -> None:
+        place = self._places.get(number)
+        if place is not None:
+            place.connected_at = now if not place.connections else place.connected_at
+            place.connections += 1
 
     def disconnected(self, number: int, now: float) -> None:
-        if number in self._places:
-            self._places[number].connections -= 1
-            self.used(number, now)
+        place = self._places.get(number)
+        if place is not None:
+            place.connections -= 1
+            if not place.connections and not place.limits.cull_connected:
+                place.idle_since += max(0, now - max(place.connected_at, place.idle_since))
 
     def end(self, number: int) -> None:
         place = self._places.get(number)
@@ -109,6 +122,7 @@ class ScanningPlan:
 
     def decide(self, now: float) -> list[Action]:
         return [
+            *self._expire(now),
             *self._hand_over(),
             *self._cull(now),
             *self._hold_to_quota(),
@@ -123,17 +137,35 @@ class ScanningPlan:
                 self._places[number].tickets.add(ticket)
                 yield HandOver(ticket, number)
 
+    def _expire(self, now: float) -> Iterator[Action]:
+        times = [(self._expire_at(place), number) for number, place in self._places.items()]
+        for time, number in sorted(times):
+            if time <= now:
+                self.end(number)
+                yield Expire(number)
+
     def _cull(self, now: float) -> Iterator[Action]:
-        if self.limits.idle_timeout is None:
-            return
-        for number in self._idle(now, self.limits.idle_timeout):
-            self.end(number)
-            yield Cull(number)
+        times = [(self._cull_at(place), number) for number, place in self._places.items()]
+        for time, number in sorted(times):
+            if time <= now:
+                self.end(number)
+                yield Cull(number)
+
+    def _expire_at(self, place: Place) -> float:
+        max_age = place.limits.max_age
+        runs = place.phase is Phase.RUNNING
+        return place.started_at + max_age if runs and max_age is not None else math.inf
+
+    def _cull_at(self, place: Place) -> float:
+        timeout = place.limits.idle_timeout
+        used = place.busy or place.tickets or place.phase is not Phase.RUNNING
+        connected = place.connections and not place.limits.cull_connected
+        return math.inf if used or connected or timeout is None else place.idle_since + timeout
 
     def _hold_to_quota(self) -> Iterator[Action]:
         kernels = Counter(lease.user for lease in self._leased)
         for lease in list(self._line):
-            if kernels[lease.user] < self.limits.max_per_user:
+            if kernels[lease.user] < self._limits(lease).max_per_user:
                 kernels[lease.user] += 1
             elif (replace := self._replace(lease)) is not None:
                 yield replace
@@ -167,7 +199,7 @@ class ScanningPlan:
 
     def _start(self, lease: Lease) -> Action:
         number = next(self._new_place)
-        self._places[number] = Place(lease)
+        self._places[number] = Place(lease, self._limits(lease))
         self._leased[lease] = number
         return Start(number, lease, next(iter(self._line[lease])))
 
@@ -182,7 +214,12 @@ class ScanningPlan:
 
     def _may_start(self, lease: Lease) -> bool:
         user = [p.lease for p in self._places.values() if p.lease.user == lease.user]
-        return lease not in user and len(user) < self.limits.max_per_user
+        ending = len(user) > sum(leased.user == lease.user for leased in self._leased)
+        has_room = len(user) < self._limits(lease).max_per_user
+        return lease not in user and (has_room or not ending)
+
+    def _limits(self, lease: Lease) -> LeaseLimits:
+        return next(iter(self._line[lease].values())).limits
 
     def _refuse_impatient(self, lease: Lease, waiting: int) -> Iterator[Action]:
         impatient = [number for number, ticket in self._line[lease].items() if not ticket.wait]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -43,9 +44,9 @@ def counted() -> Generator[Steps]:
         sys.settrace(before)
 
 
-def full_plan(size: int) -> tuple[Plan, list[int]]:
+def full_plan(size: int, **limits: float) -> tuple[Plan, list[int]]:
     """Return a plan with so many idle kernels, each of a user, and no room for another."""
-    plan = Plan(Limits(max_kernels=size, idle_timeout=1e9))
+    plan = Plan(Limits(max_kernels=size, idle_timeout=1e9, **limits))
     for user in range(size):
         ticket = plan.ask(Lease(str(user), ""), wait=False)
         plan.decide(0)
@@ -95,6 +96,7 @@ def refuse(size: int) -> int:
     for number in numbers:
         plan.busy(number, True)
     assert plan.crowded
+    assert plan.wake_at == math.inf
     with counted() as steps:
         for user in range(50):
             ticket = plan.ask(Lease(f"new {user}", ""), wait=False)
@@ -131,7 +133,14 @@ def cull(size: int) -> int:
     return steps.count
 
 
-@pytest.mark.parametrize("work", [get_own, work, evict, refuse, wait_in_line, cull])
+def expire(size: int) -> int:
+    plan, _ = full_plan(size, max_age=1e8)
+    with counted() as steps:
+        assert len(plan.decide(1e8 + 49)) == 50
+    return steps.count
+
+
+@pytest.mark.parametrize("work", [get_own, work, evict, refuse, wait_in_line, cull, expire])
 def test_decisions_cost_the_same_however_many_there_are(work: Callable[[int], int]) -> None:
     assert work(1_600) <= 1.5 * work(100)
 

@@ -1,29 +1,30 @@
 from __future__ import annotations
 
+from kernelproto.pool.limits import LeaseLimits
 from kernelproto.pool.places import Lease, Places
 
 
 def take_idle(places: Places, user: str, since: float) -> int:
-    number = places.take(Lease(user, ""))
+    number = places.take(Lease(user, ""), LeaseLimits())
     places.started(number, since)
     return number
 
 
 def test_longest_idle() -> None:
     places = Places()
-    assert places.longest_idle() is None
+    assert places.idle.first() is None
     first, second, third = (take_idle(places, user, 1) for user in ("ada", "bob", "eve"))
-    assert places.longest_idle() == first
+    assert places.idle.first() == first
     places.used(first, 5)
-    assert places.longest_idle() == second
+    assert places.idle.first() == second
     places.busy(second, True)
-    places.connected(third)
-    assert places.longest_idle() == first
+    places.connected(third, 1)
+    assert places.idle.first() == first
     places.busy(second, False)
-    assert places.longest_idle() == second
+    assert places.idle.first() == second
     places.ended(second)
     places.disconnected(third, 4)
-    assert places.longest_idle() == third
+    assert places.idle.first() == third
 
 
 def test_user_without_kernels_is_forgotten() -> None:
@@ -45,5 +46,6 @@ def test_kernels_that_are_gone_take_no_memory() -> None:
     take_idle(places, "ada", 0)
     for number in range(1_000):
         places.ended(take_idle(places, "bob", number + 1))
-    assert len(places._idle) <= 4
-    assert len(places._queued) <= 4
+    for order in (places.idle, places.culling, places.expiring):
+        assert len(order) <= 4
+        assert len(order._queued) <= 4

@@ -15,8 +15,10 @@ from kernelproto.pool.plan import (
     Action,
     Cull,
     Evict,
+    Expire,
     HandOver,
     Lease,
+    LeaseLimits,
     Limits,
     Phase,
     Plan,
@@ -131,7 +133,7 @@ def busy(plan: Plan, number: int) -> None:
 
 
 def connected(plan: Plan, number: int) -> None:
-    plan.connected(number)
+    plan.connected(number, 0)
 
 
 def held(plan: Plan, number: int) -> None:
@@ -296,7 +298,7 @@ def test_nothing_is_given_up_while_there_is_room_for_both() -> None:
 def test_idle_kernel_makes_room_before_one_is_given_up() -> None:
     world = World(max_kernels=2, max_per_user=2)
     ada, bob = world.running(ADA, BOB)
-    world.plan.connected(ada)
+    world.plan.connected(ada, 0)
     assert world.ask(ADA_TOO, replaces=ADA)[1] == [Evict(bob)]
 
 
@@ -304,7 +306,7 @@ def test_who_gives_up_a_kernel_goes_before_those_who_wait() -> None:
     world = World(max_kernels=2, max_per_user=2)
     ada, bob = world.running(ADA, BOB)
     for number in (ada, bob):
-        world.plan.connected(number)
+        world.plan.connected(number, 0)
     eve, _ = world.ask(EVE, wait=True)
     ticket, actions = world.ask(ADA_TOO, replaces=ADA)
     assert actions == [Replace(ada)]
@@ -327,9 +329,13 @@ def test_kernel_that_is_gone_cannot_be_given_up() -> None:
         ([], 100),
         ([("used", 7)], 107),
         ([("used", 7), ("used", 3)], 107),
-        ([("connected",), ("disconnected", 50)], 150),
-        ([("connected",), ("used", 60), ("disconnected", 50)], 160),
-        ([("connected",), ("connected",), ("disconnected", 50)], None),
+        ([("connected", 0), ("disconnected", 50)], 150),
+        ([("connected", 20), ("disconnected", 50)], 130),
+        ([("connected", 20), ("used", 40), ("disconnected", 50)], 150),
+        ([("connected", 20), ("connected", 30), ("disconnected", 40), ("disconnected", 50)], 130),
+        ([("connected", 20), ("disconnected", 30), ("connected", 40), ("disconnected", 50)], 120),
+        ([("connected", 0), ("used", 60), ("disconnected", 50)], 160),
+        ([("connected", 0), ("connected", 0), ("disconnected", 50)], None),
         ([("busy", True)], None),
         ([("busy", True), ("used", 30), ("busy", False)], 130),
     ],
@@ -346,6 +352,92 @@ def test_idle_clock(story, culled_at: float | None) -> None:
         assert world.plan.wake_at == culled_at
         assert world.decide(culled_at - 0.01) == []
         assert world.decide(culled_at) == [Cull(number)]
+
+
+@pytest.mark.parametrize(
+    ("story", "culled_at"),
+    [
+        ([("connected", 20)], 100),
+        ([("connected", 20), ("disconnected", 50)], 100),
+        ([("connected", 20), ("used", 40)], 140),
+        ([("connected", 20), ("busy", True)], None),
+        ([("connected", 20), ("busy", True), ("used", 30), ("busy", False)], 130),
+    ],
+)
+def test_clients_do_not_stop_the_clock_with_cull_connected(story, culled_at: float | None) -> None:
+    world = World(idle_timeout=100, cull_connected=True)
+    (number,) = world.running(ADA)
+    for verb, *arguments in story:
+        getattr(world.plan, verb)(number, *arguments)
+    assert world.plan.wake_at == (math.inf if culled_at is None else culled_at)
+    assert world.decide(1_000_000) == ([] if culled_at is None else [Cull(number)])
+
+
+def test_connected_kernel_is_not_evicted_with_cull_connected() -> None:
+    world = World(max_kernels=1, idle_timeout=100, cull_connected=True)
+    (ada,) = world.running(ADA)
+    world.plan.connected(ada, 0)
+    bob, actions = world.ask(BOB)
+    assert actions == [RefuseFull(bob, 0)]
+
+
+def test_client_that_only_connects_does_not_use_the_kernel() -> None:
+    world = World(idle_timeout=100)
+    (number,) = world.running(ADA)
+    ticket, actions = world.ask(ADA)
+    assert actions == [HandOver(ticket, number)]
+    world.plan.connected(number, 20)
+    world.plan.leave(ticket, 20, used=False)
+    world.plan.disconnected(number, 20)
+    assert world.decide(99) == []
+    assert world.decide(100) == [Cull(number)]
+
+
+@pytest.mark.parametrize("use", USES)
+def test_kernel_that_has_its_maximum_age_ends_whatever_it_does(use) -> None:
+    world = World(max_age=100, idle_timeout=None)
+    (number,) = world.running(ADA)
+    use(world.plan, number)
+    world.plan.used(number, 50)
+    assert world.plan.wake_at == 100
+    assert world.decide(99) == []
+    assert world.decide(100) == [Expire(number)]
+    ticket, actions = world.ask(ADA)
+    assert actions == []
+    world.plan.ended(number)
+    assert world.decide() == [Start(2, ADA, ticket), HandOver(ticket, 2)]
+
+
+def test_request_at_the_maximum_age_gets_the_next_kernel() -> None:
+    world = World(max_age=100)
+    (number,) = world.running(ADA)
+    world.now = 100
+    _, actions = world.ask(ADA)
+    assert actions == [Expire(number)]
+
+
+def test_lease_has_the_limits_that_its_ticket_brings() -> None:
+    world = World(max_per_user=1, idle_timeout=100)
+    short = LeaseLimits(max_per_user=2, idle_timeout=10)
+    one = world.plan.ask(ADA, wait=False, limits=short)
+    world.decide()
+    two = world.plan.ask(ADA_TOO, wait=False, limits=short)
+    assert world.decide() == [Start(2, ADA_TOO, two), HandOver(two, 2)]
+    three = world.plan.ask(Lease("ada", "third"), wait=False, limits=short)
+    assert world.decide() == [RefuseQuota(three)]
+    bob, _ = world.ask(BOB)
+    for number, ticket in enumerate((one, two, bob), start=1):
+        world.plan.started(number, number)
+        world.plan.leave(ticket, number)
+    assert world.decide(20) == [Cull(1), Cull(2)]
+    assert world.decide(103) == [Cull(3)]
+
+
+def test_lower_limit_of_a_user_keeps_no_promised_place_for_ever() -> None:
+    world = World(max_per_user=2)
+    world.plan.ask(ADA_TOO, wait=False, limits=LeaseLimits(max_per_user=1))
+    world.plan.ask(ADA, wait=False)
+    assert [type(action) for action in world.decide()] == [Start, HandOver, Start, HandOver]
 
 
 def test_being_asked_for_counts_as_use() -> None:
@@ -384,7 +476,7 @@ def test_facts_that_come_too_late_change_nothing() -> None:
         ("started", 1),
         ("busy", True),
         ("used", 1),
-        ("connected",),
+        ("connected", 1),
         ("disconnected", 1),
         ("end",),
         ("ended",),
@@ -405,7 +497,15 @@ def test_kernel_that_is_ended_while_it_starts_does_not_run_any_more() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_kernels": 0}, {"max_per_user": 0}, {"idle_timeout": 0}, {"idle_timeout": -1}]
+    "limits",
+    [
+        {"max_kernels": 0},
+        {"max_per_user": 0},
+        {"idle_timeout": 0},
+        {"idle_timeout": -1},
+        {"idle_timeout": math.nan},
+        {"max_age": 0},
+    ],
 )
 def test_limits_that_make_no_sense(limits) -> None:
     with pytest.raises(ValueError, match=next(iter(limits))):
@@ -428,9 +528,14 @@ class PlanMachine(RuleBasedStateMachine):
         self.handed: dict[int, int] = {}
         self.owners: dict[int, Lease] = {}
 
+    def limits_of(self, lease: Lease) -> LeaseLimits | None:
+        return None
+
     def decide(self) -> list[Action]:
         """Decide, and check each action against how things were before."""
         used = {number for number, place in self.plan.places.items() if not place.idle}
+        working = {number for number, place in self.plan.places.items() if not place.unused}
+        limits = {number: place.limits for number, place in self.plan.places.items()}
         idle_since = {number: place.idle_since for number, place in self.plan.places.items()}
         actions = self.plan.decide(self.now)
         for action in actions:
@@ -459,8 +564,11 @@ class PlanMachine(RuleBasedStateMachine):
                     full = len(self.plan.places) == self.limits.max_kernels
                     assert full or len(user) == self.limits.max_per_user, "there was no room"
                 case Cull(number):
-                    assert number not in used
-                    assert self.now - idle_since[number] >= self.limits.idle_timeout
+                    assert number not in (working if limits[number].cull_connected else used)
+                    assert self.now - idle_since[number] >= limits[number].idle_timeout
+                case Expire(number):
+                    assert number not in self.numbers(Phase.STARTING)
+                    assert self.now >= self.plan.places[number].started_at + limits[number].max_age
                 case RefuseFull(ticket, waiting):
                     lease, wait, replaces = self.in_line.pop(ticket)
                     assert not wait, "who waits is never refused"
@@ -488,19 +596,20 @@ class PlanMachine(RuleBasedStateMachine):
     def ask(self, user: str, name: str, wait: bool, other: str | None) -> None:
         lease = Lease(user, name)
         replaces = None if other is None else Lease(user, other)
-        ticket = self.plan.ask(lease, wait=wait, replaces=replaces)
+        limits = self.limits_of(lease)
+        ticket = self.plan.ask(lease, wait=wait, replaces=replaces, limits=limits)
         self.in_line[ticket] = lease, wait, replaces
         before = {t for t, (_, waits, _) in self.in_line.items() if not waits and t != ticket}
         self.decide()
         assert before <= {*self.in_line, *self.handed}, "who was promised a place gets it"
 
     @precondition(lambda self: self.in_line or self.handed)
-    @rule(data=st.data())
-    def leave(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), used=st.booleans())
+    def leave(self, data: st.DataObject, used: bool) -> None:
         ticket = data.draw(st.sampled_from([*self.in_line, *self.handed]))
         self.in_line.pop(ticket, None)
         self.handed.pop(ticket, None)
-        self.plan.leave(ticket, self.now)
+        self.plan.leave(ticket, self.now, used=used)
         self.decide()
 
     @precondition(lambda self: self.numbers(Phase.STARTING))
@@ -536,7 +645,7 @@ class PlanMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.numbers(Phase.RUNNING))
     @rule(data=st.data())
     def connected(self, data: st.DataObject) -> None:
-        self.plan.connected(self.pick(data, Phase.RUNNING))
+        self.plan.connected(self.pick(data, Phase.RUNNING), self.now)
         self.decide()
 
     @precondition(lambda self: any(place.connections for place in self.plan.places.values()))

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
 from kernelproto.pool.places import Lease, Place
-from kernelproto.pool.plan import Action, HandOver, Limits, Plan, RefuseFull, RefuseQuota, Start
+from kernelproto.pool.plan import (
+    Action,
+    HandOver,
+    LeaseLimits,
+    Limits,
+    Plan,
+    RefuseFull,
+    RefuseQuota,
+    Start,
+)
 from tests.pool.scanning_plan import ScanningPlan
 from tests.pool.test_plan import PlanMachine
 
@@ -64,6 +73,15 @@ class EqualityMachine(PlanMachine):
     def limit(self, **limits) -> None:
         self.limits = Limits(**limits)
         self.plan = BothPlans(self.limits)
+        self.own_limits = {
+            "second": LeaseLimits(
+                max_per_user=self.limits.max_per_user, idle_timeout=50, cull_connected=True
+            ),
+            "third": LeaseLimits(max_per_user=self.limits.max_per_user, max_age=150),
+        }
+
+    def limits_of(self, lease: Lease) -> LeaseLimits | None:
+        return self.own_limits.get(lease.name)
 
     @rule(
         asked=st.lists(
@@ -75,7 +93,8 @@ class EqualityMachine(PlanMachine):
         for user, name, wait, other in asked:
             lease = Lease(user, name)
             replaces = None if other is None else Lease(user, other)
-            ticket = self.plan.ask(lease, wait=wait, replaces=replaces)
+            limits = self.limits_of(lease)
+            ticket = self.plan.ask(lease, wait=wait, replaces=replaces, limits=limits)
             self.in_line[ticket] = lease, wait, replaces
         for action in self.plan.decide(self.now):
             match action:

@@ -26,7 +26,7 @@ from kernelproto import (
     QuotaExceeded,
     Restarted,
 )
-from kernelproto.pool import members, plan
+from kernelproto.pool import LeaseLimits, members, plan
 from kernelproto.testing import Exchange, FakeProvider
 from kernelproto.wire.content import Status
 
@@ -695,6 +695,53 @@ async def test_kernel_is_culled_after_its_last_client_has_left(pool_of) -> None:
         assert pool.kernels() == []
 
 
+async def test_client_that_only_reconnects_keeps_no_kernel_for_ever(pool_of) -> None:
+    async with pool_of(idle_timeout=0.1) as (pool, provider):
+        async with pool.connection("ada"):
+            pass
+        while provider.kernels[0].returncode is None:
+            with suppress(ClientClosed, PoolError):
+                async with pool.connection("ada"):
+                    await next_moment()
+        assert pool.counts["culled"] == 1
+
+
+async def test_kernel_is_culled_under_its_client_with_cull_connected(pool_of) -> None:
+    async with (
+        pool_of(idle_timeout=0.02, cull_connected=True) as (pool, _),
+        pool.connection("ada") as connection,
+    ):
+        with pytest.raises(ClientClosed, match="culled"):
+            async for _ in connection.messages:
+                pass
+        assert pool.kernels() == []
+
+
+async def test_kernel_ends_at_its_maximum_age_although_it_works(pool_of) -> None:
+    async with (
+        pool_of(max_age=0.2, idle_timeout=None) as (pool, _),
+        pool.connection("ada") as connection,
+        anyio.create_task_group() as tasks,
+    ):
+        await start_working(tasks, connection.kernel)
+        with pytest.raises(ClientClosed, match=r"expired: it had its maximum age; get\(\)"):
+            async for _ in connection.messages:
+                pass
+        assert pool.counts == {"started": 1, "expired": 1}
+
+
+async def test_kernel_has_the_limits_of_its_request(pool_of) -> None:
+    limits = LeaseLimits(max_per_user=2, idle_timeout=0.02)
+    async with pool_of() as (pool, provider):
+        for name in ("one", "two"):
+            await pool.get("ada", name=name, lease_limits=limits)
+        with pytest.raises(QuotaExceeded, match="2 kernels") as caught:
+            await pool.get("ada", name="three", lease_limits=limits)
+        assert caught.value.limit == 2
+        await provider.kernels[0].wait()
+        await provider.kernels[1].wait()
+
+
 async def test_kernel_is_culled_when_nobody_waits_for_it_any_more(pool_of, monkeypatch) -> None:
     """Nothing tells of that, unlike of an answer."""
     monkeypatch.setattr(members, "_LOOK_AGAIN_SECONDS", 0.01)
@@ -778,7 +825,7 @@ async def test_outside_of_its_block(pool_of) -> None:
     assert not await pool.release("ada")
 
 
-@pytest.mark.parametrize("option", ["max_kernels", "max_per_user", "idle_timeout"])
+@pytest.mark.parametrize("option", ["max_kernels", "max_per_user", "idle_timeout", "max_age"])
 async def test_limits_that_make_no_sense(option: str) -> None:
     with pytest.raises(ValueError, match=option):
         KernelPool(**{option: 0})
