@@ -294,10 +294,12 @@ class User(msgspec.Struct, frozen=True):
     Args:
         name: whose kernels are theirs.
         admin: whether they may see that others have kernels.
+        groups: the groups that they are in, for limits of groups.
     """
 
     name: str
     admin: bool = False
+    groups: frozenset[str] = frozenset()
 
 
 class UserRequest(msgspec.Struct, frozen=True, kw_only=True):

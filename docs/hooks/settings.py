@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernelproto.server.limits import LimitTables
 from kernelproto.server.settings import OPTIONS
 
 _PLACE = "<!-- settings -->"
@@ -24,7 +25,7 @@ def _table() -> str:
 
 def _shown(value: object) -> str:
     match value:
-        case None | []:
+        case None | [] | LimitTables():
             return "none"
         case bool():
             return f"`{str(value).lower()}`"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from types import MappingProxyType
 from typing import NamedTuple, Unpack
 
 from anyio import AsyncContextManagerMixin
@@ -82,6 +83,8 @@ class KernelPool(AsyncContextManagerMixin):
         counts: how many kernels were "started", "restarted", "evicted", "culled", "expired",
             "released" or "lost" for good, how many have "failed", most of them to start, and how
             many requests were "refused", since the pool was made.
+        limits: those of the arguments.
+        launch_params: those of the arguments.
         deaths: how many kernels have died, those that were restarted included, by ``Died.cause``.
 
     Raises:
@@ -105,7 +108,7 @@ class KernelPool(AsyncContextManagerMixin):
         launch_params: Mapping[str, object] | None = None,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
     ) -> None:
-        limits = Limits(
+        self.limits = Limits(
             max_kernels=max_kernels,
             max_per_user=max_per_user,
             idle_timeout=idle_timeout,
@@ -114,7 +117,8 @@ class KernelPool(AsyncContextManagerMixin):
         )
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
         self._recipe = _Recipe(finder or KernelFinder.from_entrypoints(), kernel, warm, options)
-        self._members = Members(Plan(limits), self._recipe, timeouts, restart)
+        self.launch_params = MappingProxyType(dict(launch_params or {}))
+        self._members = Members(Plan(self.limits), self._recipe, timeouts, restart)
         self.counts = self._members.counts
         self.deaths = self._members.deaths
 

@@ -23,6 +23,7 @@ from kernelproto.server.access import Access
 from kernelproto.server.audit import Event, acting, audit, auditing
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.folders import find_folder
+from kernelproto.server.limits import StartLimits
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -63,6 +64,7 @@ class Desk:
         self._metrics = metrics
         self._access = access
         self._drain = drain
+        self._limits = StartLimits(settings.limits, pool, finder, settings.kernel)
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
     def find(
@@ -131,6 +133,7 @@ class Desk:
             if self._drain.begun:
                 raise HTTPException(503, SHUTTING_DOWN)
             self._count_start(user)
+            limits = await self._limits.options(user, kernel_type)
             folder = await find_folder(self._settings.root_dir, request.path or "", env)
             replaced = None
             if replaces is not None:
@@ -145,6 +148,8 @@ class Desk:
                 cwd=folder,
                 env=allowed,
                 kernel_id=kernel_id,
+                lease_limits=limits.get("lease_limits"),
+                launch_params=limits.get("launch_params"),
             )
             if self._settings.revoked_kernels == "shutdown":
                 kernel.generations.start_task(self._end_with_access, user, kernel_id)

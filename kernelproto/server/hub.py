@@ -120,7 +120,7 @@ class HubToken:
         answer = msgspec.json.decode(body, type=_Answer)
         if answer.kind != "user" or (self._scopes and self._scopes.isdisjoint(answer.scopes)):
             return None
-        return User(answer.name, admin=bool(answer.admin))
+        return User(answer.name, admin=bool(answer.admin), groups=answer.groups)
 
     def _remembered(self, key: str) -> User | None:
         user, until = self._known.get(key, (None, 0.0))
@@ -137,6 +137,7 @@ class _Answer(msgspec.Struct):
     name: Annotated[str, msgspec.Meta(min_length=1)]
     kind: str = "user"
     admin: bool | None = None
+    groups: frozenset[str] = frozenset()
     scopes: list[str] = []
 
 

@@ -76,6 +76,7 @@ class OidcToken:
             is written with a dot, as ``realm_access.roles``.
         admin_values: values of that claim, of which an admin has one; ``"true"`` for a true claim.
         admins: names of further admins.
+        groups_claim: the claim with a list of the user's groups.
         timeout: how many seconds the issuer may take to tell its keys.
 
     Raises:
@@ -91,6 +92,7 @@ class OidcToken:
         admin_claim: str = "groups",
         admin_values: Collection[str] = (),
         admins: Collection[str] = (),
+        groups_claim: str = "groups",
         timeout: float = 5.0,
     ) -> None:
         try:
@@ -110,6 +112,7 @@ class OidcToken:
         self._admin_claim = admin_claim
         self._admin_values = frozenset(admin_values)
         self._admins = frozenset(admins)
+        self._groups_claim = groups_claim
         self._timeout = timeout
         self._keys: dict[str | None, jwt.PyJWK] = {}
         self._fetched_at = self._tried_at = float("-inf")
@@ -153,10 +156,12 @@ class OidcToken:
         name = _claim(claims, self._name_claim)
         if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME_CHARACTERS:
             return None
-        found = _claim(claims, self._admin_claim)
-        values = cast("list[object]", found) if isinstance(found, list) else [found]
-        texts = {"true" if value is True else value for value in values if _is_plain(value)}
-        return User(name, admin=name in self._admins or not self._admin_values.isdisjoint(texts))
+        roles = _texts(claims, self._admin_claim)
+        return User(
+            name,
+            admin=name in self._admins or not self._admin_values.isdisjoint(roles),
+            groups=_texts(claims, self._groups_claim),
+        )
 
     async def _key(self, kid: str | None) -> jwt.PyJWK | None:
         """Return the key of the issuer that has an id, or its only one for a token without."""
@@ -257,5 +262,9 @@ def _claim(claims: Mapping[str, Any], name: str) -> object:
     return found
 
 
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str) or value is True
+def _texts(claims: Mapping[str, Any], name: str) -> frozenset[str]:
+    """Return the texts in a claim, which may be a list or one text; a true claim is "true"."""
+    found = _claim(claims, name)
+    values = cast("list[object]", found) if isinstance(found, list) else [found]
+    texts = ("true" if value is True else value for value in values)
+    return frozenset(text for text in texts if isinstance(text, str))

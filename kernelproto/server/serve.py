@@ -37,6 +37,7 @@ from kernelproto.server.connections import MOST_REFUSED, Connections
 from kernelproto.server.drain import Drain
 from kernelproto.server.heads import HeadDeadline
 from kernelproto.server.hub import HubToken
+from kernelproto.server.limits import check_limits
 from kernelproto.server.logs import configure_logging
 from kernelproto.server.protocols import shape_faults
 from kernelproto.server.receipts import ReceiptProtocol
@@ -116,6 +117,7 @@ async def serve(settings: Settings) -> None:
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
     await _check_kernel(finder, settings.kernel)
+    await check_limits(settings.limits, finder, has_groups=settings.users_have_groups)
     _check_folder(settings.root_dir)
     _check_certificate(settings)
     with _listener(settings) as listener:
@@ -214,7 +216,10 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
         authenticator = TokenFile(settings.token_file or "")
     elif settings.authentication == "proxy":
         authenticator = ProxyHeader(
-            settings.proxy_header, trusted=settings.trusted_proxies, admins=settings.admins
+            settings.proxy_header,
+            trusted=settings.trusted_proxies,
+            admins=settings.admins,
+            groups_header=settings.proxy_groups_header,
         )
     elif settings.authentication == "hub":
         authenticator = HubToken(
@@ -243,6 +248,7 @@ def _oidc(settings: Settings) -> Authenticator:
         admin_claim=settings.oidc_admin_claim,
         admin_values=settings.oidc_admin_values,
         admins=settings.admins,
+        groups_claim=settings.oidc_groups_claim,
     )
 
 
@@ -369,6 +375,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         help="print a new token, and on standard output its lines for a token file",
     )
     for option in OPTIONS.values():
+        if option.table:
+            continue
         default = "" if option.default is None else f" (default: {_shown(option.default)})"
         parser.add_argument(
             "--" + option.key.replace("_", "-"),

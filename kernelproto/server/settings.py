@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.server.limits import LimitTables
 
 _PREFIX = "KERNELPROTO_"
 
@@ -27,6 +28,9 @@ BASE_URL = r"(?:/[A-Za-z0-9._~-]+)*"
 
 # Marks a setting whose value must not be shown.
 _SECRET = {"secret": True}
+
+# Marks a setting that only a file can have.
+_TABLE = {"table": True}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +80,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_header: Annotated[
         str, Meta(description="the header in which the proxy names the user")
     ] = "X-Forwarded-User"
+    proxy_groups_header: Annotated[
+        str | None,
+        Meta(
+            description="the header in which the proxy names the user's groups, separated by "
+            "commas, such as X-Forwarded-Groups"
+        ),
+    ] = None
     trusted_proxies: Annotated[
         list[str],
         Meta(
@@ -117,6 +128,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     oidc_admin_values: Annotated[
         list[str], Meta(description="values of that claim, of which an admin has one")
     ] = []
+    oidc_groups_claim: Annotated[
+        str, Meta(description="the claim with the groups of a user, for limits.groups")
+    ] = "groups"
     revoked_kernels: Annotated[
         Literal["keep", "shutdown"],
         Meta(
@@ -163,6 +177,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "or connected; 0 for never",
         ),
     ] = 0.0
+    limits: Annotated[
+        LimitTables,
+        Meta(
+            description="other limits for some kernel types, groups and users: tables such as "
+            "[limits.users.ada], only in a file",
+            extra=_TABLE,
+        ),
+    ] = LimitTables()
     warm: Annotated[int, Meta(ge=0, description="how many kernels are started ahead of time")] = 0
     starts_per_minute: Annotated[
         float,
@@ -285,11 +307,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "revoked_kernels: all users share their kernels (multi_user = false), so the end "
                 "of one user's access must not shut them down: use keep"
             )
+        if (self.limits.users or self.limits.groups) and not self.multi_user:
+            raise InvalidSettings(
+                "limits: all users share their kernels (multi_user = false), so limits.users and "
+                "limits.groups would have no effect: remove them"
+            )
         for network in self.trusted_proxies:
             try:
                 ipaddress.ip_network(network)
             except ValueError as error:
                 raise InvalidSettings(f"trusted_proxies: {error}") from None
+
+    @property
+    def users_have_groups(self) -> bool:
+        """Whether the authentication that is set tells the groups of users."""
+        if self.authentication == "proxy":
+            return self.proxy_groups_header is not None
+        return self.authentication in ("file", "hub", "oidc")
 
     def __repr__(self) -> str:
         """Return the settings without the secrets among them."""
@@ -310,6 +344,7 @@ class Option(NamedTuple):
         default: what it is when nobody has said anything.
         description: what it means.
         secret: whether its value must not be shown.
+        table: whether only a file can have it.
     """
 
     key: str
@@ -318,13 +353,15 @@ class Option(NamedTuple):
     default: object
     description: str
     secret: bool
+    table: bool
 
 
 def _option(field: msgspec.structs.FieldInfo) -> Option:
-    variables = [_PREFIX + field.name.upper()]
+    meta: Meta = field.type.__metadata__[0]
+    table = bool((meta.extra or {}).get("table"))
+    variables = [] if table else [_PREFIX + field.name.upper()]
     if field.name in _KNOWN_NAMES:
         variables.append(_KNOWN_NAMES[field.name])
-    meta: Meta = field.type.__metadata__[0]
     return Option(
         key=field.name,
         variables=variables,
@@ -332,6 +369,7 @@ def _option(field: msgspec.structs.FieldInfo) -> Option:
         default=field.default if field.default is not msgspec.NODEFAULT else [],
         description=meta.description or "",
         secret=bool((meta.extra or {}).get("secret")),
+        table=table,
     )
 
 

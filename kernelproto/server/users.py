@@ -57,6 +57,7 @@ class TokenFile:
         [ada]
         token = "sha256:..."
         admin = true
+        groups = ["students"]
 
     The file is read again when it has changed. One that cannot be used then is logged, and what it
     said before goes on.
@@ -137,21 +138,34 @@ class ProxyHeader:
         trusted: the addresses and networks that proxies connect from; from anywhere else, and
             over a unix socket, nobody is let in.
         admins: the names of those who are admins.
+        groups_header: the name of the header with the user's groups, separated by commas; None
+            means that users have no groups.
     """
 
     def __init__(
-        self, header: str, *, trusted: Iterable[str], admins: Collection[str] = ()
+        self,
+        header: str,
+        *,
+        trusted: Iterable[str],
+        admins: Collection[str] = (),
+        groups_header: str | None = None,
     ) -> None:
         self._header = header.lower()
         self._trusted = TrustedProxies(trusted)
         self._admins = frozenset(admins)
+        self._groups_header = (groups_header or "").lower()
 
     async def authenticate(self, request: UserRequest) -> User | None:
         """Return the user that a trusted proxy names."""
         name = request.headers.get(self._header, "").strip()
         if not name or request.peer not in self._trusted:
             return None
-        return User(name, admin=name in self._admins)
+        groups = request.headers.get(self._groups_header, "").split(",")
+        return User(
+            name,
+            admin=name in self._admins,
+            groups=frozenset(group.strip() for group in groups if group.strip()),
+        )
 
 
 class Anybody:
@@ -206,6 +220,7 @@ def hash_token(token: str) -> str:
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     token: str
     admin: bool = False
+    groups: frozenset[str] = frozenset()
 
 
 def read_token_file(path: str) -> dict[str, User]:
@@ -231,5 +246,5 @@ def read_token_file(path: str) -> dict[str, User]:
             )
         if entry.token in users:
             raise InvalidSettings(f"{path}: {name} has the token of {users[entry.token].name}")
-        users[entry.token] = User(name, entry.admin)
+        users[entry.token] = User(name, entry.admin, entry.groups)
     return users

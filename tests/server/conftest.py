@@ -259,11 +259,12 @@ def serving() -> Opened:
         settings: Mapping[str, Any] | None = None,
         authenticator: object = None,
         prepare: Callable[[FakeKernel], None] = prepare,
+        provider_type: type[FakeProvider] = FakeProvider,
         **options: Any,
     ) -> AsyncGenerator[Server]:
         defaults = {"kernel": "fake/kernel", "restart": RESTART, "timeouts": Timeouts(startup=60)}
         with anyio.fail_after(GUARD_SECONDS):
-            async with FakeProvider(prepare) as provider:
+            async with provider_type(prepare) as provider:
                 finder = KernelFinder([provider])
                 async with KernelPool(finder=finder, **{**defaults, **options}) as pool:
                     app = create_app(

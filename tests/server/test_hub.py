@@ -26,6 +26,7 @@ USERS = {
     "service's": {"kind": "service", "name": "ada", "admin": True},
     "narrow": {"kind": "user", "name": "ada", "scopes": ["read:users:name"]},
     "fitting": {"kind": "user", "name": "ada", "scopes": ["x", SCOPE]},
+    "student's": {"kind": "user", "name": "sam", "groups": ["students", "staff"]},
     "wide": {"kind": "user", "name": "ada", "scopes": ["access:services"]},
     "other": {"kind": "user", "name": "ada", "scopes": ["access:services!service=other"]},
 }
@@ -104,6 +105,8 @@ async def test_hub_says_who_it_is(opened) -> None:
         assert await users.authenticate(bearing("root's")) == User("root", admin=True)
         assert await users.authenticate(bearing("old")) == User("olga")
         assert await users.authenticate(UserRequest(query={"token": "narrow"})) == User("ada")
+        groups = frozenset({"students", "staff"})
+        assert await users.authenticate(bearing("student's")) == User("sam", groups=groups)
         for wrong in ("service's", "nobody's"):
             assert await users.authenticate(bearing(wrong)) is None
         assert await users.authenticate(UserRequest()) is None

@@ -135,8 +135,13 @@ async def test_claims_that_are_told_apart(opened) -> None:
             admin_claim="realm_access.roles",
             admin_values=["kernels-admin", "true"],
             admins=["root"],
+            groups_claim="org.groups",
         )
+        students = frozenset({"students"})
         for claims, user in [
+            ({"email": "a", "org": {"groups": ["students", 1]}}, User("a", groups=students)),
+            ({"email": "a", "org.groups": "students"}, User("a", groups=students)),
+            ({"email": "a", "groups": ["students"]}, User("a")),
             ({"email": "a"}, User("a")),
             ({"email": "root"}, User("root", admin=True)),
             ({"email": "a", "realm_access": {"roles": ["x", "kernels-admin"]}}, User("a", True)),

@@ -32,6 +32,7 @@ from kernelproto.server import (
     SingleUserToken,
 )
 from kernelproto.server.__main__ import _NEEDED
+from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits
 from kernelproto.server.serve import main, make_authenticator, serve
 from kernelproto.server.users import hash_token
 from kernelproto.wire.message import Header, Message
@@ -300,6 +301,14 @@ async def test_address_of_another_machine_is_told() -> None:
         ({"kernel": "nope/kernel"}, r"kernel: no kernel type 'nope/kernel'; there are "),
         ({"root_dir": __file__}, r"root_dir: '.*test_serve\.py' is no folder"),
         ({"root_dir": ""}, r"root_dir: '' is no folder"),
+        (
+            {"limits": LimitTables(kernels={"nope": KernelLimits(memory=1)})},
+            r"limits\.kernels: no kernel type 'nope'",
+        ),
+        (
+            {"limits": LimitTables(groups={"x": UserLimits()})},
+            r"limits\.groups: users have no groups with this authentication",
+        ),
         ({"certfile": "/nowhere"}, r"certfile, keyfile: .*: No such file"),
         ({"certfile": __file__}, r"certfile, keyfile: they cannot be used: "),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits
 from kernelproto.server.settings import OPTIONS, Settings
 from kernelproto.server.settings_sources import load_settings, remove_secrets
 
@@ -77,6 +78,63 @@ def test_error_names_the_key(said, names) -> None:
     with pytest.raises(InvalidSettings) as caught:
         load_settings(**said)
     assert all(name in str(caught.value) for name in names)
+
+
+def test_tables_of_limits(settings_file) -> None:
+    file = settings_file(
+        """
+        authentication = "hub"
+        hub_api_url = "http://hub.test/hub/api"
+        [limits.kernels."spec/ir"]
+        memory = 4_000_000_000
+        [limits.groups.students]
+        idle_timeout = 600
+        [limits.users.ada]
+        max_per_user = 5
+        """
+    )
+    assert load_settings(file).limits == LimitTables(
+        kernels={"spec/ir": KernelLimits(memory=4_000_000_000)},
+        groups={"students": UserLimits(idle_timeout=600.0)},
+        users={"ada": UserLimits(max_per_user=5)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[limits.user.ada]", "limits in .*`user`"),
+        ("[limits.users.ada]\nmemry = 1", "limits in .*`memry`.*users"),
+        ("[limits.users.ada]\nmemory = -1", "limits in .*memory"),
+        ("[limits.users.ada]\nidle_timeout = '1'", "limits in .*idle_timeout"),
+        ("[limits.users.ada]\nmax_per_user = 0", "limits in .*max_per_user"),
+        ("[limits.kernels.ir]\nmax_per_user = 1", "limits in .*`max_per_user`"),
+        ("multi_user = false\n[limits.users.ada]", "limits.users .* no effect"),
+    ],
+)
+def test_limits_without_an_effect_are_refused(settings_file, text: str, names: str) -> None:
+    with pytest.raises(InvalidSettings, match=names):
+        load_settings(settings_file(text))
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_groups"),
+    [
+        ({"authentication": "token"}, False),
+        ({"authentication": "file", "token_file": "x"}, True),
+        ({"authentication": "proxy", "trusted_proxies": ["::1"]}, False),
+        (
+            {
+                "authentication": "proxy",
+                "trusted_proxies": ["::1"],
+                "proxy_groups_header": "X-Groups",
+            },
+            True,
+        ),
+    ],
+)
+def test_authentication_that_tells_groups(settings, has_groups: bool) -> None:
+    assert Settings(**settings).users_have_groups is has_groups
 
 
 @pytest.mark.parametrize(

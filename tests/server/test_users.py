@@ -74,11 +74,13 @@ async def test_single_token() -> None:
 
 async def test_token_file(tmp_path) -> None:
     path = write(tmp_path / "users.toml", ada="tick", bob="tock")
-    path.write_text(path.read_text() + f"[root]\ntoken = '{hash_token('tack')}'\nadmin = true\n")
+    root = f"[root]\ntoken = '{hash_token('tack')}'\nadmin = true\ngroups = ['staff', 'x']\n"
+    path.write_text(path.read_text() + root)
     users = TokenFile(path)
     assert await users.authenticate(bearing("tick")) == User("ada")
     assert await users.authenticate(bearing("tock")) == User("bob")
-    assert await users.authenticate(bearing("tack")) == User("root", admin=True)
+    groups = frozenset({"staff", "x"})
+    assert await users.authenticate(bearing("tack")) == User("root", admin=True, groups=groups)
     assert await users.authenticate(bearing(hash_token("tick"))) is None
     assert await users.authenticate(UserRequest()) is None
 
@@ -143,6 +145,14 @@ async def test_proxy_header(peer: str | None, name: str | None, user: User | Non
     proxy = ProxyHeader("X-User", trusted=["10.0.0.0/24", "fd00::1"], admins=["root"])
     headers = {"x-forwarded-for": "10.0.0.7"} | ({} if name is None else {"x-user": name})
     assert await proxy.authenticate(UserRequest(headers=headers, peer=peer)) == user
+
+
+async def test_proxy_names_groups() -> None:
+    headers = {"x-user": "ada", "x-groups": "students, , staff "}
+    request = UserRequest(headers=headers, peer="10.0.0.7")
+    for groups_header, groups in [("X-Groups", {"students", "staff"}), (None, set())]:
+        proxy = ProxyHeader("X-User", trusted=["10.0.0.0/24"], groups_header=groups_header)
+        assert await proxy.authenticate(request) == User("ada", groups=frozenset(groups))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,197 @@
+"""Limits of kernel types, groups and users, and those that a start has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from kernelproto.exceptions import InvalidLaunchParameter, InvalidSettings, NoSuchKernel
+from kernelproto.interfaces import User
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.limits import Limits as ProcessLimits
+from kernelproto.launch.naming import check_kernel_type
+from kernelproto.pool import KernelPool, LeaseLimits
+from kernelproto.pool.members import StartOptions
+
+_Amount = Annotated[int, Meta(ge=0)]
+_Seconds = Annotated[float, Meta(ge=0)]
+
+_PROCESS_LIMITS = ProcessLimits.__struct_fields__
+_LEASE_LIMITS = LeaseLimits.__struct_fields__
+
+
+class KernelLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of kernels; 0 is no limit, and a limit that is not set is another table's.
+
+    Args:
+        memory: bytes, for each process of a kernel.
+        cpu_seconds: for each process of a kernel.
+        open_files: for each process of a kernel.
+        processes: processes and threads of the system's user that the server runs as, all kernels
+            included.
+        idle_timeout: seconds.
+        max_age: seconds.
+        cull_connected: whether idle kernels are culled although clients are connected.
+    """
+
+    memory: _Amount | UnsetType = UNSET
+    cpu_seconds: _Amount | UnsetType = UNSET
+    open_files: _Amount | UnsetType = UNSET
+    processes: _Amount | UnsetType = UNSET
+    idle_timeout: _Seconds | UnsetType = UNSET
+    max_age: _Seconds | UnsetType = UNSET
+    cull_connected: bool | UnsetType = UNSET
+
+    def values(self) -> dict[str, object]:
+        """Return the limits that are set; None is no limit."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {
+            name: value if value or isinstance(value, bool) else None
+            for name, value in values.items()
+            if value is not UNSET
+        }
+
+
+class UserLimits(KernelLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of users and of their kernels.
+
+    Args:
+        max_per_user: how many kernels each of the users may have.
+    """
+
+    max_per_user: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+
+
+class LimitTables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits that differ from those of the server; each goes before the ones above it.
+
+    Args:
+        kernels: by kernel type.
+        groups: by group; of several groups of a user the first one here counts that sets a limit.
+        users: by user.
+    """
+
+    kernels: dict[str, KernelLimits] = {}
+    groups: dict[str, UserLimits] = {}
+    users: dict[str, UserLimits] = {}
+
+    def find(self, user: User, kernel_tables: Iterable[KernelLimits]) -> dict[str, object]:
+        """Return the limits of a user's kernel, given the tables of its type."""
+        tables = [
+            *kernel_tables,
+            *(limits for group, limits in reversed(self.groups.items()) if group in user.groups),
+            *([self.users[user.name]] if user.name in self.users else []),
+        ]
+        return {name: value for table in tables for name, value in table.values().items()}
+
+
+class StartLimits:
+    """The limits that each start has.
+
+    Args:
+        tables: the limits that differ from those of the pool.
+        pool: starts the kernels.
+        finder: the kernel types that the pool has.
+        kernel: the kernel type of a start that names none.
+    """
+
+    def __init__(
+        self, tables: LimitTables, pool: KernelPool, finder: KernelFinder, kernel: str
+    ) -> None:
+        self._tables = tables
+        self._pool = pool
+        self._finder = finder
+        self._kernel = kernel
+
+    async def options(self, user: User, kernel_type: str | None) -> StartOptions:
+        """Return the limits of a start, for ``KernelPool.get``.
+
+        Raises:
+            NoSuchKernel: there are limits by kernel type, and there is no such type.
+        """
+        found = self._tables.find(user, await self._of_type(kernel_type or self._kernel))
+        options = StartOptions()
+        lease = {name: value for name, value in found.items() if name in _LEASE_LIMITS}
+        if lease:
+            limits = self._pool.limits
+            own: dict[str, Any] = {name: getattr(limits, name) for name in _LEASE_LIMITS} | lease
+            options["lease_limits"] = LeaseLimits(**own)
+        process = {name: value for name, value in found.items() if name in _PROCESS_LIMITS}
+        if process:
+            params = self._pool.launch_params
+            limits_of_pool: Any = params.get("limits") or {}
+            options["launch_params"] = {**params, "limits": {**limits_of_pool, **process}}
+        return options
+
+    async def _of_type(self, name: str) -> list[KernelLimits]:
+        if not self._tables.kernels:
+            return []
+        available = [kernel_type async for kernel_type, _ in self._finder.find_kernels()]
+        wanted = check_kernel_type(name, available, remedy="choose one of these")
+        return [
+            limits
+            for key, limits in self._tables.kernels.items()
+            if _type_of(key, available) == wanted
+        ]
+
+
+async def check_limits(tables: LimitTables, finder: KernelFinder, *, has_groups: bool) -> None:
+    """Check that the limits can be enforced here.
+
+    Args:
+        tables: the limits.
+        finder: the kernel types.
+        has_groups: whether users have groups.
+
+    Raises:
+        InvalidSettings: the system has no such limit or a lower one, there is no such type, or
+            users have no groups.
+    """
+    if tables.groups and not has_groups:
+        raise InvalidSettings(
+            "limits.groups: users have no groups with this authentication: use file, hub, oidc, or "
+            "proxy with proxy_groups_header"
+        )
+    available: list[str] = []
+    if tables.kernels:
+        available = [kernel_type async for kernel_type, _ in finder.find_kernels()]
+    known: dict[str, str] = {}
+    for key in tables.kernels:
+        try:
+            found = check_kernel_type(key, available, remedy="install it, or name another one")
+        except NoSuchKernel as error:
+            raise InvalidSettings(f"limits.kernels: {error}") from None
+        if known.setdefault(found, key) != key:
+            raise InvalidSettings(f"limits.kernels: {known[found]!r} and {key!r} are one type")
+    for kind in tables.__struct_fields__:
+        table: Mapping[str, KernelLimits] = getattr(tables, kind)
+        for name, limits in table.items():
+            _check_process_limits(f'limits.{kind}."{name}"', limits.values())
+
+
+def _check_process_limits(where: str, values: Mapping[str, object]) -> None:
+    process: dict[str, Any] = {
+        name: value for name, value in values.items() if name in _PROCESS_LIMITS and value
+    }
+    if not process:
+        return
+    try:
+        ProcessLimits(**process).check()
+    except InvalidLaunchParameter as error:
+        raise InvalidSettings(f"{where}: {error}") from None
+    if "processes" in process and os.geteuid() == 0:
+        raise InvalidSettings(
+            f"{where}: Linux does not limit the processes of root: run the server as another user, "
+            "or remove processes"
+        )
+
+
+def _type_of(key: str, available: list[str]) -> str | None:
+    try:
+        return check_kernel_type(key, available, remedy="")
+    except NoSuchKernel:  # no start is of this type
+        return None

@@ -1,0 +1,132 @@
+"""Limits of kernel types, groups and users."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from kernelproto import InvalidSettings, KernelFinder
+from kernelproto.interfaces import User, UserRequest
+from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits, check_limits
+from kernelproto.server.users import token_of
+from kernelproto.testing import FakeProvider
+
+GIB = 2**30
+
+
+class InGroups:
+    """Takes a token for a name and groups, such as ``ada+students+staff``."""
+
+    async def authenticate(self, request: UserRequest) -> User | None:
+        name, *groups = (token_of(request) or "").split("+")
+        return User(name, groups=frozenset(groups)) if name else None
+
+
+TABLES = LimitTables(
+    kernels={"fake/kernel": KernelLimits(memory=GIB, idle_timeout=60, cull_connected=True)},
+    groups={
+        "staff": UserLimits(memory=0, max_per_user=4),
+        "students": UserLimits(memory=3 * GIB, max_per_user=2, max_age=0),
+    },
+    users={"ada": UserLimits(max_per_user=3)},
+)
+
+
+@pytest.mark.parametrize(
+    ("user", "limits"),
+    [
+        (User("bob"), {"memory": GIB}),
+        (User("bob", groups=frozenset({"others"})), {"memory": GIB}),
+        (
+            User("bob", groups=frozenset({"students"})),
+            {"memory": 3 * GIB, "max_per_user": 2, "max_age": None},
+        ),
+        (
+            User("bob", groups=frozenset({"students", "staff"})),
+            {"memory": None, "max_per_user": 4, "max_age": None},
+        ),
+        (User("ada"), {"memory": GIB, "max_per_user": 3}),
+        (
+            User("ada", groups=frozenset({"staff"})),
+            {"memory": None, "max_per_user": 3},
+        ),
+    ],
+)
+def test_user_goes_before_group_and_group_before_kernel_type(user: User, limits) -> None:
+    of_type = {"idle_timeout": 60, "cull_connected": True}
+    assert TABLES.find(user, TABLES.kernels.values()) == of_type | limits
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_starts_have_their_limits(serving) -> None:
+    launched = []
+
+    class Provider(FakeProvider):
+        async def launch(self, name, **options):
+            launched.append(options.pop("launch_params"))
+            return await super().launch(name, **options)
+
+    async with serving(
+        {"limits": TABLES},
+        authenticator=InGroups(),
+        provider_type=Provider,
+        launch_params={"limits": {"open_files": 100, "memory": 5}},
+    ) as server:
+        for user, most, memory in [
+            ("bob", 1, GIB),
+            ("ada", 3, GIB),
+            ("kim+students", 2, 3 * GIB),
+            ("eve+students+staff", 4, None),
+        ]:
+            for _ in range(most):
+                await server.start(user)
+                limits = launched.pop()["limits"]
+                assert limits == {"open_files": 100, "memory": memory}
+            async with server.client(user) as client:
+                refused = await client.post("/api/kernels")
+            assert refused.status_code == 429
+            assert f"you have {most} kernel" in refused.json()["message"]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize("name", [None, "kernel", "fake/kernel"])
+async def test_kernel_type_has_its_limits_whatever_name_a_client_uses(serving, name) -> None:
+    tables = LimitTables(kernels={"kernel": KernelLimits(idle_timeout=0.02)})
+    async with serving({"limits": tables}) as server, server.client("ada") as client:
+        started = await client.post("/api/kernels", json={} if name is None else {"name": name})
+        assert started.status_code == 201, started.text
+        await server.provider.kernels[0].wait()
+        assert (await client.get("/api/kernels")).json() == []
+
+
+@pytest.mark.anyio
+async def test_limits_of_an_unknown_kernel_type_are_refused() -> None:
+    async with FakeProvider() as provider:
+        finder = KernelFinder([provider])
+        await check_limits(LimitTables(kernels={"kernel": KernelLimits()}), finder, has_groups=True)
+        twice = LimitTables(kernels={"kernel": KernelLimits(), "fake/kernel": KernelLimits()})
+        with pytest.raises(InvalidSettings, match=r"'kernel' and 'fake/kernel' are one type"):
+            await check_limits(twice, finder, has_groups=True)
+        unknown = LimitTables(kernels={"spec/ir": KernelLimits()})
+        with pytest.raises(InvalidSettings, match=r"limits\.kernels: no kernel type 'spec/ir'"):
+            await check_limits(unknown, finder, has_groups=True)
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+async def test_limits_that_the_system_cannot_enforce_are_refused(monkeypatch) -> None:
+    finder = KernelFinder([])
+    tables = LimitTables(users={"ada": UserLimits(open_files=10**9)})
+    with pytest.raises(InvalidSettings, match=r'limits\.users\."ada": .*open_files can be'):
+        await check_limits(tables, finder, has_groups=True)
+    tables = LimitTables(users={"ada": UserLimits(processes=100)})
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    await check_limits(tables, finder, has_groups=True)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(InvalidSettings, match="does not limit the processes of root"):
+        await check_limits(tables, finder, has_groups=True)
+    await check_limits(LimitTables(users={"ada": UserLimits(processes=0)}), finder, has_groups=True)
