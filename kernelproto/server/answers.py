@@ -109,6 +109,12 @@ async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
         raise HTTPException(400, f"the body cannot be used: {error}") from None
 
 
+async def wait_until_gone(request: Request) -> None:
+    """Return when the client of a request, whose body was read, has disconnected."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def answer_http_error(request: Request, error: Exception) -> Response:
     """Answer what was refused, or is not there."""
     assert isinstance(error, HTTPException)

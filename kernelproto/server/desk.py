@@ -6,12 +6,15 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import Protocol, TypeAlias
 
 import anyio
 from starlette.exceptions import HTTPException
 
+from kernelproto.background import background_tasks
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
@@ -29,12 +32,20 @@ from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, 
 from kernelproto.server.rate_limit import RateLimit
 from kernelproto.server.settings import Settings
 from kernelproto.server.tracing import span
+from kernelproto.supervise import Kernel
 
 logger = logging.getLogger(__name__)
 
 _REVOKED = "the access of the user was revoked"
 
 _ALLOWED_ENV_PREFIX = "KERNEL_"
+
+# Returns when the client of a request has disconnected.
+Gone: TypeAlias = Callable[[], Awaitable[object]]
+
+
+class _Get(Protocol):
+    async def __call__(self, *, wait: bool = False) -> Kernel: ...
 
 
 class Desk:
@@ -99,7 +110,12 @@ class Desk:
         return kernel_model(self.find(user, kernel_id))
 
     async def start(
-        self, user: User, request: KernelRequest, *, replaces: str | None = None
+        self,
+        user: User,
+        request: KernelRequest,
+        *,
+        replaces: str | None = None,
+        gone: Gone | None = None,
     ) -> KernelModel:
         """Start one more kernel for a user, or find the one that the request names.
 
@@ -112,6 +128,7 @@ class Desk:
             replaces: the id of a kernel of theirs that is ended first if there is no room else;
                 not before it is sure that there is such a kernel type, that it may be started
                 now, and that it takes what the request says.
+            gone: ends the wait in line; without it the wait lasts ``queue_seconds`` at most.
 
         Raises:
             HTTPException: 404, it names one that they do not have; 400, the id that it chooses is
@@ -140,7 +157,8 @@ class Desk:
                 await self._check_request(kernel_type, allowed)
                 replaced = self.pool.find(replaces, user=user.name)
             began_at = time.monotonic()  # the clock of uvloop is coarse
-            kernel = await self.pool.get(
+            get = partial(
+                self.pool.get,
                 user.name,
                 name=kernel_id,
                 replaces=None if replaced is None else replaced.name,
@@ -151,6 +169,10 @@ class Desk:
                 lease_limits=limits.get("lease_limits"),
                 launch_params=limits.get("launch_params"),
             )
+            if self._settings.queue_seconds and replaced is None:
+                kernel = await self._wait_in_line(get, user, kernel_id, gone)
+            else:
+                kernel = await get()
             if self._settings.revoked_kernels == "shutdown":
                 kernel.generations.start_task(self._end_with_access, user, kernel_id)
             seconds = time.monotonic() - began_at
@@ -178,6 +200,32 @@ class Desk:
         """End a kernel from ``find``."""
         with self._doing("kernel.end", user, kernel):
             await self.pool.release(kernel.user, name=kernel.name)
+
+    async def _wait_in_line(
+        self, get: _Get, user: User, kernel_id: str, gone: Gone | None
+    ) -> Kernel:
+        """Return a new kernel; wait for room until the client or the server ends the wait."""
+        in_line = anyio.CancelScope()
+        ended_by: list[Gone] = []
+
+        async def leave_after(event: Gone) -> None:
+            await event()
+            if self.pool.find(kernel_id, user=user.name) is None:  # else the kernel starts already
+                ended_by.append(event)
+                in_line.cancel()
+
+        async with background_tasks() as tasks:
+            tasks.start_soon(leave_after, partial(anyio.sleep, self._settings.queue_seconds))
+            tasks.start_soon(leave_after, self._drain.beginning.wait)
+            if gone is not None:
+                tasks.start_soon(leave_after, gone)
+            with in_line:
+                return await get(wait=True)
+        if gone in ended_by:
+            raise HTTPException(503, "the client has disconnected while it waited for a kernel")
+        if self._drain.begun:
+            raise HTTPException(503, SHUTTING_DOWN)
+        return await get()  # at the last moment there may be room; else it raises PoolFull
 
     async def _check_request(self, kernel_type: str | None, env: Mapping[str, str]) -> None:
         """Raise what a start would raise before a kernel is given up for it."""

@@ -25,16 +25,21 @@ class Drain:
     """The end of a server, from the signal to the last WebSocket.
 
     Attributes:
-        begun: whether the server was told to end.
+        beginning: set when the server was told to end.
         closing: set when the WebSockets have to close.
     """
 
     def __init__(self) -> None:
-        self.begun = False
+        self.beginning = anyio.Event()
         self.closing = anyio.Event()
         self._connections = 0
         self._empty = anyio.Event()
         self._hurried = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether the server was told to end."""
+        return self.beginning.is_set()
 
     @contextmanager
     def connection(self) -> Generator[None]:
@@ -54,7 +59,7 @@ class Drain:
             pool: has the kernels.
             grace: how many seconds kernels that are busy may go on.
         """
-        self.begun = True
+        self.beginning.set()
         with anyio.move_on_after(grace):
             while not self._hurried:
                 if all(kernel.state != "busy" for kernel in pool.kernels()):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from kernelproto.interfaces import User
 from kernelproto.pool import PooledKernel
-from kernelproto.server.answers import json_response, read_body
+from kernelproto.server.answers import json_response, read_body, wait_until_gone
 from kernelproto.server.desk import Desk
 from kernelproto.server.models import KernelRequest, kernel_model
 
@@ -48,7 +50,8 @@ class KernelRoutes:
 
     async def _start(self, request: Request) -> Response:
         wanted = await read_body(request, KernelRequest, limit=self._max_body_bytes)
-        model = await self._desk.start(request.user, wanted)
+        gone = partial(wait_until_gone, request)
+        model = await self._desk.start(request.user, wanted, gone=gone)
         location = f"{request.scope.get('root_path', '')}/api/kernels/{model.id}"
         return json_response(model, 201, {"Location": location})
 

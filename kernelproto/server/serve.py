@@ -316,7 +316,7 @@ async def _end_on_signal(
                 if drain.begun:
                     drain.hurry()
                 else:
-                    drain.begun = True  # the next signal may come before the task runs
+                    drain.beginning.set()  # the next signal may come before the task runs
                     tasks.start_soon(end)
 
 

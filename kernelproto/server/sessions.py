@@ -6,6 +6,7 @@ import logging
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from weakref import WeakValueDictionary
 
@@ -17,8 +18,8 @@ from starlette.routing import Route
 
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.interfaces import User
-from kernelproto.server.answers import json_response, read_body, status_of
-from kernelproto.server.desk import Desk
+from kernelproto.server.answers import json_response, read_body, status_of, wait_until_gone
+from kernelproto.server.desk import Desk, Gone
 from kernelproto.server.models import (
     KernelRequest,
     SessionChange,
@@ -92,7 +93,8 @@ class SessionRoutes:
                     str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id=""
                 )
                 self._check_room(user, session)
-                session.kernel_id = await self._kernel(user, wanted.kernel, wanted.path)
+                gone = partial(wait_until_gone, request)
+                session.kernel_id = await self._kernel(user, wanted.kernel, wanted.path, gone=gone)
                 self._forget()
                 self._sessions.setdefault(user.name, {})[session.id] = session
         location = f"{request.scope.get('root_path', '')}/api/sessions/{session.id}"
@@ -181,10 +183,11 @@ class SessionRoutes:
         path: str,
         *,
         replaces: str | None = None,
+        gone: Gone | None = None,
     ) -> str:
         wanted = wanted or KernelRequest()
         wanted.path = wanted.path or path
-        return (await self._desk.start(user, wanted, replaces=replaces)).id
+        return (await self._desk.start(user, wanted, replaces=replaces, gone=gone)).id
 
     def _lock(self, user: User, what: str) -> anyio.Lock:
         return self._locks.setdefault((user.name, what), anyio.Lock())

@@ -186,6 +186,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = LimitTables()
     warm: Annotated[int, Meta(ge=0, description="how many kernels are started ahead of time")] = 0
+    queue_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="how long the start of a kernel waits in line while all are in use, before "
+            "it is answered 503; 0 for not at all",
+        ),
+    ] = 0.0
     starts_per_minute: Annotated[
         float,
         Meta(

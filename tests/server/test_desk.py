@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from kernelproto.launch.parameters import kernel_environment
 from kernelproto.server.desk import allowed_env
 from kernelproto.server.logs import JsonLines
 from kernelproto.testing import FakeProvider
+from tests.server.conftest import Server
 
 
 def test_variables_that_clients_may_set() -> None:
@@ -96,3 +98,107 @@ async def test_log_tells_whose_kernel_it_is_about(serving, log, monkeypatch) -> 
     (line,) = [line for line in log if "could not be started" in line["message"]]
     assert line["user"] == "ada"
     assert line["kernel_id"] != kernel_id
+
+
+STARTS = [("/api/kernels", {}), ("/api/sessions", {"path": "x", "type": "notebook"})]
+
+
+@asynccontextmanager
+async def full_server(serving, seconds: float) -> AsyncGenerator[tuple[Server, str]]:
+    """Serve one kernel at the most, which ada has and uses; give her kernel's id."""
+    async with serving({"queue_seconds": seconds}, max_kernels=1) as server:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id):
+            yield server, kernel_id
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize(("path", "body"), STARTS)
+async def test_start_waits_in_line_for_room(serving, path: str, body: dict[str, str]) -> None:
+    async with full_server(serving, 3600) as (server, kernel_id), server.client("bob") as bob:
+        responses = []
+
+        async def start() -> None:
+            responses.append(await bob.post(path, json=body))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            await anyio.wait_all_tasks_blocked()
+            assert responses == []
+            second = await bob.post(
+                "/api/kernels"
+            )  # one waits already, and one is what bob may have
+            assert second.status_code == 429
+            async with server.client("ada") as ada:
+                assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
+        assert [response.status_code for response in responses] == [201]
+        assert [kernel.user for kernel in server.pool.kernels()] == ["bob"]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize(("path", "body"), STARTS)
+async def test_start_that_waited_in_vain_is_answered_503(serving, path: str, body) -> None:
+    async with full_server(serving, 0.05) as (server, _), server.client("bob") as bob:
+        response = await bob.post(path, json=body)
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) > 0
+        assert response.json()["message"] == (
+            "all kernels of this server are in use: try again later"
+        )
+        assert server.pool.counts["refused"] == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_start_that_waits_is_answered_503_when_the_server_ends(serving) -> None:
+    async with full_server(serving, 3600) as (server, _), server.client("bob") as bob:
+
+        async def start() -> None:
+            response = await bob.post("/api/kernels")
+            assert response.status_code == 503
+            assert "shutting down" in response.json()["message"]
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            await anyio.wait_all_tasks_blocked()
+            server.app.state.drain.beginning.set()
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.parametrize(("path", "body"), STARTS)
+async def test_client_that_disconnects_leaves_the_line(serving, path: str, body) -> None:
+    async with full_server(serving, 3600) as (server, kernel_id):
+        gone = anyio.Event()
+        bodies = [json.dumps(body).encode()]
+
+        async def receive() -> dict[str, object]:
+            if not bodies:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+
+        async def send(message: object) -> None:
+            pass
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"host", b"server.test"), (b"authorization", b"token bob")],
+            "client": ("127.0.0.1", 1),
+            "server": ("server.test", 80),
+        }
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(server.app, scope, receive, send)
+            await anyio.wait_all_tasks_blocked()
+            gone.set()
+        async with server.client("ada") as ada:
+            assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
+        assert server.pool.counts["started"] == 1
