@@ -70,7 +70,7 @@ CONFINED = {
     "jwt": ("kernelproto/server/oidc.py",),
     "opentelemetry": ("kernelproto/server/tracing.py",),
     "prometheus_client": ("kernelproto/server/metrics.py",),
-    "psutil": ("kernelproto/server/dashboard/usage.py",),
+    "psutil": ("kernelproto/server/usage.py",),
     "nbformat": ("kernelproto/notebook/",),
     "starlette": ("kernelproto/server/",),
     "uvicorn": ("kernelproto/server/",),

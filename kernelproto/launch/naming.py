@@ -64,13 +64,30 @@ def check_kernel_type(name: str, available: Iterable[str], *, remedy: str) -> st
     Raises:
         NoSuchKernel: it is not.
     """
+    there = list(available)
+    found = launch_names(there).get(name.lower())
+    if found is None:
+        raise no_such_kernel(name, there, remedy=remedy)
+    return found
+
+
+def launch_names(available: Iterable[str]) -> dict[str, str]:
+    """Return the names by which kernel types are launched, in lower case, with the kernel types.
+
+    Args:
+        available: the kernel types there are, with their providers.
+    """
     there = sorted(available, key=lambda known: known.partition("/")[0] != FIRST_PROVIDER)
+    names: dict[str, str] = {}
     for known in there:
-        if name.lower() == (known if "/" in name else known.partition("/")[2]).lower():
-            return known
-    if means_own_python(name) and OWN_KERNEL in there:
-        return OWN_KERNEL
-    raise no_such_kernel(name, there, remedy=remedy)
+        names.setdefault(known.lower(), known)
+        short = known.partition("/")[2].lower()
+        if "/" not in short:
+            names.setdefault(short, known)
+    if OWN_KERNEL in there:
+        for short in _OWN_PYTHON:
+            names.setdefault(short, OWN_KERNEL)
+    return names
 
 
 def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuchKernel:

@@ -75,6 +75,10 @@ class Line:
         self._replacing: dict[Lease, set[int]] = {}
         self._due: list[tuple[int, Lease]] = []
 
+    def __len__(self) -> int:
+        """Return how many tickets are in line."""
+        return len(self._by_ticket)
+
     def of_user(self, user: str) -> int:
         """Return how many of a user's leases are promised or unserved."""
         return self._of_user[user]

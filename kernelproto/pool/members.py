@@ -156,6 +156,11 @@ class Members(AsyncContextManagerMixin):
                 for request in self._requests.values():
                     request.member.fail(PoolError("the pool was closed while this was waiting"))
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room."""
+        return self._plan.waiting
+
     @asynccontextmanager
     async def hand_over(
         self,
@@ -296,11 +301,12 @@ class Members(AsyncContextManagerMixin):
             case Expire(number):
                 self._end(self._members[number], "expired")
             case RefuseFull(ticket, waiting):
-                self._refuse(ticket, _full(self._plan.limits.max_kernels, waiting))
+                self._refuse(ticket, "full", _full(self._plan.limits.max_kernels, waiting))
             case RefuseQuota(ticket):
                 _, start, *_ = request = self._requests[ticket]
                 limits = start.get("lease_limits") or self._plan.limits
-                self._refuse(ticket, _beyond_quota(limits.max_per_user, request.lease.user))
+                message = _beyond_quota(limits.max_per_user, request.lease.user)
+                self._refuse(ticket, "quota", message)
 
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._recipe.kernel_type(start)
@@ -334,8 +340,9 @@ class Members(AsyncContextManagerMixin):
             if len(self._ends) > _MOST_ENDS:
                 del self._ends[next(iter(self._ends))]
 
-    def _refuse(self, ticket: int, error: PoolError) -> None:
+    def _refuse(self, ticket: int, why: str, error: PoolError) -> None:
         self.counts["refused"] += 1
+        self.counts[why] += 1
         self._requests[ticket].member.fail(error)
 
     async def _serve(self, member: Member, start: StartOptions) -> None:

@@ -180,6 +180,11 @@ class Plan:
         return bool(self._line.unserved)
 
     @property
+    def waiting(self) -> int:
+        """How many tickets wait for a place."""
+        return len(self._line)
+
+    @property
     def crowded(self) -> bool:
         """Whether a lease without a kernel finds neither a free place nor an idle kernel."""
         full = len(self._places) >= self.limits.max_kernels

@@ -82,7 +82,8 @@ class KernelPool(AsyncContextManagerMixin):
     Attributes:
         counts: how many kernels were "started", "restarted", "evicted", "culled", "expired",
             "released" or "lost" for good, how many have "failed", most of them to start, and how
-            many requests were "refused", since the pool was made.
+            many requests were "refused", since the pool was made; of these, how many because the
+            pool was "full", and how many because of the user's "quota".
         limits: those of the arguments.
         launch_params: those of the arguments.
         deaths: how many kernels have died, those that were restarted included, by ``Died.cause``.
@@ -247,6 +248,11 @@ class KernelPool(AsyncContextManagerMixin):
             return False
         await self._members.end(member)
         return True
+
+    @property
+    def waiting(self) -> int:
+        """How many requests for kernels wait for room now."""
+        return self._members.waiting
 
     def kernels(self, user: str | None = None) -> list[PooledKernel]:
         """Describe the kernels of a user, or of everybody, in the order of their starts.

@@ -42,6 +42,7 @@ from kernelproto.server.models import timestamp
 from kernelproto.server.sends import InterruptibleSends
 from kernelproto.server.sessions import SessionRoutes
 from kernelproto.server.settings import Settings
+from kernelproto.server.usage import UsageMeter
 
 _DEFAULT_SETTINGS = Settings()
 
@@ -77,14 +78,14 @@ def create_app(
         settings: what clients may do.
     """
     feeds = Feeds(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
-    metrics = Metrics(pool, feeds)
     access = Access(authenticator)
     logins = Logins(authenticator, per_minute=settings.failed_logins_per_minute)
+    sockets = UserSockets(settings.max_websockets_per_user)
+    meter = UsageMeter()
+    metrics = Metrics(pool, feeds, finder=finder, meter=meter, logins=logins, sockets=sockets)
     drain = Drain()
     desk = Desk(pool, finder, settings, metrics, access, drain)
     limit = settings.max_body_bytes
-    sockets = UserSockets(settings.max_websockets_per_user)
-    metrics.sockets = sockets
     channels = ChannelsRoute(
         desk,
         feeds,
@@ -128,7 +129,7 @@ def create_app(
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
             *SessionRoutes(desk, settings).routes(),
-            *dashboard.Dashboard(pool).routes(),
+            *dashboard.Dashboard(pool, meter).routes(),
         ],
         middleware=middleware,
         exception_handlers=handlers,

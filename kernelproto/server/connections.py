@@ -58,6 +58,7 @@ class Connections:
             may send in a second.
 
     Attributes:
+        most: how many there may be.
         pacer: shares the turns of the event loop between them.
         warn: logs a warning about clients.
         open: how many there are.
@@ -70,7 +71,7 @@ class Connections:
         self.open = 0
         self.refused = 0
         self.displaced = 0
-        self._most = most
+        self.most = most
         self._frames_per_second = frames_per_second
         self._waiting: dict[HttpConnection, None] = {}  # those without a request, oldest first
         self._refusing: set[HttpConnection] = set()
@@ -85,12 +86,12 @@ class Connections:
 
         One that is not has to be closed at once, or answered by ``refuse``; see ``may_be_told``.
         """
-        if self.open - len(self._refusing) >= self._most:
+        if self.open - len(self._refusing) >= self.most:
             oldest = next(iter(self._waiting), None)
             if oldest is None:
                 self.refused += 1
                 self.warn(
-                    f"a connection is refused: {self._most} connections are open, and all have a "
+                    f"a connection is refused: {self.most} connections are open, and all have a "
                     f"request (max_connections); refused so far: {self.refused}"
                 )
                 self._refusing.add(connection)
@@ -163,23 +164,29 @@ class UserSockets:
         most: how many a user may have.
 
     Attributes:
+        most: how many a user may have.
         refused: how many were refused so far.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._open: Counter[str] = Counter()
         self._warn = FewWarnings()
         self.refused = 0
 
+    @property
+    def users(self) -> int:
+        """How many users have one."""
+        return len(self._open)
+
     @contextmanager
     def place(self, user: str) -> Generator[bool]:
         """Take a place for a user's WebSocket for the block; give whether there was one."""
-        has_room = self._open[user] < self._most
+        has_room = self._open[user] < self.most
         if not has_room:
             self.refused += 1
             self._warn(
-                f"a WebSocket is refused: {user[:100]} has {self._most} "
+                f"a WebSocket is refused: {user[:100]} has {self.most} "
                 f"(max_websockets_per_user); refused so far: {self.refused}"
             )
         self._open[user] += has_room

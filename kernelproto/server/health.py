@@ -70,7 +70,7 @@ class HealthRoutes:
                 raise HTTPException(403, "the metrics are for admins, and for the metrics_token")
         except TooManyLogins as error:
             raise HTTPException(429, str(error), {"Retry-After": str(error.seconds)}) from None
-        return Response(self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
+        return Response(await self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _may_read(self, request: Request) -> bool:
         wanted = user_request(request.scope)

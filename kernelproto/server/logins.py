@@ -66,9 +66,15 @@ class Logins:
     Args:
         authenticator: knows the users.
         per_minute: failed attempts of an address in a minute; 0 for no limit.
+
+    Attributes:
+        refused: how many attempts had an unknown token.
+        limited: how many came from an address that had to wait.
     """
 
     def __init__(self, authenticator: Authenticator, *, per_minute: float) -> None:
+        self.refused = 0
+        self.limited = 0
         self._authenticator = authenticator
         self._failures = RateLimit(per_minute=per_minute, burst=_BURST, most=_MOST_REMEMBERED)
         self._accepted = _Recent()
@@ -107,6 +113,7 @@ class Logins:
         if not seconds:
             self._waiting.discard(network)
             return Attempt(address, path, key, counts=True)
+        self.limited += 1
         if self._waiting.add(network):  # told once, however often it goes on
             with acting(None, address):
                 audit("login", "refused", path=path, reason="too many failed attempts")
@@ -136,6 +143,7 @@ class Logins:
         """Take note that the user of an attempt was not let in."""
         if attempt.key is None:
             return
+        self.refused += 1
         self._accepted.discard(attempt.key)
         with acting(None, attempt.address):
             audit("login", "refused", path=attempt.path, reason="unknown token")

@@ -1,32 +1,48 @@
-"""Metrics: what a Prometheus is told about the server.
+"""Metrics of the server, for Prometheus.
 
-No label has the name of a user, a kernel or anything else that clients make up, so that neither the
-number of time series nor what they tell grows with the users.
+No label holds a user, a kernel id or any other text that clients choose. So the number of time
+series does not grow with the users, and reading the metrics does not tell who they are.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import time
 from collections.abc import Iterator
-from typing import get_args
+from typing import NoReturn, get_args
 
+import anyio
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from kernelproto.interfaces import DeathCause
-from kernelproto.pool import KernelPool
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.naming import launch_names
+from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.pool.member import PooledState
 from kernelproto.server.connections import Connections, UserSockets
 from kernelproto.server.feed import Feeds
+from kernelproto.server.logins import Logins
 from kernelproto.server.tracing import trace_past
 from kernelproto.server.traffic import Traffic
+from kernelproto.server.usage import UsageMeter, pids_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 _ENDS = ("evicted", "culled", "expired", "released", "lost", "failed")
 
-# Requests that are told apart; a client can make up any other.
+_STATES: tuple[str, ...] = get_args(PooledState)
+
+# The label of a kernel type that the finder does not have, and of other requests.
+_OTHER = "other"
+
+# The kernel types are looked for again after so many seconds.
+_TYPES_SECONDS = 60.0
+
+# How often the lag of the event loop is measured.
+_LAG_PERIOD_SECONDS = 0.5
+
+# Requests with a label of their own; a client can make up any other.
 _REQUESTS = frozenset(
     (
         "execute_request",
@@ -43,61 +59,133 @@ _REQUESTS = frozenset(
 )
 
 _START_SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _ROUND_TRIP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120)
 
 
 class Metrics(Collector):
-    """What there is to tell; all but the histograms is looked up when somebody asks.
+    """All metrics. Most values are read from other objects when the metrics are asked for.
 
     Args:
         pool: has the kernels.
-        feeds: have what waits for clients.
+        feeds: have the messages that wait for clients.
+        finder: has the kernel types; only these become labels.
+        meter: measures the kernels' processes.
+        logins: count refused log-ins.
+        sockets: count the WebSockets of each user.
 
     Attributes:
         traffic: counts the messages.
         start_seconds: how long users have waited for kernels.
         rate_limited: how many starts and restarts were refused because they came too often.
-        sockets: the WebSockets of each user; None where they are not counted.
-        connections: of the server; None where another server than this program's serves.
+        connections: of the server; None where the program has another server than this package's.
     """
 
-    def __init__(self, pool: KernelPool, feeds: Feeds) -> None:
+    def __init__(
+        self,
+        pool: KernelPool,
+        feeds: Feeds,
+        *,
+        finder: KernelFinder,
+        meter: UsageMeter,
+        logins: Logins,
+        sockets: UserSockets,
+    ) -> None:
         self._pool = pool
         self._feeds = feeds
+        self._finder = finder
+        self._meter = meter
+        self._logins = logins
+        self._sockets = sockets
         self._registry = CollectorRegistry()
+        self._types: dict[str, str] = {}
+        self._types_until = 0.0
+        self._memory = 0
         self.rate_limited = 0
-        self.sockets: UserSockets | None = None
         self.connections: Connections | None = None
         self.traffic = Traffic(self._note_round_trip)
         self.start_seconds = Histogram(
             "kernelproto_kernel_start_seconds",
-            "From a user's wish for a kernel until it was ready.",
+            "Seconds from a user's request for a kernel until the kernel was ready.",
             buckets=_START_SECONDS,
             registry=self._registry,
         )
         self._round_trip_seconds = Histogram(
             "kernelproto_round_trip_seconds",
-            "From a client's request, taken from its WebSocket, until the reply was sent on it.",
+            "Seconds from the receipt of a client's request on a WebSocket until its reply was "
+            "sent.",
             ["request"],
             buckets=_ROUND_TRIP_SECONDS,
+            registry=self._registry,
+        )
+        self._lag_seconds = Histogram(
+            "kernelproto_loop_lag_seconds",
+            "Seconds by which the event loop was late, measured twice a second.",
+            buckets=_LAG_SECONDS,
             registry=self._registry,
         )
         self._registry.register(self)
         ProcessCollector(registry=self._registry)
 
-    def expose(self) -> bytes:
-        """Return all of them as text of CONTENT_TYPE."""
+    async def expose(self) -> bytes:
+        """Return all metrics as text of CONTENT_TYPE."""
+        if time.monotonic() >= self._types_until:
+            found = [kernel_type async for kernel_type, _ in self._finder.find_kernels()]
+            self._types = launch_names(found)
+            self._types_until = time.monotonic() + _TYPES_SECONDS
+        usages = await self._meter.read(pids_of(self._pool.kernels()))
+        self._memory = sum(usage.memory for usage in usages.values())
         return generate_latest(self._registry)
 
+    async def watch_loop(self, *, period: float = _LAG_PERIOD_SECONDS) -> NoReturn:
+        """Measure the lag of the event loop until cancelled.
+
+        Args:
+            period: seconds between two measurements.
+        """
+        while True:
+            due = time.perf_counter() + period  # the clock of uvloop is coarse
+            await anyio.sleep(period)
+            self._lag_seconds.observe(max(0.0, time.perf_counter() - due))
+
     def collect(self) -> Iterator[Metric]:
-        """Tell of what is counted elsewhere anyway; part of Collector."""
+        """Collect the values that other objects count; part of Collector."""
         kernels = self._pool.kernels()
-        states = Counter(kernel.state for kernel in kernels)
         counts = self._pool.counts
         backlog = self._feeds.backlog()
+        yield self._kernels(kernels)
+        yield GaugeMetricFamily(
+            "kernelproto_kernels_memory_bytes",
+            "Resident memory of all processes of kernels on this machine. Memory that several "
+            "processes share counts for each of them.",
+            self._memory,
+        )
+        yield CounterMetricFamily(
+            "kernelproto_kernels_cpu_seconds",
+            "Processor time of kernels on this machine, as seen when the metrics were read.",
+            self._meter.cpu_seconds,
+        )
+        yield GaugeMetricFamily(
+            "kernelproto_users", "Users who have a kernel.", len({k.user for k in kernels})
+        )
+        yield GaugeMetricFamily(
+            "kernelproto_connected_users", "Users who have a WebSocket.", self._sockets.users
+        )
+        yield GaugeMetricFamily(
+            "kernelproto_waiting_requests",
+            "Requests for a kernel that wait for room.",
+            self._pool.waiting,
+        )
+        limits = {
+            "max_kernels": self._pool.limits.max_kernels,
+            "max_per_user": self._pool.limits.max_per_user,
+            "max_websockets_per_user": self._sockets.most,
+        }
+        if self.connections is not None:
+            limits["max_connections"] = self.connections.most
         yield _by_label(
-            GaugeMetricFamily("kernelproto_kernels", "Kernels there are.", labels=["state"]),
-            {state: states[state] for state in get_args(PooledState)},
+            GaugeMetricFamily("kernelproto_limit", "Limits, by setting.", labels=["setting"]),
+            limits,
         )
         yield GaugeMetricFamily(
             "kernelproto_connections",
@@ -105,23 +193,23 @@ class Metrics(Collector):
             sum(kernel.connections for kernel in kernels),
         )
         yield CounterMetricFamily(
-            "kernelproto_kernel_starts", "Kernels that were begun to be started.", counts["started"]
+            "kernelproto_kernel_starts", "Starts of kernels.", counts["started"]
         )
         yield CounterMetricFamily(
             "kernelproto_kernel_restarts",
-            "Kernels that were restarted, by hand or after they had died.",
+            "Restarts of kernels, by users and after a kernel has died.",
             counts["restarted"],
         )
         yield _by_label(
             CounterMetricFamily(
-                "kernelproto_kernel_ends", "Kernels that have ended, and why.", labels=["reason"]
+                "kernelproto_kernel_ends", "Kernels that have ended, by reason.", labels=["reason"]
             ),
             {reason: counts[reason] for reason in _ENDS},
         )
         yield _by_label(
             CounterMetricFamily(
                 "kernelproto_kernel_deaths",
-                "Kernels that have died, whether they were restarted or not, by cause.",
+                "Deaths of kernels, followed by a restart or not, by cause.",
                 labels=["cause"],
             ),
             {cause: self._pool.deaths[cause] for cause in get_args(DeathCause)},
@@ -129,11 +217,24 @@ class Metrics(Collector):
         yield _by_label(
             CounterMetricFamily(
                 "kernelproto_starts_refused",
-                "Starts that were refused: by the pool, which is full or has quotas, or because "
-                "their user wants too many in a short time.",
+                "Starts and restarts that were refused: all kernels of the server were in use, the "
+                "user had as many as allowed, or the user had started too many in a short time.",
                 labels=["by"],
             ),
-            {"pool": counts["refused"], "rate_limit": self.rate_limited},
+            {
+                "max_kernels": counts["full"],
+                "max_per_user": counts["quota"],
+                "rate_limit": self.rate_limited,
+            },
+        )
+        yield _by_label(
+            CounterMetricFamily(
+                "kernelproto_logins_refused",
+                "Requests with a token that were refused: the token was unknown, or too many "
+                "log-ins from the same address had failed.",
+                labels=["reason"],
+            ),
+            {"unknown_token": self._logins.refused, "too_many_failures": self._logins.limited},
         )
         yield _by_label(
             CounterMetricFamily(
@@ -144,7 +245,7 @@ class Metrics(Collector):
         if self.connections is not None:
             yield GaugeMetricFamily(
                 "kernelproto_open_connections",
-                "Connections of clients, WebSockets among them.",
+                "Connections of clients, including WebSockets.",
                 self.connections.open,
             )
             yield CounterMetricFamily(
@@ -161,12 +262,12 @@ class Metrics(Collector):
             ),
             {
                 "max_connections": self.connections.refused if self.connections else 0,
-                "max_websockets_per_user": self.sockets.refused if self.sockets else 0,
+                "max_websockets_per_user": self._sockets.refused,
             },
         )
         yield GaugeMetricFamily(
             "kernelproto_kept_bytes",
-            "What is kept of kernels' messages, for clients that are slow or away.",
+            "Bytes of kernels' messages that are kept for clients that are slow or away.",
             backlog.kept_bytes,
         )
         yield GaugeMetricFamily(
@@ -176,12 +277,26 @@ class Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "kernelproto_unsent_messages_slowest",
-            "Those of them that wait for the slowest client.",
+            "Messages that wait to be sent to the slowest client.",
             backlog.slowest,
         )
 
+    def _kernels(self, kernels: list[PooledKernel]) -> Metric:
+        """Count kernels by type and state; a request may name a type that does not exist."""
+        types = sorted({*self._types.values(), _OTHER})
+        found = dict.fromkeys(((name, state) for name in types for state in _STATES), 0)
+        for kernel in kernels:
+            name = self._types.get(kernel.kernel_type.lower(), _OTHER)
+            found[name, kernel.state] += 1
+        family = GaugeMetricFamily(
+            "kernelproto_kernels", "Kernels, by type and state.", labels=["type", "state"]
+        )
+        for labels, count in found.items():
+            family.add_metric(labels, count)
+        return family
+
     def _note_round_trip(self, msg_type: str, seconds: float) -> None:
-        request = msg_type.removesuffix("_request") if msg_type in _REQUESTS else "other"
+        request = msg_type.removesuffix("_request") if msg_type in _REQUESTS else _OTHER
         self._round_trip_seconds.labels(request).observe(seconds)
         trace_past(f"request {request}", seconds)
 

@@ -141,6 +141,7 @@ async def serve(settings: Settings) -> None:
             )
             app = create_app(pool, finder=finder, authenticator=authenticator, settings=settings)
             app.state.metrics.connections = connections
+            tasks.start_soon(app.state.metrics.watch_loop)
             http, ws = choose_protocols(connections)
             server = _Server(
                 uvicorn.Config(

@@ -171,7 +171,9 @@ async def test_full_when_all_work_or_are_connected(pool_of) -> None:
         assert caught.value.limit == 2
         assert [kernel.user for kernel in pool.kernels()] == ["ada", "bob"]
         assert await pool.get("bob") is bob
-        assert pool.counts["refused"] == 1
+        assert pool.counts["refused"] == pool.counts["full"] == 1
+        assert pool.limits.max_kernels == 2
+        assert pool.waiting == 0
         await pool.release("bob")
         assert (await (await pool.get("eve")).execute("6 * 7")).text == "42"
 

@@ -23,7 +23,7 @@ from kernelproto.launch.providers import IPykernelProvider
 from kernelproto.pool import PooledKernel
 from kernelproto.server import SingleUserToken, create_app
 from kernelproto.server.dashboard.page import View, ago, amount, render
-from kernelproto.server.dashboard.usage import Sample, Usage, UsageMeter, measure, usage_between
+from kernelproto.server.usage import Sample, Usage, UsageMeter, measure, usage_between
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -334,6 +334,7 @@ async def test_meter_measures_once_for_all_who_ask() -> None:
     usage = (await meter.read([]))[os.getpid()]
     assert usage.memory > 0
     assert usage.cpu is None
+    assert meter.cpu_seconds > 0
 
 
 @pytest.mark.anyio
@@ -343,4 +344,7 @@ async def test_meter_tells_the_share_of_processors() -> None:
     with anyio.fail_after(GUARD_SECONDS):
         while not usage.cpu:
             usage = (await meter.read([os.getpid()]))[os.getpid()]
+        seconds = meter.cpu_seconds
+        await meter.read([])  # the process is gone, as far as the meter knows
+        assert meter.cpu_seconds == seconds
     assert 0 < usage.cpu < 1000

@@ -208,6 +208,8 @@ async def test_waits_for_no_head_and_ends_in_order_on_a_signal(capsys, monkeypat
             async with httpx.AsyncClient(base_url=url) as client:
                 assert (await client.get("/api/me")).json()["identity"]["username"] == "user"
                 assert "kernelproto_open_connections 1.0" in (await client.get("/metrics")).text
+                while "loop_lag_seconds_count 0.0" in (await client.get("/metrics")).text:
+                    await checkpoint()
             monkeypatch.setattr("kernelproto.server.heads.HEAD_SECONDS", 0.01)
             async with await anyio.connect_tcp(str(url.host), url.port or 0) as slow:
                 await slow.send(b"GET /api/me HTTP/1.1")

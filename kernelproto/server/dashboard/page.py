@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from kernelproto.interfaces import User
 from kernelproto.pool import PooledKernel
-from kernelproto.server.dashboard.usage import Usage
 from kernelproto.server.models import shown_name
+from kernelproto.server.usage import Usage
 
 _UNKNOWN = "\N{EN DASH}"
 

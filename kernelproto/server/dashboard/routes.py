@@ -19,8 +19,8 @@ from kernelproto.interfaces import User
 from kernelproto.pool import KernelPool
 from kernelproto.server.answers import error_response
 from kernelproto.server.dashboard.page import DOOR, View, read_file, render
-from kernelproto.server.dashboard.usage import UsageMeter
 from kernelproto.server.guard import path_in_app
+from kernelproto.server.usage import UsageMeter, pids_of
 
 _PAGE = "/"
 
@@ -50,11 +50,12 @@ class Dashboard:
 
     Args:
         pool: has the kernels.
+        meter: measures their processes.
     """
 
-    def __init__(self, pool: KernelPool) -> None:
+    def __init__(self, pool: KernelPool, meter: UsageMeter) -> None:
         self._pool = pool
-        self._meter = UsageMeter()
+        self._meter = meter
         self._version = version("kernelproto")
 
     def routes(self) -> list[Route]:
@@ -66,8 +67,7 @@ class Dashboard:
 
     async def _show(self, request: Request) -> Response:
         user: User = request.user
-        pids = [kernel.pid for kernel in self._pool.kernels() if kernel.pid is not None]
-        usage = await self._meter.read(pids)
+        usage = await self._meter.read(pids_of(self._pool.kernels()))
         view = View(
             user=user,
             kernels=self._pool.kernels(None if user.admin else user.name),

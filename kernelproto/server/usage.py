@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
 import psutil
+
+from kernelproto.pool import PooledKernel
 
 # Measuring takes no more than this part of one processor's time, however many processes there are.
 _MOST_EFFORT = 0.1
@@ -53,9 +55,14 @@ class UsageMeter:
 
     Args:
         fresh_seconds: how long a measurement is good enough.
+
+    Attributes:
+        cpu_seconds: the processor time of all processes that were measured, from their start to
+            their last measurement; it never falls.
     """
 
     def __init__(self, *, fresh_seconds: float = 1.0) -> None:
+        self.cpu_seconds = 0.0
         self._fresh_seconds = fresh_seconds
         self._samples: Mapping[int, Sample] = {}
         self._usages: Mapping[int, Usage] = {}
@@ -78,11 +85,20 @@ class UsageMeter:
                     pid: usage_between(self._samples.get(pid), sample)
                     for pid, sample in samples.items()
                 }
+                self.cpu_seconds += sum(
+                    cpu_seconds_between(self._samples.get(pid), sample)
+                    for pid, sample in samples.items()
+                )
                 self._samples = samples
                 ended = time.monotonic()
                 pause = (ended - began) / _MOST_EFFORT
                 self._fresh_until = ended + max(self._fresh_seconds, pause)
             return self._usages
+
+
+def pids_of(kernels: Iterable[PooledKernel]) -> list[int]:
+    """Return the numbers of the kernels' processes on this machine."""
+    return [kernel.pid for kernel in kernels if kernel.pid is not None]
 
 
 def usage_between(before: Sample | None, after: Sample) -> Usage:
@@ -91,9 +107,16 @@ def usage_between(before: Sample | None, after: Sample) -> Usage:
     if before is not None and before.began == after.began:
         span = after.at - before.at
         if 0 < span <= _LONGEST_SPAN_SECONDS:
-            # It may fall: what an orphan has used goes with it.
-            cpu = max(0.0, (after.cpu_seconds - before.cpu_seconds) / span)
+            cpu = cpu_seconds_between(before, after) / span
     return Usage(after.memory, cpu)
+
+
+def cpu_seconds_between(before: Sample | None, after: Sample) -> float:
+    """Return the processor time between two samples; all of it without an earlier sample."""
+    if before is None or before.began != after.began:
+        return after.cpu_seconds
+    # The sum may fall: an orphan's processor time goes with the orphan.
+    return max(0.0, after.cpu_seconds - before.cpu_seconds)
 
 
 def measure(pids: Collection[int]) -> dict[int, Sample]:
