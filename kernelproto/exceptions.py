@@ -197,7 +197,16 @@ class KernelRestarted(KernelDied):
 
 
 class ClientClosed(KernelProtoError):
-    """The client was closed from this side."""
+    """The client was closed from this side.
+
+    Attributes:
+        ended: how a KernelPool ended the kernel, as in ``KernelPool.counts``: "evicted", "culled",
+            "expired", "released" or "lost"; None if no pool has.
+    """
+
+    def __init__(self, message: str, *, ended: str | None = None) -> None:
+        super().__init__(message)
+        self.ended = ended
 
 
 class ExecutionError(KernelProtoError):

@@ -54,6 +54,7 @@ FACTS = {
     "InvalidKernelSpec": {"path": "/kernels/r/kernel.json", "key": "argv"},
     "KernelExitedEarly": {"command": ("R", "--slave"), "returncode": -9, "stderr": "killed"},
     "KernelNotReady": {"phase": "kernel_info_reply", "seconds": 60.0, "stderr": "loading"},
+    "ClientClosed": {"ended": "culled"},
     "KernelDied": {"returncode": 1, "reason": "out of memory"},
     "KernelRestarted": {"returncode": -9, "reason": None},
     "ExecutionError": {"ename": "KeyError", "evalue": "'x'", "traceback": ("one", "two")},

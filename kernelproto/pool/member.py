@@ -180,15 +180,15 @@ class Member:
             self.ready.fail(PoolError(f"the {self} was ended while it was being started"))
             self.gone.set()
 
-    def end(self, why: str) -> None:
-        """Have the kernel ended; ``gone`` tells when that is done.
+    def end(self, reason: ClientClosed) -> None:
+        """Begin to end the kernel; ``gone`` is set at the end of that.
 
         Args:
-            why: what is told to those who hold it still.
+            reason: raised by calls on the kernel from now on.
         """
         self.ending = True
         if self._kernel is not None:
-            self._kernel.generations.explain_end(ClientClosed(why))
+            self._kernel.generations.explain_end(reason)
         self._scope.cancel()
 
     def look(self) -> bool:

@@ -17,7 +17,7 @@ from anyio.abc import TaskGroup
 
 from kernelproto.background import background_tasks
 from kernelproto.client.waiter import Waiter
-from kernelproto.exceptions import PoolError, PoolFull, QuotaExceeded
+from kernelproto.exceptions import ClientClosed, PoolError, PoolFull, QuotaExceeded
 from kernelproto.interfaces import DeathCause
 from kernelproto.pool.member import Member, PooledKernel
 from kernelproto.pool.plan import (
@@ -331,7 +331,7 @@ class Members(AsyncContextManagerMixin):
             self.counts[why] += 1
             self._remember_end(member, why)
             self._plan.end(member.number)
-            member.end(f"the {member} was {_REASONS[why]}")
+            member.end(ClientClosed(f"the {member} was {_REASONS[why]}", ended=why))
 
     def _remember_end(self, member: Member, why: str) -> None:
         if member.running:

@@ -7,8 +7,6 @@ quote the kernel's command and output.
 
 from __future__ import annotations
 
-import re
-
 from kernelproto.exceptions import (
     ClientClosed,
     InvalidKernelSpec,
@@ -25,8 +23,7 @@ MOST_REASON_BYTES = 123
 _MOST_KERNEL_TYPES = 10
 _MOST_NAME_CHARACTERS = 100
 
-# The pool's words for the end of a kernel.
-_END = re.compile(r"\bwas (evicted|culled|expired|released|lost)\b")
+# For ``ClientClosed.ended``.
 _ENDS = {
     "evicted": "this kernel was idle, and the server needed its place: start another one",
     "culled": "this kernel was idle for too long and was shut down: start another one",
@@ -58,10 +55,10 @@ def user_message(error: KernelProtoError) -> str:
             return "this kernel type needs a launcher that this server lacks: choose another one"
         case InvalidKernelSpec():
             return "this kernel type is broken: tell the administrator of this server"
+        case ClientClosed(ended=str(ended)) if ended in _ENDS:
+            return _ENDS[ended]
         case _:
-            line = str(error).partition("\n")[0]
-    end = _END.search(line) if isinstance(error, ClientClosed) else None
-    return _ENDS[end[1]] if end else line
+            return str(error).partition("\n")[0]
 
 
 def close_reason(text: str) -> str:

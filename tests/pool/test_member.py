@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import anyio
 import pytest
 
-from kernelproto import PoolError, Timeouts
+from kernelproto import ClientClosed, PoolError, Timeouts
 from kernelproto.pool.member import Member
 from kernelproto.pool.places import Lease
 from kernelproto.testing import FakeProvider
@@ -52,7 +52,7 @@ async def test_life() -> None:
         assert (model.state, model.connections) == ("idle", 7)
         assert begun_at <= model.started_at <= model.last_activity <= datetime.now(UTC)
 
-        member.end("it was ended")
+        member.end(ClientClosed("it was ended"))
         await member.gone.wait()
         assert changes[-1] == (False, True)
         assert member.describe(0).state == "dead"
@@ -70,13 +70,13 @@ async def test_death_is_told() -> None:
             with pytest.raises(Exception, match="died"):
                 await anext(messages)
         assert changes[-1] == (False, True)
-        member.end("it was ended")
+        member.end(ClientClosed("it was ended"))
 
 
 async def test_end_before_it_began() -> None:
     member = member_of(ADA)
     async with FakeProvider() as fakes:
-        member.end("it was ended")
+        member.end(ClientClosed("it was ended"))
         await member.serve(lambda: fakes.launch("kernel"), Timeouts(), None)
         assert fakes.kernels == []
     with pytest.raises(PoolError, match="kernel 'default' of 'ada'"):

@@ -149,8 +149,9 @@ async def test_longest_idle_kernel_makes_room(pool_of) -> None:
         eve = await pool.get("eve")
         assert [kernel.user for kernel in pool.kernels()] == ["ada", "eve"]
         assert provider.alive == 2
-        with pytest.raises(ClientClosed, match=r"evicted: .* somebody else needed its place"):
+        with pytest.raises(ClientClosed, match=r"evicted: .* somebody else needed its") as caught:
             await bob.execute("6 * 7")
+        assert caught.value.ended == "evicted"
         bob_again = await pool.get("bob")
         assert bob_again.kernel_id != bob.kernel_id
         assert [kernel.user for kernel in pool.kernels()] == ["eve", "bob"]
@@ -312,9 +313,10 @@ async def test_release(pool_of) -> None:
             assert await pool.release("ada")
             assert provider.alive == 0
             assert pool.kernels() == []
-            with pytest.raises(ClientClosed, match="released"):
+            with pytest.raises(ClientClosed, match="released") as caught:
                 async for _ in connection.messages:
                     pass
+            assert caught.value.ended == "released"
         assert not await pool.release("ada")
         assert not await pool.release("bob")
         assert (await pool.get("ada")).kernel_id != connection.kernel.kernel_id

@@ -41,9 +41,15 @@ from kernelproto.server.user_messages import MOST_REASON_BYTES, close_reason, us
             "this kernel type is broken: tell the administrator of this server",
         ),
         (
-            ClientClosed("the kernel 'x' of 'ada' (y) was lost: it has died, and get() starts one"),
+            ClientClosed("the kernel 'x' of 'ada' (y) was lost: get() starts one", ended="lost"),
             "this kernel has died: start another one",
         ),
+        (
+            ClientClosed("it is gone: get() starts one", ended="culled"),
+            "this kernel was idle for too long and was shut down: start another one",
+        ),
+        (ClientClosed("the kernel 'was lost' is busy"), "the kernel 'was lost' is busy"),
+        (ClientClosed("it was moved", ended="moved"), "it was moved"),
         (ClientClosed("the kernel was shut down"), "the kernel was shut down"),
         (LaunchError("it does not start\nits output"), "it does not start"),
     ],
