@@ -65,6 +65,24 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
     last_death: str | None = None
 
 
+class LostKernel(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel of a pool that has died and was not restarted.
+
+    Args:
+        kernel_id: its id.
+        user: its user.
+        kernel_type: its kernel type.
+        death: how it died, in words.
+        died_at: when the pool gave it up, in UTC.
+    """
+
+    kernel_id: str
+    user: str
+    kernel_type: str
+    death: str
+    died_at: datetime
+
+
 class Member:
     """One kernel of a pool; it is served by ``serve`` and watches the kernel's messages.
 
@@ -149,6 +167,18 @@ class Member:
             process_started_at=self._process_started_at,
             previous_end=self._previous_end,
             last_death=self.last_death,
+        )
+
+    def describe_loss(self) -> LostKernel | None:
+        """Describe it as lost; None if it never died, because its user has shut it down."""
+        if self.last_death is None:
+            return None
+        return LostKernel(
+            kernel_id=self.kernel_id,
+            user=self.lease.user,
+            kernel_type=self.kernel_type,
+            death=self.last_death,
+            died_at=datetime.now(UTC),
         )
 
     async def serve(

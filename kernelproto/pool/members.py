@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -19,7 +19,7 @@ from kernelproto.background import background_tasks
 from kernelproto.client.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, PoolError, PoolFull, QuotaExceeded
 from kernelproto.interfaces import DeathCause
-from kernelproto.pool.member import Member, PooledKernel
+from kernelproto.pool.member import LostKernel, Member, PooledKernel
 from kernelproto.pool.plan import (
     Action,
     Cull,
@@ -64,8 +64,9 @@ _ENDS = {
     "released": "the kernel was shut down",
 }
 
-# So many kernels that have ended are remembered, the last ones.
+# So many kernels that have ended are remembered, and so many that were lost: the last ones.
 _MOST_ENDS = 10_000
+_MOST_LOST = 1000
 
 
 class StartOptions(TypedDict, total=False):
@@ -123,6 +124,7 @@ class Members(AsyncContextManagerMixin):
     Attributes:
         counts: how many kernels and requests came to what.
         deaths: how many kernels have died of what, whether they were restarted or not.
+        lost: the kernels that died last and were not restarted, in the order of their deaths.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Members(AsyncContextManagerMixin):
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.deaths: Counter[DeathCause] = Counter()
+        self.lost: deque[LostKernel] = deque(maxlen=_MOST_LOST)
         self._plan = plan
         self._recipe = recipe
         self._timeouts = timeouts
@@ -330,6 +333,8 @@ class Members(AsyncContextManagerMixin):
                 logger.info("the %s is ended: it was %s", member, why)
             self.counts[why] += 1
             self._remember_end(member, why)
+            if why == "lost" and (loss := member.describe_loss()):
+                self.lost.append(loss)
             self._plan.end(member.number)
             member.end(ClientClosed(f"the {member} was {_REASONS[why]}", ended=why))
 

@@ -15,7 +15,7 @@ from kernelproto.client.observers import IOPUB, STREAM_LIMIT, OverflowPolicy
 from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.warm import WarmProvider
-from kernelproto.pool.member import PooledKernel
+from kernelproto.pool.member import LostKernel, PooledKernel
 from kernelproto.pool.members import Members, StartOptions
 from kernelproto.pool.plan import Lease, Limits, Plan
 from kernelproto.run import RunOptions, launch_params_of
@@ -260,6 +260,16 @@ class KernelPool(AsyncContextManagerMixin):
         Those that are being started are among them, those that are being ended are not.
         """
         return list(self._members.describe(user))
+
+    def lost(self, user: str | None = None) -> list[LostKernel]:
+        """Describe kernels that have died and were not restarted, the last one first.
+
+        The pool remembers the last 1,000 of all users.
+
+        Args:
+            user: whose kernels; None means everybody's.
+        """
+        return [lost for lost in reversed(self._members.lost) if user in (None, lost.user)]
 
     def find(self, kernel_id: str, *, user: str) -> PooledKernel | None:
         """Describe a user's kernel by its id; None where they have none of this id."""

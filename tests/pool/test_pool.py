@@ -515,6 +515,11 @@ async def test_kernel_that_stays_dead_gives_up_its_place(pool_of, restart) -> No
                     pass
             assert pool.kernels() == []
             assert pool.counts["lost"] == 1
+            (lost,) = pool.lost()
+            assert (lost.kernel_id, lost.user) == (ada.kernel_id, "ada")
+            assert (lost.kernel_type, lost.death) == ("fake/kernel", "signal 9 (SIGKILL)")
+            assert pool.lost("ada") == [lost]
+            assert pool.lost("bob") == []
         provider.launching = checkpoint
         again = await pool.get("ada")
         assert again.kernel_id != ada.kernel_id
@@ -526,6 +531,7 @@ async def test_kernel_that_its_user_has_shut_down_gives_up_its_place(pool_of) ->
         ada = await pool.get("ada")
         await ada.shutdown()
         assert pool.kernels() == []
+        assert pool.lost() == []  # it did not die
         assert await pool.get("ada") is not ada
         await pool.get("bob")
         assert provider.alive == 1
