@@ -116,6 +116,7 @@ def create_app(
         ),
         Middleware(InterruptibleSends),
     ]
+    sessions = SessionRoutes(desk, settings)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: answer_http_error,
         KernelProtoError: answer_kernel_error,
@@ -128,8 +129,8 @@ def create_app(
             *KernelRoutes(desk, max_body_bytes=limit).routes(),
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
-            *SessionRoutes(desk, settings).routes(),
-            *dashboard.Dashboard(pool, meter).routes(),
+            *sessions.routes(),
+            *dashboard.Dashboard(pool, meter, sessions).routes(),
         ],
         middleware=middleware,
         exception_handlers=handlers,

@@ -79,6 +79,19 @@ class SessionRoutes:
             Route(one, self._close, methods=["DELETE"]),
         ]
 
+    def documents(self, user: str | None = None) -> dict[tuple[str, str], list[str]]:
+        """Return the paths of documents by their kernel: its user and its id.
+
+        Args:
+            user: whose documents; None means everybody's.
+        """
+        users = list(self._sessions) if user is None else [user]
+        documents: dict[tuple[str, str], list[str]] = {}
+        for name in users:
+            for session in self._sessions.get(name, {}).values():
+                documents.setdefault((name, session.kernel_id), []).append(session.path)
+        return documents
+
     async def _list(self, request: Request) -> Response:
         sessions = self._living(request.user)
         return json_response([self._model(request.user, s) for s in sessions.values()])

@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from typing import Any
 
 import anyio
 import httpx
+import msgspec
 import psutil
 import pytest
 from anyio.lowlevel import checkpoint
@@ -20,7 +22,7 @@ from starlette.routing import Mount
 from kernelproto import KernelFinder, KernelPool
 from kernelproto.interfaces import User
 from kernelproto.launch.providers import IPykernelProvider
-from kernelproto.pool import PooledKernel
+from kernelproto.pool import LostKernel, PooledKernel
 from kernelproto.server import SingleUserToken, create_app
 from kernelproto.server.dashboard.page import View, ago, amount, render
 from kernelproto.server.usage import Sample, Usage, UsageMeter, measure, usage_between
@@ -212,28 +214,106 @@ async def test_shows_what_a_real_kernel_uses() -> None:
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_page_says_what_is_known_of_a_kernel() -> None:
-    kernel = PooledKernel(
-        kernel_id="0" * 36,
-        user="ada",
-        name="x",
-        kernel_type=f"spec/{EVIL}",
-        state="busy",
-        connections=3,
-        started_at=NOW,
-        last_activity=NOW,
-        pid=17,
-        last_death=f"signal 9 {EVIL}",
+def kernel_of(user: str, **facts: object) -> PooledKernel:
+    known = {
+        "kernel_id": "0" * 36,
+        "user": user,
+        "name": "x",
+        "kernel_type": f"spec/{EVIL}",
+        "state": "busy",
+        "connections": 3,
+        "started_at": NOW,
+        "last_activity": NOW,
+        "pid": 17,
+    }
+    return msgspec.convert({**known, **facts}, PooledKernel)
+
+
+def view_of(*kernels: PooledKernel, **facts: Any) -> View:
+    view = View(
+        user=User("ada"),
+        kernels=kernels,
+        limit=50,
+        lost=[],
+        documents={},
+        usage={17: Usage(2_500_000_000, 1.25)},
+        now=NOW,
+        here="http://x/",
+        version="1.0",
     )
-    view = View(User("ada"), [kernel], {17: Usage(2_500_000_000, 1.25)}, NOW, "http://x/", "1.0")
+    return view._replace(**facts)
+
+
+def test_page_says_what_is_known_of_a_kernel() -> None:
+    view = view_of(kernel_of("ada", last_death=f"signal 9 {EVIL}"))
     page = Reader(render(view))
     assert {EVIL, "busy", "3", "just now", "2.5 GB", "125%"} <= set(page.words)
     assert f"has died: signal 9 {EVIL}" in page.words
-    assert "1 kernel \N{MIDDLE DOT} 1 busy \N{MIDDLE DOT} 2.5 GB" in page.words
+    assert "1 of 50 kernels \N{MIDDLE DOT} 1 busy \N{MIDDLE DOT} 2.5 GB" in page.words
     (time,) = page.all("time")
     assert time == {"datetime": "2026-01-01T00:00:00Z", "title": "2026-01-01 00:00:00 UTC"}
     unknown = Reader(render(view._replace(usage={})))
     assert unknown.words.count("\N{EN DASH}") == 2
+
+
+@pytest.mark.parametrize(
+    ("paths", "shown"),
+    [
+        ([f"a/{EVIL}.ipynb"], f"a/{EVIL}.ipynb"),
+        (["a.ipynb", "b.ipynb", "c.ipynb"], "a.ipynb and 2 more"),
+        (["x" * 4000 + "/a.ipynb"], "\N{HORIZONTAL ELLIPSIS}" + "x" * 112 + "/a.ipynb"),
+    ],
+)
+def test_page_names_the_document_of_a_kernel(paths: list[str], shown: str) -> None:
+    documents = {("ada", "0" * 36): paths, ("bob", "0" * 36): ["other"]}
+    page = Reader(render(view_of(kernel_of("ada"), documents=documents)))
+    assert shown in page.words
+    assert "other" not in page.text
+
+
+def test_page_tells_of_kernels_that_stay_dead_for_a_day() -> None:
+    lost = [
+        LostKernel(
+            kernel_id=f"{number:036}",
+            user=user,
+            kernel_type=f"spec/{EVIL}",
+            death=f"signal 9 {EVIL}",
+            died_at=NOW - age,
+        )
+        for number, (user, age) in enumerate(
+            [("ada", timedelta(minutes=3)), (EVIL, timedelta(hours=2)), ("ada", timedelta(days=1))]
+        )
+    ]
+    page = Reader(render(view_of(lost=lost)))
+    text = " ".join(page.text.split())
+    assert f"{EVIL} 00000000: signal 9 {EVIL}, 3 min ago" in text
+    assert f"{EVIL} 00000000 of {EVIL}: signal 9 {EVIL}, 2 h ago" in text
+    assert len(page.all("li")) == 2
+    many = Reader(render(view_of(lost=lost[:1] * 1000)))
+    assert len(many.all("li")) == 20
+
+
+@pytest.mark.anyio
+async def test_user_sees_their_own_documents_and_lost_kernels(serving) -> None:
+    async with serving(max_per_user=2, restart=None) as server:
+        for user in ("ada", "bob"):
+            async with server.client(user) as client:
+                session = {"path": f"{user}.ipynb", "type": "notebook"}
+                assert (await client.post("/api/sessions", json=session)).status_code == 201
+            dying = server.provider.kernels
+            await server.start(user)
+            dying[-1].die(-9)
+            while len(server.pool.kernels(user)) > 1:
+                await checkpoint()
+        pages: dict[str, str] = {}
+        for user in ("ada", "bob", "root"):
+            async with server.client(user) as client:
+                pages[user] = Reader((await client.get("/")).text).text
+    for user, seen in [("ada", ["ada"]), ("bob", ["bob"]), ("root", ["ada", "bob"])]:
+        assert [name for name in ("ada", "bob") if f"{name}.ipynb" in pages[user]] == seen
+        assert pages[user].count("signal 9 (SIGKILL)") == len(seen)
+    assert "1 of 2 kernels" in pages["ada"]
+    assert "2 of 50 kernels" in pages["root"]
 
 
 @pytest.mark.parametrize(

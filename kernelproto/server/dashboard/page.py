@@ -1,7 +1,7 @@
-"""The dashboard as HTML: what is said about each kernel, and how.
+"""The dashboard as HTML. Pure.
 
-Every value is escaped before it is put into a template: users and kernel types have the names that
-somebody has given them.
+Every value is escaped before it is put into a template: users, administrators and kernels choose
+names, paths and reasons.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from string import Template
 from typing import NamedTuple
 
 from kernelproto.interfaces import User
-from kernelproto.pool import PooledKernel
+from kernelproto.pool import LostKernel, PooledKernel
 from kernelproto.server.models import shown_name
 from kernelproto.server.usage import Usage
 
@@ -22,6 +22,13 @@ _UNKNOWN = "\N{EN DASH}"
 
 # As many characters of an id as tell a few kernels apart.
 _SHORT_ID = 8
+
+# The end of a path tells more than its beginning.
+_MOST_PATH_CHARACTERS = 120
+
+# Kernels that died are shown for a day.
+_MOST_LOST = 20
+_LOST_SECONDS = 86_400
 
 _JUST_NOW_SECONDS = 10
 
@@ -42,26 +49,36 @@ _TABLE = _template("table.html")
 _ROW = _template("row.html")
 _BUTTONS = _template("buttons.html")
 _DEATH = Template('<small class="death">has died: $death</small>')
+_TIME = Template('<time datetime="$machine" title="$title">$ago</time>')
+_DOCUMENT = Template('<small class="document">$path</small>')
 _EMPTY = _template("empty.html")
+_LOST = _template("lost.html")
+_LOST_ROW = _template("lost_row.html")
 
 # What is shown to those who are not let in.
 DOOR = read_file("door.html").decode()
 
 
 class View(NamedTuple):
-    """What one user is shown.
+    """The facts on the page of one user.
 
     Args:
-        user: who looks.
-        kernels: an admin's are everybody's.
+        user: the user who looks at the page.
+        kernels: the user's kernels; for an admin, the kernels of all users.
+        limit: how many kernels there may be.
+        lost: kernels that died and were not restarted, the last one first.
+        documents: the paths of the kernels' documents, by user and id of the kernel.
         usage: what the kernels' processes use, as far as it is known, by their numbers.
-        now: when that is, in UTC.
+        now: the time, in UTC.
         here: the address of the page, as far as the server knows.
         version: of kernelproto.
     """
 
     user: User
     kernels: Sequence[PooledKernel]
+    limit: int
+    lost: Sequence[LostKernel]
+    documents: Mapping[tuple[str, str], Sequence[str]]
     usage: Mapping[int, Usage]
     now: datetime
     here: str
@@ -86,6 +103,7 @@ def render(view: View) -> str:
         badge=' <span class="badge">admin</span>' if admin else "",
         summary=_text(_summary(view)),
         kernels=body,
+        lost=_lost(view),
         version=_text(view.version),
     )
 
@@ -108,7 +126,7 @@ def amount(size: int) -> str:
 
 def _summary(view: View) -> str:
     count = len(view.kernels)
-    parts = [f"{count} kernel{'' if count == 1 else 's'}"]
+    parts = [f"{count} of {view.limit} kernel{'' if view.limit == 1 else 's'}"]
     if busy := sum(kernel.state == "busy" for kernel in view.kernels):
         parts.append(f"{busy} busy")
     usages = [usage for kernel in view.kernels if (usage := _usage(kernel, view))]
@@ -119,13 +137,14 @@ def _summary(view: View) -> str:
 
 def _row(kernel: PooledKernel, view: View) -> str:
     usage = _usage(kernel, view)
-    idle_seconds = (view.now - kernel.last_activity).total_seconds()
     active_at = kernel.last_activity.astimezone(UTC)
     short = _text(kernel.kernel_id[:_SHORT_ID])
+    cpu = None if usage is None else usage.cpu
     return _ROW.substitute(
         id=_text(kernel.kernel_id),
         short=short,
         name=_text(shown_name(kernel.kernel_type)),
+        document=_document(view.documents.get((kernel.user, kernel.kernel_id), ())),
         state=_text(kernel.state),
         death=""
         if kernel.last_death is None
@@ -133,12 +152,52 @@ def _row(kernel: PooledKernel, view: View) -> str:
         user=_text(kernel.user),
         owner=f' data-owner="{_text(kernel.user)}"' if kernel.user != view.user.name else "",
         connections=kernel.connections,
-        activity=active_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        activity_title=active_at.strftime("%Y-%m-%d %H:%M:%S UTC"),
-        ago=ago(idle_seconds),
+        activity=_time(active_at, view),
+        active_at=int(active_at.timestamp()),
         memory=_UNKNOWN if usage is None else amount(usage.memory),
-        cpu=_UNKNOWN if usage is None or usage.cpu is None else f"{usage.cpu:.0%}",
+        memory_bytes=-1 if usage is None else usage.memory,
+        cpu=_UNKNOWN if cpu is None else f"{cpu:.0%}",
+        cpu_share=-1 if cpu is None else round(cpu, 4),
         actions=_BUTTONS.substitute(short=short),
+    )
+
+
+def _document(paths: Sequence[str]) -> str:
+    if not paths:
+        return ""
+    path = paths[0]
+    if len(path) > _MOST_PATH_CHARACTERS:
+        path = f"\N{HORIZONTAL ELLIPSIS}{path[-_MOST_PATH_CHARACTERS:]}"
+    if len(paths) > 1:
+        path += f" and {len(paths) - 1} more"
+    return _DOCUMENT.substitute(path=_text(path))
+
+
+def _lost(view: View) -> str:
+    lately = [
+        lost
+        for lost in view.lost[:_MOST_LOST]
+        if (view.now - lost.died_at).total_seconds() < _LOST_SECONDS
+    ]
+    rows = [
+        _LOST_ROW.substitute(
+            name=_text(shown_name(lost.kernel_type)),
+            id=_text(lost.kernel_id),
+            short=_text(lost.kernel_id[:_SHORT_ID]),
+            owner=f" of {_text(lost.user)}" if lost.user != view.user.name else "",
+            death=_text(lost.death),
+            when=_time(lost.died_at, view),
+        )
+        for lost in lately
+    ]
+    return _LOST.substitute(rows="\n".join(rows)) if rows else ""
+
+
+def _time(moment: datetime, view: View) -> str:
+    return _TIME.substitute(
+        machine=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        title=moment.strftime("%Y-%m-%d %H:%M:%S UTC"),
+        ago=ago((view.now - moment).total_seconds()),
     )
 
 

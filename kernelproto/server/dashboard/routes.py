@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -20,6 +21,7 @@ from kernelproto.pool import KernelPool
 from kernelproto.server.answers import error_response
 from kernelproto.server.dashboard.page import DOOR, View, read_file, render
 from kernelproto.server.guard import path_in_app
+from kernelproto.server.sessions import SessionRoutes
 from kernelproto.server.usage import UsageMeter, pids_of
 
 _PAGE = "/"
@@ -51,11 +53,13 @@ class Dashboard:
     Args:
         pool: has the kernels.
         meter: measures their processes.
+        sessions: have the documents of the kernels.
     """
 
-    def __init__(self, pool: KernelPool, meter: UsageMeter) -> None:
+    def __init__(self, pool: KernelPool, meter: UsageMeter, sessions: SessionRoutes) -> None:
         self._pool = pool
         self._meter = meter
+        self._sessions = sessions
         self._version = version("kernelproto")
 
     def routes(self) -> list[Route]:
@@ -68,15 +72,21 @@ class Dashboard:
     async def _show(self, request: Request) -> Response:
         user: User = request.user
         usage = await self._meter.read(pids_of(self._pool.kernels()))
+        shown = None if user.admin else user.name
+        limits = self._pool.limits
         view = View(
             user=user,
-            kernels=self._pool.kernels(None if user.admin else user.name),
+            kernels=self._pool.kernels(shown),
+            limit=limits.max_kernels if user.admin else limits.max_per_user,
+            lost=self._pool.lost(shown),
+            documents=self._sessions.documents(shown),
             usage=usage,
             now=datetime.now(UTC),
             here=str(request.base_url),
             version=self._version,
         )
-        return _page(render(view))
+        # 1,000 rows take 40 ms.
+        return _page(await anyio.to_thread.run_sync(render, view))
 
 
 def refuse(request: Request, reason: str) -> Response:

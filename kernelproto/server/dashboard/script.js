@@ -7,6 +7,12 @@ const PAGE_PATIENCE_MS = 15_000;
 const ACTION_PATIENCE_MS = 120_000;
 const DONE_MS = 8000;
 
+// So many times as long as a look at the server takes, there is none: a large page is expensive.
+const REST = 4;
+
+// A table of fewer rows needs neither a filter nor an order.
+const MANY_ROWS = 6;
+
 const ACTIONS = {
   interrupt: {
     method: "POST",
@@ -41,6 +47,7 @@ let passing = null;
 let turn = 0;
 let failures = 0;
 let inQuestion = null;
+let order = new Map(); // the places of the rows, as the server has them
 const atWork = new Set();
 
 function begin() {
@@ -51,6 +58,7 @@ function begin() {
   token = given || remembered();
   document.addEventListener("click", onClick);
   document.addEventListener("submit", onSubmit);
+  document.addEventListener("input", onInput);
   document.addEventListener("visibilitychange", refresh);
   addEventListener("online", refresh);
   addEventListener("offline", refresh);
@@ -164,6 +172,7 @@ async function refresh() {
   }
   turn += 1;
   const mine = turn;
+  const began = performance.now();
   let page = null;
   try {
     page = await fetchPage();
@@ -184,44 +193,111 @@ async function refresh() {
     connection("Live", false);
     update(page);
   }
-  timer = setTimeout(refresh, Math.min(POLL_MS * 2 ** failures, LONGEST_PAUSE_MS));
+  const rest = Math.max(POLL_MS * 2 ** failures, REST * (performance.now() - began));
+  timer = setTimeout(refresh, Math.min(rest, LONGEST_PAUSE_MS));
 }
 
 function update(page) {
   fillIn(page);
-  exchange(document.getElementById("summary"), page.getElementById("summary"));
+  for (const id of ["summary", "lost"]) {
+    exchange(document.getElementById(id), page.getElementById(id));
+  }
   const kernels = document.getElementById("kernels");
   const newKernels = page.getElementById("kernels");
   const rows = kernels.querySelector("tbody");
   const newRows = newKernels.querySelector("tbody");
   const hadFocus = kernels.contains(document.activeElement);
+  order = new Map([...(newRows?.children ?? [])].map((row, place) => [row.id, place]));
   if (rows !== null && newRows !== null) {
     updateRows(rows, newRows);
   } else {
     exchange(kernels, newKernels);
   }
+  arrange(false);
   if (hadFocus && document.activeElement === document.body) {
     document.querySelector("h1").focus(); // the button has gone with its kernel
   }
 }
 
-// A row that stays is never moved, and a cell that stays the same is left alone, so that the focus
-// stays where it is. The server keeps the order of the kernels.
+// A cell that stays the same is left alone, so that the focus stays where it is.
 function updateRows(rows, newRows) {
   const old = new Map([...rows.children].map((row) => [row.id, row]));
-  const ids = new Set([...newRows.children].map((row) => row.id));
-  for (const [id, row] of old) {
-    if (!ids.has(id)) {
-      row.remove();
-    }
-  }
-  for (const [place, row] of [...newRows.children].entries()) {
-    if (old.has(row.id)) {
-      [...row.children].forEach((cell, column) => exchange(old.get(row.id).children[column], cell));
+  for (const row of [...newRows.children]) {
+    const known = old.get(row.id);
+    if (known === undefined) {
+      rows.append(row);
     } else {
-      rows.insertBefore(row, rows.children[place] ?? null);
+      [...row.children].forEach((cell, column) => exchange(known.children[column], cell));
+      old.delete(row.id);
     }
   }
+  for (const row of old.values()) {
+    row.remove();
+  }
+}
+
+// Order and filter -------------------------------------------------------------------------------
+
+function onInput(event) {
+  if (event.target.closest("#tools") !== null) {
+    arrange(true);
+  }
+}
+
+// Rows move because the user asks for another order. A new value moves its row only while neither
+// the pointer nor the focus is in the table, so that no row moves away under a click.
+function arrange(isAsked) {
+  const body = document.querySelector("#kernels tbody");
+  const rows = [...(body?.children ?? [])];
+  const words = document.getElementById("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+  const column = document.getElementById("sort").value;
+  let matching = 0;
+  for (const row of rows) {
+    row.hidden = words.length > 0 && !matches(row, words);
+    matching += row.hidden ? 0 : 1;
+  }
+  tell("matches", words.length > 0 ? `${matching} of ${rows.length} match` : "", false);
+  document.getElementById("tools").hidden =
+    rows.length < MANY_ROWS && words.length === 0 && column === "";
+  const isInUse = body?.matches(":hover, :focus-within");
+  if (isAsked || column === "" || !isInUse) {
+    let next = body?.firstElementChild;
+    for (const row of sorted(rows, column)) {
+      if (row === next) {
+        next = next.nextElementSibling;
+      } else {
+        body.insertBefore(row, next);
+      }
+    }
+  }
+}
+
+function matches(row, words) {
+  const cells = [...row.children].slice(0, 3); // kernel and document, state, user
+  const text = cells.map((cell) => cell.textContent).join(" ").toLowerCase();
+  return words.every((word) => text.includes(word) || row.dataset.kernel.startsWith(word));
+}
+
+// Numbers fall, and words rise. Rows of the same value stay in the order of the server.
+function sorted(rows, column) {
+  const inOrder = rows
+    .map((row) => ({ row, place: order.get(row.id) ?? 0, value: valueOf(row, column) }))
+    .sort((one, other) => compare(one.value, other.value) || one.place - other.place);
+  return inOrder.map(({ row }) => row);
+}
+
+function valueOf(row, column) {
+  if (column === "") {
+    return 0;
+  }
+  const cell = row.children[Number(column)];
+  return "value" in cell.dataset ? Number(cell.dataset.value) : cell.textContent;
+}
+
+const { compare: compareWords } = new Intl.Collator(undefined, { numeric: true });
+
+function compare(one, other) {
+  return typeof one === "number" ? other - one : compareWords(one, other);
 }
 
 function exchange(old, fresh) {

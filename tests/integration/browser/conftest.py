@@ -70,6 +70,15 @@ class Server:
         """Start a user's kernel; return its id."""
         return self.portal.call(self.pool.get, user).kernel_id
 
+    def start_many(self, users: list[str]) -> None:
+        """Start a kernel for each of many users."""
+
+        async def start() -> None:
+            for user in users:
+                await self.pool.get(user)
+
+        self.portal.call(start)
+
 
 Serving = Callable[..., AbstractContextManager[Server]]
 
@@ -79,9 +88,11 @@ def serving() -> Serving:
     """Give a function that serves the kernels of a provider, of fakes by default."""
 
     @contextmanager
-    def serving(provider: KernelProvider | None = None, kernel: str = "fake/kernel"):
+    def serving(
+        provider: KernelProvider | None = None, kernel: str = "fake/kernel", *, limit: int = 50
+    ):
         with start_blocking_portal() as portal:
-            running = application(provider, kernel, portal)
+            running = application(provider, kernel, portal, limit)
             with portal.wrap_async_context_manager(running) as server:
                 yield server
 
@@ -90,7 +101,7 @@ def serving() -> Serving:
 
 @asynccontextmanager
 async def application(
-    provider: KernelProvider | None, kernel: str, portal: BlockingPortal
+    provider: KernelProvider | None, kernel: str, portal: BlockingPortal, limit: int
 ) -> AsyncGenerator[Server]:
     """Serve below a prefix, as behind a proxy or in another application."""
     users = ByName()
@@ -100,7 +111,9 @@ async def application(
             if provider is None:
                 provider = await stack.enter_async_context(FakeProvider())
             finder = KernelFinder([provider])
-            pool = await stack.enter_async_context(KernelPool(finder=finder, kernel=kernel))
+            pool = await stack.enter_async_context(
+                KernelPool(finder=finder, kernel=kernel, max_kernels=limit)
+            )
             tasks = await stack.enter_async_context(anyio.create_task_group())
             app = create_app(pool, finder=finder, authenticator=users, settings=settings)
             site = Starlette(routes=[Mount("/hub", app)])

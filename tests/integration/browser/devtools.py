@@ -231,5 +231,6 @@ class Page:
         ]
 
     def screenshot(self, path: Path) -> None:
+        self.call("Emulation.setScrollbarsHidden", hidden=True)  # or they cut the right edge off
         data = self.call("Page.captureScreenshot", captureBeyondViewport=True)["data"]
         path.write_bytes(base64.b64decode(data))

@@ -179,6 +179,81 @@ def test_focus_stays_while_the_page_changes(chromium, serving) -> None:
         page.wait("document.activeElement === button")
 
 
+def shown(page: Page) -> list[str]:
+    """Return the users of the rows that are shown, from top to bottom."""
+    rows = "[...document.querySelectorAll('tbody tr')].filter((row) => row.checkVisibility())"
+    return page.evaluate(f"{rows}.map((row) => row.querySelector('[data-label=User]').textContent)")
+
+
+def choose(page: Page, selector: str, value: str) -> None:
+    """Change a field as a user does."""
+    page.evaluate(
+        f"(() => {{ const field = document.querySelector({selector!r}); field.value = {value!r};"
+        "field.dispatchEvent(new Event('input', { bubbles: true })); })()"
+    )
+
+
+def test_many_rows_are_sorted_and_filtered(chromium, serving) -> None:
+    users = ["u10", "u2", "ada", "bob", "eve", "u1"]
+    with serving() as server, chromium.page() as page:
+        server.start("u3")
+        enter(page, server.url, "root")
+        assert page.evaluate("document.querySelector('#tools').hidden")  # one needs no order
+        for user in users:
+            server.start(user)
+        look_again(page)
+        page.wait("!document.querySelector('#tools').hidden")
+        assert shown(page) == ["u3", *users]
+        choose(page, "#sort", "2")
+        in_order = ["ada", "bob", "eve", "u1", "u2", "u3", "u10"]
+        assert shown(page) == in_order
+        page.evaluate("document.querySelector('#filter').focus()")
+        page.type("IDLE u1")
+        assert shown(page) == ["u1", "u10"]
+        assert page.text("#matches") == "2 of 7 match"
+        server.start("u11")
+        look_again(page)
+        page.wait("document.querySelector('#matches').textContent === '3 of 8 match'")
+        assert shown(page) == ["u1", "u10", "u11"]
+        assert page.evaluate("document.activeElement.id") == "filter"
+        choose(page, "#filter", "")
+        choose(page, "#sort", "")
+        assert shown(page) == ["u3", *users, "u11"]
+        assert page.text("#matches") == ""
+        assert page.complaints() == []
+
+
+def test_sorted_row_stays_below_the_focus(chromium, serving) -> None:
+    with serving() as server, chromium.page() as page:
+        for user in ("b", "c", "d", "e", "f", "g"):
+            server.start(user)
+        enter(page, server.url, "root")
+        choose(page, "#sort", "2")
+        page.evaluate("document.querySelector('tbody button').focus()")
+        server.start("a")
+        look_again(page)
+        wait_for(page, "#summary", "7 of 50")
+        assert shown(page) == ["b", "c", "d", "e", "f", "g", "a"]
+        page.evaluate("document.activeElement.blur()")
+        look_again(page)
+        page.wait("document.querySelector('tbody [data-label=User]').textContent === 'a'")
+
+
+def test_hundreds_of_rows(chromium, serving) -> None:
+    with serving(limit=300) as server, chromium.page() as page:
+        server.start_many([f"u{number}" for number in range(300)])
+        enter(page, server.url, "root")
+        wait_for(page, "#summary", "300 of 300 kernels")
+        choose(page, "#sort", "2")
+        assert shown(page)[:3] == ["u0", "u1", "u2"]
+        choose(page, "#filter", "u29")
+        assert page.text("#matches") == "11 of 300 match"
+        server.portal.call(server.pool.release, "u29")
+        look_again(page)
+        page.wait("document.querySelector('#matches').textContent === '10 of 299 match'")
+        assert page.complaints() == []
+
+
 def test_names_run_nothing(chromium, serving) -> None:
     with serving() as server, chromium.page() as page:
         server.start(EVIL)
