@@ -26,7 +26,7 @@ const ACTIONS = {
     doing: "Restarting",
     done: "was restarted",
     verb: "Restart",
-    consequence: "What it runs is broken off, and its variables are lost.",
+    consequence: "Its running code stops, and its variables are lost.",
   },
   shutdown: {
     method: "DELETE",
@@ -34,7 +34,7 @@ const ACTIONS = {
     doing: "Shutting down",
     done: "was shut down",
     verb: "Shut down",
-    consequence: "What it runs is broken off, its variables are lost, and the kernel is gone.",
+    consequence: "Its running code stops, its variables are lost, and the kernel is gone.",
   },
 };
 
