@@ -31,9 +31,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from kernelproto.background import background_tasks
 from kernelproto.exceptions import (
+    ClientClosed,
     KernelDied,
     KernelProtoError,
-    KernelRestarted,
     LocalProtocolError,
     MalformedMessage,
 )
@@ -266,14 +266,27 @@ class _ClientConnection:
             self._reader.place.note_session(message.header.session)
             self._traffic.received += 1
             self._requests.note_sent(message, time.monotonic())
-            try:
-                client = await self._kernel.generations.client()
-                self._reader.feed.note_request(message, channel)
-                await client.forward(message, channel)
-            except KernelRestarted:  # its process has ended just now, and another one follows
-                self._reader.feed.abort(message.msg_id)
-            except KernelProtoError as error:
+            await self._forward(message, channel)
+
+    async def _forward(self, message: Message, channel: ChannelName) -> None:
+        """Send a client's message to the kernel, or answer it if there is no process for it.
+
+        If the kernel has ended, the client may still have outputs to receive: the connection goes
+        on, and ``_send`` ends it after them.
+        """
+        feed = self._reader.feed
+        was_noted = False
+        try:
+            client = await self._kernel.generations.client()
+            feed.note_request(message, channel)
+            was_noted = True
+            await client.forward(message, channel)
+        except KernelProtoError as error:
+            if feed.failure is None and not isinstance(error, (ClientClosed, KernelDied)):
                 raise _HangUp(GOING_AWAY, user_message(error)) from None
+            if not was_noted:
+                feed.note_request(message, channel)
+            feed.abort(message.msg_id)
 
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):  # of which the other direction is told as well

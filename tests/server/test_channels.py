@@ -520,6 +520,26 @@ async def test_nothing_comes_again_to_a_client_that_has_it(serving) -> None:
             ]
 
 
+async def test_request_after_the_end_costs_no_output_before_it(serving) -> None:
+    """The client reads slowly, and does not know yet that its kernel was ended."""
+    async with serving(prepare=printing) as server, server.client("ada") as ada:
+        kernel_id = await server.start("ada")
+        async with server.connect("ada", kernel_id, buffered=0) as socket:
+            request = await socket.execute("print")
+            lines, _ = await read_lines(socket, 10)
+            while server.pool.kernels()[0].state == "busy":
+                await checkpoint()
+            assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
+            late = await socket.execute("print")
+            await anyio.wait_all_tasks_blocked()  # the server has it
+            lines += await finish_lines(socket, request)
+            (reply, _) = await socket.finish(late)
+            code, _ = await socket.receive_close()
+    assert lines == [f"{number}" for number in range(LINES)]
+    assert reply.content.status == "aborted"
+    assert code == 1001
+
+
 async def leave_in_an_output(server) -> tuple[str, Message]:
     """Return, when all is printed, the kernel's id and the request of who has read ten lines."""
     kernel_id = await server.start("ada")
