@@ -27,7 +27,7 @@ import anyio
 from anyio.lowlevel import checkpoint
 from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket, WebSocketDisconnect
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from kernelproto.background import background_tasks
 from kernelproto.exceptions import (
@@ -212,6 +212,8 @@ async def serve_client(
             code=goodbye.code,
             reason=goodbye.reason,
         )
+        if websocket.application_state is not WebSocketState.CONNECTED:
+            return  # a send has failed, and the server does not know yet that the client is gone
         with anyio.move_on_after(_CLOSING_SECONDS), suppress(WebSocketDisconnect):
             await websocket.close(goodbye.code, close_reason(goodbye.reason))
 

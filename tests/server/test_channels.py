@@ -520,6 +520,21 @@ async def test_nothing_comes_again_to_a_client_that_has_it(serving) -> None:
             ]
 
 
+async def test_place_of_a_client_is_taken_after_its_network_has_failed(serving) -> None:
+    """The server cannot close a WebSocket that it could not send on, and that is no error."""
+    async with serving() as server:
+        kernel_id = await server.start("ada")
+        query = "session_id=tab"
+        async with server.connect("ada", kernel_id, query=query) as lost:
+            lost.gone = True
+            await lost.execute("say 1")
+            await anyio.wait_all_tasks_blocked()  # the server has tried to send
+            async with server.connect("ada", kernel_id, query=query) as socket:
+                await anyio.wait_all_tasks_blocked()  # the server has tried to close
+                await socket.finish(await socket.execute("say 2"))
+            assert lost.closed is None
+
+
 async def test_request_after_the_end_costs_no_output_before_it(serving) -> None:
     """The client reads slowly, and does not know yet that its kernel was ended."""
     async with serving(prepare=printing) as server, server.client("ada") as ada:
