@@ -92,6 +92,11 @@ class Place:
             if len(self.sessions) > _MOST_SESSIONS:
                 del self.sessions[next(iter(self.sessions))]
 
+    def inherit(self, other: Place) -> None:
+        """Let the replies that belong to another place belong here as well."""
+        for session in other.sessions:
+            self.note_session(session)
+
 
 class ReplayRing:
     """The last messages of one kernel, bounded in bytes, and the places of its clients.
@@ -156,10 +161,10 @@ class ReplayRing:
         if before is not None:
             place.received, place.reached = before.received, before.reached
             place.lost = before.lost
-            place.sessions = dict(before.sessions)
-        elif last_msg_id:  # it is back, and was one of those whose loss is not known yet
+            place.inherit(before)
+        if last_msg_id:  # it may have left several of these, and may have asked under each
             for other in had_it:
-                place.sessions.update(other.sessions)
+                place.inherit(other)
         place.note_session(session)
         if last_msg_id:
             place.received = self.begin if number is None else number + 1

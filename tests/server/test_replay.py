@@ -149,6 +149,34 @@ def test_one_that_is_back_before_its_loss_is_known_gets_its_replies() -> None:
     assert (read(ring, other), other.retired) == (["0", "1", "2", "4"], False)
 
 
+def test_client_that_reloads_twice_before_its_first_loss_is_known_gets_all_replies() -> None:
+    ring = ring_of()
+    first = ring.join("a")
+    send(ring, "0")
+    read(ring, first)
+    second = ring.join("b", last_msg_id="0")
+    send(ring, "1")
+    read(ring, first)  # a socket takes messages until the server knows that it is lost
+    read(ring, second)
+    ring.leave(first, 0)
+    ring.leave(second, 0)
+    third = ring.join("c", last_msg_id="1")
+    for session in ("a", "b", "c"):
+        ring.append(reply(f"reply to {session}", session), "shell")
+    assert read(ring, third) == ["reply to a", "reply to b", "reply to c"]
+
+
+def test_sessions_that_a_client_inherits_are_bounded() -> None:
+    ring = ring_of()
+    send(ring, "0")
+    for number in range(150):
+        first = ring.join(f"{number}")
+        send(ring, f"message {number}")
+        read(ring, first)
+        ring.join(f"again {number}", last_msg_id=f"message {number}")
+    assert len(ring.join("last", last_msg_id="message 149").sessions) <= 100
+
+
 def test_one_that_says_what_it_has_does_not_take_the_place_of_who_never_got_that() -> None:
     ring = ring_of()
     gone = ring.join("a")
