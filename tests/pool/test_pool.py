@@ -706,50 +706,47 @@ async def test_kernel_is_culled_after_its_last_client_has_left(pool_of) -> None:
 
 
 async def test_client_that_only_reconnects_keeps_no_kernel_for_ever(pool_of) -> None:
-    async with pool_of(idle_timeout=0.1) as (pool, provider):
+    async with pool_of(idle_timeout=0.02) as (pool, provider):
         async with pool.connection("ada"):
             pass
         while provider.kernels[0].returncode is None:
             with suppress(ClientClosed, PoolError):
                 async with pool.connection("ada"):
-                    await next_moment()
+                    await checkpoint()
+            await anyio.sleep(0.005)
         assert pool.counts["culled"] == 1
 
 
-async def test_kernel_is_culled_under_its_client_with_cull_connected(pool_of) -> None:
-    async with (
-        pool_of(idle_timeout=0.02, cull_connected=True) as (pool, _),
-        pool.connection("ada") as connection,
-    ):
-        with pytest.raises(ClientClosed, match="culled"):
+@pytest.mark.parametrize(
+    ("options", "reason", "count"),
+    [
+        ({"idle_timeout": 0.02, "cull_connected": True}, "culled: it was idle", "culled"),
+        ({"max_age": 0.02}, r"expired: it had its maximum age; get\(\)", "expired"),
+    ],
+)
+async def test_kernel_ends_under_its_client(pool_of, options, reason: str, count: str) -> None:
+    async def listen(pool: KernelPool) -> None:
+        async with pool.connection("ada") as connection:
             async for _ in connection.messages:
                 pass
+
+    async with pool_of(**options) as (pool, _):
+        with pytest.raises(ClientClosed, match=reason):
+            await listen(pool)
         assert pool.kernels() == []
-
-
-async def test_kernel_ends_at_its_maximum_age_although_it_works(pool_of) -> None:
-    async with (
-        pool_of(max_age=0.2, idle_timeout=None) as (pool, _),
-        pool.connection("ada") as connection,
-        anyio.create_task_group() as tasks,
-    ):
-        await start_working(tasks, connection.kernel)
-        with pytest.raises(ClientClosed, match=r"expired: it had its maximum age; get\(\)"):
-            async for _ in connection.messages:
-                pass
-        assert pool.counts == {"started": 1, "expired": 1}
+        assert pool.counts == {"started": 1, count: 1}
 
 
 async def test_kernel_has_the_limits_of_its_request(pool_of) -> None:
-    limits = LeaseLimits(max_per_user=2, idle_timeout=0.02)
+    two = LeaseLimits(max_per_user=2)
     async with pool_of() as (pool, provider):
         for name in ("one", "two"):
-            await pool.get("ada", name=name, lease_limits=limits)
+            await pool.get("ada", name=name, lease_limits=two)
         with pytest.raises(QuotaExceeded, match="2 kernels") as caught:
-            await pool.get("ada", name="three", lease_limits=limits)
+            await pool.get("ada", name="three", lease_limits=two)
         assert caught.value.limit == 2
-        await provider.kernels[0].wait()
-        await provider.kernels[1].wait()
+        await pool.get("bob", lease_limits=LeaseLimits(idle_timeout=0.02))
+        await provider.kernels[2].wait()
 
 
 async def test_kernel_is_culled_when_nobody_waits_for_it_any_more(pool_of, monkeypatch) -> None:

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from kernelproto import LaunchError
 from kernelproto.launch.parameters import kernel_environment
@@ -103,6 +104,12 @@ async def test_log_tells_whose_kernel_it_is_about(serving, log, monkeypatch) -> 
 STARTS = [("/api/kernels", {}), ("/api/sessions", {"path": "x", "type": "notebook"})]
 
 
+async def until_one_waits(server: Server) -> None:
+    """Return when a start is in line; before, it looks for its folder in a thread."""
+    while not server.pool._members._plan.somebody_waits:
+        await checkpoint()
+
+
 @asynccontextmanager
 async def full_server(serving, seconds: float) -> AsyncGenerator[tuple[Server, str]]:
     """Serve one kernel at the most, which ada has and uses; give her kernel's id."""
@@ -124,7 +131,7 @@ async def test_start_waits_in_line_for_room(serving, path: str, body: dict[str, 
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(start)
-            await anyio.wait_all_tasks_blocked()
+            await until_one_waits(server)
             assert responses == []
             second = await bob.post(
                 "/api/kernels"
@@ -162,7 +169,7 @@ async def test_start_that_waits_is_answered_503_when_the_server_ends(serving) ->
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(start)
-            await anyio.wait_all_tasks_blocked()
+            await until_one_waits(server)
             server.app.state.drain.beginning.set()
 
 
@@ -197,7 +204,7 @@ async def test_client_that_disconnects_leaves_the_line(serving, path: str, body)
         }
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(server.app, scope, receive, send)
-            await anyio.wait_all_tasks_blocked()
+            await until_one_waits(server)
             gone.set()
         async with server.client("ada") as ada:
             assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
