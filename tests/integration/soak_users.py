@@ -343,7 +343,7 @@ class SoakUser(Actor):
             return
         model = response.json()
         if "kernel_id" in body and not model.get("previous_end"):
-            # The old kernel may still be ending, and its end is not written down before that.
+            # The pool forgets the end of the earlier kernel if a start in between was given up.
             self._report.count("starts without previous_end")
         self._report.count("starts")
         self._kernel_id, self._pid, self._last = model["id"], None, None
