@@ -322,7 +322,7 @@ class Members(AsyncContextManagerMixin):
             counts=self.counts,
             deaths=self.deaths,
             on_change=self._note_change,
-            previous_end=self._ends.pop((lease.user, kernel_id), None),
+            previous_end=self._ends.get((lease.user, kernel_id)),
         )
         self.counts["started"] += 1
         tasks.start_soon(self._serve, self._members[number], start)

@@ -343,8 +343,7 @@ class SoakUser(Actor):
             return
         model = response.json()
         if "kernel_id" in body and not model.get("previous_end"):
-            # The pool forgets the end of the earlier kernel if a start in between was given up.
-            self._report.count("starts without previous_end")
+            raise AssertionError(f"the model does not tell of the earlier kernel: {model}")
         self._report.count("starts")
         self._kernel_id, self._pid, self._last = model["id"], None, None
         self._session = f"session{self._random.randrange(10**9)}"

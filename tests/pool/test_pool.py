@@ -433,6 +433,26 @@ async def test_end_of_an_idle_kernel_is_told_to_the_next_one_of_the_id(
         assert words in fresh.previous_end
 
 
+async def test_end_is_remembered_until_a_kernel_of_the_id_was_ready(pool_of) -> None:
+    chosen = str(uuid.uuid4())
+    async with pool_of() as (pool, provider), anyio.create_task_group() as tasks:
+        await pool.get("ada", kernel_id=chosen)
+        await pool.release("ada")
+        provider.launching = anyio.sleep_forever
+
+        @tasks.start_soon
+        async def get() -> None:
+            with pytest.raises(PoolError, match="ended while it was being started"):
+                await pool.get("ada", kernel_id=chosen)
+
+        await anyio.wait_all_tasks_blocked()
+        await pool.release("ada")
+        provider.launching = checkpoint
+        await pool.get("ada", kernel_id=chosen)
+        (fresh,) = pool.kernels()
+        assert fresh.previous_end == "the kernel was shut down"
+
+
 async def test_ends_that_are_remembered_are_bounded(pool_of, monkeypatch) -> None:
     monkeypatch.setattr(members, "_MOST_ENDS", 2)
     ids = [str(uuid.uuid4()) for _ in range(3)]
