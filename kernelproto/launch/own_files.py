@@ -55,9 +55,11 @@ def open_regular_file(path: str, *, follow_links: bool = True) -> int:
         if error.errno == errno.ELOOP and not follow_links:
             raise OSError(errno.ELOOP, "it is a symbolic link", path) from None
         raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file", path)
+        kind = "it is a directory" if stat.S_ISDIR(mode) else "it is not a regular file"
+        raise OSError(errno.EINVAL, kind, path)
     return descriptor
 
 

@@ -31,7 +31,7 @@ class Service(Generic[T]):
 
     The task that leaves ``async with Service(manager, name) as value`` need not be the task that
     has entered it. Exceptions from the block are not passed to the manager, and arrive unchanged.
-    If the manager fails while the block runs, the error is logged, and raised when the block is
+    If the manager fails after it was entered, the error is logged, and raised when the block is
     left. The end of the event loop ends the service as well.
 
     Args:
@@ -112,7 +112,7 @@ class Service(Generic[T]):
                     await self._leaving.wait()
         except Exception as error:
             self._failure = error
-            if self._values and not self._leaving.is_set():
+            if self._values:  # after the end of start() no task may be there to raise it
                 logger.error("the kernel %r that was started has failed", self._name, exc_info=True)
         except (KeyboardInterrupt, SystemExit) as error:
             self._failure = error
