@@ -101,12 +101,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                             f"launch parameter 'limits': {name} cannot be {amount}: {error}"
                         ) from error
 
-    def reason(self, end: Exit, output: str) -> DeathReason | None:
+    def reason(self, end: Exit, output: str, *, inherited: int = 0) -> DeathReason | None:
         """Return which limit has ended the kernel, as far as that can be known; or None.
 
         Args:
             end: how its process has ended.
             output: the last that it has written.
+            inherited: a peak of memory, in bytes, that tells nothing; see ``inherited_peak``.
         """
         if self.cpu_seconds is not None and (
             end.returncode == -signal.SIGXCPU
@@ -120,7 +121,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if limit is not None and re.search(complaint, output, re.IGNORECASE):
                 words = f"its last output suggests that it had reached its {_in_words(name, limit)}"
                 return DeathReason(words, _CAUSES[name])
-        if self.memory is not None and end.peak_memory >= _MUCH_MEMORY * self.memory:
+        known = end.peak_memory > inherited
+        if self.memory is not None and known and end.peak_memory >= _MUCH_MEMORY * self.memory:
             words = _in_words("memory", self.memory)
             return DeathReason(
                 f"with {end.peak_memory} bytes in use it had probably reached its {words}",
@@ -141,6 +143,17 @@ if sys.platform == "linux":
         "open_files": resource.RLIMIT_NOFILE,
         "processes": resource.RLIMIT_NPROC,
     }
+
+
+def inherited_peak() -> int:
+    """Return the peak of memory that a process may have from this program, in bytes.
+
+    Linux counts the memory of a program for the processes that it starts as well. So the peak of a
+    kernel that has used less than its program is not known.
+    """
+    if sys.platform != "linux":
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def oom_kills() -> int | None:

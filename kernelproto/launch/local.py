@@ -15,7 +15,7 @@ import msgspec
 from kernelproto.exceptions import LaunchError, UnsupportedRequest
 from kernelproto.forks import Owner
 from kernelproto.interfaces import DeathReason
-from kernelproto.launch.limits import Limits, oom_kills
+from kernelproto.launch.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.ports import address_was_taken
 from kernelproto.launch.process import Process
 from kernelproto.launch.records import Record
@@ -268,7 +268,8 @@ class LocalKernelManager:
         if end is None or self._process.killed:
             return None
         if self._limits is not None:
-            reason = self._limits.reason(end, self.output_tail())
+            tail = self.output_tail()
+            reason = self._limits.reason(end, tail, inherited=inherited_peak())
             if reason is not None:
                 return reason
         if oom_kills() != self._oom_kills and end.returncode == -signal.SIGKILL:

@@ -87,6 +87,7 @@ class Service(Generic[T]):
         self._owner.check("kernel")
         self._leaving.set()
         await to_the_end(self._ended.wait)  # bounded, because the end of a kernel is
+        self._values.clear()  # the thread behind the task may live a moment longer
 
     async def __aenter__(self) -> T:
         return await self.start()

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -39,6 +40,21 @@ def objects() -> Counter[str]:
     counts["descriptors"] = len(os.listdir("/proc/self/fd"))
     counts["tasks"] = len(anyio.get_running_tasks())
     return counts
+
+
+async def growth_since(
+    before: Counter[str], again: Callable[[int], Awaitable[None]]
+) -> Counter[str]:
+    """Return what there is more of than before.
+
+    A thread that is about to end may hold on to the last object for a moment. So the test goes on
+    for up to three rounds: a leak grows with each of them.
+    """
+    for _ in range(3):
+        if not objects() - before:
+            break
+        await again(1)
+    return objects() - before
 
 
 def resident_kib() -> int:
@@ -70,7 +86,7 @@ async def test_clients_leave_nothing(no_leaks: None) -> None:
         await come_and_go(5)
         before, kib = objects(), resident_kib()
         await come_and_go(CLIENTS)
-        growth = objects() - before
+        growth = await growth_since(before, come_and_go)
 
         logger.warning("%d clients: %d KiB", CLIENTS, resident_kib() - kib)
         assert not growth
@@ -86,7 +102,7 @@ async def test_kernels_leave_nothing(name: str, no_leaks: None) -> None:
     await come_and_go(3)
     before, kib = objects(), resident_kib()
     await come_and_go(CYCLES[name])
-    growth = objects() - before
+    growth = await growth_since(before, come_and_go)
 
     logger.warning("%d times %s: %d KiB", CYCLES[name], name, resident_kib() - kib)
     assert not growth

@@ -139,3 +139,9 @@ def test_oom_kills(monkeypatch) -> None:
 
     monkeypatch.setattr(module, "open", deny, raising=False)
     assert oom_kills() is None
+
+
+def test_peak_that_is_inherited_from_the_program_shows_nothing() -> None:
+    crash = end(-signal.SIGSEGV, 0.0, MIB)
+    assert Limits(memory=MIB).reason(crash, "", inherited=MIB - 1) is not None
+    assert Limits(memory=MIB).reason(crash, "", inherited=MIB) is None
