@@ -103,6 +103,8 @@ _IOPUB_SIGNALS = {
     "clear_output": Signal.OUTPUT,
 }
 
+_QUESTION = "kernel_info_request"
+
 # A kernel that never reports idle must not make the client grow.
 _MOST_BUSY = 1024
 
@@ -274,7 +276,7 @@ class Conversation:
         if message.header.msg_type == "status":
             if parent is None:
                 self._note_status(signal, "", False)
-            else:
+            elif parent.msg_type != _QUESTION:  # clients ask it by themselves, and it is no work
                 self._note_status(signal, parent.msg_id, parent.session != self._session)
         if parent is None:
             return Event(signal, Origin.KERNEL, message)
