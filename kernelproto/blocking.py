@@ -31,7 +31,7 @@ from kernelproto.client.client import KernelClient
 from kernelproto.client.questions import OnInput
 from kernelproto.client.requests import Requests
 from kernelproto.client.result import ExecutionResult
-from kernelproto.forks import Owner
+from kernelproto.concurrency.process_owner import Owner
 from kernelproto.run import ConnectionSource, RunOptions, connect_kernel, run_kernel, start_kernel
 from kernelproto.supervise.kernel import Kernel, KernelState
 from kernelproto.terminal import ask_on_terminal, print_output

@@ -12,6 +12,7 @@ import anyio
 import msgspec
 
 from kernelproto.client.client import KernelClient, open_client
+from kernelproto.concurrency.service import Service
 from kernelproto.exceptions import (
     DiscoveryError,
     InvalidLaunchParameter,
@@ -22,7 +23,6 @@ from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.generation import Launch, Launched
-from kernelproto.supervise.service import Service
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 

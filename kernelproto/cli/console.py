@@ -10,12 +10,12 @@ from typing import Any
 
 import anyio
 
-from kernelproto.background import background_tasks
 from kernelproto.cli.errors import KILLED, CliError, describe, print_error
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.questions import END_OF_INPUT
 from kernelproto.cli.signals import Signals, receive_signals
 from kernelproto.client.client import KernelClient
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     KernelDied,
     OutputOverflow,

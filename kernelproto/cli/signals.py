@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from kernelproto.background import background_tasks, start_logged
+from kernelproto.concurrency.task_groups import background_tasks, start_logged
 
 _ENDING = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)

@@ -17,7 +17,6 @@ from typing import Any
 
 from anyio.abc import TaskGroup
 
-from kernelproto.background import background_tasks, start_logged
 from kernelproto.client.comms import Comms, OnCommOpen
 from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.execution import Execution, ExecutionOptions
@@ -36,6 +35,7 @@ from kernelproto.client.page import Displays
 from kernelproto.client.readiness import Readiness
 from kernelproto.client.reply import ask
 from kernelproto.client.requests import Requests, content_of
+from kernelproto.concurrency.task_groups import background_tasks, start_logged
 from kernelproto.exceptions import (
     ClientClosed,
     KernelProtoError,

@@ -15,7 +15,8 @@ from typing import Protocol
 import anyio
 
 from kernelproto.client.refusals import stand_in
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.process_owner import LoopOwner
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import (
     ClientClosed,
     KernelProtoError,
@@ -23,7 +24,6 @@ from kernelproto.exceptions import (
     RemoteProtocolError,
     fresh,
 )
-from kernelproto.forks import LoopOwner
 from kernelproto.interfaces import Channels
 from kernelproto.log_counts import LogCounts
 from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version

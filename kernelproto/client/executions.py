@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import anyio
 
-from kernelproto.background import StartTask
 from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.execution import Execution
 from kernelproto.client.lost_replies import LostReplies
 from kernelproto.client.page import Displays
+from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.exceptions import KernelProtoError, LocalProtocolError
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire import content

@@ -29,9 +29,9 @@ from contextlib import suppress
 
 import anyio
 
-from kernelproto.background import StartTask
 from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.reply import CATCHING_UP_SECONDS
+from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.wire.content import ExecuteRequest, KernelInfoRequest
 from kernelproto.wire.conversation import Event, Line, Request

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, cast
 import anyio
 from anyio.lowlevel import checkpoint
 
-from kernelproto.background import StartTask
+from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.exceptions import KernelProtoError, OutputOverflow, fresh
 from kernelproto.log_counts import LogCounts
 from kernelproto.wire.connection import ChannelName

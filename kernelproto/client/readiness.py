@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 
 from kernelproto.client.reply import Reply
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message

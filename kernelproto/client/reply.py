@@ -26,9 +26,9 @@ from typing import Any
 
 import anyio
 
-from kernelproto.background import background_tasks
 from kernelproto.client.dispatcher import Dispatcher
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.task_groups import background_tasks
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import UnsupportedRequest
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import KernelInfoRequest

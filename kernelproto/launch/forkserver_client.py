@@ -18,12 +18,12 @@ from functools import partial
 from io import FileIO
 from typing import Any
 
+from kernelproto.concurrency.turns import turn
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
 from kernelproto.launch.forked import ForkedProcess, ForkRequest
 from kernelproto.launch.forkserver_link import Link, Posted
 from kernelproto.launch.process import Exit
 from kernelproto.launch.program_state import open_working_directory
-from kernelproto.launch.turns import turn
 from kernelproto.launch.watchdog_process import kill_group, start_time
 
 logger = logging.getLogger(__name__)

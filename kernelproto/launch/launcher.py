@@ -9,7 +9,8 @@ from contextlib import ExitStack
 
 import anyio
 
-from kernelproto.background import background_tasks
+from kernelproto.concurrency.task_groups import background_tasks
+from kernelproto.concurrency.turns import turn
 from kernelproto.exceptions import InvalidLaunchParameter, KernelExitedEarly, LaunchError
 from kernelproto.launch.connection_file import (
     LOOPBACK,
@@ -30,7 +31,6 @@ from kernelproto.launch.parameters import fill_in
 from kernelproto.launch.process import Spawn
 from kernelproto.launch.records import Record, sweep
 from kernelproto.launch.start import ProcessOptions, start_process
-from kernelproto.launch.turns import turn
 from kernelproto.transport.registration import RegistrationSocket, listen_for_registration
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import Registration

@@ -12,8 +12,8 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from kernelproto.concurrency.process_owner import Owner
 from kernelproto.exceptions import LaunchError, UnsupportedRequest
-from kernelproto.forks import Owner
 from kernelproto.interfaces import DeathReason
 from kernelproto.launch.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.ports import address_was_taken

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio import AsyncContextManagerMixin
 
-from kernelproto.background import background_tasks
-from kernelproto.forks import Owner
+from kernelproto.concurrency.process_owner import Owner
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo

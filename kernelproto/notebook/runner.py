@@ -13,6 +13,7 @@ from typing import Any
 from anyio import to_thread
 
 from kernelproto.client import ExecutionResult, KernelClient
+from kernelproto.concurrency.shield import to_the_end
 from kernelproto.exceptions import (
     CellTimeout,
     ExecutionTimeout,
@@ -33,7 +34,6 @@ from kernelproto.notebook.parameters import inject_parameters, tags
 from kernelproto.notebook.recorder import Recorder
 from kernelproto.notebook.result import NotebookResult
 from kernelproto.supervise import Kernel
-from kernelproto.supervise.to_the_end import to_the_end
 from kernelproto.wire import tolerant_json
 from kernelproto.wire.content import CommMessage, ErrorOutput, KernelInfoRequest
 

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 import anyio
 import msgspec
 
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, KernelProtoError, PoolError
 from kernelproto.interfaces import DeathCause, HasProcess
 from kernelproto.log_fields import logging_about

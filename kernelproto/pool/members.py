@@ -15,8 +15,8 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup
 
-from kernelproto.background import background_tasks
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.task_groups import background_tasks
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, PoolError, PoolFull, QuotaExceeded
 from kernelproto.interfaces import DeathCause
 from kernelproto.pool.member import LostKernel, Member, PooledKernel

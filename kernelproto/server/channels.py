@@ -29,7 +29,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from kernelproto.background import background_tasks
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     ClientClosed,
     KernelDied,

@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import anyio
 from starlette.exceptions import HTTPException
 
-from kernelproto.background import background_tasks
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder

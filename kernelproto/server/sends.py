@@ -7,8 +7,8 @@ from typing import NamedTuple, Self
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernelproto.background import background_tasks
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.task_groups import background_tasks
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.server.receipts import EXTENSION
 
 # How long a client may take to read what it was told last.

@@ -25,7 +25,7 @@ from anyio.abc import TaskStatus
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from kernelproto.background import background_tasks
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import InvalidSettings, KernelProtoError, NoSuchKernel
 from kernelproto.interfaces import Authenticator
 from kernelproto.launch.finder import KernelFinder

@@ -12,7 +12,7 @@ from weakref import WeakSet
 import anyio
 import msgspec
 
-from kernelproto.background import StartTask
+from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.interfaces import DeathCause, DeathReason
 from kernelproto.launch.exit_status import describe_exit
 from kernelproto.wire.connection import ConnectionInfo

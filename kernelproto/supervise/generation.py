@@ -10,10 +10,12 @@ from typing import TypeAlias
 
 import anyio
 
-from kernelproto.background import background_tasks
 from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.comms import OnCommOpen
 from kernelproto.client.observers import Observers
+from kernelproto.concurrency.process_owner import Owner
+from kernelproto.concurrency.shield import to_the_end
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     ClientClosed,
     KernelDied,
@@ -22,7 +24,6 @@ from kernelproto.exceptions import (
     KernelProtoError,
     UnsupportedRequest,
 )
-from kernelproto.forks import Owner
 from kernelproto.interfaces import (
     BringsChannels,
     ExplainsDeath,
@@ -40,7 +41,6 @@ from kernelproto.launch.failures import (
 )
 from kernelproto.supervise.events import Died
 from kernelproto.supervise.shutdown import attempt, end_process, longest
-from kernelproto.supervise.to_the_end import to_the_end
 from kernelproto.timeouts import Timeouts
 from kernelproto.transport import open_channels as open_zmq_channels
 from kernelproto.wire.connection import ConnectionInfo

@@ -25,11 +25,13 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
-from kernelproto.background import start_logged
 from kernelproto.client.client import KernelClient
 from kernelproto.client.comms import OnCommOpen
 from kernelproto.client.observers import Observers
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.process_owner import LoopOwner
+from kernelproto.concurrency.shield import to_the_end
+from kernelproto.concurrency.task_groups import start_logged
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import (
     ClientClosed,
     KernelDied,
@@ -37,7 +39,6 @@ from kernelproto.exceptions import (
     KernelRestarted,
     fresh,
 )
-from kernelproto.forks import LoopOwner
 from kernelproto.interfaces import IsListed
 from kernelproto.supervise.events import EventHub, Failed, Restarted
 from kernelproto.supervise.generation import (
@@ -47,7 +48,6 @@ from kernelproto.supervise.generation import (
     start_generation,
 )
 from kernelproto.supervise.restart_policy import Decision, GiveUp, Restart
-from kernelproto.supervise.to_the_end import to_the_end
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)

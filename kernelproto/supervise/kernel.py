@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from kernelproto.background import background_tasks
 from kernelproto.client.client import OUTPUT_LIMIT, KernelClient
 from kernelproto.client.comms import Comms
 from kernelproto.client.execution import Execution, ExecutionOptions
 from kernelproto.client.requests import Requests
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import fresh
 from kernelproto.interfaces import KernelManager
 from kernelproto.supervise.current_client import CurrentClient

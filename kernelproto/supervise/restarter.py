@@ -12,8 +12,8 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup
 
-from kernelproto.background import background_tasks
 from kernelproto.client.client import KernelClient
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import KernelDied, KernelProtoError
 from kernelproto.interfaces import DeathReason
 from kernelproto.supervise.events import Callback, EventT, Failed

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import anyio
 
-from kernelproto.background import background_tasks
 from kernelproto.client.client import KernelClient
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.interfaces import KernelManager
 from kernelproto.timeouts import Timeouts

@@ -13,8 +13,8 @@ import anyio
 from anyio import AsyncContextManagerMixin, create_memory_object_stream
 from anyio.abc import TaskGroup, TaskStatus
 
-from kernelproto.background import background_tasks
 from kernelproto.client import KernelClient, open_client
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, KernelDied, RemoteProtocolError
 from kernelproto.interfaces import Channels, Deliver
 from kernelproto.launch.exit_status import describe_exit

@@ -12,7 +12,7 @@ from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup, TaskStatus
 from anyio.lowlevel import checkpoint
 
-from kernelproto.background import background_tasks
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelAttributes, KernelManager
 from kernelproto.testing.fake_kernel import FakeKernel

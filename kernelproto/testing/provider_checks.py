@@ -13,8 +13,8 @@ from typing import Any
 
 import anyio
 
-from kernelproto.background import background_tasks
 from kernelproto.client import KernelClient, open_client
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     InvalidLaunchParameter,
     KernelDied,

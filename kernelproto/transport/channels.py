@@ -10,7 +10,7 @@ import anyio
 import zmq
 from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
 
-from kernelproto.background import background_tasks
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, LocalProtocolError
 from kernelproto.interfaces import Channels, Deliver
 from kernelproto.shortage import require_descriptors

@@ -10,7 +10,7 @@ import anyio
 import zmq
 from anyio.lowlevel import checkpoint
 
-from kernelproto.forks import Owner
+from kernelproto.concurrency.process_owner import Owner
 from kernelproto.wire.message import Frame
 
 RawSocket: TypeAlias = zmq.Socket[bytes]

@@ -9,7 +9,7 @@ import pytest
 import zmq
 from anyio.lowlevel import checkpoint
 
-from kernelproto.background import background_tasks
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import LocalProtocolError
 from kernelproto.transport import curve, open_channels
 from kernelproto.transport.curve import CurveKeys, has_curve, new_curve_keys

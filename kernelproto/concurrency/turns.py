@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 from anyio.lowlevel import RunVar, checkpoint
 
-_lock = RunVar[anyio.Lock]("kernelproto.launch.turns")
+_lock = RunVar[anyio.Lock]("kernelproto.concurrency.turns")
 
 
 async def turn() -> None:

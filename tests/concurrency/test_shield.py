@@ -6,7 +6,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from kernelproto.supervise.to_the_end import to_the_end
+from kernelproto.concurrency.shield import to_the_end
 
 pytestmark = pytest.mark.anyio
 

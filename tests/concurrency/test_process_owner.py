@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kernelproto import WrongProcess
-from kernelproto.forks import Owner
+from kernelproto.concurrency.process_owner import Owner
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork()")
 

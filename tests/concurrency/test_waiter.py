@@ -3,7 +3,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from kernelproto.client.waiter import Waiter
+from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import KernelDied
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import anyio
 import pytest
 
-from kernelproto.background import background_tasks, start_in_event_loop
+from kernelproto.concurrency.task_groups import background_tasks, start_in_event_loop
 
 GUARD_SECONDS = 60
 THREAD_NAME = "a task's visible parent"

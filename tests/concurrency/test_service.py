@@ -14,7 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto import WrongEventLoop
-from kernelproto.supervise.service import Service
+from kernelproto.concurrency.service import Service
 
 pytestmark = pytest.mark.anyio
 

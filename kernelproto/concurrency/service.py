@@ -16,10 +16,10 @@ from typing import Generic, TypeVar
 import anyio
 from anyio import get_cancelled_exc_class
 
-from kernelproto.background import start_in_event_loop
+from kernelproto.concurrency.process_owner import LoopOwner
+from kernelproto.concurrency.shield import to_the_end
+from kernelproto.concurrency.task_groups import start_in_event_loop
 from kernelproto.exceptions import ClientClosed
-from kernelproto.forks import LoopOwner
-from kernelproto.supervise.to_the_end import to_the_end
 
 logger = logging.getLogger(__name__)
 

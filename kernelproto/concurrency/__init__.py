@@ -1,0 +1,1 @@
+"""Task groups, waiters and shields: the concurrency that every layer uses."""
