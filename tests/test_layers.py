@@ -82,7 +82,7 @@ CONFINED = {
     "tornado": (),
     "traitlets": (),
     "jupyter_client": (),
-    "ipykernel": ("kernelproto/launch/ipykernel_process.py",),
+    "ipykernel": ("kernelproto/launch/programs/ipykernel.py",),
 }
 
 PURE = (

@@ -15,8 +15,8 @@ from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_
 from kernelproto.client.client import open_client
 from kernelproto.exceptions import KernelNotReady, KernelProtoError
 from kernelproto.launch.ports import listens_at
+from kernelproto.launch.programs.watchdog import kill_group
 from kernelproto.launch.running import read_connection_file
-from kernelproto.launch.watchdog_process import kill_group
 from kernelproto.run import connect_kernel
 from kernelproto.timeouts import Timeouts
 

@@ -12,8 +12,8 @@ from typing import Protocol
 import anyio
 
 from kernelproto.launch.process import Exit
+from kernelproto.launch.programs.watchdog import start_time
 from kernelproto.launch.signalled import SignalledProcess
-from kernelproto.launch.watchdog_process import start_time
 
 
 class SendsSignals(Protocol):

@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-The server is a process of its own, forkserver_process.py, with a single thread: this program has
+The server is a process of its own, forkserver.py, with a single thread: this program has
 several, and could not be forked safely. The two talk over a pair of sockets that no other process
 has. The kernels are the server's children; it reaps them and reports their end. When this program
 ends, for any reason, the server kills its kernels; when the server dies, this program does.
@@ -33,12 +33,12 @@ from io import FileIO
 from typing import ClassVar
 
 from kernelproto.exceptions import LaunchError
-from kernelproto.launch import forkserver_process, ipykernel_process
 from kernelproto.launch.forked import ForkedProcess
 from kernelproto.launch.forkserver_client import ForkServerClient, ServerLost
 from kernelproto.launch.forkserver_link import Link
 from kernelproto.launch.program_state import program_rights, program_state
-from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE
+from kernelproto.launch.programs import forkserver, ipykernel
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ async def fork_kernel(
 
     Args:
         preload: modules that are imported beside ipykernel.
-        command: how ipykernel_process.py would be run by its path; its arguments count.
+        command: how ipykernel.py would be run by its path; its arguments count.
         env: the kernel's whole environment.
         cwd: its working directory; None means this program's.
         output: takes standard output and standard error; standard input is empty.
@@ -160,7 +160,7 @@ class ForkServer:
             ServerLost: this server cannot; another one may.
         """
         request = {
-            "argv": list(command[command.index(ipykernel_process.__file__) :]),
+            "argv": list(command[command.index(ipykernel.__file__) :]),
             "env": dict(env),
             "cwd": cwd,
             "state": program_state(),
@@ -210,7 +210,7 @@ def _start(preload: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
         [
             sys.executable,
             "-Xfrozen_modules=off",  # as IPykernelProvider has it, and why
-            forkserver_process.__file__,
+            forkserver.__file__,
             str(descriptor),
             json.dumps(list(preload)),
         ],

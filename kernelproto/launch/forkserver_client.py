@@ -24,7 +24,7 @@ from kernelproto.launch.forked import ForkedProcess, ForkRequest
 from kernelproto.launch.forkserver_link import Link, Posted
 from kernelproto.launch.process import Exit
 from kernelproto.launch.program_state import open_working_directory
-from kernelproto.launch.watchdog_process import kill_group, start_time
+from kernelproto.launch.programs.watchdog import kill_group, start_time
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class ForkServerClient:
         """Ask for a kernel; cancelled, this leaves no process.
 
         Args:
-            message: the request but for its number, see forkserver_process.py.
+            message: the request but for its number, see forkserver.py.
             output: takes standard output and standard error.
 
         Raises:

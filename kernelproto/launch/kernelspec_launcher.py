@@ -10,7 +10,6 @@ from itertools import pairwise
 
 from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
 from kernelproto.interfaces import KernelManager
-from kernelproto.launch import ipykernel_process
 from kernelproto.launch.connection_file import LOOPBACK, Transport
 from kernelproto.launch.encryption import is_encrypted, supports_curve
 from kernelproto.launch.kernelspec import KernelSpec
@@ -18,6 +17,7 @@ from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.parameters import LaunchParameters, kernel_environment, with_this_python
 from kernelproto.launch.paths import choose_socket_folder
 from kernelproto.launch.process import Spawn
+from kernelproto.launch.programs import ipykernel
 from kernelproto.transport.curve import has_curve
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import registers
@@ -117,7 +117,7 @@ def _natural_transport(argv: Sequence[str]) -> Transport:
     """Return ipc where it is known to work: no port can be taken, no other user can connect."""
     program, *arguments = argv
     # Only where this machine's python runs it: inside ssh or docker our sockets are not there.
-    runs_ipykernel = ipykernel_process.__file__ in arguments or any(
+    runs_ipykernel = ipykernel.__file__ in arguments or any(
         option == "-m" and module in _IPYKERNEL_MODULES for option, module in pairwise(arguments)
     )
     is_python = os.path.basename(program).startswith("python")

@@ -18,10 +18,10 @@ from kernelproto.interfaces import DeathReason
 from kernelproto.launch.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.ports import address_was_taken
 from kernelproto.launch.process import Process
+from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
 from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay
 from kernelproto.launch.watchdog import Watch
-from kernelproto.launch.watchdog_process import kill_members, reap_orphans
 from kernelproto.launch.wrapped import interrupt_wrapped
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo

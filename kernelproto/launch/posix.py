@@ -8,7 +8,7 @@ reaps: no signal reaches a stranger who was given the number again. poll() does 
 and never blocks; wait() is poll() whenever a descriptor says that the process has ended.
 
 A process inherits which signals the thread blocks, and the program ignores, that starts it. Where
-there are any, exec_process.py is started in its place, which takes 10 ms more.
+there are any, reset_signals.py is started in its place, which takes 10 ms more.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from contextlib import suppress
 from io import FileIO
 from typing import ClassVar
 
-from kernelproto.launch import exec_process
 from kernelproto.launch.process import Exit
 from kernelproto.launch.process_end import watch_end
+from kernelproto.launch.programs import reset_signals
 from kernelproto.launch.signalled import SignalledProcess
 from kernelproto.launch.watchdog import python_executable
 
@@ -58,7 +58,7 @@ class ProcessGroup(SignalledProcess):
         cwd: str | None,
         output: FileIO,
     ) -> None:
-        if exec_process.is_needed():
+        if reset_signals.is_needed():
             command = _with_signals_reset(command, env, cwd)
         ProcessGroup._released = [group for group in self._released if not group.poll()]
         popen = subprocess.Popen(
@@ -139,4 +139,4 @@ def _with_signals_reset(
         python = python_executable()
     except OSError:  # a frozen application has none; its kernels inherit its signals
         return command
-    return [python, "-I", "-S", exec_process.__file__, env.get("LC_CTYPE", ""), *command]
+    return [python, "-I", "-S", reset_signals.__file__, env.get("LC_CTYPE", ""), *command]

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import msgspec
 
-from kernelproto.launch.watchdog_process import start_time
+from kernelproto.launch.programs.watchdog import start_time
 
 # Other numbers have another meaning for kill().
 _ProcessNumber = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]

@@ -13,7 +13,6 @@ import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import KernelAttributes, KernelManager
-from kernelproto.launch import ipykernel_process
 from kernelproto.launch.kernelspec import (
     KernelSpec,
     find_kernelspecs,
@@ -23,6 +22,7 @@ from kernelproto.launch.kernelspec import (
 )
 from kernelproto.launch.kernelspec_launcher import launch_kernelspec
 from kernelproto.launch.naming import no_such_kernel
+from kernelproto.launch.programs import ipykernel
 from kernelproto.wire.connection import ConnectionInfo
 
 
@@ -205,7 +205,7 @@ def _ipykernel() -> KernelSpec | None:
         argv=(
             sys.executable,
             "-Xfrozen_modules=off",
-            ipykernel_process.__file__,
+            ipykernel.__file__,
             "-f",
             "{connection_file}",
         ),

@@ -54,7 +54,7 @@ from kernelproto.launch.paths import (
     socket_folders,
 )
 from kernelproto.launch.process_id import ProcessId
-from kernelproto.launch.watchdog_process import (
+from kernelproto.launch.programs.watchdog import (
     Charge,
     belongs_to_kernel,
     kill_group,

@@ -17,10 +17,10 @@ from kernelproto.launch.output_file import OutputFile
 from kernelproto.launch.paths import is_text
 from kernelproto.launch.process import Spawn, StartedProcess
 from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay, open_output, open_relay
 from kernelproto.launch.watchdog import Watch
-from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE
 
 if sys.platform == "win32":
     from functools import partial

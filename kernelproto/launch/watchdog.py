@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 Nothing that runs in a program can clean up after a ``kill -9`` of it. So a second process, the
-watchdog, is told of every kernel, and does it (see watchdog_process.py). There is one for all
+watchdog, is told of every kernel, and does it (see watchdog.py). There is one for all
 kernels of a program; it starts with the first of them and ends with the last.
 
 A child that is made by ``os.fork()`` has no part in this: the kernels are its parent's.
@@ -19,8 +19,8 @@ import threading
 from io import FileIO
 from typing import ClassVar
 
-from kernelproto.launch import watchdog_process
-from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE, Charge
+from kernelproto.launch.programs import watchdog
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class _Watchdog:
         try:
             with FileIO(read_fd, "r") as read_end:
                 self._process = subprocess.Popen(
-                    [python_executable(), "-I", "-S", watchdog_process.__file__, str(os.getpid())],
+                    [python_executable(), "-I", "-S", watchdog.__file__, str(os.getpid())],
                     # It is no child of the kernel that this program itself may run in.
                     env={k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE},
                     cwd="/",

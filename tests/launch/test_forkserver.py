@@ -28,10 +28,10 @@ from kernelproto import (
     run_kernel,
 )
 from kernelproto.launch import forkserver_client as module
-from kernelproto.launch import ipykernel_process
 from kernelproto.launch.forked import ForkedProcess
 from kernelproto.launch.forkserver import ForkServer
 from kernelproto.launch.forkserver_client import ServerLost
+from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.providers import ForkServerProvider
 from kernelproto.launch.records import read_records
 from kernelproto.testing import check_kernel_provider
@@ -381,7 +381,7 @@ def children_of(pid: int) -> list[int]:
 
 async def fork(server: ForkServer, *arguments: str, **variables: str) -> ForkedProcess:
     """Fork the program of a kernel."""
-    command = [sys.executable, ipykernel_process.__file__, *arguments]
+    command = [sys.executable, ipykernel.__file__, *arguments]
     env = {**os.environ, **variables}
     with open(os.devnull, "wb", buffering=0) as output:  # noqa: ASYNC230
         return await server.fork(command, env=env, cwd=None, output=output)

@@ -18,8 +18,8 @@ from kernelproto.exceptions import DiscoveryError
 from kernelproto.launch import own_files
 from kernelproto.launch import records as module
 from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge
 from kernelproto.launch.records import Record, read_records, sweep
-from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE, Charge
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "clean")
 

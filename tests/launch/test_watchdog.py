@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kernelproto.launch import watchdog as module
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge, start_time
 from kernelproto.launch.watchdog import Watch
-from kernelproto.launch.watchdog_process import KERNEL_ID_VARIABLE, Charge, start_time
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

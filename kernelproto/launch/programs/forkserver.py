@@ -1,6 +1,6 @@
 """The program of a fork server: an interpreter with ipykernel loaded that forks ready kernels.
 
-It is run by its path, ``python forkserver_process.py FD MODULES``, and imports nothing of
+It is run by its path, ``python forkserver.py FD MODULES``, and imports nothing of
 kernelproto: its kernels have every module that it imports. FD is the number of a Unix socket to its
 owner. Requests and answers are lines of JSON:
 
@@ -164,7 +164,7 @@ class Server:
 
     Args:
         owner: the socket.
-        kernel: the module forkserver_kernel.py.
+        kernel: the module forked_kernel.py.
     """
 
     def __init__(self, owner: socket.socket, kernel: Any) -> None:

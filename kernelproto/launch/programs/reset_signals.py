@@ -5,7 +5,7 @@ blocks them in all threads, and ``nohup`` or a shell's ``&`` has a program ignor
 that inherited this could be neither interrupted nor asked to end. A thread of the parent must not
 unblock them for a moment, because a signal for the service could come just then and end it.
 
-It is run by its path, ``python -I -S exec_process.py LC_CTYPE COMMAND...``, and imports nothing of
+It is run by its path, ``python -I -S reset_signals.py LC_CTYPE COMMAND...``, and imports nothing of
 kernelproto. LC_CTYPE is the value of this variable, which Python changes when it starts; an empty
 one means that there is none.
 """

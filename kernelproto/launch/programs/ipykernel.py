@@ -1,6 +1,6 @@
 """The program of an ipykernel that loses neither outputs nor replies.
 
-It is run by its path, ``python ipykernel_process.py -f FILE``, and imports nothing of kernelproto.
+It is run by its path, ``python ipykernel.py -f FILE``, and imports nothing of kernelproto.
 
 ipykernel's iopub socket queues 1,000 unsent messages for each client, which is libzmq's default,
 and drops later messages silently. A busy machine, or a client that is suspended for a moment, is

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kernelproto.launch import watchdog_process as module
-from kernelproto.launch.watchdog_process import (
+from kernelproto.launch.programs import watchdog as module
+from kernelproto.launch.programs.watchdog import (
     KERNEL_ID_VARIABLE,
     Charge,
     belongs_to_kernel,

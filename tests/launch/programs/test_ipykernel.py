@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from kernelproto import Kernel, run_kernel
-from kernelproto.launch import ipykernel_process
+from kernelproto.launch.programs import ipykernel
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ async def test_looks_like_any_other_ipykernel(kernel_type: str) -> None:
     assert launcher is not None
     assert ast.literal_eval(program) == (launcher.origin, True, True)
     assert folders is not None
-    assert os.path.dirname(ipykernel_process.__file__) not in folders
+    assert os.path.dirname(ipykernel.__file__) not in folders
 
 
 STORM_SECONDS = 8

@@ -1,6 +1,6 @@
 """How a process that the fork server has forked becomes a kernel.
 
-forkserver_process.py loads it as a file; it imports nothing of kernelproto.
+forkserver.py loads it as a file; it imports nothing of kernelproto.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def take_over(state: dict[str, Any]) -> None:
 def name_process(kernel_id: str) -> None:
     """Let the system tell which kernel this is; its environment and command line are the server's.
 
-    See process_name() in watchdog_process.py.
+    See process_name() in watchdog.py.
     """
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write(f"kernel-{kernel_id[:8]}")

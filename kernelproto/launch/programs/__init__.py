@@ -1,0 +1,1 @@
+"""Programs that are run by their path. They import nothing of the package."""
