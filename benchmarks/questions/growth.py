@@ -23,7 +23,7 @@ from kernelproto.client.output_buffer import OutputBuffer
 from kernelproto.client.page import Displays, OutputPage
 from kernelproto.client.result import ExecutionResult
 from kernelproto.exceptions import MalformedMessage
-from kernelproto.launch.naming import nearest_first
+from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.notebook.recorder import Recorder
 from kernelproto.server.replay import ReplayRing
 from kernelproto.wire import Codec, MessageFactory, content

@@ -11,7 +11,7 @@ from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider, TakesConfig
 from kernelproto.launch.entrypoints import declared_providers
 from kernelproto.launch.failures import shortages_named
-from kernelproto.launch.naming import (
+from kernelproto.launch.spec.naming import (
     FIRST_PROVIDER,
     OWN_KERNEL,
     is_simple_name,

@@ -11,13 +11,17 @@ from itertools import pairwise
 from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
 from kernelproto.interfaces import KernelManager
 from kernelproto.launch.connection_file import LOOPBACK, Transport
-from kernelproto.launch.encryption import is_encrypted, supports_curve
-from kernelproto.launch.kernelspec import KernelSpec
 from kernelproto.launch.launcher import launch_local
-from kernelproto.launch.parameters import LaunchParameters, kernel_environment, with_this_python
 from kernelproto.launch.paths import choose_socket_folder
 from kernelproto.launch.process import Spawn
 from kernelproto.launch.programs import ipykernel
+from kernelproto.launch.spec.encryption import is_encrypted, supports_curve
+from kernelproto.launch.spec.kernelspec import KernelSpec
+from kernelproto.launch.spec.parameters import (
+    LaunchParameters,
+    kernel_environment,
+    with_this_python,
+)
 from kernelproto.transport.curve import has_curve
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import registers

@@ -27,9 +27,9 @@ from kernelproto.launch.failures import (
 )
 from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
-from kernelproto.launch.parameters import fill_in
 from kernelproto.launch.process import Spawn
 from kernelproto.launch.records import Record, sweep
+from kernelproto.launch.spec.parameters import fill_in
 from kernelproto.launch.start import ProcessOptions, start_process
 from kernelproto.transport.registration import RegistrationSocket, listen_for_registration
 from kernelproto.wire.connection import ConnectionInfo

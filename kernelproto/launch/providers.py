@@ -13,16 +13,16 @@ import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import KernelAttributes, KernelManager
-from kernelproto.launch.kernelspec import (
+from kernelproto.launch.kernelspec_launcher import launch_kernelspec
+from kernelproto.launch.programs import ipykernel
+from kernelproto.launch.spec.kernelspec import (
     KernelSpec,
     find_kernelspecs,
     find_resources,
     read_kernelspec,
     read_kernelspecs,
 )
-from kernelproto.launch.kernelspec_launcher import launch_kernelspec
-from kernelproto.launch.naming import no_such_kernel
-from kernelproto.launch.programs import ipykernel
+from kernelproto.launch.spec.naming import no_such_kernel
 from kernelproto.wire.connection import ConnectionInfo
 
 

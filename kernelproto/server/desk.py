@@ -18,8 +18,8 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.naming import check_kernel_type
-from kernelproto.launch.parameters import LaunchParameters, literal
+from kernelproto.launch.spec.naming import check_kernel_type
+from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.access import Access

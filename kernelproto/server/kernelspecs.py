@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.naming import OWN_KERNEL
+from kernelproto.launch.spec.naming import OWN_KERNEL
 from kernelproto.server.answers import json_response
 from kernelproto.server.models import KernelSpecList, KernelSpecModel, shown_name
 

@@ -13,7 +13,7 @@ from kernelproto.exceptions import InvalidLaunchParameter, InvalidSettings, NoSu
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.limits import Limits as ProcessLimits
-from kernelproto.launch.naming import check_kernel_type
+from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool, LeaseLimits
 from kernelproto.pool.members import StartOptions
 

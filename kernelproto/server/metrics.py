@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector
 
 from kernelproto.interfaces import DeathCause
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.naming import launch_names
+from kernelproto.launch.spec.naming import launch_names
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.pool.member import PooledState
 from kernelproto.server.connections import Connections, UserSockets

@@ -11,7 +11,7 @@ import pytest
 
 from kernelproto import ExecutionTimeout, KernelUnresponsive, ReplyLost, Timeouts, run_kernel
 from kernelproto.blocking import run_kernel_blocking
-from kernelproto.launch.kernelspec import install_kernelspec
+from kernelproto.launch.spec.kernelspec import install_kernelspec
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

@@ -12,7 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto import LaunchError
-from kernelproto.launch.parameters import kernel_environment
+from kernelproto.launch.spec.parameters import kernel_environment
 from kernelproto.server.desk import allowed_env
 from kernelproto.server.logs import JsonLines
 from kernelproto.testing import FakeProvider

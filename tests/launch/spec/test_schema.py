@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
-from kernelproto.launch.schema import ParameterSchema
+from kernelproto.launch.spec.schema import ParameterSchema
 
 PATH = "/kernels/some/kernel.json"
 KEY = "metadata.parameters"

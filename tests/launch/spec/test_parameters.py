@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.limits import Limits
-from kernelproto.launch.parameters import (
+from kernelproto.launch.spec.parameters import (
     LaunchParameters,
     fill_in,
     kernel_environment,
     literal,
     with_this_python,
 )
-from kernelproto.launch.schema import ParameterSchema
+from kernelproto.launch.spec.schema import ParameterSchema
 
 ARGV = ["kernel", "{connection_file}", "--memory={memory}{unit}"]
 

@@ -18,10 +18,10 @@ import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.connection_file import Transport
-from kernelproto.launch.encryption import Encryption
 from kernelproto.launch.limits import Limits
-from kernelproto.launch.naming import nearest_first
-from kernelproto.launch.schema import ParameterSchema
+from kernelproto.launch.spec.encryption import Encryption
+from kernelproto.launch.spec.naming import nearest_first
+from kernelproto.launch.spec.schema import ParameterSchema
 
 # What the operating system can hand to a program.
 Argument = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*\Z")]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelproto.exceptions import NoSuchKernel
-from kernelproto.launch.naming import (
+from kernelproto.launch.spec.naming import (
     check_kernel_type,
     is_simple_name,
     nearest_first,

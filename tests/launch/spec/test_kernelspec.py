@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from kernelproto.exceptions import DiscoveryError, InvalidKernelSpec, NoSuchKernel
-from kernelproto.launch.kernelspec import (
+from kernelproto.launch.spec.kernelspec import (
     KernelSpec,
     find_kernelspecs,
     install_kernelspec,
@@ -29,7 +29,7 @@ def only_the_folders_of_this_test(runtime_dir, monkeypatch) -> None:
     environment, system = (runtime_dir.parent / name for name in ("environment", "system"))
     monkeypatch.setattr("jupyter_core.paths.ENV_JUPYTER_PATH", [str(environment)])
     monkeypatch.setattr("jupyter_core.paths.SYSTEM_JUPYTER_PATH", [str(system)])
-    monkeypatch.setattr("kernelproto.launch.kernelspec.SYSTEM_JUPYTER_PATH", [str(system)])
+    monkeypatch.setattr("kernelproto.launch.spec.kernelspec.SYSTEM_JUPYTER_PATH", [str(system)])
     monkeypatch.setattr("site.ENABLE_USER_SITE", False)
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch.encryption import is_encrypted, supports_curve
+from kernelproto.launch.spec.encryption import is_encrypted, supports_curve
 
 LOOPBACK, ELSEWHERE, EVERYWHERE = "127.0.0.1", "192.0.2.1", "0.0.0.0"
 

@@ -22,10 +22,10 @@ from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir, jupyter_pa
 
 from kernelproto.exceptions import DiscoveryError, InvalidKernelSpec
 from kernelproto.interfaces import KernelAttributes
-from kernelproto.launch.naming import is_simple_name, no_such_kernel
 from kernelproto.launch.own_files import read_regular_file
-from kernelproto.launch.parameters import Argument, Variables
-from kernelproto.launch.schema import ParameterSchema
+from kernelproto.launch.spec.naming import is_simple_name, no_such_kernel
+from kernelproto.launch.spec.parameters import Argument, Variables
+from kernelproto.launch.spec.schema import ParameterSchema
 
 logger = logging.getLogger(__name__)
 

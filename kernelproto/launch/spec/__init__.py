@@ -1,0 +1,1 @@
+"""A kernelspec and its parameters: what a launch needs."""
