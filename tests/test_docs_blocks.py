@@ -22,7 +22,7 @@ import anyio
 import pytest
 
 from kernelproto.launch import ForkServerProvider, IPykernelProvider
-from kernelproto.launch.forkserver import ForkServer
+from kernelproto.launch.process.forkserver import ForkServer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

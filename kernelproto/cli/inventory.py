@@ -21,7 +21,7 @@ from kernelproto.client.client import open_client
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, RemoteProtocolError
 from kernelproto.launch.own_files import is_own_file, leave_alone
 from kernelproto.launch.paths import runtime_folder
-from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.records import Record, read_records
 from kernelproto.launch.running import read_connection_file
 

@@ -13,7 +13,7 @@ from kernelproto.interfaces import KernelManager
 from kernelproto.launch.connection_file import LOOPBACK, Transport
 from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.paths import choose_socket_folder
-from kernelproto.launch.process import Spawn
+from kernelproto.launch.process.interface import Spawn
 from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.spec.encryption import is_encrypted, supports_curve
 from kernelproto.launch.spec.kernelspec import KernelSpec

@@ -25,9 +25,9 @@ from kernelproto.launch.failures import (
     not_ready,
     shortages_named,
 )
-from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
-from kernelproto.launch.process import Spawn
+from kernelproto.launch.process.interface import Spawn
+from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.records import Record, sweep
 from kernelproto.launch.spec.parameters import fill_in
 from kernelproto.launch.start import ProcessOptions, start_process

@@ -169,7 +169,7 @@ class ForkServerProvider:
                 "'detached'; use pyimport/kernel"
             )
         # Imported here because there is no such thing on Windows.
-        from kernelproto.launch.forkserver import fork_kernel
+        from kernelproto.launch.process.forkserver import fork_kernel
 
         spawn = partial(fork_kernel, self._preload)
         return await launch_kernelspec(self.id, kernelspec, cwd, launch_params, spawn=spawn)

@@ -53,7 +53,7 @@ from kernelproto.launch.paths import (
     socket_folder_name,
     socket_folders,
 )
-from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import (
     Charge,
     belongs_to_kernel,

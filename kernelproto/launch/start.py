@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.connection_file import ConnectionFile
-from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
-from kernelproto.launch.open_files import lower_open_files
 from kernelproto.launch.output_file import OutputFile
 from kernelproto.launch.paths import is_text
-from kernelproto.launch.process import Spawn, StartedProcess
-from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.process.interface import Spawn, StartedProcess
+from kernelproto.launch.process.limits import Limits
+from kernelproto.launch.process.open_files import lower_open_files
+from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay, open_output, open_relay
@@ -25,13 +25,13 @@ from kernelproto.launch.watchdog import Watch
 if sys.platform == "win32":
     from functools import partial
 
-    from kernelproto.launch.windows import JobProcess, SystemWin32
-    from kernelproto.launch.windows import ThreadedTail as OutputTail
+    from kernelproto.launch.process.windows import JobProcess, SystemWin32
+    from kernelproto.launch.process.windows import ThreadedTail as OutputTail
 
     ProcessGroup = partial(JobProcess, win32=SystemWin32())
 else:
     from kernelproto.launch.output import OutputTail
-    from kernelproto.launch.posix import ProcessGroup
+    from kernelproto.launch.process.posix import ProcessGroup
 
 _PARENT_VARIABLE = "JPY_PARENT_PID"
 

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from kernelproto.exceptions import InvalidLaunchParameter, InvalidSettings, NoSuchKernel
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.limits import Limits as ProcessLimits
+from kernelproto.launch.process.limits import Limits as ProcessLimits
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool, LeaseLimits
 from kernelproto.pool.members import StartOptions

@@ -29,7 +29,7 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import InvalidSettings, KernelProtoError, NoSuchKernel
 from kernelproto.interfaces import Authenticator
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.open_files import raise_open_files
+from kernelproto.launch.process.open_files import raise_open_files
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app

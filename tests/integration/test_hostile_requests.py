@@ -26,7 +26,7 @@ from anyio.abc import SocketStream
 from anyio.lowlevel import checkpoint
 from websockets.asyncio.client import ClientConnection, connect
 
-from kernelproto.launch.forkserver import ForkServer
+from kernelproto.launch.process.forkserver import ForkServer
 from kernelproto.server import Settings, hash_token
 from kernelproto.server.replay import Place
 from kernelproto.server.serve import serve

@@ -17,7 +17,7 @@ import pytest
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.launch import own_files
 from kernelproto.launch import records as module
-from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge
 from kernelproto.launch.records import Record, read_records, sweep
 

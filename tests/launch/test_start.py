@@ -11,9 +11,9 @@ import pytest
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
 from kernelproto.launch import start as module
 from kernelproto.launch.launcher import launch_local
-from kernelproto.launch.limits import Limits
 from kernelproto.launch.local import LocalKernelManager
-from kernelproto.launch.process_id import ProcessId
+from kernelproto.launch.process.limits import Limits
+from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.records import read_records
 from kernelproto.launch.watchdog import _Watchdog
 

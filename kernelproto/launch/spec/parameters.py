@@ -18,7 +18,7 @@ import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.connection_file import Transport
-from kernelproto.launch.limits import Limits
+from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.spec.encryption import Encryption
 from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.launch.spec.schema import ParameterSchema

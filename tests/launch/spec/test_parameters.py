@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch.limits import Limits
+from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.spec.parameters import (
     LaunchParameters,
     fill_in,

@@ -33,10 +33,10 @@ from io import FileIO
 from typing import ClassVar
 
 from kernelproto.exceptions import LaunchError
-from kernelproto.launch.forked import ForkedProcess
-from kernelproto.launch.forkserver_client import ForkServerClient, ServerLost
-from kernelproto.launch.forkserver_link import Link
-from kernelproto.launch.program_state import program_rights, program_state
+from kernelproto.launch.process.forked import ForkedProcess
+from kernelproto.launch.process.forkserver_client import ForkServerClient, ServerLost
+from kernelproto.launch.process.forkserver_link import Link
+from kernelproto.launch.process.program_state import program_rights, program_state
 from kernelproto.launch.programs import forkserver, ipykernel
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 

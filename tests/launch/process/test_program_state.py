@@ -14,7 +14,7 @@ from textwrap import dedent
 
 import pytest
 
-from kernelproto.launch.program_state import program_rights, program_state
+from kernelproto.launch.process.program_state import program_rights, program_state
 
 GUARD_SECONDS = 120
 
@@ -22,7 +22,7 @@ PROGRAM = """
 import ctypes, errno, os, resource, signal, sys, tempfile, threading
 import anyio
 from kernelproto import LaunchError, Timeouts, run_kernel
-from kernelproto.launch.forkserver import ForkServer
+from kernelproto.launch.process.forkserver import ForkServer
 
 PR_SET_NO_NEW_PRIVS, PR_CAPBSET_DROP, CAP_SYS_NICE = 38, 24, 23
 

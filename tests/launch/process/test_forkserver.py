@@ -27,10 +27,10 @@ from kernelproto import (
     NoSuchKernel,
     run_kernel,
 )
-from kernelproto.launch import forkserver_client as module
-from kernelproto.launch.forked import ForkedProcess
-from kernelproto.launch.forkserver import ForkServer
-from kernelproto.launch.forkserver_client import ServerLost
+from kernelproto.launch.process import forkserver_client as module
+from kernelproto.launch.process.forked import ForkedProcess
+from kernelproto.launch.process.forkserver import ForkServer
+from kernelproto.launch.process.forkserver_client import ServerLost
 from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.providers import ForkServerProvider
 from kernelproto.launch.records import read_records
@@ -210,7 +210,7 @@ FORKING_PROGRAM = """
 import atexit, os, sys, threading
 import anyio
 from kernelproto import run_kernel
-from kernelproto.launch.forkserver import ForkServer
+from kernelproto.launch.process.forkserver import ForkServer
 
 async def answer():
     async with run_kernel("fork/kernel") as kernel:

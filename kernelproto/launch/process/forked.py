@@ -11,9 +11,9 @@ from typing import Protocol
 
 import anyio
 
-from kernelproto.launch.process import Exit
+from kernelproto.launch.process.interface import Exit
+from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs.watchdog import start_time
-from kernelproto.launch.signalled import SignalledProcess
 
 
 class SendsSignals(Protocol):

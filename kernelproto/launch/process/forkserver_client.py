@@ -20,10 +20,10 @@ from typing import Any
 
 from kernelproto.concurrency.turns import turn
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
-from kernelproto.launch.forked import ForkedProcess, ForkRequest
-from kernelproto.launch.forkserver_link import Link, Posted
-from kernelproto.launch.process import Exit
-from kernelproto.launch.program_state import open_working_directory
+from kernelproto.launch.process.forked import ForkedProcess, ForkRequest
+from kernelproto.launch.process.forkserver_link import Link, Posted
+from kernelproto.launch.process.interface import Exit
+from kernelproto.launch.process.program_state import open_working_directory
 from kernelproto.launch.programs.watchdog import kill_group, start_time
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from io import FileIO
 
 import anyio
 
-from kernelproto.launch.process import Exit
+from kernelproto.launch.process.interface import Exit
 
 
 class SignalledProcess(ABC):

@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from kernelproto.exceptions import UnsupportedRequest
+from kernelproto.launch.process.windows import JobProcess, ThreadedTail
 from kernelproto.launch.relay import Relay
-from kernelproto.launch.windows import JobProcess, ThreadedTail
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

@@ -11,7 +11,7 @@ import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import DeathCause, DeathReason
-from kernelproto.launch.process import Exit
+from kernelproto.launch.process.interface import Exit
 
 if sys.platform == "linux":
     import resource

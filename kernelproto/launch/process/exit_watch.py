@@ -17,7 +17,7 @@ from contextlib import suppress
 from io import FileIO
 from typing import Protocol
 
-from kernelproto.launch.process import Exit
+from kernelproto.launch.process.interface import Exit
 
 _Reaped = tuple[int, int, resource.struct_rusage]
 

@@ -26,7 +26,7 @@ from typing import Protocol
 import anyio
 
 from kernelproto.exceptions import UnsupportedRequest
-from kernelproto.launch.process import Exit
+from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.relay import Relay
 
 _TAIL_BYTES = 64 * 1024

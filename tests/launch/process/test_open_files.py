@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linu
 
 PROGRAM = """
 import resource, subprocess, sys
-from kernelproto.launch.open_files import lower_open_files, raise_open_files
+from kernelproto.launch.process.open_files import lower_open_files, raise_open_files
 
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))

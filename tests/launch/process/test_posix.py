@@ -11,9 +11,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from kernelproto.launch import posix as module
 from kernelproto.launch.output import OutputTail
-from kernelproto.launch.posix import ProcessGroup
+from kernelproto.launch.process import posix as module
+from kernelproto.launch.process.posix import ProcessGroup
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

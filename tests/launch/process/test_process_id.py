@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from kernelproto.launch import process_id as module
-from kernelproto.launch.process_id import Machine, ProcessId
+from kernelproto.launch.process import process_id as module
+from kernelproto.launch.process.process_id import Machine, ProcessId
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

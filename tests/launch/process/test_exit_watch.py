@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from kernelproto.launch.process_end import watch_end
+from kernelproto.launch.process.exit_watch import watch_end
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

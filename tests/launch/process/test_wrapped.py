@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from kernelproto import run_kernel
-from kernelproto.launch import wrapped
+from kernelproto.launch.process import wrapped
 
 pytestmark = [
     pytest.mark.anyio,

@@ -23,10 +23,10 @@ from contextlib import suppress
 from io import FileIO
 from typing import ClassVar
 
-from kernelproto.launch.process import Exit
-from kernelproto.launch.process_end import watch_end
+from kernelproto.launch.process.exit_watch import watch_end
+from kernelproto.launch.process.interface import Exit
+from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs import reset_signals
-from kernelproto.launch.signalled import SignalledProcess
 from kernelproto.launch.watchdog import python_executable
 
 

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch import limits as module
-from kernelproto.launch.limits import Limits, oom_kills
-from kernelproto.launch.process import Exit
+from kernelproto.launch.process import limits as module
+from kernelproto.launch.process.interface import Exit
+from kernelproto.launch.process.limits import Limits, oom_kills
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -1,0 +1,1 @@
+"""A kernel's process, on each platform."""
