@@ -20,7 +20,7 @@ from kernelproto.exceptions import (
     RemoteProtocolError,
 )
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.running import read_connection_file
+from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.generation import Launch, Launched
 from kernelproto.timeouts import Timeouts

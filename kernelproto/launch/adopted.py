@@ -11,13 +11,13 @@ from contextlib import ExitStack, suppress
 from io import FileIO
 
 from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
+from kernelproto.launch.leftovers.records import Record, read_records, records_fault
+from kernelproto.launch.leftovers.running import find_connection_file, read_connection_file
 from kernelproto.launch.local import LocalKernelManager
 from kernelproto.launch.output_file import FileTail
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs.watchdog import kill_group, remove_files
-from kernelproto.launch.records import Record, read_records, records_fault
-from kernelproto.launch.running import find_connection_file, read_connection_file
 from kernelproto.shortage import shortage
 from kernelproto.wire.connection import ConnectionInfo
 

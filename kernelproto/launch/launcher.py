@@ -25,10 +25,10 @@ from kernelproto.launch.failures import (
     not_ready,
     shortages_named,
 )
+from kernelproto.launch.leftovers.records import Record, sweep
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.process.interface import Spawn
 from kernelproto.launch.process.limits import Limits
-from kernelproto.launch.records import Record, sweep
 from kernelproto.launch.spec.parameters import fill_in
 from kernelproto.launch.start import ProcessOptions, start_process
 from kernelproto.transport.registration import RegistrationSocket, listen_for_registration

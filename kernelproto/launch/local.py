@@ -15,14 +15,14 @@ import msgspec
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.exceptions import LaunchError, UnsupportedRequest
 from kernelproto.interfaces import DeathReason
+from kernelproto.launch.leftovers.records import Record
+from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.ports import address_was_taken
 from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
-from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay
-from kernelproto.launch.watchdog import Watch
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 

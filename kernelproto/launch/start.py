@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.connection_file import ConnectionFile
+from kernelproto.launch.leftovers.records import Record
+from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.output_file import OutputFile
 from kernelproto.launch.paths import is_text
@@ -18,9 +20,7 @@ from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.open_files import lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
-from kernelproto.launch.records import Record
 from kernelproto.launch.relay import Relay, open_output, open_relay
-from kernelproto.launch.watchdog import Watch
 
 if sys.platform == "win32":
     from functools import partial

@@ -26,9 +26,9 @@ from kernelproto.cli.inventory import RunningKernel, find_running_kernels
 from kernelproto.cli.main import main
 from kernelproto.cli.ps import format_age, format_kernels, short_ids
 from kernelproto.cli.stop import choose
+from kernelproto.launch.leftovers.records import Record
+from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.launch.process.process_id import Machine, ProcessId
-from kernelproto.launch.records import Record
-from kernelproto.launch.running import read_connection_file
 
 GUARD_SECONDS = 60
 

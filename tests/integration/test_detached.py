@@ -24,7 +24,7 @@ from kernelproto import (
     start_kernel,
     start_kernel_blocking,
 )
-from kernelproto.launch.records import read_records
+from kernelproto.launch.leftovers.records import read_records
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelproto.launch.records import read_records, sweep
+from kernelproto.launch.leftovers.records import read_records, sweep
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -22,7 +22,7 @@ GUARD_SECONDS = 60
 PROGRAM = """
 import anyio, json, os, signal, sys
 from kernelproto import start_kernel
-from kernelproto.launch.watchdog import _Watchdog
+from kernelproto.launch.leftovers.watchdog import _Watchdog
 
 # In the kernel's group, and out of it.
 CHILDREN = '''

@@ -14,9 +14,9 @@ import pytest
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.launch.adopted import adopt_local, find_record
 from kernelproto.launch.launcher import launch_local
+from kernelproto.launch.leftovers.records import Record, read_records
 from kernelproto.launch.local import LocalKernelManager
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.launch.records import Record, read_records
 from kernelproto.testing import check_kernel_manager
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "clean")]

@@ -17,7 +17,7 @@ from kernelproto.launch import connection_file as module
 from kernelproto.launch import paths
 from kernelproto.launch import ports as ports_module
 from kernelproto.launch.connection_file import LOOPBACK, ConnectionFile, new_registration
-from kernelproto.launch.running import read_connection_file
+from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 

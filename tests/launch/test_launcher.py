@@ -17,7 +17,7 @@ from kernelproto.interfaces import KernelManager
 from kernelproto.launch import launcher as module
 from kernelproto.launch import start
 from kernelproto.launch.launcher import launch_local
-from kernelproto.launch.running import read_connection_file
+from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.transport import registration
 from kernelproto.wire.connection import CHANNEL_NAMES
 

@@ -22,8 +22,8 @@ from kernelproto.interfaces import (
 )
 from kernelproto.launch import local as module
 from kernelproto.launch.launcher import launch_local
+from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.limits import Limits
-from kernelproto.launch.records import read_records
 from kernelproto.testing import check_kernel_manager
 from kernelproto.wire.connection import ConnectionInfo
 

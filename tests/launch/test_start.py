@@ -11,11 +11,11 @@ import pytest
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
 from kernelproto.launch import start as module
 from kernelproto.launch.launcher import launch_local
+from kernelproto.launch.leftovers.records import read_records
+from kernelproto.launch.leftovers.watchdog import _Watchdog
 from kernelproto.launch.local import LocalKernelManager
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.launch.records import read_records
-from kernelproto.launch.watchdog import _Watchdog
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

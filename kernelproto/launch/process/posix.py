@@ -23,11 +23,11 @@ from contextlib import suppress
 from io import FileIO
 from typing import ClassVar
 
+from kernelproto.launch.leftovers.watchdog import python_executable
 from kernelproto.launch.process.exit_watch import watch_end
 from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs import reset_signals
-from kernelproto.launch.watchdog import python_executable
 
 
 class ProcessGroup(SignalledProcess):

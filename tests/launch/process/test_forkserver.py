@@ -27,13 +27,13 @@ from kernelproto import (
     NoSuchKernel,
     run_kernel,
 )
+from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process import forkserver_client as module
 from kernelproto.launch.process.forked import ForkedProcess
 from kernelproto.launch.process.forkserver import ForkServer
 from kernelproto.launch.process.forkserver_client import ServerLost
 from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.providers import ForkServerProvider
-from kernelproto.launch.records import read_records
 from kernelproto.testing import check_kernel_provider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left")]

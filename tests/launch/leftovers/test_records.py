@@ -16,10 +16,10 @@ import pytest
 
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.launch import own_files
-from kernelproto.launch import records as module
+from kernelproto.launch.leftovers import records as module
+from kernelproto.launch.leftovers.records import Record, read_records, sweep
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge
-from kernelproto.launch.records import Record, read_records, sweep
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "clean")
 
@@ -288,7 +288,7 @@ def test_many_programs_sweep_at_once(runtime_dir, record) -> None:
     for _ in range(50):
         record(str(uuid.uuid4()), owner=dead(), process=dead())
     record(ONE, process=ProcessId.of(os.getpid()))
-    program = "from kernelproto.launch.records import sweep; sweep()"
+    program = "from kernelproto.launch.leftovers.records import sweep; sweep()"
     programs = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(4)]
     assert [program.wait() for program in programs] == [0] * 4
     assert [record.kernel_id for record in read_records()] == [ONE]
@@ -526,7 +526,7 @@ def test_full_disk(runtime_dir) -> None:
     program = """
 import resource
 from kernelproto.exceptions import LaunchError
-from kernelproto.launch.records import Record
+from kernelproto.launch.leftovers.records import Record
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 try:
     Record.reserve("{ONE}")

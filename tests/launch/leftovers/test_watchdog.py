@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from kernelproto.launch import watchdog as module
+from kernelproto.launch.leftovers import watchdog as module
+from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge, start_time
-from kernelproto.launch.watchdog import Watch
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

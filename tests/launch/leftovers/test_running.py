@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
-from kernelproto.launch.running import read_connection_file
+from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.wire import ConnectionInfo
 
 
