@@ -14,7 +14,7 @@ from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
 from kernelproto.launch.leftovers.records import Record, read_records, records_fault
 from kernelproto.launch.leftovers.running import find_connection_file, read_connection_file
 from kernelproto.launch.local import LocalKernelManager
-from kernelproto.launch.output_file import FileTail
+from kernelproto.launch.output.file import FileTail
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs.watchdog import kill_group, remove_files

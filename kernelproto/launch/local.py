@@ -17,12 +17,12 @@ from kernelproto.exceptions import LaunchError, UnsupportedRequest
 from kernelproto.interfaces import DeathReason
 from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
+from kernelproto.launch.output.forward import Relay
 from kernelproto.launch.ports import address_was_taken
 from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
-from kernelproto.launch.relay import Relay
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 

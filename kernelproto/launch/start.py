@@ -13,14 +13,14 @@ from kernelproto.launch.connection_file import ConnectionFile
 from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
-from kernelproto.launch.output_file import OutputFile
+from kernelproto.launch.output.file import OutputFile
+from kernelproto.launch.output.forward import Relay, open_output, open_relay
 from kernelproto.launch.paths import is_text
 from kernelproto.launch.process.interface import Spawn, StartedProcess
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.open_files import lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
-from kernelproto.launch.relay import Relay, open_output, open_relay
 
 if sys.platform == "win32":
     from functools import partial
@@ -30,7 +30,7 @@ if sys.platform == "win32":
 
     ProcessGroup = partial(JobProcess, win32=SystemWin32())
 else:
-    from kernelproto.launch.output import OutputTail
+    from kernelproto.launch.output.tail import OutputTail
     from kernelproto.launch.process.posix import ProcessGroup
 
 _PARENT_VARIABLE = "JPY_PARENT_PID"

@@ -26,8 +26,8 @@ from typing import Protocol
 import anyio
 
 from kernelproto.exceptions import UnsupportedRequest
+from kernelproto.launch.output.forward import Relay
 from kernelproto.launch.process.interface import Exit
-from kernelproto.launch.relay import Relay
 
 _TAIL_BYTES = 64 * 1024
 _PARENT = "JPY_PARENT_PID"

@@ -11,7 +11,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from kernelproto.launch.output import OutputTail
+from kernelproto.launch.output.tail import OutputTail
 from kernelproto.launch.process import posix as module
 from kernelproto.launch.process.posix import ProcessGroup
 

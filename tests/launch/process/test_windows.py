@@ -13,8 +13,8 @@ import anyio
 import pytest
 
 from kernelproto.exceptions import UnsupportedRequest
+from kernelproto.launch.output.forward import Relay
 from kernelproto.launch.process.windows import JobProcess, ThreadedTail
-from kernelproto.launch.relay import Relay
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

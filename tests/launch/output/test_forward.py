@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch import relay as module
-from kernelproto.launch.relay import Relay, open_output, open_relay
+from kernelproto.launch.output import forward as module
+from kernelproto.launch.output.forward import Relay, open_output, open_relay
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kernelproto.launch.output_file import FileTail, OutputFile
+from kernelproto.launch.output.file import FileTail, OutputFile
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

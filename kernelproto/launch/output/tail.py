@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from io import FileIO
 from typing import ClassVar
 
-from kernelproto.launch.relay import Relay
+from kernelproto.launch.output.forward import Relay
 
 _TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024

@@ -8,8 +8,8 @@ import warnings
 
 import pytest
 
-from kernelproto.launch import output as module
-from kernelproto.launch.output import OutputTail
+from kernelproto.launch.output import tail as module
+from kernelproto.launch.output.tail import OutputTail
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -1,0 +1,1 @@
+"""The output of a kernel's processes."""
