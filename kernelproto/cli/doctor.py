@@ -20,8 +20,8 @@ from kernelproto.cli.extras import EXTRAS, advice
 from kernelproto.cli.inventory import find_running_kernels, with_states
 from kernelproto.discovery import find_kernel_types
 from kernelproto.exceptions import KernelProtoError
+from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.records import records_fault
-from kernelproto.launch.paths import runtime_folder
 from kernelproto.run import run_kernel
 from kernelproto.screen import BOLD, DIM, GREEN, RED, styled
 from kernelproto.table import printable

@@ -19,10 +19,10 @@ import anyio
 
 from kernelproto.client.client import open_client
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, RemoteProtocolError
+from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.records import Record, read_records
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.launch.own_files import is_own_file, leave_alone
-from kernelproto.launch.paths import runtime_folder
 from kernelproto.launch.process.process_id import ProcessId
 
 # Who runs has answered a heartbeat by then, even where the machine is busy.

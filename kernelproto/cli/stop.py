@@ -14,8 +14,8 @@ from kernelproto.cli.errors import FAILED, CliError, describe, print_error
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_states
 from kernelproto.client.client import open_client
 from kernelproto.exceptions import KernelNotReady, KernelProtoError
+from kernelproto.launch.address.ports import listens_at
 from kernelproto.launch.leftovers.running import read_connection_file
-from kernelproto.launch.ports import listens_at
 from kernelproto.launch.programs.watchdog import kill_group
 from kernelproto.run import connect_kernel
 from kernelproto.timeouts import Timeouts

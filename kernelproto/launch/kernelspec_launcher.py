@@ -10,9 +10,9 @@ from itertools import pairwise
 
 from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
 from kernelproto.interfaces import KernelManager
-from kernelproto.launch.connection_file import LOOPBACK, Transport
+from kernelproto.launch.address.connection_file import LOOPBACK, Transport
+from kernelproto.launch.address.paths import choose_socket_folder
 from kernelproto.launch.launcher import launch_local
-from kernelproto.launch.paths import choose_socket_folder
 from kernelproto.launch.process.interface import Spawn
 from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.spec.encryption import is_encrypted, supports_curve

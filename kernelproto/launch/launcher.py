@@ -12,7 +12,7 @@ import anyio
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.turns import turn
 from kernelproto.exceptions import InvalidLaunchParameter, KernelExitedEarly, LaunchError
-from kernelproto.launch.connection_file import (
+from kernelproto.launch.address.connection_file import (
     LOOPBACK,
     ConnectionFile,
     Transport,

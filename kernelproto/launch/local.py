@@ -15,10 +15,10 @@ import msgspec
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.exceptions import LaunchError, UnsupportedRequest
 from kernelproto.interfaces import DeathReason
+from kernelproto.launch.address.ports import address_was_taken
 from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.output.forward import Relay
-from kernelproto.launch.ports import address_was_taken
 from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped

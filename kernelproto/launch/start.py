@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch.connection_file import ConnectionFile
+from kernelproto.launch.address.connection_file import ConnectionFile
+from kernelproto.launch.address.paths import is_text
 from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.output.file import OutputFile
 from kernelproto.launch.output.forward import Relay, open_output, open_relay
-from kernelproto.launch.paths import is_text
 from kernelproto.launch.process.interface import Spawn, StartedProcess
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.open_files import lower_open_files

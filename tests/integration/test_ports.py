@@ -11,7 +11,7 @@ import pytest
 
 from kernelproto import ConnectionInfo, KernelExitedEarly, KernelFinder, run_kernel
 from kernelproto.launch import launcher
-from kernelproto.launch.connection_file import ConnectionFile
+from kernelproto.launch.address.connection_file import ConnectionFile
 from kernelproto.wire.connection import ChannelName
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]

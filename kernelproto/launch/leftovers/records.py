@@ -35,14 +35,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from kernelproto.exceptions import DiscoveryError, LaunchError
-from kernelproto.launch.own_files import (
-    LONGEST_FILE,
-    folder_fault,
-    is_own_file,
-    leave_alone,
-    read_own_file,
-)
-from kernelproto.launch.paths import (
+from kernelproto.launch.address.paths import (
     DRAFT,
     connection_file_name,
     is_connection_draft,
@@ -52,6 +45,13 @@ from kernelproto.launch.paths import (
     runtime_folder,
     socket_folder_name,
     socket_folders,
+)
+from kernelproto.launch.own_files import (
+    LONGEST_FILE,
+    folder_fault,
+    is_own_file,
+    leave_alone,
+    read_own_file,
 )
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import (

@@ -6,9 +6,9 @@ import glob
 import os
 
 from kernelproto.exceptions import DiscoveryError
+from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.own_files import is_own_file, read_regular_file
-from kernelproto.launch.paths import runtime_folder
 from kernelproto.wire.connection import ConnectionInfo
 
 

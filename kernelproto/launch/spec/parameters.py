@@ -17,7 +17,7 @@ from typing import Annotated, Any, cast
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch.connection_file import Transport
+from kernelproto.launch.address.connection_file import Transport
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.spec.encryption import Encryption
 from kernelproto.launch.spec.naming import nearest_first

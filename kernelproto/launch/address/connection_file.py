@@ -16,14 +16,14 @@ from typing import Literal
 from jupyter_core.paths import secure_write
 
 from kernelproto.exceptions import LaunchError
-from kernelproto.launch.paths import (
+from kernelproto.launch.address.paths import (
     DRAFT,
     SOCKET_NAME,
     choose_socket_folder,
     connection_file_name,
     runtime_folder,
 )
-from kernelproto.launch.ports import promise_ports, release_ports
+from kernelproto.launch.address.ports import promise_ports, release_ports
 from kernelproto.transport.curve import CurveKeys, new_curve_keys
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.registration import Registration

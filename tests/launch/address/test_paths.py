@@ -5,8 +5,8 @@ import tempfile
 
 import pytest
 
-from kernelproto.launch import paths
-from kernelproto.launch.paths import (
+from kernelproto.launch.address import paths
+from kernelproto.launch.address.paths import (
     choose_socket_folder,
     connection_file_name,
     is_connection_draft,

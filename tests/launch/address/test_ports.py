@@ -14,8 +14,13 @@ import msgspec
 import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch import ports as module
-from kernelproto.launch.ports import address_was_taken, listens_at, promise_ports, release_ports
+from kernelproto.launch.address import ports as module
+from kernelproto.launch.address.ports import (
+    address_was_taken,
+    listens_at,
+    promise_ports,
+    release_ports,
+)
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 pytestmark = pytest.mark.usefixtures("no_leaks")

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
-from kernelproto.launch import connection_file as module
-from kernelproto.launch import paths
-from kernelproto.launch import ports as ports_module
-from kernelproto.launch.connection_file import LOOPBACK, ConnectionFile, new_registration
+from kernelproto.launch.address import connection_file as module
+from kernelproto.launch.address import paths
+from kernelproto.launch.address import ports as ports_module
+from kernelproto.launch.address.connection_file import LOOPBACK, ConnectionFile, new_registration
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
@@ -210,7 +210,7 @@ def test_full_disk(runtime_dir) -> None:
     program = """
 import resource
 from kernelproto.exceptions import LaunchError
-from kernelproto.launch.connection_file import ConnectionFile, new_registration
+from kernelproto.launch.address.connection_file import ConnectionFile, new_registration
 whole = ConnectionFile.create("whole", transport="ipc")
 registration = new_registration("one", ip="127.0.0.1", encrypted=False, kernel_name="")
 file = ConnectionFile.create_for_registration(registration, ip="127.0.0.1", port=1)

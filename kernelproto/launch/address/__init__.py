@@ -1,0 +1,1 @@
+"""A kernel's connection file, ports and paths."""
