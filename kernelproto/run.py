@@ -208,7 +208,7 @@ async def _connect(
 
 @asynccontextmanager
 async def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGenerator[Kernel]:
-    from kernelproto.launch.adopted import adopt_local, find_record  # few programs need it
+    from kernelproto.launch.adopt import adopt_local, find_record  # few programs need it
 
     if isinstance(connection, str | os.PathLike):
         record = find_record(os.fspath(connection))

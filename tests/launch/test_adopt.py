@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from kernelproto.exceptions import DiscoveryError
-from kernelproto.launch.adopted import adopt_local, find_record
+from kernelproto.launch.adopt import adopt_local, find_record
 from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.leftovers.records import Record, read_records
 from kernelproto.launch.local import LocalKernelManager
