@@ -21,7 +21,6 @@ from kernelproto.client.comms import Comms, OnCommOpen
 from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.execution import Execution, ExecutionOptions
 from kernelproto.client.executions import Executions
-from kernelproto.client.habits import SIDE_BY_SIDE, TRAILING_SECONDS
 from kernelproto.client.observers import (
     IOPUB,
     STREAM_LIMIT,
@@ -32,6 +31,7 @@ from kernelproto.client.observers import (
     OverflowPolicy,
 )
 from kernelproto.client.page import Displays
+from kernelproto.client.quirks import SIDE_BY_SIDE, TRAILING_SECONDS
 from kernelproto.client.readiness import Readiness
 from kernelproto.client.reply import ask
 from kernelproto.client.requests import Requests, content_of

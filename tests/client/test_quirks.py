@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernelproto.client.habits import TRAILING_SECONDS
+from kernelproto.client.quirks import TRAILING_SECONDS
 
 pytestmark = pytest.mark.anyio
 
