@@ -22,7 +22,7 @@ from kernelproto.exceptions import (
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
-from kernelproto.supervise.generation import Launch, Launched
+from kernelproto.supervise.instance import Launch, Launched
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 

@@ -20,7 +20,7 @@ from kernelproto.log_fields import logging_about
 from kernelproto.pool.activity import is_activity
 from kernelproto.pool.places import Lease
 from kernelproto.supervise import Died, Kernel, KernelRestarter, RestartPolicy, open_kernel
-from kernelproto.supervise.generation import Launch
+from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message

@@ -36,7 +36,7 @@ from kernelproto.pool.plan import (
     Start,
 )
 from kernelproto.supervise import Kernel, RestartPolicy
-from kernelproto.supervise.generation import Launched
+from kernelproto.supervise.instance import Launched
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from kernelproto.pool.members import Members, StartOptions
 from kernelproto.pool.plan import Lease, Limits, Plan
 from kernelproto.run import RunOptions, launch_params_of
 from kernelproto.supervise import Kernel, RestartPolicy
-from kernelproto.supervise.generation import Launched
+from kernelproto.supervise.instance import Launched
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ChannelName
 

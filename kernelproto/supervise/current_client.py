@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from kernelproto.client.client import KernelClient
 from kernelproto.client.execution import Execution
-from kernelproto.supervise.generations import Generations
+from kernelproto.supervise.lifecycle import Generations
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.message import Message
 

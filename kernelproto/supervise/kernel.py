@@ -15,8 +15,8 @@ from kernelproto.exceptions import fresh
 from kernelproto.interfaces import KernelManager
 from kernelproto.supervise.current_client import CurrentClient
 from kernelproto.supervise.events import KernelEvents
-from kernelproto.supervise.generation import Launch
-from kernelproto.supervise.generations import Generations
+from kernelproto.supervise.instance import Launch
+from kernelproto.supervise.lifecycle import Generations
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire import content
 from kernelproto.wire.connection import ChannelName, ConnectionInfo

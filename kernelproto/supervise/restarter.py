@@ -17,9 +17,9 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import KernelDied, KernelProtoError
 from kernelproto.interfaces import DeathReason
 from kernelproto.supervise.events import Callback, EventT, Failed
-from kernelproto.supervise.generation import Generation
-from kernelproto.supervise.generations import Replacement
+from kernelproto.supervise.instance import Generation
 from kernelproto.supervise.kernel import Kernel
+from kernelproto.supervise.lifecycle import Replacement
 from kernelproto.supervise.restart_policy import Decision, Restart, RestartPolicy
 
 logger = logging.getLogger(__name__)

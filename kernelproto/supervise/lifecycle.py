@@ -41,7 +41,7 @@ from kernelproto.exceptions import (
 )
 from kernelproto.interfaces import IsListed
 from kernelproto.supervise.events import EventHub, Failed, Restarted
-from kernelproto.supervise.generation import (
+from kernelproto.supervise.instance import (
     Generation,
     Launch,
     death_error,
