@@ -88,7 +88,7 @@ CONFINED = {
 PURE = (
     "kernelproto/wire/",
     "kernelproto/supervise/restart_policy.py",
-    "kernelproto/pool/line.py",
+    "kernelproto/pool/queue.py",
     "kernelproto/pool/places.py",
     "kernelproto/pool/plan.py",
     "kernelproto/pool/activity.py",

@@ -51,8 +51,8 @@ from typing import TypeAlias
 import msgspec
 
 from kernelproto.pool.limits import LeaseLimits, Limits
-from kernelproto.pool.line import Line, Ticket, Waiting
 from kernelproto.pool.places import Lease, Order, Phase, Place, Places
+from kernelproto.pool.queue import Line, Ticket, Waiting
 
 __all__ = [
     "SETTLED_SECONDS",

@@ -15,9 +15,9 @@ from kernelproto.client.observers import IOPUB, STREAM_LIMIT, OverflowPolicy
 from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.warm import WarmProvider
-from kernelproto.pool.member import LostKernel, PooledKernel
-from kernelproto.pool.members import Members, StartOptions
+from kernelproto.pool.executor import Members, StartOptions
 from kernelproto.pool.plan import Lease, Limits, Plan
+from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
 from kernelproto.run import RunOptions, launch_params_of
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launched

@@ -15,7 +15,7 @@ from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.process.limits import Limits as ProcessLimits
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool, LeaseLimits
-from kernelproto.pool.members import StartOptions
+from kernelproto.pool.executor import StartOptions
 
 _Amount = Annotated[int, Meta(ge=0)]
 _Seconds = Annotated[float, Meta(ge=0)]

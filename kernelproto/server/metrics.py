@@ -19,7 +19,7 @@ from kernelproto.interfaces import DeathCause
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import launch_names
 from kernelproto.pool import KernelPool, PooledKernel
-from kernelproto.pool.member import PooledState
+from kernelproto.pool.pooled_kernel import PooledState
 from kernelproto.server.connections import Connections, UserSockets
 from kernelproto.server.feed import Feeds
 from kernelproto.server.logins import Logins

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from kernelproto.pool.line import Ticket
 from kernelproto.pool.places import Lease, Phase, Place
 from kernelproto.pool.plan import (
     SETTLED_SECONDS,
@@ -28,6 +27,7 @@ from kernelproto.pool.plan import (
     Replace,
     Start,
 )
+from kernelproto.pool.queue import Ticket
 
 
 class ScanningPlan:

@@ -26,7 +26,7 @@ from kernelproto import (
     QuotaExceeded,
     Restarted,
 )
-from kernelproto.pool import LeaseLimits, members, plan
+from kernelproto.pool import LeaseLimits, executor, plan
 from kernelproto.testing import Exchange, FakeProvider
 from kernelproto.wire.content import Status
 
@@ -454,7 +454,7 @@ async def test_end_is_remembered_until_a_kernel_of_the_id_was_ready(pool_of) -> 
 
 
 async def test_ends_that_are_remembered_are_bounded(pool_of, monkeypatch) -> None:
-    monkeypatch.setattr(members, "_MOST_ENDS", 2)
+    monkeypatch.setattr(executor, "_MOST_ENDS", 2)
     ids = [str(uuid.uuid4()) for _ in range(3)]
     told = []
     async with pool_of() as (pool, _):
@@ -771,7 +771,7 @@ async def test_kernel_has_the_limits_of_its_request(pool_of) -> None:
 
 async def test_kernel_is_culled_when_nobody_waits_for_it_any_more(pool_of, monkeypatch) -> None:
     """Nothing tells of that, unlike of an answer."""
-    monkeypatch.setattr(members, "_LOOK_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(executor, "_LOOK_AGAIN_SECONDS", 0.01)
     async with pool_of(idle_timeout=0.02) as (pool, provider):
         ada = await pool.get("ada")
         provider.kernels[0].deaf.add("shell")

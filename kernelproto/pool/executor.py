@@ -19,7 +19,6 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, PoolError, PoolFull, QuotaExceeded
 from kernelproto.interfaces import DeathCause
-from kernelproto.pool.member import LostKernel, Member, PooledKernel
 from kernelproto.pool.plan import (
     Action,
     Cull,
@@ -35,6 +34,7 @@ from kernelproto.pool.plan import (
     Replace,
     Start,
 )
+from kernelproto.pool.pooled_kernel import LostKernel, Member, PooledKernel
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launched
 from kernelproto.timeouts import Timeouts

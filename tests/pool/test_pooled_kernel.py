@@ -7,8 +7,8 @@ import anyio
 import pytest
 
 from kernelproto import ClientClosed, PoolError, Timeouts
-from kernelproto.pool.member import Member
 from kernelproto.pool.places import Lease
+from kernelproto.pool.pooled_kernel import Member
 from kernelproto.testing import FakeProvider
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
