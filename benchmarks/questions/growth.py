@@ -23,9 +23,9 @@ from kernelproto.client.output_buffer import OutputBuffer
 from kernelproto.client.page import Displays, OutputPage
 from kernelproto.client.result import ExecutionResult
 from kernelproto.exceptions import MalformedMessage
+from kernelproto.fanout.replay_log import ReplayRing
 from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.notebook.recorder import Recorder
-from kernelproto.server.replay import ReplayRing
 from kernelproto.wire import Codec, MessageFactory, content
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 from kernelproto.wire.content import Content, DisplayData, Stream, UpdateDisplayData, message_type

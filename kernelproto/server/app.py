@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kernelproto.exceptions import KernelProtoError
+from kernelproto.fanout.broadcast import Feeds
 from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
@@ -31,7 +32,6 @@ from kernelproto.server.channels import ChannelsRoute
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
-from kernelproto.server.feed import Feeds
 from kernelproto.server.forwarded import Forwarded
 from kernelproto.server.guard import Guard, SecurityHeaders
 from kernelproto.server.kernels import KernelRoutes

@@ -37,6 +37,9 @@ from kernelproto.exceptions import (
     LocalProtocolError,
     MalformedMessage,
 )
+from kernelproto.fanout.broadcast import Feed, Feeds, Reader, build_notice
+from kernelproto.fanout.replay_log import Kept
+from kernelproto.fanout.traffic import Traffic
 from kernelproto.log_fields import logging_about
 from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
@@ -44,11 +47,8 @@ from kernelproto.server.audit import audit
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
-from kernelproto.server.feed import Feed, Feeds, Reader, build_notice
 from kernelproto.server.guard import deny, user_request
 from kernelproto.server.receipts import EXTENSION, OnReceipt
-from kernelproto.server.replay import Kept
-from kernelproto.server.traffic import Traffic
 from kernelproto.server.user_messages import close_reason, user_message
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName

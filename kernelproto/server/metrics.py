@@ -15,16 +15,16 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from kernelproto.fanout.broadcast import Feeds
+from kernelproto.fanout.traffic import Traffic
 from kernelproto.interfaces import DeathCause
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import launch_names
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.pool.pooled_kernel import PooledState
 from kernelproto.server.connections import Connections, UserSockets
-from kernelproto.server.feed import Feeds
 from kernelproto.server.logins import Logins
 from kernelproto.server.tracing import trace_past
-from kernelproto.server.traffic import Traffic
 from kernelproto.server.usage import UsageMeter, pids_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -26,9 +26,9 @@ from anyio.abc import SocketStream
 from anyio.lowlevel import checkpoint
 from websockets.asyncio.client import ClientConnection, connect
 
+from kernelproto.fanout.replay_log import Place
 from kernelproto.launch.process.forkserver import ForkServer
 from kernelproto.server import Settings, hash_token
-from kernelproto.server.replay import Place
 from kernelproto.server.serve import serve
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing

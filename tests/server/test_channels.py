@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from msgspec import structs
 
 from kernelproto import KernelDied, LaunchError
-from kernelproto.server.feed import Feed
+from kernelproto.fanout.broadcast import Feed
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.content import Stream

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from kernelproto.server import unanswered as module
-from kernelproto.server.unanswered import Unanswered
+from kernelproto.fanout import unanswered as module
+from kernelproto.fanout.unanswered import Unanswered
 from kernelproto.wire.message import Header, Message
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelproto.server.replay import Place, ReplayRing
+from kernelproto.fanout.replay_log import Place, ReplayRing
 from kernelproto.wire.message import Header, Message
 
 SECONDS = 60.0

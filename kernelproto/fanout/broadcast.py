@@ -12,9 +12,9 @@ from typing import NamedTuple, NoReturn
 import anyio
 
 from kernelproto.exceptions import fresh
+from kernelproto.fanout.replay_log import Kept, ReplayRing
+from kernelproto.fanout.unanswered import Unanswered
 from kernelproto.log_counts import LogCounts
-from kernelproto.server.replay import Kept, ReplayRing
-from kernelproto.server.unanswered import Unanswered
 from kernelproto.supervise import Died, Kernel
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Content, Status, Stream, message_type

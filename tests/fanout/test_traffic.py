@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kernelproto.server import traffic
-from kernelproto.server.traffic import Traffic
+from kernelproto.fanout import traffic
+from kernelproto.fanout.traffic import Traffic
 from kernelproto.wire.message import Header, Message
 
 
