@@ -20,7 +20,7 @@ from kernelproto.fanout.broadcast import Feeds
 from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
-from kernelproto.server import dashboard, health
+from kernelproto.server import dashboard
 from kernelproto.server.access import Access
 from kernelproto.server.answers import (
     answer_bug,
@@ -28,19 +28,20 @@ from kernelproto.server.answers import (
     answer_kernel_error,
     json_response,
 )
-from kernelproto.server.channels import ChannelsRoute
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
 from kernelproto.server.forwarded import Forwarded
 from kernelproto.server.guard import Guard, SecurityHeaders
-from kernelproto.server.kernels import KernelRoutes
-from kernelproto.server.kernelspecs import KernelSpecRoutes
 from kernelproto.server.logins import Logins
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import timestamp
+from kernelproto.server.routes import health
+from kernelproto.server.routes.channels import ChannelsRoute
+from kernelproto.server.routes.kernels import KernelRoutes
+from kernelproto.server.routes.kernelspecs import KernelSpecRoutes
+from kernelproto.server.routes.sessions import SessionRoutes
 from kernelproto.server.sends import InterruptibleSends
-from kernelproto.server.sessions import SessionRoutes
 from kernelproto.server.settings import Settings
 from kernelproto.server.usage import UsageMeter
 

@@ -119,7 +119,7 @@ async def test_nothing_stands_between_where_it_is_not_needed(scope) -> None:
 
 async def test_kernel_of_a_client_that_never_reads_is_free(serving, monkeypatch) -> None:
     """The server does not let go of what it has begun to send; the application lets go of it."""
-    monkeypatch.setattr("kernelproto.server.channels._CLOSING_SECONDS", 0.2)
+    monkeypatch.setattr("kernelproto.server.routes.channels._CLOSING_SECONDS", 0.2)
     network = Network()
     begun = anyio.Event()
     kept: list[str] = []
