@@ -64,10 +64,10 @@ CONFINED = {
     ),
     "h11": (
         "kernelproto/server/heads.py",
-        "kernelproto/server/http_get.py",
+        "kernelproto/server/auth/http_get.py",
         "kernelproto/server/protocols.py",
     ),
-    "jwt": ("kernelproto/server/oidc.py",),
+    "jwt": ("kernelproto/server/auth/oidc.py",),
     "opentelemetry": ("kernelproto/server/tracing.py",),
     "prometheus_client": ("kernelproto/server/metrics.py",),
     "psutil": ("kernelproto/server/usage.py",),

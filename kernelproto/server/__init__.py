@@ -11,9 +11,7 @@ which is an ASGI application, to be served or mounted while the pool is open.
 import importlib
 import typing
 
-from kernelproto.server.settings import Settings
-from kernelproto.server.settings_sources import load_settings
-from kernelproto.server.users import (
+from kernelproto.server.auth.authenticators import (
     Anybody,
     ProxyHeader,
     Shared,
@@ -21,11 +19,13 @@ from kernelproto.server.users import (
     TokenFile,
     hash_token,
 )
+from kernelproto.server.settings import Settings
+from kernelproto.server.settings_sources import load_settings
 
 if typing.TYPE_CHECKING:
     from kernelproto.server.app import create_app
-    from kernelproto.server.hub import HubToken
-    from kernelproto.server.oidc import OidcToken
+    from kernelproto.server.auth.jupyterhub import HubToken
+    from kernelproto.server.auth.oidc import OidcToken
 
 __all__ = [
     "Anybody",
@@ -43,8 +43,8 @@ __all__ = [
 
 _HOMES = {
     "create_app": "kernelproto.server.app",
-    "HubToken": "kernelproto.server.hub",
-    "OidcToken": "kernelproto.server.oidc",
+    "HubToken": "kernelproto.server.auth.jupyterhub",
+    "OidcToken": "kernelproto.server.auth.oidc",
 }
 
 

@@ -21,19 +21,19 @@ from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
 from kernelproto.server import dashboard
-from kernelproto.server.access import Access
 from kernelproto.server.answers import (
     answer_bug,
     answer_http_error,
     answer_kernel_error,
     json_response,
 )
+from kernelproto.server.auth.logins import Logins
+from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
 from kernelproto.server.forwarded import Forwarded
 from kernelproto.server.guard import Guard, SecurityHeaders
-from kernelproto.server.logins import Logins
 from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import timestamp
 from kernelproto.server.routes import health

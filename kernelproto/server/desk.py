@@ -22,8 +22,8 @@ from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
-from kernelproto.server.access import Access
 from kernelproto.server.audit import Event, acting, audit, auditing
+from kernelproto.server.auth.revocation import Access
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.folders import find_folder
 from kernelproto.server.limits import StartLimits

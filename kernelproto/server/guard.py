@@ -15,10 +15,10 @@ from starlette.websockets import WebSocket
 from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import UserRequest
 from kernelproto.log_fields import logging_about
-from kernelproto.server.access import Access
 from kernelproto.server.answers import SECURITY_HEADERS, error_response
 from kernelproto.server.audit import acting, audit
-from kernelproto.server.logins import Logins, TooManyLogins
+from kernelproto.server.auth.logins import Logins, TooManyLogins
+from kernelproto.server.auth.revocation import Access
 
 # The name is kept with each kernel, and stands in each line of the log about one.
 _MOST_NAME_CHARACTERS = 256

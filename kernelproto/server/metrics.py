@@ -22,8 +22,8 @@ from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import launch_names
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.pool.pooled_kernel import PooledState
+from kernelproto.server.auth.logins import Logins
 from kernelproto.server.connections import Connections, UserSockets
-from kernelproto.server.logins import Logins
 from kernelproto.server.tracing import trace_past
 from kernelproto.server.usage import UsageMeter, pids_of
 

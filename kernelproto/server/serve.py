@@ -33,10 +33,18 @@ from kernelproto.launch.process.open_files import raise_open_files
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
+from kernelproto.server.auth.authenticators import (
+    Anybody,
+    ProxyHeader,
+    Shared,
+    SingleUserToken,
+    TokenFile,
+    hash_token,
+)
+from kernelproto.server.auth.jupyterhub import HubToken
 from kernelproto.server.connections import MOST_REFUSED, Connections
 from kernelproto.server.drain import Drain
 from kernelproto.server.heads import HeadDeadline
-from kernelproto.server.hub import HubToken
 from kernelproto.server.limits import check_limits
 from kernelproto.server.logs import configure_logging
 from kernelproto.server.protocols import shape_faults
@@ -47,14 +55,6 @@ from kernelproto.server.settings import (
     is_loopback,
 )
 from kernelproto.server.settings_sources import load_settings, remove_secrets
-from kernelproto.server.users import (
-    Anybody,
-    ProxyHeader,
-    Shared,
-    SingleUserToken,
-    TokenFile,
-    hash_token,
-)
 
 logger = logging.getLogger(__name__)
 
@@ -237,7 +237,7 @@ def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
 
 def _oidc(settings: Settings) -> Authenticator:
     try:
-        from kernelproto.server.oidc import OidcToken
+        from kernelproto.server.auth.oidc import OidcToken
     except ImportError as error:
         raise InvalidSettings(
             f'authentication: oidc needs {error.name}: pip install "kernelproto[oidc]"'

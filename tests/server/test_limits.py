@@ -9,8 +9,8 @@ import pytest
 
 from kernelproto import InvalidSettings, KernelFinder
 from kernelproto.interfaces import User, UserRequest
+from kernelproto.server.auth.authenticators import token_of
 from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits, check_limits
-from kernelproto.server.users import token_of
 from kernelproto.testing import FakeProvider
 
 GIB = 2**30

@@ -32,9 +32,9 @@ from kernelproto.server import (
     SingleUserToken,
 )
 from kernelproto.server.__main__ import _NEEDED
+from kernelproto.server.auth.authenticators import hash_token
 from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits
 from kernelproto.server.serve import main, make_authenticator, serve
-from kernelproto.server.users import hash_token
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 
@@ -241,7 +241,7 @@ def test_settings_choose_who_lets_users_in(settings: Settings, kind: type) -> No
 
 
 def test_package_that_oidc_lacks_is_told(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "kernelproto.server.oidc", None)
+    monkeypatch.setitem(sys.modules, "kernelproto.server.auth.oidc", None)
     settings = Settings(
         authentication="oidc", oidc_issuer="https://login.test", oidc_audience=["kernels"]
     )

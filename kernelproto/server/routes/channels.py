@@ -41,9 +41,9 @@ from kernelproto.fanout.broadcast import Feed, Feeds, Reader, build_notice
 from kernelproto.fanout.replay_log import Kept
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.log_fields import logging_about
-from kernelproto.server.access import Access
 from kernelproto.server.answers import status_of
 from kernelproto.server.audit import audit
+from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain

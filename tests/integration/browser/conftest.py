@@ -22,7 +22,7 @@ from starlette.routing import Mount
 from kernelproto import KernelFinder, KernelPool, KernelProvider
 from kernelproto.interfaces import User, UserRequest
 from kernelproto.server import Settings, create_app
-from kernelproto.server.users import token_of
+from kernelproto.server.auth.authenticators import token_of
 from kernelproto.testing import FakeProvider
 from tests.integration.browser.devtools import Browser, browser
 from tests.integration.installing import installed_client

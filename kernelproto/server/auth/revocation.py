@@ -11,7 +11,7 @@ import anyio
 
 from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import Authenticator, User, UserRequest
-from kernelproto.server.users import token_of
+from kernelproto.server.auth.authenticators import token_of
 
 # With the time that HubToken believes an answer, revoking takes effect within 5 seconds.
 RECHECK_SECONDS = 1.5

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from kernelproto.exceptions import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import Authenticator, User, UserRequest
-from kernelproto.server import OidcToken, oidc
+from kernelproto.server import OidcToken
+from kernelproto.server.auth import oidc
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -307,7 +308,7 @@ async def test_issuer_that_says_that_it_is_another(opened) -> None:
 
 
 async def test_websocket_ends_with_its_token(opened, serving, monkeypatch) -> None:
-    monkeypatch.setattr("kernelproto.server.access.RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr("kernelproto.server.auth.revocation.RECHECK_SECONDS", 0.01)
     monkeypatch.setattr(oidc, "_LEEWAY", 0)
     async with opened() as issuer:
         users = OidcToken(issuer.url, audience=[AUDIENCE])

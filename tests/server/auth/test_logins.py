@@ -9,9 +9,10 @@ import pytest
 
 from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import User, UserRequest
-from kernelproto.server import SingleUserToken, logins
-from kernelproto.server.logins import Logins, TooManyLogins
-from kernelproto.server.users import token_of
+from kernelproto.server import SingleUserToken
+from kernelproto.server.auth import logins
+from kernelproto.server.auth.authenticators import token_of
+from kernelproto.server.auth.logins import Logins, TooManyLogins
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

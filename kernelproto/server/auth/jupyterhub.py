@@ -16,8 +16,8 @@ import msgspec
 
 from kernelproto.exceptions import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import User, UserRequest
-from kernelproto.server.http_get import FAILURES, Address, get, read_address, words
-from kernelproto.server.users import hash_token, token_of
+from kernelproto.server.auth.authenticators import hash_token, token_of
+from kernelproto.server.auth.http_get import FAILURES, Address, get, read_address, words
 
 logger = logging.getLogger(__name__)
 

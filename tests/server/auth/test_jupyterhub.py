@@ -13,7 +13,8 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from kernelproto import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import Authenticator, User, UserRequest
-from kernelproto.server import HubToken, hub
+from kernelproto.server import HubToken
+from kernelproto.server.auth import jupyterhub
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -131,7 +132,7 @@ async def test_what_is_no_token_is_not_asked_about(opened) -> None:
 
 
 async def test_hub_is_asked_once_for_a_while(opened, monkeypatch) -> None:
-    monkeypatch.setattr(hub, "_MOST_REMEMBERED", 2)
+    monkeypatch.setattr(jupyterhub, "_MOST_REMEMBERED", 2)
     async with opened() as it:
         users = HubToken(it.url)
         for token, questions in [
@@ -344,7 +345,7 @@ async def test_requests_are_told_that_the_hub_is_down(opened, serving) -> None:
 async def test_user_whom_the_hub_forgets_loses_open_websockets(
     opened, serving, monkeypatch
 ) -> None:
-    monkeypatch.setattr("kernelproto.server.access.RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr("kernelproto.server.auth.revocation.RECHECK_SECONDS", 0.01)
     async with (
         opened() as it,
         serving(authenticator=HubToken(it.url, cache_seconds=0.01)) as server,

@@ -11,16 +11,17 @@ from anyio.lowlevel import checkpoint
 
 from kernelproto.exceptions import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import User, UserRequest
-from kernelproto.server import Settings, Shared, TokenFile, access
-from kernelproto.server.access import Access
-from kernelproto.server.users import hash_token, token_of
+from kernelproto.server import Settings, Shared, TokenFile
+from kernelproto.server.auth import revocation
+from kernelproto.server.auth.authenticators import hash_token, token_of
+from kernelproto.server.auth.revocation import Access
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 
 @pytest.fixture(autouse=True)
 def asks_often(monkeypatch) -> None:
-    monkeypatch.setattr(access, "RECHECK_SECONDS", 0.01)
+    monkeypatch.setattr(revocation, "RECHECK_SECONDS", 0.01)
 
 
 class Revocable:
@@ -126,8 +127,8 @@ async def test_kernels_of_a_user_end_with_the_last_token(serving) -> None:
 
 
 async def test_what_is_remembered_of_users_is_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(access, "_MOST_USERS", 3)
-    monkeypatch.setattr(access, "_MOST_TOKENS", 2)
+    monkeypatch.setattr(revocation, "_MOST_USERS", 3)
+    monkeypatch.setattr(revocation, "_MOST_TOKENS", 2)
     users = Revocable()
     remembered = Access(users)
     for name in "abcd":

@@ -17,9 +17,9 @@ import msgspec
 
 from kernelproto.exceptions import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import User, UserRequest
-from kernelproto.server.http_get import FAILURES, get, read_address, words
+from kernelproto.server.auth.authenticators import token_of
+from kernelproto.server.auth.http_get import FAILURES, get, read_address, words
 from kernelproto.server.settings import is_loopback
-from kernelproto.server.users import token_of
 
 logger = logging.getLogger(__name__)
 

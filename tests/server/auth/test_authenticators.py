@@ -10,7 +10,7 @@ import pytest
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.interfaces import Authenticator, User, UserRequest
-from kernelproto.server.users import (
+from kernelproto.server.auth.authenticators import (
     Anybody,
     ProxyHeader,
     Shared,

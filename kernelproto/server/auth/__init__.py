@@ -1,0 +1,1 @@
+"""Authentication of the users of the server."""
