@@ -32,16 +32,16 @@ from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
-from kernelproto.server.forwarded import Forwarded
-from kernelproto.server.guard import Guard, SecurityHeaders
 from kernelproto.server.metrics import Metrics
+from kernelproto.server.middleware.access import Guard, SecurityHeaders
+from kernelproto.server.middleware.cancellable_send import InterruptibleSends
+from kernelproto.server.middleware.forwarded import Forwarded
 from kernelproto.server.models import timestamp
 from kernelproto.server.routes import health
 from kernelproto.server.routes.channels import ChannelsRoute
 from kernelproto.server.routes.kernels import KernelRoutes
 from kernelproto.server.routes.kernelspecs import KernelSpecRoutes
 from kernelproto.server.routes.sessions import SessionRoutes
-from kernelproto.server.sends import InterruptibleSends
 from kernelproto.server.settings import Settings
 from kernelproto.server.usage import UsageMeter
 

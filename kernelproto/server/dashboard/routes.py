@@ -20,7 +20,7 @@ from kernelproto.interfaces import User
 from kernelproto.pool import KernelPool
 from kernelproto.server.answers import error_response
 from kernelproto.server.dashboard.page import DOOR, View, read_file, render
-from kernelproto.server.guard import path_in_app
+from kernelproto.server.middleware.access import path_in_app
 from kernelproto.server.routes.sessions import SessionRoutes
 from kernelproto.server.usage import UsageMeter, pids_of
 

@@ -47,7 +47,7 @@ from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
-from kernelproto.server.guard import deny, user_request
+from kernelproto.server.middleware.access import deny, user_request
 from kernelproto.server.receipts import EXTENSION, OnReceipt
 from kernelproto.server.user_messages import close_reason, user_message
 from kernelproto.supervise import Kernel

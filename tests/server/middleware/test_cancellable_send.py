@@ -6,8 +6,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from kernelproto.server.middleware.cancellable_send import InterruptibleSends
 from kernelproto.server.receipts import EXTENSION
-from kernelproto.server.sends import InterruptibleSends
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -89,7 +89,7 @@ async def test_error_of_the_server_is_for_who_sends() -> None:
 
 
 async def test_last_words_are_bounded_in_time(monkeypatch) -> None:
-    monkeypatch.setattr("kernelproto.server.sends._LAST_WORDS_SECONDS", 0.01)
+    monkeypatch.setattr("kernelproto.server.middleware.cancellable_send._LAST_WORDS_SECONDS", 0.01)
 
     async def app(scope, receive, send) -> None:
         with anyio.move_on_after(0.001):

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.server import Settings
-from kernelproto.server.forwarded import Forwarded
-from kernelproto.server.guard import address_of, peer_of
+from kernelproto.server.middleware.access import address_of, peer_of
+from kernelproto.server.middleware.forwarded import Forwarded
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

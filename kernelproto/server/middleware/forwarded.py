@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kernelproto.server.answers import error_response
 from kernelproto.server.auth.authenticators import TrustedProxies
-from kernelproto.server.guard import ADDRESS, answer, peer_of
+from kernelproto.server.middleware.access import ADDRESS, answer, peer_of
 from kernelproto.server.settings import BASE_URL
 
 _SCHEMES = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
