@@ -32,7 +32,6 @@ from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
-from kernelproto.server.metrics import Metrics
 from kernelproto.server.middleware.access import Guard, SecurityHeaders
 from kernelproto.server.middleware.cancellable_send import InterruptibleSends
 from kernelproto.server.middleware.forwarded import Forwarded
@@ -43,7 +42,8 @@ from kernelproto.server.routes.kernels import KernelRoutes
 from kernelproto.server.routes.kernelspecs import KernelSpecRoutes
 from kernelproto.server.routes.sessions import SessionRoutes
 from kernelproto.server.settings import Settings
-from kernelproto.server.usage import UsageMeter
+from kernelproto.server.telemetry.metrics import Metrics
+from kernelproto.server.telemetry.usage import UsageMeter
 
 _DEFAULT_SETTINGS = Settings()
 

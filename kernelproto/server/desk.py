@@ -22,16 +22,16 @@ from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
-from kernelproto.server.audit import Event, acting, audit, auditing
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.folders import find_folder
 from kernelproto.server.limits import StartLimits
-from kernelproto.server.metrics import Metrics
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
 from kernelproto.server.settings import Settings
-from kernelproto.server.tracing import span
+from kernelproto.server.telemetry.audit import Event, acting, audit, auditing
+from kernelproto.server.telemetry.metrics import Metrics
+from kernelproto.server.telemetry.tracing import span
 from kernelproto.supervise import Kernel
 
 logger = logging.getLogger(__name__)

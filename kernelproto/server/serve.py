@@ -46,7 +46,6 @@ from kernelproto.server.connections import MOST_REFUSED, Connections
 from kernelproto.server.drain import Drain
 from kernelproto.server.heads import HeadDeadline
 from kernelproto.server.limits import check_limits
-from kernelproto.server.logs import configure_logging
 from kernelproto.server.protocols import shape_faults
 from kernelproto.server.receipts import ReceiptProtocol
 from kernelproto.server.settings import (
@@ -55,6 +54,7 @@ from kernelproto.server.settings import (
     is_loopback,
 )
 from kernelproto.server.settings_sources import load_settings, remove_secrets
+from kernelproto.server.telemetry.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 

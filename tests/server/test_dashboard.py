@@ -25,7 +25,7 @@ from kernelproto.launch.providers import IPykernelProvider
 from kernelproto.pool import LostKernel, PooledKernel
 from kernelproto.server import SingleUserToken, create_app
 from kernelproto.server.dashboard.page import View, ago, amount, render
-from kernelproto.server.usage import Sample, Usage, UsageMeter, measure, usage_between
+from kernelproto.server.telemetry.usage import Sample, Usage, UsageMeter, measure, usage_between
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import anyio
 
 from kernelproto.interfaces import Authenticator, User, UserRequest
-from kernelproto.server.audit import acting, audit
 from kernelproto.server.auth.authenticators import hash_token, token_of
 from kernelproto.server.rate_limit import RateLimit
+from kernelproto.server.telemetry.audit import acting, audit
 
 # Failed attempts at once, after a while without any.
 _BURST = 50

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from kernelproto.interfaces import User
 from kernelproto.pool import LostKernel, PooledKernel
 from kernelproto.server.models import shown_name
-from kernelproto.server.usage import Usage
+from kernelproto.server.telemetry.usage import Usage
 
 _UNKNOWN = "\N{EN DASH}"
 

@@ -22,7 +22,7 @@ from kernelproto.server.answers import error_response
 from kernelproto.server.dashboard.page import DOOR, View, read_file, render
 from kernelproto.server.middleware.access import path_in_app
 from kernelproto.server.routes.sessions import SessionRoutes
-from kernelproto.server.usage import UsageMeter, pids_of
+from kernelproto.server.telemetry.usage import UsageMeter, pids_of
 
 _PAGE = "/"
 

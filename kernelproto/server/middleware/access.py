@@ -16,9 +16,9 @@ from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import UserRequest
 from kernelproto.log_fields import logging_about
 from kernelproto.server.answers import SECURITY_HEADERS, error_response
-from kernelproto.server.audit import acting, audit
 from kernelproto.server.auth.logins import Logins, TooManyLogins
 from kernelproto.server.auth.revocation import Access
+from kernelproto.server.telemetry.audit import acting, audit
 
 # The name is kept with each kernel, and stands in each line of the log about one.
 _MOST_NAME_CHARACTERS = 256

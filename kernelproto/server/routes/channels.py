@@ -42,13 +42,13 @@ from kernelproto.fanout.replay_log import Kept
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.log_fields import logging_about
 from kernelproto.server.answers import status_of
-from kernelproto.server.audit import audit
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import deny, user_request
 from kernelproto.server.receipts import EXTENSION, OnReceipt
+from kernelproto.server.telemetry.audit import audit
 from kernelproto.server.user_messages import close_reason, user_message
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName

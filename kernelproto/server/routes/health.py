@@ -19,8 +19,8 @@ from kernelproto.server.answers import json_response
 from kernelproto.server.auth.authenticators import hash_token, token_of
 from kernelproto.server.auth.logins import Logins, TooManyLogins
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
-from kernelproto.server.metrics import CONTENT_TYPE, Metrics
 from kernelproto.server.middleware.access import address_of, user_request
+from kernelproto.server.telemetry.metrics import CONTENT_TYPE, Metrics
 
 _HEALTH_PATH = "/healthz"
 _READY_PATH = "/readyz"

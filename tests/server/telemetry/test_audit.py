@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kernelproto.server.audit import acting, audit
+from kernelproto.server.telemetry.audit import acting, audit
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

@@ -14,8 +14,8 @@ from typing import Literal
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.log_fields import log_fields
-from kernelproto.server.audit import AUDIT_LOGGER
 from kernelproto.server.models import timestamp
+from kernelproto.server.telemetry.audit import AUDIT_LOGGER
 
 LogFormat = Literal["text", "json"]
 

@@ -24,8 +24,8 @@ from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.pool.pooled_kernel import PooledState
 from kernelproto.server.auth.logins import Logins
 from kernelproto.server.connections import Connections, UserSockets
-from kernelproto.server.tracing import trace_past
-from kernelproto.server.usage import UsageMeter, pids_of
+from kernelproto.server.telemetry.tracing import trace_past
+from kernelproto.server.telemetry.usage import UsageMeter, pids_of
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from kernelproto.server import tracing
+from kernelproto.server.telemetry import tracing
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -65,7 +65,7 @@ def test_api_is_not_needed() -> None:
     program = """
 import sys
 sys.modules["opentelemetry"] = sys.modules["opentelemetry.trace"] = None
-from kernelproto.server.tracing import span, trace_past
+from kernelproto.server.telemetry.tracing import span, trace_past
 with span("start"):
     trace_past("request", 1.0)
 """

@@ -9,8 +9,8 @@ import pytest
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.log_fields import logging_about
-from kernelproto.server.audit import AUDIT_LOGGER, audit
-from kernelproto.server.logs import JsonLines, TextLines, configure_logging
+from kernelproto.server.telemetry.audit import AUDIT_LOGGER, audit
+from kernelproto.server.telemetry.logs import JsonLines, TextLines, configure_logging
 
 
 def record(message: str, *args: object, error: Exception | None = None) -> logging.LogRecord:

@@ -50,7 +50,7 @@ _PLAIN = re.compile(r"[\w.:/@+-]+", re.ASCII)
 # Errors that the caller can avoid.
 _REFUSALS = (InvalidLaunchParameter, NoSuchKernel, PoolError)
 
-_actor: ContextVar[Mapping[str, str]] = ContextVar("kernelproto.server.audit")
+_actor: ContextVar[Mapping[str, str]] = ContextVar("kernelproto.server.telemetry.audit")
 
 
 @contextmanager
