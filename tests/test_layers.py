@@ -58,14 +58,14 @@ CONFINED = {
     "subprocess": ("kernelproto/launch/",),
     "signal": (
         "kernelproto/launch/",
-        "kernelproto/server/serve.py",
+        "kernelproto/server/program/serve.py",
         "kernelproto/cli/main.py",
         "kernelproto/cli/signals.py",
     ),
     "h11": (
-        "kernelproto/server/heads.py",
+        "kernelproto/server/program/header_timeout.py",
         "kernelproto/server/auth/http_get.py",
-        "kernelproto/server/protocols.py",
+        "kernelproto/server/program/protocols.py",
     ),
     "jwt": ("kernelproto/server/auth/oidc.py",),
     "opentelemetry": ("kernelproto/server/telemetry/tracing.py",),

@@ -17,6 +17,6 @@ def run_server(arguments: Sequence[str]) -> int:
         CliError: the extra ``server`` is not installed.
     """
     need("server")
-    from kernelproto.server.serve import main
+    from kernelproto.server.program.serve import main
 
     return main(arguments, prog="kernelproto serve")

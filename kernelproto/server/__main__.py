@@ -18,7 +18,7 @@ def run() -> int:
             file=sys.stderr,
         )
         return 1
-    from kernelproto.server.serve import main
+    from kernelproto.server.program.serve import main
 
     return main()
 

@@ -12,7 +12,7 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from kernelproto.server.answers import RETRY_SECONDS, SECURITY_HEADERS, error_response
-from kernelproto.server.pacing import Pacer
+from kernelproto.server.program.pacing import Pacer
 from kernelproto.server.rate_limit import RateLimit
 
 logger = logging.getLogger(__name__)

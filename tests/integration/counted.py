@@ -33,7 +33,7 @@ MEGABYTES: float = 5
 ATTACK_SECONDS = 45
 EVE = "eve"
 
-PROGRAM = "import sys; {}from kernelproto.server.serve import main; sys.exit(main())"
+PROGRAM = "import sys; {}from kernelproto.server.program.serve import main; sys.exit(main())"
 LOOPS = {"asyncio": "sys.modules['uvloop'] = None; ", "uvloop": "import uvloop; "}
 
 

@@ -29,7 +29,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from kernelproto.fanout.replay_log import Place
 from kernelproto.launch.process.forkserver import ForkServer
 from kernelproto.server import Settings, hash_token
-from kernelproto.server.serve import serve
+from kernelproto.server.program.serve import serve
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 from tests.integration.attacks import Attack, Target

@@ -47,7 +47,7 @@ from kernelproto.server.connections import UserSockets
 from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import deny, user_request
-from kernelproto.server.receipts import EXTENSION, OnReceipt
+from kernelproto.server.program.acknowledgements import EXTENSION, OnReceipt
 from kernelproto.server.telemetry.audit import audit
 from kernelproto.server.user_messages import close_reason, user_message
 from kernelproto.supervise import Kernel

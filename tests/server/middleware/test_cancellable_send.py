@@ -7,7 +7,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto.server.middleware.cancellable_send import InterruptibleSends
-from kernelproto.server.receipts import EXTENSION
+from kernelproto.server.program.acknowledgements import EXTENSION
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

@@ -13,9 +13,9 @@ import uvicorn
 from anyio.abc import SocketStream
 from websockets.asyncio.client import connect
 
-from kernelproto.server.heads import HeadDeadline
-from kernelproto.server.receipts import ReceiptProtocol
-from kernelproto.server.serve import _Server
+from kernelproto.server.program.acknowledgements import ReceiptProtocol
+from kernelproto.server.program.header_timeout import HeadDeadline
+from kernelproto.server.program.serve import _Server
 
 pytestmark = [
     pytest.mark.anyio,
@@ -35,7 +35,7 @@ GET = b"GET / HTTP/1.1\r\nHost: server.test\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernelproto.server.heads.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("kernelproto.server.program.header_timeout.HEAD_SECONDS", 0.5)
 
 
 class Slow:

@@ -21,7 +21,7 @@ from typing import Any, cast
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from kernelproto.server.protocols import PacedWebSocket
+from kernelproto.server.program.protocols import PacedWebSocket
 
 EXTENSION = "kernelproto.receipt"
 

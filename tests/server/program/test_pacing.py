@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kernelproto.server import pacing
-from kernelproto.server.pacing import SLICE_BYTES, PacedTransport, Pacer
+from kernelproto.server.program import pacing
+from kernelproto.server.program.pacing import SLICE_BYTES, PacedTransport, Pacer
 
 
 class Loop:

@@ -34,7 +34,7 @@ from kernelproto.server import (
 from kernelproto.server.__main__ import _NEEDED
 from kernelproto.server.auth.authenticators import hash_token
 from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits
-from kernelproto.server.serve import main, make_authenticator, serve
+from kernelproto.server.program.serve import main, make_authenticator, serve
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 
@@ -210,7 +210,7 @@ async def test_waits_for_no_head_and_ends_in_order_on_a_signal(capsys, monkeypat
                 assert "kernelproto_open_connections 1.0" in (await client.get("/metrics")).text
                 while "loop_lag_seconds_count 0.0" in (await client.get("/metrics")).text:
                     await checkpoint()
-            monkeypatch.setattr("kernelproto.server.heads.HEAD_SECONDS", 0.01)
+            monkeypatch.setattr("kernelproto.server.program.header_timeout.HEAD_SECONDS", 0.01)
             async with await anyio.connect_tcp(str(url.host), url.port or 0) as slow:
                 await slow.send(b"GET /api/me HTTP/1.1")
                 assert b" 408 " in await slow.receive()
@@ -274,7 +274,7 @@ async def test_port_that_is_taken_is_told() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_more_connections_than_the_system_allows_are_refused(monkeypatch) -> None:
-    monkeypatch.setattr("kernelproto.server.serve.raise_open_files", lambda: 1000)
+    monkeypatch.setattr("kernelproto.server.program.serve.raise_open_files", lambda: 1000)
     with pytest.raises(InvalidSettings) as caught:
         await serve(Settings(port=0, max_connections=800, max_kernels=10))
     assert str(caught.value) == (

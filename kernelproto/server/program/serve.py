@@ -44,10 +44,10 @@ from kernelproto.server.auth.authenticators import (
 from kernelproto.server.auth.jupyterhub import HubToken
 from kernelproto.server.connections import MOST_REFUSED, Connections
 from kernelproto.server.drain import Drain
-from kernelproto.server.heads import HeadDeadline
 from kernelproto.server.limits import check_limits
-from kernelproto.server.protocols import shape_faults
-from kernelproto.server.receipts import ReceiptProtocol
+from kernelproto.server.program.acknowledgements import ReceiptProtocol
+from kernelproto.server.program.header_timeout import HeadDeadline
+from kernelproto.server.program.protocols import shape_faults
 from kernelproto.server.settings import (
     OPTIONS,
     Settings,

@@ -17,7 +17,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame
 
 from kernelproto.server.connections import Connections, refuse
-from kernelproto.server.pacing import PacedTransport
+from kernelproto.server.program.pacing import PacedTransport
 
 # A piece of a message that is smaller than this counts as a small frame: each costs as much as a
 # large one. Clients that send large messages in pieces make larger pieces.

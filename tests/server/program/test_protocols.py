@@ -20,11 +20,11 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from kernelproto.server.connections import Connections
-from kernelproto.server.heads import HeadDeadline
-from kernelproto.server.pacing import SLICE_BYTES
-from kernelproto.server.protocols import shape_faults
-from kernelproto.server.receipts import ReceiptProtocol
-from kernelproto.server.serve import _Server, choose_protocols
+from kernelproto.server.program.acknowledgements import ReceiptProtocol
+from kernelproto.server.program.header_timeout import HeadDeadline
+from kernelproto.server.program.pacing import SLICE_BYTES
+from kernelproto.server.program.protocols import shape_faults
+from kernelproto.server.program.serve import _Server, choose_protocols
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 

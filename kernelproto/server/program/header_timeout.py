@@ -8,7 +8,7 @@ from typing import Any
 import h11
 
 from kernelproto.server.answers import SECURITY_HEADERS, error_response
-from kernelproto.server.protocols import PacedHttp
+from kernelproto.server.program.protocols import PacedHttp
 
 HEAD_SECONDS = 30
 

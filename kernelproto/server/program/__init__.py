@@ -1,0 +1,1 @@
+"""The server as a program. Only this folder imports uvicorn."""
