@@ -21,21 +21,20 @@ from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
 from kernelproto.server import dashboard
-from kernelproto.server.answers import (
-    answer_bug,
-    answer_http_error,
-    answer_kernel_error,
-    json_response,
-)
 from kernelproto.server.auth.logins import Logins
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
-from kernelproto.server.desk import Desk
 from kernelproto.server.drain import Drain
 from kernelproto.server.middleware.access import Guard, SecurityHeaders
 from kernelproto.server.middleware.cancellable_send import InterruptibleSends
 from kernelproto.server.middleware.forwarded import Forwarded
 from kernelproto.server.models import timestamp
+from kernelproto.server.responses import (
+    answer_bug,
+    answer_http_error,
+    answer_kernel_error,
+    json_response,
+)
 from kernelproto.server.routes import health
 from kernelproto.server.routes.channels import ChannelsRoute
 from kernelproto.server.routes.kernels import KernelRoutes
@@ -44,6 +43,7 @@ from kernelproto.server.routes.sessions import SessionRoutes
 from kernelproto.server.settings import Settings
 from kernelproto.server.telemetry.metrics import Metrics
 from kernelproto.server.telemetry.usage import UsageMeter
+from kernelproto.server.user_kernels import Desk
 
 _DEFAULT_SETTINGS = Settings()
 

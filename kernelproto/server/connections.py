@@ -11,9 +11,9 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from kernelproto.server.answers import RETRY_SECONDS, SECURITY_HEADERS, error_response
 from kernelproto.server.program.pacing import Pacer
 from kernelproto.server.rate_limit import RateLimit
+from kernelproto.server.responses import RETRY_SECONDS, SECURITY_HEADERS, error_response
 
 logger = logging.getLogger(__name__)
 

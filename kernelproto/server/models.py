@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from kernelproto.pool import PooledKernel
-from kernelproto.server.folders import MOST_PATH_BYTES, check_path
+from kernelproto.server.directories import MOST_PATH_BYTES, check_path
 
 _INSTALLED = "spec/"
 

@@ -285,7 +285,7 @@ async def test_body_is_read_no_further_than_the_limit(serving) -> None:
 
 
 async def test_body_is_waited_for_no_longer_than_the_limit(serving, monkeypatch) -> None:
-    monkeypatch.setattr("kernelproto.server.answers.BODY_SECONDS", 0.01)
+    monkeypatch.setattr("kernelproto.server.responses.BODY_SECONDS", 0.01)
 
     async def trickle() -> AsyncGenerator[bytes]:
         while True:

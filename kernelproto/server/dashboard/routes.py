@@ -18,9 +18,9 @@ from starlette.routing import Route
 
 from kernelproto.interfaces import User
 from kernelproto.pool import KernelPool
-from kernelproto.server.answers import error_response
 from kernelproto.server.dashboard.page import DOOR, View, read_file, render
 from kernelproto.server.middleware.access import path_in_app
+from kernelproto.server.responses import error_response
 from kernelproto.server.routes.sessions import SessionRoutes
 from kernelproto.server.telemetry.usage import UsageMeter, pids_of
 

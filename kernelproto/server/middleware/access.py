@@ -15,9 +15,9 @@ from starlette.websockets import WebSocket
 from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import UserRequest
 from kernelproto.log_fields import logging_about
-from kernelproto.server.answers import SECURITY_HEADERS, error_response
 from kernelproto.server.auth.logins import Logins, TooManyLogins
 from kernelproto.server.auth.revocation import Access
+from kernelproto.server.responses import SECURITY_HEADERS, error_response
 from kernelproto.server.telemetry.audit import acting, audit
 
 # The name is kept with each kernel, and stands in each line of the log about one.

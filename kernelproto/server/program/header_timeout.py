@@ -7,8 +7,8 @@ from typing import Any
 
 import h11
 
-from kernelproto.server.answers import SECURITY_HEADERS, error_response
 from kernelproto.server.program.protocols import PacedHttp
+from kernelproto.server.responses import SECURITY_HEADERS, error_response
 
 HEAD_SECONDS = 30
 

@@ -41,14 +41,14 @@ from kernelproto.fanout.broadcast import Feed, Feeds, Reader, build_notice
 from kernelproto.fanout.replay_log import Kept
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.log_fields import logging_about
-from kernelproto.server.answers import status_of
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
-from kernelproto.server.desk import Desk
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import deny, user_request
 from kernelproto.server.program.acknowledgements import EXTENSION, OnReceipt
+from kernelproto.server.responses import status_of
 from kernelproto.server.telemetry.audit import audit
+from kernelproto.server.user_kernels import Desk
 from kernelproto.server.user_messages import close_reason, user_message
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName

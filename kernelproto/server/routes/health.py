@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kernelproto.server.answers import json_response
 from kernelproto.server.auth.authenticators import hash_token, token_of
 from kernelproto.server.auth.logins import Logins, TooManyLogins
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import address_of, user_request
+from kernelproto.server.responses import json_response
 from kernelproto.server.telemetry.metrics import CONTENT_TYPE, Metrics
 
 _HEALTH_PATH = "/healthz"

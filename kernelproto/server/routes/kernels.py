@@ -10,9 +10,9 @@ from starlette.routing import Route
 
 from kernelproto.interfaces import User
 from kernelproto.pool import PooledKernel
-from kernelproto.server.answers import json_response, read_body, wait_until_gone
-from kernelproto.server.desk import Desk
 from kernelproto.server.models import KernelRequest, kernel_model
+from kernelproto.server.responses import json_response, read_body, wait_until_gone
+from kernelproto.server.user_kernels import Desk
 
 _YES = ("1", "true")
 

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import OWN_KERNEL
-from kernelproto.server.answers import json_response
 from kernelproto.server.models import KernelSpecList, KernelSpecModel, shown_name
+from kernelproto.server.responses import json_response
 
 # What clients are told about a kernel type. Its environment may hold what is not for everybody.
 _TOLD: Mapping[str, object] = {

@@ -18,8 +18,6 @@ from starlette.routing import Route
 
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.interfaces import User
-from kernelproto.server.answers import json_response, read_body, status_of, wait_until_gone
-from kernelproto.server.desk import Desk, Gone
 from kernelproto.server.models import (
     KernelRequest,
     SessionChange,
@@ -27,7 +25,9 @@ from kernelproto.server.models import (
     SessionRequest,
     kernel_model,
 )
+from kernelproto.server.responses import json_response, read_body, status_of, wait_until_gone
 from kernelproto.server.settings import Settings
+from kernelproto.server.user_kernels import Desk, Gone
 from kernelproto.server.user_messages import user_message
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import anyio
 import pytest
 from starlette.exceptions import HTTPException
 
-from kernelproto.server import folders
-from kernelproto.server.folders import check_path, find_folder, gateway_path, working_directory
+from kernelproto.server import directories
+from kernelproto.server.directories import check_path, find_folder, gateway_path, working_directory
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ async def test_folder_is_looked_for_in_a_thread(tmp_path, monkeypatch) -> None:
 @pytest.mark.anyio
 async def test_file_system_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch) -> None:
     answers = threading.Event()
-    monkeypatch.setattr(folders, "FOLDER_SECONDS", 0.01)
+    monkeypatch.setattr(directories, "FOLDER_SECONDS", 0.01)
     monkeypatch.setattr(os.path, "isdir", lambda path: answers.wait(60))
     try:
         with anyio.fail_after(60), pytest.raises(HTTPException) as caught:

@@ -23,8 +23,8 @@ from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.auth.revocation import Access
+from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
-from kernelproto.server.folders import find_folder
 from kernelproto.server.limits import StartLimits
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
