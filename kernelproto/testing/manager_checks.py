@@ -17,8 +17,8 @@ from kernelproto.exceptions import UnsupportedRequest
 from kernelproto.interfaces import DescribesFailure, KernelManager
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.own_files import read_regular_file
+from kernelproto.testing.contract import promised, require, require_type
 from kernelproto.testing.leftovers import belongings, gone
-from kernelproto.testing.promises import promised, require, require_type
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 Launch: TypeAlias = Callable[[], Awaitable[tuple[ConnectionInfo, KernelManager]]]

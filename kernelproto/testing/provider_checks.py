@@ -31,8 +31,8 @@ from kernelproto.interfaces import (
     OpenChannels,
 )
 from kernelproto.launch.exit_status import describe_exit
+from kernelproto.testing.contract import promised, require, require_type
 from kernelproto.testing.manager_checks import check_kernel_manager
-from kernelproto.testing.promises import promised, require, require_type
 from kernelproto.transport import open_channels as open_zmq_channels
 from kernelproto.wire.connection import ConnectionInfo
 

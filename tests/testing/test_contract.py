@@ -4,7 +4,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from kernelproto.testing.promises import promised, require, require_type
+from kernelproto.testing.contract import promised, require, require_type
 
 GUARD_SECONDS = 60
 
