@@ -17,38 +17,27 @@ PACKAGE = ROOT / "kernelproto"
 LAYERS = {
     "exceptions": 0,
     "timeouts": 0,
-    "forks": 1,
+    "concurrency": 1,
     "wire": 1,
-    "background": 2,
     "interfaces": 2,
     "log_counts": 2,
     "log_fields": 2,
-    "table": 1,
-    "screen": 2,
     "shortage": 2,
     "terminal": 2,
     "transport": 3,
     "client": 4,
     "launch": 4,
     "supervise": 5,
-    "pool": 5,
-    "run": 5,
-    "blocking": 5,
-    "discovery": 5,
     "testing": 5,
-    "notebook": 6,
-    "pytest_plugin": 6,
-    "server": 6,
-    "cli": 6,
-    "__main__": 7,
-}
-
-# On the fifth layer the rooms stand on each other; nowhere else does one see its neighbour.
-NEIGHBOURS = {
-    "run": {"supervise"},
-    "pool": {"run", "supervise"},
-    "blocking": {"run", "supervise"},
-    "cli": {"notebook", "server"},
+    "fanout": 6,
+    "run": 6,
+    "blocking": 7,
+    "notebook": 7,
+    "pool": 7,
+    "pytest_plugin": 8,
+    "server": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 
 # Foreign modules that only these may import.
@@ -145,11 +134,7 @@ def imports(path: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
 def may_see(importer: str, imported: str) -> bool:
     if importer == "__init__":  # the front door: everything but the extras
         return LAYERS[imported] < LAYERS["server"]
-    return (
-        imported == importer
-        or LAYERS[imported] < LAYERS[importer]
-        or imported in NEIGHBOURS.get(importer, ())
-    )
+    return imported == importer or LAYERS[imported] < LAYERS[importer]
 
 
 def layer_offences(path: str, tree: ast.Module) -> list[str]:

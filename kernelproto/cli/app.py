@@ -54,7 +54,7 @@ def _kernel_types(incomplete: str) -> Iterator[tuple[str, str]]:
     """Complete the name of a kernel type."""
     import anyio
 
-    from kernelproto.discovery import find_kernel_types
+    from kernelproto.cli.list import find_kernel_types
 
     for name, about in anyio.run(find_kernel_types).items():
         if name.startswith(incomplete):
@@ -98,7 +98,7 @@ def _kernel_option(about: str) -> Any:
 @_command
 def list_command(as_json: AsJson = False, verbose: Verbose = False) -> None:
     """List the kernel types that can be launched."""
-    from kernelproto.discovery import print_kernel_types
+    from kernelproto.cli.list import print_kernel_types
 
     print_kernel_types(as_json=as_json)
 

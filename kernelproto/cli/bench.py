@@ -15,9 +15,9 @@ from typing import Any
 import anyio
 
 from kernelproto.cli.errors import CliError
+from kernelproto.cli.screen import print_json, print_table
+from kernelproto.cli.table import format_table
 from kernelproto.run import run_kernel
-from kernelproto.screen import print_json, print_table
-from kernelproto.table import format_table
 
 _ROUND_TRIPS = 100
 _FLOOD = 2000

@@ -13,6 +13,7 @@ import anyio
 from kernelproto.cli.errors import KILLED, CliError, describe, print_error
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.questions import END_OF_INPUT
+from kernelproto.cli.screen import RED, styled
 from kernelproto.cli.signals import Signals, receive_signals
 from kernelproto.client.client import KernelClient
 from kernelproto.concurrency.task_groups import background_tasks
@@ -23,7 +24,6 @@ from kernelproto.exceptions import (
     UnsupportedRequest,
 )
 from kernelproto.run import connect_kernel, run_kernel
-from kernelproto.screen import RED, styled
 from kernelproto.supervise.kernel import Kernel
 from kernelproto.wire.content import ExecuteResult, InputRequest, LanguageInfo
 

@@ -7,9 +7,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from kernelproto.cli.screen import RED, drop_stdout, log_to_stderr, styled
+from kernelproto.cli.table import printable
 from kernelproto.exceptions import KernelProtoError
-from kernelproto.screen import RED, drop_stdout, log_to_stderr, styled
-from kernelproto.table import printable
 
 FAILED = 1
 MISUSED = 2  # the command line cannot be understood

@@ -24,10 +24,10 @@ from kernelproto.cli.errors import (
 )
 from kernelproto.cli.extras import need
 from kernelproto.cli.outputs import OutputPrinter
+from kernelproto.cli.screen import print_table, terminal_width
 from kernelproto.cli.signals import receive_signals
+from kernelproto.cli.table import format_table, printable
 from kernelproto.exceptions import CellTimeout, ExecutionError, KernelProtoError
-from kernelproto.screen import print_table, terminal_width
-from kernelproto.table import format_table, printable
 
 if TYPE_CHECKING:
     from kernelproto.cli.progress import Progress

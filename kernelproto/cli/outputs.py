@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from kernelproto.screen import has_colours
-from kernelproto.table import printable
+from kernelproto.cli.screen import has_colours
+from kernelproto.cli.table import printable
 from kernelproto.terminal import print_output
 from kernelproto.wire.content import ErrorOutput, MimeBundle, Output, Stream
 

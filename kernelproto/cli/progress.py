@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from kernelproto.table import printable
+from kernelproto.cli.table import printable
 
 _CODE_WIDTH = 40
 _NAME_WIDTH = 40

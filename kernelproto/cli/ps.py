@@ -8,8 +8,8 @@ import time
 import anyio
 
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_states
-from kernelproto.screen import print_json, print_table, terminal_width
-from kernelproto.table import format_table
+from kernelproto.cli.screen import print_json, print_table, terminal_width
+from kernelproto.cli.table import format_table
 
 _SHORTEST_ID = 8  # what is long enough to be told from others, mostly
 

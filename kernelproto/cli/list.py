@@ -1,4 +1,4 @@
-"""The kernel types there are: ``python -m kernelproto.discovery``."""
+"""The kernel types there are: ``python -m kernelproto.cli.list``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,16 @@ from collections.abc import Mapping, Sequence
 
 import anyio
 
-from kernelproto import table
+from kernelproto.cli import table
+from kernelproto.cli.screen import (
+    drop_stdout,
+    log_to_stderr,
+    print_json,
+    print_table,
+    terminal_width,
+)
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.screen import drop_stdout, log_to_stderr, print_json, print_table, terminal_width
 
 _NOTHING = (
     "No kernel types found. For a Python kernel: pip install ipykernel\n"
@@ -28,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line without the program; None means that of the process.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m kernelproto.discovery",
+        prog="python -m kernelproto.cli.list",
         description="List the kernel types that kernelproto can launch.",
     )
     parser.add_argument(

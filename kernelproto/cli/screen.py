@@ -14,7 +14,7 @@ from typing import TextIO
 
 import msgspec
 
-from kernelproto.table import printable
+from kernelproto.cli.table import printable
 
 # Styles, as terminals number them.
 BOLD, DIM, RED, GREEN = "1", "2", "31", "32"

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelproto.discovery import format_table, main
+from kernelproto.cli.list import format_table, main
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
 
-PROGRAM = [sys.executable, "-m", "kernelproto.discovery"]
+PROGRAM = [sys.executable, "-m", "kernelproto.cli.list"]
 
 
 def describe(display_name: str, language: str) -> KernelAttributes:
