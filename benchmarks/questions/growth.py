@@ -23,7 +23,7 @@ from kernelproto.client.output_buffer import OutputBuffer
 from kernelproto.client.page import Displays, OutputPage
 from kernelproto.client.result import ExecutionResult
 from kernelproto.exceptions import MalformedMessage
-from kernelproto.fanout.replay_log import ReplayRing
+from kernelproto.fanout.replay_log import ReplayLog
 from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.notebook.recorder import Recorder
 from kernelproto.wire import Codec, MessageFactory, content
@@ -220,14 +220,14 @@ def _observed(count: int) -> Callable[[], object]:
 
     def work() -> object:
         stream = MessageStream(("iopub",), None, limit=100_000, overflow="drop_oldest")
-        ring = ReplayRing(100_000, 60.0)
+        ring = ReplayLog(100_000, 60.0)
         place = ring.join("session")
         for message in messages:
             stream.offer(message, "iopub")
             ring.append(message, "iopub")
             ring.next(place)
             ring.advance(place)
-            ring.receive(place, place.position)
+            ring.acknowledge(place, place.sent)
         return stream.dropped
 
     return work

@@ -1,4 +1,4 @@
-"""Feed: what a kernel sends, for its clients here, each at its own pace, also after an absence."""
+"""Broadcast: the messages of one kernel for its subscribers, each of them at its own pace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 import anyio
 
 from kernelproto.exceptions import fresh
-from kernelproto.fanout.replay_log import Kept, ReplayRing
+from kernelproto.fanout.replay_log import Entry, ReplayLog
 from kernelproto.fanout.unanswered import Unanswered
 from kernelproto.log_counts import LogCounts
 from kernelproto.supervise import Died, Kernel
@@ -21,63 +21,63 @@ from kernelproto.wire.content import Content, Status, Stream, message_type
 from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
 
 
-class Reader:
-    """One client of a feed; ``Feed.join`` makes it.
+class Subscriber:
+    """One client of a broadcast; ``Broadcast.join`` makes it.
 
     Attributes:
-        feed: what it reads.
-        place: how far the client has come.
+        broadcast: what it reads.
+        cursor: how far the client has come.
         cut_off: set when it cannot go on.
         reason: why.
     """
 
-    def __init__(self, feed: Feed, session: str, last_msg_id: str | None) -> None:
-        self.place = feed.ring.join(session, last_msg_id)
+    def __init__(self, broadcast: Broadcast, session: str, last_msg_id: str | None) -> None:
+        self.cursor = broadcast.ring.join(session, last_msg_id)
         self.cut_off = anyio.Event()
         self.reason = ""
-        self.feed = feed
+        self.broadcast = broadcast
 
-    async def next(self) -> Kept:
+    async def next(self) -> Entry:
         """Wait for the next message; it stays the next until ``advance`` is called.
 
         Raises:
             KernelDied: it was the last one, because the kernel has died.
             ClientClosed: it was the last one, because the kernel was ended.
         """
-        while (kept := self.feed.ring.next(self.place)) is None:
-            if self.feed.failure is not None:
-                raise fresh(self.feed.failure)
-            await self.feed.wait()
+        while (kept := self.broadcast.ring.next(self.cursor)) is None:
+            if self.broadcast.failure is not None:
+                raise fresh(self.broadcast.failure)
+            await self.broadcast.wait()
         return kept
 
     def advance(self) -> None:
         """Take note that the next message was handed to the client's socket."""
-        self.feed.ring.advance(self.place)
+        self.broadcast.ring.advance(self.cursor)
 
-    def receive(self, number: int) -> None:
+    def acknowledge(self, number: int) -> None:
         """Take note that the client has received everything before that number.
 
         The apology, too, which comes before all: until then it is due.
         """
-        self.feed.ring.receive(self.place, number)
+        self.broadcast.ring.acknowledge(self.cursor, number)
 
     def leave(self) -> None:
         """Leave at once, however long the rest of the goodbye may take."""
-        self.feed.leave(self)
+        self.broadcast.leave(self)
 
     def apology(self) -> Message | None:
         """Return what tells the client that it has lost something; None where it has not.
 
         It is an output of whatever goes on after the gap, so that it is shown there.
         """
-        lost = self.place.lost
+        lost = self.cursor.lost
         if lost == 0:
             return None
         # What is gone cannot be asked any more whom it was for.
         amount = "messages" if lost is None else f"up to {lost} messages"
         text = f"[{amount} of the kernel were not kept until you came back: outputs are missing]\n"
         notice = build_notice(Stream("stderr", text))
-        heir = self.feed.ring.first_of_cause(self.place)
+        heir = self.broadcast.ring.first_of_cause(self.cursor)
         if heir is None:
             return notice
         header, _, *rest = notice.parts
@@ -85,9 +85,9 @@ class Reader:
 
     def look(self) -> None:
         """See whether the client can go on."""
-        if self.place.retired:
-            self._cut("another connection of the same session has taken its place")
-        elif self.feed.ring.is_overtaken(self.place):
+        if self.cursor.retired:
+            self._cut("another connection of the same session has taken its cursor")
+        elif self.broadcast.ring.is_overtaken(self.cursor):
             self._cut("too slow: more output waits than the server keeps")
 
     def _cut(self, reason: str) -> None:
@@ -95,7 +95,7 @@ class Reader:
         self.cut_off.set()
 
 
-class Feed:
+class Broadcast:
     """What one kernel sends, from when its first client came until it ends.
 
     Args:
@@ -114,38 +114,38 @@ class Feed:
     def __init__(
         self, kernel: Kernel, *, limit: int, seconds: float, on_end: Callable[[], object]
     ) -> None:
-        self.ring = ReplayRing(limit, seconds)
+        self.ring = ReplayLog(limit, seconds)
         self.failure: Exception | None = None
         self.ended = anyio.Event()
         self.log_counts = LogCounts()
         self._kernel = kernel
         self._on_end = on_end
-        self._readers: list[Reader] = []
+        self._subscribers: list[Subscriber] = []
         self._news = anyio.Event()
         self._somebody_left = anyio.Event()
         self._unanswered = Unanswered()
 
     @contextmanager
-    def join(self, session: str, last_msg_id: str | None) -> Generator[Reader]:
+    def join(self, session: str, last_msg_id: str | None) -> Generator[Subscriber]:
         """Let a client read for the block; what comes afterwards is kept for when it comes back.
 
         Args:
             session: the client's name for itself; empty where it has none.
             last_msg_id: the ``msg_id`` of the last message that it has; None where it does not say.
         """
-        reader = Reader(self, session, last_msg_id)
-        self._readers.append(reader)
+        subscriber = Subscriber(self, session, last_msg_id)
+        self._subscribers.append(subscriber)
         self._look()
         try:
-            yield reader
+            yield subscriber
         finally:
-            self.leave(reader)
+            self.leave(subscriber)
 
-    def leave(self, reader: Reader) -> None:
+    def leave(self, subscriber: Subscriber) -> None:
         """Keep what comes from now on for when a client comes back; it may have left already."""
-        if reader in self._readers:
-            self._readers.remove(reader)
-            self.ring.leave(reader.place, anyio.current_time())
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+            self.ring.leave(subscriber.cursor, anyio.current_time())
             self._somebody_left.set()
 
     async def wait(self) -> None:
@@ -201,14 +201,14 @@ class Feed:
     def resume(self) -> None:
         """Take note that there is a kernel again; part of ``Watcher``.
 
-        The requests to the process before are aborted. A feed that has failed stays so: its
+        The requests to the process before are aborted. A broadcast that has failed stays so: its
         kernel's next client gets another.
         """
         self.abort()
 
     def unsent(self) -> list[int]:
         """Return for each client how many messages there are that it was not sent yet."""
-        return [self.ring.end - reader.place.position for reader in self._readers]
+        return [self.ring.end - subscriber.cursor.sent for subscriber in self._subscribers]
 
     async def serve(self) -> NoReturn:
         """Forget the messages for which no client has come back."""
@@ -226,8 +226,8 @@ class Feed:
             self._look()
 
     def _look(self) -> None:
-        for reader in self._readers:
-            reader.look()
+        for subscriber in self._subscribers:
+            subscriber.look()
 
 
 class Backlog(NamedTuple):
@@ -244,40 +244,40 @@ class Backlog(NamedTuple):
     slowest: int
 
 
-class Feeds:
-    """The feeds of all kernels that have, or have had, clients here.
+class Broadcasts:
+    """The broadcasts of all kernels that have, or have had, clients here.
 
     Args:
-        limit: as for each feed.
+        limit: as for each broadcast.
         seconds: the same.
     """
 
     def __init__(self, *, limit: int, seconds: float) -> None:
         self._limit = limit
         self._seconds = seconds
-        self._feeds: dict[Kernel, Feed] = {}
+        self._feeds: dict[Kernel, Broadcast] = {}
 
-    def of(self, kernel: Kernel) -> Feed:
-        """Return the feed of a kernel."""
-        feed = self._feeds.get(kernel)
-        if feed is None:
-            feed = Feed(
+    def of(self, kernel: Kernel) -> Broadcast:
+        """Return the broadcast of a kernel."""
+        broadcast = self._feeds.get(kernel)
+        if broadcast is None:
+            broadcast = Broadcast(
                 kernel,
                 limit=self._limit,
                 seconds=self._seconds,
                 on_end=partial(self._feeds.pop, kernel, None),
             )
-            self._feeds[kernel] = feed
-            kernel.generations.observers.watch(feed)
-            kernel.generations.events.add_callback(feed.note_death, Died)
-            if feed.failure is None:
-                kernel.generations.start_task(feed.serve)
-        return feed
+            self._feeds[kernel] = broadcast
+            kernel.lifecycle.observers.watch(broadcast)
+            kernel.lifecycle.events.add_callback(broadcast.note_death, Died)
+            if broadcast.failure is None:
+                kernel.lifecycle.start_task(broadcast.serve)
+        return broadcast
 
     def backlog(self) -> Backlog:
         """Return what waits for clients now."""
-        kept_bytes = sum(feed.ring.size for feed in self._feeds.values())
-        unsent = [count for feed in self._feeds.values() for count in feed.unsent()]
+        kept_bytes = sum(broadcast.ring.size for broadcast in self._feeds.values())
+        unsent = [count for broadcast in self._feeds.values() for count in broadcast.unsent()]
         return Backlog(kept_bytes, sum(unsent), max(unsent, default=0))
 
 

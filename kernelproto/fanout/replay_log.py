@@ -3,13 +3,13 @@
 Theory of operation
 -------------------
 A kernel's messages are numbered, and kept in a ring that all its clients share. Each client has a
-place in it, with three numbers. Everything before ``received`` has reached the client; everything
-before ``position`` was handed to its socket; ``reached`` is as far as that has ever come.
+cursor in it, with three numbers. Everything before ``acked`` has reached the client; everything
+before ``sent`` was handed to its socket; ``high_water`` is as far as that has ever come.
 
-A client whose socket is lost leaves its place behind, and whoever comes next goes on there. The one
-with the same session comes first; otherwise the place that was left first is taken, because a page
+A client whose socket is lost leaves its cursor behind, and the next client goes on there. The one
+with the same session comes first; otherwise the cursor that was left first is taken, because a page
 that was loaded again has a new session. Should whoever has left it come back after all, that one
-goes on there as well. A client starts at ``received`` again: what was under way when the socket was
+goes on there as well. A client starts at ``acked`` again: what was under way when the socket was
 lost is sent once more, rather than not at all. Only a client knows what it has read. One that names
 the last message it has gets exactly what follows, and goes on for somebody who was given that one,
 also where nobody knows yet that the socket is lost.
@@ -42,7 +42,7 @@ _MOST_SESSIONS = 100
 _MOST_LEFT = 100
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A message in the ring.
 
     Attributes:
@@ -59,14 +59,14 @@ class Kept(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(slots=True, eq=False)
-class Place:
-    """How far a client has come; ``ReplayRing.join`` makes it.
+class Cursor:
+    """How far a client has come; ``ReplayLog.join`` makes it.
 
     Attributes:
         session: the client's own name for itself, empty where it has none.
-        received: everything before this number has reached it.
-        position: everything before this number was handed to its socket.
-        reached: the highest ``position`` that it, or who had the place before, has come to.
+        acked: everything before this number has reached it.
+        sent: everything before this number was handed to its socket.
+        high_water: the highest ``sent`` that it, or who had the cursor before, has come to.
         lost: how many messages it has missed for ever, without having been told, those for other
             clients included; None where nobody knows.
         sessions: the client sessions whose replies belong to it, in the order of their first use.
@@ -76,9 +76,9 @@ class Place:
     """
 
     session: str
-    received: int
-    position: int
-    reached: int
+    acked: int
+    sent: int
+    high_water: int
     lost: int | None = 0
     sessions: dict[str, None] = field(default_factory=dict[str, None])
     left_at: float | None = None
@@ -92,13 +92,13 @@ class Place:
             if len(self.sessions) > _MOST_SESSIONS:
                 del self.sessions[next(iter(self.sessions))]
 
-    def inherit(self, other: Place) -> None:
-        """Let the replies that belong to another place belong here as well."""
+    def inherit(self, other: Cursor) -> None:
+        """Let the replies that belong to another cursor belong here as well."""
         for session in other.sessions:
             self.note_session(session)
 
 
-class ReplayRing:
+class ReplayLog:
     """The last messages of one kernel, bounded in bytes, and the places of its clients.
 
     Args:
@@ -115,13 +115,13 @@ class ReplayRing:
         self.end = 0
         self._limit = limit
         self._seconds = seconds
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, Entry] = {}
         self._total = 0
-        self._places: list[Place] = []
+        self._cursors: list[Cursor] = []
         # The first message that somebody has not received; None where nobody wants any.
         self._needed: int | None = None
         # Those that somebody else has taken over, by the sessions that may still come back.
-        self._taken: dict[str, Place] = {}
+        self._taken: dict[str, Cursor] = {}
 
     @property
     def size(self) -> int:
@@ -131,14 +131,14 @@ class ReplayRing:
     @property
     def expires_at(self) -> float:
         """When to call ``expire``, on the clock of ``leave``; infinity means never."""
-        left = [p.left_at for p in self._places if p.left_at is not None and not p.expired]
+        left = [p.left_at for p in self._cursors if p.left_at is not None and not p.expired]
         return min(left) + self._seconds if left else math.inf
 
     def append(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
         """Take in a message, unless it is a reply that belongs to nobody here."""
-        kept = Kept(message, channel, notice, self._total)
-        for place in self._places:
-            if _is_for(place, kept):
+        kept = Entry(message, channel, notice, self._total)
+        for cursor in self._cursors:
+            if _is_for(cursor, kept):
                 break
         else:
             return
@@ -147,115 +147,115 @@ class ReplayRing:
         self._total += sum(map(len, message.parts)) + _OBJECT_BYTES
         self._trim()
 
-    def join(self, session: str, last_msg_id: str | None = None) -> Place:
-        """Return the place of a client that has come, or has come back.
+    def join(self, session: str, last_msg_id: str | None = None) -> Cursor:
+        """Return the cursor of a client that has come, or has come back.
 
         Args:
             session: its name for itself; empty where it has none.
             last_msg_id: the ``msg_id`` of the last message that it has; None where it does not say.
         """
-        place = Place(session, self.end, self.end, self.end)
+        cursor = Cursor(session, self.end, self.end, self.end)
         number = self._find(last_msg_id) if last_msg_id else None
-        had_it = [p for p in self._places if number is None or p.position > number]
+        had_it = [p for p in self._cursors if number is None or p.sent > number]
         before = self._taken.pop(session, None) or self._take_over(session, had_it)
         if before is not None:
-            place.received, place.reached = before.received, before.reached
-            place.lost = before.lost
-            place.inherit(before)
+            cursor.acked, cursor.high_water = before.acked, before.high_water
+            cursor.lost = before.lost
+            cursor.inherit(before)
         if last_msg_id:  # it may have left several of these, and may have asked under each
             for other in had_it:
-                place.inherit(other)
-        place.note_session(session)
+                cursor.inherit(other)
+        cursor.note_session(session)
         if last_msg_id:
-            place.received = self.begin if number is None else number + 1
-            place.lost = None if number is None else 0
-        elif place.lost is not None:
-            place.lost += max(self.begin - place.received, 0)
-        place.received = place.position = max(place.received, self.begin)
-        place.reached = max(place.reached, place.position)
-        self._places.append(place)
+            cursor.acked = self.begin if number is None else number + 1
+            cursor.lost = None if number is None else 0
+        elif cursor.lost is not None:
+            cursor.lost += max(self.begin - cursor.acked, 0)
+        cursor.acked = cursor.sent = max(cursor.acked, self.begin)
+        cursor.high_water = max(cursor.high_water, cursor.sent)
+        self._cursors.append(cursor)
         self._look_who_needs_what()
-        return place
+        return cursor
 
-    def leave(self, place: Place, now: float) -> None:
+    def leave(self, cursor: Cursor, now: float) -> None:
         """Keep what comes now for a client whose socket is lost; one that was retired has left."""
-        if place.retired:
+        if cursor.retired:
             return
-        place.left_at = now
-        self._places.remove(place)
-        self._places.append(place)  # they stand in the order in which they were left
+        cursor.left_at = now
+        self._cursors.remove(cursor)
+        self._cursors.append(cursor)  # they stand in the order in which they were left
         left = self._left()
         if len(left) > _MOST_LEFT:
-            self._places.remove(left[0])
+            self._cursors.remove(left[0])
         self._look_who_needs_what()
 
     def expire(self, now: float) -> None:
         """Keep nothing any longer for those who have been away for too long."""
-        for place in self._places:
-            if place.left_at is not None and place.left_at + self._seconds <= now:
-                place.expired = True
+        for cursor in self._cursors:
+            if cursor.left_at is not None and cursor.left_at + self._seconds <= now:
+                cursor.expired = True
         self._look_who_needs_what()
 
-    def next(self, place: Place) -> Kept | None:
+    def next(self, cursor: Cursor) -> Entry | None:
         """Return the next message for a client, None where there is none yet.
 
         It stays the next until ``advance`` is called.
         """
-        while self.begin <= place.position < self.end:
-            kept = self._kept[place.position]
-            again = kept.notice and place.position < place.reached
-            if _is_for(place, kept) and not again:
+        while self.begin <= cursor.sent < self.end:
+            kept = self._kept[cursor.sent]
+            again = kept.notice and cursor.sent < cursor.high_water
+            if _is_for(cursor, kept) and not again:
                 return kept
-            place.received += place.received == place.position
-            self.advance(place)
+            cursor.acked += cursor.acked == cursor.sent
+            self.advance(cursor)
         return None
 
-    def advance(self, place: Place) -> None:
+    def advance(self, cursor: Cursor) -> None:
         """Take note that the next message was handed to a client's socket."""
-        place.position += 1
-        place.reached = max(place.reached, place.position)
+        cursor.sent += 1
+        cursor.high_water = max(cursor.high_water, cursor.sent)
 
-    def receive(self, place: Place, number: int) -> None:
+    def acknowledge(self, cursor: Cursor, number: int) -> None:
         """Take note that everything before that number has reached a client.
 
         It knows of what it has lost as well, which it is told before anything else.
         """
-        place.received = max(place.received, number)
-        place.lost = 0
+        cursor.acked = max(cursor.acked, number)
+        cursor.lost = 0
         self._look_who_needs_what()
 
-    def is_overtaken(self, place: Place) -> bool:
+    def is_overtaken(self, cursor: Cursor) -> bool:
         """Return whether a client was so slow that messages have gone before it got them."""
-        return place.position < self.begin
+        return cursor.sent < self.begin
 
-    def first_of_cause(self, place: Place) -> Message | None:
+    def first_of_cause(self, cursor: Cursor) -> Message | None:
         """Return the next output for a client that says what has caused it."""
-        for number in range(max(place.position, self.begin), self.end):
+        for number in range(max(cursor.sent, self.begin), self.end):
             kept = self._kept[number]
             if kept.channel == "iopub" and kept.message.parent_header is not None:
                 return kept.message
         return None
 
-    def _take_over(self, session: str, among: list[Place]) -> Place | None:
-        """Retire the place that a client takes, and return it; None where there is none.
+    def _take_over(self, session: str, among: list[Cursor]) -> Cursor | None:
+        """Retire the cursor that a client takes, and return it; None where there is none.
 
         It is the one of its session, or else one that was left, of those that it may have had.
         """
-        left = [place for place in among if place.left_at is not None]
-        own = [place for place in self._places if session and place.session == session]
-        own += [place for place in left if session in place.sessions]
-        place = next(iter([*own, *left]), None)
-        if place is not None:
-            self._places.remove(place)
-            place.retired = True
-            if place.session and not own:
-                self._taken[place.session] = place
+        left = [cursor for cursor in among if cursor.left_at is not None]
+        own = [cursor for cursor in self._cursors if session and cursor.session == session]
+        own += [cursor for cursor in left if session in cursor.sessions]
+        cursor = next(iter([*own, *left]), None)
+        if cursor is not None:
+            self._cursors.remove(cursor)
+            cursor.retired = True
+            if cursor.session and not own:
+                self._taken[cursor.session] = cursor
                 if len(self._taken) > _MOST_LEFT:
                     del self._taken[next(iter(self._taken))]
-        return place
+        return cursor
 
-    def _left(self) -> list[Place]:
-        return [place for place in self._places if place.left_at is not None]
+    def _left(self) -> list[Cursor]:
+        return [cursor for cursor in self._cursors if cursor.left_at is not None]
 
     def _find(self, msg_id: str) -> int | None:
         for number in range(self.end - 1, self.begin - 1, -1):
@@ -267,7 +267,7 @@ class ReplayRing:
         return self._total if number == self.end else self._kept[number].offset
 
     def _look_who_needs_what(self) -> None:
-        needed = [place.received for place in self._places if not place.expired]
+        needed = [cursor.acked for cursor in self._cursors if not cursor.expired]
         self._needed = min(needed, default=None)
         self._trim()
 
@@ -285,8 +285,8 @@ class ReplayRing:
             self.begin += 1
 
 
-def _is_for(place: Place, kept: Kept) -> bool:
+def _is_for(cursor: Cursor, kept: Entry) -> bool:
     if kept.channel == "iopub":
         return True
     parent = kept.message.parent_header
-    return parent is not None and parent.session in place.sessions
+    return parent is not None and parent.session in cursor.sessions

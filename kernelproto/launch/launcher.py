@@ -78,7 +78,7 @@ async def launch_local(
         values: for other names in braces in *argv*.
         limits: what each process of the kernel may use.
         detached: whether the kernel outlives this program.
-        output: where its output goes as well, see launch/relay.py.
+        output: where its output goes as well, see launch/forwarder.py.
         spawn: starts the process; by default as a program of its own.
 
     Raises:

@@ -18,7 +18,7 @@ from kernelproto.interfaces import DeathReason
 from kernelproto.launch.address.ports import address_was_taken
 from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
-from kernelproto.launch.output.forward import Relay
+from kernelproto.launch.output.forward import Forwarder
 from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
@@ -99,7 +99,7 @@ class LocalKernelManager:
         interrupt_mode: InterruptMode,
         watch: Watch | None = None,
         limits: Limits | None = None,
-        relay: Relay | None = None,
+        forwarder: Forwarder | None = None,
     ) -> None:
         self.kernel_id = record.kernel_id
         self.command: Sequence[str] = record.command
@@ -113,7 +113,7 @@ class LocalKernelManager:
         self._interrupt_mode = interrupt_mode
         self._watch = watch
         self._limits = limits
-        self._relay = relay
+        self._forwarder = forwarder
         self._owner = Owner()
         self._oom_kills = oom_kills()
         self._released = False
@@ -213,9 +213,9 @@ class LocalKernelManager:
                 self._watch.close()
             self._record.remove()
             self._is_over = True
-        if self._relay is not None:
+        if self._forwarder is not None:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._relay.join, _RELAY_SECONDS)
+                await anyio.to_thread.run_sync(self._forwarder.join, _RELAY_SECONDS)
 
     async def release(self) -> None:
         """Let go of a detached kernel without ending it; no task may wait for it meanwhile.

@@ -15,7 +15,7 @@ from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.local import InterruptMode, LocalKernelManager
 from kernelproto.launch.output.file import OutputFile
-from kernelproto.launch.output.forward import Relay, open_output, open_relay
+from kernelproto.launch.output.forward import Forwarder, open_forwarder, open_output
 from kernelproto.launch.process.interface import Spawn, StartedProcess
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.open_files import lower_open_files
@@ -105,15 +105,15 @@ async def start_process(
     with ExitStack() as undo:
         undo.callback(record.remove)
         record.write()
-        relay: Relay | None = None
+        forwarder: Forwarder | None = None
         kept: OutputTail | OutputFile
         if detached:
             kept = _open_file(options.output)
         else:
             if options.output is not None:
-                relay = open_relay(options.output)
-                undo.callback(relay.end)
-            kept = OutputTail(relay)
+                forwarder = open_forwarder(options.output)
+                undo.callback(forwarder.end)
+            kept = OutputTail(forwarder)
         undo.callback(kept.close)
         watch = None
         if sys.platform != "win32" and not detached:
@@ -147,7 +147,7 @@ async def start_process(
         interrupt_mode=options.interrupt_mode,
         watch=watch,
         limits=limits,
-        relay=relay,
+        forwarder=forwarder,
     )
 
 

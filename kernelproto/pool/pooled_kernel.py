@@ -218,7 +218,7 @@ class Member:
         """
         self.ending = True
         if self._kernel is not None:
-            self._kernel.generations.explain_end(reason)
+            self._kernel.lifecycle.explain_end(reason)
         self._scope.cancel()
 
     def look(self) -> bool:
@@ -254,8 +254,8 @@ class Member:
 
     def _begin(self, kernel: Kernel) -> None:
         kernel.kernel_id = self.kernel_id
-        kernel.generations.observers.watch(self)
-        kernel.generations.events.add_callback(self._note_death, Died)
+        kernel.lifecycle.observers.watch(self)
+        kernel.lifecycle.events.add_callback(self._note_death, Died)
         self._kernel = kernel
         self._note_process()
         self.ready.set(kernel)
@@ -272,7 +272,7 @@ class Member:
         self._deaths[death.cause] += 1
         self.last_death = str(death)
         self._previous_end = f"the kernel died: {death}"
-        replacement = None if self._kernel is None else self._kernel.generations.replacement
+        replacement = None if self._kernel is None else self._kernel.lifecycle.replacement
         follows = f"restart {replacement.attempt} begins" if replacement else "it stays dead"
         with self.logged():
             logger.warning("the %s died: %s; %s", self, death, follows)

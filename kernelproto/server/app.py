@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kernelproto.exceptions import KernelProtoError
-from kernelproto.fanout.broadcast import Feeds
+from kernelproto.fanout.broadcast import Broadcasts
 from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool
@@ -26,7 +26,7 @@ from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.drain import Drain
 from kernelproto.server.middleware.access import Guard, SecurityHeaders
-from kernelproto.server.middleware.cancellable_send import InterruptibleSends
+from kernelproto.server.middleware.cancellable_send import CancellableSends
 from kernelproto.server.middleware.forwarded import Forwarded
 from kernelproto.server.models import timestamp
 from kernelproto.server.responses import (
@@ -43,7 +43,7 @@ from kernelproto.server.routes.sessions import SessionRoutes
 from kernelproto.server.settings import Settings
 from kernelproto.server.telemetry.metrics import Metrics
 from kernelproto.server.telemetry.usage import UsageMeter
-from kernelproto.server.user_kernels import Desk
+from kernelproto.server.user_kernels import UserKernels
 
 _DEFAULT_SETTINGS = Settings()
 
@@ -78,18 +78,18 @@ def create_app(
         authenticator: knows the users; it is asked for every request and WebSocket.
         settings: what clients may do.
     """
-    feeds = Feeds(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
+    broadcasts = Broadcasts(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
     access = Access(authenticator)
     logins = Logins(authenticator, per_minute=settings.failed_logins_per_minute)
     sockets = UserSockets(settings.max_websockets_per_user)
     meter = UsageMeter()
-    metrics = Metrics(pool, feeds, finder=finder, meter=meter, logins=logins, sockets=sockets)
+    metrics = Metrics(pool, broadcasts, finder=finder, meter=meter, logins=logins, sockets=sockets)
     drain = Drain()
-    desk = Desk(pool, finder, settings, metrics, access, drain)
+    user_kernels = UserKernels(pool, finder, settings, metrics, access, drain)
     limit = settings.max_body_bytes
     channels = ChannelsRoute(
-        desk,
-        feeds,
+        user_kernels,
+        broadcasts,
         metrics.traffic,
         access,
         drain,
@@ -115,9 +115,9 @@ def create_app(
             allow_origins=settings.allow_origins,
             public=(*dashboard.PUBLIC, *health.PUBLIC),
         ),
-        Middleware(InterruptibleSends),
+        Middleware(CancellableSends),
     ]
-    sessions = SessionRoutes(desk, settings)
+    sessions = SessionRoutes(user_kernels, settings)
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: answer_http_error,
         KernelProtoError: answer_kernel_error,
@@ -127,7 +127,7 @@ def create_app(
         routes=[
             *_about(pool),
             *health.HealthRoutes(metrics, logins, drain, settings.metrics_token).routes(),
-            *KernelRoutes(desk, max_body_bytes=limit).routes(),
+            *KernelRoutes(user_kernels, max_body_bytes=limit).routes(),
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
             *sessions.routes(),

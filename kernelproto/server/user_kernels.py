@@ -1,4 +1,4 @@
-"""Desk: what a user may ask the pool for, as every route and WebSocket does."""
+"""UserKernels: what a user may ask the pool for, as every route and WebSocket does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Get(Protocol):
     async def __call__(self, *, wait: bool = False) -> Kernel: ...
 
 
-class Desk:
+class UserKernels:
     """Hands a user what is theirs, and knows nothing of what is not.
 
     Args:
@@ -174,7 +174,7 @@ class Desk:
             else:
                 kernel = await get()
             if self._settings.revoked_kernels == "shutdown":
-                kernel.generations.start_task(self._end_with_access, user, kernel_id)
+                kernel.lifecycle.start_task(self._end_with_access, user, kernel_id)
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from kernelproto.client.client import KernelClient
 from kernelproto.client.execution import Execution
-from kernelproto.supervise.lifecycle import Generations
+from kernelproto.supervise.lifecycle import Lifecycle
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.message import Message
 
@@ -17,12 +17,12 @@ class CurrentClient:
     An execution is made before it is sent, and a kernel may be restarted in between.
 
     Args:
-        generations: the kernel's processes.
+        lifecycle: the kernel's processes.
     """
 
-    def __init__(self, generations: Generations) -> None:
-        self._generations = generations
-        self._client: KernelClient = generations.current.client
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._generations = lifecycle
+        self._client: KernelClient = lifecycle.current.client
 
     @property
     def timeouts(self) -> Timeouts:

@@ -1,4 +1,4 @@
-"""What happens to a kernel over its generations, for whoever wants to know."""
+"""What happens to a kernel over its lifecycle, for whoever wants to know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generation: one process of a kernel and the client that talks to it, from launched to gone."""
+"""Instance: one process of a kernel and the client that talks to it, from launched to gone."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ _MOST_RELAUNCHES = 5
 _ADDRESS_CHECK_SECONDS = 1.0
 
 
-class Generation:
-    """One process of a kernel; ``start_generation`` makes it.
+class Instance:
+    """One process of a kernel; ``start_instance`` makes it.
 
     Attributes:
         info: where the kernel is.
@@ -206,14 +206,14 @@ class Generation:
 
 
 @asynccontextmanager
-async def start_generation(
+async def start_instance(
     launch: Launch,
-    on_death: Callable[[Generation, int | None], KernelProtoError],
+    on_death: Callable[[Instance, int | None], KernelProtoError],
     *,
     timeouts: Timeouts,
     observers: Observers | None = None,
     comm_targets: dict[str, OnCommOpen] | None = None,
-) -> AsyncGenerator[Generation]:
+) -> AsyncGenerator[Instance]:
     """Launch a kernel, give it when it is ready, and end it with the block.
 
     A kernel that finds somebody else at its address is launched again, five times at the most.
@@ -233,29 +233,29 @@ async def start_generation(
     for relaunches in range(_MOST_RELAUNCHES + 1):
         info, manager = await _launch_by(deadline, launch, timeouts)
         async with (
-            _open(info, manager, timeouts, observers, comm_targets) as generation,
+            _open(info, manager, timeouts, observers, comm_targets) as instance,
             background_tasks() as tasks,
         ):
-            tasks.start_soon(generation.watch, partial(_tell, generation, on_death))
+            tasks.start_soon(instance.watch, partial(_tell, instance, on_death))
             try:
-                await generation.wait_for_ready(deadline)
+                await instance.wait_for_ready(deadline)
             except KernelExitedEarly:
-                if relaunches == _MOST_RELAUNCHES or not generation.lost_address:
+                if relaunches == _MOST_RELAUNCHES or not instance.lost_address:
                     raise
                 logger.info("a port of the new kernel was taken: it is launched again")
             else:
-                yield generation
+                yield instance
                 return
 
 
 def _tell(
-    generation: Generation,
-    on_death: Callable[[Generation, int | None], KernelProtoError],
+    instance: Instance,
+    on_death: Callable[[Instance, int | None], KernelProtoError],
     returncode: int | None,
 ) -> KernelProtoError:
-    if generation.ready_at is None:
-        return death_error(generation.death(returncode))
-    return on_death(generation, returncode)
+    if instance.ready_at is None:
+        return death_error(instance.death(returncode))
+    return on_death(instance, returncode)
 
 
 def death_error(
@@ -285,7 +285,7 @@ async def _open(
     timeouts: Timeouts,
     observers: Observers | None,
     comm_targets: dict[str, OnCommOpen] | None,
-) -> AsyncGenerator[Generation]:
+) -> AsyncGenerator[Instance]:
     """Open the client of a kernel that was just launched; clean up after it whatever happens."""
     finish = manager.cleanup
     owner = Owner()
@@ -303,14 +303,14 @@ async def _open(
             )
             with shortages_named():
                 client = await stack.enter_async_context(opened)
-            generation = Generation(info, manager, client, timeouts)
+            instance = Instance(info, manager, client, timeouts)
             try:
-                yield generation
+                yield instance
             finally:
-                if generation.outlives and isinstance(manager, MayOutlive):
+                if instance.outlives and isinstance(manager, MayOutlive):
                     finish = manager.release
                 else:
-                    await generation.end(generation.farewell)
+                    await instance.end(instance.farewell)
     finally:
         if owner.is_here:
             await to_the_end(partial(attempt, finish), seconds=timeouts.kill)

@@ -16,7 +16,7 @@ from kernelproto.interfaces import KernelManager
 from kernelproto.supervise.current_client import CurrentClient
 from kernelproto.supervise.events import KernelEvents
 from kernelproto.supervise.instance import Launch
-from kernelproto.supervise.lifecycle import Generations
+from kernelproto.supervise.lifecycle import Lifecycle
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire import content
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
@@ -34,14 +34,14 @@ class Kernel(Requests):
     Attributes:
         owned: whether leaving ends the kernel; always true for a kernel that was launched here.
         on_shutdown: awaited at the end of ``shutdown``; set by whoever serves the kernel.
-        generations: its processes; for KernelRestarter.
+        lifecycle: its processes; for KernelRestarter.
     """
 
     owned = True
 
-    def __init__(self, generations: Generations) -> None:
+    def __init__(self, lifecycle: Lifecycle) -> None:
         self.on_shutdown: Callable[[], Awaitable[None]] | None = None
-        self.generations = generations
+        self.lifecycle = lifecycle
 
     @property
     def kernel_id(self) -> str:
@@ -49,21 +49,21 @@ class Kernel(Requests):
 
         A KernelPool sets another one. Other programs know the kernel by the same id.
         """
-        return self.generations.kernel_id
+        return self.lifecycle.kernel_id
 
     @kernel_id.setter
     def kernel_id(self, kernel_id: str) -> None:
-        self.generations.list_as(kernel_id)
+        self.lifecycle.list_as(kernel_id)
 
     @property
     def connection_info(self) -> ConnectionInfo:
         """Where the kernel is; a restart moves it elsewhere."""
-        return self.generations.current.info
+        return self.lifecycle.current.info
 
     @property
     def manager(self) -> KernelManager:
         """The handle on the kernel's process; a restart makes another one."""
-        return self.generations.current.manager
+        return self.lifecycle.current.manager
 
     @property
     def client(self) -> KernelClient:
@@ -71,7 +71,7 @@ class Kernel(Requests):
 
         Handlers, streams of messages and comm targets are carried over; open comms end.
         """
-        return self.generations.current.client
+        return self.lifecycle.current.client
 
     @property
     def info(self) -> content.KernelInfoReply | None:
@@ -86,9 +86,9 @@ class Kernel(Requests):
     @property
     def state(self) -> KernelState:
         """What the kernel does, as far as is known here."""
-        if self.generations.replacement is not None:
+        if self.lifecycle.replacement is not None:
             return "restarting"
-        if self.generations.over or self.generations.current.dead:
+        if self.lifecycle.over or self.lifecycle.current.dead:
             return "dead"
         return "busy" if self.client.busy else "idle"
 
@@ -97,7 +97,7 @@ class Kernel(Requests):
 
         The events are Died, Restarted and Failed. The iteration ends when the kernel is shut down.
         """
-        return self.generations.events.listen()
+        return self.lifecycle.events.listen()
 
     async def wait_for_ready(self) -> content.KernelInfoReply:
         """Wait until a kernel that is being restarted is ready.
@@ -110,7 +110,7 @@ class Kernel(Requests):
             ClientClosed: it was shut down.
             LaunchError: it could not be restarted.
         """
-        client = await self.generations.client()
+        client = await self.lifecycle.client()
         if client.failure is not None:
             raise fresh(client.failure)
         return await client.wait_for_ready() if client.info is None else client.info
@@ -125,7 +125,7 @@ class Kernel(Requests):
         buffers: Sequence[Frame] = (),
         subshell_id: str | None = None,
     ) -> Message:
-        client = await self.generations.client()
+        client = await self.lifecycle.client()
         return await client.request(
             msg_type,
             content,
@@ -137,7 +137,7 @@ class Kernel(Requests):
 
     async def interrupt(self) -> None:
         """Interrupt the running code, by a signal or by a message, as the kernel wants it."""
-        client = await self.generations.client()
+        client = await self.lifecycle.client()
         await client.interrupt_kernel()
 
     async def restart(self) -> None:
@@ -152,7 +152,7 @@ class Kernel(Requests):
             LaunchError: the new process did not start; the kernel is dead, and may be restarted.
             ClientClosed: the kernel was shut down.
         """
-        await self.generations.restart()
+        await self.lifecycle.restart()
 
     async def shutdown(self) -> int | None:
         """End the kernel in order and remove every trace of it.
@@ -165,9 +165,9 @@ class Kernel(Requests):
         Returns:
             The exit status of the kernel's process, None where it can't be known.
         """
-        self.generations.owner.check("kernel")
+        self.lifecycle.owner.check("kernel")
         try:
-            return await self.generations.end()
+            return await self.lifecycle.end()
         finally:  # no shield of anyio's withstands the cancel() of an asyncio task
             if self.on_shutdown is not None:
                 await self.on_shutdown()
@@ -178,7 +178,7 @@ class Kernel(Requests):
         self, request: content.ExecuteRequest, options: ExecutionOptions
     ) -> Execution:
         return Execution(
-            CurrentClient(self.generations), request, options=options, output_limit=OUTPUT_LIMIT
+            CurrentClient(self.lifecycle), request, options=options, output_limit=OUTPUT_LIMIT
         )
 
 
@@ -197,9 +197,9 @@ async def open_kernel(
         LaunchError: it did not start.
     """
     async with background_tasks() as tasks:
-        generations = Generations(launch, tasks, timeouts)
-        await generations.begin()
+        lifecycle = Lifecycle(launch, tasks, timeouts)
+        await lifecycle.begin()
         try:
-            yield Kernel(generations)
+            yield Kernel(lifecycle)
         finally:
-            await (generations.leave() if outlives else generations.end())
+            await (lifecycle.leave() if outlives else lifecycle.end())

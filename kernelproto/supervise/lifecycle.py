@@ -1,10 +1,10 @@
-"""Generations: a kernel's processes, one after the other, and the wait for the next one.
+"""Lifecycle: a kernel's processes, one after the other, and the wait for the next one.
 
 Theory of operation
 -------------------
-There is one current generation. When it dies, or is to be restarted, a Replacement begins. There is
+There is one current instance. When it dies, or is to be restarted, a Replacement begins. There is
 at most one at a time: further restarts join it, and requests wait for it. It ends when the next
-generation is ready, or with an error. A task carries it out: a task of the kernel for a restart, a
+instance is ready, or with an error. A task carries it out: a task of the kernel for a restart, a
 task of the supervisor if the kernel has died.
 
     serving --died, nobody supervises, or the supervisor gives up--> dead
@@ -42,10 +42,10 @@ from kernelproto.exceptions import (
 from kernelproto.interfaces import IsListed
 from kernelproto.supervise.events import EventHub, Failed, Restarted
 from kernelproto.supervise.instance import (
-    Generation,
+    Instance,
     Launch,
     death_error,
-    start_generation,
+    start_instance,
 )
 from kernelproto.supervise.restart_policy import Decision, GiveUp, Restart
 from kernelproto.timeouts import Timeouts
@@ -53,8 +53,8 @@ from kernelproto.timeouts import Timeouts
 logger = logging.getLogger(__name__)
 
 
-class Replacement(Waiter[Generation]):
-    """The next generation; several tasks may wait for it.
+class Replacement(Waiter[Instance]):
+    """The next instance; several tasks may wait for it.
 
     Args:
         auto: whether a supervisor has decided on it.
@@ -62,7 +62,7 @@ class Replacement(Waiter[Generation]):
 
     Attributes:
         hurry: set when a restart must not wait for the backoff any longer.
-        scope: cancelled when the generation is no longer wanted.
+        scope: cancelled when the instance is no longer wanted.
     """
 
     __slots__ = ("attempt", "auto", "hurry", "scope")
@@ -78,8 +78,8 @@ class Replacement(Waiter[Generation]):
 class Supervisor(Protocol):
     """Decides what becomes of a kernel that has died."""
 
-    def started(self, generation: Generation, *, auto: bool) -> None:
-        """Take note of a new generation, which is ready."""
+    def started(self, instance: Instance, *, auto: bool) -> None:
+        """Take note of a new instance, which is ready."""
         ...
 
     def died(self, uptime: float) -> Decision:
@@ -87,11 +87,11 @@ class Supervisor(Protocol):
         ...
 
     def revive(self, replacement: Replacement, decision: Restart) -> None:
-        """Carry out a Replacement, in a task, by ``Generations.carry_out``."""
+        """Carry out a Replacement, in a task, by ``Lifecycle.carry_out``."""
         ...
 
 
-class Generations:
+class Lifecycle:
     """A kernel's processes, one after the other.
 
     Args:
@@ -110,7 +110,7 @@ class Generations:
     """
 
     def __init__(self, launch: Launch, tasks: TaskGroup, timeouts: Timeouts) -> None:
-        self.current: Generation
+        self.current: Instance
         self.replacement: Replacement | None = None
         self.failure: Exception | None = None
         self.over = False
@@ -125,20 +125,20 @@ class Generations:
         self._supervisor: Supervisor | None = None
         self._farewell = ClientClosed("the kernel was shut down")
 
-    async def begin(self) -> Generation:
-        """Start a generation, in a task of the kernel's, and return it when it is ready.
+    async def begin(self) -> Instance:
+        """Start a instance, in a task of the kernel's, and return it when it is ready.
 
         Raises:
             LaunchError: there is none.
         """
-        generation: Generation = await self._tasks.start(self._serve)
-        return generation
+        instance: Instance = await self._tasks.start(self._serve)
+        return instance
 
     async def client(self) -> KernelClient:
-        """Return the client of the current generation; wait for it while it is being replaced.
+        """Return the client of the current instance; wait for it while it is being replaced.
 
         Raises:
-            KernelProtoError: why there will be no next generation.
+            KernelProtoError: why there will be no next instance.
         """
         self.owner.check("kernel")
         if self.replacement is not None:
@@ -148,7 +148,7 @@ class Generations:
         return self.current.client
 
     async def restart(self) -> None:
-        """Replace the current generation; see ``Kernel.restart``."""
+        """Replace the current instance; see ``Kernel.restart``."""
         self.owner.check("kernel")
         if self.over:
             raise ClientClosed("the kernel was shut down: run another one")
@@ -165,7 +165,7 @@ class Generations:
 
         Args:
             replacement: who waits for it.
-            work: begins the next generation; raises if it could not.
+            work: begins the next instance; raises if it could not.
         """
         failure: Exception | None = None
         try:
@@ -226,37 +226,37 @@ class Generations:
         """Run an async function for as long as the kernel is served; what it raises is logged."""
         start_logged(self._tasks, function, *args)
 
-    async def _serve(self, *, task_status: TaskStatus[Generation]) -> None:
-        async with start_generation(
+    async def _serve(self, *, task_status: TaskStatus[Instance]) -> None:
+        async with start_instance(
             self._launch,
             self._died,
             timeouts=self._timeouts,
             observers=self.observers,
             comm_targets=self._comm_targets,
-        ) as generation:
-            self.current = generation
-            self.list_as(self.kernel_id or generation.manager.kernel_id)
-            self._welcome(generation)
-            task_status.started(generation)
-            await generation.gone.wait()
+        ) as instance:
+            self.current = instance
+            self.list_as(self.kernel_id or instance.manager.kernel_id)
+            self._welcome(instance)
+            task_status.started(instance)
+            await instance.gone.wait()
 
-    def _welcome(self, generation: Generation) -> None:
-        """Let a new generation serve those who wait for it."""
+    def _welcome(self, instance: Instance) -> None:
+        """Let a new instance serve those who wait for it."""
         replacement, self.replacement = self.replacement, None
         if replacement is None:
             return  # the first one: nobody has it yet
         self.failure = None
         self.observers.resume()
-        replacement.set(generation)
+        replacement.set(instance)
         if self._supervisor is not None:
-            self._supervisor.started(generation, auto=replacement.auto)
-        self.events.emit(Restarted(replacement.auto, generation.info, replacement.attempt))
+            self._supervisor.started(instance, auto=replacement.auto)
+        self.events.emit(Restarted(replacement.auto, instance.info, replacement.attempt))
 
-    def _died(self, generation: Generation, returncode: int | None) -> KernelProtoError:
-        """Decide what follows the death of a generation; return what those get who wait for it."""
-        death = generation.death(returncode)
+    def _died(self, instance: Instance, returncode: int | None) -> KernelProtoError:
+        """Decide what follows the death of a instance; return what those get who wait for it."""
+        death = instance.death(returncode)
         supervisor = self._supervisor
-        decision = None if supervisor is None else supervisor.died(generation.uptime)
+        decision = None if supervisor is None else supervisor.died(instance.uptime)
         if supervisor is not None and isinstance(decision, Restart):
             # A callback for Died sees from the state that the kernel is being restarted.
             self.replacement = Replacement(auto=True, attempt=decision.attempt)

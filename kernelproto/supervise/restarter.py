@@ -17,7 +17,7 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import KernelDied, KernelProtoError
 from kernelproto.interfaces import DeathReason
 from kernelproto.supervise.events import Callback, EventT, Failed
-from kernelproto.supervise.instance import Generation
+from kernelproto.supervise.instance import Instance
 from kernelproto.supervise.kernel import Kernel
 from kernelproto.supervise.lifecycle import Replacement
 from kernelproto.supervise.restart_policy import Decision, Restart, RestartPolicy
@@ -54,7 +54,7 @@ class KernelRestarter(AsyncContextManagerMixin):
         self.kernel = kernel
         self.policy = policy or RestartPolicy()
         self._chance = chance
-        self._generations = kernel.generations
+        self._generations = kernel.lifecycle
         self._uptimes: list[float] = []
         self._tasks: TaskGroup
 
@@ -77,13 +77,13 @@ class KernelRestarter(AsyncContextManagerMixin):
         """Call a function no more; one that is not there is ignored."""
         self._generations.events.remove_callback(callback, event)
 
-    def started(self, generation: Generation, *, auto: bool) -> None:
-        """Take note of a new generation; called by the kernel."""
+    def started(self, instance: Instance, *, auto: bool) -> None:
+        """Take note of a new instance; called by the kernel."""
         if not auto:
             self._uptimes.clear()
         if self.policy.time_to_dead is not None:
             interval = self.policy.time_to_dead / _BEATS
-            self._tasks.start_soon(self._watch_heartbeat, generation, interval)
+            self._tasks.start_soon(self._watch_heartbeat, instance, interval)
 
     def died(self, uptime: float) -> Decision:
         """Say what to do with a kernel that has died after *uptime* seconds; called by the kernel.
@@ -120,14 +120,14 @@ class KernelRestarter(AsyncContextManagerMixin):
             f"the kernel died, and {decision.attempts} restarts in a row were in vain: {failure}"
         ) from failure
 
-    async def _watch_heartbeat(self, generation: Generation, interval: float) -> None:
+    async def _watch_heartbeat(self, instance: Instance, interval: float) -> None:
         with suppress(KernelProtoError):  # it has died, or was ended
-            await generation.client.heartbeat()  # a kernel that has none never answers
-            await _until_silent(generation.client, interval)
+            await instance.client.heartbeat()  # a kernel that has none never answers
+            await _until_silent(instance.client, interval)
             words = f"its heartbeat was silent for {self.policy.time_to_dead:g} s"
             silence = DeathReason(words, "silence")
             logger.warning("a kernel is taken for dead: %s", silence)
-            await generation.kill(silence)
+            await instance.kill(silence)
 
 
 async def _until_silent(client: KernelClient, interval: float) -> None:

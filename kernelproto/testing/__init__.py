@@ -24,7 +24,7 @@ What it received is in ``fake.received`` and ``fake.contents(ExecuteRequest)``, 
 ``await fake.wait_for("execute_request")`` waits for it. To see how a program bears misfortune::
 
     fake.faults.drop("execute_reply")                   # lost, see Faults for what else there is
-    reply = fake.faults.hold("execute_reply")           # late: until reply.lift()
+    reply = fake.faults.hold("execute_reply")           # late: until reply.remove()
     fake.deaf.add("control")                            # not listening
     fake.die()                                          # in the middle of everything
 

@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import msgspec
 
-from kernelproto.testing.faults import Faults, Letter
+from kernelproto.testing.faults import Faults, Outgoing
 from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire import content as contents
 from kernelproto.wire.codec import Codec
@@ -64,7 +64,7 @@ class Outbox:
             message.identities = [f"kernel.{msg_type}".encode() if topic is None else topic]
         links = [to] if to else [link for link in self.links if _subscribed(link, message)]
         if not self.closed:
-            self.faults.send(Letter(channel, message, links))
+            self.faults.send(Outgoing(channel, message, links))
         return message
 
 

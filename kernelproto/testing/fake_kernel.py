@@ -131,7 +131,7 @@ class FakeKernel(AsyncContextManagerMixin):
         """Say what comes of executing some code; what was said last counts.
 
         Args:
-            code: the code, to the letter, or a function that says whether some code is meant.
+            code: the code, to the outgoing, or a function that says whether some code is meant.
             handler: an async function that gets an Exchange and does it all, in place of the rest.
             stdout: what the code writes to standard output.
             stderr: and to standard error.

@@ -21,7 +21,7 @@ Change: TypeAlias = Callable[[Sequence[Frame]], Iterable[Sequence[Frame]]]
 _STATES = ("starting", "busy", "idle")
 
 
-class Letter(NamedTuple):
+class Outgoing(NamedTuple):
     """A message on its way, its channel, and the clients that it goes to."""
 
     channel: ChannelName
@@ -49,17 +49,17 @@ class Fault:
         await self._first.wait()
         return self.caught[0]
 
-    def lift(self) -> None:
-        """Let it befall no further message."""
+    def remove(self) -> None:
+        """Let it apply no further message."""
         self._faults.remove(self)
 
     def selects(self, message: Message) -> bool:
-        """Return whether it is going to befall *message*."""
+        """Return whether it is going to apply *message*."""
         return (self._times is None or len(self.caught) < self._times) and self._selects(message)
 
-    def befall(self, letter: Letter, frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
-        """Return what arrives in place of *letter*, whose frames these are."""
-        self.caught.append(letter.message)
+    def apply(self, outgoing: Outgoing, frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
+        """Return what arrives in place of *outgoing*, whose frames these are."""
+        self.caught.append(outgoing.message)
         self._first.set()
         return self._change(frames)
 
@@ -72,15 +72,15 @@ class Hold(Fault):
     ) -> None:
         super().__init__(faults, what, _nothing, times)
         self._overtakes = _selector(until) if until is not None else _never
-        self._held: list[Letter] = []
+        self._held: list[Outgoing] = []
 
-    def befall(self, letter: Letter, frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
-        self._held.append(letter)
-        return super().befall(letter, frames)
+    def apply(self, outgoing: Outgoing, frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
+        self._held.append(outgoing)
+        return super().apply(outgoing, frames)
 
-    def lift(self) -> None:
+    def remove(self) -> None:
         """Send what was kept back, in order, and keep nothing back any more."""
-        super().lift()
+        super().remove()
         self._release(self._held)
 
     def overtaken(self, message: Message) -> None:
@@ -89,10 +89,10 @@ class Hold(Fault):
             parent = message.parent_header
             self._release([one for one in self._held if one.message.parent_header == parent])
 
-    def _release(self, letters: Sequence[Letter]) -> None:
-        self._held = [letter for letter in self._held if letter not in letters]
-        for letter in letters:
-            self._faults.deliver(letter)
+    def _release(self, letters: Sequence[Outgoing]) -> None:
+        self._held = [outgoing for outgoing in self._held if outgoing not in letters]
+        for outgoing in letters:
+            self._faults.deliver(outgoing)
 
 
 FaultT = TypeVar("FaultT", bound=Fault)
@@ -156,27 +156,27 @@ class Faults:
         """
         return self._arrange(Hold(self, what, until, times))
 
-    def send(self, letter: Letter) -> None:
+    def send(self, outgoing: Outgoing) -> None:
         """Send a message, with what goes wrong on its way."""
         for fault in self._arranged:
-            if fault.selects(letter.message):
-                self.deliver(letter, fault)
+            if fault.selects(outgoing.message):
+                self.deliver(outgoing, fault)
                 return
-        self.deliver(letter)
+        self.deliver(outgoing)
 
-    def deliver(self, letter: Letter, fault: Fault | None = None) -> None:
+    def deliver(self, outgoing: Outgoing, fault: Fault | None = None) -> None:
         """Send a message, with this fault or with none."""
-        frames = self._codec.encode(letter.message, letter.message.identities)
-        for arriving in [frames] if fault is None else fault.befall(letter, frames):
-            for link in letter.links:
-                link.send(letter.channel, arriving)
+        frames = self._codec.encode(outgoing.message, outgoing.message.identities)
+        for arriving in [frames] if fault is None else fault.apply(outgoing, frames):
+            for link in outgoing.links:
+                link.send(outgoing.channel, arriving)
         if isinstance(fault, Hold):
             return  # it overtakes nobody before it is released
         for hold in [other for other in self._arranged if isinstance(other, Hold)]:
-            hold.overtaken(letter.message)
+            hold.overtaken(outgoing.message)
 
     def remove(self, fault: Fault) -> None:
-        """Let *fault* befall no further message."""
+        """Let *fault* apply no further message."""
         self._arranged = [other for other in self._arranged if other is not fault]
 
     def _arrange(self, fault: FaultT) -> FaultT:

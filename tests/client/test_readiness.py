@@ -46,7 +46,7 @@ async def test_a_kernel_that_does_not_welcome_is_asked_until_something_is_publis
         tasks.start_soon(client.wait_for_ready)
         await fake.wait_for("kernel_info_request", count=4)
         assert client.awaited == "iopub messages"
-        lost.lift()
+        lost.remove()
 
     assert client.info is not None
 
@@ -57,7 +57,7 @@ async def test_a_lost_question_is_repeated(fake: FakeKernel) -> None:
         tasks.start_soon(client.wait_for_ready)
         await fake.wait_for("kernel_info_request", count=3)
         assert client.awaited == "kernel_info_reply"
-        lost.lift()
+        lost.remove()
 
     assert client.info is not None
     assert len(fake.contents(KernelInfoRequest)) == 4
@@ -86,7 +86,7 @@ async def test_client_that_joins_an_idle_kernel_knows_that_it_is_idle(fake: Fake
     async with fake.connect() as client, anyio.create_task_group() as tasks:
         tasks.start_soon(client.wait_for_ready)
         await slow.wait()
-        slow.lift()
+        slow.remove()
     assert not client.busy
 
 

@@ -45,7 +45,7 @@ async def test_a_reply_may_come_after_idle() -> None:
                 tasks.start_soon(complete)
                 await held.wait()
                 await client.kernel_info()
-                held.lift()
+                held.remove()
 
     assert matches == [[]]
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelproto.fanout.replay_log import Place, ReplayRing
+from kernelproto.fanout.replay_log import Cursor, ReplayLog
 from kernelproto.wire.message import Header, Message
 
 SECONDS = 60.0
 
 
-def ring_of(limit: int = 2**20) -> ReplayRing:
-    return ReplayRing(limit, SECONDS)
+def ring_of(limit: int = 2**20) -> ReplayLog:
+    return ReplayLog(limit, SECONDS)
 
 
 def output(name: str, *, size: int = 0, cause: str | None = None) -> Message:
@@ -34,17 +34,17 @@ def reply(name: str, session: str) -> Message:
     return Message.build(Header(msg_id=name, msg_type="execute_reply"), {}, parent=request)
 
 
-def send(ring: ReplayRing, *names: str, size: int = 0) -> None:
+def send(ring: ReplayLog, *names: str, size: int = 0) -> None:
     for name in names:
         ring.append(output(name, size=size), "iopub")
 
 
-def read(ring: ReplayRing, place: Place, count: float = math.inf) -> list[str]:
+def read(ring: ReplayLog, cursor: Cursor, count: float = math.inf) -> list[str]:
     """Hand messages to a client's socket; return their names."""
     names: list[str] = []
-    while len(names) < count and (kept := ring.next(place)) is not None:
+    while len(names) < count and (kept := ring.next(cursor)) is not None:
         names.append(kept.message.msg_id)
-        ring.advance(place)
+        ring.advance(cursor)
     return names
 
 
@@ -63,30 +63,30 @@ def test_clients_get_what_comes_after_them() -> None:
 @pytest.mark.parametrize("session", ["a", "new", ""])
 def test_goes_on_where_the_last_one_was_lost(session: str) -> None:
     ring = ring_of()
-    place = ring.join("a")
+    cursor = ring.join("a")
     send(ring, "1", "2", "3", "4")
-    assert read(ring, place, 3) == ["1", "2", "3"]
-    ring.receive(place, 2)
-    ring.leave(place, now=0)
+    assert read(ring, cursor, 3) == ["1", "2", "3"]
+    ring.acknowledge(cursor, 2)
+    ring.leave(cursor, now=0)
     send(ring, "5")
     back = ring.join(session)
     assert back.lost == 0
     assert read(ring, back) == ["3", "4", "5"]  # 3 was under way
-    assert read(ring, ring.join("another")) == []  # the place is taken
+    assert read(ring, ring.join("another")) == []  # the cursor is taken
 
 
 def test_one_whose_place_was_taken_goes_on_there_as_well() -> None:
     ring = ring_of()
-    place = ring.join("a")
+    cursor = ring.join("a")
     send(ring, "1")
-    assert read(ring, place) == ["1"]
-    ring.receive(place, 1)
-    ring.leave(place, now=0)
+    assert read(ring, cursor) == ["1"]
+    ring.acknowledge(cursor, 1)
+    ring.leave(cursor, now=0)
     send(ring, "2")
     ring.append(reply("3", "a"), "shell")
     stranger = ring.join("b")
     assert read(ring, stranger) == ["2", "3"]
-    ring.receive(stranger, 3)
+    ring.acknowledge(stranger, 3)
     ring.leave(stranger, now=1)
     back = ring.join("a")
     assert (read(ring, back), back.lost) == (["2", "3"], 0)
@@ -104,25 +104,25 @@ def test_places_that_were_taken_are_bounded() -> None:
 
 def test_one_that_was_not_told_of_a_loss_is_told_next_time() -> None:
     ring = ring_of(limit=3000)
-    place = ring.join("a")
+    cursor = ring.join("a")
     for session in ("a", "b"):  # its own, and that of the page that was loaded again
-        ring.leave(place, now=0)
+        ring.leave(cursor, now=0)
         send(ring, *"12345", size=1000)
-        place = ring.join(session)
-        read(ring, place)
-    assert place.lost == 9
-    ring.receive(place, ring.end)
-    ring.leave(place, now=0)
+        cursor = ring.join(session)
+        read(ring, cursor)
+    assert cursor.lost == 9
+    ring.acknowledge(cursor, ring.end)
+    ring.leave(cursor, now=0)
     assert ring.join("b").lost == 0
 
 
 def test_one_that_says_what_it_has_gets_what_follows() -> None:
     ring = ring_of()
-    place = ring.join("a")
+    cursor = ring.join("a")
     send(ring, "1", "2", "3", "4")
-    read(ring, place)
-    ring.receive(place, 4)  # by its socket, which was lost before the client had read it all
-    ring.leave(place, now=0)
+    read(ring, cursor)
+    ring.acknowledge(cursor, 4)  # by its socket, which was lost before the client had read it all
+    ring.leave(cursor, now=0)
     send(ring, "5")
     back = ring.join("b", "2")
     assert (back.lost, read(ring, back)) == (0, ["3", "4", "5"])
@@ -138,10 +138,10 @@ def test_one_that_has_what_nobody_knows_gets_all_there_is_and_is_told() -> None:
 
 def test_one_that_is_back_before_its_loss_is_known_gets_its_replies() -> None:
     ring = ring_of()
-    other, place = ring.join("other"), ring.join("a")
+    other, cursor = ring.join("other"), ring.join("a")
     ring.append(reply("0", "other"), "shell")
     send(ring, "1", "2")
-    read(ring, place)
+    read(ring, cursor)
     back = ring.join("b", "1")
     ring.append(reply("3", "a"), "shell")
     ring.append(reply("4", "other"), "shell")
@@ -185,7 +185,7 @@ def test_one_that_says_what_it_has_does_not_take_the_place_of_who_never_got_that
     ring.leave(gone, now=0)
     first = ring.join("b")
     send(ring, "2", "3")
-    assert read(ring, first, 2) == ["1", "2"]  # it has taken that place
+    assert read(ring, first, 2) == ["1", "2"]  # it has taken that cursor
     later = ring.join("c")
     ring.leave(later, now=1)
     send(ring, "4")
@@ -212,49 +212,49 @@ def test_own_place_comes_before_the_one_that_was_left_first() -> None:
 
 def test_session_that_comes_again_takes_the_place_of_one_that_is_not_known_to_be_lost() -> None:
     ring = ring_of()
-    place = ring.join("a")
+    cursor = ring.join("a")
     send(ring, "1", "2")
-    read(ring, place)
+    read(ring, cursor)
     again = ring.join("a")
-    assert place.retired
+    assert cursor.retired
     assert read(ring, again) == ["1", "2"]
-    ring.leave(place, now=0)
+    ring.leave(cursor, now=0)
     assert read(ring, ring.join("b")) == []
 
 
 def test_replies_belong_to_the_sessions_that_have_asked() -> None:
     ring = ring_of()
-    place, other = ring.join("a"), ring.join("b")
-    place.note_session("used by a")
+    cursor, other = ring.join("a"), ring.join("b")
+    cursor.note_session("used by a")
     ring.append(reply("1", "a"), "shell")
     ring.append(reply("2", "used by a"), "control")
     ring.append(reply("3", "b"), "stdin")
     ring.append(reply("4", "nobody's"), "shell")
     assert ring.end == 3
     assert read(ring, other) == ["3"]
-    ring.leave(place, now=0)
+    ring.leave(cursor, now=0)
     assert read(ring, ring.join("new")) == ["1", "2"]
 
 
 def test_sessions_of_a_client_are_bounded() -> None:
     ring = ring_of()
-    place = ring.join("a")
+    cursor = ring.join("a")
     for number in range(150):
-        place.note_session(f"{number}")
-    assert len(place.sessions) == 100
-    assert "149" in place.sessions
+        cursor.note_session(f"{number}")
+    assert len(cursor.sessions) == 100
+    assert "149" in cursor.sessions
 
 
 def test_notice_is_handed_over_once_at_the_most() -> None:
     """Clients reconnect because of one: they would do so for ever."""
     ring = ring_of()
-    place = ring.join("a")
+    cursor = ring.join("a")
     ring.append(output("restarting"), "iopub", notice=True)
     send(ring, "1")
-    assert read(ring, place, 1) == ["restarting"]
-    place = ring.join("a")
+    assert read(ring, cursor, 1) == ["restarting"]
+    cursor = ring.join("a")
     ring.append(output("dead"), "iopub", notice=True)
-    assert read(ring, place, 1) == ["1"]
+    assert read(ring, cursor, 1) == ["1"]
     assert read(ring, ring.join("a")) == ["1", "dead"]
 
 
@@ -267,7 +267,7 @@ def test_what_is_too_much_goes_and_who_needs_it_is_told() -> None:
         send(ring, f"{number}", size=1000)
         assert ring.size <= 100_000
         assert read(ring, quick) == [f"{number}"]
-        ring.receive(quick, ring.end)
+        ring.acknowledge(quick, ring.end)
     assert not ring.is_overtaken(quick)
     assert ring.is_overtaken(slow)
     assert ring.next(slow) is None
@@ -278,9 +278,9 @@ def test_what_is_too_much_goes_and_who_needs_it_is_told() -> None:
 
 def test_one_message_has_room_however_large() -> None:
     ring = ring_of(limit=1000)
-    place = ring.join("a")
+    cursor = ring.join("a")
     send(ring, "1", size=10_000)
-    assert read(ring, place) == ["1"]
+    assert read(ring, cursor) == ["1"]
 
 
 def test_little_is_kept_that_all_have() -> None:
@@ -288,19 +288,19 @@ def test_little_is_kept_that_all_have() -> None:
     first, second = ring.join("a"), ring.join("b")
     send(ring, *"123456789", size=5000)
     read(ring, first)
-    ring.receive(first, ring.end)
+    ring.acknowledge(first, ring.end)
     assert ring.begin == 0
     read(ring, second)
-    ring.receive(second, ring.end)
+    ring.acknowledge(second, ring.end)
     assert 0 < ring.size <= 10_000
 
 
 def test_nothing_is_kept_for_ever_for_one_who_does_not_come_back() -> None:
     ring = ring_of()
     assert ring.expires_at == math.inf
-    place = ring.join("a")
+    cursor = ring.join("a")
     send(ring, "1")
-    ring.leave(place, now=100)
+    ring.leave(cursor, now=100)
     assert ring.expires_at == 100 + SECONDS
     ring.expire(100 + SECONDS - 1)
     assert ring.size > 0
@@ -318,19 +318,19 @@ def test_places_that_were_left_are_bounded() -> None:
     ring = ring_of()
     places = [ring.join(f"{number}") for number in range(150)]
     send(ring, "1")
-    for place in places:
-        ring.leave(place, now=0)
+    for cursor in places:
+        ring.leave(cursor, now=0)
     taken = [ring.join("new") for _ in range(1)] + [ring.join("") for _ in range(149)]
-    assert sum(read(ring, place) == ["1"] for place in taken) == 100
+    assert sum(read(ring, cursor) == ["1"] for cursor in taken) == 100
 
 
 def test_cause_of_what_goes_on() -> None:
     ring = ring_of()
-    place = ring.join("a")
+    cursor = ring.join("a")
     send(ring, "0")
-    assert ring.first_of_cause(place) is None
+    assert ring.first_of_cause(cursor) is None
     ring.append(output("1", cause="cell"), "iopub")
-    heir = ring.first_of_cause(place)
+    heir = ring.first_of_cause(cursor)
     assert heir is not None
     assert heir.msg_id == "1"
 
@@ -343,7 +343,7 @@ def test_nothing_is_missing_and_nothing_comes_twice(rounds) -> None:
     what it has read.
     """
     ring = ring_of()
-    place = ring.join("0")
+    cursor = ring.join("0")
     names = map(str, itertools.count())
     sent: list[str] = []
     has: list[str] = []
@@ -355,13 +355,13 @@ def test_nothing_is_missing_and_nothing_comes_twice(rounds) -> None:
 
     for number, (some, under_way, more, says) in enumerate(rounds, 1):
         send_some(some)
-        handed_over = read(ring, place)
+        handed_over = read(ring, cursor)
         unread = min(under_way, len(handed_over))
         has += handed_over[: len(handed_over) - unread]
         last = has[-1] if says and has else None
-        ring.receive(place, place.position - (0 if last else unread))
-        ring.leave(place, now=0)
+        ring.acknowledge(cursor, cursor.sent - (0 if last else unread))
+        ring.leave(cursor, now=0)
         send_some(more)
-        place = ring.join(f"{number}", last)
-    has += read(ring, place)
+        cursor = ring.join(f"{number}", last)
+    has += read(ring, cursor)
     assert has == sent

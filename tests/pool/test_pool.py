@@ -875,10 +875,10 @@ async def test_kernel_that_looks_whether_it_is_ready_is_idle(pool_of) -> None:
         kernel = await pool.get("ada")
         (fake,) = provider.kernels
         question = await fake.wait_for("kernel_info_request")
-        fake.publish(Status("busy"), parent=question)
-        while kernel.state != "busy":
-            await checkpoint()
-        assert pool.kernels()[0].state == "idle"
+        async with kernel.client.messages(msg_types=("status",)) as messages:
+            fake.publish(Status("busy"), parent=question)
+            await anext(messages)
+        assert kernel.state == pool.kernels()[0].state == "idle"
         fake.publish(Status("idle"), parent=question)
         await start_working(tasks, kernel)
         assert pool.kernels()[0].state == "busy"

@@ -343,7 +343,7 @@ async def begin_restart(kernel: Kernel, provider: Provider, tasks: TaskGroup) ->
             await kernel.restart()
 
     provider.launching = anyio.sleep_forever
-    if kernel.generations._supervisor is None:
+    if kernel.lifecycle._supervisor is None:
         tasks.start_soon(restart_in_vain)
         await anyio.wait_all_tasks_blocked()
     else:

@@ -218,7 +218,7 @@ async def test_a_request_it_does_not_know_gets_no_reply() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(client.request, "dance_request", {})
             assert (await idle.wait()).parent_header.msg_type == "dance_request"
-            idle.lift()
+            idle.remove()
             assert (await client.kernel_info()).status == "ok"
             tasks.cancel_scope.cancel()
 

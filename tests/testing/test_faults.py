@@ -102,7 +102,7 @@ async def test_only_messages_with_the_same_parent_are_overtaken() -> None:
             await reply.wait()
             await client.request("kernel_info_request", {}, "control")  # which proves no loss
             assert "execute_reply" not in arrived
-            reply.lift()
+            reply.remove()
 
 
 async def test_a_reply_is_held_until_the_test_lets_it_go() -> None:
@@ -118,7 +118,7 @@ async def test_a_reply_is_held_until_the_test_lets_it_go() -> None:
             assert (await reply.wait()).msg_type == "execute_reply"
             await client.request("kernel_info_request", {}, "control")  # which proves no loss
             assert results == []
-            reply.lift()
+            reply.remove()
         assert results[0].stdout == "line\n"
         assert (await client.execute("y")).status == "ok"
 
@@ -138,7 +138,7 @@ async def test_a_lifted_fault_befalls_nothing() -> None:
     async with connected() as (fake, client, _):
         fault = fake.faults.drop("stream")
         assert (await client.execute("x")).outputs == []
-        fault.lift()
+        fault.remove()
         assert (await client.execute("y")).stdout == "line\n"
 
 

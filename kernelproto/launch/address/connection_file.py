@@ -23,7 +23,7 @@ from kernelproto.launch.address.paths import (
     connection_file_name,
     runtime_folder,
 )
-from kernelproto.launch.address.ports import promise_ports, release_ports
+from kernelproto.launch.address.ports import release_ports, reserve_ports
 from kernelproto.transport.curve import CurveKeys, new_curve_keys
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.registration import Registration
@@ -228,7 +228,7 @@ def _choose_addresses(
         return os.path.join(folder, SOCKET_NAME), dict(
             zip(CHANNEL_NAMES, _SOCKET_NUMBERS, strict=True)
         )
-    ports = promise_ports(len(CHANNEL_NAMES), ip)
+    ports = reserve_ports(len(CHANNEL_NAMES), ip)
     undo.callback(release_ports, ports)
     return ip, dict(zip(CHANNEL_NAMES, ports, strict=True))
 

@@ -31,7 +31,7 @@ _LISTENING = "0A"
 _ANY_ADDRESS = str(IPv4Address(0))
 
 
-def promise_ports(count: int, ip: str) -> list[int]:
+def reserve_ports(count: int, ip: str) -> list[int]:
     """Return *count* ports that are free at *ip* and promised to no kernel of this process.
 
     Another program may still take one before the kernel does; see address_was_taken(). Whoever

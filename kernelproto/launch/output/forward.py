@@ -1,4 +1,4 @@
-"""Relay: passes on what a kernel's processes write, to whoever wants more than the tail of it.
+"""Forwarder: passes on what a kernel's processes write, to whoever wants more than the tail of it.
 
 Theory of operation
 -------------------
@@ -36,14 +36,14 @@ class _Open(Protocol):
     def fileno(self) -> int: ...
 
 
-class Relay:
+class Forwarder:
     """Passes output on, in order, from a thread that starts with it and ends after end().
 
     put() and end() never block and are for any thread. When *write* raises, this is logged and
     nothing more is passed on.
 
     Args:
-        write: called with each piece, in the relay's thread; it may block.
+        write: called with each piece, in the forwarder's thread; it may block.
         close: called at the end, in that thread.
 
     Raises:
@@ -57,7 +57,7 @@ class Relay:
         self._backlog = bytearray()
         self._left_out = 0
         self._ended = self._failed = False
-        self._thread = threading.Thread(target=self._run, name="kernelproto-relay", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="kernelproto-forwarder", daemon=True)
         self._thread.start()
 
     def put(self, chunk: bytes) -> None:
@@ -118,8 +118,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
                 selector.select()
 
 
-def open_relay(output: object) -> Relay:
-    """Make the relay to what the launch parameter ``output`` means.
+def open_forwarder(output: object) -> Forwarder:
+    """Make the forwarder to what the launch parameter ``output`` means.
 
     Args:
         output: a callable that takes bytes; or a descriptor or an open file, of which a duplicate
@@ -130,17 +130,17 @@ def open_relay(output: object) -> Relay:
         RuntimeError: no thread can be started.
     """
     if callable(output):
-        return Relay(output)
+        return Forwarder(output)
     descriptor = open_output(output)
     try:
-        return Relay(lambda piece: _write_all(descriptor, piece), lambda: os.close(descriptor))
+        return Forwarder(lambda piece: _write_all(descriptor, piece), lambda: os.close(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
 
 
 def open_output(output: object) -> int:
-    """Return a new descriptor to write to, for anything open_relay() takes but a callable.
+    """Return a new descriptor to write to, for anything open_forwarder() takes but a callable.
 
     Raises:
         InvalidLaunchParameter: it is none of these, or cannot be opened.

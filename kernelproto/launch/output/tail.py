@@ -21,7 +21,7 @@ from contextlib import ExitStack
 from io import FileIO
 from typing import ClassVar
 
-from kernelproto.launch.output.forward import Relay
+from kernelproto.launch.output.forward import Forwarder
 
 _TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
@@ -40,7 +40,7 @@ class OutputTail:
     child made by ``os.fork()`` the tail is closed: what is written belongs to the parent.
 
     Args:
-        relay: gets everything as well.
+        forwarder: gets everything as well.
 
     Attributes:
         write_end: the end of the pipe for the process; close it once the process has it.
@@ -50,9 +50,9 @@ class OutputTail:
         RuntimeError: no thread can be started.
     """
 
-    def __init__(self, relay: Relay | None = None) -> None:
+    def __init__(self, forwarder: Forwarder | None = None) -> None:
         self._kept = bytearray()
-        self._relay = relay
+        self._forwarder = forwarder
         read_fd, write_fd = os.pipe()
         self._read_end = FileIO(read_fd, "r")
         self.write_end = FileIO(write_fd, "w")
@@ -90,16 +90,16 @@ class OutputTail:
             if not chunk:
                 return
             self._kept += chunk
-            if self._relay is not None:
-                self._relay.put(chunk)
+            if self._forwarder is not None:
+                self._forwarder.put(chunk)
             del self._kept[:-_TAIL_BYTES]
 
     def _close_read_end(self) -> None:
         if not self._read_end.closed:
             self._reader.discard(self._read_end)
             self._read_end.close()
-            if self._relay is not None:
-                self._relay.end()
+            if self._forwarder is not None:
+                self._forwarder.end()
 
 
 class _Reader(threading.Thread):

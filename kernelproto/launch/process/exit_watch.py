@@ -1,4 +1,4 @@
-"""ProcessEnd: tells of the end of a child process, and then reaps it. POSIX only.
+"""ExitWatch: tells of the end of a child process, and then reaps it. POSIX only.
 
 A process that has ended keeps its number until its parent reaps it. To notice the end without
 reaping takes ``waitid``, which Python has on Linux, and on macOS since 3.13. Without it a thread
@@ -22,7 +22,7 @@ from kernelproto.launch.process.interface import Exit
 _Reaped = tuple[int, int, resource.struct_rusage]
 
 
-class ProcessEnd(Protocol):
+class ExitWatch(Protocol):
     """The end of one child process.
 
     Attributes:
@@ -52,7 +52,7 @@ class ProcessEnd(Protocol):
         ...
 
 
-def watch_end(pid: int) -> ProcessEnd:
+def watch_exit(pid: int) -> ExitWatch:
     """Watch a child process in the best way that there is here.
 
     Raises:

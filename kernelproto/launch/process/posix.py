@@ -24,7 +24,7 @@ from io import FileIO
 from typing import ClassVar
 
 from kernelproto.launch.leftovers.watchdog import python_executable
-from kernelproto.launch.process.exit_watch import watch_end
+from kernelproto.launch.process.exit_watch import watch_exit
 from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs import reset_signals
@@ -72,7 +72,7 @@ class ProcessGroup(SignalledProcess):
         )
         popen.returncode = 0  # it is waited for here, and Popen is not to warn that nobody does
         try:
-            self._end = watch_end(popen.pid)
+            self._end = watch_exit(popen.pid)
         except BaseException:
             os.killpg(popen.pid, signal.SIGKILL)
             os.waitpid(popen.pid, 0)

@@ -26,7 +26,7 @@ from typing import Protocol
 import anyio
 
 from kernelproto.exceptions import UnsupportedRequest
-from kernelproto.launch.output.forward import Relay
+from kernelproto.launch.output.forward import Forwarder
 from kernelproto.launch.process.interface import Exit
 
 _TAIL_BYTES = 64 * 1024
@@ -207,15 +207,15 @@ class ThreadedTail:
     """What OutputTail is on POSIX, with a thread of its own: the last 64 KiB of the output.
 
     Args:
-        relay: gets everything as well.
+        forwarder: gets everything as well.
 
     Attributes:
         write_end: the end of the pipe for the process; close it once the process has it.
     """
 
-    def __init__(self, relay: Relay | None = None) -> None:
+    def __init__(self, forwarder: Forwarder | None = None) -> None:
         self._kept = bytearray()
-        self._relay = relay
+        self._forwarder = forwarder
         read_fd, write_fd = os.pipe()
         self._read_end = FileIO(read_fd, "r")
         self.write_end = FileIO(write_fd, "w")
@@ -235,10 +235,10 @@ class ThreadedTail:
         with self._read_end:
             while chunk := self._read_end.read(_TAIL_BYTES):
                 self._kept = (self._kept + chunk)[-_TAIL_BYTES:]
-                if self._relay is not None:
-                    self._relay.put(chunk)
-        if self._relay is not None:
-            self._relay.end()
+                if self._forwarder is not None:
+                    self._forwarder.put(chunk)
+        if self._forwarder is not None:
+            self._forwarder.end()
 
 
 if sys.platform == "win32":

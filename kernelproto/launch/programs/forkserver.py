@@ -85,8 +85,8 @@ def main() -> None:
     """Serve until the owner is gone; in a forked kernel, be that kernel."""
     del sys.path[0]  # the folder of this file, whose modules have names that others have, too
     owner = socket.socket(fileno=int(sys.argv[1]))
-    kernel = load("forkserver_kernel")
-    load("exec_process").reset_signals()
+    kernel = load("forked_kernel")
+    load("reset_signals").reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_open_files()

@@ -68,7 +68,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
         encryption: ``"disabled"``, ``"auto"`` or ``"required"``; see launch/encryption.py.
         detached: whether the kernel outlives this program.
         limits: what each process of the kernel may use; see launch/limits.py.
-        output: where the kernel's output goes as well; see launch/relay.py.
+        output: where the kernel's output goes as well; see launch/forwarder.py.
         values: for the names in braces in the command line and the environment of the kernel type.
     """
 

@@ -15,7 +15,7 @@ from kernelproto.server.program.acknowledgements import EXTENSION
 _LAST_WORDS_SECONDS = 60
 
 
-class InterruptibleSends:
+class CancellableSends:
     """ASGI middleware: a WebSocket's client that does not read holds up one task, and no more.
 
     Some servers, hypercorn on Trio among them, shield what they send from cancellation. So what

@@ -25,7 +25,7 @@ from kernelproto.server.program.protocols import PacedWebSocket
 
 EXTENSION = "kernelproto.receipt"
 
-OnReceipt = Callable[[], None]
+OnAcknowledged = Callable[[], None]
 
 # Longer than the pings by which uvicorn sees whether a client is still there.
 _number = struct.Struct("!Q")
@@ -46,17 +46,17 @@ _MOST_AWAITED = 10_000
 _LAST_BYTES = 256 * 1024
 
 
-class ReceiptProtocol(PacedWebSocket):
+class AcknowledgementProtocol(PacedWebSocket):
     """A WebSocket that gets receipts."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._asked = 0
         # The oldest may go: a receipt stands for all before it.
-        self._awaited: deque[tuple[int, OnReceipt]] = deque(maxlen=_MOST_AWAITED)
+        self._awaited: deque[tuple[int, OnAcknowledged]] = deque(maxlen=_MOST_AWAITED)
         # Of the messages that no ping follows yet: how many there are, and of the last of them.
         self._unasked = 0
-        self._on_receipt: OnReceipt | None = None
+        self._on_receipt: OnAcknowledged | None = None
         # Of the piece that is not written yet.
         self._bytes = 0
 
@@ -68,7 +68,7 @@ class ReceiptProtocol(PacedWebSocket):
 
     async def send(self, message: Any) -> None:
         """Send an event of the application's."""
-        on_receipt: OnReceipt | None = message.pop(EXTENSION, None)
+        on_receipt: OnAcknowledged | None = message.pop(EXTENSION, None)
         await self.writable.wait()
         if on_receipt is None or self._is_ending():
             self._write_piece()

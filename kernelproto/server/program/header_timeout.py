@@ -10,11 +10,11 @@ import h11
 from kernelproto.server.program.protocols import PacedHttp
 from kernelproto.server.responses import SECURITY_HEADERS, error_response
 
-HEAD_SECONDS = 30
+HEADER_SECONDS = 30
 
 
-class HeadDeadline(PacedHttp):
-    """HTTP with HEAD_SECONDS for the head of each request.
+class HeaderTimeout(PacedHttp):
+    """HTTP with HEADER_SECONDS for the head of each request.
 
     They count from when the connection was made and, on a connection that has had a request, from
     the first byte of the next one. Nothing that comes before the head is complete prolongs them.
@@ -46,7 +46,7 @@ class HeadDeadline(PacedHttp):
             self._wait_for_head()
 
     def _wait_for_head(self) -> None:
-        self._stop_waiting = self.loop.call_later(HEAD_SECONDS, self._give_up).cancel
+        self._stop_waiting = self.loop.call_later(HEADER_SECONDS, self._give_up).cancel
 
     def _cancel(self) -> None:
         if self._stop_waiting is not None:
@@ -58,7 +58,7 @@ class HeadDeadline(PacedHttp):
             return
         begun, _ = self.conn.trailing_data
         if begun and self.conn.our_state is h11.IDLE:
-            message = f"the head of a request has not come to its end within {HEAD_SECONDS} s"
+            message = f"the head of a request has not come to its end within {HEADER_SECONDS} s"
             response = error_response(408, message)
             response.headers.update({**SECURITY_HEADERS, "Connection": "close"})
             head = h11.Response(status_code=408, headers=response.raw_headers)

@@ -79,7 +79,7 @@ class PacedTransport:
         transport: is read and written.
         loop: the event loop.
         pacer: says when the protocol gets a slice.
-        feed: takes a slice; part of the protocol.
+        broadcast: takes a slice; part of the protocol.
         lingers: tells, when the protocol closes the connection, whether the client may still be
             sending. Closing at once would then destroy the answer that the client has not read
             yet, so the rest is received and thrown away, for LINGER_SECONDS at most.
@@ -93,13 +93,13 @@ class PacedTransport:
         transport: Any,
         loop: Any,
         pacer: Pacer,
-        feed: Callable[[Any], None],
+        broadcast: Callable[[Any], None],
         lingers: Callable[[], bool],
     ) -> None:
         self.loop = loop
         self._transport = transport
         self._pacer = pacer
-        self._feed = feed
+        self._feed = broadcast
         self._lingers = lingers
         self._received = bytearray()
         self._is_queued = False
@@ -112,9 +112,9 @@ class PacedTransport:
         """Return an attribute of the transport itself."""
         return getattr(self._transport, name)
 
-    def hand_over(self, feed: Callable[[Any], None], lingers: Callable[[], bool]) -> None:
+    def hand_over(self, broadcast: Callable[[Any], None], lingers: Callable[[], bool]) -> None:
         """Serve another protocol from now on; data that was received for the other one is gone."""
-        self._feed = feed
+        self._feed = broadcast
         self._lingers = lingers
         self._received.clear()
 

@@ -128,13 +128,13 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Take over a connection that was one of HTTP."""
-        feed = super().data_received
+        broadcast = super().data_received
         if isinstance(transport, PacedTransport):
-            transport.hand_over(feed, self._is_receiving)
+            transport.hand_over(broadcast, self._is_receiving)
         else:
             self._served.open += 1
             transport = PacedTransport(
-                transport, self.loop, self._served.pacer, feed, self._is_receiving
+                transport, self.loop, self._served.pacer, broadcast, self._is_receiving
             )
         super().connection_made(cast("Any", transport))
 

@@ -45,8 +45,8 @@ from kernelproto.server.auth.jupyterhub import HubToken
 from kernelproto.server.connections import MOST_REFUSED, Connections
 from kernelproto.server.drain import Drain
 from kernelproto.server.limits import check_limits
-from kernelproto.server.program.acknowledgements import ReceiptProtocol
-from kernelproto.server.program.header_timeout import HeadDeadline
+from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
+from kernelproto.server.program.header_timeout import HeaderTimeout
 from kernelproto.server.program.protocols import shape_faults
 from kernelproto.server.settings import (
     OPTIONS,
@@ -175,8 +175,8 @@ def choose_protocols(connections: Connections) -> tuple[Any, Any]:
     faults = [*shape_faults(H11Protocol), *shape_faults(WebSocketsSansIOProtocol)]
     if not faults:
         return (
-            partial(HeadDeadline, served=connections),
-            partial(ReceiptProtocol, served=connections),
+            partial(HeaderTimeout, served=connections),
+            partial(AcknowledgementProtocol, served=connections),
         )
     logger.warning(
         "uvicorn %s is not one that this server knows (%s): a client that sends many small chunks "

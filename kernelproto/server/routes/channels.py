@@ -37,18 +37,18 @@ from kernelproto.exceptions import (
     LocalProtocolError,
     MalformedMessage,
 )
-from kernelproto.fanout.broadcast import Feed, Feeds, Reader, build_notice
-from kernelproto.fanout.replay_log import Kept
+from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber, build_notice
+from kernelproto.fanout.replay_log import Entry
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.log_fields import logging_about
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import deny, user_request
-from kernelproto.server.program.acknowledgements import EXTENSION, OnReceipt
+from kernelproto.server.program.acknowledgements import EXTENSION, OnAcknowledged
 from kernelproto.server.responses import status_of
 from kernelproto.server.telemetry.audit import audit
-from kernelproto.server.user_kernels import Desk
+from kernelproto.server.user_kernels import UserKernels
 from kernelproto.server.user_messages import close_reason, user_message
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName
@@ -86,8 +86,8 @@ class ChannelsRoute:
     """The WebSockets of the kernels of whoever asks.
 
     Args:
-        desk: has the kernels.
-        feeds: have what the kernels send.
+        user_kernels: has the kernels.
+        broadcasts: have what the kernels send.
         traffic: counts the messages.
         access: tells when a user is not let in any more.
         drain: says when the server ends.
@@ -97,8 +97,8 @@ class ChannelsRoute:
 
     def __init__(
         self,
-        desk: Desk,
-        feeds: Feeds,
+        user_kernels: UserKernels,
+        broadcasts: Broadcasts,
         traffic: Traffic,
         access: Access,
         drain: Drain,
@@ -106,8 +106,8 @@ class ChannelsRoute:
         *,
         max_message_bytes: int,
     ) -> None:
-        self._desk = desk
-        self._feeds = feeds
+        self._desk = user_kernels
+        self._feeds = broadcasts
         self._traffic = traffic
         self._access = access
         self._drain = drain
@@ -139,13 +139,13 @@ class ChannelsRoute:
             async with self._desk.pool.connection(
                 kernel.user, name=kernel.name, channels=()
             ) as connection:
-                feed = self._feeds.of(connection.kernel)
+                broadcast = self._feeds.of(connection.kernel)
                 with logging_about(kernel_id=kernel.kernel_id), self._drain.connection():
                     await serve_client(
                         websocket,
                         framing,
                         connection.kernel,
-                        feed,
+                        broadcast,
                         self._traffic,
                         self._access,
                         self._drain,
@@ -175,7 +175,7 @@ async def serve_client(
     websocket: WebSocket,
     framing: Framing,
     kernel: Kernel,
-    feed: Feed,
+    broadcast: Broadcast,
     traffic: Traffic,
     access: Access,
     drain: Drain,
@@ -186,7 +186,7 @@ async def serve_client(
         websocket: it is accepted when nothing of what the kernel sends can be missed.
         framing: the one to agree on.
         kernel: the kernel.
-        feed: what it sends.
+        broadcast: what it sends.
         traffic: counts the messages.
         access: tells when the user is not let in any more.
         drain: says when the server ends.
@@ -194,16 +194,16 @@ async def serve_client(
     session = websocket.query_params.get("session_id", "")
     last_msg_id = websocket.query_params.get("last_msg_id")
     try:
-        with feed.join(session, last_msg_id) as reader:
+        with broadcast.join(session, last_msg_id) as subscriber:
             await websocket.accept(framing.subprotocol)
             audit("websocket.open", "ok", kernel_id=kernel.kernel_id)
             code = await _ClientConnection(
-                websocket, framing, kernel, reader, traffic, access, drain
+                websocket, framing, kernel, subscriber, traffic, access, drain
             ).serve()
         audit("websocket.close", "ok", kernel_id=kernel.kernel_id, by="client", code=code)
     except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
         text, key = "a client of kernel %s: %s", f"closed {goodbye.code}"
-        feed.log_counts.log(logger, logging.INFO, key, text, kernel.kernel_id, goodbye.reason)
+        broadcast.log_counts.log(logger, logging.INFO, key, text, kernel.kernel_id, goodbye.reason)
         audit(
             "websocket.close",
             "ok",
@@ -224,7 +224,7 @@ class _ClientConnection:
         websocket: WebSocket,
         framing: Framing,
         kernel: Kernel,
-        reader: Reader,
+        subscriber: Subscriber,
         traffic: Traffic,
         access: Access,
         drain: Drain,
@@ -232,7 +232,7 @@ class _ClientConnection:
         self._websocket = websocket
         self._framing = framing
         self._kernel = kernel
-        self._reader = reader
+        self._subscriber = subscriber
         self._traffic = traffic
         self._access = access
         self._drain = drain
@@ -257,7 +257,7 @@ class _ClientConnection:
                 await checkpoint()  # what has come already is taken without waiting
             event = await self._websocket.receive()
             if event["type"] == "websocket.disconnect":
-                self._reader.leave()  # the client may be back in the next turn of the event loop
+                self._subscriber.leave()  # the client may be back in the next turn of the loop
                 return cast(int, event.get("code", _NO_CODE))
             data = event.get("text")
             try:
@@ -265,7 +265,7 @@ class _ClientConnection:
                 message = with_version(message)
             except (MalformedMessage, LocalProtocolError) as error:
                 raise _HangUp(UNUSABLE, str(error)) from None
-            self._reader.place.note_session(message.header.session)
+            self._subscriber.cursor.note_session(message.header.session)
             self._traffic.received += 1
             self._requests.note_sent(message, time.monotonic())
             await self._forward(message, channel)
@@ -276,35 +276,35 @@ class _ClientConnection:
         If the kernel has ended, the client may still have outputs to receive: the connection goes
         on, and ``_send`` ends it after them.
         """
-        feed = self._reader.feed
+        broadcast = self._subscriber.broadcast
         was_noted = False
         try:
-            client = await self._kernel.generations.client()
-            feed.note_request(message, channel)
+            client = await self._kernel.lifecycle.client()
+            broadcast.note_request(message, channel)
             was_noted = True
             await client.forward(message, channel)
         except KernelProtoError as error:
-            if feed.failure is None and not isinstance(error, (ClientClosed, KernelDied)):
+            if broadcast.failure is None and not isinstance(error, (ClientClosed, KernelDied)):
                 raise _HangUp(GOING_AWAY, user_message(error)) from None
             if not was_noted:
-                feed.note_request(message, channel)
-            feed.abort(message.msg_id)
+                broadcast.note_request(message, channel)
+            broadcast.abort(message.msg_id)
 
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):  # of which the other direction is told as well
-            apology = self._reader.apology()
+            apology = self._subscriber.apology()
             if apology is not None:
-                await self._deliver(apology, "iopub", self._reader.place.position)
+                await self._deliver(apology, "iopub", self._subscriber.cursor.sent)
             for count in itertools.count(1):
                 kept = await self._next()
-                await self._deliver(kept.message, kept.channel, self._reader.place.position + 1)
-                self._reader.advance()
+                await self._deliver(kept.message, kept.channel, self._subscriber.cursor.sent + 1)
+                self._subscriber.advance()
                 if count % _SENT_BETWEEN_CHECKPOINTS == 0:
                     await checkpoint()
 
-    async def _next(self) -> Kept:
+    async def _next(self) -> Entry:
         try:
-            return await self._reader.next()
+            return await self._subscriber.next()
         except KernelProtoError as error:
             if isinstance(error, KernelDied):  # each client is told, and once
                 await self._send_message(build_notice(Status("dead")), "iopub")
@@ -312,19 +312,19 @@ class _ClientConnection:
 
     async def _deliver(self, message: Message, channel: ChannelName, number: int) -> None:
         """Send a message with which a client has received everything before that number."""
-        received = partial(self._reader.receive, number)
+        received = partial(self._subscriber.acknowledge, number)
         await self._send_message(message, channel, received)
         if not self._has_receipts:  # what the socket has taken counts as received
             received()
 
     async def _send_message(
-        self, message: Message, channel: ChannelName, on_receipt: OnReceipt | None = None
+        self, message: Message, channel: ChannelName, on_receipt: OnAcknowledged | None = None
     ) -> None:
         try:
             frame = self._framing.encode(channel, message)
         except (LocalProtocolError, MalformedMessage) as error:
             text, kernel_id = "a message of kernel %s is lost: %s", self._kernel.kernel_id
-            counts = self._reader.feed.log_counts
+            counts = self._subscriber.broadcast.log_counts
             counts.log(logger, logging.WARNING, "lost", text, kernel_id, error)
             return
         self._traffic.sent += 1
@@ -337,8 +337,8 @@ class _ClientConnection:
         await self._websocket.send(event)
 
     async def _keep_up(self) -> NoReturn:
-        await self._reader.cut_off.wait()
-        raise _HangUp(TRY_AGAIN_LATER, self._reader.reason)
+        await self._subscriber.cut_off.wait()
+        raise _HangUp(TRY_AGAIN_LATER, self._subscriber.reason)
 
     async def _end_with_server(self) -> NoReturn:
         await self._drain.closing.wait()
@@ -351,8 +351,8 @@ class _ClientConnection:
 
     async def _end_with_kernel(self) -> NoReturn:
         """Let a client have the kernel's last words, unless it does not want to hear them."""
-        await self._reader.feed.ended.wait()
+        await self._subscriber.broadcast.ended.wait()
         await anyio.sleep(_CLOSING_SECONDS)
-        failure = self._reader.feed.failure
+        failure = self._subscriber.broadcast.failure
         reason = user_message(failure) if isinstance(failure, KernelProtoError) else str(failure)
         raise _HangUp(GOING_AWAY, reason)

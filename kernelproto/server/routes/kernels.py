@@ -12,7 +12,7 @@ from kernelproto.interfaces import User
 from kernelproto.pool import PooledKernel
 from kernelproto.server.models import KernelRequest, kernel_model
 from kernelproto.server.responses import json_response, read_body, wait_until_gone
-from kernelproto.server.user_kernels import Desk
+from kernelproto.server.user_kernels import UserKernels
 
 _YES = ("1", "true")
 
@@ -23,12 +23,12 @@ class KernelRoutes:
     Two users may have chosen the same id: an admin adds ``&owner=NAME`` then.
 
     Args:
-        desk: has the kernels.
+        user_kernels: has the kernels.
         max_body_bytes: of a request.
     """
 
-    def __init__(self, desk: Desk, *, max_body_bytes: int) -> None:
-        self._desk = desk
+    def __init__(self, user_kernels: UserKernels, *, max_body_bytes: int) -> None:
+        self._desk = user_kernels
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:

@@ -27,7 +27,7 @@ from kernelproto.server.models import (
 )
 from kernelproto.server.responses import json_response, read_body, status_of, wait_until_gone
 from kernelproto.server.settings import Settings
-from kernelproto.server.user_kernels import Desk, Gone
+from kernelproto.server.user_kernels import Gone, UserKernels
 from kernelproto.server.user_messages import user_message
 
 logger = logging.getLogger(__name__)
@@ -53,12 +53,12 @@ class SessionRoutes:
     closed must not take the kernel from the other one.
 
     Args:
-        desk: has the kernels.
+        user_kernels: has the kernels.
         settings: bound the sessions of each user, and the bodies of requests.
     """
 
-    def __init__(self, desk: Desk, settings: Settings) -> None:
-        self._desk = desk
+    def __init__(self, user_kernels: UserKernels, settings: Settings) -> None:
+        self._desk = user_kernels
         self._max_body_bytes = settings.max_body_bytes
         # A session takes no kernel of its own, so the pool's limits do not bound them.
         self._max_sessions = settings.max_sessions_per_user

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kernelproto.fanout.broadcast import Feeds
+from kernelproto.fanout.broadcast import Broadcasts
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.interfaces import DeathCause
 from kernelproto.launch.finder import KernelFinder
@@ -68,7 +68,7 @@ class Metrics(Collector):
 
     Args:
         pool: has the kernels.
-        feeds: have the messages that wait for clients.
+        broadcasts: have the messages that wait for clients.
         finder: has the kernel types; only these become labels.
         meter: measures the kernels' processes.
         logins: count refused log-ins.
@@ -84,7 +84,7 @@ class Metrics(Collector):
     def __init__(
         self,
         pool: KernelPool,
-        feeds: Feeds,
+        broadcasts: Broadcasts,
         *,
         finder: KernelFinder,
         meter: UsageMeter,
@@ -92,7 +92,7 @@ class Metrics(Collector):
         sockets: UserSockets,
     ) -> None:
         self._pool = pool
-        self._feeds = feeds
+        self._feeds = broadcasts
         self._finder = finder
         self._meter = meter
         self._logins = logins

@@ -18,8 +18,8 @@ from kernelproto.launch.address import ports as module
 from kernelproto.launch.address.ports import (
     address_was_taken,
     listens_at,
-    promise_ports,
     release_ports,
+    reserve_ports,
 )
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
@@ -32,7 +32,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="need
 
 class TestPromisePorts:
     def test_they_are_free_and_different(self) -> None:
-        ports = promise_ports(5, LOOPBACK)
+        ports = reserve_ports(5, LOOPBACK)
         assert len(set(ports)) == 5
         for port in ports:
             with socket.socket() as listener:
@@ -40,38 +40,38 @@ class TestPromisePorts:
         release_ports(ports)
 
     def test_to_one_kernel_only(self, monkeypatch) -> None:
-        first = promise_ports(5, LOOPBACK)
+        first = reserve_ports(5, LOOPBACK)
         monkeypatch.setattr(module, "_PORTS", first)
         with pytest.raises(OSError, match="free ports"):
-            promise_ports(1, LOOPBACK)
+            reserve_ports(1, LOOPBACK)
         release_ports(first)
-        assert sorted(promise_ports(5, LOOPBACK)) == sorted(first)
+        assert sorted(reserve_ports(5, LOOPBACK)) == sorted(first)
         release_ports(first)
 
     def test_taken_ports_are_passed_over(self, monkeypatch) -> None:
-        monkeypatch.setattr(module, "_PORTS", ports := promise_ports(3, LOOPBACK))
+        monkeypatch.setattr(module, "_PORTS", ports := reserve_ports(3, LOOPBACK))
         release_ports(ports)
         with socket.create_server((LOOPBACK, ports[0])):
-            assert sorted(promise_ports(2, LOOPBACK)) == sorted(ports[1:])
+            assert sorted(reserve_ports(2, LOOPBACK)) == sorted(ports[1:])
         release_ports(ports)
 
     def test_nothing_is_promised_in_vain(self, monkeypatch) -> None:
-        monkeypatch.setattr(module, "_PORTS", ports := promise_ports(3, LOOPBACK))
+        monkeypatch.setattr(module, "_PORTS", ports := reserve_ports(3, LOOPBACK))
         release_ports(ports)
         before = set(module._promised)
         with pytest.raises(OSError, match="4 free ports"):
-            promise_ports(4, LOOPBACK)
+            reserve_ports(4, LOOPBACK)
         assert module._promised == before
 
     def test_address_that_is_not_ours(self) -> None:
         with pytest.raises(InvalidLaunchParameter, match=r"192\.0\.2\.1.*no such address"):
-            promise_ports(5, "192.0.2.1")
+            reserve_ports(5, "192.0.2.1")
 
     def test_two_processes_seldom_choose_the_same(self) -> None:
         """Five of ten thousand, twice: one in four hundred times has a port in common."""
         choices = []
         for _ in range(200):
-            choices.append(frozenset(promise_ports(5, LOOPBACK)))
+            choices.append(frozenset(reserve_ports(5, LOOPBACK)))
             release_ports(list(choices[-1]))  # as if it had been another process
         pairs = [one & two for one, two in zip(choices[::2], choices[1::2], strict=True)]
         # With 100 pairs and this chance, more than 5 are seen in one of four million runs.
@@ -80,7 +80,7 @@ class TestPromisePorts:
 
 @pytest.fixture
 def info() -> Iterator[ConnectionInfo]:
-    ports = promise_ports(len(CHANNEL_NAMES), LOOPBACK)
+    ports = reserve_ports(len(CHANNEL_NAMES), LOOPBACK)
     fields = {f"{name}_port": port for name, port in zip(CHANNEL_NAMES, ports, strict=True)}
     yield ConnectionInfo(**fields)
     release_ports(ports)

@@ -52,7 +52,7 @@ def watchdogs() -> list[int]:
     """Return the children of this process that are watchdogs."""
     with open(f"/proc/self/task/{os.getpid()}/children") as file:
         children = file.read().split()
-    return [int(pid) for pid in children if "watchdog_process" in command_line(pid)]
+    return [int(pid) for pid in children if "programs/watchdog.py" in command_line(pid)]
 
 
 def command_line(pid: str) -> str:

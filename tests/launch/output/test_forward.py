@@ -7,21 +7,21 @@ import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.output import forward as module
-from kernelproto.launch.output.forward import Relay, open_output, open_relay
+from kernelproto.launch.output.forward import Forwarder, open_forwarder, open_output
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 GUARD_SECONDS = 60
 
 
-def finish(relay: Relay) -> None:
+def finish(relay: Forwarder) -> None:
     relay.end()
     assert relay.join(GUARD_SECONDS)
 
 
 def test_everything_is_passed_on_in_order() -> None:
     received = bytearray()
-    relay = open_relay(received.extend)
+    relay = open_forwarder(received.extend)
     for number in range(10_000):
         relay.put(b"%d\n" % number)
     finish(relay)
@@ -30,15 +30,15 @@ def test_everything_is_passed_on_in_order() -> None:
 
 def test_nothing_to_pass_on() -> None:
     calls: list[bytes] = []
-    finish(Relay(calls.append))
+    finish(Forwarder(calls.append))
     assert calls == []
 
 
 def test_descriptor_is_duplicated(tmp_path) -> None:
     path = tmp_path / "out"
     with open(path, "wb") as file:
-        relay = open_relay(file.fileno())
-        other = open_relay(file)
+        relay = open_forwarder(file.fileno())
+        other = open_forwarder(file)
     for each in (relay, other):
         each.put(b"hello ")
         finish(each)
@@ -48,7 +48,7 @@ def test_descriptor_is_duplicated(tmp_path) -> None:
 def test_path_is_appended_to(tmp_path) -> None:
     path = tmp_path / "out"
     path.write_text("before ")
-    relay = open_relay(str(path))
+    relay = open_forwarder(str(path))
     relay.put(b"after")
     finish(relay)
     assert path.read_text() == "before after"
@@ -62,7 +62,7 @@ def test_new_file_is_for_the_user_alone(tmp_path) -> None:
 
 def test_text_files_and_the_like_need_a_descriptor(tmp_path) -> None:
     with open(tmp_path / "out", "w") as file:
-        finish(open_relay(file))
+        finish(open_forwarder(file))
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_text_files_and_the_like_need_a_descriptor(tmp_path) -> None:
 )
 def test_what_cannot_be_written_to(output) -> None:
     with pytest.raises(InvalidLaunchParameter, match="'output'"):
-        open_relay(output)
+        open_forwarder(output)
 
 
 def test_file_without_a_descriptor(tmp_path) -> None:
     with open(tmp_path / "out", "w") as file:
         pass
     with pytest.raises(InvalidLaunchParameter, match="cannot be written to"):
-        open_relay(file)
+        open_forwarder(file)
 
 
 def test_nobody_waits_for_a_receiver_that_stands_still(monkeypatch) -> None:
@@ -90,7 +90,7 @@ def test_nobody_waits_for_a_receiver_that_stands_still(monkeypatch) -> None:
         stuck.set()
         go_on.wait(GUARD_SECONDS)
 
-    relay = Relay(receive)
+    relay = Forwarder(receive)
     relay.put(b"first")
     stuck.wait(GUARD_SECONDS)
     relay.put(b"a" * 60)
@@ -111,7 +111,7 @@ def test_receiver_that_fails(caplog) -> None:
         failed.set()
         raise ValueError("no more")
 
-    relay = Relay(receive)
+    relay = Forwarder(receive)
     relay.put(b"one")
     failed.wait(GUARD_SECONDS)
     assert relay.join(GUARD_SECONDS)
@@ -126,7 +126,7 @@ def test_receiver_that_fails(caplog) -> None:
 def test_pipe_whose_reader_is_gone(caplog) -> None:
     read_fd, write_fd = os.pipe()
     os.close(read_fd)
-    relay = open_relay(write_fd)
+    relay = open_forwarder(write_fd)
     os.close(write_fd)
     relay.put(b"one")
     finish(relay)
@@ -136,7 +136,7 @@ def test_pipe_whose_reader_is_gone(caplog) -> None:
 def test_full_pipe_that_does_not_block() -> None:
     read_fd, write_fd = os.pipe()
     os.set_blocking(write_fd, False)
-    relay = open_relay(write_fd)
+    relay = open_forwarder(write_fd)
     os.close(write_fd)
     relay.put(b"x" * 1_000_000)
     relay.end()
@@ -151,4 +151,4 @@ def test_no_thread_can_be_started(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(threading.Thread, "start", start)
     with pytest.raises(RuntimeError, match="thread"):
-        open_relay(str(tmp_path / "out"))
+        open_forwarder(str(tmp_path / "out"))

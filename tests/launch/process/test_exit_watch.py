@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from kernelproto.launch.process.exit_watch import watch_end
+from kernelproto.launch.process.exit_watch import watch_exit
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -30,7 +30,7 @@ def start(*command: str) -> int:
 
 def test_end_is_told_once_it_has_come() -> None:
     pid = start("sleep", "1000")
-    end = watch_end(pid)
+    end = watch_exit(pid)
     assert not end.has_come()
     os.kill(pid, signal.SIGKILL)
     end.wait()
@@ -42,7 +42,7 @@ def test_end_is_told_once_it_has_come() -> None:
 
 
 def test_what_the_process_has_used() -> None:
-    end = watch_end(start("/bin/sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"))
+    end = watch_exit(start("/bin/sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"))
     end.wait()
     exit = end.reap()
     end.close()
@@ -52,7 +52,7 @@ def test_what_the_process_has_used() -> None:
 
 
 def test_child_of_somebody_else(way) -> None:
-    end = watch_end(1) if way == "pidfd" else watch_end(os.getppid())
+    end = watch_exit(1) if way == "pidfd" else watch_exit(os.getppid())
     if way != "pidfd":
         end.wait()
     with pytest.raises(ChildProcessError):

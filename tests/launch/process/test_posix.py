@@ -321,7 +321,7 @@ def test_process_that_cannot_be_watched_is_ended(start, monkeypatch) -> None:
     def fail(*arguments: object) -> None:
         raise OSError("Too many open files")
 
-    monkeypatch.setattr(module, "watch_end", fail)
+    monkeypatch.setattr(module, "watch_exit", fail)
     pids: list[int] = []
     killpg = os.killpg
     monkeypatch.setattr(os, "killpg", lambda *args: (pids.append(args[0]), killpg(*args)))

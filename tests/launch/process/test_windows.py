@@ -13,7 +13,7 @@ import anyio
 import pytest
 
 from kernelproto.exceptions import UnsupportedRequest
-from kernelproto.launch.output.forward import Relay
+from kernelproto.launch.output.forward import Forwarder
 from kernelproto.launch.process.windows import JobProcess, ThreadedTail
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -209,7 +209,7 @@ async def test_no_thread_can_be_started(start, system, monkeypatch) -> None:
 
 async def test_tail() -> None:
     received = bytearray()
-    relay = Relay(received.extend)
+    relay = Forwarder(received.extend)
     tail = ThreadedTail(relay)
     tail.write_end.write(b"x" * 100_000)
     tail.write_end.write("\u00e9".encode() + b"\xff")

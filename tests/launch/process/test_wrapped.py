@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 GUARD_SECONDS = 60
-KERNEL = Path(__file__).parents[1] / "integration" / "share" / "kernels" / "scripted" / "kernel.py"
+KERNEL = Path(__file__).parents[2] / "integration" / "share" / "kernels" / "scripted" / "kernel.py"
 RUN = f"'{sys.executable}' '{KERNEL}' \"$0\" ''"
 # A SIGINT ends it at once.
 WAIT = (

@@ -6,7 +6,7 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from kernelproto.server.middleware.cancellable_send import InterruptibleSends
+from kernelproto.server.middleware.cancellable_send import CancellableSends
 from kernelproto.server.program.acknowledgements import EXTENSION
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -48,7 +48,7 @@ async def test_who_sends_can_be_cancelled_and_is_heard_later() -> None:
 
     with anyio.fail_after(GUARD_SECONDS):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(InterruptibleSends(app), SCOPE, network.receive, network.send)
+            tasks.start_soon(CancellableSends(app), SCOPE, network.receive, network.send)
             await given_up.wait()
             assert network.read == []
             network.reads.set()
@@ -65,7 +65,7 @@ async def test_order_is_kept() -> None:
             assert len(network.read) == number + 1
 
     with anyio.fail_after(GUARD_SECONDS):
-        await InterruptibleSends(app)(SCOPE, network.receive, network.send)
+        await CancellableSends(app)(SCOPE, network.receive, network.send)
     assert network.read == [f"{number}" for number in range(100)]
 
 
@@ -84,7 +84,7 @@ async def test_error_of_the_server_is_for_who_sends() -> None:
         raise OSError("the client has gone")
 
     with anyio.fail_after(GUARD_SECONDS), pytest.raises(LookupError, match="of the application"):
-        await InterruptibleSends(app)(SCOPE, Network().receive, send)
+        await CancellableSends(app)(SCOPE, Network().receive, send)
     assert errors == ["the client has gone"] * 2
 
 
@@ -99,7 +99,7 @@ async def test_last_words_are_bounded_in_time(monkeypatch) -> None:
         await anyio.sleep_forever()
 
     with anyio.fail_after(GUARD_SECONDS):
-        await InterruptibleSends(app)(SCOPE, Network().receive, send)
+        await CancellableSends(app)(SCOPE, Network().receive, send)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ async def test_nothing_stands_between_where_it_is_not_needed(scope) -> None:
 
     network = Network()
     send = network.send
-    await InterruptibleSends(app)(scope, network.receive, send)
+    await CancellableSends(app)(scope, network.receive, send)
     assert sends == [send]
 
 
@@ -152,12 +152,12 @@ async def test_kernel_of_a_client_that_never_reads_is_free(serving, monkeypatch)
             async def connections() -> int:
                 return (await ada.get(f"/api/kernels/{kernel_id}")).json()["connections"]
 
-            async with server.connect("ada", kernel_id) as reader:
+            async with server.connect("ada", kernel_id) as subscriber:
                 tasks.start_soon(server.app, scope, receive, send)
                 while await connections() < 2:
                     await checkpoint()
                 for _ in range(10):
-                    await reader.finish(await reader.execute("say " + "x" * 20_000))
+                    await subscriber.finish(await subscriber.execute("say " + "x" * 20_000))
                 while await connections() > 1:
                     await checkpoint()
             assert await connections() == 0

@@ -15,7 +15,7 @@ import uvicorn
 from anyio.abc import SocketStream
 from uvicorn.protocols.utils import ClientDisconnected
 
-from kernelproto.server.program.acknowledgements import EXTENSION, ReceiptProtocol
+from kernelproto.server.program.acknowledgements import EXTENSION, AcknowledgementProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def serving(use: Use, **options: Any) -> AsyncGenerator[int]:
         await use(send, receive)
 
     config = uvicorn.Config(
-        app, lifespan="off", ws=ReceiptProtocol, log_config=None, http="h11", **options
+        app, lifespan="off", ws=AcknowledgementProtocol, log_config=None, http="h11", **options
     )
     server = Server(config)
     with anyio.fail_after(GUARD_SECONDS):

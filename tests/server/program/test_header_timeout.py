@@ -13,8 +13,8 @@ import uvicorn
 from anyio.abc import SocketStream
 from websockets.asyncio.client import connect
 
-from kernelproto.server.program.acknowledgements import ReceiptProtocol
-from kernelproto.server.program.header_timeout import HeadDeadline
+from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
+from kernelproto.server.program.header_timeout import HeaderTimeout
 from kernelproto.server.program.serve import _Server
 
 pytestmark = [
@@ -35,7 +35,7 @@ GET = b"GET / HTTP/1.1\r\nHost: server.test\r\n\r\n"
 
 @pytest.fixture(autouse=True)
 def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kernelproto.server.program.header_timeout.HEAD_SECONDS", 0.5)
+    monkeypatch.setattr("kernelproto.server.program.header_timeout.HEADER_SECONDS", 0.5)
 
 
 class Slow:
@@ -63,7 +63,7 @@ class Slow:
 async def serving(app) -> AsyncGenerator[int]:
     with anyio.fail_after(GUARD_SECONDS), socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(
-            app, lifespan="off", http=HeadDeadline, ws=ReceiptProtocol, log_config=None
+            app, lifespan="off", http=HeaderTimeout, ws=AcknowledgementProtocol, log_config=None
         )
         server = _Server(config)
         async with anyio.create_task_group() as tasks:

@@ -20,8 +20,8 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from kernelproto.server.connections import Connections
-from kernelproto.server.program.acknowledgements import ReceiptProtocol
-from kernelproto.server.program.header_timeout import HeadDeadline
+from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
+from kernelproto.server.program.header_timeout import HeaderTimeout
 from kernelproto.server.program.pacing import SLICE_BYTES
 from kernelproto.server.program.protocols import shape_faults
 from kernelproto.server.program.serve import _Server, choose_protocols
@@ -70,8 +70,8 @@ async def serving(connections: Connections | None = None) -> AsyncGenerator[int]
         config = uvicorn.Config(
             app,
             lifespan="off",
-            http=partial(HeadDeadline, served=connections),  # type: ignore[arg-type]
-            ws=partial(ReceiptProtocol, served=connections),  # type: ignore[arg-type]
+            http=partial(HeaderTimeout, served=connections),  # type: ignore[arg-type]
+            ws=partial(AcknowledgementProtocol, served=connections),  # type: ignore[arg-type]
             ws_ping_interval=None,
             log_config=None,
         )

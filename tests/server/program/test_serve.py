@@ -188,7 +188,7 @@ def test_what_is_missing_is_told_in_a_line(missing: str) -> None:
 
 
 def test_nothing_is_missed_that_the_extra_does_not_bring() -> None:
-    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
     brought = project["optional-dependencies"]["server"]
     assert set(_NEEDED) == {line.partition(">")[0] for line in brought}
 
@@ -210,7 +210,7 @@ async def test_waits_for_no_head_and_ends_in_order_on_a_signal(capsys, monkeypat
                 assert "kernelproto_open_connections 1.0" in (await client.get("/metrics")).text
                 while "loop_lag_seconds_count 0.0" in (await client.get("/metrics")).text:
                     await checkpoint()
-            monkeypatch.setattr("kernelproto.server.program.header_timeout.HEAD_SECONDS", 0.01)
+            monkeypatch.setattr("kernelproto.server.program.header_timeout.HEADER_SECONDS", 0.01)
             async with await anyio.connect_tcp(str(url.host), url.port or 0) as slow:
                 await slow.send(b"GET /api/me HTTP/1.1")
                 assert b" 408 " in await slow.receive()

@@ -11,7 +11,7 @@ from anyio.lowlevel import checkpoint
 from msgspec import structs
 
 from kernelproto import KernelDied, LaunchError
-from kernelproto.fanout.broadcast import Feed
+from kernelproto.fanout.broadcast import Broadcast
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.content import Stream
@@ -69,7 +69,7 @@ async def test_carries_buffers_both_ways(serving, subprotocols) -> None:
 
 
 async def test_what_contents_say_is_not_looked_at(serving) -> None:
-    """Also what no reader of JSON would take: it is the kernel's business."""
+    """Also what no subscriber of JSON would take: it is the kernel's business."""
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -606,11 +606,11 @@ async def test_each_client_is_told_once_that_the_kernel_is_dead(serving) -> None
             server.pool.connection("ada", name=kernel_id, channels=()) as connection,
         ):
             await first.finish(await first.execute("6 * 7"))
-            watchers = connection.kernel.generations.observers._watchers
-            (feed,) = [watcher for watcher in watchers if isinstance(watcher, Feed)]
+            watchers = connection.kernel.lifecycle.observers._watchers
+            (broadcast,) = [watcher for watcher in watchers if isinstance(watcher, Broadcast)]
             server.provider.kernels[0].die()
-            await feed.ended.wait()
-            with feed.join("late", None) as late, pytest.raises(KernelDied):
+            await broadcast.ended.wait()
+            with broadcast.join("late", None) as late, pytest.raises(KernelDied):
                 await late.next()
             *_, status = await first.receive_until("status")
             assert status.content.execution_state == "dead"

@@ -264,11 +264,11 @@ async def test_what_waits_for_a_slow_client_in_numbers(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with (
-            server.connect("ada", kernel_id) as reader,
+            server.connect("ada", kernel_id) as subscriber,
             server.connect("ada", kernel_id, buffered=0),  # it never reads
         ):
             for _ in range(10):
-                await reader.finish(await reader.execute("6 * 7"))
+                await subscriber.finish(await subscriber.execute("6 * 7"))
             during = await metrics_of(server)
     assert during["unsent_messages"] >= during["unsent_messages_slowest"] >= 10
 
