@@ -8,21 +8,28 @@ enough for that. Here the limit is higher.
 
 An interrupt is a signal, and Python raises KeyboardInterrupt in the code that runs at that moment.
 In ipykernel's own code, between two messages, that loses a reply or ends the kernel. So here the
-exception is raised in the user's code only. Other interrupts are ignored, as ipykernel ignores them
-between two requests.
+exception is raised in the user's code only. IPython runs the statements of a cell one by one, and
+its own code runs between them. An interrupt that arrives there is sent again until it strikes a
+statement. Other interrupts are ignored, as ipykernel ignores them between two requests.
 """
 
 from __future__ import annotations
 
+import _thread
 import importlib.util
 import os
 import signal
 import sys
+import threading
+import time
 from types import CodeType, FrameType
 from typing import Any, cast
 
 # Messages, because libzmq counts nothing else. A kernel can be given a limit of its memory.
 MOST_UNSENT = 100_000
+
+# How long IPython gets to reach the next statement before an interrupt is sent again.
+RETRY_SECONDS = 0.005
 
 
 class InterruptUserCode:
@@ -31,15 +38,28 @@ class InterruptUserCode:
     Args:
         serving: the function that serves requests of all types.
         hosts: the functions that call the user's code, and catch its exceptions.
+        cell: the function that runs the statements of a cell.
+        failing: the function that shows the exception of a statement; no statement follows it.
+
+    Attributes:
+        requests: the number of requests so far.
     """
 
-    def __init__(self, serving: CodeType, hosts: set[CodeType]) -> None:
+    def __init__(
+        self, serving: CodeType, hosts: set[CodeType], cell: CodeType, failing: CodeType
+    ) -> None:
         self.serving = serving
         self.hosts = hosts
+        self.cell = cell
+        self.failing = failing
+        self.requests = 0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if self.strikes_user_code(frame):
             signal.default_int_handler(signum, frame)
+        elif self.is_between_statements(frame):
+            # A thread of `threading` takes locks that the interrupted code may hold.
+            _thread.start_new_thread(self.interrupt_again, (self.requests,))
 
     def __eq__(self, other: object) -> bool:
         # Trio installs its own handler only if the current one is Python's.
@@ -59,6 +79,21 @@ class InterruptUserCode:
             frame = frame.f_back
         return False
 
+    def is_between_statements(self, frame: FrameType | None) -> bool:
+        """Return whether *frame* prepares a statement of a cell, or follows one that succeeded."""
+        while frame is not None and frame.f_code is not self.failing:
+            if frame.f_code is self.cell:
+                return True
+            frame = frame.f_back
+        return False
+
+    def interrupt_again(self, request: int) -> None:
+        """Send the interrupt of a request again, unless the kernel serves a later request."""
+        time.sleep(RETRY_SECONDS)
+        main_thread = threading.main_thread().ident
+        if request == self.requests and main_thread is not None:
+            signal.pthread_kill(main_thread, signal.SIGINT)
+
 
 def spare_own_code(kernel: Any) -> None:
     """Let interrupts strike the user's code only; do nothing to an unknown kind of kernel."""
@@ -67,6 +102,8 @@ def spare_own_code(kernel: Any) -> None:
         handler = InterruptUserCode(
             serving=code_of(kernel.dispatch_shell),
             hosts=set(map(code_of, (shell.run_code, shell.user_expressions, shell.events.trigger))),
+            cell=code_of(shell.run_ast_nodes),
+            failing=code_of(shell.showtraceback),
         )
         before = kernel.pre_handler_hook
     except AttributeError:
@@ -74,6 +111,7 @@ def spare_own_code(kernel: Any) -> None:
 
     def pre_handler_hook() -> None:
         before()
+        handler.requests += 1
         signal.signal(signal.SIGINT, handler)
 
     kernel.pre_handler_hook = pre_handler_hook

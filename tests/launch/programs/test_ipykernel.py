@@ -77,6 +77,49 @@ async def test_interrupts_strike_all_kinds_of_code(code: str) -> None:
         assert (await execution).status in ("error", "ok")
 
 
+@pytest.mark.parametrize("kernel_type", ["pyimport/kernel", "fork/kernel"])
+@pytest.mark.parametrize("statements", ["while True: pass", "x = 1\nwhile True: pass"])
+async def test_interrupt_between_two_statements_strikes_the_next_one(
+    kernel_type: str, statements: str
+) -> None:
+    code = """
+    import signal
+
+    class Interrupting(type(get_ipython().compile)):
+        def __call__(self, source, *args):
+            if "While" in type(source.body[0]).__name__:
+                type(self).__call__ = super().__call__
+                signal.raise_signal(signal.SIGINT)
+            return super().__call__(source, *args)
+
+    get_ipython().compile.__class__ = Interrupting
+    """
+    async with run_kernel(kernel_type) as kernel:
+        (await kernel.execute(textwrap.dedent(code))).raise_for_error()
+        with anyio.fail_after(60):
+            result = await kernel.execute(statements)
+        assert result.error is not None
+        assert result.error.ename == "KeyboardInterrupt"
+
+
+async def test_interrupt_after_the_last_statement_leaves_the_next_cell_alone() -> None:
+    code = """
+    import signal, sys
+
+    class Interrupting(type(sys.stdout)):
+        @property
+        def softspace(self):  # IPython reads it after the last statement of a cell
+            signal.raise_signal(signal.SIGINT)
+            raise AttributeError
+
+    sys.stdout.__class__ = Interrupting
+    """
+    async with run_kernel("pyimport/kernel") as kernel:
+        (await kernel.execute(textwrap.dedent(code))).raise_for_error()
+        for number in range(100):
+            assert (await kernel.execute(str(number))).text == str(number)
+
+
 async def test_interrupts_strike_the_expressions_after_the_code() -> None:
     async with run_kernel("pyimport/kernel") as kernel:
         await kernel.execute("import time")
