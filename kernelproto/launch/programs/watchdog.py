@@ -43,7 +43,7 @@ _STARTING_SECONDS = 0.5
 
 # A process may start another one while the list is being read; nobody can do so for ever, because
 # each round ends all that it finds.
-_ROUNDS = 50
+_ROUNDS = 200
 
 # What is said of a process that is just being started, and how long it is given each time.
 _UNKNOWN = b""
@@ -297,14 +297,20 @@ def _processes() -> Iterator[int]:
 def _kernel_of(pid: int) -> bytes | None:
     """Return the kernel id in a process' environment; None where there is none to be seen."""
     try:
-        with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
-            environment = b"\0" + file.read()
-        if environment == b"\0" and _is_being_executed(pid):
-            return _UNKNOWN
+        environment = _environment(pid)
+        if not environment:
+            if _is_being_executed(pid):
+                return _UNKNOWN
+            environment = _environment(pid)  # it may have been given one meanwhile
     except OSError:
         return None
-    _, found, rest = environment.partition(b"\0" + KERNEL_ID_VARIABLE.encode() + b"=")
+    _, found, rest = (b"\0" + environment).partition(b"\0" + KERNEL_ID_VARIABLE.encode() + b"=")
     return rest.partition(b"\0")[0] if found else None
+
+
+def _environment(pid: int) -> bytes:
+    with open(f"/proc/{pid}/environ", "rb", buffering=0) as file:
+        return file.read()
 
 
 def _is_being_executed(pid: int) -> bool:
