@@ -300,15 +300,15 @@ class BlockingKernel(BlockingRequests):
 
 @contextmanager
 def run_kernel_blocking(
-    name: str = "pyimport/kernel", **options: Unpack[RunOptions]
+    kernel_type: str = "pyimport/kernel", **options: Unpack[RunOptions]
 ) -> Generator[BlockingKernel]:
     """Run a kernel for the block, from synchronous code; see ``run_kernel``."""
-    with _entered(run_kernel(name, **options)) as (portal, kernel):
+    with _entered(run_kernel(kernel_type, **options)) as (portal, kernel):
         yield BlockingKernel(portal, kernel)
 
 
 def start_kernel_blocking(
-    name: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
+    kernel_type: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
 ) -> BlockingKernel:
     """Start a kernel that lives until its ``shutdown``, or until the program ends.
 
@@ -316,7 +316,7 @@ def start_kernel_blocking(
     """
 
     async def start() -> Kernel:
-        return await start_kernel(name, detached=detached, **options)
+        return await start_kernel(kernel_type, detached=detached, **options)
 
     with ExitStack() as resources:
         portal = resources.enter_context(_event_loop)

@@ -213,6 +213,7 @@ class KernelProvider(Protocol):
     async def launch(
         self,
         name: str,
+        /,
         *,
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,

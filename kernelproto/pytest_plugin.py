@@ -26,9 +26,10 @@ _SCOPES: tuple[_Scope, ...] = ("function", "class", "module", "package", "sessio
 def kernel_factory(request: pytest.FixtureRequest) -> object:
     """Start kernels for a test, and shut them down after it.
 
-    In an async test ``await kernel_factory(name, **options)`` returns a Kernel, and in any other
-    test ``kernel_factory(name, **options)`` returns a BlockingKernel. The arguments and exceptions
-    are those of ``run_kernel``. Async tests are those with the marker ``anyio`` or ``asyncio``.
+    In an async test ``await kernel_factory(kernel_type, **options)`` returns a Kernel, and in any
+    other test ``kernel_factory(kernel_type, **options)`` returns a BlockingKernel. The arguments
+    and exceptions are those of ``run_kernel``. Async tests are those with the marker ``anyio`` or
+    ``asyncio``.
     """
     return request.getfixturevalue(f"_kernel_factory_{_kind_of(request)}")
 
@@ -55,8 +56,8 @@ def _blocking_kernels() -> Generator[Callable[..., BlockingKernel]]:
 
     with ExitStack() as kernels:
 
-        def start(name: str = "pyimport/kernel", **options: Any) -> BlockingKernel:
-            return kernels.enter_context(run_kernel_blocking(name, **options))
+        def start(kernel_type: str = "pyimport/kernel", **options: Any) -> BlockingKernel:
+            return kernels.enter_context(run_kernel_blocking(kernel_type, **options))
 
         yield start
 
@@ -67,8 +68,8 @@ async def _kernels() -> AsyncGenerator[Callable[..., Awaitable[Kernel]]]:
 
     async with AsyncExitStack() as kernels:
 
-        async def start(name: str = "pyimport/kernel", **options: Any) -> Kernel:
-            return await kernels.enter_async_context(run_kernel(name, **options))
+        async def start(kernel_type: str = "pyimport/kernel", **options: Any) -> Kernel:
+            return await kernels.enter_async_context(run_kernel(kernel_type, **options))
 
         yield start
 

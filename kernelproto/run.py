@@ -49,7 +49,7 @@ class RunOptions(TypedDict, total=False):
 
 @asynccontextmanager
 async def run_kernel(
-    name: str = "pyimport/kernel",
+    kernel_type: str = "pyimport/kernel",
     *,
     cwd: str | os.PathLike[str] | None = None,
     env: Mapping[str, str] | None = None,
@@ -68,9 +68,9 @@ async def run_kernel(
     block may leave it, in the same event loop.
 
     Args:
-        name: the kernel type, ``provider/name``; without a slash it is ``spec/NAME``, or else that
-            of any provider that has it. ``python`` and ``python3`` mean ``pyimport/kernel`` where
-            no provider has them.
+        kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else the
+            kernel type of that name of any other provider. ``python`` and ``python3`` mean
+            ``pyimport/kernel`` where no provider has them.
         cwd: the kernel's working directory; None means the caller's.
         env: environment variables that are added to the caller's.
         launch_params: the launch parameters that the provider and the kernelspec offer; ``env`` and
@@ -100,12 +100,12 @@ async def run_kernel(
         restart=restart,
         timeouts=timeouts,
     )
-    async with Service(_run(name, options), name) as kernel:
+    async with Service(_run(kernel_type, options), kernel_type) as kernel:
         yield kernel
 
 
 async def start_kernel(
-    name: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
+    kernel_type: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
 ) -> Kernel:
     """Start a kernel that lives until ``await kernel.shutdown()``, or until the event loop ends.
 
@@ -114,7 +114,7 @@ async def start_kernel(
     to the caller's task.
 
     Args:
-        name: the kernel type.
+        kernel_type: as for ``run_kernel``.
         detached: whether the kernel goes on when the event loop or the program ends, and only
             ``kernel.shutdown()`` ends it. Another program takes it over by
             ``connect_kernel(..., own=True)``. Its output goes nowhere, unless
@@ -123,7 +123,7 @@ async def start_kernel(
     """
     if detached:
         options["launch_params"] = {**(options.get("launch_params") or {}), "detached": True}
-    service = Service(_run(name, options, outlives=detached), name)
+    service = Service(_run(kernel_type, options, outlives=detached), kernel_type)
     kernel = await service.start()
     kernel.on_shutdown = service.stop
     return kernel
@@ -167,11 +167,13 @@ def connect_kernel(
 
 
 @asynccontextmanager
-async def _run(name: str, options: RunOptions, *, outlives: bool = False) -> AsyncGenerator[Kernel]:
+async def _run(
+    kernel_type: str, options: RunOptions, *, outlives: bool = False
+) -> AsyncGenerator[Kernel]:
     cwd = options.get("cwd")
     launch = partial(
         (options.get("finder") or KernelFinder.from_entrypoints()).launch,
-        name,
+        kernel_type,
         cwd=None if cwd is None else os.fspath(cwd),
         launch_params=launch_params_of(options),
     )

@@ -82,7 +82,7 @@ async def _pool(members: int) -> AsyncGenerator[KernelPool]:
         FakeProvider() as fakes,
         KernelPool(
             finder=KernelFinder([fakes]),
-            kernel="fake/kernel",
+            kernel_type="fake/kernel",
             max_kernels=members,
             restart=None,
             timeouts=Timeouts(startup=600),

@@ -199,7 +199,7 @@ async def _execute(
         notebook = read_notebook(task.source)
         async with execute_notebook(
             notebook,
-            name=options.kernel,
+            kernel_type=options.kernel,
             timeout=options.timeout,
             allow_errors=options.allow_errors,
             parameters=options.parameters,

@@ -111,7 +111,7 @@ class KernelFinder:
 
     async def launch(
         self,
-        name: str,
+        kernel_type: str,
         *,
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
@@ -119,8 +119,8 @@ class KernelFinder:
         """Start a kernel; it is not ready yet when this returns.
 
         Args:
-            name: ``provider/name``. A name without a slash means ``spec/name``, and where there is
-                none, the first provider that has it; a broken provider is logged and skipped.
+            kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else that
+                of the first provider that has it; a broken provider is logged and skipped.
                 ``python`` and ``python3`` mean ``pyimport/kernel`` where no provider has them.
             cwd: the kernel's working directory; None means the caller's.
             launch_params: ``env`` and ``transport`` have a meaning everywhere; the rest is the
@@ -131,13 +131,13 @@ class KernelFinder:
             InvalidKernelSpec: there is, but its ``kernel.json`` cannot be used.
             LaunchError: the kernel cannot be started, or its provider is broken.
         """
-        provider_id, slash, kernel = name.partition("/")
+        provider_id, slash, kernel = kernel_type.partition("/")
         if slash:
             candidates = [(provider_id, kernel)]
         else:
             providers = sorted(self._providers, key=lambda known: known != FIRST_PROVIDER)
-            candidates = [(known, name) for known in providers]
-            if means_own_python(name):
+            candidates = [(known, kernel_type) for known in providers]
+            if means_own_python(kernel_type):
                 own_provider, _, own_kernel = OWN_KERNEL.partition("/")
                 candidates.append((own_provider, own_kernel))
         refusal: NoSuchKernel | None = None
@@ -157,7 +157,7 @@ class KernelFinder:
         if failure is not None:
             raise LaunchError(str(failure)) from failure.__cause__
         raise no_such_kernel(
-            name,
+            kernel_type,
             [available async for available, _ in self.find_kernels()],
             remedy=_INSTALL if importlib.util.find_spec("ipykernel") is None else _CHOOSE,
         ) from refusal

@@ -59,13 +59,13 @@ class NotebookExecution:
         self,
         nb: Node,
         kernel: Kernel | KernelClient | None,
-        name: str,
+        kernel_type: str,
         options: NotebookOptions,
         run_options: RunOptions,
     ) -> None:
         self.notebook = nb
         self._kernel = kernel
-        self._name = name
+        self._kernel_type = kernel_type
         self._options = options
         self._run_options = run_options
         self._events: AsyncGenerator[CellEvent] | None = None
@@ -121,15 +121,15 @@ class NotebookExecution:
             raise
 
     async def _start_kernel(self) -> Kernel:
-        options = await without_history(self._name, self._run_options)
-        return await start_kernel(self._name, **options)
+        options = await without_history(self._kernel_type, self._run_options)
+        return await start_kernel(self._kernel_type, **options)
 
 
 def execute_notebook(
     nb: Node,
     kernel: Kernel | KernelClient | None = None,
     *,
-    name: str | None = None,
+    kernel_type: str | None = None,
     timeout: float | None = None,
     allow_errors: bool = False,
     allow_error_names: Collection[str] = (),
@@ -151,8 +151,8 @@ def execute_notebook(
     Args:
         nb: the notebook, of nbformat 4, which is changed; ``read_notebook`` reads it.
         kernel: executes it, and is not ended; None starts one, which is.
-        name: the kernel type to be started; None means that in the notebook's metadata, or else
-            ``pyimport/kernel``.
+        kernel_type: starts a kernel of this type; None means the one in the notebook's metadata, or
+            else ``pyimport/kernel``.
         timeout: how many seconds each cell may take; it is interrupted then, which counts as an
             exception. None means as long as it likes.
         allow_errors: whether to go on behind a cell that raises an exception, as behind one tagged
@@ -170,8 +170,10 @@ def execute_notebook(
     Raises:
         LocalProtocolError: both a kernel and how to start one are given.
     """
-    if kernel is not None and (name is not None or run_options):
-        raise LocalProtocolError("a kernel that runs is not started: leave out name and options")
+    if kernel is not None and (kernel_type is not None or run_options):
+        raise LocalProtocolError(
+            "a kernel that runs is not started: leave out kernel_type and options"
+        )
     kernelspec: Node = nb["metadata"].get("kernelspec") or to_node({})
     options = NotebookOptions(
         timeout=timeout,
@@ -184,5 +186,5 @@ def execute_notebook(
         store_widget_state=store_widget_state,
         output_limit=output_limit,
     )
-    chosen: str = name or kernelspec.get("name") or "pyimport/kernel"
+    chosen: str = kernel_type or kernelspec.get("name") or "pyimport/kernel"
     return NotebookExecution(nb, kernel, chosen, options, run_options)

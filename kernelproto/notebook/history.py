@@ -11,13 +11,13 @@ from kernelproto.run import RunOptions
 _OPTION = "--HistoryManager.hist_file"
 
 
-async def without_history(name: str, options: RunOptions) -> RunOptions:
+async def without_history(kernel_type: str, options: RunOptions) -> RunOptions:
     """Return options with which an ipykernel keeps its history in memory.
 
     In a file, which they share, kernels that run side by side would wait for each other as well.
 
     Args:
-        name: the kernel type.
+        kernel_type: the kernel type.
         options: how it is started; what they say about the history stays.
     """
     finder = options.get("finder") or KernelFinder.from_entrypoints()
@@ -25,8 +25,8 @@ async def without_history(name: str, options: RunOptions) -> RunOptions:
     arguments = list(cast("Sequence[str]", params.get("extra_arguments", ())))
     if any(_OPTION in argument for argument in arguments):
         return options
-    async for kernel_type, attributes in finder.find_kernels():
-        if name in (kernel_type, kernel_type.partition("/")[2]):
+    async for known, attributes in finder.find_kernels():
+        if kernel_type in (known, known.partition("/")[2]):
             if not any("ipykernel" in word for word in attributes.get("argv", ())):
                 return options
             params["extra_arguments"] = [*arguments, f"{_OPTION}=:memory:"]

@@ -73,7 +73,7 @@ class StartOptions(TypedDict, total=False):
     """How a kernel is started, where that differs from the pool's other kernels.
 
     Keys:
-        kernel: the kernel type.
+        kernel_type: the kernel type.
         cwd: the working directory.
         env: environment variables, beside those of the pool.
         launch_params: launch parameters in place of the pool's.
@@ -81,7 +81,7 @@ class StartOptions(TypedDict, total=False):
         lease_limits: the limits of the user and of this kernel, in place of the pool's.
     """
 
-    kernel: str | None
+    kernel_type: str | None
     cwd: str | os.PathLike[str] | None
     env: Mapping[str, str] | None
     launch_params: Mapping[str, object] | None
@@ -225,7 +225,7 @@ class Members(AsyncContextManagerMixin):
         """Ask for a lease's kernel; for the block, nobody else gets its place."""
         if self._tasks is None:
             raise PoolError("a KernelPool has kernels during its block: async with KernelPool()")
-        self._check_type(lease, start.get("kernel"))
+        self._check_type(lease, start.get("kernel_type"))
         if not wait and self._plan.crowded and self.find(lease) is None:
             self._look_at_busy()  # before this request is refused because of them
         limits = start.get("lease_limits")

@@ -59,7 +59,7 @@ class KernelPool(AsyncContextManagerMixin):
 
     Args:
         finder: where kernel types are looked for; the installed providers by default.
-        kernel: the kernel type.
+        kernel_type: the kernel type.
         max_kernels: how many kernels there may be, those that start and end included.
         max_per_user: how many of them a user may have, under different names.
         idle_timeout: after how many idle seconds a kernel is culled; None means never. They count
@@ -71,8 +71,8 @@ class KernelPool(AsyncContextManagerMixin):
             connected (expired); None means never.
         cull_connected: whether a kernel is culled although clients are connected to it. The time
             that they are connected counts as idle then.
-        warm: how many kernels of the type *kernel* are started ahead of time, for whoever comes
-            next; they belong to nobody yet and come on top of *max_kernels*.
+        warm: how many kernels of the type *kernel_type* are started ahead of time; they have no
+            user yet and come on top of *max_kernels*.
         restart: when a kernel that has died is started again; None means never by itself.
         cwd: the kernels' working directory; None means the caller's.
         env: environment variables that are added to the caller's.
@@ -96,7 +96,7 @@ class KernelPool(AsyncContextManagerMixin):
         self,
         *,
         finder: KernelFinder | None = None,
-        kernel: str = "pyimport/kernel",
+        kernel_type: str = "pyimport/kernel",
         max_kernels: int = 50,
         max_per_user: int = 1,
         idle_timeout: float | None = 1800.0,
@@ -117,7 +117,9 @@ class KernelPool(AsyncContextManagerMixin):
             cull_connected=cull_connected,
         )
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
-        self._recipe = _Recipe(finder or KernelFinder.from_entrypoints(), kernel, warm, options)
+        self._recipe = _Recipe(
+            finder or KernelFinder.from_entrypoints(), kernel_type, warm, options
+        )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._members = Members(Plan(self.limits), self._recipe, timeouts, restart)
         self.counts = self._members.counts
@@ -157,8 +159,8 @@ class KernelPool(AsyncContextManagerMixin):
         Raises:
             PoolFull: there is no room: no kernel is idle, or others wait for room already.
             QuotaExceeded: it would be one more than the user may have.
-            PoolError: it runs as another kernel type than *kernel*; or it was released while it was
-                started; or this is not the pool's block.
+            PoolError: it runs as another kernel type than *kernel_type*; or it was released while
+                it was started; or this is not the pool's block.
             KernelProtoError: it cannot be started, as for ``run_kernel``.
         """
         replaced = None if replaces is None else Lease(user, replaces)
@@ -287,7 +289,7 @@ class _Recipe:
 
     Args:
         finder: where kernel types are looked for.
-        kernel: the usual kernel type.
+        kernel_type: the usual kernel type.
         warm: how many of the usual kernels are started ahead of time.
         options: what the usual kernels are started with.
 
@@ -295,19 +297,21 @@ class _Recipe:
         source: launches them.
     """
 
-    def __init__(self, finder: KernelFinder, kernel: str, warm: int, options: RunOptions) -> None:
-        self._kernel = kernel
+    def __init__(
+        self, finder: KernelFinder, kernel_type: str, warm: int, options: RunOptions
+    ) -> None:
+        self._kernel_type = kernel_type
         self._options = options
         self.source = WarmProvider(
             _OneProvider(finder),
-            kernel,
+            kernel_type,
             warm=warm,
             cwd=_path(options.get("cwd")),
             launch_params=self._launch_params(StartOptions()),
         )
 
     def kernel_type(self, start: StartOptions) -> str:
-        return start.get("kernel") or self._kernel
+        return start.get("kernel_type") or self._kernel_type
 
     async def launch(self, start: StartOptions) -> Launched:
         return await self.source.launch(

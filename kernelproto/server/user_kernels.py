@@ -162,7 +162,7 @@ class UserKernels:
                 user.name,
                 name=kernel_id,
                 replaces=None if replaced is None else replaced.name,
-                kernel=kernel_type or None,
+                kernel_type=kernel_type or None,
                 cwd=folder,
                 env=allowed,
                 kernel_id=kernel_id,

@@ -156,7 +156,7 @@ def test_kernels_of_all_kinds(
 
 @pytest.mark.anyio
 async def test_kernels_of_a_pool_have_the_ids_that_it_gives_them() -> None:
-    async with KernelPool(kernel="fork/kernel") as pool:
+    async with KernelPool(kernel_type="fork/kernel") as pool:
         kernel = await pool.get("ada")
         (found,) = find_running_kernels()
         assert found.kernel_id == kernel.kernel_id == pool.kernels()[0].kernel_id

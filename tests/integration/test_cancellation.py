@@ -222,7 +222,7 @@ async def test_pool(leak_check: LeakCheck) -> None:
         async with (
             FakeProvider(prepare) as provider,
             KernelPool(
-                finder=KernelFinder([provider]), kernel="fake/kernel", max_kernels=2, warm=1
+                finder=KernelFinder([provider]), kernel_type="fake/kernel", max_kernels=2, warm=1
             ) as pool,
             anyio.create_task_group() as tasks,
         ):

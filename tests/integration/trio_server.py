@@ -34,7 +34,7 @@ async def main() -> None:
         # It ends before hypercorn does: connections end with their kernels, and are told.
         KernelPool(
             finder=finder,
-            kernel=settings.kernel,
+            kernel_type=settings.kernel,
             max_kernels=settings.max_kernels,
             restart=RestartPolicy(backoff=Backoff(initial=0.01)),
         ) as pool,

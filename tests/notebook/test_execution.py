@@ -368,10 +368,10 @@ async def test_a_kernel_of_its_own_is_started_and_ended(notebook) -> None:
         async with FakeProvider() as provider:
             finder = KernelFinder([provider])
             await execute_notebook(nb, finder=finder)
-            async with execute_notebook(nb, name="kernel", finder=finder) as execution:
+            async with execute_notebook(nb, kernel_type="kernel", finder=finder) as execution:
                 await anext(execution)
                 assert provider.kernels[1].returncode is None
-            await execute_notebook(notebook("one"), name="fake/kernel", finder=finder)
+            await execute_notebook(notebook("one"), kernel_type="fake/kernel", finder=finder)
 
     assert [fake.returncode for fake in provider.kernels] == [0, 0, 0]
 
@@ -389,4 +389,4 @@ async def test_a_kernel_that_is_given_is_not_ended(notebook) -> None:
 async def test_a_kernel_that_is_given_cannot_be_chosen_as_well(notebook, connected) -> None:
     async with connected() as (_, client):
         with pytest.raises(LocalProtocolError, match="leave out"):
-            execute_notebook(notebook("one"), client, name="fake/kernel")
+            execute_notebook(notebook("one"), client, kernel_type="fake/kernel")

@@ -57,7 +57,11 @@ def pool_of() -> Opened:
 
     @asynccontextmanager
     async def pool_of(**options) -> AsyncGenerator[tuple[KernelPool, Provider]]:
-        defaults = {"kernel": "fake/kernel", "restart": RESTART, "timeouts": Timeouts(startup=60)}
+        defaults = {
+            "kernel_type": "fake/kernel",
+            "restart": RESTART,
+            "timeouts": Timeouts(startup=60),
+        }
         with anyio.fail_after(GUARD_SECONDS):
             async with (
                 Provider(prepare) as provider,

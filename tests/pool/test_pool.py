@@ -587,7 +587,7 @@ async def test_start_that_fails_is_told_to_all_who_asked_and_tried_again(pool_of
 async def test_unknown_kernel_type(pool_of) -> None:
     async with pool_of() as (pool, _):
         with pytest.raises(NoSuchKernel, match="fake/kernel"):
-            await pool.get("ada", kernel="fake/other")
+            await pool.get("ada", kernel_type="fake/other")
         assert pool.kernels() == []
 
 
@@ -598,14 +598,14 @@ async def test_kernel_type_belongs_to_the_lease(pool_of) -> None:
     async with (
         FakeProvider() as fake,
         Other() as other,
-        KernelPool(finder=KernelFinder([fake, other]), kernel="fake/kernel") as pool,
+        KernelPool(finder=KernelFinder([fake, other]), kernel_type="fake/kernel") as pool,
     ):
-        ada = await pool.get("ada", kernel="other/kernel")
+        ada = await pool.get("ada", kernel_type="other/kernel")
         assert await pool.get("ada") is ada
         assert pool.kernels()[0].kernel_type == "other/kernel"
         assert (len(fake.kernels), len(other.kernels)) == (0, 1)
         with pytest.raises(PoolError, match="is 'other/kernel', not 'fake/kernel': release it"):
-            await pool.get("ada", kernel="fake/kernel")
+            await pool.get("ada", kernel_type="fake/kernel")
 
 
 async def test_kernel_type_is_that_of_the_first_in_line(pool_of) -> None:
@@ -617,7 +617,7 @@ async def test_kernel_type_is_that_of_the_first_in_line(pool_of) -> None:
         tasks.start_soon(lambda: pool.get("bob", wait=True))
         await anyio.wait_all_tasks_blocked()
         with pytest.raises(PoolError, match="is 'fake/kernel', not 'fake/other'"):
-            await pool.get("bob", kernel="fake/other", wait=True)
+            await pool.get("bob", kernel_type="fake/other", wait=True)
         tasks.cancel_scope.cancel()
 
 
@@ -639,7 +639,7 @@ async def test_kernel_type_may_be_another_after_a_release(pool_of) -> None:
         @tasks.start_soon
         async def get_another() -> None:
             with pytest.raises(NoSuchKernel):
-                await pool.get("ada", kernel="fake/other")
+                await pool.get("ada", kernel_type="fake/other")
 
         await anyio.wait_all_tasks_blocked()
         give_up.set()

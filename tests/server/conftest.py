@@ -262,7 +262,11 @@ def serving() -> Opened:
         provider_type: type[FakeProvider] = FakeProvider,
         **options: Any,
     ) -> AsyncGenerator[Server]:
-        defaults = {"kernel": "fake/kernel", "restart": RESTART, "timeouts": Timeouts(startup=60)}
+        defaults = {
+            "kernel_type": "fake/kernel",
+            "restart": RESTART,
+            "timeouts": Timeouts(startup=60),
+        }
         with anyio.fail_after(GUARD_SECONDS):
             async with provider_type(prepare) as provider:
                 finder = KernelFinder([provider])

@@ -48,12 +48,12 @@ from kernelproto.wire.connection import ChannelName
 
 async def front_door(info: ConnectionInfo) -> None:
     run: AbstractAsyncContextManager[Kernel] = kernelproto.run_kernel(
-        "spec/python3", cwd="/", timeouts=Timeouts(startup=10)
+        kernel_type="spec/python3", cwd="/", timeouts=Timeouts(startup=10)
     )
     async with run as kernel:
         assert_type(kernel, Kernel)
 
-    assert_type(await kernelproto.start_kernel(), Kernel)
+    assert_type(await kernelproto.start_kernel(kernel_type="fork/kernel"), Kernel)
 
     async with kernelproto.connect_kernel(info) as client:
         assert_type(client, KernelClient)
@@ -122,9 +122,14 @@ def explaining(late: ExecutionTimeout, stuck: KernelUnresponsive, lost: ReplyLos
 
 
 async def pooling(finder: KernelFinder) -> None:
-    async with KernelPool(finder=finder, max_kernels=50, idle_timeout=None) as pool:
+    async with KernelPool(
+        finder=finder, kernel_type="fork/kernel", max_kernels=50, idle_timeout=None
+    ) as pool:
         assert_type(pool, KernelPool)
-        assert_type(await pool.get("ada", name="second", env={"A": "1"}, wait=True), Kernel)
+        second = await pool.get(
+            "ada", name="second", kernel_type="spec/ir", env={"A": "1"}, wait=True
+        )
+        assert_type(second, Kernel)
         async with pool.connection("ada", overflow="drop_oldest") as connection:
             assert_type(connection, PoolConnection)
             assert_type(connection.kernel, Kernel)
@@ -146,7 +151,7 @@ async def finding(finder: KernelFinder) -> None:
         assert_type(name, str)
         assert_type(attributes.get("display_name"), str | None)
 
-    info, manager = await finder.launch("spec/python3")
+    info, manager = await finder.launch(kernel_type="spec/python3")
     assert_type(info, ConnectionInfo)
     assert_type(manager, KernelManager)
     assert_type(await manager.wait(), int | None)

@@ -126,7 +126,7 @@ async def serve(settings: Settings) -> None:
             background_tasks() as tasks,  # outlives the pool: a second signal changes nothing
             KernelPool(
                 finder=finder,
-                kernel=settings.kernel,
+                kernel_type=settings.kernel,
                 max_kernels=settings.max_kernels,
                 max_per_user=settings.max_per_user if settings.multi_user else settings.max_kernels,
                 idle_timeout=settings.idle_timeout or None,

@@ -112,7 +112,7 @@ async def application(
                 provider = await stack.enter_async_context(FakeProvider())
             finder = KernelFinder([provider])
             pool = await stack.enter_async_context(
-                KernelPool(finder=finder, kernel=kernel, max_kernels=limit)
+                KernelPool(finder=finder, kernel_type=kernel, max_kernels=limit)
             )
             tasks = await stack.enter_async_context(anyio.create_task_group())
             app = create_app(pool, finder=finder, authenticator=users, settings=settings)

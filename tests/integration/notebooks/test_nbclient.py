@@ -91,7 +91,7 @@ async def test_side_by_side_they_come_to_the_same(anyio_backend: str) -> None:
     results: dict[str, NotebookResult] = {}
 
     async def execute(name: str) -> None:
-        results[name] = await execute_notebook(read_notebook(NOTEBOOKS[name]), name=kernel)
+        results[name] = await execute_notebook(read_notebook(NOTEBOOKS[name]), kernel_type=kernel)
 
     expected = await to_thread.run_sync(executed_by_nbclient)
     with anyio.fail_after(GUARD_SECONDS):

@@ -33,7 +33,7 @@ def kernelspec(tmp_path, monkeypatch):
 async def client(serving, kernelspec):
     async with serving() as server, FakeProvider() as fake:
         finder = KernelFinder([fake, KernelSpecProvider()])
-        async with KernelPool(finder=finder, kernel="spec/sample", max_per_user=2) as pool:
+        async with KernelPool(finder=finder, kernel_type="spec/sample", max_per_user=2) as pool:
             server.app = create_app(
                 pool,
                 finder=finder,
