@@ -7,6 +7,7 @@ if typing.TYPE_CHECKING:
     from kernelproto.blocking import (
         BlockingClient,
         BlockingKernel,
+        adopt_kernel_blocking,
         connect_kernel_blocking,
         run_kernel_blocking,
         start_kernel_blocking,
@@ -58,7 +59,7 @@ if typing.TYPE_CHECKING:
     from kernelproto.interfaces import KernelManager, KernelProvider
     from kernelproto.launch.finder import KernelFinder
     from kernelproto.pool import KernelPool
-    from kernelproto.run import connect_kernel, run_kernel, start_kernel
+    from kernelproto.run import adopt_kernel, connect_kernel, run_kernel, start_kernel
     from kernelproto.supervise import (
         Backoff,
         Died,
@@ -148,6 +149,8 @@ __all__ = [
     "WrongEventLoop",
     "WrongProcess",
     "__version__",
+    "adopt_kernel",
+    "adopt_kernel_blocking",
     "connect_kernel",
     "connect_kernel_blocking",
     "run_kernel",

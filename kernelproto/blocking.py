@@ -16,13 +16,12 @@ from collections.abc import Awaitable, Callable, Generator
 from concurrent.futures import Future
 from contextlib import (
     AbstractAsyncContextManager,
-    AbstractContextManager,
     ExitStack,
     contextmanager,
 )
 from functools import wraps
 from queue import SimpleQueue
-from typing import Concatenate, Literal, ParamSpec, TypeVar, Unpack, overload
+from typing import Concatenate, ParamSpec, TypeVar, Unpack
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -32,7 +31,14 @@ from kernelproto.client.questions import OnInput
 from kernelproto.client.requests import Requests
 from kernelproto.client.result import ExecutionResult
 from kernelproto.concurrency.process_owner import Owner
-from kernelproto.run import ConnectionSource, RunOptions, connect_kernel, run_kernel, start_kernel
+from kernelproto.run import (
+    ConnectionSource,
+    RunOptions,
+    adopt_kernel,
+    connect_kernel,
+    run_kernel,
+    start_kernel,
+)
 from kernelproto.supervise.kernel import Kernel, KernelState
 from kernelproto.terminal import ask_on_terminal, print_output
 from kernelproto.timeouts import Timeouts
@@ -332,31 +338,23 @@ def start_kernel_blocking(
     return kernel
 
 
-@overload
-def connect_kernel_blocking(
-    connection: ConnectionSource, *, own: Literal[False] = False, timeouts: Timeouts | None = None
-) -> AbstractContextManager[BlockingClient]: ...
-@overload
-def connect_kernel_blocking(
-    connection: ConnectionSource, *, own: Literal[True], timeouts: Timeouts | None = None
-) -> AbstractContextManager[BlockingKernel]: ...
-def connect_kernel_blocking(
-    connection: ConnectionSource, *, own: bool = False, timeouts: Timeouts | None = None
-) -> AbstractContextManager[BlockingClient | BlockingKernel]:
-    """Connect to a kernel of another program, for the block; see ``connect_kernel``."""
-    timeouts = timeouts or Timeouts()
-    return _take_over(connection, timeouts) if own else _connect(connection, timeouts)
-
-
 @contextmanager
-def _connect(connection: ConnectionSource, timeouts: Timeouts) -> Generator[BlockingClient]:
-    with _entered(connect_kernel(connection, timeouts=timeouts)) as (portal, client):
+def connect_kernel_blocking(
+    connection: ConnectionSource, *, timeouts: Timeouts | None = None
+) -> Generator[BlockingClient]:
+    """Connect to a kernel of another program, for the block; see ``connect_kernel``."""
+    connected = connect_kernel(connection, timeouts=timeouts or Timeouts())
+    with _entered(connected) as (portal, client):
         yield BlockingClient(portal, client)
 
 
 @contextmanager
-def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> Generator[BlockingKernel]:
-    with _entered(connect_kernel(connection, own=True, timeouts=timeouts)) as (portal, kernel):
+def adopt_kernel_blocking(
+    connection: ConnectionSource, *, timeouts: Timeouts | None = None
+) -> Generator[BlockingKernel]:
+    """Take over a kernel of another program, and end it with the block; see ``adopt_kernel``."""
+    adopted = adopt_kernel(connection, timeouts=timeouts or Timeouts())
+    with _entered(adopted) as (portal, kernel):
         yield BlockingKernel(portal, kernel)
 
 

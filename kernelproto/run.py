@@ -1,4 +1,4 @@
-"""The front door: run_kernel, start_kernel and connect_kernel."""
+"""The entry points: run_kernel, start_kernel, connect_kernel and adopt_kernel."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
-from typing import Literal, TypeAlias, TypedDict, Unpack, overload
+from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import anyio
 import msgspec
@@ -116,9 +116,8 @@ async def start_kernel(
     Args:
         kernel_type: as for ``run_kernel``.
         detached: whether the kernel goes on when the event loop or the program ends, and only
-            ``kernel.shutdown()`` ends it. Another program takes it over by
-            ``connect_kernel(..., own=True)``. Its output goes nowhere, unless
-            ``launch_params["output"]`` names a file.
+            ``kernel.shutdown()`` ends it. Another program takes it over by ``adopt_kernel``. Its
+            output goes nowhere, unless ``launch_params["output"]`` names a file.
         options: as for ``run_kernel``.
     """
     if detached:
@@ -129,41 +128,46 @@ async def start_kernel(
     return kernel
 
 
-@overload
 def connect_kernel(
-    connection: ConnectionSource, *, own: Literal[False] = False, timeouts: Timeouts = ...
-) -> AbstractAsyncContextManager[KernelClient]: ...
-@overload
-def connect_kernel(
-    connection: ConnectionSource, *, own: Literal[True], timeouts: Timeouts = ...
-) -> AbstractAsyncContextManager[Kernel]: ...
-def connect_kernel(
-    connection: ConnectionSource, *, own: bool = False, timeouts: Timeouts = _DEFAULT_TIMEOUTS
-) -> AbstractAsyncContextManager[KernelClient | Kernel]:
-    """Connect to a kernel that another program has started.
-
-    Without *own*, leaving the block never ends the kernel. With *own*, the block gives a Kernel,
-    which can be signalled, waited for and restarted, and leaving the block ends it, as it does for
-    ``run_kernel``. You can only own a kernel that kernelproto has started on this machine, either
-    detached or by a program that has died. Its exit status cannot be known; a restart launches its
-    kernel type anew, without the launch parameters of the first launch.
+    connection: ConnectionSource, *, timeouts: Timeouts = _DEFAULT_TIMEOUTS
+) -> AbstractAsyncContextManager[KernelClient]:
+    """Connect to a kernel that another program has started; leaving the block never ends it.
 
     Args:
         connection: the contents of the connection file, or its path; a name, a pattern such as
             ``"kernel-*.json"`` or a part of the name is searched for in the Jupyter runtime folder.
-        own: whether the kernel is taken over.
-        timeouts: without *own* only two matter, in seconds: ``startup``, until the kernel answers,
-            and ``interrupt``.
+        timeouts: two of them apply, in seconds: ``startup``, until the kernel answers, and
+            ``interrupt``.
 
     Raises:
-        DiscoveryError: the connection file cannot be read, the kernel's host name does not resolve,
-            or the kernel cannot be taken over.
-        RemoteProtocolError: it is no connection file.
+        DiscoveryError: the connection file cannot be read, or the kernel's host name does not
+            resolve.
+        RemoteProtocolError: it is not a connection file.
         KernelNotReady: no kernel answered within ``timeouts.startup``.
     """
-    if own:
-        return Service(_take_over(connection, timeouts), "adopted kernel")
     return Service(_connect(connection, timeouts), "connection")
+
+
+def adopt_kernel(
+    connection: ConnectionSource, *, timeouts: Timeouts = _DEFAULT_TIMEOUTS
+) -> AbstractAsyncContextManager[Kernel]:
+    """Take over a kernel that another program has started; leaving the block ends it.
+
+    The block gives a Kernel, which can be signalled, waited for and restarted. You can adopt a
+    kernel that kernelproto has started on this machine, either detached or by a program that has
+    died. Its exit status cannot be known. A restart launches its kernel type anew, without the
+    launch parameters of the first launch.
+
+    Args:
+        connection: as for ``connect_kernel``.
+        timeouts: the phases of the kernel's life, in seconds.
+
+    Raises:
+        DiscoveryError: the connection file cannot be read, or the kernel cannot be adopted.
+        RemoteProtocolError: it is not a connection file.
+        KernelNotReady: the kernel did not answer within ``timeouts.startup``.
+    """
+    return Service(_adopt(connection, timeouts), "adopted kernel")
 
 
 @asynccontextmanager
@@ -209,18 +213,18 @@ async def _connect(
 
 
 @asynccontextmanager
-async def _take_over(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGenerator[Kernel]:
+async def _adopt(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGenerator[Kernel]:
     from kernelproto.launch.adopt import adopt_local, find_record  # few programs need it
 
     if isinstance(connection, str | os.PathLike):
         record = find_record(os.fspath(connection))
     else:
         record = find_record(_connection_info(connection))
-    adopt: list[Launch] = [partial(adopt_local, record)]
+    adoption: list[Launch] = [partial(adopt_local, record)]
 
     async def launch() -> Launched:
-        if adopt:
-            return await adopt.pop()()
+        if adoption:
+            return await adoption.pop()()
         return await KernelFinder.from_entrypoints().launch(record.kernel_name)
 
     async with open_kernel(launch, timeouts=timeouts) as kernel:

@@ -78,6 +78,8 @@ PUBLIC = [
     "WrongEventLoop",
     "WrongProcess",
     "__version__",
+    "adopt_kernel",
+    "adopt_kernel_blocking",
     "connect_kernel",
     "connect_kernel_blocking",
     "run_kernel",

@@ -17,7 +17,7 @@ from kernelproto.exceptions import KernelNotReady, KernelProtoError
 from kernelproto.launch.address.ports import listens_at
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.launch.programs.watchdog import kill_group
-from kernelproto.run import connect_kernel
+from kernelproto.run import adopt_kernel
 from kernelproto.timeouts import Timeouts
 
 # How long a kernel that was asked to end may take, and how often it is looked at meanwhile.
@@ -108,7 +108,7 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
         return "it was dead; its files are removed"
     if record is not None and (record.detached or record.owner.is_gone):
         with suppress(KernelNotReady):  # and so it was killed
-            async with connect_kernel(kernel.connection_file, own=True, timeouts=_TAKE_OVER):
+            async with adopt_kernel(kernel.connection_file, timeouts=_TAKE_OVER):
                 pass
         return "stopped"
     if kernel.state == "alive":

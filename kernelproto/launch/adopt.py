@@ -47,7 +47,7 @@ def find_record(connection: str | ConnectionInfo) -> Record:
     reason = fault or "kernelproto did not start it, or the log says why its record is not trusted"
     raise DiscoveryError(
         f"there is no record of a kernel at {path or connection!r}: it has ended, or {reason}; "
-        "without own=True one can connect to it all the same"
+        "connect_kernel does without"
     )
 
 

@@ -18,6 +18,8 @@ from kernelproto import (
     KernelDied,
     LaunchError,
     Timeouts,
+    adopt_kernel,
+    adopt_kernel_blocking,
     connect_kernel,
     connect_kernel_blocking,
     run_kernel,
@@ -70,14 +72,14 @@ async def test_kernel_of_another_program_is_taken_over(left_behind: str) -> None
         async with connect_kernel(left_behind) as client:
             result = await client.execute("say(str(os.x), parent)")
             assert result.stdout == "42"
-        async with connect_kernel(left_behind, own=True) as kernel:
+        async with adopt_kernel(left_behind) as kernel:
             assert kernel.owned
             assert (await kernel.execute("say(str(os.x), parent)")).stdout == "42"
             await kernel.manager.interrupt()
             assert await kernel.manager.is_alive()
         assert not await anyio.Path(left_behind).exists()
         with pytest.raises(DiscoveryError):
-            async with connect_kernel(left_behind, own=True):
+            async with adopt_kernel(left_behind):
                 pytest.fail("it is gone")
 
 
@@ -86,7 +88,7 @@ async def test_kernel_keeps_the_id_that_others_know_it_by() -> None:
     (record,) = read_records()
     msgspec.structs.replace(record, listed_as="mine").write()
     with anyio.fail_after(GUARD_SECONDS):
-        async with connect_kernel("mine", own=True) as kernel:
+        async with adopt_kernel("mine") as kernel:
             assert kernel.manager.connection_file == path
             assert kernel.kernel_id == read_records()[0].listed_as == "mine"
             await kernel.restart()
@@ -96,7 +98,7 @@ async def test_kernel_keeps_the_id_that_others_know_it_by() -> None:
 async def test_life_after_being_taken_over() -> None:
     path = await anyio.to_thread.run_sync(run, PROGRAMS["asyncio"])
     with anyio.fail_after(GUARD_SECONDS):
-        async with connect_kernel(path, own=True) as kernel:
+        async with adopt_kernel(path) as kernel:
             await kernel.manager.signal(signal.SIGKILL)
             with pytest.raises(KernelDied):
                 await kernel.execute("pass")
@@ -108,7 +110,7 @@ async def test_life_after_being_taken_over() -> None:
 async def test_kernel_that_somebody_else_owns_is_not_taken_over() -> None:
     async with run_kernel("spec/scripted") as kernel:
         with pytest.raises(DiscoveryError, match="not started detached"):
-            async with connect_kernel(kernel.connection_info, own=True):
+            async with adopt_kernel(kernel.connection_info):
                 pytest.fail("it was taken over")
         await kernel.execute("pass")
 
@@ -156,7 +158,7 @@ def test_blocking() -> None:
 
 
 def test_blocking_takeover() -> None:
-    with connect_kernel_blocking(run(PROGRAMS["blocking"]), own=True) as kernel:
+    with adopt_kernel_blocking(run(PROGRAMS["blocking"])) as kernel:
         assert kernel.execute("say(str(os.x), parent)").stdout == "42"
         kernel.restart()
         kernel.execute("pass")

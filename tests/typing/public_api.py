@@ -58,7 +58,7 @@ async def front_door(info: ConnectionInfo) -> None:
     async with kernelproto.connect_kernel(info) as client:
         assert_type(client, KernelClient)
 
-    async with kernelproto.connect_kernel(info, own=True) as adopted:
+    async with kernelproto.adopt_kernel(info) as adopted:
         assert_type(adopted, Kernel)
 
 
