@@ -262,7 +262,7 @@ class BlockingKernel(BlockingRequests):
 
     def __init__(self, portal: BlockingPortal, wrapped: Kernel) -> None:
         super().__init__(portal, wrapped)
-        self._release = ExitStack()
+        self._resources = ExitStack()
 
     @property
     def kernel_id(self) -> str:
@@ -290,18 +290,18 @@ class BlockingKernel(BlockingRequests):
         try:
             return self.portal.call(self.wrapped.shutdown)
         finally:
-            self._release.close()
+            self._resources.close()
 
     shutdown_or_terminate = shutdown
 
-    def leave(self) -> None:
-        """Let go of a detached kernel, which goes on; nothing can be asked of it here any more."""
+    def detach(self) -> None:
+        """Close this handle on a kernel that was started detached; the kernel goes on."""
         self.owner.check("kernel")
-        self._release.close()
+        self._resources.close()
 
     def own(self, resources: ExitStack) -> None:
         """Let go of *resources* with ``shutdown``."""
-        self._release = resources
+        self._resources = resources
 
 
 @contextmanager
@@ -330,7 +330,7 @@ def start_kernel_blocking(
 
         def at_exit() -> None:
             if kernel.owner.is_here:  # the end of a forked child is not the end of the program
-                (kernel.leave if detached else kernel.shutdown)()
+                (kernel.detach if detached else kernel.shutdown)()
 
         atexit.register(at_exit)
         resources.callback(atexit.unregister, at_exit)

@@ -185,8 +185,8 @@ class MayLoseAddress(Protocol):
 class MayOutlive(Protocol):
     """Optional part of a KernelManager: its kernel may go on when this program does not."""
 
-    async def release(self) -> None:
-        """Let go of the kernel without ending it; nobody waits for it any more."""
+    async def detach(self) -> None:
+        """Close what this program holds of the kernel, which goes on."""
         ...
 
 

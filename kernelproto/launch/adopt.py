@@ -55,7 +55,7 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
     """Take over a kernel that runs detached, or whose program has died.
 
     Its manager does what that of a launched kernel does, save for wait(), which returns None: the
-    exit status goes to the program that has started it. cleanup() ends it; release() does not.
+    exit status goes to the program that has started it. cleanup() ends it; detach() does not.
 
     Raises:
         DiscoveryError: the kernel has ended; or it cannot be adopted, because it belongs to a

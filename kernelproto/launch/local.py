@@ -116,7 +116,7 @@ class LocalKernelManager:
         self._forwarder = forwarder
         self._owner = Owner()
         self._oom_kills = oom_kills()
-        self._released = False
+        self._is_detached = False
         self._is_over = False
 
     @property
@@ -186,7 +186,7 @@ class LocalKernelManager:
         several tasks at once. A process that even SIGKILL does not end in this time, because it
         hangs in a system call, is logged and left to itself.
         """
-        if self._released or not self._owner.is_here:
+        if self._is_detached or not self._owner.is_here:
             return
         members_ended = False
         try:
@@ -217,19 +217,20 @@ class LocalKernelManager:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self._forwarder.join, _RELAY_SECONDS)
 
-    async def release(self) -> None:
-        """Let go of a detached kernel without ending it; no task may wait for it meanwhile.
+    async def detach(self) -> None:
+        """Close what this program holds of a kernel that was launched detached, which goes on.
 
-        Its files and its record stay for others, see ``launch.adopted``. Of this manager only
-        the attributes are of use afterwards, and cleanup() does nothing.
+        No task may wait for the kernel meanwhile. Its files and its record stay for other programs,
+        see ``launch.adopt``. Afterwards only the attributes of this manager are of use, and
+        cleanup() does nothing.
 
         Raises:
             RuntimeError: the kernel was not launched detached.
         """
         if not self.detached:
-            raise RuntimeError("only a kernel that was launched detached can be released")
-        if not self._released and self._owner.is_here:
-            self._released = True
+            raise RuntimeError("only a kernel that was launched detached can be detached")
+        if not self._is_detached and self._owner.is_here:
+            self._is_detached = True
             self._process.release()
             self._output.close()
 
@@ -239,7 +240,7 @@ class LocalKernelManager:
         Where that cannot be written down it is logged, and the kernel stays listed as it was.
         """
         listed_as = "" if kernel_id == self.kernel_id else kernel_id
-        if self._is_over or self._released or listed_as == self._record.listed_as:
+        if self._is_over or self._is_detached or listed_as == self._record.listed_as:
             return
         self._owner.check("kernel")
         record = msgspec.structs.replace(self._record, listed_as=listed_as)

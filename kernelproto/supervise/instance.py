@@ -308,7 +308,7 @@ async def _open(
                 yield instance
             finally:
                 if instance.outlives and isinstance(manager, MayOutlive):
-                    finish = manager.release
+                    finish = manager.detach
                 else:
                     await instance.end(instance.farewell)
     finally:

@@ -202,4 +202,4 @@ async def open_kernel(
         try:
             yield Kernel(lifecycle)
         finally:
-            await (lifecycle.leave() if outlives else lifecycle.end())
+            await (lifecycle.detach() if outlives else lifecycle.end())

@@ -202,7 +202,7 @@ class Lifecycle:
         """Say, before the kernel is ended, what those get who hold it still."""
         self._farewell = self.current.farewell = error
 
-    async def leave(self) -> None:
+    async def detach(self) -> None:
         """Let the kernel outlive this program, unless it was shut down or has died."""
         if self.over or self.current.dead or self.replacement is not None:
             await self.end()

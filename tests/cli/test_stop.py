@@ -150,7 +150,7 @@ def test_kernels_of_all_kinds(
         ]
         assert strangers_kernel.wait(GUARD_SECONDS) == 0
         assert set(listed(capsysbinary)) == {ours.kernel_id}
-    detached.leave()
+    detached.detach()
     assert find_running_kernels() == []
 
 

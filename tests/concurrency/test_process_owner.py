@@ -124,7 +124,7 @@ class TestProgramThatForks:
             "kernel.interrupt()",
             "kernel.restart()",
             "kernel.shutdown()",
-            "kernel.leave()",
+            "kernel.detach()",
             "kernel.state",
             "client.execute('1')",
             "client.busy",

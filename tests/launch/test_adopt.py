@@ -123,7 +123,7 @@ async def test_release(start, resources) -> None:
     kernel_id = start()
     before = resources()
     manager = await adopt(kernel_id)
-    await manager.release()
+    await manager.detach()
     await manager.cleanup()
     assert resources() == before
     manager = await adopt(kernel_id)

@@ -345,11 +345,11 @@ async def test_death_for_want_of_memory(monkeypatch) -> None:
         await manager.cleanup()
 
 
-async def test_released_kernel_lives_on(resources, until_gone) -> None:
+async def test_detach_leaves_the_kernel_running(resources, until_gone) -> None:
     before = resources()
     manager = await launch(FOR_EVER, detached=True)
-    await manager.release()
-    await manager.release()
+    await manager.detach()
+    await manager.detach()
     await manager.cleanup()
     assert resources() == before
     assert exists(manager.pid)
@@ -365,19 +365,19 @@ async def test_released_kernel_lives_on(resources, until_gone) -> None:
     await other.cleanup()
 
 
-async def test_only_a_detached_kernel_can_be_released() -> None:
+async def test_detach_refuses_a_kernel_not_launched_detached() -> None:
     manager = await launch(FOR_EVER)
     with pytest.raises(RuntimeError, match="detached"):
-        await manager.release()
+        await manager.detach()
     assert await manager.is_alive()
     await manager.cleanup()
 
 
-async def test_released_kernel_that_has_ended() -> None:
+async def test_detach_from_a_kernel_that_has_ended() -> None:
     manager = await launch("", detached=True)
     await wait(manager)
     (record,) = read_records()
-    await manager.release()
+    await manager.detach()
     record.clear_up()
 
 
