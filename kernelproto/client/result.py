@@ -10,7 +10,6 @@ from typing import Any, Literal
 from kernelproto.client.page import LastingOutput
 from kernelproto.exceptions import ExecutionError
 from kernelproto.wire.content import (
-    DisplayData,
     ErrorOutput,
     ExecuteReply,
     ExecuteResult,
@@ -26,7 +25,8 @@ class ExecutionResult:
         status: "ok", "error", or "aborted" when the kernel did not run it because an earlier one
             failed. Code that was interrupted is an "error". "unknown" is the status of a result
             that an exception carries: the kernel has not reported how the execution ended.
-        outputs: the outputs in order, with update_display_data and clear_output applied.
+        outputs: the outputs in order, with update_display_data and clear_output applied; each has
+            ``to_dict()``, for JSON.
         outputs_complete: whether ``outputs`` has all of them. It is False if the outputs were read
             by iteration and exceeded the limit, or if the client could not read one: a
             RefusedOutput is in its place.
@@ -124,10 +124,10 @@ class ExecutionResult:
         cells: list[dict[str, Any]] = []
         for name, outputs in groupby(self.outputs, _stream_name):
             if name is None:
-                cells += map(notebook_output, outputs)
+                cells += [output.to_dict() for output in outputs]
             else:
                 text = "".join(output.text for output in outputs if isinstance(output, Stream))
-                cells.append(notebook_output(Stream(name, text)))
+                cells.append(Stream(name, text).to_dict())
         return cells
 
     def _stream(self, name: str) -> str:
@@ -148,30 +148,3 @@ def _error(reply: ExecuteReply) -> ErrorOutput | None:
     if reply.status != "error":
         return None
     return ErrorOutput(reply.ename, reply.evalue, reply.traceback)
-
-
-def notebook_output(output: LastingOutput) -> dict[str, Any]:
-    """Return an output as a code cell of nbformat 4 holds it."""
-    match output:
-        case Stream(name, text):
-            return {"output_type": "stream", "name": name, "text": text}
-        case ErrorOutput(ename, evalue, traceback):
-            return {
-                "output_type": "error",
-                "ename": ename,
-                "evalue": evalue,
-                "traceback": list(traceback),
-            }
-        case ExecuteResult():
-            return {
-                "output_type": "execute_result",
-                "data": dict(output.data),
-                "metadata": dict(output.metadata),
-                "execution_count": output.execution_count,
-            }
-        case DisplayData():
-            return {
-                "output_type": "display_data",
-                "data": dict(output.data),
-                "metadata": dict(output.metadata),
-            }

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from kernelproto.client import page
 from kernelproto.client.page import Displays, LastingOutput, Shown
-from kernelproto.client.result import notebook_output
 from kernelproto.notebook.nodes import Node, to_node
 from kernelproto.wire.content import MimeBundle, Stream
 
@@ -76,7 +75,7 @@ class Page(page.Page):
             return
         self._join()
         self._pieces[:] = [output.text] if isinstance(output, Stream) else []
-        node = to_node(notebook_output(output))
+        node = to_node(output.to_dict())
         if shown.display is not None:
             self._updatable.append((shown, node))
         self.outputs.append(node)

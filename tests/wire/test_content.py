@@ -305,3 +305,42 @@ def test_oddities_of_a_kernel_info_reply_are_forgiven() -> None:
     assert reply.protocol_version == "5"
     assert reply.language_info == content.LanguageInfo(name="R", version="4.4")
     assert (reply.help_links, reply.debugger) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        (content.Stream("stderr", "a"), {"output_type": "stream", "name": "stderr", "text": "a"}),
+        (
+            content.DisplayData({"text/plain": "a"}, {"width": 1}, {"display_id": "x"}),
+            {"output_type": "display_data", "data": {"text/plain": "a"}, "metadata": {"width": 1}},
+        ),
+        (
+            content.UpdateDisplayData({"text/plain": "b"}, {}, {"display_id": "x"}),
+            {
+                "output_type": "update_display_data",
+                "data": {"text/plain": "b"},
+                "metadata": {},
+                "transient": {"display_id": "x"},
+            },
+        ),
+        (
+            content.ExecuteResult({"text/plain": "1"}, {}, {}, 3),
+            {
+                "output_type": "execute_result",
+                "data": {"text/plain": "1"},
+                "metadata": {},
+                "execution_count": 3,
+            },
+        ),
+        (
+            content.ErrorOutput("E", "why", ["line"]),
+            {"output_type": "error", "ename": "E", "evalue": "why", "traceback": ["line"]},
+        ),
+        (content.ClearOutput(wait=True), {"output_type": "clear_output", "wait": True}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_output_as_json(output: content.Output, expected: dict[str, Any]) -> None:
+    assert output.to_dict() == expected
+    assert json.loads(json.dumps(output.to_dict())) == expected

@@ -16,6 +16,10 @@ class Stream(Content, frozen=True):
     name: str = "stdout"
     text: str = ""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output as a code cell of nbformat 4 has it."""
+        return {"output_type": "stream", "name": self.name, "text": self.text}
+
 
 class MimeBundle(Content, frozen=True):
     """One thing in several representations: MIME type to data, and metadata likewise."""
@@ -30,19 +34,42 @@ class MimeBundle(Content, frozen=True):
         display_id = self.transient.get("display_id")
         return display_id if isinstance(display_id, str) else None
 
+    def _as_output(self, output_type: str, **fields: Any) -> dict[str, Any]:
+        return {
+            "output_type": output_type,
+            "data": dict(self.data),
+            "metadata": dict(self.metadata),
+            **fields,
+        }
+
 
 class DisplayData(MimeBundle, frozen=True):
     """Something to show. Section "Display data"."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output as a code cell of nbformat 4 has it, without ``transient``."""
+        return self._as_output("display_data")
+
 
 class UpdateDisplayData(MimeBundle, frozen=True):
     """New data for the displays with the same display_id. Section "Update display data"."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the update as a dict like that of a DisplayData, with ``transient``.
+
+        No notebook has it: a client that shows the outputs applies it.
+        """
+        return self._as_output("update_display_data", transient=dict(self.transient))
 
 
 class ExecuteResult(MimeBundle, frozen=True):
     """The value of the executed expression. Section "Code outputs"."""
 
     execution_count: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output as a code cell of nbformat 4 has it, without ``transient``."""
+        return self._as_output("execute_result", execution_count=self.execution_count)
 
 
 class ErrorOutput(Content, frozen=True):
@@ -52,11 +79,24 @@ class ErrorOutput(Content, frozen=True):
     evalue: str = ""
     traceback: list[str] = []
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the output as a code cell of nbformat 4 has it."""
+        return {
+            "output_type": "error",
+            "ename": self.ename,
+            "evalue": self.evalue,
+            "traceback": list(self.traceback),
+        }
+
 
 class ClearOutput(Content, frozen=True):
     """Remove the outputs so far; with ``wait`` only once the next output is there."""
 
     wait: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the request as a dict; no notebook has it."""
+        return {"output_type": "clear_output", "wait": self.wait}
 
 
 class ExecuteInput(Content, frozen=True):
