@@ -17,7 +17,7 @@ slider.comm.comm_id
 
 
 async def main() -> None:
-    async with run_kernel("pyimport/kernel") as kernel, kernel.client.messages() as messages:
+    async with run_kernel("pyimport/kernel") as kernel, kernel.messages() as messages:
         comm_id = str((await kernel.execute(SLIDER)).text).strip("'")
         slider = kernel.comms.attach(comm_id, "jupyter.widget")
 

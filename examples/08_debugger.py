@@ -24,7 +24,7 @@ async def ask(kernel: Kernel, command: str, **arguments: Any) -> dict[str, Any]:
 
 
 async def main() -> None:
-    async with run_kernel("pyimport/kernel") as kernel, kernel.client.debug_events() as events:
+    async with run_kernel("pyimport/kernel") as kernel, kernel.debug_events() as events:
         await ask(kernel, "initialize", clientID="example", adapterID="", linesStartAt1=True)
         await ask(kernel, "attach")
         cell = await ask(kernel, "dumpCell", code=CODE)

@@ -12,14 +12,14 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import (
     AbstractAsyncContextManager,
     ExitStack,
     contextmanager,
 )
-from functools import wraps
+from functools import partial, wraps
 from queue import SimpleQueue
 from typing import Concatenate, ParamSpec, TypeVar, Unpack
 
@@ -162,6 +162,7 @@ class BlockingRequests:
     debug = _blocking(Requests.debug)
     usage = _blocking(Requests.usage)
     request = _blocking(Requests.request)
+    heartbeat = _blocking(Requests.heartbeat)
     interrupt = _blocking(Requests.interrupt)
 
     def execute_interactive(
@@ -280,9 +281,19 @@ class BlockingKernel(BlockingRequests):
         self.owner.check("kernel")
         return self.wrapped.state
 
-    def restart(self) -> None:
+    @property
+    def cwd(self) -> str | None:
+        """The working directory that the kernel was started in; None means the caller's."""
+        return self.wrapped.cwd
+
+    def restart(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Replace the kernel's process by a new one; see ``Kernel.restart``."""
-        self.wait_for(self.wrapped.restart)
+        self.wait_for(partial(self.wrapped.restart, env=env, cwd=cwd))
 
     def shutdown(self) -> int | None:
         """End the kernel in order and remove every trace of it; see ``Kernel.shutdown``."""

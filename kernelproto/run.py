@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from functools import partial
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import anyio
@@ -22,7 +21,7 @@ from kernelproto.exceptions import (
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
-from kernelproto.supervise.instance import Launch, Launched
+from kernelproto.supervise.instance import Launched
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -174,16 +173,22 @@ def adopt_kernel(
 async def _run(
     kernel_type: str, options: RunOptions, *, outlives: bool = False
 ) -> AsyncGenerator[Kernel]:
+    finder = options.get("finder") or KernelFinder.from_entrypoints()
+    params = launch_params_of(options)
+
+    async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
+        changed = launch_params_of({"launch_params": params, "env": env}) if env else params
+        return await finder.launch(kernel_type, cwd=cwd, launch_params=changed)
+
     cwd = options.get("cwd")
-    launch = partial(
-        (options.get("finder") or KernelFinder.from_entrypoints()).launch,
-        kernel_type,
-        cwd=None if cwd is None else os.fspath(cwd),
-        launch_params=launch_params_of(options),
-    )
     timeouts = options.get("timeouts", _DEFAULT_TIMEOUTS)
     restart = options.get("restart")
-    async with open_kernel(launch, timeouts=timeouts, outlives=outlives) as kernel:
+    async with open_kernel(
+        launch,
+        timeouts=timeouts,
+        cwd=None if cwd is None else os.fspath(cwd),
+        outlives=outlives,
+    ) as kernel:
         if restart is None:
             yield kernel
         else:
@@ -220,12 +225,16 @@ async def _adopt(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGener
         record = find_record(os.fspath(connection))
     else:
         record = find_record(_connection_info(connection))
-    adoption: list[Launch] = [partial(adopt_local, record)]
+    was_adopted = False
 
-    async def launch() -> Launched:
-        if adoption:
-            return await adoption.pop()()
-        return await KernelFinder.from_entrypoints().launch(record.kernel_name)
+    async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
+        nonlocal was_adopted
+        if not was_adopted:
+            was_adopted = True
+            return await adopt_local(record)
+        return await KernelFinder.from_entrypoints().launch(
+            record.kernel_name, cwd=cwd, launch_params=launch_params_of({"env": env})
+        )
 
     async with open_kernel(launch, timeouts=timeouts) as kernel:
         kernel.kernel_id = record.listed_as or record.kernel_id

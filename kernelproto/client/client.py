@@ -5,14 +5,12 @@ from __future__ import annotations
 import uuid
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
-    Collection,
     Mapping,
     Sequence,
 )
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 from anyio.abc import TaskGroup
@@ -22,13 +20,8 @@ from kernelproto.client.dispatcher import Dispatcher
 from kernelproto.client.execution import Execution, ExecutionOptions
 from kernelproto.client.executions import Executions
 from kernelproto.client.observers import (
-    IOPUB,
-    STREAM_LIMIT,
-    DebugEvents,
-    Handler,
-    MessageStream,
+    Observable,
     Observers,
-    OverflowPolicy,
 )
 from kernelproto.client.page import Displays
 from kernelproto.client.quirks import SIDE_BY_SIDE, TRAILING_SECONDS
@@ -57,7 +50,7 @@ _DEFAULT_TIMEOUTS = Timeouts()
 _COMM_MESSAGES = frozenset(("comm_open", "comm_msg", "comm_close"))
 
 
-class KernelClient(Requests):
+class KernelClient(Requests, Observable):
     """Talks to one running kernel; ``open_client`` and ``connect_kernel`` make it.
 
     Messages that are no messages, carry a wrong signature or were received before are refused: they
@@ -71,6 +64,7 @@ class KernelClient(Requests):
         interrupter: how ``execute`` interrupts the kernel; by default an interrupt_request.
         comms: the comms of this client.
         executions: sends executions, and watches over them.
+        observers: the observers of messages; all clients of a Kernel share them.
     """
 
     def __init__(
@@ -95,7 +89,7 @@ class KernelClient(Requests):
         )
         self._readiness = Readiness()
         self._own_observers = observers is None
-        self._observers = Observers(self.start_task) if observers is None else observers
+        self.observers = Observers(self.start_task) if observers is None else observers
         self._tasks: TaskGroup
 
     def attach(self, channels: Channels, tasks: TaskGroup) -> None:
@@ -107,11 +101,6 @@ class KernelClient(Requests):
     def refused(self) -> Mapping[str, int]:
         """How many messages were refused, by the name of the exception."""
         return self._dispatcher.refused
-
-    @property
-    def observers(self) -> Observers:
-        """The observers of messages; all clients of a Kernel share them."""
-        return self._observers
 
     @property
     def info(self) -> content.KernelInfoReply | None:
@@ -226,60 +215,7 @@ class KernelClient(Requests):
         return await self._ask(request, content.ShutdownReply, channel)
 
     async def heartbeat(self) -> float:
-        """Send a heartbeat and wait for its echo. Specification: "Heartbeat for kernels".
-
-        Returns:
-            How long it took, in seconds.
-        """
         return await self._dispatcher.heartbeat()
-
-    def messages(
-        self,
-        channels: Collection[ChannelName] = IOPUB,
-        *,
-        msg_types: Collection[str] | None = None,
-        limit: int = STREAM_LIMIT,
-        overflow: OverflowPolicy = "raise",
-    ) -> AbstractAsyncContextManager[MessageStream]:
-        """Watch every message from the kernel, also those for other clients, during the block.
-
-        Iterate over the value of the block: ``async for message, channel in messages``.
-
-        Args:
-            channels: which ones; on "iopub" the kernel publishes to all clients.
-            msg_types: only these; None means all.
-            limit: how many bytes of messages may wait to be read.
-            overflow: "raise" OutputOverflow, after the messages that were kept, or "drop_oldest",
-                which is counted.
-        """
-        return self._observers.stream(channels, msg_types, limit=limit, overflow=overflow)
-
-    def add_handler(self, handler: Handler, channels: Collection[ChannelName] = IOPUB) -> None:
-        """Call a function for every message from the kernel, in order, one at a time.
-
-        Each handler has a task and a buffer of 64 MiB of its own. When the buffer is full, the
-        oldest messages are dropped, and a warning is logged. An exception from the handler is
-        logged, too. Both are logged the 1st, 2nd, 4th, 8th ... time.
-
-        Args:
-            handler: called with the message and the channel; may be async.
-            channels: which ones.
-        """
-        self._observers.add_handler(handler, channels)
-
-    def remove_handler(self, handler: Handler) -> None:
-        """Call a handler no more; one that is not there is ignored."""
-        self._observers.remove_handler(handler)
-
-    @asynccontextmanager
-    async def debug_events(self) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
-        """Iterate over the events of the debugger during the block. Specification: "Debug event".
-
-        They are those of the Debug Adapter Protocol: ``event`` and ``body``. The iterator ends as
-        that of ``messages`` does.
-        """
-        async with self.messages(msg_types=("debug_event",)) as messages:
-            yield DebugEvents(messages)
 
     def deliver(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
         """Take in what has arrived on *channel*; called by the channels."""
@@ -305,7 +241,7 @@ class KernelClient(Requests):
         self._dispatcher.fail(failure)
         self._readiness.fail(failure)
         if self._own_observers:
-            self._observers.fail(failure)
+            self.observers.fail(failure)
         self.comms.fail(failure)
 
     async def settle(self) -> None:
@@ -347,8 +283,8 @@ class KernelClient(Requests):
             self._readiness.subscribed.set(True)
         elif channel == "shell":
             self.executions.note_shell()
-        if self._observers:
-            self._observers.offer(message, channel)
+        if self.observers:
+            self.observers.offer(message, channel)
         msg_type = message.header.msg_type
         if msg_type in _COMM_MESSAGES:
             self.comms.receive(message)

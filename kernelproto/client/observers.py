@@ -12,7 +12,7 @@ import inspect
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Literal, Protocol, cast
 
 import anyio
@@ -255,6 +255,80 @@ class Observers:
                 except Exception:
                     text, kind = "%r failed on a %s", message.msg_type
                     counts.log(logger, logging.ERROR, "failed", text, handler, kind, exc_info=True)
+
+
+class Observable:
+    """The ways to observe a kernel's messages; the client and the kernel handle both offer them.
+
+    Attributes:
+        observers: the streams, handlers and watchers.
+    """
+
+    observers: Observers
+
+    def messages(
+        self,
+        channels: Collection[ChannelName] = IOPUB,
+        *,
+        msg_types: Collection[str] | None = None,
+        limit: int = STREAM_LIMIT,
+        overflow: OverflowPolicy = "raise",
+    ) -> AbstractAsyncContextManager[MessageStream]:
+        """Watch every message from the kernel, also those for other clients, during the block.
+
+        Iterate over the value of the block: ``async for message, channel in messages``.
+
+        Args:
+            channels: which ones; on "iopub" the kernel publishes to all clients.
+            msg_types: only these; None means all.
+            limit: how many bytes of messages may wait to be read.
+            overflow: "raise" OutputOverflow, after the messages that were kept, or "drop_oldest",
+                which is counted.
+        """
+        return self.observers.stream(channels, msg_types, limit=limit, overflow=overflow)
+
+    def add_handler(self, handler: Handler, channels: Collection[ChannelName] = IOPUB) -> None:
+        """Call a function for every message from the kernel, in order, one at a time.
+
+        Each handler has a task and a buffer of 64 MiB of its own. When the buffer is full, the
+        oldest messages are dropped, and a warning is logged. An exception from the handler is
+        logged, too. Both are logged the 1st, 2nd, 4th, 8th ... time.
+
+        Args:
+            handler: called with the message and the channel; may be async.
+            channels: which ones.
+        """
+        self.observers.add_handler(handler, channels)
+
+    def remove_handler(self, handler: Handler) -> None:
+        """Call a handler no more; one that is not there is ignored."""
+        self.observers.remove_handler(handler)
+
+    @asynccontextmanager
+    async def debug_events(self) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
+        """Iterate over the events of the debugger during the block. Specification: "Debug event".
+
+        They are those of the Debug Adapter Protocol: ``event`` and ``body``. The iterator ends as
+        that of ``messages`` does.
+        """
+        async with self.messages(msg_types=("debug_event",)) as messages:
+            yield DebugEvents(messages)
+
+    def watch(self, watcher: Watcher) -> None:
+        """Call the methods of *watcher* at once for each message, from now on.
+
+        There is no buffer in between: use it where a message must be known before the next line of
+        code runs, and ``messages`` everywhere else. If the kernel has died, ``fail`` is called now.
+        """
+        self.observers.watch(watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Call the methods of *watcher* no more.
+
+        Raises:
+            ValueError: it does not watch.
+        """
+        self.observers.unwatch(watcher)
 
 
 class _HandlerRemoved(KernelProtoError):

@@ -70,6 +70,14 @@ class Requests(ABC):
         """The kernel_info_reply; None before the kernel has sent it."""
 
     @abstractmethod
+    async def heartbeat(self) -> float:
+        """Send a heartbeat and wait for its echo. Specification: "Heartbeat for kernels".
+
+        Returns:
+            How long it took, in seconds.
+        """
+
+    @abstractmethod
     async def interrupt(self) -> object:
         """Interrupt the running code."""
 

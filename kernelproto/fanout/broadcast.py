@@ -268,10 +268,10 @@ class Broadcasts:
                 on_end=partial(self._feeds.pop, kernel, None),
             )
             self._feeds[kernel] = broadcast
-            kernel.lifecycle.observers.watch(broadcast)
-            kernel.lifecycle.events.add_callback(broadcast.note_death, Died)
+            kernel.watch(broadcast)
+            kernel.add_callback(broadcast.note_death, Died)
             if broadcast.failure is None:
-                kernel.lifecycle.start_task(broadcast.serve)
+                kernel.start_task(broadcast.serve)
         return broadcast
 
     def backlog(self) -> Backlog:

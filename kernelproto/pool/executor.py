@@ -8,7 +8,6 @@ import uuid
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from typing import NamedTuple, Protocol, TypedDict
 
 import anyio
@@ -36,7 +35,7 @@ from kernelproto.pool.plan import (
 )
 from kernelproto.pool.pooled_kernel import LostKernel, Member, PooledKernel
 from kernelproto.supervise import Kernel, RestartPolicy
-from kernelproto.supervise.instance import Launched
+from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
@@ -96,8 +95,8 @@ class Recipe(Protocol):
         """Return the kernel type."""
         ...
 
-    async def launch(self, start: StartOptions) -> Launched:
-        """Launch such a kernel."""
+    def launch(self, start: StartOptions) -> tuple[Launch, str | None]:
+        """Return the function that launches such a kernel, and the working directory."""
         ...
 
 
@@ -351,10 +350,10 @@ class Members(AsyncContextManagerMixin):
         self._requests[ticket].member.fail(error)
 
     async def _serve(self, member: Member, start: StartOptions) -> None:
-        launch = partial(self._recipe.launch, start)
+        launch, cwd = self._recipe.launch(start)
         try:
             with member.logged():
-                await member.serve(launch, self._timeouts, self._restart)
+                await member.serve(launch, cwd, self._timeouts, self._restart)
         finally:
             self._plan.ended(member.number)
             self._busy.discard(member.number)

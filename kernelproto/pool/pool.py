@@ -20,7 +20,7 @@ from kernelproto.pool.plan import Lease, Limits, Plan
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
 from kernelproto.run import RunOptions, launch_params_of
 from kernelproto.supervise import Kernel, RestartPolicy
-from kernelproto.supervise.instance import Launched
+from kernelproto.supervise.instance import Launch, Launched
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ChannelName
 
@@ -212,9 +212,7 @@ class KernelPool(AsyncContextManagerMixin):
             ):
                 stack.enter_context(self._members.connected(member))
             messages = await stack.enter_async_context(
-                kernel.client.messages(
-                    channels, msg_types=msg_types, limit=limit, overflow=overflow
-                )
+                kernel.messages(channels, msg_types=msg_types, limit=limit, overflow=overflow)
             )
             yield PoolConnection(kernel, messages)
 
@@ -307,21 +305,22 @@ class _Recipe:
             kernel_type,
             warm=warm,
             cwd=_path(options.get("cwd")),
-            launch_params=self._launch_params(StartOptions()),
+            launch_params=self._launch_params(StartOptions(), {}),
         )
 
     def kernel_type(self, start: StartOptions) -> str:
         return start.get("kernel_type") or self._kernel_type
 
-    async def launch(self, start: StartOptions) -> Launched:
-        return await self.source.launch(
-            self.kernel_type(start),
-            cwd=_path(start.get("cwd") or self._options.get("cwd")),
-            launch_params=self._launch_params(start),
-        )
+    def launch(self, start: StartOptions) -> tuple[Launch, str | None]:
+        async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
+            return await self.source.launch(
+                self.kernel_type(start), cwd=cwd, launch_params=self._launch_params(start, env)
+            )
 
-    def _launch_params(self, start: StartOptions) -> dict[str, object]:
-        env = {**(self._options.get("env") or {}), **(start.get("env") or {})}
+        return launch, _path(start.get("cwd") or self._options.get("cwd"))
+
+    def _launch_params(self, start: StartOptions, changes: Mapping[str, str]) -> dict[str, object]:
+        env = {**(self._options.get("env") or {}), **(start.get("env") or {}), **changes}
         params = start.get("launch_params")
         return launch_params_of(
             RunOptions(

@@ -182,7 +182,11 @@ class Member:
         )
 
     async def serve(
-        self, launch: Launch, timeouts: Timeouts, restart: RestartPolicy | None
+        self,
+        launch: Launch,
+        cwd: str | None,
+        timeouts: Timeouts,
+        restart: RestartPolicy | None,
     ) -> None:
         """Start the kernel, and end it in order when this is cancelled or ``end`` is called.
 
@@ -191,7 +195,7 @@ class Member:
         try:
             with self._scope:
                 async with (
-                    open_kernel(launch, timeouts=timeouts) as kernel,
+                    open_kernel(launch, timeouts=timeouts, cwd=cwd) as kernel,
                     nullcontext() if restart is None else KernelRestarter(kernel, restart),
                 ):
                     self._begin(kernel)
@@ -218,7 +222,7 @@ class Member:
         """
         self.ending = True
         if self._kernel is not None:
-            self._kernel.lifecycle.explain_end(reason)
+            self._kernel.explain_end(reason)
         self._scope.cancel()
 
     def look(self) -> bool:
@@ -254,8 +258,8 @@ class Member:
 
     def _begin(self, kernel: Kernel) -> None:
         kernel.kernel_id = self.kernel_id
-        kernel.lifecycle.observers.watch(self)
-        kernel.lifecycle.events.add_callback(self._note_death, Died)
+        kernel.watch(self)
+        kernel.add_callback(self._note_death, Died)
         self._kernel = kernel
         self._note_process()
         self.ready.set(kernel)
@@ -272,8 +276,8 @@ class Member:
         self._deaths[death.cause] += 1
         self.last_death = str(death)
         self._previous_end = f"the kernel died: {death}"
-        replacement = None if self._kernel is None else self._kernel.lifecycle.replacement
-        follows = f"restart {replacement.attempt} begins" if replacement else "it stays dead"
+        attempt = None if self._kernel is None else self._kernel.restart_attempt
+        follows = f"restart {attempt} begins" if attempt else "it stays dead"
         with self.logged():
             logger.warning("the %s died: %s; %s", self, death, follows)
 

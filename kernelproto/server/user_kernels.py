@@ -174,7 +174,7 @@ class UserKernels:
             else:
                 kernel = await get()
             if self._settings.revoked_kernels == "shutdown":
-                kernel.lifecycle.start_task(self._end_with_access, user, kernel_id)
+                kernel.start_task(self._end_with_access, user, kernel_id)
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)

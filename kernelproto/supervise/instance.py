@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import anyio
 
@@ -48,7 +48,20 @@ from kernelproto.wire.connection import ConnectionInfo
 logger = logging.getLogger(__name__)
 
 Launched: TypeAlias = tuple[ConnectionInfo, KernelManager]
-Launch = Callable[[], Awaitable[Launched]]
+
+
+class Launch(Protocol):
+    """Launches a kernel, again for each restart."""
+
+    async def __call__(self, *, env: Mapping[str, str], cwd: str | None) -> Launched:
+        """Launch the kernel; it is not ready yet when this returns.
+
+        Args:
+            env: environment variables beside those of the first launch.
+            cwd: the working directory; None means the caller's.
+        """
+        ...
+
 
 # A kernel whose port another program has taken is launched again on other ports, this often in a
 # row: more often cannot be chance.
@@ -207,7 +220,7 @@ class Instance:
 
 @asynccontextmanager
 async def start_instance(
-    launch: Launch,
+    launch: Callable[[], Awaitable[Launched]],
     on_death: Callable[[Instance, int | None], KernelProtoError],
     *,
     timeouts: Timeouts,
@@ -265,7 +278,9 @@ def death_error(
     return kind(f"{news}: {death}", returncode=death.returncode, reason=death.reason)
 
 
-async def _launch_by(deadline: float, launch: Launch, timeouts: Timeouts) -> Launched:
+async def _launch_by(
+    deadline: float, launch: Callable[[], Awaitable[Launched]], timeouts: Timeouts
+) -> Launched:
     launched = None
     with anyio.CancelScope(deadline=deadline):
         launched = await launch()

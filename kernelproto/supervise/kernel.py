@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
+import msgspec
+
 from kernelproto.client.client import OUTPUT_LIMIT, KernelClient
 from kernelproto.client.comms import Comms
 from kernelproto.client.execution import Execution, ExecutionOptions
+from kernelproto.client.observers import Observable
 from kernelproto.client.requests import Requests
 from kernelproto.concurrency.task_groups import background_tasks
-from kernelproto.exceptions import fresh
+from kernelproto.exceptions import ClientClosed, InvalidLaunchParameter, fresh
 from kernelproto.interfaces import KernelManager
+from kernelproto.launch.spec.parameters import Argument, VariableName
 from kernelproto.supervise.current_client import CurrentClient
-from kernelproto.supervise.events import KernelEvents
+from kernelproto.supervise.events import Callback, EventT, KernelEvents
 from kernelproto.supervise.instance import Launch
 from kernelproto.supervise.lifecycle import Lifecycle
 from kernelproto.timeouts import Timeouts
@@ -25,7 +30,7 @@ from kernelproto.wire.message import Frame, Message
 KernelState = Literal["idle", "busy", "restarting", "dead"]
 
 
-class Kernel(Requests):
+class Kernel(Requests, Observable):
     """A kernel: its process, and everything that can be asked of it, also across restarts.
 
     ``run_kernel`` and ``start_kernel`` make it. What is asked while the kernel is restarted waits
@@ -34,6 +39,7 @@ class Kernel(Requests):
     Attributes:
         owned: whether leaving ends the kernel; always true for a kernel that was launched here.
         on_shutdown: awaited at the end of ``shutdown``; set by whoever serves the kernel.
+        observers: the observers of messages, across restarts.
         lifecycle: its processes; for KernelRestarter.
     """
 
@@ -41,6 +47,7 @@ class Kernel(Requests):
 
     def __init__(self, lifecycle: Lifecycle) -> None:
         self.on_shutdown: Callable[[], Awaitable[None]] | None = None
+        self.observers = lifecycle.observers
         self.lifecycle = lifecycle
 
     @property
@@ -59,6 +66,17 @@ class Kernel(Requests):
     def connection_info(self) -> ConnectionInfo:
         """Where the kernel is; a restart moves it elsewhere."""
         return self.lifecycle.current.info
+
+    @property
+    def cwd(self) -> str | None:
+        """The working directory that the kernel was started in; None means the caller's."""
+        return self.lifecycle.cwd
+
+    @property
+    def restart_attempt(self) -> int | None:
+        """The consecutive number of the restart under way, from 1; None while there is none."""
+        replacement = self.lifecycle.replacement
+        return None if replacement is None else replacement.attempt
 
     @property
     def manager(self) -> KernelManager:
@@ -85,7 +103,11 @@ class Kernel(Requests):
 
     @property
     def state(self) -> KernelState:
-        """What the kernel does, as far as is known here."""
+        """What the kernel does, as far as is known here.
+
+        A Kernel exists once its process is ready, so it is never "starting". The REST API has the
+        state as ``execution_state``, the name that Jupyter's clients read.
+        """
         if self.lifecycle.replacement is not None:
             return "restarting"
         if self.lifecycle.over or self.lifecycle.current.dead:
@@ -98,6 +120,41 @@ class Kernel(Requests):
         The events are Died, Restarted and Failed. The iteration ends when the kernel is shut down.
         """
         return self.lifecycle.events.listen()
+
+    def add_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
+        """Call a function for every event of a kind from now on.
+
+        Args:
+            callback: called with the event, at once; may be async. What it raises is logged.
+            event: ``Died``, ``Restarted`` or ``Failed``.
+        """
+        self.lifecycle.events.add_callback(callback, event)
+
+    def remove_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
+        """Call a function no more; one that is not there is ignored."""
+        self.lifecycle.events.remove_callback(callback, event)
+
+    async def heartbeat(self) -> float:
+        client = await self.lifecycle.client()
+        return await client.heartbeat()
+
+    async def current_client(self) -> KernelClient:
+        """Return the client of the kernel's process; wait while the kernel is being restarted.
+
+        Raises:
+            KernelDied: the kernel could not be restarted.
+            ClientClosed: it was shut down while it was being restarted.
+            LaunchError: it could not be restarted.
+        """
+        return await self.lifecycle.client()
+
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function until the kernel ends; an exception from it is logged."""
+        self.lifecycle.start_task(function, *args)
+
+    def explain_end(self, error: ClientClosed) -> None:
+        """Set the error that calls on the kernel raise after its end; call it before the end."""
+        self.lifecycle.explain_end(error)
 
     async def wait_for_ready(self) -> content.KernelInfoReply:
         """Wait until a kernel that is being restarted is ready.
@@ -140,19 +197,34 @@ class Kernel(Requests):
         client = await self.lifecycle.client()
         await client.interrupt_kernel()
 
-    async def restart(self) -> None:
+    async def restart(
+        self,
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+    ) -> None:
         """Replace the kernel's process by a new one, and return when that is ready.
 
-        The old one is shut down in order. The new one has the same working directory, environment
-        and launch parameters, and other addresses. What is in flight gets KernelRestarted. Who asks
-        for a restart during another one joins it. Cancelling the caller does not stop it. A kernel
-        that has died can be restarted as well.
+        The old process is shut down in order. The new one has the same working directory,
+        environment and launch parameters, except for *env* and *cwd*, and other addresses. Pending
+        calls raise KernelRestarted. A restart during another one joins it; a restart with *env* or
+        *cwd* begins after it. Cancelling the caller does not stop a restart. A kernel that has died
+        can be restarted as well.
+
+        Args:
+            env: environment variables that are added to those of the launch. Later restarts have
+                them, too.
+            cwd: the working directory, also of later restarts; None keeps it.
 
         Raises:
-            LaunchError: the new process did not start; the kernel is dead, and may be restarted.
+            InvalidLaunchParameter: *env* is not a mapping of strings; nothing was restarted.
+            LaunchError: the new process did not start. The kernel is dead, and may be restarted;
+                *env* and *cwd* do not apply to that.
             ClientClosed: the kernel was shut down.
         """
-        await self.lifecycle.restart()
+        await self.lifecycle.restart(
+            env=_checked(env or {}), cwd=None if cwd is None else os.fspath(cwd)
+        )
 
     async def shutdown(self) -> int | None:
         """End the kernel in order and remove every trace of it.
@@ -182,22 +254,33 @@ class Kernel(Requests):
         )
 
 
+def _checked(env: Mapping[str, str]) -> dict[str, str]:
+    """Refuse a wrong environment while the old process still runs."""
+    try:
+        return msgspec.convert(dict(env), dict[VariableName, Argument])
+    except (TypeError, ValueError) as error:
+        raise InvalidLaunchParameter(
+            f"env must be a mapping of variable names to strings: {error}"
+        ) from None
+
+
 @asynccontextmanager
 async def open_kernel(
-    launch: Launch, *, timeouts: Timeouts, outlives: bool = False
+    launch: Launch, *, timeouts: Timeouts, cwd: str | None = None, outlives: bool = False
 ) -> AsyncGenerator[Kernel]:
     """Launch a kernel; give it when it is ready, end it with the block.
 
     Args:
         launch: launches it, again for each restart.
         timeouts: the phases of the life of each of its processes.
+        cwd: the working directory of its first process.
         outlives: whether it goes on after the block; only ``shutdown`` ends it then.
 
     Raises:
         LaunchError: it did not start.
     """
     async with background_tasks() as tasks:
-        lifecycle = Lifecycle(launch, tasks, timeouts)
+        lifecycle = Lifecycle(launch, tasks, timeouts, cwd=cwd)
         await lifecycle.begin()
         try:
             yield Kernel(lifecycle)

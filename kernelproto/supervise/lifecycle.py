@@ -17,7 +17,7 @@ task of the supervisor if the kernel has died.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Protocol
@@ -98,6 +98,7 @@ class Lifecycle:
         launch: launches the kernel.
         tasks: where the kernel is served.
         timeouts: the phases of each process' life.
+        cwd: the working directory of the first process.
 
     Attributes:
         current: the process that serves, or has served last.
@@ -105,16 +106,22 @@ class Lifecycle:
         failure: why there was no next one, while there is none.
         over: whether the kernel was shut down for good.
         kernel_id: what all of them are listed under; by default the id of the first one.
+        cwd: the working directory of the next process; None means the caller's.
+        env: environment variables of the next process, beside those of the first launch.
         observers: who watches the kernel.
         events: tells what happens to it.
     """
 
-    def __init__(self, launch: Launch, tasks: TaskGroup, timeouts: Timeouts) -> None:
+    def __init__(
+        self, launch: Launch, tasks: TaskGroup, timeouts: Timeouts, *, cwd: str | None = None
+    ) -> None:
         self.current: Instance
         self.replacement: Replacement | None = None
         self.failure: Exception | None = None
         self.over = False
         self.kernel_id = ""
+        self.cwd = cwd
+        self.env: Mapping[str, str] = {}
         self.observers = Observers(self.start_task)
         self.events = EventHub(self.start_task)
         self.owner = LoopOwner()
@@ -147,14 +154,21 @@ class Lifecycle:
             raise fresh(self.failure)
         return self.current.client
 
-    async def restart(self) -> None:
+    async def restart(
+        self, *, env: Mapping[str, str] | None = None, cwd: str | None = None
+    ) -> None:
         """Replace the current instance; see ``Kernel.restart``."""
         self.owner.check("kernel")
+        while self.replacement is not None and (env or cwd is not None):
+            self.replacement.hurry.set()
+            with suppress(Exception):  # raised in the tasks that asked for this restart
+                await self.replacement.wait()
         if self.over:
             raise ClientClosed("the kernel was shut down: run another one")
         if self.replacement is None:
             self.replacement = Replacement(auto=False)
-            self._tasks.start_soon(self.carry_out, self.replacement, self._restart)
+            work = partial(self._restart, env or {}, cwd)
+            self._tasks.start_soon(self.carry_out, self.replacement, work)
         self.replacement.hurry.set()
         await self.replacement.wait()
 
@@ -228,7 +242,7 @@ class Lifecycle:
 
     async def _serve(self, *, task_status: TaskStatus[Instance]) -> None:
         async with start_instance(
-            self._launch,
+            partial(self._launch, env=self.env, cwd=self.cwd),
             self._died,
             timeouts=self._timeouts,
             observers=self.observers,
@@ -270,9 +284,15 @@ class Lifecycle:
         self.observers.fail(error)
         return error
 
-    async def _restart(self) -> None:
-        await self.current.end(KernelRestarted("the kernel was restarted"), restart=True)
-        await self.begin()
+    async def _restart(self, env: Mapping[str, str], cwd: str | None) -> None:
+        before = self.env, self.cwd
+        self.env, self.cwd = {**self.env, **env}, self.cwd if cwd is None else cwd
+        try:
+            await self.current.end(KernelRestarted("the kernel was restarted"), restart=True)
+            await self.begin()
+        except BaseException:
+            self.env, self.cwd = before
+            raise
 
     def _abandoned(self) -> KernelProtoError:
         if self.over:

@@ -47,6 +47,11 @@ async def test_ipykernel(tmp_path: Path) -> None:
             assert again != pid
             assert same_place == place == [str(tmp_path), "value"]
             assert (await kernel.execute("x")).error.ename == "NameError"
+            other = tmp_path / "other"
+            other.mkdir()
+            await kernel.restart(env={"NAME": "changed"}, cwd=other)
+            again, *new_place = await where(kernel)
+            assert new_place == [str(other), "changed"]
 
             async with kernel.execute("import time; print('begun'); time.sleep(1000)") as execution:
                 await anext(execution)

@@ -40,7 +40,8 @@ async def test_life() -> None:
     async with FakeProvider() as fakes, anyio.create_task_group() as tasks:
         assert (member.running, member.look()) == (False, False)
         assert member.describe(0).state == "starting"
-        tasks.start_soon(member.serve, lambda: fakes.launch("kernel"), Timeouts(), None)
+        launch = lambda **changes: fakes.launch("kernel")  # noqa: E731
+        tasks.start_soon(member.serve, launch, None, Timeouts(), None)
         kernel = await member.ready.wait()
         assert changes == [(False, False)]
         assert kernel.kernel_id == member.kernel_id == KERNEL_ID
@@ -63,7 +64,8 @@ async def test_death_is_told() -> None:
     changes: list[tuple[bool, bool]] = []
     member = member_of(ADA, changes)
     async with FakeProvider() as fakes, anyio.create_task_group() as tasks:
-        tasks.start_soon(member.serve, lambda: fakes.launch("kernel"), Timeouts(), None)
+        launch = lambda **changes: fakes.launch("kernel")  # noqa: E731
+        tasks.start_soon(member.serve, launch, None, Timeouts(), None)
         kernel = await member.ready.wait()
         async with kernel.client.messages() as messages:
             fakes.kernels[0].die()
@@ -77,18 +79,18 @@ async def test_end_before_it_began() -> None:
     member = member_of(ADA)
     async with FakeProvider() as fakes:
         member.end(ClientClosed("it was ended"))
-        await member.serve(lambda: fakes.launch("kernel"), Timeouts(), None)
+        await member.serve(lambda **changes: fakes.launch("kernel"), None, Timeouts(), None)
         assert fakes.kernels == []
     with pytest.raises(PoolError, match="kernel 'default' of 'ada'"):
         await member.ready.wait()
 
 
 async def test_bug_of_somebody_else_is_logged_in_full(caplog) -> None:
-    async def launch():
+    async def launch(**changes):
         raise ZeroDivisionError
 
     member = member_of(ADA)
-    await member.serve(launch, Timeouts(), None)
+    await member.serve(launch, None, Timeouts(), None)
     assert "could not be started" in caplog.text
     assert "Traceback" in caplog.text
     with pytest.raises(ZeroDivisionError):
@@ -101,7 +103,7 @@ async def test_kernel_that_cannot_be_watched_is_ended(caplog) -> None:
     async with FakeProvider() as fakes, anyio.create_task_group() as tasks:
         fail = anyio.Event()
 
-        async def launch():
+        async def launch(**changes):
             info, manager = await fakes.launch("kernel")
 
             async def wait():
@@ -111,7 +113,7 @@ async def test_kernel_that_cannot_be_watched_is_ended(caplog) -> None:
             manager.wait = wait
             return info, manager
 
-        tasks.start_soon(member.serve, launch, Timeouts(), None)
+        tasks.start_soon(member.serve, launch, None, Timeouts(), None)
         await member.ready.wait()
         fail.set()
         await member.gone.wait()

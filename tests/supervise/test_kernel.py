@@ -34,7 +34,7 @@ IMPATIENT = Timeouts(shutdown=0.2, terminate=0.2, kill=0.2)
 async def opened(info, manager, timeouts: Timeouts = PATIENT) -> AsyncIterator[Kernel]:
     launched = [(info, manager)]
 
-    async def launch():
+    async def launch(**changes):
         await anyio.lowlevel.checkpoint()
         return launched.pop()
 

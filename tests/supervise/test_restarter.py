@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import anyio
 import pytest
@@ -15,6 +16,7 @@ from kernelproto import (
     ClientClosed,
     Died,
     Failed,
+    InvalidLaunchParameter,
     Kernel,
     KernelDied,
     KernelFinder,
@@ -143,9 +145,9 @@ async def test_observers_handlers_and_comm_targets_are_carried_over() -> None:
             handled_two.set()
 
     async with running(prepare=prepare) as (kernel, provider):
-        kernel.client.add_handler(handle)
+        kernel.add_handler(handle)
         kernel.comms.register_target("target", lambda comm, message: opened.set())
-        async with kernel.client.messages(msg_types=["stream"]) as messages:
+        async with kernel.messages(msg_types=["stream"]) as messages:
             await kernel.execute("print")
             await kill(kernel, provider)
             await kernel.execute("print")
@@ -155,6 +157,44 @@ async def test_observers_handlers_and_comm_targets_are_carried_over() -> None:
             {"comm_id": "1", "target_name": "target", "data": {}}, "comm_open"
         )
         await opened.wait()
+
+
+class Recorder:
+    """A watcher that notes each call."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def offer(self, message: Message, channel: str) -> None:
+        if message.msg_type in ("stream", "debug_event"):
+            self.seen.append(message.msg_type)
+
+    def fail(self, error: Exception) -> None:
+        self.seen.append(type(error))
+
+    def resume(self) -> None:
+        self.seen.append("resumed")
+
+
+async def test_watchers_and_debug_events_of_a_kernel() -> None:
+    recorder, deaths = Recorder(), []
+    async with running() as (kernel, provider):
+        kernel.watch(recorder)
+        kernel.add_callback(deaths.append, Died)
+        assert await kernel.heartbeat() >= 0
+        assert kernel.restart_attempt is None
+        async with kernel.debug_events() as events:
+            await kill(kernel, provider)
+            assert kernel.restart_attempt == 1
+            assert await kernel.current_client() is kernel.client
+            provider.kernels[1].publish({"event": "stopped"}, "debug_event")
+            assert await anext(events) == {"event": "stopped"}
+        kernel.unwatch(recorder)
+        kernel.remove_callback(deaths.append, Died)
+        await kill(kernel, provider)
+        await kernel.wait_for_ready()
+    assert recorder.seen == ["resumed", "debug_event"]
+    assert deaths == [Died(-9)]
 
 
 async def test_kernel_that_dies_again_and_again_is_given_up() -> None:
@@ -325,6 +365,57 @@ async def test_restart_that_fails_can_be_tried_again() -> None:
         assert kernel.state == "dead"
         await kernel.restart()
         assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_restart_with_another_environment(tmp_path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    async with running(cwd=first, env={"A": "1", "B": "1"}) as (kernel, provider):
+        assert kernel.cwd == str(first)
+        await kernel.restart(env={"B": "2"}, cwd=second)
+        assert kernel.cwd == str(second)
+        await kernel.restart(env={"C": "3"})
+        await kill(kernel, provider)
+        await kernel.execute("6 * 7")
+
+    assert [(fake.cwd, fake.env) for fake in provider.kernels] == [
+        (str(first), {"A": "1", "B": "1"}),
+        (str(second), {"A": "1", "B": "2"}),
+        (str(second), {"A": "1", "B": "2", "C": "3"}),
+        (str(second), {"A": "1", "B": "2", "C": "3"}),
+    ]
+
+
+async def test_restart_that_fails_keeps_the_old_environment(tmp_path) -> None:
+    async with running(None, cwd=tmp_path) as (kernel, provider):
+        with pytest.raises(InvalidLaunchParameter, match="missing"):
+            await kernel.restart(env={"A": "1"}, cwd=tmp_path / "missing")
+        assert kernel.cwd == str(tmp_path)
+        await kernel.restart()
+        assert (provider.kernels[-1].cwd, provider.kernels[-1].env) == (str(tmp_path), {})
+
+
+@pytest.mark.parametrize("env", [{"A": 1}, {"A=": "1"}, {"A": "\0"}, "A"], ids=str)
+async def test_restart_with_a_wrong_environment_ends_nothing(env) -> None:
+    async with running(None) as (kernel, provider):
+        with pytest.raises(InvalidLaunchParameter, match="env must be a mapping"):
+            await kernel.restart(env=env)
+        assert (await kernel.execute("6 * 7")).text == "42"
+        assert len(provider.kernels) == 1
+
+
+async def test_restart_with_another_environment_during_a_restart() -> None:
+    async with running(None) as (kernel, provider):
+        gate = anyio.Event()
+        provider.launching = gate.wait
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(kernel.restart)
+            await anyio.wait_all_tasks_blocked()
+            tasks.start_soon(partial(kernel.restart, env={"A": "1"}))
+            await anyio.wait_all_tasks_blocked()
+            gate.set()
+        assert [fake.env for fake in provider.kernels] == [{}, {}, {"A": "1"}]
 
 
 async def test_restart_that_takes_too_long() -> None:

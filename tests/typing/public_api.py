@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import assert_type
+from typing import Any, assert_type
 
 import kernelproto
 from kernelproto import (
@@ -62,7 +62,19 @@ async def front_door(info: ConnectionInfo) -> None:
         assert_type(adopted, Kernel)
 
 
+async def observing(kernel: Kernel) -> None:
+    assert_type(await kernel.heartbeat(), float)
+    assert_type(kernel.cwd, str | None)
+    async with kernel.messages(["shell"]) as messages:
+        async for message, channel in messages:
+            assert_type(message, Message)
+            assert_type(channel, ChannelName)
+    async with kernel.debug_events() as events:
+        assert_type(await anext(events), dict[str, Any])
+
+
 async def restarting(kernel: Kernel) -> None:
+    await kernel.restart(env={"A": "1"}, cwd="data")
     async for event in kernel.events():
         match event:
             case Died(returncode=returncode, reason=reason):
@@ -102,6 +114,8 @@ async def executing(kernel: Kernel, client: KernelClient) -> None:
         if isinstance(output, RefusedOutput):
             assert_type(output.msg_type, str)
             assert_type(output.reason, str)
+
+        assert_type(output.to_dict(), dict[str, Any])
 
     async with kernel.execute("input()", on_input=answer) as execution:
         assert_type(execution, Execution)

@@ -279,7 +279,7 @@ class _ClientConnection:
         broadcast = self._subscriber.broadcast
         was_noted = False
         try:
-            client = await self._kernel.lifecycle.client()
+            client = await self._kernel.current_client()
             broadcast.note_request(message, channel)
             was_noted = True
             await client.forward(message, channel)

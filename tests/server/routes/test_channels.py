@@ -606,7 +606,7 @@ async def test_each_client_is_told_once_that_the_kernel_is_dead(serving) -> None
             server.pool.connection("ada", name=kernel_id, channels=()) as connection,
         ):
             await first.finish(await first.execute("6 * 7"))
-            watchers = connection.kernel.lifecycle.observers._watchers
+            watchers = connection.kernel.observers._watchers
             (broadcast,) = [watcher for watcher in watchers if isinstance(watcher, Broadcast)]
             server.provider.kernels[0].die()
             await broadcast.ended.wait()
