@@ -1,4 +1,4 @@
-"""Kernels for many users: each has one of their own, there are never too many, none for ever."""
+"""KernelPool: one kernel for each user, with limits on their number, idle time and age."""
 
 from kernelproto.pool.limits import LeaseLimits
 from kernelproto.pool.pool import KernelPool, PoolConnection

@@ -1,4 +1,4 @@
-"""Members: the kernels of a pool, their start and their end, as the plan says."""
+"""Executor: performs the plan of a pool; starts, hands over and ends its kernels."""
 
 from __future__ import annotations
 
@@ -33,51 +33,49 @@ from kernelproto.pool.plan import (
     Replace,
     Start,
 )
-from kernelproto.pool.pooled_kernel import LostKernel, Member, PooledKernel
+from kernelproto.pool.pooled_kernel import LostKernel, ManagedKernel, PooledKernel
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 
-# How long to wait before looking again at busy kernels: when nobody waits for an answer any more,
-# there is no message that tells of it.
+# Busy kernels are examined again after this time: a caller that stops waiting for a reply causes no
+# message.
 _LOOK_AGAIN_SECONDS = 1.0
 
-
-# What those are told who hold a kernel still.
+# For callers that still hold the kernel.
 _REASONS = {
-    "evicted": "evicted: it was idle, and somebody else needed its place; get() starts another one",
-    "culled": "culled: it was idle for too long; get() starts another one",
-    "expired": "expired: it had its maximum age; get() starts another one",
-    "released": "released: get() starts another one",
-    "lost": "lost: it has died, and get() starts another one",
+    "evicted": "evicted: it was idle and another kernel needed its slot; get() starts a new one",
+    "culled": "culled: it was idle for too long; get() starts a new one",
+    "expired": "expired: it reached its maximum age; get() starts a new one",
+    "released": "released; get() starts a new one",
+    "lost": "lost: it died and was not restarted; get() starts a new one",
 }
 
-
-# What the next kernel of the same id tells about the one before.
+# For ``previous_end`` of the next kernel with the same id.
 _ENDS = {
-    "evicted": "the kernel was evicted: it was idle, and another one needed its place",
+    "evicted": "the kernel was evicted: it was idle and another kernel needed its slot",
     "culled": "the kernel was culled: it was idle for too long",
-    "expired": "the kernel was ended: it had its maximum age",
+    "expired": "the kernel was ended: it reached its maximum age",
     "released": "the kernel was shut down",
 }
 
-# So many kernels that have ended are remembered, and so many that were lost: the last ones.
+# How many ends and how many lost kernels the pool remembers: the latest ones.
 _MOST_ENDS = 10_000
 _MOST_LOST = 1000
 
 
 class StartOptions(TypedDict, total=False):
-    """How a kernel is started, where that differs from the pool's other kernels.
+    """Options for the start of one kernel; the pool's own options are the defaults.
 
     Keys:
         kernel_type: the kernel type.
         cwd: the working directory.
-        env: environment variables, beside those of the pool.
-        launch_params: launch parameters in place of the pool's.
-        kernel_id: the id that it gets, a UUID; a new one by default.
-        lease_limits: the limits of the user and of this kernel, in place of the pool's.
+        env: environment variables, added to those of the pool.
+        launch_params: launch parameters, instead of those of the pool.
+        kernel_id: the id of the kernel, a UUID; a random one by default.
+        lease_limits: limits of the user and of this kernel, instead of those of the pool.
     """
 
     kernel_type: str | None
@@ -88,11 +86,11 @@ class StartOptions(TypedDict, total=False):
     lease_limits: LeaseLimits | None
 
 
-class Recipe(Protocol):
-    """Says how kernels are started."""
+class Launcher(Protocol):
+    """Launches the kernels of a pool."""
 
     def kernel_type(self, start: StartOptions) -> str:
-        """Return the kernel type."""
+        """Return the kernel type that ``launch`` would start."""
         ...
 
     def launch(self, start: StartOptions) -> tuple[Launch, str | None]:
@@ -103,41 +101,41 @@ class Recipe(Protocol):
 class _Request(NamedTuple):
     lease: Lease
     start: StartOptions
-    member: Waiter[Member]
+    managed: Waiter[ManagedKernel]
 
 
-class Members(AsyncContextManagerMixin):
-    """The kernels of a pool, for the block; performs the plan.
+class Executor(AsyncContextManagerMixin):
+    """Performs the plan of a pool during its block; all kernels end with the block.
 
-    Every change is told to the plan at once, and what the plan says is begun at once, without
-    waiting in between: so the plan always knows how things are. A kernel that was idle at the last
-    message is looked at once more before it is ended for that; one that was busy, once a second,
-    and before a request is refused because all are busy.
+    The executor reports each fact to the plan and begins the resulting actions in one step, without
+    a checkpoint in between, so the plan is always up to date. It examines an idle kernel once more
+    before it ends the kernel for being idle. It examines busy kernels once a second, and before it
+    refuses a request because all kernels are busy.
 
     Args:
-        plan: decides.
-        recipe: how kernels are started.
-        timeouts: the phases of their lives.
-        restart: when one that has died is started again.
+        plan: decides which kernels start and end.
+        launcher: launches kernels.
+        timeouts: the phases of each kernel's life.
+        restart: the policy for kernels that die; None means no restarts.
 
     Attributes:
-        counts: how many kernels and requests came to what.
-        deaths: how many kernels have died of what, whether they were restarted or not.
-        lost: the kernels that died last and were not restarted, in the order of their deaths.
+        counts: the numbers of kernels and requests, by outcome; see ``KernelPool``.
+        deaths: the number of deaths by cause, including those followed by a restart.
+        lost: the latest kernels that died and were not restarted, oldest first.
     """
 
     def __init__(
-        self, plan: Plan, recipe: Recipe, timeouts: Timeouts, restart: RestartPolicy | None
+        self, plan: Plan, launcher: Launcher, timeouts: Timeouts, restart: RestartPolicy | None
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.deaths: Counter[DeathCause] = Counter()
         self.lost: deque[LostKernel] = deque(maxlen=_MOST_LOST)
         self._plan = plan
-        self._recipe = recipe
+        self._launcher = launcher
         self._timeouts = timeouts
         self._restart = restart
-        self._members: dict[int, Member] = {}
-        self._busy: set[int] = set()  # of the members
+        self._kernels: dict[int, ManagedKernel] = {}
+        self._busy: set[int] = set()  # keys of _kernels
         self._ends: dict[tuple[str, str], str] = {}
         self._requests: dict[int, _Request] = {}
         self._tasks: TaskGroup | None = None
@@ -146,7 +144,7 @@ class Members(AsyncContextManagerMixin):
         self._look_at = 0.0
 
     @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Members]:
+    async def __asynccontextmanager__(self) -> AsyncGenerator[Executor]:
         async with background_tasks() as tasks:
             self._tasks = tasks
             self._alarm = anyio.Event()
@@ -156,11 +154,11 @@ class Members(AsyncContextManagerMixin):
             finally:
                 self._tasks = None
                 for request in self._requests.values():
-                    request.member.fail(PoolError("the pool was closed while this was waiting"))
+                    request.managed.fail(PoolError("the pool was closed during this request"))
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for room."""
+        """The number of requests that wait for a kernel."""
         return self._plan.waiting
 
     @asynccontextmanager
@@ -172,64 +170,66 @@ class Members(AsyncContextManagerMixin):
         start: StartOptions,
         replaces: Lease | None = None,
         used: bool = True,
-    ) -> AsyncGenerator[tuple[Member, Kernel]]:
-        """Give a lease's kernel, ready, and hold it for the block; see ``KernelPool.get``.
+    ) -> AsyncGenerator[tuple[ManagedKernel, Kernel]]:
+        """Yield a lease's kernel, ready, and hold it during the block; see ``KernelPool.get``.
 
-        With *used*, the idle time of the kernel begins anew after the block.
+        With *used*, the end of the block counts as a use of the kernel.
         """
-        with self._asking(lease, wait, start, replaces, used) as request:
-            member = await request.member.wait()
-            yield member, await member.ready.wait()
+        with self._request(lease, wait, start, replaces, used) as request:
+            managed = await request.managed.wait()
+            yield managed, await managed.ready.wait()
 
     @contextmanager
-    def connected(self, member: Member) -> Generator[None]:
-        """Count one more client as connected to a kernel."""
-        self._plan.connected(member.number, anyio.current_time())
+    def connected(self, managed: ManagedKernel) -> Generator[None]:
+        """Count a client as connected to a kernel during the block."""
+        self._plan.connected(managed.number, anyio.current_time())
         try:
             yield
         finally:
-            self._plan.disconnected(member.number, anyio.current_time())
+            self._plan.disconnected(managed.number, anyio.current_time())
             self._update()
 
-    def find(self, lease: Lease) -> Member | None:
-        """Return a lease's kernel, which may be starting; None where it has none."""
-        number = self._plan.place_of(lease)
-        return None if number is None else self._members[number]
+    def find(self, lease: Lease) -> ManagedKernel | None:
+        """Return a lease's kernel, which may still be starting; None if it has none."""
+        number = self._plan.slot_of(lease)
+        return None if number is None else self._kernels[number]
 
-    async def end(self, member: Member) -> None:
-        """End a kernel because its user wants it; return when nothing is left of it."""
-        self._end(member, "released")
+    async def end(self, managed: ManagedKernel) -> None:
+        """End a kernel at its user's request; return when it has ended completely."""
+        self._end(managed, "released")
         self._update()
-        await member.gone.wait()
+        await managed.gone.wait()
 
     def describe(
         self, user: str | None = None, *, kernel_id: str | None = None
     ) -> Iterator[PooledKernel]:
-        """Describe kernels, but none that is being ended, in the order of their starts.
+        """Describe the kernels that are not being ended, in the order of their starts.
 
         Args:
-            user: whose kernels; None means everybody's.
-            kernel_id: the only id that matters; None means any.
+            user: only kernels of this user; None means all users.
+            kernel_id: only kernels with this id; None means any id.
         """
-        places = self._plan.places if user is None else self._plan.places_of(user)
-        for number, place in places.items():
-            member = self._members[number]
-            if place.phase is not Phase.ENDING and kernel_id in (None, member.kernel_id):
-                yield member.describe(place.connections)
+        slots = self._plan.slots if user is None else self._plan.slots_of(user)
+        for number, slot in slots.items():
+            managed = self._kernels[number]
+            if slot.phase is not Phase.ENDING and kernel_id in (None, managed.kernel_id):
+                yield managed.describe(slot.connections)
 
     @contextmanager
-    def _asking(
+    def _request(
         self, lease: Lease, wait: bool, start: StartOptions, replaces: Lease | None, used: bool
     ) -> Generator[_Request]:
-        """Ask for a lease's kernel; for the block, nobody else gets its place."""
+        """Request a lease's kernel; the kernel is not evicted during the block."""
         if self._tasks is None:
-            raise PoolError("a KernelPool has kernels during its block: async with KernelPool()")
+            raise PoolError("the pool is not open: use it inside `async with KernelPool() as pool`")
         self._check_type(lease, start.get("kernel_type"))
+        if (cwd := start.get("cwd")) is not None:
+            start = {**start, "cwd": os.fspath(cwd)}  # raises TypeError for this caller alone
         if not wait and self._plan.crowded and self.find(lease) is None:
-            self._look_at_busy()  # before this request is refused because of them
+            self._look_at_busy()  # one of them may be idle by now
         limits = start.get("lease_limits")
         ticket = self._plan.ask(lease, wait=wait, replaces=replaces, limits=limits)
-        request = self._requests[ticket] = _Request(lease, start, Waiter[Member]())
+        request = self._requests[ticket] = _Request(lease, start, Waiter[ManagedKernel]())
         try:
             self._update()
             yield request
@@ -239,69 +239,69 @@ class Members(AsyncContextManagerMixin):
             self._update()
 
     def _check_type(self, lease: Lease, wanted: str | None) -> None:
-        """Refuse to hand over a kernel of another type than the one that was asked for."""
-        member, ticket = self.find(lease), self._plan.first_ticket(lease)
-        if member is not None:
-            kernel_type = member.kernel_type
+        """Refuse a request for another kernel type than that of the existing kernel."""
+        managed, ticket = self.find(lease), self._plan.first_ticket(lease)
+        if managed is not None:
+            kernel_type = managed.kernel_type
         elif ticket is not None:
-            kernel_type = self._recipe.kernel_type(self._requests[ticket].start)
+            kernel_type = self._launcher.kernel_type(self._requests[ticket].start)
         else:
             return
         if wanted not in (None, kernel_type):
             raise PoolError(
-                f"the kernel {lease.name!r} of {lease.user!r} is {kernel_type!r}, not {wanted!r}: "
-                "release it first, or ask under another name"
+                f"kernel {lease.name!r} of {lease.user!r} has the type {kernel_type!r}, not "
+                f"{wanted!r}: release it first, or use another name"
             )
 
     def _update(self) -> None:
-        """Begin what follows from what the plan was told."""
+        """Begin the actions that follow from the facts reported to the plan."""
         if self._tasks is None:
-            return  # everything is ending
+            return  # the pool is closing
         for action in self._plan.decide(anyio.current_time(), self._look):
             self._perform(action, self._tasks)
         self._arm()
 
     def _look(self, number: int) -> None:
-        """Tell the plan what a kernel does now: not every change comes with a message."""
-        self._members[number].look()
-        self._tell(self._members[number])
+        """Report the present state of a kernel to the plan: not every change causes a message."""
+        self._kernels[number].look()
+        self._report(self._kernels[number])
 
     def _look_at_busy(self) -> None:
         self._look_at = anyio.current_time() + _LOOK_AGAIN_SECONDS
         for number in tuple(self._busy):
             self._look(number)
 
-    def _note_change(self, member: Member) -> None:
-        """Do what follows from a change of one kernel; nothing but this happens all the time."""
-        self._tell(member)
-        if member.dead or (self._plan.somebody_waits and not member.busy):
+    def _note_change(self, managed: ManagedKernel) -> None:
+        """React to a change of one kernel; this is the only frequent call."""
+        self._report(managed)
+        if managed.dead or (self._plan.has_unserved and not managed.busy):
             self._update()
         else:
             self._arm()
 
-    def _tell(self, member: Member) -> None:
-        if member.dead:
-            self._end(member, "lost")
-        elif member.running:
-            (self._busy.add if member.busy else self._busy.discard)(member.number)
-            self._plan.started(member.number, member.active_at)
-            self._plan.busy(member.number, member.busy)
-            self._plan.used(member.number, member.active_at)
+    def _report(self, managed: ManagedKernel) -> None:
+        if managed.dead:
+            self._end(managed, "lost")
+        elif managed.running:
+            (self._busy.add if managed.busy else self._busy.discard)(managed.number)
+            self._plan.started(managed.number, managed.active_at)
+            self._plan.busy(managed.number, managed.busy)
+            self._plan.used(managed.number, managed.active_at)
 
     def _perform(self, action: Action, tasks: TaskGroup) -> None:
         match action:
             case Start(number, lease, ticket):
                 self._start(number, lease, self._requests[ticket].start, tasks)
             case HandOver(ticket, number):
-                self._requests[ticket].member.set(self._members[number])
+                self._requests[ticket].managed.set(self._kernels[number])
             case Evict(number):
-                self._end(self._members[number], "evicted")
+                self._end(self._kernels[number], "evicted")
             case Replace(number):
-                self._end(self._members[number], "released")
+                self._end(self._kernels[number], "released")
             case Cull(number):
-                self._end(self._members[number], "culled")
+                self._end(self._kernels[number], "culled")
             case Expire(number):
-                self._end(self._members[number], "expired")
+                self._end(self._kernels[number], "expired")
             case RefuseFull(ticket, waiting):
                 self._refuse(ticket, "full", _full(self._plan.limits.max_kernels, waiting))
             case RefuseQuota(ticket):
@@ -311,9 +311,9 @@ class Members(AsyncContextManagerMixin):
                 self._refuse(ticket, "quota", message)
 
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
-        kernel_type = self._recipe.kernel_type(start)
+        kernel_type = self._launcher.kernel_type(start)
         kernel_id = start.get("kernel_id") or str(uuid.uuid4())
-        self._members[number] = Member(
+        self._kernels[number] = ManagedKernel(
             number,
             lease,
             kernel_type,
@@ -324,44 +324,44 @@ class Members(AsyncContextManagerMixin):
             previous_end=self._ends.get((lease.user, kernel_id)),
         )
         self.counts["started"] += 1
-        tasks.start_soon(self._serve, self._members[number], start)
+        tasks.start_soon(self._serve, self._kernels[number], start)
 
-    def _end(self, member: Member, why: str) -> None:
-        if not member.ending:
-            with member.logged():
-                logger.info("the %s is ended: it was %s", member, why)
+    def _end(self, managed: ManagedKernel, why: str) -> None:
+        if not managed.ending:
+            with managed.logged():
+                logger.info("ending the %s: %s", managed, why)
             self.counts[why] += 1
-            self._remember_end(member, why)
-            if why == "lost" and (loss := member.describe_loss()):
+            self._remember_end(managed, why)
+            if why == "lost" and (loss := managed.describe_loss()):
                 self.lost.append(loss)
-            self._plan.end(member.number)
-            member.end(ClientClosed(f"the {member} was {_REASONS[why]}", ended=why))
+            self._plan.end(managed.number)
+            managed.end(ClientClosed(f"the {managed} was {_REASONS[why]}", ended=why))
 
-    def _remember_end(self, member: Member, why: str) -> None:
-        if member.running:
-            died = f"the kernel died: {member.last_death or 'it could not be restarted'}"
-            self._ends[member.lease.user, member.kernel_id] = _ENDS.get(why, died)
+    def _remember_end(self, managed: ManagedKernel, why: str) -> None:
+        if managed.running:
+            died = f"the kernel died: {managed.last_death or 'it could not be restarted'}"
+            self._ends[managed.lease.user, managed.kernel_id] = _ENDS.get(why, died)
             if len(self._ends) > _MOST_ENDS:
                 del self._ends[next(iter(self._ends))]
 
     def _refuse(self, ticket: int, why: str, error: PoolError) -> None:
         self.counts["refused"] += 1
         self.counts[why] += 1
-        self._requests[ticket].member.fail(error)
+        self._requests[ticket].managed.fail(error)
 
-    async def _serve(self, member: Member, start: StartOptions) -> None:
-        launch, cwd = self._recipe.launch(start)
+    async def _serve(self, managed: ManagedKernel, start: StartOptions) -> None:
+        launch, cwd = self._launcher.launch(start)
         try:
-            with member.logged():
-                await member.serve(launch, cwd, self._timeouts, self._restart)
+            with managed.logged():
+                await managed.serve(launch, cwd, self._timeouts, self._restart)
         finally:
-            self._plan.ended(member.number)
-            self._busy.discard(member.number)
-            del self._members[member.number]
+            self._plan.ended(managed.number)
+            self._busy.discard(managed.number)
+            del self._kernels[managed.number]
             self._update()
 
     async def _keep_time(self) -> None:
-        """Do what is to be done although nothing has happened."""
+        """Update when the next time limit of the plan is reached."""
         while True:
             self._alarm = anyio.Event()
             self._alarm_at = self._next_look()
@@ -373,7 +373,7 @@ class Members(AsyncContextManagerMixin):
                 self._update()
 
     def _arm(self) -> None:
-        """Have the alarm go off earlier, where that is needed now."""
+        """Wake ``_keep_time`` if the next time limit is now earlier."""
         if self._next_look() < self._alarm_at:
             self._alarm.set()
 
@@ -382,9 +382,9 @@ class Members(AsyncContextManagerMixin):
 
 
 def _full(limit: int, waiting: int) -> PoolFull:
-    reason = "others wait for room already" if waiting else "none of them is idle"
+    others = f"{waiting} ahead in the queue" if waiting else "none idle"
     return PoolFull(
-        f"the pool has {limit} kernels, as many as it may, and {reason}: ask again later, wait "
+        f"the pool is full ({limit} of {limit} kernels in use, {others}): try again later, wait "
         "with get(..., wait=True), or raise max_kernels",
         limit=limit,
     )
@@ -393,6 +393,6 @@ def _full(limit: int, waiting: int) -> PoolFull:
 def _beyond_quota(limit: int, user: str) -> QuotaExceeded:
     kernels = "1 kernel" if limit == 1 else f"{limit} kernels"
     return QuotaExceeded(
-        f"{user!r} has {kernels}, as many as each user may: end one first, or raise max_per_user",
+        f"{user!r} already has the maximum of {kernels}: release one first, or raise max_per_user",
         limit=limit,
     )

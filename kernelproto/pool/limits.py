@@ -10,10 +10,10 @@ class LeaseLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         max_per_user: how many kernels the user may have.
-        idle_timeout: after how many idle seconds the kernel is culled; None means never.
-        max_age: how many seconds after its start the kernel is ended, whether it is in use or not;
-            None means never.
-        cull_connected: whether the kernel is culled although clients are connected to it.
+        idle_timeout: idle seconds after which the kernel is culled; None means never.
+        max_age: seconds after its start when the kernel is ended, even if it is in use; None means
+            never.
+        cull_connected: whether an idle kernel is culled although clients are connected to it.
 
     Raises:
         ValueError: a limit is 0 or less.
@@ -25,20 +25,20 @@ class LeaseLimits(msgspec.Struct, frozen=True, kw_only=True):
     cull_connected: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse limits with which there would be no kernels."""
+        """Refuse limits that allow no kernel."""
         if self.max_per_user < 1:
-            raise ValueError("max_per_user is a number of kernels, 1 or more")
+            raise ValueError(f"max_per_user must be at least 1, not {self.max_per_user}")
         for name in ("idle_timeout", "max_age"):
             seconds: float | None = getattr(self, name)
             if seconds is not None and not seconds > 0:
-                raise ValueError(f"{name} is a positive number of seconds, or None")
+                raise ValueError(f"{name} must be None or a positive number of seconds")
 
 
-class Limits(LeaseLimits, frozen=True, kw_only=True):
-    """The limits of a pool, with those of a lease that has none of its own.
+class PoolLimits(LeaseLimits, frozen=True, kw_only=True):
+    """The limits of a pool, and the defaults for its users and kernels.
 
     Args:
-        max_kernels: how many kernels there may be, those that start and end included.
+        max_kernels: how many kernels may exist, including kernels that start or end.
 
     Raises:
         ValueError: a limit is 0 or less.
@@ -47,7 +47,7 @@ class Limits(LeaseLimits, frozen=True, kw_only=True):
     max_kernels: int = 50
 
     def __post_init__(self) -> None:
-        """Refuse limits with which there would be no kernels."""
+        """Refuse limits that allow no kernel."""
         LeaseLimits.__post_init__(self)
         if self.max_kernels < 1:
-            raise ValueError("max_kernels is a number of kernels, 1 or more")
+            raise ValueError(f"max_kernels must be at least 1, not {self.max_kernels}")

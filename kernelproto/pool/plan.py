@@ -1,45 +1,45 @@
-"""Plan: who has a kernel, who gets the next one, and whose is taken away. Pure.
+"""Plan: decides which kernels of a pool are started, handed over, evicted and ended. Pure.
 
 Theory of operation
 -------------------
-A lease is one kernel of one user, under a name. The plan is told what happens, by one verb for each
-fact, and ``decide`` says what is to be done about it, as a list of actions. Whoever performs them
-tells the plan when they are done. The plan never waits, and ``now`` is an argument.
+A lease is one kernel of one user, under a name. The caller reports each fact to the plan, with one
+method per fact. ``decide`` returns the actions that follow. The caller performs them and reports
+when they are done. The plan never waits, and ``now`` is an argument.
 
-Every kernel has a place, from the decision to start it until its end is over. The number of places
-is what the limits are about, so there are never more kernels than allowed, not even for a moment:
+Every kernel occupies a slot, from the decision to start it until it has ended completely. The
+limits count slots, so the pool never exceeds them, not even for a moment:
 
-    Start --started--> RUNNING --Evict, Cull, or end()--> ENDING --ended--> no place
+    Start --started--> RUNNING --Evict, Cull, or end()--> ENDING --ended--> no slot
     STARTING --end()--> ENDING
-    STARTING, RUNNING --ended--> no place       (it could not be started, or has crashed)
+    STARTING, RUNNING --ended--> no slot       (it could not be started, or has crashed)
 
-A place belongs to one lease for ever. The lease lets go of it when it is ENDING, and may have
-another one once that is over. A user's kernels that are ENDING count for ``max_per_user`` as well.
+A slot belongs to one lease for its whole life. While the slot is ENDING the lease has no kernel; it
+may get another slot when the first one is free. ENDING kernels still count for ``max_per_user``.
 
-Every request is a ticket. It waits in the line of its lease until there is a place, which it then
-holds until it leaves: the kernel is not taken away before whoever has asked for it has it in hand.
-Leases get places in the order in which they were asked for. Each lease in line is promised one of
-the free places or of those that are ENDING; for the first one to which nothing is promised, the
-kernel that has been idle longest is evicted. If there is none, those tickets are refused that do
-not want to wait, and nobody behind goes first.
+Every request is a ticket. It waits in the queue under its lease until the lease has a slot. The
+ticket then holds the kernel until the request leaves, so a kernel is never evicted before the
+caller has received it. Leases get slots in the order of their first tickets. Each free or ENDING
+slot is reserved for one queued lease. For the oldest lease without a reservation, the plan evicts
+the kernel that has been idle longest. If no kernel is idle, the plan refuses the tickets that do
+not wait, and no younger lease overtakes.
 
-A ticket may name another lease of its user which it replaces. That one's kernel is ended, whatever
-it does, once there is no other way; its place is promised to the ticket's lease, before the line.
+A ticket may name another lease of its user that it replaces. If nothing else helps, the plan ends
+that lease's kernel, even a busy one, and reserves the slot for the ticket's lease, first of all.
 
-A kernel is idle when it is RUNNING, neither busy nor connected, and no ticket holds it. What was
-idle for a moment only may be between two executions, or was handed over and not used yet: requests
-that wait leave it alone. Otherwise a long line would take each kernel away before it was of use.
+A kernel is idle when it is RUNNING, is neither busy nor connected, and no ticket holds it. A kernel
+that became idle a moment ago may be between two executions, or not used yet since it was handed
+over. Tickets that wait do not evict it; otherwise a long queue would evict each kernel unused.
 
-The idle time of a kernel begins anew when it is used. A connected client stops the clock, and a
-disconnect lets it go on, so a client that only reconnects keeps no kernel for ever. With
-``cull_connected`` clients do not stop the clock, and a connected kernel may be culled, but is not
-evicted. A kernel that has its ``max_age`` is ended, whatever it does. Each ticket brings the limits
+Each use of a kernel resets its idle time. A connected client stops the clock, and a disconnect
+continues it, so a client that only reconnects does not keep a kernel alive. With
+``cull_connected`` clients do not stop the clock, and a connected kernel may be culled but not
+evicted. A kernel that reaches its ``max_age`` is ended in any state. Each ticket carries the limits
 of its kernel and its user.
 
-A decision costs O(1), or O(log n) where idle kernels are put in order. It visits the new requests,
-the promised leases if a place is free, the first lease of the others, and each kernel that it ends,
-but no other kernel and no other lease. ``Places`` keeps the counts and orders that a decision needs
-of the kernels, and ``Line`` those of the leases.
+A decision costs O(1), or O(log n) where it orders idle kernels. It visits the new requests, the
+reserved leases if a slot is free, the oldest unserved lease, and each kernel that it ends, but no
+other kernel and no other lease. ``SlotTable`` keeps the counts and orders of kernels, ``Queue``
+those of leases.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from kernelproto.pool.limits import LeaseLimits, Limits
-from kernelproto.pool.places import Lease, Order, Phase, Place, Places
-from kernelproto.pool.queue import Line, Ticket, Waiting
+from kernelproto.pool.limits import LeaseLimits, PoolLimits
+from kernelproto.pool.queue import Queue, QueuedLease, Ticket
+from kernelproto.pool.slots import Lease, Phase, Slot, SlotHeap, SlotTable
 
 __all__ = [
     "SETTLED_SECONDS",
@@ -63,68 +63,68 @@ __all__ = [
     "HandOver",
     "Lease",
     "LeaseLimits",
-    "Limits",
     "Phase",
-    "Place",
     "Plan",
+    "PoolLimits",
     "RefuseFull",
     "RefuseQuota",
     "Replace",
+    "Slot",
     "Start",
 ]
 
-# For how many seconds a kernel must have been idle before a request that waits may have its place.
+# A ticket that waits evicts a kernel only after so many idle seconds.
 SETTLED_SECONDS = 0.5
 
 
 class Start(msgspec.Struct, frozen=True):
-    """Start a kernel for a lease, as that ticket wants it."""
+    """Start a kernel for a lease, with the options of the ticket."""
 
-    place: int
+    slot: int
     lease: Lease
     ticket: int
 
 
 class HandOver(msgspec.Struct, frozen=True):
-    """Give a ticket its kernel, which may be starting still."""
+    """Hand a kernel, which may still be starting, to a ticket."""
 
     ticket: int
-    place: int
+    slot: int
 
 
 class Evict(msgspec.Struct, frozen=True):
-    """End an idle kernel, because somebody else needs its place."""
+    """End an idle kernel, because another lease needs its slot."""
 
-    place: int
+    slot: int
 
 
 class Replace(msgspec.Struct, frozen=True):
-    """End a kernel, because its user would have another one in its place."""
+    """End a kernel, because a request of the same user replaces it."""
 
-    place: int
+    slot: int
 
 
 class Cull(msgspec.Struct, frozen=True):
-    """End a kernel that was idle for too long."""
+    """End a kernel that has exceeded its idle time."""
 
-    place: int
+    slot: int
 
 
 class Expire(msgspec.Struct, frozen=True):
-    """End a kernel that has its maximum age."""
+    """End a kernel that has reached its maximum age."""
 
-    place: int
+    slot: int
 
 
 class RefuseFull(msgspec.Struct, frozen=True):
-    """Tell a ticket that there is no room, and that so many leases wait before it."""
+    """Refuse a ticket, because the pool is full and so many leases wait before it."""
 
     ticket: int
     waiting: int
 
 
 class RefuseQuota(msgspec.Struct, frozen=True):
-    """Tell a ticket that its user has as many kernels as allowed."""
+    """Refuse a ticket, because its user has the maximum number of kernels."""
 
     ticket: int
 
@@ -132,83 +132,83 @@ class RefuseQuota(msgspec.Struct, frozen=True):
 Action: TypeAlias = Start | HandOver | Evict | Replace | Cull | Expire | RefuseFull | RefuseQuota
 
 
-def _see_no_news(number: int) -> None:
-    """Look at a kernel of which all facts are told anyway."""
+def _up_to_date(number: int) -> None:
+    """Do nothing: the caller has reported all facts about the kernel."""
 
 
 class Plan:
     """The kernels of a pool and the requests for them.
 
-    A fact about a place that is ENDING or no more is ignored: it has come too late.
+    Late facts, about a slot that is ENDING or gone, are ignored.
 
     Args:
-        limits: what is allowed.
+        limits: the limits of the pool.
 
     Attributes:
-        started: a kernel that was to be started is ready.
-        busy: a kernel works, or does not work any more.
-        used: a kernel was used at that time, so its idle time begins anew.
-        connected: one more client is connected to a kernel.
-        disconnected: one client less is connected to a kernel.
-        end: a kernel is being ended, because its user wants it or because it has died for good.
-        ended: nothing is left of a kernel.
+        started: reports that a kernel is ready.
+        busy: reports whether a kernel works.
+        used: reports the time of a use of a kernel, which resets its idle time.
+        connected: reports that a client has connected to a kernel.
+        disconnected: reports that a client has disconnected from a kernel.
+        end: reports that a kernel is being ended, by its user or after its death.
+        ended: reports that a kernel has ended completely.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: PoolLimits) -> None:
         self.limits = limits
-        self._places = places = Places()
-        self._line = Line()
+        self._slots = slots = SlotTable()
+        self._queue = Queue()
         self._held: dict[int, int] = {}
         self._new_ticket = itertools.count(1)
-        # These facts concern one place and nothing else.
-        self.started = places.started
-        self.busy = places.busy
-        self.used = places.used
-        self.connected = places.connected
-        self.disconnected = places.disconnected
-        self.end = places.end
-        self.ended = places.ended
+        # These facts concern one slot only.
+        self.started = slots.started
+        self.busy = slots.busy
+        self.used = slots.used
+        self.connected = slots.connected
+        self.disconnected = slots.disconnected
+        self.end = slots.end
+        self.ended = slots.ended
 
     @property
-    def places(self) -> Mapping[int, Place]:
-        """Every kernel, in the order in which they were started; read-only."""
-        return self._places.all
+    def slots(self) -> Mapping[int, Slot]:
+        """Every kernel, in the order of their starts; read-only."""
+        return self._slots.all
 
     @property
-    def somebody_waits(self) -> bool:
-        """Whether there is a lease in line to which no place is promised."""
-        return bool(self._line.unserved)
+    def has_unserved(self) -> bool:
+        """Whether a queued lease has no reserved slot."""
+        return bool(self._queue.unserved)
 
     @property
     def waiting(self) -> int:
-        """How many tickets wait for a place."""
-        return len(self._line)
+        """The number of tickets in the queue."""
+        return len(self._queue)
 
     @property
     def crowded(self) -> bool:
-        """Whether a lease without a kernel finds neither a free place nor an idle kernel."""
-        full = len(self._places) >= self.limits.max_kernels
-        return full and self._places.idle.first() is None
+        """Whether the pool has neither a free slot nor an idle kernel."""
+        full = len(self._slots) >= self.limits.max_kernels
+        return full and self._slots.idle.first() is None
 
     @property
     def wake_at(self) -> float:
-        """When to ``decide`` again although nothing has happened; infinity means never."""
-        times = [self._places.culling.first_time(), self._places.expiring.first_time()]
-        if self.somebody_waits:
-            times.append(self._places.idle.first_time() + SETTLED_SECONDS)
+        """When to call ``decide`` again even without a new fact; infinity means never."""
+        times = [self._slots.culling.first_time(), self._slots.expiring.first_time()]
+        if self.has_unserved:
+            times.append(self._slots.idle.first_time() + SETTLED_SECONDS)
         return min(times)
 
-    def places_of(self, user: str) -> Mapping[int, Place]:
-        """Return a user's kernels, in the order in which they were started; read-only."""
-        return self._places.of_user(user)
+    def slots_of(self, user: str) -> Mapping[int, Slot]:
+        """Return a user's kernels, in the order of their starts; read-only."""
+        return self._slots.of_user(user)
 
-    def place_of(self, lease: Lease) -> int | None:
-        """Return the place of a lease's kernel, None where it has none."""
-        return self._places.leased.get(lease)
+    def slot_of(self, lease: Lease) -> int | None:
+        """Return the slot of a lease's kernel; None if the lease has none."""
+        return self._slots.leased.get(lease)
 
     def first_ticket(self, lease: Lease) -> int | None:
-        """Return the first of a lease's tickets that are in line, None where there are none."""
-        return self._line.first_ticket(lease)
+        """Return the oldest queued ticket of a lease; None if the lease has none."""
+        return self._queue.first_ticket(lease)
 
     def ask(
         self,
@@ -218,162 +218,162 @@ class Plan:
         replaces: Lease | None = None,
         limits: LeaseLimits | None = None,
     ) -> int:
-        """Ask for a lease's kernel; return the ticket.
+        """Request a lease's kernel; return the ticket.
 
         Args:
             lease: the lease.
-            wait: whether to wait in line rather than to be refused when there is no room.
-            replaces: a lease of the same user's whose kernel goes when there is no room for both.
-            limits: the limits of the user, and of the kernel that is started if there is none;
-                None means those of the plan.
+            wait: whether the request waits in the queue instead of being refused.
+            replaces: a lease of the same user whose kernel is ended if the pool cannot hold both.
+            limits: the limits of the user, and of the kernel if this request starts it; None means
+                the limits of the plan.
         """
         number = next(self._new_ticket)
-        self._line.join(number, lease, Ticket(wait, replaces, limits or self.limits))
+        self._queue.join(number, lease, Ticket(wait, replaces, limits or self.limits))
         return number
 
     def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
-        """The request is over: its kernel is in hand, or it has given up, or was refused.
+        """Report the end of a request: it has its kernel, was cancelled, or was refused.
 
         Args:
-            ticket: the request's.
-            now: the time.
+            ticket: the ticket of the request.
+            now: the current time.
             used: whether the request counts as a use of its kernel.
         """
         number = self._held.pop(ticket, None)
         if number is None:
-            self._line.leave(ticket)
+            self._queue.leave(ticket)
         else:
             if used:
-                self._places.used(number, now)
-            self._places.let_go(number, ticket)
+                self._slots.used(number, now)
+            self._slots.drop_ticket(number, ticket)
 
-    def decide(self, now: float, look: Callable[[int], object] = _see_no_news) -> list[Action]:
-        """Return what is to be done now; for the plan it is done already.
+    def decide(self, now: float, look: Callable[[int], object] = _up_to_date) -> list[Action]:
+        """Return the actions to perform now; the plan already counts them as done.
 
         Args:
-            now: the time, in seconds on any clock that never goes back.
-            look: called with the place of each kernel that is to be ended because it is idle. It
-                tells the plan the newest facts about that kernel, which may save it.
+            now: the current time, in seconds on any monotonic clock.
+            look: called with the slot of each idle kernel before the plan ends it. It reports the
+                newest facts about that kernel to the plan, which keeps the kernel if it is in use.
         """
-        new = self._line.take_new()
+        new = self._queue.take_new()
         return [
             *self._expire(now),
             *self._hand_over(new),
             *self._cull(now, look),
             *self._admit(new),
-            *self._serve_line(now, look),
+            *self._serve_queue(now, look),
         ]
 
     def _expire(self, now: float) -> Iterator[Action]:
-        while (number := self._places.expiring.first()) is not None:
-            if self._places.expiring.time(number) > now:
+        while (number := self._slots.expiring.first()) is not None:
+            if self._slots.expiring.time(number) > now:
                 break
             self.end(number)
             yield Expire(number)
 
-    def _hand_over(self, new: list[Waiting]) -> Iterator[Action]:
-        """Let the tickets for a kernel that is there have it."""
-        for waiting in new:
-            if waiting.lease in self._places.leased:
-                yield from self._give(waiting)
+    def _hand_over(self, new: list[QueuedLease]) -> Iterator[Action]:
+        """Hand existing kernels to their new tickets."""
+        for queued in new:
+            if queued.lease in self._slots.leased:
+                yield from self._give(queued)
 
     def _cull(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
-        while (number := self._due(self._places.culling, now, look)) is not None:
+        while (number := self._due(self._slots.culling, now, look)) is not None:
             self.end(number)
             yield Cull(number)
 
-    def _admit(self, new: list[Waiting]) -> Iterator[Action]:
-        """Refuse the leases that are one too many for their user."""
-        for waiting in new:
-            if not waiting.tickets:
-                continue  # it has its kernel
-            user = waiting.lease.user
-            kernels = self._places.leased_by(user) + self._line.of_user(user)
-            if kernels < waiting.limits.max_per_user:
-                self._line.keep(waiting)
-            elif (replace := self._replace(waiting)) is not None:
+    def _admit(self, new: list[QueuedLease]) -> Iterator[Action]:
+        """Refuse new leases that exceed their user's quota."""
+        for queued in new:
+            if not queued.tickets:
+                continue  # its tickets have their kernel
+            user = queued.lease.user
+            kernels = self._slots.leased_by(user) + self._queue.of_user(user)
+            if kernels < queued.limits.max_per_user:
+                self._queue.add_unserved(queued)
+            elif (replace := self._replace(queued)) is not None:
                 yield replace
             else:
-                yield from map(RefuseQuota, self._line.take(waiting.lease))
+                yield from map(RefuseQuota, self._queue.take(queued.lease))
 
-    def _serve_line(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
-        """Start what can be started, make room for what cannot, refuse what will not wait."""
-        for waiting in list(self._line.promised.values()) if self._free else ():
-            yield from self._start(waiting)
-        while (first := self._line.first()) is not None:
+    def _serve_queue(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
+        """Start kernels for queued leases, evict for them, refuse tickets that do not wait."""
+        for queued in list(self._queue.reserved.values()) if self._free else ():
+            yield from self._start(queued)
+        while (first := self._queue.first()) is not None:
             yield from self._serve(first, now, look)
-            if first is self._line.first():
-                break  # it waits, and all others with it
-        for waiting in self._line.due():
-            yield from self._serve(waiting, now, look)
+            if first is self._queue.first():
+                break  # it waits, and so do all younger leases
+        for queued in self._queue.due():
+            yield from self._serve(queued, now, look)
 
     def _serve(
-        self, waiting: Waiting, now: float, look: Callable[[int], object]
+        self, queued: QueuedLease, now: float, look: Callable[[int], object]
     ) -> Iterator[Action]:
-        """Promise a place to an unserved lease if there is one; else refuse what will not wait."""
-        first = waiting is self._line.first()
-        if first and not self._unpromised:
-            seconds = SETTLED_SECONDS if waiting.patient else 0
-            if (victim := self._due(self._places.idle, now, look, seconds)) is not None:
+        """Reserve a slot for an unserved lease; without a slot refuse tickets that do not wait."""
+        first = queued is self._queue.first()
+        if first and not self._unreserved:
+            seconds = SETTLED_SECONDS if queued.patient else 0
+            if (victim := self._due(self._slots.idle, now, look, seconds)) is not None:
                 self.end(victim)
                 yield Evict(victim)
-        if first and self._unpromised:
-            self._line.promise(waiting)
-        elif (replace := self._replace(waiting)) is not None:
+        if first and self._unreserved:
+            self._queue.reserve(queued)
+        elif (replace := self._replace(queued)) is not None:
             yield replace
         else:
-            yield from self._refuse_impatient(waiting)
+            yield from self._refuse_impatient(queued)
             return
-        yield from self._start(waiting)
+        yield from self._start(queued)
 
     @property
     def _free(self) -> int:
-        return self.limits.max_kernels - len(self._places)
+        return self.limits.max_kernels - len(self._slots)
 
     @property
-    def _unpromised(self) -> int:
-        """How many of the places that are free or ENDING are promised to no lease."""
-        return self.limits.max_kernels - len(self._places.leased) - len(self._line.promised)
+    def _unreserved(self) -> int:
+        """The number of free or ENDING slots that are not reserved."""
+        return self.limits.max_kernels - len(self._slots.leased) - len(self._queue.reserved)
 
-    def _start(self, waiting: Waiting) -> Iterator[Action]:
-        """Start a promised lease's kernel, unless something that is still ENDING is in the way."""
-        lease = waiting.lease
-        of_user = len(self._places.of_user(lease.user))
-        limits = waiting.limits
-        in_the_way = of_user >= limits.max_per_user and of_user > self._places.leased_by(lease.user)
-        if self._free and not in_the_way and not self._places.holds(lease):
-            yield Start(self._places.take(lease, limits), lease, next(iter(waiting.tickets)))
-            yield from self._give(waiting)
-            self._line.has_kernel(lease)
+    def _start(self, queued: QueuedLease) -> Iterator[Action]:
+        """Start the kernel of a lease with a reservation, unless an ENDING kernel blocks it."""
+        lease = queued.lease
+        of_user = len(self._slots.of_user(lease.user))
+        limits = queued.limits
+        in_the_way = of_user >= limits.max_per_user and of_user > self._slots.leased_by(lease.user)
+        if self._free and not in_the_way and not self._slots.holds(lease):
+            yield Start(self._slots.take(lease, limits), lease, next(iter(queued.tickets)))
+            yield from self._give(queued)
+            self._queue.kernel_started(lease)
 
-    def _give(self, waiting: Waiting) -> Iterator[Action]:
-        number = self._places.leased[waiting.lease]
-        for ticket in self._line.take(waiting.lease):
+    def _give(self, queued: QueuedLease) -> Iterator[Action]:
+        number = self._slots.leased[queued.lease]
+        for ticket in self._queue.take(queued.lease):
             self._held[ticket] = number
-            self._places.hold(number, ticket)
+            self._slots.add_ticket(number, ticket)
             yield HandOver(ticket, number)
 
-    def _replace(self, waiting: Waiting) -> Action | None:
-        """Promise a lease the place of a kernel that is given up for it, if there is one."""
-        for ticket in waiting.tickets.values():
-            number = None if ticket.replaces is None else self.place_of(ticket.replaces)
+    def _replace(self, queued: QueuedLease) -> Action | None:
+        """Reserve the slot of the kernel that a ticket of the lease replaces, if there is one."""
+        for ticket in queued.tickets.values():
+            number = None if ticket.replaces is None else self.slot_of(ticket.replaces)
             if number is not None:
                 self.end(number)
-                self._line.promise(waiting, first=True)  # no lease has less by that
+                self._queue.reserve(queued, first=True)  # this takes no slot from another lease
                 return Replace(number)
         return None
 
-    def _refuse_impatient(self, waiting: Waiting) -> Iterator[Action]:
-        impatient = [number for number, ticket in waiting.tickets.items() if not ticket.wait]
-        before = self._line.before(waiting) if impatient else 0
+    def _refuse_impatient(self, queued: QueuedLease) -> Iterator[Action]:
+        impatient = [number for number, ticket in queued.tickets.items() if not ticket.wait]
+        before = self._queue.before(queued) if impatient else 0
         for number in impatient:
-            self._line.leave(number)
+            self._queue.leave(number)
             yield RefuseFull(number, before)
 
     def _due(
-        self, order: Order, now: float, look: Callable[[int], object], seconds: float = 0
+        self, order: SlotHeap, now: float, look: Callable[[int], object], seconds: float = 0
     ) -> int | None:
-        """Return the first kernel if its time is so many seconds ago, also after a closer look."""
+        """Return the first kernel whose time was *seconds* ago, and still is after ``look``."""
         while (number := order.first()) is not None:
             time = order.time(number)
             if time + seconds > now:

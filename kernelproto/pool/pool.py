@@ -1,4 +1,4 @@
-"""KernelPool: kernels for many users."""
+"""KernelPool: one kernel for each user, within limits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from kernelproto.client.observers import IOPUB, STREAM_LIMIT, OverflowPolicy
 from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.warm import WarmProvider
-from kernelproto.pool.executor import Members, StartOptions
-from kernelproto.pool.plan import Lease, Limits, Plan
+from kernelproto.pool.executor import Executor, StartOptions
+from kernelproto.pool.plan import Lease, Plan, PoolLimits
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
 from kernelproto.run import RunOptions, launch_params_of
 from kernelproto.supervise import Kernel, RestartPolicy
@@ -30,11 +30,11 @@ _DEFAULT_TIMEOUTS = Timeouts()
 
 
 class PoolConnection(NamedTuple):
-    """A client of somebody's kernel; ``KernelPool.connection`` gives it.
+    """A connection to a user's kernel; ``KernelPool.connection`` yields it.
 
     Attributes:
         kernel: the kernel.
-        messages: what the kernel sends, and no other kernel, across restarts.
+        messages: the messages of this kernel alone, across restarts.
     """
 
     kernel: Kernel
@@ -42,54 +42,54 @@ class PoolConnection(NamedTuple):
 
 
 class KernelPool(AsyncContextManagerMixin):
-    """Kernels for many users, during the block: each user has one of their own.
+    """Kernels for many users, during the block: each user has a kernel that no other user gets.
 
-    ``async with KernelPool(max_kernels=50) as pool``, then ``kernel = await pool.get("ada")``. A
-    kernel is started when it is first asked for, belongs to its user for ever, and is restarted
-    when it dies. One that cannot be restarted gives up its place; the next ``get`` starts anew.
+    ``async with KernelPool(max_kernels=50) as pool``, then ``kernel = await pool.get("ada")``. The
+    first request of a user starts a kernel. It belongs to that user for its whole life and is
+    restarted when it dies. A kernel that cannot be restarted is removed; ``get`` starts a new one.
 
-    A kernel is idle when it does not work, nobody waits for anything from it, and nobody is
-    connected to it. One that was idle for ``idle_timeout`` seconds is ended (culled). When there
-    are ``max_kernels`` and one more is asked for, the one that has been idle longest is ended
-    (evicted). A kernel that is busy or connected is taken away only if ``max_age`` or
-    ``cull_connected`` say so. If your kernel was taken away, calls on it raise ClientClosed; call
-    ``get`` for a new one. A ``connection`` keeps a kernel.
+    A kernel is idle when it runs no code, no call waits for a reply from it, and no client is
+    connected. The pool ends a kernel that was idle for ``idle_timeout`` seconds (culls it). If the
+    pool is full, a request for another kernel ends the kernel that has been idle longest (evicts
+    it). A busy or connected kernel is ended only because of ``max_age``, ``cull_connected`` or
+    ``replaces``. If the pool ended your kernel, calls on it raise ClientClosed; call ``get`` for a
+    new one. To keep a kernel, hold a ``connection``.
 
-    Leaving the block ends all kernels, at the same time, each in order as ``run_kernel`` does.
+    Leaving the block shuts all kernels down concurrently, each as ``run_kernel`` does.
 
     Args:
-        finder: where kernel types are looked for; the installed providers by default.
+        finder: finds the kernel types; the installed providers by default.
         kernel_type: the kernel type.
-        max_kernels: how many kernels there may be, those that start and end included.
-        max_per_user: how many of them a user may have, under different names.
-        idle_timeout: after how many idle seconds a kernel is culled; None means never. They count
-            from when it was last used: from the last sign that it worked, or from the last ``get``.
-            Housekeeping (kernel_info, comm_info, debug, interrupt and shutdown requests) is no use.
-            The time that clients are connected does not count as idle, and a disconnect does not
-            begin the count anew.
-        max_age: how many seconds after its start a kernel is ended, also one that is busy or
-            connected (expired); None means never.
-        cull_connected: whether a kernel is culled although clients are connected to it. The time
-            that they are connected counts as idle then.
-        warm: how many kernels of the type *kernel_type* are started ahead of time; they have no
-            user yet and come on top of *max_kernels*.
-        restart: when a kernel that has died is started again; None means never by itself.
-        cwd: the kernels' working directory; None means the caller's.
-        env: environment variables that are added to the caller's.
-        launch_params: what the provider and the kernelspec offer, as for ``run_kernel``.
+        max_kernels: how many kernels may exist, including kernels that start or end.
+        max_per_user: how many kernels a user may have, under different names.
+        idle_timeout: idle seconds after which a kernel is culled; None means never. The count
+            starts at the last use: the last sign of activity, or the last ``get``. Housekeeping
+            requests (kernel_info, comm_info, debug, interrupt, shutdown) are not activity. The time
+            with connected clients does not count as idle, and a disconnect does not reset the
+            count.
+        max_age: seconds after its start when a kernel is ended (expires), even if it is busy or
+            connected; None means never.
+        cull_connected: whether an idle kernel is culled although clients are connected to it. The
+            time with connected clients then counts as idle.
+        warm: how many kernels of the type *kernel_type* are kept started for the next requests.
+            They have no user yet, and do not count for *max_kernels*.
+        restart: the policy for kernels that die; None means no automatic restart.
+        cwd: the kernels' working directory; None means that of this process.
+        env: environment variables, added to those of this process.
+        launch_params: parameters of the provider and the kernelspec, as for ``run_kernel``.
         timeouts: the phases of each kernel's life, in seconds.
 
     Attributes:
-        counts: how many kernels were "started", "restarted", "evicted", "culled", "expired",
-            "released" or "lost" for good, how many have "failed", most of them to start, and how
-            many requests were "refused", since the pool was made; of these, how many because the
-            pool was "full", and how many because of the user's "quota".
-        limits: those of the arguments.
-        launch_params: those of the arguments.
-        deaths: how many kernels have died, those that were restarted included, by ``Died.cause``.
+        counts: the numbers of kernels that were "started", "restarted", "evicted", "culled",
+            "expired", "released" or "lost" (dead without a restart), that have "failed" (most of
+            them to start), and of requests that were "refused", since the pool was created.
+            "refused" is the sum of "full" (no kernel was idle) and "quota" (of the user).
+        limits: the limits given as arguments.
+        launch_params: the launch parameters given as arguments.
+        deaths: the number of deaths by ``Died.cause``, including those followed by a restart.
 
     Raises:
-        ValueError: a limit makes no sense.
+        ValueError: a limit is 0 or less.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class KernelPool(AsyncContextManagerMixin):
         launch_params: Mapping[str, object] | None = None,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
     ) -> None:
-        self.limits = Limits(
+        self.limits = PoolLimits(
             max_kernels=max_kernels,
             max_per_user=max_per_user,
             idle_timeout=idle_timeout,
@@ -117,17 +117,17 @@ class KernelPool(AsyncContextManagerMixin):
             cull_connected=cull_connected,
         )
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
-        self._recipe = _Recipe(
+        self._launcher = _Launcher(
             finder or KernelFinder.from_entrypoints(), kernel_type, warm, options
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
-        self._members = Members(Plan(self.limits), self._recipe, timeouts, restart)
-        self.counts = self._members.counts
-        self.deaths = self._members.deaths
+        self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)
+        self.counts = self._executor.counts
+        self.deaths = self._executor.deaths
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[KernelPool]:
-        async with self._recipe.source, self._members:
+        async with self._launcher.provider, self._executor:
             yield self
 
     async def get(
@@ -139,32 +139,32 @@ class KernelPool(AsyncContextManagerMixin):
         replaces: str | None = None,
         **start: Unpack[StartOptions],
     ) -> Kernel:
-        """Return a user's own kernel, ready; start it when there is none.
+        """Return a user's kernel, ready; start it if the user has none.
 
-        Whoever asks meanwhile gets the same one. Cancelling one who asks changes nothing for the
-        others, and the kernel that was begun for them is started all the same.
+        Concurrent calls for the same user and name return the same kernel. If a caller is
+        cancelled, the kernel still starts.
 
         Args:
-            user: whose kernel.
-            name: which one, for users that may have several.
-            wait: whether to wait for room rather than to raise PoolFull. Those who wait come first
-                in order; they get the place of a kernel that ends, or of one that has been idle for
-                half a second.
-            replaces: the name of a kernel of this user's that is released for this one, whatever it
-                does, where there is no room for both and no idle kernel to evict. Nobody else gets
-                its place.
-            start: how it is started if there is none; a *kernel_id* must not be that of another
-                kernel of this user's.
+            user: the user.
+            name: the name among the user's kernels, for users with several.
+            wait: whether to wait for a kernel to end instead of raising PoolFull. Waiting calls are
+                served in order. They get the slot of a kernel that ends, or evict a kernel that has
+                been idle for half a second.
+            replaces: the name of another kernel of this user. If the pool cannot hold both and has
+                no idle kernel to evict, that kernel is released, even if it is busy; no other
+                request gets its slot.
+            start: options for the start of the kernel if the user has none; its *kernel_id* must
+                differ from those of the user's other kernels.
 
         Raises:
-            PoolFull: there is no room: no kernel is idle, or others wait for room already.
-            QuotaExceeded: it would be one more than the user may have.
-            PoolError: it runs as another kernel type than *kernel_type*; or it was released while
-                it was started; or this is not the pool's block.
-            KernelProtoError: it cannot be started, as for ``run_kernel``.
+            PoolFull: the pool is full, and no kernel is idle or other requests already wait.
+            QuotaExceeded: the user already has the maximum number of kernels.
+            PoolError: the user's kernel has another type than *kernel_type*; or the kernel was
+                released during its start; or the pool is not open.
+            KernelProtoError: the kernel cannot be started, as for ``run_kernel``.
         """
         replaced = None if replaces is None else Lease(user, replaces)
-        async with self._members.hand_over(
+        async with self._executor.hand_over(
             Lease(user, name), wait=wait, start=start, replaces=replaced
         ) as (_, kernel):
             return kernel
@@ -182,117 +182,120 @@ class KernelPool(AsyncContextManagerMixin):
         overflow: OverflowPolicy = "raise",
         **start: Unpack[StartOptions],
     ) -> AsyncGenerator[PoolConnection]:
-        """Connect to a user's own kernel for the block; start it when there is none.
+        """Connect to a user's kernel for the block; start it if the user has none.
 
-        Meanwhile it is not evicted, and culled only with ``cull_connected``. To connect is no use
-        of the kernel: if it does not work, its idle time goes on after the block.
+        A connected kernel is not evicted, and culled only with ``cull_connected``. A connection is
+        not a use of the kernel: after the block, the idle time of an unused kernel continues.
 
-        The messages are those of this kernel alone, across restarts; they end with KernelDied when
-        it has died for good, and with ClientClosed when it was released.
+        The messages are those of this kernel alone, across restarts. They end with KernelDied if
+        the kernel dies and is not restarted, and with ClientClosed if it is released.
 
         Args:
-            user: as for ``get``, with *name*, *wait* and *start*.
-            name: the same.
-            wait: the same.
-            channels: what ``messages`` gives, as for ``KernelClient.messages``, with *msg_types*,
-                *limit* and *overflow*.
-            msg_types: the same.
-            limit: the same.
-            overflow: the same.
-            start: the same.
+            user: as for ``get``.
+            name: as for ``get``.
+            wait: as for ``get``.
+            channels: the channels of the messages, as for ``KernelClient.messages``.
+            msg_types: as for ``KernelClient.messages``.
+            limit: as for ``KernelClient.messages``.
+            overflow: as for ``KernelClient.messages``.
+            start: as for ``get``.
 
         Raises:
             KernelProtoError: as for ``get``.
         """
         async with AsyncExitStack() as stack:
             lease = Lease(user, name)
-            async with self._members.hand_over(lease, wait=wait, start=start, used=False) as (
-                member,
+            async with self._executor.hand_over(lease, wait=wait, start=start, used=False) as (
+                managed,
                 kernel,
             ):
-                stack.enter_context(self._members.connected(member))
+                stack.enter_context(self._executor.connected(managed))
             messages = await stack.enter_async_context(
                 kernel.messages(channels, msg_types=msg_types, limit=limit, overflow=overflow)
             )
             yield PoolConnection(kernel, messages)
 
     async def interrupt(self, user: str, *, name: str = _DEFAULT_NAME) -> None:
-        """Interrupt what a user's kernel runs; wait for one that is being started.
+        """Interrupt a user's kernel; if it is starting, wait for it first.
 
         Raises:
-            PoolError: the user has no such kernel.
-            KernelProtoError: it could not be started, has died or was ended.
+            PoolError: the user has no kernel of this name.
+            KernelProtoError: the kernel could not be started, has died or was ended.
         """
         await (await self._existing(Lease(user, name))).interrupt()
 
     async def restart(self, user: str, *, name: str = _DEFAULT_NAME) -> None:
-        """Restart a user's kernel, as ``Kernel.restart`` does; wait for one that is being started.
+        """Restart a user's kernel with ``Kernel.restart``; if it is starting, wait for it first.
 
         Raises:
-            PoolError: the user has no such kernel.
-            KernelProtoError: it could not be started or restarted, or was ended; one that could not
-                be restarted has given up its place.
+            PoolError: the user has no kernel of this name.
+            KernelProtoError: the kernel could not be started or restarted, or was ended. A kernel
+                that could not be restarted is removed from the pool.
         """
         await (await self._existing(Lease(user, name))).restart()
 
     async def release(self, user: str, *, name: str = _DEFAULT_NAME) -> bool:
-        """End a user's kernel, also one that is busy, connected or being started.
+        """Shut a user's kernel down, even if it is busy, connected or starting.
 
-        It returns when nothing is left of the kernel. Cancelling the caller does not stop that.
+        Returns when the kernel has ended completely. Cancellation of the caller does not stop the
+        shutdown.
 
         Returns:
-            Whether there was one.
+            Whether the user had a kernel of this name.
         """
-        member = self._members.find(Lease(user, name))
-        if member is None:
+        managed = self._executor.find(Lease(user, name))
+        if managed is None:
             return False
-        await self._members.end(member)
+        await self._executor.end(managed)
         return True
 
     @property
     def waiting(self) -> int:
-        """How many requests for kernels wait for room now."""
-        return self._members.waiting
+        """The number of requests that wait for a kernel now."""
+        return self._executor.waiting
 
     def kernels(self, user: str | None = None) -> list[PooledKernel]:
-        """Describe the kernels of a user, or of everybody, in the order of their starts.
+        """Describe the kernels of one user or of all users, in the order of their starts.
 
-        Those that are being started are among them, those that are being ended are not.
-        """
-        return list(self._members.describe(user))
-
-    def lost(self, user: str | None = None) -> list[LostKernel]:
-        """Describe kernels that have died and were not restarted, the last one first.
-
-        The pool remembers the last 1,000 of all users.
+        The list includes kernels that are starting, but not kernels that are ending.
 
         Args:
-            user: whose kernels; None means everybody's.
+            user: the user; None means all users.
         """
-        return [lost for lost in reversed(self._members.lost) if user in (None, lost.user)]
+        return list(self._executor.describe(user))
+
+    def lost(self, user: str | None = None) -> list[LostKernel]:
+        """Describe kernels that died and were not restarted, the latest first.
+
+        The pool remembers the latest 1,000 of all users.
+
+        Args:
+            user: the user; None means all users.
+        """
+        return [lost for lost in reversed(self._executor.lost) if user in (None, lost.user)]
 
     def find(self, kernel_id: str, *, user: str) -> PooledKernel | None:
-        """Describe a user's kernel by its id; None where they have none of this id."""
-        return next(self._members.describe(user, kernel_id=kernel_id), None)
+        """Describe a user's kernel by its id; return None if the user has no kernel of this id."""
+        return next(self._executor.describe(user, kernel_id=kernel_id), None)
 
     async def _existing(self, lease: Lease) -> Kernel:
-        member = self._members.find(lease)
-        if member is None:
-            raise PoolError(f"{lease.user!r} has no kernel {lease.name!r}: get() starts one")
-        return await member.ready.wait()
+        managed = self._executor.find(lease)
+        if managed is None:
+            raise PoolError(f"{lease.user!r} has no kernel {lease.name!r}; get() starts it")
+        return await managed.ready.wait()
 
 
-class _Recipe:
-    """How the kernels of a pool are started.
+class _Launcher:
+    """Launches kernels with the options of the pool, and takes warm kernels first.
 
     Args:
-        finder: where kernel types are looked for.
-        kernel_type: the usual kernel type.
-        warm: how many of the usual kernels are started ahead of time.
-        options: what the usual kernels are started with.
+        finder: finds the kernel types.
+        kernel_type: the default kernel type.
+        warm: how many kernels of that type are kept started.
+        options: the default options.
 
     Attributes:
-        source: launches them.
+        provider: keeps the warm kernels, during its block.
     """
 
     def __init__(
@@ -300,7 +303,7 @@ class _Recipe:
     ) -> None:
         self._kernel_type = kernel_type
         self._options = options
-        self.source = WarmProvider(
+        self.provider = WarmProvider(
             _OneProvider(finder),
             kernel_type,
             warm=warm,
@@ -313,7 +316,7 @@ class _Recipe:
 
     def launch(self, start: StartOptions) -> tuple[Launch, str | None]:
         async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
-            return await self.source.launch(
+            return await self.provider.launch(
                 self.kernel_type(start), cwd=cwd, launch_params=self._launch_params(start, env)
             )
 
@@ -331,7 +334,7 @@ class _Recipe:
 
 
 class _OneProvider:
-    """All the providers of a finder as one, whose kernel types have their full names."""
+    """Presents a finder as one provider, whose kernel types have their full names."""
 
     id = "pool"
 

@@ -1,4 +1,4 @@
-"""Member: one kernel of a pool, from its start until nothing is left of it."""
+"""ManagedKernel: one kernel of a pool from start to cleanup; PooledKernel: its description."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, KernelProtoError, PoolError
 from kernelproto.interfaces import DeathCause, HasProcess
 from kernelproto.log_fields import logging_about
-from kernelproto.pool.activity import is_activity
-from kernelproto.pool.places import Lease
+from kernelproto.pool.slots import Lease
 from kernelproto.supervise import Died, Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
@@ -29,26 +28,41 @@ logger = logging.getLogger(__name__)
 
 PooledState: TypeAlias = Literal["starting", "idle", "busy", "restarting", "dead"]
 
+# Clients send these requests on their own, to check on the kernel or to inspect it.
+_HOUSEKEEPING = frozenset(
+    (
+        "kernel_info_request",
+        "comm_info_request",
+        "connect_request",
+        "debug_request",
+        "interrupt_request",
+        "shutdown_request",
+        "usage_request",
+    )
+)
+
+# A kernel publishes these without a request.
+_UNSOLICITED = frozenset(("status", "iopub_welcome"))
+
 
 class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to tell about a kernel of a pool.
+    """A description of a kernel of a pool, at one moment.
 
     Args:
-        kernel_id: a UUID, the ``kernel_id`` of the Kernel as well; it outlives restarts.
-        user: whose it is.
-        name: which one of the user's.
-        kernel_type: what it was started as.
-        state: what it does, as far as is known here.
-        connections: how many clients are connected.
+        kernel_id: a UUID, the same as ``Kernel.kernel_id``; restarts keep it.
+        user: the user of the kernel.
+        name: its name among the user's kernels.
+        kernel_type: its kernel type.
+        state: its state as last known.
+        connections: the number of connected clients.
         started_at: when its start began, in UTC.
-        last_activity: when it was started, restarted, or last did something for somebody, in UTC.
-        pid: the number of its process; None where that is not on this machine, and while there is
-            none.
-        process_started_at: when its process was ready, in UTC; all that the kernel knows is newer.
-            None before the first one is.
-        previous_end: how the process before this one ended that had the same *kernel_id*, in words;
-            None for the first one.
-        last_death: how the kernel died the last time, in words; None if it never did.
+        last_activity: when it was last started, restarted or active for a client, in UTC.
+        pid: the id of its process; None if the process is on another machine or does not run.
+        process_started_at: when its present process was ready, in UTC; the kernel has no older
+            state. None before the first process is ready.
+        previous_end: a sentence about the end of the previous process with this *kernel_id*; None
+            for the first process.
+        last_death: a sentence about the kernel's last death; None if it never died.
     """
 
     kernel_id: str
@@ -66,14 +80,14 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LostKernel(msgspec.Struct, frozen=True, kw_only=True):
-    """A kernel of a pool that has died and was not restarted.
+    """A kernel of a pool that died and was not restarted.
 
     Args:
         kernel_id: its id.
         user: its user.
         kernel_type: its kernel type.
-        death: how it died, in words.
-        died_at: when the pool gave it up, in UTC.
+        death: a sentence about its death.
+        died_at: when the pool removed it, in UTC.
     """
 
     kernel_id: str
@@ -83,27 +97,28 @@ class LostKernel(msgspec.Struct, frozen=True, kw_only=True):
     died_at: datetime
 
 
-class Member:
-    """One kernel of a pool; it is served by ``serve`` and watches the kernel's messages.
+class ManagedKernel:
+    """One kernel of a pool: ``serve`` runs it, and it watches the kernel's messages.
 
     Args:
-        number: its place in the plan.
-        lease: whose it is.
-        kernel_type: what it is started as.
-        kernel_id: the id that the pool gives it.
-        counts: of the pool: it adds to "failed" and "restarted".
-        deaths: of the pool: it adds to the cause of each death.
-        on_change: called with it when it is ready, has become busy or idle, or has died for good.
-        previous_end: how an earlier kernel of the same id has ended; None where there was none.
+        number: its slot in the plan.
+        lease: its user and name.
+        kernel_type: its kernel type.
+        kernel_id: its id.
+        counts: the pool's counts; "failed" and "restarted" are counted here.
+        deaths: the pool's counts of deaths by cause.
+        on_change: called with this object when the kernel is ready, becomes busy or idle, or dies
+            without a restart.
+        previous_end: a sentence about the end of an earlier kernel with this id; None without one.
 
     Attributes:
-        ready: gives the kernel once it is ready, or the reason why there is none.
-        ending: whether it was told to end, or ends with its pool.
-        gone: set when nothing is left of it.
-        busy: whether it works or is being restarted, when that was last looked at.
-        dead: whether it has died for good, the same.
-        active_at: when it last did something for somebody, on the clock of ``anyio.current_time``.
-        last_death: how it died the last time, in words; None if it never did.
+        ready: set to the Kernel when it is ready, or to the error that prevented its start.
+        ending: whether the kernel is being ended.
+        gone: set when the kernel has ended completely.
+        busy: whether the kernel works or is being restarted, as of the last ``look``.
+        dead: whether the kernel is dead without a restart, as of the last ``look``.
+        active_at: when the kernel was last active for a client, by ``anyio.current_time``.
+        last_death: a sentence about its last death; None if it never died.
     """
 
     def __init__(
@@ -115,7 +130,7 @@ class Member:
         kernel_id: str,
         counts: Counter[str],
         deaths: Counter[DeathCause],
-        on_change: Callable[[Member], None],
+        on_change: Callable[[ManagedKernel], None],
         previous_end: str | None = None,
     ) -> None:
         self.number = number
@@ -145,15 +160,15 @@ class Member:
 
     @property
     def running(self) -> bool:
-        """Whether it was ready once."""
+        """Whether the kernel has been ready."""
         return self._kernel is not None
 
     def logged(self) -> AbstractContextManager[None]:
-        """Say in the block's log records, and those of its tasks, that they are about it."""
+        """Attach the kernel's id and user to log records of the block and of its tasks."""
         return logging_about(kernel_id=self.kernel_id, user=self.lease.user)
 
     def describe(self, connections: int) -> PooledKernel:
-        """Return what there is to tell about it."""
+        """Return the public description of the kernel."""
         return PooledKernel(
             kernel_id=self.kernel_id,
             user=self.lease.user,
@@ -170,7 +185,7 @@ class Member:
         )
 
     def describe_loss(self) -> LostKernel | None:
-        """Describe it as lost; None if it never died, because its user has shut it down."""
+        """Return the description of a lost kernel; None if a client shut it down."""
         if self.last_death is None:
             return None
         return LostKernel(
@@ -188,9 +203,9 @@ class Member:
         timeouts: Timeouts,
         restart: RestartPolicy | None,
     ) -> None:
-        """Start the kernel, and end it in order when this is cancelled or ``end`` is called.
+        """Start the kernel, and shut it down when this task is cancelled or ``end`` is called.
 
-        It raises no Exception: that of one kernel concerns nobody else's.
+        Raises no Exception: a failure of one kernel must not affect the others.
         """
         try:
             with self._scope:
@@ -201,24 +216,24 @@ class Member:
                     self._begin(kernel)
                     try:
                         await anyio.sleep_forever()
-                    finally:  # also when the whole pool ends: it will be dead, but was not lost
+                    finally:  # an end with the whole pool is no loss either
                         self.ending = True
         except Exception as error:
             self._counts["failed"] += 1
             words = "could not be started" if self._kernel is None else "has failed"
-            # What is no error of kernelproto's own is somebody's bug, and worth a traceback.
-            foreign = not isinstance(error, KernelProtoError)
-            logger.warning("the %s %s: %s", self, words, error, exc_info=foreign)
+            # Any other exception is a bug, so log its traceback.
+            is_bug = not isinstance(error, KernelProtoError)
+            logger.warning("the %s %s: %s", self, words, error, exc_info=is_bug)
             self.ready.fail(error)
         finally:
             self.ready.fail(PoolError(f"the {self} was ended while it was being started"))
             self.gone.set()
 
     def end(self, reason: ClientClosed) -> None:
-        """Begin to end the kernel; ``gone`` is set at the end of that.
+        """Begin to shut the kernel down; ``gone`` is set when it has ended completely.
 
         Args:
-            reason: raised by calls on the kernel from now on.
+            reason: raised by later calls on the kernel.
         """
         self.ending = True
         if self._kernel is not None:
@@ -226,7 +241,7 @@ class Member:
         self._scope.cancel()
 
     def look(self) -> bool:
-        """Look at what the kernel does; return whether that has changed."""
+        """Update ``busy`` and ``dead``; return whether either has changed."""
         if self._kernel is None:
             return False
         state = self._kernel.state
@@ -236,19 +251,19 @@ class Member:
         return before != (self.busy, self.dead)
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take note of a message; part of ``Watcher``."""
+        """Observe a message; part of ``Watcher``."""
         if is_activity(message, channel):
             self._has_worked = True
             self._note_activity()
-        if channel != "iopub" or message.msg_type == "status":  # no output makes it busy or idle
+        if channel != "iopub" or message.msg_type == "status":  # outputs do not change the state
             self._look()
 
     def fail(self, error: Exception) -> None:
-        """Take note that the kernel is dead; part of ``Watcher``."""
+        """Observe the kernel's death; part of ``Watcher``."""
         self._look()
 
     def resume(self) -> None:
-        """Take note that the kernel was restarted; part of ``Watcher``."""
+        """Observe a restart; part of ``Watcher``."""
         self._counts["restarted"] += 1
         self._has_worked = False
         if not self._died:
@@ -271,7 +286,7 @@ class Member:
         self._process_started_at = self._last_activity
 
     def _note_death(self, death: Died) -> None:
-        """Tell of a death; a restart may follow."""
+        """Count and log a death; a restart may follow."""
         self._died = True
         self._deaths[death.cause] += 1
         self.last_death = str(death)
@@ -284,12 +299,12 @@ class Member:
     def _state(self) -> PooledState:
         if self._kernel is None:
             return "starting"
-        # A new kernel is still busy with the question whether it is ready, which is no work.
+        # A new kernel is still busy with the readiness check, which does not count as work.
         busy = self._kernel.state == "busy" and not self._has_worked
         return "idle" if busy else self._kernel.state
 
     def _pid(self) -> int | None:
-        # While there is no process, its number may be somebody else's.
+        # After the process has ended, another process may have its id.
         if self._kernel is None or self._kernel.state not in ("idle", "busy"):
             return None
         manager = self._kernel.manager
@@ -302,3 +317,16 @@ class Member:
     def _look(self) -> None:
         if self.look():
             self._on_change(self)
+
+
+def is_activity(message: Message, channel: ChannelName) -> bool:
+    """Return whether a message shows that the kernel is active for a client.
+
+    All messages on iopub do, except for those caused by housekeeping requests (kernel_info,
+    comm_info, debug, interrupt, shutdown and the like) and unsolicited status messages.
+    """
+    if channel != "iopub":
+        return False
+    if message.parent_header is None:
+        return message.msg_type not in _UNSOLICITED
+    return message.parent_header.msg_type not in _HOUSEKEEPING

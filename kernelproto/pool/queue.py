@@ -1,6 +1,6 @@
-"""Line: the requests for which a pool has no kernel yet, in order. Pure.
+"""Queue: the requests that have no kernel of the pool yet, in order. Pure.
 
-Every method takes the same time however long the line is, unless its docstring says otherwise.
+Every method takes constant time, however long the queue is, unless its docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kernelproto.pool.limits import LeaseLimits
-from kernelproto.pool.places import Lease
+from kernelproto.pool.slots import Lease
 
 
 class Ticket(NamedTuple):
     """A request for a lease's kernel.
 
     Args:
-        wait: whether it waits for room rather than to be refused.
-        replaces: a lease whose kernel ends for it if there is no room for both.
-        limits: the limits of its kernel and its user.
+        wait: whether the request waits for a slot instead of being refused.
+        replaces: a lease whose kernel is ended for this request if the pool cannot hold both.
+        limits: the limits of the kernel and of its user.
     """
 
     wait: bool
@@ -30,13 +30,13 @@ class Ticket(NamedTuple):
 
 
 @dataclass(slots=True)
-class Waiting:
-    """A lease in line.
+class QueuedLease:
+    """A lease in the queue.
 
     Attributes:
         lease: the lease.
-        since: the number of the ticket with which it came.
-        tickets: its tickets by number, in the order in which they came.
+        since: the number of its first ticket.
+        tickets: its tickets by number, oldest first.
     """
 
     lease: Lease
@@ -45,133 +45,133 @@ class Waiting:
 
     @property
     def patient(self) -> bool:
-        """Whether all of its tickets wait for room."""
+        """Whether all of its tickets wait for a slot."""
         return all(ticket.wait for ticket in self.tickets.values())
 
     @property
     def limits(self) -> LeaseLimits:
-        """The limits of its first ticket."""
+        """The limits of its oldest ticket."""
         return next(iter(self.tickets.values())).limits
 
 
-class Line:
+class Queue:
     """The leases that have no kernel yet, with their tickets.
 
-    A lease comes in as *new*, and becomes *promised* (a place will be its own) or *unserved*. An
-    unserved one becomes promised later. ``take`` and ``leave`` end its stay.
+    A lease joins the queue as *new*, then becomes *reserved* (it gets the next suitable slot) or
+    *unserved*. An unserved lease becomes reserved later. ``take`` and ``leave`` remove a lease.
 
     Attributes:
-        promised: the leases to which a place is promised, in the order in which they get one.
-        unserved: the other ones, in the order in which they came.
+        reserved: the leases with a reserved slot, in the order in which they get it.
+        unserved: the leases without one, oldest first.
     """
 
     def __init__(self) -> None:
-        self.promised: OrderedDict[Lease, Waiting] = OrderedDict()
-        self.unserved: dict[Lease, Waiting] = {}
-        self._new: dict[Lease, Waiting] = {}
-        self._waiting: dict[Lease, Waiting] = {}
-        self._by_ticket: dict[int, Waiting] = {}
+        self.reserved: OrderedDict[Lease, QueuedLease] = OrderedDict()
+        self.unserved: dict[Lease, QueuedLease] = {}
+        self._new: dict[Lease, QueuedLease] = {}
+        self._queued: dict[Lease, QueuedLease] = {}
+        self._by_ticket: dict[int, QueuedLease] = {}
         self._of_user = Counter[str]()
         self._replacing: dict[Lease, set[int]] = {}
         self._due: list[tuple[int, Lease]] = []
 
     def __len__(self) -> int:
-        """Return how many tickets are in line."""
+        """Return the number of tickets in the queue."""
         return len(self._by_ticket)
 
     def of_user(self, user: str) -> int:
-        """Return how many of a user's leases are promised or unserved."""
+        """Return how many leases of a user are reserved or unserved."""
         return self._of_user[user]
 
     def first_ticket(self, lease: Lease) -> int | None:
-        """Return the first ticket of a lease; None for one that is not in line."""
-        waiting = self._waiting.get(lease)
-        return None if waiting is None else next(iter(waiting.tickets))
+        """Return the oldest ticket of a lease; None if the lease is not in the queue."""
+        queued = self._queued.get(lease)
+        return None if queued is None else next(iter(queued.tickets))
 
-    def first(self) -> Waiting | None:
-        """Return the unserved lease that came first."""
+    def first(self) -> QueuedLease | None:
+        """Return the oldest unserved lease."""
         return next(iter(self.unserved.values()), None)
 
     def join(self, number: int, lease: Lease, ticket: Ticket) -> None:
-        """Add a ticket; its lease is new unless it is in line already."""
-        waiting = self._waiting.get(lease)
-        if waiting is None:
-            waiting = self._waiting[lease] = self._new[lease] = Waiting(lease, number)
-        waiting.tickets[number] = ticket
-        self._by_ticket[number] = waiting
+        """Add a ticket; its lease is new unless the queue has it already."""
+        queued = self._queued.get(lease)
+        if queued is None:
+            queued = self._queued[lease] = self._new[lease] = QueuedLease(lease, number)
+        queued.tickets[number] = ticket
+        self._by_ticket[number] = queued
         if ticket.replaces is not None:
             self._replacing.setdefault(ticket.replaces, set()).add(number)
-        self._look_at(waiting)
+        self._mark_due(queued)
 
     def leave(self, number: int) -> None:
-        """Remove a ticket, and its lease with the last one; an unknown ticket is ignored."""
-        waiting = self._by_ticket.pop(number, None)
-        if waiting is None:
+        """Remove a ticket, and with its last ticket the lease; ignore an unknown ticket."""
+        queued = self._by_ticket.pop(number, None)
+        if queued is None:
             return
-        ticket = waiting.tickets.pop(number)
+        ticket = queued.tickets.pop(number)
         if ticket.replaces is not None:
             self._replacing[ticket.replaces].discard(number)
             if not self._replacing[ticket.replaces]:
                 del self._replacing[ticket.replaces]
-        if not waiting.tickets:
-            self._remove(waiting.lease)
+        if not queued.tickets:
+            self._remove(queued.lease)
 
     def take(self, lease: Lease) -> list[int]:
-        """Remove a lease; return its tickets. It takes as long as there are tickets."""
-        tickets = list(self._waiting[lease].tickets)
+        """Remove a lease and return its tickets, in O(tickets)."""
+        tickets = list(self._queued[lease].tickets)
         for number in tickets:
             self.leave(number)
         return tickets
 
-    def take_new(self) -> list[Waiting]:
-        """Return the new leases in the order in which they came; each has to become another."""
+    def take_new(self) -> list[QueuedLease]:
+        """Return the new leases, oldest first; the caller takes, reserves or adds each of them."""
         new, self._new = list(self._new.values()), {}
         return new
 
-    def promise(self, waiting: Waiting, *, first: bool = False) -> None:
-        """Make a lease promised, as the last or the first one."""
-        if self.unserved.pop(waiting.lease, None) is None:
-            self._of_user[waiting.lease.user] += 1
-        self.promised[waiting.lease] = waiting
-        self.promised.move_to_end(waiting.lease, last=not first)
+    def reserve(self, queued: QueuedLease, *, first: bool = False) -> None:
+        """Make a lease reserved, as the last one or as the first one."""
+        if self.unserved.pop(queued.lease, None) is None:
+            self._of_user[queued.lease.user] += 1
+        self.reserved[queued.lease] = queued
+        self.reserved.move_to_end(queued.lease, last=not first)
 
-    def keep(self, waiting: Waiting) -> None:
+    def add_unserved(self, queued: QueuedLease) -> None:
         """Make a new lease unserved, as the last one."""
-        self._of_user[waiting.lease.user] += 1
-        self.unserved[waiting.lease] = waiting
-        self._look_at(waiting)
+        self._of_user[queued.lease.user] += 1
+        self.unserved[queued.lease] = queued
+        self._mark_due(queued)
 
-    def has_kernel(self, lease: Lease) -> None:
-        """Make the leases due that would replace this one's kernel. It takes as long as these."""
+    def kernel_started(self, lease: Lease) -> None:
+        """Make the leases due that would replace this kernel, in O(their number)."""
         for number in self._replacing.get(lease, ()):
-            self._look_at(self._by_ticket[number])
+            self._mark_due(self._by_ticket[number])
 
-    def due(self) -> Iterator[Waiting]:
-        """Iterate over the unserved leases with news since the last time, in their order.
+    def due(self) -> Iterator[QueuedLease]:
+        """Iterate over the unserved leases that have changed since the last call, oldest first.
 
-        Each is due once, until the next ticket or the next kernel that it would replace. Leases
-        that become due during the iteration are part of it.
+        A lease is due once after each new ticket, and once after the start of each kernel that it
+        would replace. Leases that become due during the iteration are part of it.
         """
         while self._due:
             _, lease = heapq.heappop(self._due)
             if lease in self.unserved:
                 yield self.unserved[lease]
 
-    def before(self, waiting: Waiting) -> int:
-        """Return how many leases are unserved before this one, in O(n) unless it is the last."""
-        if next(reversed(self.unserved)) == waiting.lease:
+    def before(self, queued: QueuedLease) -> int:
+        """Return how many unserved leases are older, in O(n) unless this one is the last."""
+        if next(reversed(self.unserved)) == queued.lease:
             return len(self.unserved) - 1
-        return list(self.unserved).index(waiting.lease)
+        return list(self.unserved).index(queued.lease)
 
-    def _look_at(self, waiting: Waiting) -> None:
-        if waiting.lease in self.unserved:
-            heapq.heappush(self._due, (waiting.since, waiting.lease))
+    def _mark_due(self, queued: QueuedLease) -> None:
+        if queued.lease in self.unserved:
+            heapq.heappush(self._due, (queued.since, queued.lease))
 
     def _remove(self, lease: Lease) -> None:
-        del self._waiting[lease]
+        del self._queued[lease]
         if self._new.pop(lease, None) is not None:
             return
-        if self.promised.pop(lease, None) or self.unserved.pop(lease, None):
+        if self.reserved.pop(lease, None) or self.unserved.pop(lease, None):
             self._of_user[lease.user] -= 1
             if not self._of_user[lease.user]:
                 del self._of_user[lease.user]

@@ -14,7 +14,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto.pool import plan as plan_module
-from kernelproto.pool.plan import Lease, Limits, Plan
+from kernelproto.pool.plan import Lease, Plan, PoolLimits
 
 POOL = plan_module.__file__.removesuffix("plan.py")
 
@@ -46,20 +46,20 @@ def counted() -> Generator[Steps]:
 
 def full_plan(size: int, **limits: float) -> tuple[Plan, list[int]]:
     """Return a plan with so many idle kernels, each of a user, and no room for another."""
-    plan = Plan(Limits(max_kernels=size, idle_timeout=1e9, **limits))
+    plan = Plan(PoolLimits(max_kernels=size, idle_timeout=1e9, **limits))
     for user in range(size):
         ticket = plan.ask(Lease(str(user), ""), wait=False)
         plan.decide(0)
         plan.started(user + 1, user)
         plan.leave(ticket, user)
-    return plan, list(plan.places)
+    return plan, list(plan.slots)
 
 
 def get_own(size: int) -> int:
     plan, numbers = full_plan(size)
     with counted() as steps:
         for number in numbers[-50:]:
-            plan.leave(plan.ask(plan.places[number].lease, wait=False), size)
+            plan.leave(plan.ask(plan.slots[number].lease, wait=False), size)
             plan.decide(size)
             assert plan.wake_at == 1e9
     return steps.count
@@ -84,9 +84,9 @@ def evict(size: int) -> int:
         for user in range(50):
             ticket = plan.ask(Lease(f"new {user}", ""), wait=False)
             (evicted,) = plan.decide(size)
-            plan.ended(evicted.place)
+            plan.ended(evicted.slot)
             start, _ = plan.decide(size)
-            plan.started(start.place, size)
+            plan.started(start.slot, size)
             plan.leave(ticket, size)
     return steps.count
 
@@ -105,7 +105,7 @@ def refuse(size: int) -> int:
     return steps.count
 
 
-def wait_in_line(size: int) -> int:
+def wait_in_queue(size: int) -> int:
     """All kernels work, and as many users wait; kernels come and go, and some users give up."""
     plan, numbers = full_plan(size)
     for number in numbers:
@@ -120,8 +120,8 @@ def wait_in_line(size: int) -> int:
             plan.decide(size)
             plan.ended(number)
             start, *_ = plan.decide(size)
-            plan.started(start.place, size)
-            plan.busy(start.place, True)
+            plan.started(start.slot, size)
+            plan.busy(start.slot, True)
             plan.decide(size)
     return steps.count
 
@@ -140,7 +140,7 @@ def expire(size: int) -> int:
     return steps.count
 
 
-@pytest.mark.parametrize("work", [get_own, work, evict, refuse, wait_in_line, cull, expire])
+@pytest.mark.parametrize("work", [get_own, work, evict, refuse, wait_in_queue, cull, expire])
 def test_decisions_cost_the_same_however_many_there_are(work: Callable[[int], int]) -> None:
     assert work(1_600) <= 1.5 * work(100)
 

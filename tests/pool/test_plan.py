@@ -19,9 +19,9 @@ from kernelproto.pool.plan import (
     HandOver,
     Lease,
     LeaseLimits,
-    Limits,
     Phase,
     Plan,
+    PoolLimits,
     RefuseFull,
     RefuseQuota,
     Replace,
@@ -35,7 +35,7 @@ class World:
     """Performs a plan at once, and notes what it did."""
 
     def __init__(self, **limits) -> None:
-        self.plan = Plan(Limits(**limits))
+        self.plan = Plan(PoolLimits(**limits))
         self.now = 0.0
 
     def decide(self, now: float | None = None) -> list[Action]:
@@ -53,7 +53,7 @@ class World:
         numbers = []
         for lease in leases:
             ticket, actions = self.ask(lease)
-            (number,) = [action.place for action in actions if isinstance(action, Start)]
+            (number,) = [action.slot for action in actions if isinstance(action, Start)]
             self.plan.started(number, self.now)
             self.plan.leave(ticket, self.now)
             numbers.append(number)
@@ -82,8 +82,8 @@ def test_longest_idle_is_evicted_and_its_place_is_taken_when_it_has_ended() -> N
     assert world.decide() == []
     world.plan.ended(ada)
     assert world.decide() == [Start(3, EVE, ticket), HandOver(ticket, 3)]
-    assert world.plan.place_of(ADA) is None
-    assert world.plan.place_of(BOB) == bob
+    assert world.plan.slot_of(ADA) is None
+    assert world.plan.slot_of(BOB) == bob
 
 
 def test_longest_idle_is_not_the_oldest() -> None:
@@ -94,7 +94,7 @@ def test_longest_idle_is_not_the_oldest() -> None:
 
 
 def test_nobody_goes_before_those_who_wait() -> None:
-    """Not even for the place of a kernel that they leave alone."""
+    """Not even for the slot of a kernel that they leave alone."""
     world = World(max_kernels=1)
     (ada,) = world.running(ADA)
     world.plan.used(ada, world.now)
@@ -111,7 +111,7 @@ def test_kernel_that_ends_by_itself_leaves_its_lease(phase: Phase) -> None:
     if phase is Phase.RUNNING:
         world.plan.started(1, 0)
     world.plan.ended(1)
-    assert world.plan.place_of(ADA) is None
+    assert world.plan.slot_of(ADA) is None
     ticket, actions = world.ask(ADA)
     assert actions == [Start(2, ADA, ticket), HandOver(ticket, 2)]
 
@@ -137,7 +137,7 @@ def connected(plan: Plan, number: int) -> None:
 
 
 def held(plan: Plan, number: int) -> None:
-    plan.ask(plan.places[number].lease, wait=False)
+    plan.ask(plan.slots[number].lease, wait=False)
     plan.decide(10)
 
 
@@ -161,14 +161,14 @@ def test_kernels_that_start_or_end_count(phase: Phase) -> None:
     world.ask(ADA)
     if phase is Phase.ENDING:
         world.plan.end(1)
-        assert world.ask(BOB)[1] == []  # that place is promised
+        assert world.ask(BOB)[1] == []  # that slot is reserved
     ticket, actions = world.ask(EVE)
     assert actions == [RefuseFull(ticket, 0)]
     waiting, actions = world.ask(EVE, wait=True)
     assert actions == []
     ticket, actions = world.ask(KIM)
     assert actions == [RefuseFull(ticket, 1)]
-    assert world.plan.place_of(EVE) is None
+    assert world.plan.slot_of(EVE) is None
     assert waiting
 
 
@@ -210,7 +210,7 @@ def test_those_who_wait_are_served_in_order_and_before_all_others() -> None:
     bob_too, _ = world.ask(BOB, wait=True)
     kim, actions = world.ask(KIM)
     assert actions == [RefuseFull(kim, 2)]
-    world.plan.leave(bob, 0)  # the lease keeps its place in line
+    world.plan.leave(bob, 0)  # the lease keeps its slot in line
     world.plan.ended(1)
     assert world.decide() == [Start(2, BOB, bob_too), HandOver(bob_too, 2)]
     world.plan.ended(2)
@@ -273,13 +273,13 @@ ADA_TOO = Lease("ada", "second")
 @pytest.mark.parametrize("limits", [{"max_per_user": 1}, {"max_per_user": 2, "max_kernels": 1}])
 @pytest.mark.parametrize("use", USES)
 def test_user_gives_up_one_kernel_for_another(limits, use) -> None:
-    """It goes whatever it does, and its place to nobody else."""
+    """It goes whatever it does, and its slot to nobody else."""
     world = World(**limits)
     (ada,) = world.running(ADA)
     use(world.plan, ada)
     ticket, actions = world.ask(ADA_TOO, replaces=ADA)
     assert actions == [Replace(ada)]
-    assert world.plan.place_of(ADA) is None
+    assert world.plan.slot_of(ADA) is None
     if "max_kernels" in limits:
         bob, actions = world.ask(BOB)
         assert actions == [RefuseFull(bob, 0)]
@@ -292,7 +292,7 @@ def test_nothing_is_given_up_while_there_is_room_for_both() -> None:
     (ada,) = world.running(ADA)
     ticket, actions = world.ask(ADA_TOO, replaces=ADA)
     assert actions == [Start(2, ADA_TOO, ticket), HandOver(ticket, 2)]
-    assert world.plan.place_of(ADA) == ada
+    assert world.plan.slot_of(ADA) == ada
 
 
 def test_idle_kernel_makes_room_before_one_is_given_up() -> None:
@@ -484,7 +484,7 @@ def test_facts_that_come_too_late_change_nothing() -> None:
         getattr(world.plan, verb)(number, *arguments)
     world.plan.leave(ticket, 1)
     world.plan.leave(ticket, 1)
-    assert dict(world.plan.places) == {}
+    assert dict(world.plan.slots) == {}
     assert world.decide() == []
 
 
@@ -493,7 +493,7 @@ def test_kernel_that_is_ended_while_it_starts_does_not_run_any_more() -> None:
     world.ask(ADA)
     world.plan.end(1)
     world.plan.started(1, 0)
-    assert world.plan.places[1].phase is Phase.ENDING
+    assert world.plan.slots[1].phase is Phase.ENDING
 
 
 @pytest.mark.parametrize(
@@ -509,7 +509,7 @@ def test_kernel_that_is_ended_while_it_starts_does_not_run_any_more() -> None:
 )
 def test_limits_that_make_no_sense(limits) -> None:
     with pytest.raises(ValueError, match=next(iter(limits))):
-        Limits(**limits)
+        PoolLimits(**limits)
 
 
 USERS = ["ada", "bob", "eve"]
@@ -521,10 +521,10 @@ class PlanMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.limits = Limits(max_kernels=3, max_per_user=2, idle_timeout=100)
+        self.limits = PoolLimits(max_kernels=3, max_per_user=2, idle_timeout=100)
         self.plan = Plan(self.limits)
         self.now = 0.0
-        self.in_line: dict[int, tuple[Lease, bool, Lease | None]] = {}
+        self.queued: dict[int, tuple[Lease, bool, Lease | None]] = {}
         self.handed: dict[int, int] = {}
         self.owners: dict[int, Lease] = {}
 
@@ -533,51 +533,51 @@ class PlanMachine(RuleBasedStateMachine):
 
     def decide(self) -> list[Action]:
         """Decide, and check each action against how things were before."""
-        used = {number for number, place in self.plan.places.items() if not place.idle}
-        working = {number for number, place in self.plan.places.items() if not place.unused}
-        limits = {number: place.limits for number, place in self.plan.places.items()}
-        idle_since = {number: place.idle_since for number, place in self.plan.places.items()}
+        used = {number for number, slot in self.plan.slots.items() if not slot.idle}
+        working = {number for number, slot in self.plan.slots.items() if not slot.unused}
+        limits = {number: slot.limits for number, slot in self.plan.slots.items()}
+        idle_since = {number: slot.idle_since for number, slot in self.plan.slots.items()}
         actions = self.plan.decide(self.now)
         for action in actions:
             match action:
                 case Start(number, lease, ticket):
-                    assert self.in_line[ticket][0] == lease
-                    assert number not in self.owners, "a place is given once"
+                    assert self.queued[ticket][0] == lease
+                    assert number not in self.owners, "a slot is given once"
                     self.owners[number] = lease
                 case HandOver(ticket, number):
-                    lease, *_ = self.in_line.pop(ticket)
+                    lease, *_ = self.queued.pop(ticket)
                     assert self.owners[number] == lease, "a kernel belongs to one lease"
                     self.handed[ticket] = number
                 case Evict(number):
                     assert number not in used
                     spared = [
                         other
-                        for other, place in self.plan.places.items()
-                        if place.idle and other in idle_since
+                        for other, slot in self.plan.slots.items()
+                        if slot.idle and other in idle_since
                     ]
                     assert all(idle_since[other] >= idle_since[number] for other in spared)
                 case Replace(number):
                     replaced = self.owners[number]
-                    given_up = [other for _, _, other in self.in_line.values()]
+                    given_up = [other for _, _, other in self.queued.values()]
                     assert replaced in given_up, "its user would have another one"
-                    user = [p for p in self.plan.places.values() if p.lease.user == replaced.user]
-                    full = len(self.plan.places) == self.limits.max_kernels
+                    user = [p for p in self.plan.slots.values() if p.lease.user == replaced.user]
+                    full = len(self.plan.slots) == self.limits.max_kernels
                     assert full or len(user) == self.limits.max_per_user, "there was no room"
                 case Cull(number):
                     assert number not in (working if limits[number].cull_connected else used)
                     assert self.now - idle_since[number] >= limits[number].idle_timeout
                 case Expire(number):
                     assert number not in self.numbers(Phase.STARTING)
-                    assert self.now >= self.plan.places[number].started_at + limits[number].max_age
+                    assert self.now >= self.plan.slots[number].started_at + limits[number].max_age
                 case RefuseFull(ticket, waiting):
-                    lease, wait, replaces = self.in_line.pop(ticket)
+                    lease, wait, replaces = self.queued.pop(ticket)
                     assert not wait, "who waits is never refused"
-                    assert replaces is None or self.plan.place_of(replaces) is None
-                    free = [n for n, place in self.plan.places.items() if place.idle]
+                    assert replaces is None or self.plan.slot_of(replaces) is None
+                    free = [n for n, slot in self.plan.slots.items() if slot.idle]
                     assert waiting or not free
                 case RefuseQuota(ticket):
-                    *_, replaces = self.in_line.pop(ticket)
-                    assert replaces is None or self.plan.place_of(replaces) is None
+                    *_, replaces = self.queued.pop(ticket)
+                    assert replaces is None or self.plan.slot_of(replaces) is None
         assert self.plan.decide(self.now) == [], "nothing is left undecided"
         return actions
 
@@ -585,7 +585,7 @@ class PlanMachine(RuleBasedStateMachine):
         return data.draw(st.sampled_from(self.numbers(*phases)))
 
     def numbers(self, *phases: Phase) -> list[int]:
-        return [n for n, place in self.plan.places.items() if place.phase in phases]
+        return [n for n, slot in self.plan.slots.items() if slot.phase in phases]
 
     @rule(
         user=st.sampled_from(USERS),
@@ -598,16 +598,16 @@ class PlanMachine(RuleBasedStateMachine):
         replaces = None if other is None else Lease(user, other)
         limits = self.limits_of(lease)
         ticket = self.plan.ask(lease, wait=wait, replaces=replaces, limits=limits)
-        self.in_line[ticket] = lease, wait, replaces
-        before = {t for t, (_, waits, _) in self.in_line.items() if not waits and t != ticket}
+        self.queued[ticket] = lease, wait, replaces
+        before = {t for t, (_, waits, _) in self.queued.items() if not waits and t != ticket}
         self.decide()
-        assert before <= {*self.in_line, *self.handed}, "who was promised a place gets it"
+        assert before <= {*self.queued, *self.handed}, "who was reserved a slot gets it"
 
-    @precondition(lambda self: self.in_line or self.handed)
+    @precondition(lambda self: self.queued or self.handed)
     @rule(data=st.data(), used=st.booleans())
     def leave(self, data: st.DataObject, used: bool) -> None:
-        ticket = data.draw(st.sampled_from([*self.in_line, *self.handed]))
-        self.in_line.pop(ticket, None)
+        ticket = data.draw(st.sampled_from([*self.queued, *self.handed]))
+        self.queued.pop(ticket, None)
         self.handed.pop(ticket, None)
         self.plan.leave(ticket, self.now, used=used)
         self.decide()
@@ -618,13 +618,13 @@ class PlanMachine(RuleBasedStateMachine):
         self.plan.started(self.pick(data, Phase.STARTING), self.now)
         self.decide()
 
-    @precondition(lambda self: self.plan.places)
+    @precondition(lambda self: self.plan.slots)
     @rule(data=st.data())
     def ended(self, data: st.DataObject) -> None:
         self.plan.ended(self.pick(data, *Phase))
         self.decide()
 
-    @precondition(lambda self: self.plan.places)
+    @precondition(lambda self: self.plan.slots)
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         self.plan.end(self.pick(data, *Phase))
@@ -648,10 +648,10 @@ class PlanMachine(RuleBasedStateMachine):
         self.plan.connected(self.pick(data, Phase.RUNNING), self.now)
         self.decide()
 
-    @precondition(lambda self: any(place.connections for place in self.plan.places.values()))
+    @precondition(lambda self: any(slot.connections for slot in self.plan.slots.values()))
     @rule(data=st.data())
     def disconnected(self, data: st.DataObject) -> None:
-        numbers = [n for n, place in self.plan.places.items() if place.connections]
+        numbers = [n for n, slot in self.plan.slots.items() if slot.connections]
         self.plan.disconnected(data.draw(st.sampled_from(numbers)), self.now)
         self.decide()
 
@@ -669,30 +669,30 @@ class PlanMachine(RuleBasedStateMachine):
 
     @invariant()
     def limits_are_kept(self) -> None:
-        places = self.plan.places.values()
-        assert len(places) <= self.limits.max_kernels
-        assert len({place.lease for place in places}) == len(places), "one kernel for a lease"
-        users = Counter(place.lease.user for place in places)
+        slots = self.plan.slots.values()
+        assert len(slots) <= self.limits.max_kernels
+        assert len({slot.lease for slot in slots}) == len(slots), "one kernel for a lease"
+        users = Counter(slot.lease.user for slot in slots)
         assert max(users.values(), default=0) <= self.limits.max_per_user
-        for number, place in self.plan.places.items():
-            assert place.lease == self.owners[number], "a kernel never changes its user"
+        for number, slot in self.plan.slots.items():
+            assert slot.lease == self.owners[number], "a kernel never changes its user"
 
     def teardown(self) -> None:
         """When everybody is well-behaved from now on, everybody in line gets a kernel."""
-        for _ in range(2 * len(self.in_line) + 5):
+        for _ in range(2 * len(self.queued) + 5):
             for ticket in list(self.handed):
                 self.plan.leave(ticket, self.now)
                 del self.handed[ticket]
-            for number, place in list(self.plan.places.items()):
+            for number, slot in list(self.plan.slots.items()):
                 self.plan.started(number, self.now)
                 self.plan.busy(number, False)
-                for _ in range(place.connections):
+                for _ in range(slot.connections):
                     self.plan.disconnected(number, self.now)
-                if place.phase is Phase.ENDING:
+                if slot.phase is Phase.ENDING:
                     self.plan.ended(number)
             self.now += 1
             self.decide()
-        assert self.in_line == {}, "nobody waits for ever"
+        assert self.queued == {}, "nobody waits for ever"
 
 
 TestWhateverHappens = PlanMachine.TestCase

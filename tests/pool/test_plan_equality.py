@@ -8,17 +8,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from kernelproto.pool.places import Lease, Place
 from kernelproto.pool.plan import (
     Action,
     HandOver,
     LeaseLimits,
-    Limits,
     Plan,
+    PoolLimits,
     RefuseFull,
     RefuseQuota,
     Start,
 )
+from kernelproto.pool.slots import Lease, Slot
 from tests.pool.scanning_plan import ScanningPlan
 from tests.pool.test_plan import PlanMachine
 
@@ -30,7 +30,7 @@ OTHERS = st.none() | st.sampled_from(NAMES)
 class BothPlans:
     """The plan of the pool and the slow one; each fact is told to both, and they must agree."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: PoolLimits) -> None:
         self._plan = Plan(limits)
         self._slow = ScanningPlan(limits)
 
@@ -45,16 +45,16 @@ class BothPlans:
     def decide(self, now: float) -> list[Action]:
         actions = self._plan.decide(now)
         assert actions == self._slow.decide(now)
-        assert self._plan.somebody_waits == self._slow.somebody_waits
-        for user in {place.lease.user for place in self._slow.places.values()}:
-            mine = {n: p for n, p in self._slow.places.items() if p.lease.user == user}
-            assert self._plan.places_of(user) == mine
+        assert self._plan.has_unserved == self._slow.has_unserved
+        for user in {slot.lease.user for slot in self._slow.slots.values()}:
+            mine = {n: p for n, p in self._slow.slots.items() if p.lease.user == user}
+            assert self._plan.slots_of(user) == mine
         return actions
 
     @property
-    def places(self) -> Mapping[int, Place]:
-        assert self._plan.places == self._slow.places
-        return self._plan.places
+    def slots(self) -> Mapping[int, Slot]:
+        assert self._plan.slots == self._slow.slots
+        return self._plan.slots
 
     @property
     def wake_at(self) -> float:
@@ -71,7 +71,7 @@ class EqualityMachine(PlanMachine):
         idle_timeout=st.sampled_from([None, 100]),
     )
     def limit(self, **limits) -> None:
-        self.limits = Limits(**limits)
+        self.limits = PoolLimits(**limits)
         self.plan = BothPlans(self.limits)
         self.own_limits = {
             "second": LeaseLimits(
@@ -95,16 +95,16 @@ class EqualityMachine(PlanMachine):
             replaces = None if other is None else Lease(user, other)
             limits = self.limits_of(lease)
             ticket = self.plan.ask(lease, wait=wait, replaces=replaces, limits=limits)
-            self.in_line[ticket] = lease, wait, replaces
+            self.queued[ticket] = lease, wait, replaces
         for action in self.plan.decide(self.now):
             match action:
                 case Start(number, lease, _):
                     self.owners[number] = lease
                 case HandOver(ticket, number):
-                    del self.in_line[ticket]
+                    del self.queued[ticket]
                     self.handed[ticket] = number
                 case RefuseFull(ticket) | RefuseQuota(ticket):
-                    del self.in_line[ticket]
+                    del self.queued[ticket]
         self.decide()
 
 
