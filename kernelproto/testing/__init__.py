@@ -1,6 +1,6 @@
-"""For tests: a kernel without a process, and checks for kernel managers and providers of your own.
+"""Test tools: a kernel without a process, and contract checks for kernel managers and providers.
 
-Code that talks to a kernel is tested against a FakeKernel. The client is a real one::
+Test code that talks to a kernel against a FakeKernel. The client is a real one::
 
     from kernelproto.testing import FakeKernel
 
@@ -10,8 +10,8 @@ Code that talks to a kernel is tested against a FakeKernel. The client is a real
             async with fake.connect() as client:
                 assert (await client.execute("6 * 7")).text == "42"
 
-Left to itself it does what a good kernel would. All else is said in keywords, or by an async
-function that gets an Exchange, for code or for any other request::
+By default it behaves like a correct kernel. Script it with keywords, or with an async function that
+takes an Exchange, for code or for any other request::
 
     async def greet(exchange):
         name = await exchange.input("who? ")
@@ -20,23 +20,23 @@ function that gets an Exchange, for code or for any other request::
     fake.on_execute(lambda code: code.startswith("greet"), greet)
     fake.on("complete_request", CompleteReply(matches=["print"]))
 
-What it received is in ``fake.received`` and ``fake.contents(ExecuteRequest)``, and
-``await fake.wait_for("execute_request")`` waits for it. To see how a program bears misfortune::
+Received messages are in ``fake.received`` and ``fake.contents(ExecuteRequest)``;
+``await fake.wait_for("execute_request")`` waits for one. To test how a program handles faults::
 
-    fake.faults.drop("execute_reply")                   # lost, see Faults for what else there is
+    fake.faults.drop("execute_reply")                   # lost; see Faults for other faults
     reply = fake.faults.hold("execute_reply")           # late: until reply.remove()
-    fake.deaf.add("control")                            # not listening
-    fake.die()                                          # in the middle of everything
+    fake.deaf.add("control")                            # ignores requests on control
+    fake.die()                                          # dies immediately
 
-A provider or manager of your own is held against all that the Protocols of
-``kernelproto.interfaces`` promise::
+Check your own provider or manager against the contract of the Protocols in
+``kernelproto.interfaces``::
 
     from kernelproto.testing import check_kernel_manager, check_kernel_provider
 
     async def test_my_provider():
         await check_kernel_provider(MyProvider())
 
-All of it runs on asyncio and Trio, under any test framework.
+Everything runs on asyncio and Trio, under any test framework.
 """
 
 from kernelproto.testing.exchange import CodeError, Exchange

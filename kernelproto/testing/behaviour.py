@@ -1,4 +1,4 @@
-"""Behaviour: what a FakeKernel does with a request, unless it is told otherwise."""
+"""Behaviour: the default request handlers of a FakeKernel, and its scripts."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from kernelproto.wire import content as contents
 from kernelproto.wire.message import Message
 
 Handler: TypeAlias = Callable[[Exchange], Awaitable[None]]
-"""What answers a request."""
+"""Handles one request: an async function that takes an Exchange."""
 
 
 class Behaviour:
-    """The kernel's handlers, one for each type of request, and what they must remember.
+    """The kernel's handlers, one for each request type, and their state.
 
     Args:
-        kernel_info: the answer to kernel_info_request.
+        kernel_info: the reply to kernel_info_request.
         received: lists the requests so far.
         die: ends the kernel.
 
     Attributes:
-        handlers: msg_type to handler.
-        scripts: what code is meant, and the handler for it; the first that fits counts.
-        history: the code that was run and is to be remembered.
+        handlers: handlers by msg_type.
+        scripts: pairs of a predicate on code and a handler; the first match is used.
+        history: the code executed with ``store_history``.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class Behaviour:
         self._die = die
         self._executing: Exchange | None = None
         self._execution = anyio.CancelScope()
-        self._given_up: set[str] = set()
+        self._aborted: set[str] = set()
 
     async def answer(self, exchange: Exchange) -> None:
-        """Do everything that a request asks for, from "busy" to "idle"."""
+        """Handle a request completely, from "busy" to "idle"."""
         request = exchange.request
         exchange.publish(contents.Status("busy"))
-        if request.msg_id in self._given_up:
+        if request.msg_id in self._aborted:
             exchange.reply(status="aborted", execution_count=None)
         elif request.msg_type in self.handlers:
             await _call(self.handlers[request.msg_type], exchange)
@@ -67,12 +67,12 @@ class Behaviour:
         exchange.publish(contents.Status("idle"))
 
     def answer_input(self, reply: Message) -> None:
-        """Hand an input_reply to the execution that waits for it."""
+        """Pass an input_reply to the running execution."""
         if self._executing is not None:
             self._executing.answer(reply)
 
     def interrupt(self) -> None:
-        """Interrupt the running code, if there is any."""
+        """Interrupt the running code, if any."""
         if self._executing is not None:
             self._execution.cancel()
 
@@ -92,7 +92,7 @@ class Behaviour:
         if self._execution.cancelled_caught and exchange.status is None:
             exchange.error("KeyboardInterrupt")
         if exchange.status == "error" and request.stop_on_error:
-            self._given_up = {
+            self._aborted = {
                 message.msg_id
                 for message in self._received()
                 if message.msg_type == "execute_request"
@@ -118,7 +118,7 @@ class Behaviour:
 
 
 def replying(content: AnyContent) -> Handler:
-    """Return the handler that sends this reply."""
+    """Return a handler that sends this reply."""
 
     async def reply(exchange: Exchange) -> None:
         exchange.reply(content)
@@ -133,7 +133,7 @@ def playing(
     result: str | Mapping[str, Any] | None,
     error: tuple[str, str] | None,
 ) -> Handler:
-    """Return the handler for code with these outputs; they come in this order."""
+    """Return a handler that publishes these outputs in this order."""
 
     async def play(exchange: Exchange) -> None:
         if stdout:

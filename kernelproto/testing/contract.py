@@ -1,4 +1,4 @@
-"""Promises: how the conformance checks say what was promised and what was found instead."""
+"""Requirements of the conformance checks, and the errors that report a violation."""
 
 from __future__ import annotations
 
@@ -11,47 +11,49 @@ import anyio
 
 
 @contextmanager
-def promised(promise: str, seconds: float) -> Generator[None]:
-    """Turn whatever goes wrong in the block into the breach of a promise.
+def checking(requirement: str, seconds: float) -> Generator[None]:
+    """Report an exception or timeout of the block as a violation of a requirement.
 
     Args:
-        promise: in words.
+        requirement: a sentence.
         seconds: how long the block may take.
 
     Raises:
-        AssertionError: the block raised an exception, or was not done in time.
+        AssertionError: the block raised an exception, or took longer.
     """
     try:
         with anyio.fail_after(seconds):
             yield
     except TimeoutError:
-        raise AssertionError(f"broken promise: {promise}: not within {seconds:g} s") from None
+        raise AssertionError(
+            f"requirement violated: {requirement}: not within {seconds:g} s"
+        ) from None
     except Exception as error:
-        breach = _breach(error)
-        if breach is not None:
-            raise breach from None
-        raise AssertionError(f"broken promise: {promise}: it raised {error!r}") from error
+        violation = _violation(error)
+        if violation is not None:
+            raise violation from None
+        raise AssertionError(f"requirement violated: {requirement}: it raised {error!r}") from error
 
 
-def require(kept: bool, promise: str, found: object = None) -> None:
-    """Raise AssertionError unless the promise was kept.
+def require(fulfilled: bool, requirement: str, found: object = None) -> None:
+    """Raise AssertionError unless a requirement is fulfilled.
 
     Args:
-        kept: whether it was.
-        promise: in words.
-        found: what shows that it was not.
+        fulfilled: whether it is.
+        requirement: a sentence.
+        found: the value that violates it.
     """
-    if not kept:
-        raise AssertionError(f"broken promise: {promise}: found {found!r}")
+    if not fulfilled:
+        raise AssertionError(f"requirement violated: {requirement}: found {found!r}")
 
 
-def require_type(value: object, kind: type[object] | UnionType, promise: str) -> None:
-    """Raise AssertionError unless *value* is a *kind*; what is annotated need not be true."""
-    require(isinstance(value, kind), promise, value)
+def require_type(value: object, kind: type[object] | UnionType, requirement: str) -> None:
+    """Raise AssertionError unless *value* is a *kind*; an annotation alone proves nothing."""
+    require(isinstance(value, kind), requirement, value)
 
 
-def _breach(error: Exception) -> AssertionError | None:
-    """Return the AssertionError in what was raised, if there is one."""
+def _violation(error: Exception) -> AssertionError | None:
+    """Return the AssertionError in *error*, or None."""
     while isinstance(error, ExceptionGroup):
         error = cast("ExceptionGroup[Exception]", error).exceptions[0]
     return error if isinstance(error, AssertionError) else None

@@ -1,4 +1,4 @@
-"""Exchange: one request to a FakeKernel, and all that the kernel says to it."""
+"""Exchange: one request to a FakeKernel, and the messages that answer it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from kernelproto.wire.message import Frame, Message, MessageFactory
 
 AnyContent = msgspec.Struct | Mapping[str, Any]
 
-_DATE = "2026-01-01T00:00:00Z"  # a fake has time for everything
+_DATE = "2026-01-01T00:00:00Z"  # of every message
 
 
 class Outbox:
-    """Makes what a FakeKernel sends, and sends it.
+    """Creates and sends the messages of a FakeKernel.
 
     Attributes:
-        faults: what goes wrong with it.
-        links: the clients that are there.
-        closed: whether nothing is sent any more.
+        faults: the faults that apply to messages.
+        links: the connected clients.
+        closed: whether the kernel is dead; then messages are discarded.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -56,7 +56,7 @@ class Outbox:
         metadata: Mapping[str, Any] | None = None,
         buffers: Sequence[Frame] = (),
     ) -> Message:
-        """Send a message *to* one client, or to all who have subscribed to its *topic*."""
+        """Send a message *to* one client, or to all clients with a subscription to its *topic*."""
         message = self._factory.message(
             msg_type, content, parent=parent, metadata=metadata, buffers=buffers
         )
@@ -69,17 +69,17 @@ class Outbox:
 
 
 class Exchange:
-    """One request, and everything with which a FakeKernel answers it.
+    """One request to a FakeKernel, with methods to answer it; the argument of handlers.
 
-    A handler gets it, and need not do everything itself: before it runs, "busy" and, for an
-    execute_request, execute_input are published; after it, a reply that says ok is sent unless
-    there was one, and "idle" is published. Only ``input`` waits, all else is sent at once.
+    The kernel publishes "busy" before the handler runs, and execute_input for an execute_request.
+    After the handler it sends an "ok" reply if the handler sent none, and publishes "idle". Only
+    ``input`` waits; all other methods send immediately.
 
     Attributes:
         request: the request's message.
-        channel: on which it came.
+        channel: the channel of the request.
         execution_count: the number of this execution.
-        status: of the reply, once that was sent.
+        status: the status of the reply; None before the reply.
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class Exchange:
         display_id: str | None = None,
         update: bool = False,
     ) -> None:
-        """Show something, a MIME bundle or plain text.
+        """Display data.
 
         Args:
-            data: what is shown.
-            metadata: of the MIME bundle.
-            display_id: the name by which it can be updated.
-            update: show it in place of what has this display_id.
+            data: a MIME bundle, or plain text.
+            metadata: metadata of the MIME bundle.
+            display_id: an id for later updates.
+            update: whether to update the display with this display_id.
         """
         kind = contents.UpdateDisplayData if update else contents.DisplayData
         transient = {} if display_id is None else {"display_id": display_id}
@@ -137,7 +137,7 @@ class Exchange:
     def result(
         self, data: str | Mapping[str, Any], *, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        """Give the value of the code's last expression, a MIME bundle or plain text."""
+        """Publish the value of the code's last expression, a MIME bundle or plain text."""
         self.publish(
             contents.ExecuteResult(
                 _bundle(data), dict(metadata or {}), execution_count=self.execution_count
@@ -145,21 +145,21 @@ class Exchange:
         )
 
     def clear(self, wait: bool = False) -> None:
-        """Remove the outputs so far; with *wait* only once the next output is there."""
+        """Clear the outputs; with *wait* only when the next output arrives."""
         self.publish(contents.ClearOutput(wait))
 
     def error(self, ename: str, evalue: str = "", traceback: Sequence[str] = ()) -> None:
-        """Fail: publish the exception, if it is one of executed code, and reply that it failed."""
+        """Send an error reply; for an execute_request publish the exception first."""
         lines = list(traceback or [f"{ename}: {evalue}"])
         if self.request.msg_type == "execute_request":
             self.publish(contents.ErrorOutput(ename, evalue, lines))
         self.reply(status="error", ename=ename, evalue=evalue, traceback=lines)
 
     async def input(self, prompt: str = "", *, password: bool = False) -> str:
-        """Ask the client for a line of text, and wait for it.
+        """Request a line of text from the client, and wait for it.
 
         Raises:
-            CodeError: the client has not allowed it.
+            CodeError: the request does not allow input.
         """
         if not self.content.allow_stdin:
             raise CodeError("StdinNotImplementedError", "this client does not support input")
@@ -172,7 +172,7 @@ class Exchange:
         return self._answer
 
     def answer(self, reply: Message) -> None:
-        """Take an input_reply, if it answers the question that is asked just now."""
+        """Accept an input_reply, if it answers the pending input_request."""
         asked = None if self._question is None else self._question.header
         if asked is not None and asked == reply.parent_header:
             self._answer = reply.content.value
@@ -182,8 +182,8 @@ class Exchange:
         """Send the reply.
 
         Args:
-            content: its content; by default that of an empty reply.
-            fields: for that: fields of the content that differ, such as ``status="aborted"``.
+            content: its content; None means an empty reply of the right type.
+            fields: fields of that empty reply to set, such as ``status="aborted"``.
         """
         msg_type = self.request.msg_type.removesuffix("_request") + "_reply"
         if msg_type == "execute_reply":
@@ -201,7 +201,7 @@ class Exchange:
         metadata: Mapping[str, Any] | None = None,
         buffers: Sequence[Frame] = (),
     ) -> None:
-        """Send something to all clients, on iopub; arguments as for ``send``."""
+        """Send a message to all clients, on iopub; arguments as for ``send``."""
         self.send("iopub", content, msg_type, metadata=metadata, buffers=buffers)
 
     def send(
@@ -213,12 +213,12 @@ class Exchange:
         metadata: Mapping[str, Any] | None = None,
         buffers: Sequence[Frame] = (),
     ) -> Message:
-        """Send anything with the request as its parent; on iopub to all clients.
+        """Send a message with the request as its parent; on iopub to all clients.
 
         Args:
-            channel: where it is sent.
+            channel: the channel.
             content: a Struct of ``kernelproto.wire.content``, or a mapping.
-            msg_type: its type, which a Struct tells by itself.
+            msg_type: the message type; only a mapping needs it.
             metadata: the message's metadata.
             buffers: binary frames that follow the content.
 
@@ -237,7 +237,7 @@ class Exchange:
 
 
 class CodeError(Exception):
-    """Executed code raises an exception: raised in a handler, it ends the handler with that.
+    """An exception of executed code: raise it in a handler to send an error reply.
 
     Args:
         ename: the exception's name.
@@ -251,14 +251,14 @@ class CodeError(Exception):
 
 
 def type_of(content: AnyContent) -> str:
-    """Return the msg_type that has this kind of content.
+    """Return the msg_type of a content.
 
     Raises:
-        TypeError: the content does not tell.
+        TypeError: the content is not a Struct of ``kernelproto.wire.content``.
     """
     if isinstance(content, contents.Content):
         return contents.message_type(type(content))
-    raise TypeError(f"the msg_type must be given: a {type(content).__name__} does not tell it")
+    raise TypeError(f"msg_type is required: it cannot be derived from a {type(content).__name__}")
 
 
 def _subscribed(link: MemoryTransport, message: Message) -> bool:

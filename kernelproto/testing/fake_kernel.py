@@ -1,4 +1,4 @@
-"""FakeKernel: a Jupyter kernel in this process, which does what it is told to."""
+"""FakeKernel: a scripted Jupyter kernel in this process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _KERNEL_INFO = contents.KernelInfoReply(
 
 
 class Received(NamedTuple):
-    """A message that a FakeKernel has received, and the channel."""
+    """A message that a FakeKernel has received, and its channel."""
 
     channel: ChannelName
     message: Message
@@ -49,27 +49,27 @@ class Received(NamedTuple):
 class FakeKernel(AsyncContextManagerMixin):
     """A kernel without a process, for the block: ``async with FakeKernel() as fake``.
 
-    Left to itself it behaves as a good kernel does: it welcomes clients, echoes heartbeats, serves
-    the requests on shell one after the other and those on control beside them, keeps a history,
-    gives up queued executions when one has failed, and ends when it is asked to. Code that it knows
-    nothing about runs without outputs. A request that it does not know gets no reply.
+    By default it behaves like a correct kernel: it welcomes clients, echoes heartbeats, answers
+    shell requests one after the other and control requests beside them, keeps a history, aborts
+    queued executions after an error, and exits on shutdown_request. Code without a script has no
+    outputs. A request of an unknown type gets no reply.
 
-    What a handler raises, save for CodeError, is raised by the block.
+    An exception of a handler, other than CodeError, is raised by the block.
 
     Args:
-        kernel_info: what it answers to kernel_info_request.
-        transport: what its ConnectionInfo says; nobody listens there.
-        cwd: what it was launched with, to be looked at.
-        env: the same.
+        kernel_info: the reply to kernel_info_request.
+        transport: the transport in its ConnectionInfo; no socket exists there.
+        cwd: kept as the attribute ``cwd``, for assertions.
+        env: kept as the attribute ``env``, for assertions.
 
     Attributes:
         kernel_id: a UUID.
-        connection_info: with the key that signs its messages.
-        faults: what goes wrong with the messages that it sends.
-        deaf: the channels on which it takes no notice of what it receives.
-        received: what it has received, in order, also where it is deaf; heartbeats are left out.
-        refused: how many messages it has refused, by the name of the exception that says why.
-        returncode: the exit status, once it has died; negative for a signal.
+        connection_info: its ConnectionInfo, with the key that signs its messages.
+        faults: the faults of the messages that it sends.
+        deaf: the channels on which it ignores messages.
+        received: the messages received so far, in order, including ignored ones; no heartbeats.
+        refused: the number of invalid messages, by the name of the exception.
+        returncode: its exit status after its death, negative for a signal; None before.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class FakeKernel(AsyncContextManagerMixin):
         env: Mapping[str, str] | None = None,
     ) -> None:
         self.kernel_id = str(uuid.uuid4())
-        self.connection_info = _address_of_nobody(self.kernel_id, transport)
+        self.connection_info = _fake_address(self.kernel_id, transport)
         self.cwd = cwd
         self.env = dict(env or {})
         self.deaf: set[ChannelName] = set()
@@ -114,7 +114,7 @@ class FakeKernel(AsyncContextManagerMixin):
 
     @property
     def history(self) -> Sequence[str]:
-        """The code that it was told to run and to remember."""
+        """The code executed with ``store_history``."""
         return self._behaviour.history
 
     def on_execute(
@@ -128,33 +128,33 @@ class FakeKernel(AsyncContextManagerMixin):
         result: str | Mapping[str, Any] | None = None,
         error: tuple[str, str] | None = None,
     ) -> None:
-        """Say what comes of executing some code; what was said last counts.
+        """Script the execution of some code; the latest matching script is used.
 
         Args:
-            code: the code, to the outgoing, or a function that says whether some code is meant.
-            handler: an async function that gets an Exchange and does it all, in place of the rest.
-            stdout: what the code writes to standard output.
-            stderr: and to standard error.
-            display: what it shows, a MIME bundle or plain text.
-            result: the value of its last expression, likewise.
-            error: name and text of the exception with which it ends.
+            code: the exact code, or a predicate on the code.
+            handler: an async function that takes an Exchange, instead of the other arguments.
+            stdout: text for standard output.
+            stderr: text for standard error.
+            display: data to display, a MIME bundle or plain text.
+            result: the value of the last expression, a MIME bundle or plain text.
+            error: name and text of the exception that the code raises.
         """
         fits = code if callable(code) else code.__eq__
         script = handler or playing(stdout, stderr, display, result, error)
         self._behaviour.scripts.insert(0, (fits, script))
 
     def on(self, msg_type: str, answer: Handler | AnyContent) -> None:
-        """Say what answers the requests of a type, in place of what has done so.
+        """Replace the handler of a request type.
 
         Args:
-            msg_type: for example ``"complete_request"``.
-            answer: the content of the reply, or an async function that gets an Exchange.
+            msg_type: the request type, for example ``"complete_request"``.
+            answer: the content of the reply, or an async function that takes an Exchange.
         """
         self._behaviour.handlers[msg_type] = answer if callable(answer) else replying(answer)
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[KernelClient]:
-        """Open a client for the block; it is told when the kernel dies."""
+        """Open a client for the block; its calls raise KernelDied when the kernel dies."""
         async with open_client(self.connection_info, open_channels=self.open_channels) as client:
             self._clients.append(client)
             try:
@@ -185,30 +185,30 @@ class FakeKernel(AsyncContextManagerMixin):
     def publish(
         self, content: AnyContent, msg_type: str | None = None, *, parent: Message | None = None
     ) -> None:
-        """Send something to all clients on iopub, unasked, or late.
+        """Send a message to all clients on iopub, independent of any handler.
 
         Args:
             content: a Struct of ``kernelproto.wire.content``, or a mapping.
-            msg_type: its type, which a Struct tells by itself.
-            parent: the request that has caused it.
+            msg_type: the message type; only a mapping needs it.
+            parent: the request that the message belongs to; None for none.
         """
         self._outbox.send("iopub", msg_type or type_of(content), content, parent=parent)
 
     def send_frames(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
-        """Send any frames to all clients, as they are."""
+        """Send raw frames to all clients."""
         for link in self._outbox.links:
             link.send(channel, frames)
 
     def contents(self, kind: type[ContentT]) -> list[ContentT]:
-        """Return the contents of one kind, such as ExecuteRequest, that it has received."""
+        """Return the received contents of one kind, such as ExecuteRequest."""
         msg_type = contents.message_type(kind)
         return [message.content for _, message in self.received if message.msg_type == msg_type]
 
     async def wait_for(self, msg_type: str, *, count: int = 1) -> Message:
-        """Wait until it has received this many messages of a type, since it was made.
+        """Wait until the kernel has received *count* messages of a type in total.
 
         Returns:
-            The last of them.
+            The message with that number.
         """
         while True:
             found = [message for _, message in self.received if message.msg_type == msg_type]
@@ -217,11 +217,11 @@ class FakeKernel(AsyncContextManagerMixin):
             await self._news.wait()
 
     def interrupt(self) -> None:
-        """Interrupt the running code, if there is any: it ends with a KeyboardInterrupt."""
+        """Interrupt the running code, if any: it ends with a KeyboardInterrupt."""
         self._behaviour.interrupt()
 
     def die(self, returncode: int = _KILLED) -> None:
-        """End at once, in the middle of everything; the clients of ``connect`` are told.
+        """Die immediately; calls of clients from ``connect`` raise KernelDied.
 
         Args:
             returncode: the exit status, negative for a signal.
@@ -237,7 +237,7 @@ class FakeKernel(AsyncContextManagerMixin):
             client.fail(error)
 
     async def wait(self) -> int:
-        """Wait until it has died; return its exit status."""
+        """Wait until the kernel has died; return its exit status."""
         await self._end.wait()
         assert self.returncode is not None
         return self.returncode
@@ -251,7 +251,7 @@ class FakeKernel(AsyncContextManagerMixin):
                 await anyio.sleep_forever()
 
     async def _serve(self, channel: ChannelName, *, task_status: TaskStatus[None]) -> None:
-        """Answer the requests on a channel, one after the other."""
+        """Answer the requests of a channel, one after the other."""
         queue, waiting = create_memory_object_stream[Exchange](math.inf)
         with queue, waiting:
             self._queues[channel] = queue.send_nowait
@@ -260,7 +260,7 @@ class FakeKernel(AsyncContextManagerMixin):
                 await self._behaviour.answer(exchange)
 
     async def _listen(self, client: MemoryTransport) -> None:
-        """Take in what a client sends, until it leaves."""
+        """Welcome a client and receive its messages until it leaves."""
         for topic in client.topics:
             welcome = contents.IOPubWelcome(topic.decode(errors="replace"))
             self._outbox.send("iopub", "iopub_welcome", welcome, to=client, topic=topic)
@@ -270,7 +270,7 @@ class FakeKernel(AsyncContextManagerMixin):
 
     def _take(self, client: MemoryTransport, channel: ChannelName, frames: Sequence[Frame]) -> None:
         if self.returncode is not None:
-            return  # dead, and about to be cancelled
+            return  # this task is about to be cancelled
         if channel == "hb":
             if channel not in self.deaf:
                 client.send(channel, frames)
@@ -291,7 +291,7 @@ class FakeKernel(AsyncContextManagerMixin):
             self._queues[channel](Exchange(self._outbox, client, channel, message))
 
 
-def _address_of_nobody(kernel_id: str, transport: Literal["tcp", "ipc"]) -> ConnectionInfo:
+def _fake_address(kernel_id: str, transport: Literal["tcp", "ipc"]) -> ConnectionInfo:
     return ConnectionInfo(
         transport=transport,
         ip=f"fake-{kernel_id}",

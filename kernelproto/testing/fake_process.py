@@ -1,4 +1,4 @@
-"""FakeManager and FakeProvider: a FakeKernel in the place of a process."""
+"""FakeManager and FakeProvider: FakeKernels as if they were processes."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _SIGINT, _SIGKILL, _SIGTERM = 2, 9, 15
 
 
 class FakeManager:
-    """The KernelManager of a FakeKernel: signals end or interrupt it, as they would a process.
+    """The KernelManager of a FakeKernel: signals end or interrupt it like a process.
 
     Attributes:
         kernel: the kernel.
-        kernel_id: that of the kernel.
-        open_channels: opens the channels to the kernel, as ``interfaces.OpenChannels`` has it.
+        kernel_id: the kernel's id.
+        open_channels: opens channels to the kernel, as ``interfaces.OpenChannels``.
     """
 
     def __init__(self, kernel: FakeKernel) -> None:
@@ -65,7 +65,7 @@ class FakeManager:
         await self.signal(_SIGKILL)
 
     async def cleanup(self) -> None:
-        """End the kernel, if it lives."""
+        """End the kernel, if it is alive."""
         await self.kill()
 
 
@@ -77,15 +77,15 @@ class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FakeProvider(AsyncContextManagerMixin):
-    """A KernelProvider, for the block, whose one kernel type ``fake/kernel`` is a FakeKernel.
+    """A KernelProvider, for the block, with one kernel type ``fake/kernel``: a FakeKernel.
 
-    Each launch makes a new kernel, which lives until it dies, at the latest with the block.
+    Each launch creates a new kernel, which ends with the block at the latest.
 
     Args:
-        prepare: called with each new kernel before it starts, to tell it what to do.
+        prepare: called with each new kernel before it starts, for example to script it.
 
     Attributes:
-        kernels: those that were launched.
+        kernels: the launched kernels, in order.
     """
 
     id = "fake"
@@ -104,7 +104,7 @@ class FakeProvider(AsyncContextManagerMixin):
             self._tasks = None
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Give the type ``kernel``."""
+        """Yield the kernel type ``kernel``."""
         yield "kernel", KernelAttributes(display_name="Fake", language="fake")
 
     async def launch(
@@ -118,14 +118,14 @@ class FakeProvider(AsyncContextManagerMixin):
 
         Args:
             name: ``"kernel"``.
-            cwd: kept in the kernel's ``cwd``.
-            launch_params: ``env``, kept in the kernel's ``env``, and ``transport``.
+            cwd: kept as the kernel's ``cwd``.
+            launch_params: ``env``, kept as the kernel's ``env``, and ``transport``.
 
         Raises:
-            NoSuchKernel: another name was asked for.
-            InvalidLaunchParameter: a parameter is unknown or of the wrong kind, or there is no
-                such working directory.
-            LaunchError: this is not the provider's block.
+            NoSuchKernel: the name is not ``"kernel"``.
+            InvalidLaunchParameter: a parameter is unknown or has the wrong type, or the working
+                directory does not exist.
+            LaunchError: the provider is not open.
         """
         if name != "kernel":
             raise NoSuchKernel(f"no kernel type {name!r}", name=name, available=["kernel"])
@@ -136,7 +136,7 @@ class FakeProvider(AsyncContextManagerMixin):
         if cwd is not None and not await anyio.Path(cwd).is_dir():
             raise InvalidLaunchParameter(f"the working directory {cwd!r} cannot be entered")
         if self._tasks is None:
-            raise LaunchError("a FakeProvider launches during its block: async with FakeProvider()")
+            raise LaunchError("the provider is not open: use `async with FakeProvider()`")
         kernel = FakeKernel(cwd=cwd, env=options.env, transport=options.transport)
         self._prepare(kernel)
         await self._tasks.start(_live, kernel)

@@ -1,4 +1,4 @@
-"""Faults: what can go wrong with a message between a FakeKernel and its clients."""
+"""Faults: drop, delay or change messages between a FakeKernel and its clients."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Frame, Message
 
 Selector: TypeAlias = str | Callable[[Message], bool]
-"""Which messages: a msg_type, a kernel status such as ``"idle"``, or a function that tells."""
+"""Selects messages: a msg_type, a kernel status such as ``"idle"``, or a predicate."""
 
 Change: TypeAlias = Callable[[Sequence[Frame]], Iterable[Sequence[Frame]]]
-"""From the frames of one message to those of the messages that arrive in its place."""
+"""Maps the frames of one message to the frames of the messages that arrive instead."""
 
 _STATES = ("starting", "busy", "idle")
 
 
 class Outgoing(NamedTuple):
-    """A message on its way, its channel, and the clients that it goes to."""
+    """A message that is being sent, its channel, and the receiving clients."""
 
     channel: ChannelName
     message: Message
@@ -30,10 +30,10 @@ class Outgoing(NamedTuple):
 
 
 class Fault:
-    """Befalls some of the messages that a FakeKernel sends; ``Faults`` makes it.
+    """A fault that applies to some messages of a FakeKernel; ``Faults`` creates it.
 
     Attributes:
-        caught: the messages that it has befallen.
+        caught: the messages that it has been applied to.
     """
 
     def __init__(self, faults: Faults, what: Selector, change: Change, times: int | None) -> None:
@@ -45,27 +45,27 @@ class Fault:
         self._first = anyio.Event()
 
     async def wait(self) -> Message:
-        """Wait until it has befallen a message; return the first."""
+        """Wait until the fault was applied to a message; return the first one."""
         await self._first.wait()
         return self.caught[0]
 
     def remove(self) -> None:
-        """Let it apply no further message."""
+        """End the fault: it applies to no further message."""
         self._faults.remove(self)
 
     def selects(self, message: Message) -> bool:
-        """Return whether it is going to apply *message*."""
+        """Return whether the fault applies to *message*."""
         return (self._times is None or len(self.caught) < self._times) and self._selects(message)
 
     def apply(self, outgoing: Outgoing, frames: Sequence[Frame]) -> Iterable[Sequence[Frame]]:
-        """Return what arrives in place of *outgoing*, whose frames these are."""
+        """Return the messages that arrive instead of *outgoing*, which has these *frames*."""
         self.caught.append(outgoing.message)
         self._first.set()
         return self._change(frames)
 
 
 class Hold(Fault):
-    """Keeps messages back until it is lifted, or until another message has gone ahead of them."""
+    """Holds messages back until ``remove()``, or until another message was sent before them."""
 
     def __init__(
         self, faults: Faults, what: Selector, until: Selector | None, times: int | None
@@ -79,19 +79,19 @@ class Hold(Fault):
         return super().apply(outgoing, frames)
 
     def remove(self) -> None:
-        """Send what was kept back, in order, and keep nothing back any more."""
+        """Send the held messages in order, and end the fault."""
         super().remove()
         self._release(self._held)
 
     def overtaken(self, message: Message) -> None:
-        """Release what waited for *message*, if it did; only messages with the same parent do."""
+        """Send the held messages that wait for *message*; these have the same parent."""
         if self._overtakes(message):
             parent = message.parent_header
             self._release([one for one in self._held if one.message.parent_header == parent])
 
-    def _release(self, letters: Sequence[Outgoing]) -> None:
-        self._held = [outgoing for outgoing in self._held if outgoing not in letters]
-        for outgoing in letters:
+    def _release(self, messages: Sequence[Outgoing]) -> None:
+        self._held = [outgoing for outgoing in self._held if outgoing not in messages]
+        for outgoing in messages:
             self._faults.deliver(outgoing)
 
 
@@ -99,31 +99,32 @@ FaultT = TypeVar("FaultT", bound=Fault)
 
 
 class Faults:
-    """Everything that goes wrong with the messages that a FakeKernel sends: ``fake.faults``.
+    """The faults of the messages that a FakeKernel sends: ``fake.faults``.
 
-    Each method arranges for a fault, from now on, until its ``lift()`` or for so many *times*. What
-    it befalls is a msg_type, a kernel status such as ``"idle"``, or what a function says about a
-    Message. Where two faults select the same message, the one that was arranged first counts.
+    Each method adds a fault that applies from now on, until its ``remove()`` or for a number of
+    *times*. Its first argument selects messages: by msg_type, by a kernel status such as
+    ``"idle"``, or by a predicate on the Message. If two faults select the same message, the older
+    fault is applied.
 
-    A few arrangements of interest::
+    Examples::
 
         faults.hold("stream", until="execute_reply")    # reply before outputs
         faults.hold("execute_reply", until="idle")      # idle before reply
         faults.hold("stream", until="idle")             # late outputs
-        faults.drop("iopub_welcome")                    # a kernel before JEP 65
-        faults.drop("kernel_info_reply")                # one that never becomes ready
+        faults.drop("iopub_welcome")                    # a kernel without JEP 65
+        faults.drop("kernel_info_reply")                # a kernel that never becomes ready
     """
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
-        self._arranged: list[Fault] = []
+        self._faults: list[Fault] = []
 
     def drop(self, what: Selector, *, times: int | None = None) -> Fault:
         """Lose messages."""
         return self.change(what, _nothing, times=times)
 
     def duplicate(self, what: Selector, *, times: int | None = None) -> Fault:
-        """Send messages twice, to the last bit, as a replay does."""
+        """Send messages twice, bit for bit, like a replay attack."""
         return self.change(what, lambda frames: [frames, frames], times=times)
 
     def forge(self, what: Selector, *, times: int | None = None) -> Fault:
@@ -131,56 +132,56 @@ class Faults:
         return self.change(what, _forged, times=times)
 
     def garble(self, what: Selector, *, times: int | None = None) -> Fault:
-        """Send frames that are no message."""
+        """Send invalid frames instead of messages."""
         return self.change(what, lambda frames: [[b"garbage", b"\xff"]], times=times)
 
     def change(self, what: Selector, change: Change, *, times: int | None = None) -> Fault:
-        """Send something else in place of messages.
+        """Replace messages.
 
         Args:
-            what: which messages.
-            change: from the frames of one message to those of the messages that arrive, any number.
-            times: how many messages it befalls; None means all.
+            what: selects the messages.
+            change: maps the frames of one message to the frames of any number of messages.
+            times: how many messages are changed; None means all.
         """
-        return self._arrange(Fault(self, what, change, times))
+        return self._add(Fault(self, what, change, times))
 
     def hold(
         self, what: Selector, *, until: Selector | None = None, times: int | None = None
     ) -> Hold:
-        """Keep messages back until the hold's ``lift()``.
+        """Hold messages back until the ``remove()`` of the returned fault.
 
         Args:
-            what: which messages.
-            until: send them right after this one with the same parent, if it comes earlier.
-            times: how many messages it befalls; None means all.
+            what: selects the messages.
+            until: selects a message with the same parent; the held messages follow it.
+            times: how many messages are held; None means all.
         """
-        return self._arrange(Hold(self, what, until, times))
+        return self._add(Hold(self, what, until, times))
 
     def send(self, outgoing: Outgoing) -> None:
-        """Send a message, with what goes wrong on its way."""
-        for fault in self._arranged:
+        """Send a message; apply the first fault that selects it."""
+        for fault in self._faults:
             if fault.selects(outgoing.message):
                 self.deliver(outgoing, fault)
                 return
         self.deliver(outgoing)
 
     def deliver(self, outgoing: Outgoing, fault: Fault | None = None) -> None:
-        """Send a message, with this fault or with none."""
+        """Send a message, with *fault* if given."""
         frames = self._codec.encode(outgoing.message, outgoing.message.identities)
         for arriving in [frames] if fault is None else fault.apply(outgoing, frames):
             for link in outgoing.links:
                 link.send(outgoing.channel, arriving)
         if isinstance(fault, Hold):
-            return  # it overtakes nobody before it is released
-        for hold in [other for other in self._arranged if isinstance(other, Hold)]:
+            return  # the message is not sent yet
+        for hold in [other for other in self._faults if isinstance(other, Hold)]:
             hold.overtaken(outgoing.message)
 
     def remove(self, fault: Fault) -> None:
-        """Let *fault* apply no further message."""
-        self._arranged = [other for other in self._arranged if other is not fault]
+        """Remove a fault."""
+        self._faults = [other for other in self._faults if other is not fault]
 
-    def _arrange(self, fault: FaultT) -> FaultT:
-        self._arranged.append(fault)
+    def _add(self, fault: FaultT) -> FaultT:
+        self._faults.append(fault)
         return fault
 
 

@@ -1,4 +1,4 @@
-"""What a kernel has left in this process when it is gone; nothing where there is no /proc."""
+"""Descriptors and child processes of this process, to find leaks; empty without /proc."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def belongings() -> set[str]:
 
 
 async def gone(before: set[str], seconds: float) -> set[str]:
-    """Wait until this process has nothing more than *before*; return what it has after all."""
+    """Wait until this process has no more than *before*; return the rest after *seconds*."""
     left = belongings() - before
     with anyio.move_on_after(seconds):
-        # The system is still at work when the last call has returned, and nothing tells its end.
+        # The kernel of the system may still clean up after the last call; no event reports the end.
         while left := belongings() - before:  # noqa: ASYNC110
             await anyio.sleep(0.01)
     return left
@@ -28,7 +28,7 @@ def _descriptors() -> Iterator[str]:
     for number in _listed(folder):
         try:
             yield f"descriptor {number} {os.readlink(f'{folder}/{number}')}"
-        except FileNotFoundError:  # the one that was listing them
+        except FileNotFoundError:  # the descriptor of listdir itself
             continue
 
 
@@ -37,7 +37,7 @@ def _children() -> Iterator[str]:
         try:
             with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
                 parent = file.read().rpartition(")")[2].split()[1]
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # the process has ended
             continue
         if int(parent) == os.getpid():
             yield f"process {pid}"

@@ -1,4 +1,4 @@
-"""check_kernel_provider: whether a KernelProvider keeps what ``interfaces`` promises of it."""
+"""check_kernel_provider: checks a KernelProvider against its contract in ``interfaces``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from kernelproto.interfaces import (
     OpenChannels,
 )
 from kernelproto.launch.exit_status import describe_exit
-from kernelproto.testing.contract import promised, require, require_type
+from kernelproto.testing.contract import checking, require, require_type
 from kernelproto.testing.manager_checks import check_kernel_manager
 from kernelproto.transport import open_channels as open_zmq_channels
 from kernelproto.wire.connection import ConnectionInfo
@@ -41,12 +41,12 @@ _VARIABLE = "KERNELPROTO_CHECK"
 
 @dataclass(frozen=True, kw_only=True)
 class Snippets:
-    """Code in a kernel's language, with which to look into it; None where there is no way.
+    """Code in a kernel's language, for checks that inspect the kernel; None skips a check.
 
     Args:
-        env: writes the value of the environment variable KERNELPROTO_CHECK to standard output.
-        cwd: writes the working directory to standard output.
-        endless: writes something to standard output, then goes on until it is interrupted.
+        env: prints the environment variable KERNELPROTO_CHECK.
+        cwd: prints the working directory.
+        endless: prints something, then runs until it is interrupted.
     """
 
     env: str | None = None
@@ -68,71 +68,71 @@ async def check_kernel_provider(
     snippets: Snippets = PYTHON,
     patience: float = 60.0,
 ) -> None:
-    """Check everything that ``interfaces.KernelProvider`` promises, and its managers as well.
+    """Check a provider and its managers against the contracts in ``interfaces``.
 
-    It launches some thirty kernels, of which a few must get ready. Meanwhile nothing else in this
-    program may start processes or open files.
+    Launches about thirty kernels, a few of which must become ready. During the check, nothing else
+    in this program may start processes or open files.
 
     Args:
         provider: the provider.
-        name: the kernel type that is launched; the first that it finds by default.
+        name: the kernel type to launch; by default the first that the provider finds.
         snippets: code in that kernel's language.
-        patience: how long anything may take before it counts as never, in seconds.
+        patience: seconds after which a call counts as hanging.
 
     Raises:
-        AssertionError: a promise is broken; its text says which.
+        AssertionError: the provider violates a requirement, which the text names.
     """
     names = await _check_discovery(provider, patience)
     name = name or next(iter(names), "")
     require(name in names, f"find_kernels() finds the kernel type {name!r}", names)
     kernels = _Kernels(provider, name, snippets, patience)
     await _launch_gives_a_connection_and_a_manager(kernels)
-    # The managers come first: the kernels are watched by them.
+    # Check the managers first: the other checks rely on them.
     await check_kernel_manager(partial(provider.launch, name), patience=patience)
     for check in _CHECKS:
         await check(kernels)
 
 
 async def _check_discovery(provider: KernelProvider, patience: float) -> list[str]:
-    """Check what can be known without a launch; return the names of the kernel types."""
+    """Run the checks that need no launch; return the names of the kernel types."""
     require_type(provider, KernelProvider, "it has all that a KernelProvider has")
     require(_is_plain(provider.id), "id is a plain name, without a slash", provider.id)
-    promise = "find_kernels() gives pairs of a name and attributes"
-    with promised(promise, patience):
+    requirement = "find_kernels() gives pairs of a name and attributes"
+    with checking(requirement, patience):
         found = [kernel async for kernel in provider.find_kernels()]
         kernels = [(name, attributes) for name, attributes in found]
     for name, attributes in kernels:
         require(_is_plain(name), "find_kernels() gives plain names, without a slash", name)
         for key, value in attributes.items():
-            promise = f"the attribute {key!r} is what KernelAttributes says"
-            require(_as_declared(key, value), promise, value)
+            requirement = f"the attribute {key!r} has the type declared in KernelAttributes"
+            require(_as_declared(key, value), requirement, value)
     names = [name for name, _ in kernels]
     require(len({*names}) == len(names), "find_kernels() gives every name once", names)
-    promise = "find_kernels() gives the same names again"
-    with promised(promise, patience):
+    requirement = "find_kernels() gives the same names again"
+    with checking(requirement, patience):
         again = [name async for name, _ in provider.find_kernels()]
-    require(sorted(again) == sorted(names), promise, again)
+    require(sorted(again) == sorted(names), requirement, again)
     return names
 
 
 @dataclass(frozen=True)
 class _Kernels:
-    """Where the kernels come from that are looked into."""
+    """Launches the kernels for the checks."""
 
     provider: KernelProvider
     name: str
     snippets: Snippets
     patience: float
 
-    def promised(self, promise: str) -> AbstractContextManager[None]:
-        return promised(promise, self.patience)
+    def checking(self, requirement: str) -> AbstractContextManager[None]:
+        return checking(requirement, self.patience)
 
     @asynccontextmanager
     async def launched(
-        self, promise: str = "launch() starts a kernel", **options: Any
+        self, requirement: str = "launch() starts a kernel", **options: Any
     ) -> AsyncGenerator[tuple[ConnectionInfo, KernelManager]]:
         """Launch a kernel for the block."""
-        with self.promised(promise):
+        with self.checking(requirement):
             info, manager = await self.provider.launch(self.name, **options)
         try:
             yield info, manager
@@ -142,7 +142,7 @@ class _Kernels:
 
     @asynccontextmanager
     async def ready(self, **options: Any) -> AsyncGenerator[tuple[KernelManager, KernelClient]]:
-        """Launch a kernel for the block, and a client for it, and wait until it is ready."""
+        """Launch a kernel for the block, connect a client and wait until the kernel is ready."""
         async with self.launched(**options) as (info, manager):
             open_channels: OpenChannels = open_zmq_channels
             if isinstance(manager, BringsChannels):
@@ -151,8 +151,8 @@ class _Kernels:
                 open_client(info, open_channels=open_channels) as client,
                 background_tasks() as tasks,
             ):
-                tasks.start_soon(_tell_of_death, manager, client)
-                with self.promised("a launched kernel gets ready"):
+                tasks.start_soon(_report_death, manager, client)
+                with self.checking("a launched kernel gets ready"):
                     await client.wait_for_ready()
                 yield manager, client
 
@@ -160,34 +160,34 @@ class _Kernels:
         self, refusal: type[KernelProtoError], what: str, name: str | None = None, **options: Any
     ) -> None:
         """Check that a launch is refused with the right exception."""
-        promise = f"launch() raises {refusal.__name__} for {what}"
-        with self.promised(promise):
+        requirement = f"launch() raises {refusal.__name__} for {what}"
+        with self.checking(requirement):
             try:
                 _, manager = await self.provider.launch(name or self.name, **options)
             except refusal:
                 return
             await manager.cleanup()
-        require(False, promise, "a kernel")
+        require(False, requirement, "a kernel")
 
 
 async def _launch_gives_a_connection_and_a_manager(kernels: _Kernels) -> None:
     async with kernels.launched() as (info, manager), kernels.launched() as (other, _):
         require_type(info, ConnectionInfo, "launch() returns a ConnectionInfo first")
         require_type(manager, KernelManager, "launch() returns a KernelManager second")
-        apart = info.key != other.key and info.endpoint("shell") != other.endpoint("shell")
-        require(apart, "every kernel has a key and addresses of its own", info)
+        differ = info.key != other.key and info.endpoint("shell") != other.endpoint("shell")
+        require(differ, "every kernel has a key and addresses of its own", info)
 
 
 async def _kernel_answers(kernels: _Kernels) -> None:
     async with kernels.ready() as (_, client):
-        with kernels.promised("a launched kernel answers kernel_info_request"):
+        with kernels.checking("a launched kernel answers kernel_info_request"):
             reply = await client.kernel_info()
         known = bool(reply.protocol_version and reply.language_info.name)
         require(known, "kernel_info_reply has a protocol version and a language", reply)
-        promise = "a launched kernel executes"
-        with kernels.promised(promise):
+        requirement = "a launched kernel executes"
+        with kernels.checking(requirement):
             result = await client.execute("")
-        require(result.status == "ok", promise, result)
+        require(result.status == "ok", requirement, result)
 
 
 async def _environment_arrives(kernels: _Kernels) -> None:
@@ -216,21 +216,21 @@ async def _working_directory_arrives(kernels: _Kernels) -> None:
 async def _interrupt_arrives(kernels: _Kernels) -> None:
     if kernels.snippets.endless is None:
         return
-    promise = "interrupt() interrupts running code and nothing else"
+    requirement = "interrupt() interrupts running code and nothing else"
     async with kernels.ready() as (manager, client):
-        with kernels.promised(promise):
+        with kernels.checking(requirement):
             async with client.execute(kernels.snippets.endless) as execution:
                 await anext(execution)
                 await _interrupt(manager, client)
                 result = await execution
-            require(result.status == "error", promise, result)
-            require(await manager.is_alive(), promise, "the end of the kernel")
+            require(result.status == "error", requirement, result)
+            require(await manager.is_alive(), requirement, "the end of the kernel")
 
 
 async def _transport_is_chosen(kernels: _Kernels) -> None:
     for transport in ("tcp", "ipc"):
-        promise = f"launch_params['transport'] = {transport!r} is obeyed or refused"
-        with kernels.promised(promise):
+        requirement = f"launch_params['transport'] = {transport!r} is obeyed or refused"
+        with kernels.checking(requirement):
             try:
                 info, manager = await kernels.provider.launch(
                     kernels.name, launch_params={"transport": transport}
@@ -238,7 +238,7 @@ async def _transport_is_chosen(kernels: _Kernels) -> None:
             except LaunchError:
                 continue
             await manager.cleanup()
-        require(info.transport == transport, promise, info)
+        require(info.transport == transport, requirement, info)
 
 
 async def _unfit_launches_are_refused(kernels: _Kernels) -> None:
@@ -261,15 +261,15 @@ _CHECKS: Sequence[Callable[[_Kernels], Awaitable[None]]] = (
 
 
 async def _check_output(
-    kernels: _Kernels, snippet: str, expected: str, promise: str, **options: Any
+    kernels: _Kernels, snippet: str, expected: str, requirement: str, **options: Any
 ) -> None:
     async with kernels.ready(**options) as (_, client):
-        with kernels.promised(promise):
+        with kernels.checking(requirement):
             result = await client.execute(snippet)
-        require(result.stdout.strip() == expected, promise, result)
+        require(result.stdout.strip() == expected, requirement, result)
 
 
-async def _tell_of_death(manager: KernelManager, client: KernelClient) -> None:
+async def _report_death(manager: KernelManager, client: KernelClient) -> None:
     status = await manager.wait()
     client.fail(KernelDied(f"the kernel died: {describe_exit(status)}", returncode=status))
 
@@ -286,7 +286,7 @@ def _is_plain(name: object) -> bool:
 
 
 def _as_declared(key: str, value: object) -> bool:
-    """Return whether an attribute is what KernelAttributes says."""
+    """Return whether an attribute has the type declared in KernelAttributes."""
     if key in ("env", "metadata", "resources"):
         return isinstance(value, Mapping)
     if key == "argv":

@@ -19,14 +19,14 @@ async def be_endless(exchange: Exchange) -> None:
     await anyio.sleep_forever()
 
 
-async def test_the_example_of_the_module() -> None:
+async def test_example_of_the_module() -> None:
     async with FakeKernel() as fake:
         fake.on_execute("6 * 7", result="42")
         async with fake.connect() as client:
             assert (await client.execute("6 * 7")).text == "42"
 
 
-async def test_it_gets_ready() -> None:
+async def test_kernel_becomes_ready() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         info = await client.wait_for_ready()
         assert (info.implementation, info.language_info.name) == ("fake", "fake")
@@ -34,13 +34,13 @@ async def test_it_gets_ready() -> None:
         assert client.refused == {}
 
 
-async def test_it_is_what_it_is_told_to_be() -> None:
+async def test_kernel_info_and_arguments() -> None:
     info = KernelInfoReply(implementation="mine", supported_features=["debugger"])
     async with FakeKernel(kernel_info=info) as fake, fake.connect() as client:
         assert await client.kernel_info() == info
 
 
-async def test_an_execution_has_its_messages_in_order() -> None:
+async def test_messages_of_an_execution_are_in_order() -> None:
     seen = []
     async with FakeKernel() as fake:
         fake.on_execute(
@@ -74,13 +74,13 @@ async def test_an_execution_has_its_messages_in_order() -> None:
     assert types[3:] == ["stream"] * 2 + ["display_data", "execute_result", "error", "status"]
 
 
-async def test_code_it_knows_nothing_about_runs_without_outputs() -> None:
+async def test_code_without_a_script_has_no_outputs() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         result = await client.execute("pass")
     assert (result.status, result.outputs) == ("ok", [])
 
 
-async def test_what_was_said_last_counts() -> None:
+async def test_latest_script_is_used() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.on_execute(lambda code: code.startswith("a"), result="first")
         fake.on_execute("ab", result="second")
@@ -91,7 +91,7 @@ async def test_what_was_said_last_counts() -> None:
         ]
 
 
-async def test_a_handler_says_anything() -> None:
+async def test_handler_sends_any_message() -> None:
     async def talk(exchange: Exchange) -> None:
         assert exchange.code == "talk"
         exchange.stream("wrong")
@@ -111,13 +111,13 @@ async def test_a_handler_says_anything() -> None:
     assert result.user_expressions == {"x": 1}
 
 
-async def test_a_msg_type_must_be_told_where_the_content_does_not() -> None:
+async def test_mapping_needs_a_msg_type() -> None:
     async with FakeKernel() as fake:
-        with pytest.raises(TypeError, match="a dict does not tell"):
+        with pytest.raises(TypeError, match="cannot be derived from a dict"):
             fake.publish({"spoken": True})
 
 
-async def test_a_handler_may_raise_what_the_code_raises() -> None:
+async def test_code_error_of_a_handler_is_an_error_reply() -> None:
     async def fail(exchange: Exchange) -> None:
         raise CodeError("ZeroDivisionError", "division by zero")
 
@@ -130,7 +130,7 @@ async def test_a_handler_may_raise_what_the_code_raises() -> None:
         assert (await client.inspect("x")).evalue == "division by zero"
 
 
-async def test_what_else_a_handler_raises_is_raised_by_the_block() -> None:
+async def test_other_exception_of_a_handler_is_raised_by_the_block() -> None:
     async def fail(exchange: Exchange) -> None:
         raise LookupError("a mistake in the test")
 
@@ -143,7 +143,7 @@ async def test_what_else_a_handler_raises_is_raised_by_the_block() -> None:
         await program()
 
 
-async def test_it_asks_for_input() -> None:
+async def test_input() -> None:
     async def greet(exchange: Exchange) -> None:
         name = await exchange.input("who? ")
         word = await exchange.input("password? ", password=True)
@@ -163,7 +163,7 @@ async def test_it_asks_for_input() -> None:
         assert (await client.execute("greet")).error.ename == "StdinNotImplementedError"
 
 
-async def test_an_answer_that_comes_too_late_is_nobodys() -> None:
+async def test_late_input_reply_is_ignored() -> None:
     async def ask(exchange: Exchange) -> None:
         exchange.stream(await exchange.input())
 
@@ -183,7 +183,7 @@ async def test_an_answer_that_comes_too_late_is_nobodys() -> None:
         assert (await client.execute("ask", on_input=hesitate)).stdout == "second"
 
 
-async def test_requests_have_sane_answers() -> None:
+async def test_default_replies() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         await client.execute("a = 1")
         await client.execute("silent", silent=True)
@@ -199,7 +199,7 @@ async def test_requests_have_sane_answers() -> None:
         assert fake.history == ["a = 1", "b = 2"]
 
 
-async def test_other_answers_can_be_given() -> None:
+async def test_custom_replies() -> None:
     async def inspect(exchange: Exchange) -> None:
         exchange.reply(found=True, data={"text/plain": exchange.content.code})
 
@@ -212,7 +212,7 @@ async def test_other_answers_can_be_given() -> None:
         assert (await client.request("dance_request", {}, "control")).content["danced"]
 
 
-async def test_a_request_it_does_not_know_gets_no_reply() -> None:
+async def test_unknown_request_gets_no_reply() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         idle = fake.faults.hold("idle")
         async with anyio.create_task_group() as tasks:
@@ -223,7 +223,7 @@ async def test_a_request_it_does_not_know_gets_no_reply() -> None:
             tasks.cancel_scope.cancel()
 
 
-async def test_an_interrupt_ends_what_runs() -> None:
+async def test_interrupt_ends_running_code() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.on_execute("work", be_endless)
         async with client.execute("work") as execution:
@@ -236,7 +236,7 @@ async def test_an_interrupt_ends_what_runs() -> None:
 
 
 @pytest.mark.parametrize(("stop_on_error", "status"), [(True, "aborted"), (False, "ok")])
-async def test_what_waits_behind_a_failure_is_given_up(stop_on_error, status) -> None:
+async def test_executions_queued_behind_an_error_are_aborted(stop_on_error, status) -> None:
     statuses = {}
 
     async def wait_for(execution) -> None:
@@ -254,7 +254,7 @@ async def test_what_waits_behind_a_failure_is_given_up(stop_on_error, status) ->
     assert statuses == {"work": "error", "next": status, "later": "ok"}
 
 
-async def test_every_client_sees_the_outputs_and_its_own_replies() -> None:
+async def test_each_client_gets_all_outputs_and_only_its_own_replies() -> None:
     async with FakeKernel() as fake, fake.connect() as one, fake.connect() as other:
         fake.on_execute("1", result="one")
         fake.on_execute("2", result="two")
@@ -264,7 +264,7 @@ async def test_every_client_sees_the_outputs_and_its_own_replies() -> None:
     assert sessions == {one.session, other.session}
 
 
-async def test_it_records_what_it_receives() -> None:
+async def test_received_messages_are_recorded() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.deaf.add("control")
         await client.execute("a", silent=True)
@@ -280,7 +280,7 @@ async def test_it_records_what_it_receives() -> None:
     assert fake.returncode == 0
 
 
-async def test_it_refuses_what_is_not_signed_with_its_key() -> None:
+async def test_message_signed_with_another_key_is_refused() -> None:
     async with FakeKernel() as fake:
         info = msgspec.structs.replace(fake.connection_info, key="another")
         async with (
@@ -295,7 +295,7 @@ async def test_it_refuses_what_is_not_signed_with_its_key() -> None:
     assert fake.received == []
 
 
-async def test_a_deaf_heart_does_not_beat() -> None:
+async def test_deaf_heartbeat_does_not_answer() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.deaf.add("hb")
         with anyio.move_on_after(0.05) as waiting:
@@ -305,7 +305,7 @@ async def test_a_deaf_heart_does_not_beat() -> None:
         await client.heartbeat()
 
 
-async def test_death_in_the_middle_reaches_everybody() -> None:
+async def test_death_during_an_execution_fails_all_clients() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.on_execute("work", be_endless)
         async with client.execute("work") as execution:
@@ -320,10 +320,10 @@ async def test_death_in_the_middle_reaches_everybody() -> None:
             await client.kernel_info()
 
 
-async def test_the_dead_say_nothing() -> None:
+async def test_dead_kernel_sends_no_message() -> None:
     async def die(exchange: Exchange) -> None:
         fake.die()
-        exchange.stream("a word from beyond")
+        exchange.stream("output after death")
 
     async with FakeKernel() as fake, fake.connect() as client:
         fake.on_execute("die", die)
@@ -333,7 +333,7 @@ async def test_the_dead_say_nothing() -> None:
         assert execution.outputs == []
 
 
-async def test_nobody_is_there_after_death() -> None:
+async def test_client_of_a_dead_kernel_gets_no_reply() -> None:
     async with FakeKernel() as fake:
         fake.die(3)
         async with fake.connect() as client:
@@ -343,7 +343,7 @@ async def test_nobody_is_there_after_death() -> None:
     assert fake.returncode == 3
 
 
-async def test_it_ends_when_it_is_asked_to() -> None:
+async def test_shutdown_request_ends_the_kernel() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         assert (await client.shutdown(restart=True)).restart
         assert await fake.wait() == 0
@@ -351,7 +351,7 @@ async def test_it_ends_when_it_is_asked_to() -> None:
             await client.kernel_info()
 
 
-async def test_it_speaks_unasked() -> None:
+async def test_unsolicited_messages() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         async with client.execute("x") as execution:
             await execution
@@ -362,19 +362,19 @@ async def test_it_speaks_unasked() -> None:
         assert client.refused == {"MalformedMessage": 1}
 
 
-async def test_the_block_ends_it() -> None:
+async def test_block_ends_the_kernel() -> None:
     async with FakeKernel() as fake:
         assert fake.returncode is None
     assert await fake.wait() == 0
 
 
-async def test_exceptions_of_the_block_arrive_as_themselves() -> None:
+async def test_exceptions_of_the_block_are_not_wrapped() -> None:
     with pytest.raises(KeyError, match="mine"):
         async with FakeKernel() as fake, fake.connect():
             raise KeyError("mine")
 
 
-async def test_the_block_can_be_cancelled() -> None:
+async def test_block_can_be_cancelled() -> None:
     with anyio.CancelScope() as scope:
         async with FakeKernel() as fake, fake.connect() as client:
             fake.on_execute("work", be_endless)

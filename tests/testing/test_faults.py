@@ -78,7 +78,7 @@ async def test_messages_overtake_each_other(what, until, order) -> None:
     assert arrived == order * 2
 
 
-async def test_outputs_come_late() -> None:
+async def test_late_outputs() -> None:
     async with connected() as (fake, client, arrived):
         late = fake.faults.hold("stream", until="idle")
         assert (await client.execute("x")).outputs == []
@@ -105,7 +105,7 @@ async def test_only_messages_with_the_same_parent_are_overtaken() -> None:
             reply.remove()
 
 
-async def test_a_reply_is_held_until_the_test_lets_it_go() -> None:
+async def test_held_reply_is_sent_on_remove() -> None:
     async with connected() as (fake, client, _):
         reply = fake.faults.hold("execute_reply")
         results = []
@@ -124,7 +124,7 @@ async def test_a_reply_is_held_until_the_test_lets_it_go() -> None:
 
 
 @pytest.mark.parametrize("lost", ["execute_reply", "idle"])
-async def test_what_is_dropped_is_missed(lost) -> None:
+async def test_dropped_messages_are_missing(lost) -> None:
     async with connected() as (fake, client, arrived):
         fault = fake.faults.drop(lost, times=1)
         with in_vain():
@@ -134,7 +134,7 @@ async def test_what_is_dropped_is_missed(lost) -> None:
         assert len(fault.caught) == 1
 
 
-async def test_a_lifted_fault_befalls_nothing() -> None:
+async def test_removed_fault_applies_to_no_message() -> None:
     async with connected() as (fake, client, _):
         fault = fake.faults.drop("stream")
         assert (await client.execute("x")).outputs == []
@@ -142,7 +142,7 @@ async def test_a_lifted_fault_befalls_nothing() -> None:
         assert (await client.execute("y")).stdout == "line\n"
 
 
-async def test_what_it_befalls_may_be_told_by_a_function() -> None:
+async def test_predicate_selects_messages() -> None:
     async with connected() as (fake, client, arrived):
         fake.faults.drop(lambda message: message.msg_type.startswith("execute_input"))
         await client.execute("x")
@@ -157,7 +157,7 @@ async def test_what_it_befalls_may_be_told_by_a_function() -> None:
         ("garble", "MalformedMessage"),
     ],
 )
-async def test_the_client_refuses(arrange, refusal) -> None:
+async def test_client_refuses_invalid_messages(arrange, refusal) -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.on_execute("x", stdout="line\n")
         getattr(fake.faults, arrange)("stream")
@@ -174,7 +174,7 @@ async def test_messages_are_changed() -> None:
         assert client.refused == {"MalformedMessage": 1}
 
 
-async def test_the_first_of_two_faults_counts() -> None:
+async def test_older_of_two_faults_is_applied() -> None:
     async with connected() as (fake, client, _):
         first, second = fake.faults.drop("stream", times=1), fake.faults.drop("stream")
         await client.execute("x")
@@ -184,7 +184,7 @@ async def test_the_first_of_two_faults_counts() -> None:
 
 
 @pytest.mark.parametrize("lost", ["kernel_info_reply", "status"])
-async def test_a_kernel_that_does_not_get_ready(lost) -> None:
+async def test_kernel_that_does_not_become_ready(lost) -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.faults.drop("iopub_welcome")
         fake.faults.drop(lost)
@@ -193,14 +193,14 @@ async def test_a_kernel_that_does_not_get_ready(lost) -> None:
         assert client.awaited == {"kernel_info_reply": lost, "status": "iopub messages"}[lost]
 
 
-async def test_a_kernel_without_a_welcome_gets_ready() -> None:
+async def test_kernel_without_welcome_becomes_ready() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         welcome = fake.faults.drop("iopub_welcome")
         await client.wait_for_ready()
         assert len(welcome.caught) == 2
 
 
-async def test_a_kernel_without_a_control_channel_gets_ready() -> None:
+async def test_kernel_without_control_channel_becomes_ready() -> None:
     async with FakeKernel() as fake, fake.connect() as client:
         fake.deaf.add("control")
         await client.wait_for_ready()

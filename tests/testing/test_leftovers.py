@@ -8,7 +8,7 @@ from kernelproto.testing.leftovers import belongings, gone
 
 
 @pytest.mark.anyio
-async def test_what_is_left_is_named() -> None:
+async def test_leftovers_are_named() -> None:
     before = belongings()
     descriptor = os.open(os.devnull, os.O_RDONLY)
     assert await gone(before, 0.05) == {f"descriptor {descriptor} {os.devnull}"}
@@ -16,7 +16,7 @@ async def test_what_is_left_is_named() -> None:
     assert await gone(before, 0.05) == set()
 
 
-def test_without_proc_nothing_can_be_seen(monkeypatch) -> None:
+def test_no_leftovers_without_proc(monkeypatch) -> None:
     def no_such_folder(path: str) -> list[str]:
         raise FileNotFoundError(path)
 

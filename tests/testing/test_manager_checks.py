@@ -298,7 +298,7 @@ class ProcessLeft(FakeManager):
 
 
 MUTANTS = {
-    ConstantId: "kernel_id is another one for every kernel",
+    ConstantId: "every kernel has a kernel_id of its own",
     NumberForId: "kernel_id is a str",
     WithoutCleanup: "it has all that a KernelManager has",
     ImmortalInWord: "is_alive() is False once wait() has returned",
@@ -331,8 +331,8 @@ MUTANTS = {
     CommandOfPaths: "command is the command line, a sequence of str",
     TailOfBytes: "output_tail() returns text",
     TailCutOff: "output_tail() may be called at any time",
-    FileLeft: "cleanup() removes every file that the launch has made",
-    SocketLeft: "cleanup() removes every file that the launch has made",
+    FileLeft: "cleanup() removes every file that the launch created",
+    SocketLeft: "cleanup() removes every file that the launch created",
     DescriptorLeft: "cleanup() leaves no process and no open descriptor: found ['descriptor",
     ProcessLeft: "cleanup() leaves no process and no open descriptor: found ['process",
 }
@@ -352,9 +352,9 @@ def leave_nothing(tmp_path, monkeypatch) -> Iterator[None]:
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 @pytest.mark.parametrize(
-    ("mutant", "promise"), MUTANTS.items(), ids=[mutant.__name__ for mutant in MUTANTS]
+    ("mutant", "requirement"), MUTANTS.items(), ids=[mutant.__name__ for mutant in MUTANTS]
 )
-async def test_a_broken_promise_is_named(mutant, promise) -> None:
+async def test_a_violated_requirement_is_named(mutant, requirement) -> None:
     async with FakeProvider() as provider:
 
         async def launch():
@@ -363,8 +363,8 @@ async def test_a_broken_promise_is_named(mutant, promise) -> None:
 
         with pytest.raises(AssertionError) as caught:
             await check_kernel_manager(launch, patience=PATIENCE_SECONDS)
-    assert promise in str(caught.value)
-    assert str(caught.value).startswith("broken promise: ")
+    assert requirement in str(caught.value)
+    assert str(caught.value).startswith("requirement violated: ")
 
 
 class InterruptedByMessage(FakeManager):
@@ -383,7 +383,7 @@ async def test_a_good_manager_passes(kind) -> None:
         await check_kernel_manager(launch)
 
 
-async def test_a_launch_that_fails_is_a_broken_promise() -> None:
+async def test_a_launch_that_fails_violates_a_requirement() -> None:
     async def launch():
         raise OSError("no processes today")
 

@@ -195,10 +195,10 @@ MUTANTS = {
     NamesAlone: "find_kernels() gives pairs of a name and attributes",
     FullName: "find_kernels() gives plain names, without a slash: found 'fake/kernel'",
     SameNameTwice: "find_kernels() gives every name once",
-    ArgvInOnePiece: "the attribute 'argv' is what KernelAttributes says",
-    EnvInPairs: "the attribute 'env' is what KernelAttributes says",
-    OddInterruptMode: "the attribute 'interrupt_mode' is what KernelAttributes says",
-    PathToResources: "the attribute 'resource_dir' is what KernelAttributes says",
+    ArgvInOnePiece: "the attribute 'argv' has the type declared in KernelAttributes",
+    EnvInPairs: "the attribute 'env' has the type declared in KernelAttributes",
+    OddInterruptMode: "the attribute 'interrupt_mode' has the type declared in KernelAttributes",
+    PathToResources: "the attribute 'resource_dir' has the type declared in KernelAttributes",
     FindsNothing: "find_kernels() finds the kernel type ''",
     FindsOnce: "find_kernels() gives the same names again",
     FailsToFind: "it raised OSError('the disk is gone')",
@@ -222,14 +222,14 @@ MUTANTS = {
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 @pytest.mark.parametrize(
-    ("mutant", "promise"), MUTANTS.items(), ids=[mutant.__name__ for mutant in MUTANTS]
+    ("mutant", "requirement"), MUTANTS.items(), ids=[mutant.__name__ for mutant in MUTANTS]
 )
-async def test_a_broken_promise_is_named(mutant, promise, prepare) -> None:
+async def test_a_violated_requirement_is_named(mutant, requirement, prepare) -> None:
     async with mutant(prepare) as provider:
         with pytest.raises(AssertionError) as caught:
             await check_kernel_provider(provider, patience=PATIENCE_SECONDS)
-    assert promise in str(caught.value)
-    assert str(caught.value).startswith("broken promise: ")
+    assert requirement in str(caught.value)
+    assert str(caught.value).startswith("requirement violated: ")
 
 
 class ByMessage(Launching):
