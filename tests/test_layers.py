@@ -16,6 +16,7 @@ PACKAGE = ROOT / "kernelproto"
 # A room is a module or folder directly in kernelproto/. It sees itself and lower layers.
 LAYERS = {
     "exceptions": 0,
+    "extras": 0,
     "timeouts": 0,
     "concurrency": 1,
     "wire": 1,

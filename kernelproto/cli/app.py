@@ -1,4 +1,4 @@
-"""The command line: every command and option. What a command needs is imported when it is run."""
+"""The command line: all commands and options. Each command imports its modules when it runs."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
-from kernelproto.cli.errors import be_verbose, status_of
+from kernelproto.cli.errors import be_verbose, need, status_of
 
 P = ParamSpec("P")
 
 app = typer.Typer(
     help="Launch Jupyter kernels and talk to them.",
-    rich_markup_mode=None,  # plain text reads well everywhere, and starts faster
+    rich_markup_mode=None,  # plain text works everywhere, and starts faster
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -41,7 +41,7 @@ def _options(
 
 
 def _command(function: Callable[P, int | None]) -> Callable[P, None]:
-    """Let a command's errors end it in one line, and what it returns be its exit status."""
+    """Exit with the status that a command returns, or print its error in one line and fail."""
 
     @wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> None:
@@ -51,7 +51,7 @@ def _command(function: Callable[P, int | None]) -> Callable[P, None]:
 
 
 def _kernel_types(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Complete the name of a kernel type."""
+    """Yield completions of a kernel type, with descriptions."""
     import anyio
 
     from kernelproto.cli.list import find_kernel_types
@@ -62,7 +62,7 @@ def _kernel_types(incomplete: str) -> Iterator[tuple[str, str]]:
 
 
 def _running_kernels(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Complete the id of a running kernel."""
+    """Yield completions of the id of a running kernel, with kernel types."""
     from kernelproto.cli.inventory import find_running_kernels
 
     for kernel in find_running_kernels():
@@ -73,17 +73,17 @@ def _running_kernels(incomplete: str) -> Iterator[tuple[str, str]]:
 Verbose = Annotated[
     bool,
     typer.Option(
-        "--verbose", "-v", callback=be_verbose, help="Print logs, and where errors come from."
+        "--verbose", "-v", callback=be_verbose, help="Print debug logs, and tracebacks of errors."
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, with everything there is.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print all data as JSON.")]
 KernelType = Annotated[
     str,
     typer.Argument(
         metavar="KERNEL",
         autocompletion=_kernel_types,
         show_default=False,
-        help="The kernel type, such as pyimport/kernel; `kernelproto list` has them.",
+        help="A kernel type, such as pyimport/kernel; `kernelproto list` shows all.",
     ),
 ]
 
@@ -112,22 +112,23 @@ def run_command(
         typer.Argument(
             metavar="FILE",
             show_default=False,
-            help="A file with code, or - for standard input.",
+            help="A file with the code, or - for standard input.",
         ),
     ] = None,
     code: Annotated[
-        str | None, typer.Option("--code", "-c", metavar="CODE", help="The code itself.")
+        str | None,
+        typer.Option("--code", "-c", metavar="CODE", help="Code, instead of a file."),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where images are saved; a temporary folder by default."),
+        typer.Option(metavar="DIR", help="The folder for images; by default a temporary one."),
     ] = None,
     verbose: Verbose = False,
 ) -> int:
-    """Run code in a new kernel, and end the kernel.
+    """Run code in a new kernel, then shut the kernel down.
 
-    Outputs are printed as they come, and questions asked on the terminal. Ctrl-C interrupts the
-    code, a second one ends the kernel. The exit status is 1 where the code fails.
+    Outputs are printed as they arrive, and input() reads from the terminal. Ctrl-C interrupts the
+    code; a second Ctrl-C ends the kernel. The exit status is 1 if the code raises an error.
     """
     from kernelproto.cli.run import read_code, run_code
 
@@ -138,7 +139,8 @@ def run_command(
 @_command
 def notebook_command(
     notebooks: Annotated[
-        list[Path], typer.Argument(metavar="IN.ipynb", show_default=False, help="Notebooks.")
+        list[Path],
+        typer.Argument(metavar="IN.ipynb", show_default=False, help="The notebooks to execute."),
     ],
     output: Annotated[
         Path | None,
@@ -146,19 +148,23 @@ def notebook_command(
             "--output",
             "-o",
             metavar="OUT",
-            help="The file that the notebook is written to, or a folder; by default it is the "
-            "notebook itself.",
+            help="Write to this file, or into this folder; by default each notebook is "
+            "overwritten.",
         ),
     ] = None,
     kernel: Annotated[
-        str | None, _kernel_option("The kernel type; by default that of the notebook.")
+        str | None, _kernel_option("The kernel type; by default the one named in the notebook.")
     ] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0, help="How long each cell may take."),
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="Interrupt cells after this time.",
+        ),
     ] = None,
     allow_errors: Annotated[
-        bool, typer.Option("--allow-errors", help="Go on when a cell fails.")
+        bool, typer.Option("--allow-errors", help="Continue after a cell raises an error.")
     ] = False,
     parameters: Annotated[
         list[str] | None,
@@ -166,21 +172,25 @@ def notebook_command(
             "--parameter",
             "-p",
             metavar="NAME=VALUE",
-            help="A parameter: a value in JSON, or text. It goes into a cell behind the one that "
-            'is tagged "parameters".',
+            help='A parameter, as JSON or text, for a new cell after the cell tagged "parameters"; '
+            "may be repeated.",
         ),
     ] = None,
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", "-j", metavar="N", min=1, help="How many notebooks run side by side."
+            "--jobs",
+            "-j",
+            metavar="N",
+            min=1,
+            help="Execute N notebooks at the same time.",
         ),
     ] = 1,
     verbose: Verbose = False,
 ) -> int:
     """Execute notebooks, each in a new kernel.
 
-    What was executed is written after each cell. The exit status is 1 where a notebook fails.
+    The notebook is saved after each cell. The exit status is 1 if a notebook fails.
     """
     from kernelproto.cli.notebook import (
         NotebookOptions,
@@ -206,7 +216,7 @@ def console_command(
         typer.Argument(
             metavar="KERNEL",
             autocompletion=_kernel_types,
-            help="The kernel type of a new kernel.",
+            help="The type of the new kernel.",
         ),
     ] = "pyimport/kernel",
     existing: Annotated[
@@ -214,12 +224,12 @@ def console_command(
         typer.Option(
             metavar="FILE",
             autocompletion=_running_kernels,
-            help="The connection file of a running kernel instead, or a part of its name.",
+            help="Connect to a running kernel instead, by its id or connection file.",
         ),
     ] = None,
     verbose: Verbose = False,
 ) -> int:
-    """Talk to a kernel: type code, see what comes of it."""
+    """Run code interactively, in a new or a running kernel."""
     from kernelproto.cli.console import open_console
 
     return open_console(kernel, existing)
@@ -228,10 +238,11 @@ def console_command(
 @app.command("ps")
 @_command
 def ps_command(as_json: AsJson = False, verbose: Verbose = False) -> None:
-    """List the running kernels of this user.
+    """List your running kernels, including those of other programs.
 
-    They are found by their connection files, whichever program has started them. Each is asked for
-    a heartbeat: "alive" has answered, "silent" runs and has not, of "dead" only files are left.
+    Kernels are found by their connection files, and each is sent a heartbeat. STATE is "alive" if
+    the kernel answers, "silent" if it runs but does not answer, and "dead" if only its files are
+    left.
     """
     from kernelproto.cli.ps import print_running_kernels
 
@@ -247,19 +258,16 @@ def stop_command(
             metavar="KERNEL",
             autocompletion=_running_kernels,
             show_default=False,
-            help="Ids or their beginnings, process ids, connection files.",
+            help="Ids, prefixes of ids, process ids or connection files.",
         ),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Stop all of them.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Stop all running kernels.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Kill those that do not end when asked to.")
+        bool, typer.Option("--force", "-f", help="Kill kernels that do not shut down.")
     ] = False,
     verbose: Verbose = False,
 ) -> int:
-    """Stop running kernels.
-
-    Each is asked to end, and removed with its files; of dead ones the files are removed.
-    """
+    """Shut running kernels down, and remove the files of dead ones."""
     from kernelproto.cli.stop import stop_kernels
 
     return stop_kernels(kernels or (), every=every, force=force)
@@ -267,32 +275,27 @@ def stop_command(
 
 @app.command(
     "serve",
-    add_help_option=False,  # the server explains its own options
+    add_help_option=False,  # the server prints its own help
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 @_command
 def serve_command(context: typer.Context) -> int:
-    """Serve kernels to browsers and gateways."""
-    from kernelproto.cli.serve import run_server
+    """Serve kernels over Jupyter's REST and WebSocket API."""
+    need("server")
+    from kernelproto.server.program.serve import main
 
-    return run_server(context.args)
+    return main(context.args, prog="kernelproto serve")
 
 
 @app.command("bench")
 @_command
 def bench_command(
-    kernel: Annotated[str, _kernel_option("The kernel type, for Python.")] = "pyimport/kernel",
-    rounds: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many times all is measured.")
-    ] = 3,
+    kernel: Annotated[str, _kernel_option("A kernel type for Python.")] = "pyimport/kernel",
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often to measure.")] = 3,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> int:
-    """Measure how fast kernels are here.
-
-    jupyter_client is measured as well, where it is installed. Both take turns, for less than a
-    minute; the medians are shown.
-    """
+    """Measure how fast kernels start, execute and shut down on this machine."""
     from kernelproto.cli.bench import run_bench
 
     return run_bench(kernel, rounds=rounds, as_json=as_json)
@@ -301,17 +304,16 @@ def bench_command(
 @app.command("doctor")
 @_command
 def doctor_command(
-    start: Annotated[
-        bool, typer.Option(help="Start a kernel of each type, and end it again.")
-    ] = True,
+    start: Annotated[bool, typer.Option(help="Start and stop a kernel of each type.")] = True,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="How long each may take to start.")
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="How long each start may take."),
     ] = 30.0,
     verbose: Verbose = False,
 ) -> int:
-    """Show what works, how fast, and what is wrong.
+    """Check the installation, the system and each kernel type.
 
-    The exit status is 1 where something is wrong.
+    The exit status is 1 if a check fails.
     """
     from kernelproto.cli.doctor import examine
 

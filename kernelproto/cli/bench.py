@@ -1,16 +1,12 @@
-"""``kernelproto bench``: how fast kernels are here, beside jupyter_client where it is installed."""
+"""``kernelproto bench``: measures start, round trip, outputs and shutdown of a kernel type."""
 
 from __future__ import annotations
 
-import importlib
-import os
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import TypeAlias
 
 import anyio
 
@@ -20,147 +16,92 @@ from kernelproto.cli.table import format_table
 from kernelproto.run import run_kernel
 
 _ROUND_TRIPS = 100
-_FLOOD = 2000
+_OUTPUTS = 2000
 
-_FLOODING = f"""\
+_OUTPUT_CODE = f"""\
 from IPython.display import display
-for number in range({_FLOOD}):
+for number in range({_OUTPUTS}):
     display(number)
 """
 
-# What is measured: in a table, and whether more of it is better.
-_QUESTIONS = {
-    "start": ("start until the first result", "ms", False),
-    "round_trip": ("execution, there and back", "ms", False),
-    "flood": ("outputs that are received", "a second", True),
-    "shutdown": ("end of the kernel", "ms", False),
+# Each measurement: its title, its unit, and the factor from its samples to that unit.
+_MEASUREMENTS = {
+    "start": ("start to first result", "ms", 1000),
+    "round_trip": ("round trip of an execution", "ms", 1000),
+    "outputs": ("outputs received", "per second", 1),
+    "shutdown": ("shutdown", "ms", 1000),
 }
 
-# Runs some code, and returns how many outputs it had.
-Execute = Callable[[str], Awaitable[int]]
-Contender = Callable[[str], AbstractAsyncContextManager[Execute]]
-Answers = dict[str, list[float]]
+Samples: TypeAlias = Mapping[str, Sequence[float]]
 
 
 def run_bench(kernel_type: str, *, rounds: int, as_json: bool) -> int:
-    """Measure, and print what came of it; return the exit status.
+    """Measure a kernel type and print the results; return the exit status.
 
     Args:
         kernel_type: a kernel type for Python.
-        rounds: how many times all is measured.
-        as_json: whether every sample is printed instead of a table of the medians.
+        rounds: how often to measure.
+        as_json: whether to print all samples as JSON instead of a table.
 
     Raises:
+        CliError: the kernel does not execute IPython code.
         KernelProtoError: the kernel does not start.
     """
-    answers = anyio.run(_measure, kernel_type, rounds)
+    samples = anyio.run(_measure, kernel_type, rounds)
     if as_json:
-        print_json(answers)
+        print_json(samples)
     else:
-        print_table(format_answers(answers))
+        print_table(format_samples(samples))
     return 0
 
 
-def format_answers(answers: Mapping[str, Answers]) -> list[str]:
-    """Return the lines of a table: the medians, and how many times faster kernelproto is.
+def format_samples(samples: Samples) -> list[str]:
+    """Return the lines of a table: median, minimum and maximum of each measurement.
 
     Args:
-        answers: by contender and question; times in seconds, the rest per second.
+        samples: by measurement; times in seconds, outputs per second.
     """
-    ours, *others = answers
     rows: list[list[str]] = []
-    for question, (title, unit, more_is_better) in _QUESTIONS.items():
-        medians = {name: median(samples[question]) for name, samples in answers.items()}
-        factor, digits = (1, 0) if more_is_better else (1000, 1)
-        row = [f"{title}, {unit}"]
-        row += [f"{value * factor:.{digits}f}" for value in medians.values()]
-        for other in others:
-            ratio = medians[ours] / medians[other]
-            row.append(f"{ratio if more_is_better else 1 / ratio:.1f} x")
-        rows.append(row)
-    header = ["", *answers, *("FASTER" for _ in others)]
-    return format_table(header, rows, right=range(1, len(header)))
+    for name, (title, unit, factor) in _MEASUREMENTS.items():
+        values = [value * factor for value in samples[name]]
+        digits = 0 if factor == 1 else 1
+        statistics = (median(values), min(values), max(values))
+        rows.append([f"{title}, {unit}", *(f"{value:.{digits}f}" for value in statistics)])
+    return format_table(("", "MEDIAN", "MIN", "MAX"), rows, right=(1, 2, 3))
 
 
-async def _measure(kernel_type: str, rounds: int) -> dict[str, Answers]:
-    contenders: dict[str, Contender] = {"kernelproto": _kernelproto}
-    if find_spec("jupyter_client") is not None:
-        contenders["jupyter_client"] = _jupyter_client
-    answers: dict[str, Answers] = {
-        name: {question: [] for question in _QUESTIONS} for name in contenders
-    }
+async def _measure(kernel_type: str, rounds: int) -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {name: [] for name in _MEASUREMENTS}
     for number in range(1, rounds + 1):
-        for name, contender in contenders.items():
-            _show_progress(f"round {number} of {rounds}: {name}")
-            for question, value in (await _one_round(contender, kernel_type)).items():
-                answers[name][question].append(value)
+        _show_progress(f"round {number} of {rounds}")
+        for name, value in (await _one_round(kernel_type)).items():
+            samples[name].append(value)
     _show_progress("")
-    return answers
+    return samples
 
 
-async def _one_round(contender: Contender, kernel_type: str) -> dict[str, float]:
+async def _one_round(kernel_type: str) -> dict[str, float]:
     began = time.perf_counter()
-    async with contender(kernel_type) as execute:
-        await execute("1")
+    async with run_kernel(kernel_type) as kernel:
+        await kernel.execute("1")
         started = time.perf_counter()
         for _ in range(_ROUND_TRIPS):
-            await execute("1")
+            await kernel.execute("1")
         returned = time.perf_counter()
-        received = await execute(_FLOODING)
-        flooded = time.perf_counter()
-        if received != _FLOOD:
-            raise CliError(f"{received} of {_FLOOD} outputs came: is it a kernel for Python?")
+        received = len((await kernel.execute(_OUTPUT_CODE)).outputs)
+        finished = time.perf_counter()
+        if received != _OUTPUTS:
+            raise CliError(
+                f"{kernel_type} sent {received} of {_OUTPUTS} outputs; "
+                "bench needs a kernel type for Python with IPython"
+            )
         ending = time.perf_counter()
     return {
         "start": started - began,
         "round_trip": (returned - started) / _ROUND_TRIPS,
-        "flood": _FLOOD / (flooded - returned),
+        "outputs": _OUTPUTS / (finished - returned),
         "shutdown": time.perf_counter() - ending,
     }
-
-
-@asynccontextmanager
-async def _kernelproto(kernel_type: str) -> AsyncGenerator[Execute]:
-    async with run_kernel(kernel_type) as kernel:
-
-        async def execute(code: str) -> int:
-            return len((await kernel.execute(code)).outputs)
-
-        yield execute
-
-
-@asynccontextmanager
-async def _jupyter_client(kernel_type: str) -> AsyncGenerator[Execute]:
-    # By name: whoever does not measure needs none of it.
-    manager_type: Any = importlib.import_module("jupyter_client.manager").AsyncKernelManager
-    name = kernel_type.partition("/")[2] if kernel_type.startswith("spec/") else "python3"
-    manager = manager_type(kernel_name=name)
-    nowhere = os.open(os.devnull, os.O_WRONLY)  # for what its kernels write as they start
-    try:
-        await manager.start_kernel(stdout=nowhere, stderr=nowhere)
-    finally:
-        os.close(nowhere)
-    try:
-        client = manager.client()
-        client.start_channels()
-        try:
-            await client.wait_for_ready(timeout=60)
-
-            async def execute(code: str) -> int:
-                outputs: list[str] = []
-
-                def note(message: Mapping[str, Any]) -> None:
-                    if message["msg_type"] in ("display_data", "execute_result"):
-                        outputs.append(message["msg_type"])
-
-                await client.execute_interactive(code, output_hook=note, allow_stdin=False)
-                return len(outputs)
-
-            yield execute
-        finally:
-            client.stop_channels()
-    finally:
-        await manager.shutdown_kernel()
 
 
 def _show_progress(text: str) -> None:

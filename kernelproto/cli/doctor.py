@@ -16,12 +16,12 @@ import anyio
 from jupyter_core.paths import jupyter_path
 
 from kernelproto.cli.errors import FAILED, describe
-from kernelproto.cli.extras import EXTRAS, advice
 from kernelproto.cli.inventory import find_running_kernels, with_states
 from kernelproto.cli.list import find_kernel_types
 from kernelproto.cli.screen import BOLD, DIM, GREEN, RED, styled
 from kernelproto.cli.table import printable
 from kernelproto.exceptions import KernelProtoError
+from kernelproto.extras import EXTRAS, advice
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.records import records_fault
 from kernelproto.run import run_kernel

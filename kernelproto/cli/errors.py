@@ -1,4 +1,4 @@
-"""Errors as people read them: one line on standard error, and an exit status."""
+"""Errors of commands: one line on standard error, and an exit status."""
 
 from __future__ import annotations
 
@@ -10,20 +10,27 @@ from collections.abc import Callable
 from kernelproto.cli.screen import RED, drop_stdout, log_to_stderr, styled
 from kernelproto.cli.table import printable
 from kernelproto.exceptions import KernelProtoError
+from kernelproto.extras import fault
 
 FAILED = 1
-MISUSED = 2  # the command line cannot be understood
+MISUSED = 2  # the command line is invalid
 INTERRUPTED = 130
-KILLED = 128  # and the signal's number, as the shell says of a program that a signal has ended
+KILLED = 128  # plus the number of the signal that ended the program, as in shells
 BROKEN_PIPE = KILLED + 13
 
 
 class CliError(Exception):
-    """What a command was asked for cannot be done."""
+    """A command cannot do its work, for the reason in the text."""
+
+
+def need(extra: str) -> None:
+    """Raise CliError, with the command that installs the extra, if a module of it is missing."""
+    if (text := fault(extra)) is not None:
+        raise CliError(text)
 
 
 def be_verbose(verbose: bool) -> None:
-    """Log to standard error: warnings in a line each, or everything where that was asked for."""
+    """Log to standard error: warnings, one line each, or with *verbose* everything."""
     if verbose:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
         logging.getLogger("kernelproto").setLevel(logging.DEBUG)
@@ -37,9 +44,9 @@ def is_verbose() -> bool:
 
 
 def status_of(work: Callable[[], object]) -> int:
-    """Do some work and return the exit status: what it returns, or that of the error it raises.
+    """Call *work* and return an exit status: its result, or the status of its error.
 
-    Errors are printed, save for a reader of the output who has had enough.
+    Errors are printed, except that the reader of standard output has closed the pipe.
     """
     try:
         status = work()
@@ -55,14 +62,11 @@ def status_of(work: Callable[[], object]) -> int:
 
 
 def report(error: Exception) -> int:
-    """Print what *error* says, in one line; return the exit status.
-
-    With ``--verbose``, where it came from and all that it says stand before.
-    """
+    """Print an error in one line, with ``--verbose`` its traceback first; return its status."""
     verbose = is_verbose()
     if verbose:
         traceback.print_exception(error)
-    usage = getattr(error, "format_message", None)  # an error of typer's: see the command line
+    usage = getattr(error, "format_message", None)  # a usage error of typer
     if usage is not None:
         command = getattr(getattr(error, "ctx", None), "command_path", "kernelproto")
         print_error(f"{printable(usage())} (see {command} --help)")
@@ -72,27 +76,27 @@ def report(error: Exception) -> int:
 
 
 def describe(error: BaseException) -> str:
-    """Return what *error* says, in one line."""
+    """Return the text of an error in one line."""
     match error:
         case OSError(strerror=str(reason), filename=str(name)):
             return printable(f"{name}: {reason}")
         case KernelProtoError() | CliError() | OSError():
             first, *_ = str(error).splitlines() or [type(error).__name__]
-            return printable(first + _last_words(error))
+            return printable(first + _last_line(error))
         case _:
             return printable(f"{type(error).__name__}: {error}")
 
 
 def print_error(text: str) -> None:
-    """Print one line about what went wrong."""
+    """Print an error message."""
     sys.stdout.flush()
     print(styled("error:", RED, sys.stderr), text, file=sys.stderr, flush=True)
 
 
-def _last_words(error: BaseException) -> str:
-    """Return the last line of a kernel that did not start: there is the reason, mostly."""
-    words = str(getattr(error, "stderr", "")).strip().splitlines()
-    return f": {words[-1].strip()}" if words else ""
+def _last_line(error: BaseException) -> str:
+    """Return the last line of a failed kernel's stderr, which usually states the reason."""
+    lines = str(getattr(error, "stderr", "")).strip().splitlines()
+    return f": {lines[-1].strip()}" if lines else ""
 
 
 def _has_more(error: Exception) -> bool:

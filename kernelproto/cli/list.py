@@ -1,21 +1,14 @@
-"""The kernel types there are: ``python -m kernelproto.cli.list``."""
+"""``kernelproto list``: the kernel types that can be launched."""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import anyio
 
 from kernelproto.cli import table
-from kernelproto.cli.screen import (
-    drop_stdout,
-    log_to_stderr,
-    print_json,
-    print_table,
-    terminal_width,
-)
+from kernelproto.cli.screen import print_json, print_table, terminal_width
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
 
@@ -23,33 +16,6 @@ _NOTHING = (
     "No kernel types found. For a Python kernel: pip install ipykernel\n"
     "Kernelspecs are looked for in JUPYTER_PATH and in the folders that `jupyter --paths` lists."
 )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """List the kernel types on standard output; return the exit status.
-
-    What is broken is skipped and named on standard error.
-
-    Args:
-        arguments: the command line without the program; None means that of the process.
-    """
-    parser = argparse.ArgumentParser(
-        prog="python -m kernelproto.cli.list",
-        description="List the kernel types that kernelproto can launch.",
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="print a JSON object: the names, and what is known about each kernel type",
-    )
-    options = parser.parse_args(arguments)
-    log_to_stderr()
-    try:
-        print_kernel_types(as_json=options.json)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        drop_stdout()
-    return 0
 
 
 def print_kernel_types(*, as_json: bool) -> None:
@@ -95,7 +61,3 @@ def format_table(
         width=width,
         encoding=encoding,
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

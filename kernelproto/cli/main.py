@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from kernelproto.cli.errors import status_of
-from kernelproto.cli.extras import need
+from kernelproto.cli.errors import need, status_of
 
 
 def program() -> NoReturn:

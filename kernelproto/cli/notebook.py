@@ -20,9 +20,9 @@ from kernelproto.cli.errors import (
     CliError,
     describe,
     is_verbose,
+    need,
     print_error,
 )
-from kernelproto.cli.extras import need
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.screen import print_table, terminal_width
 from kernelproto.cli.signals import receive_signals

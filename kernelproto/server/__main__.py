@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 
-# The distributions of the extra, by what is imported of them.
-_NEEDED = ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets")
+from kernelproto.extras import fault
 
 
 def run() -> int:
-    """Run the program, or say what it lacks; return the exit status."""
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        print(
-            f'error: {", ".join(missing)} not found: pip install "kernelproto[server]"',
-            file=sys.stderr,
-        )
+    """Run the program, or name its missing packages; return the exit status."""
+    if (text := fault("server")) is not None:
+        print(f"error: {text}", file=sys.stderr)
         return 1
     from kernelproto.server.program.serve import main
 

@@ -12,9 +12,9 @@ import pytest
 
 import kernelproto.cli.main
 from kernelproto import KernelDied, KernelExitedEarly
-from kernelproto.cli.errors import CliError, describe
-from kernelproto.cli.extras import EXTRAS, need
+from kernelproto.cli.errors import CliError, describe, need
 from kernelproto.cli.main import main
+from kernelproto.extras import EXTRAS
 
 COMMANDS = ["list", "run", "notebook", "console", "ps", "stop", "serve", "bench", "doctor"]
 

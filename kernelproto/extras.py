@@ -1,12 +1,10 @@
-"""The extras of the package: what each of them brings, and what to do without it."""
+"""The extras of the package: the modules that each one installs, and the advice to install it."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 
-from kernelproto.cli.errors import CliError
-
-# Packages are imported under the names of their distributions, but PyJWT as jwt.
+# Import names are distribution names, except for PyJWT (jwt).
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
@@ -17,13 +15,12 @@ EXTRAS = {
 }
 
 
-def need(extra: str) -> None:
-    """Raise CliError, which says what to install, unless there is all that an extra brings."""
+def fault(extra: str) -> str | None:
+    """Return an error message if a module of an extra is missing; None if all are installed."""
     missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
-    if missing:
-        raise CliError(f"{', '.join(missing)} cannot be imported: {advice(extra)}")
+    return f"{', '.join(missing)} cannot be imported: {advice(extra)}" if missing else None
 
 
 def advice(extra: str) -> str:
-    """Return how an extra is installed."""
+    """Return the command that installs an extra."""
     return f'pip install "kernelproto[{extra}]"'
