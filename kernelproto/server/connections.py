@@ -1,4 +1,4 @@
-"""Connections: how many there may be, in all and for each user, and which of them give way."""
+"""Connections: limit the connections of the server and the WebSockets of each user."""
 
 from __future__ import annotations
 
@@ -11,69 +11,67 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from kernelproto.server.program.pacing import Pacer
 from kernelproto.server.rate_limit import RateLimit
 from kernelproto.server.responses import RETRY_SECONDS, SECURITY_HEADERS, error_response
 
 logger = logging.getLogger(__name__)
 
-# Connections that are told why they are refused, beside those that are served.
+# Refused connections that may wait for a response at the same time, beside the admitted ones.
 MOST_REFUSED = 64
 
 _WARNINGS_PER_MINUTE = 6
 
-# Pings, pongs and small pieces of messages: so many at once, in seconds of the permitted rate.
+# A burst of small frames may be as large as the permitted number in so many seconds.
 _BURST_SECONDS = 5
 
 
 class FewWarnings:
-    """Logs warnings about clients, a few in a minute: clients choose how many there are."""
+    """Log a few warnings per minute; clients can cause any number of them."""
 
     def __init__(self) -> None:
         self._rate = RateLimit(per_minute=_WARNINGS_PER_MINUTE, burst=1)
 
     def __call__(self, message: str) -> None:
+        """Log a warning, or drop it if there were too many in the last minute."""
         if not self._rate.take("", time.monotonic()):
             logger.warning("%s", message)
 
 
 class HttpConnection(Protocol):
-    """An HTTP connection, as far as this module is concerned."""
+    """A connection that a Connections object can close."""
 
-    def give_way(self) -> None:
-        """Close the connection, on which no request is being answered."""
+    def displace(self) -> None:
+        """Close the connection, which has no request."""
         ...
 
 
 class Connections:
-    """The connections of one server.
+    """The open connections of one server.
 
-    When all are in use, a new connection takes the place of the one that has waited longest for a
-    request. So a client that opens connections and sends nothing keeps no other client out. Only
-    where all connections are WebSockets, or have a request, is a new one answered 503.
+    At the limit, a new connection replaces the one that has been without a request for the longest
+    time. So a client that opens connections and sends nothing cannot lock others out. If every
+    connection is a WebSocket or has a request, the new connection gets a 503 response.
 
     Args:
-        most: how many connections there may be.
-        frames_per_second: how many pings, pongs and small pieces of messages a WebSocket's client
-            may send in a second.
+        most: the largest number of connections.
+        frames_per_second: pings, pongs and small fragments of messages that a client may send on a
+            WebSocket per second.
 
     Attributes:
-        most: how many there may be.
-        pacer: shares the turns of the event loop between them.
-        warn: logs a warning about clients.
-        open: how many there are.
-        refused: how many were refused so far.
-        displaced: how many were closed to make room.
+        most: the largest number of connections.
+        warn: logs a warning that a client has caused.
+        open: the number of open connections, refused ones included.
+        refused: the number of connections refused so far.
+        displaced: the number of connections replaced so far.
     """
 
     def __init__(self, *, most: int = 1000, frames_per_second: float = 1000.0) -> None:
-        self.pacer = Pacer()
         self.open = 0
         self.refused = 0
         self.displaced = 0
         self.most = most
         self._frames_per_second = frames_per_second
-        self._waiting: dict[HttpConnection, None] = {}  # those without a request, oldest first
+        self._waiting: dict[HttpConnection, None] = {}  # without a request, longest wait first
         self._refusing: set[HttpConnection] = set()
         self.warn = FewWarnings()
 
@@ -82,62 +80,63 @@ class Connections:
         return FrameBudget(self._frames_per_second)
 
     def admit(self, connection: HttpConnection) -> bool:
-        """Count a new connection, and make room for it; return whether it is served.
+        """Add a new connection; return False if it must be refused.
 
-        One that is not has to be closed at once, or answered by ``refuse``; see ``may_be_told``.
+        A refused connection counts as open until ``remove``. Answer it with ``refuse`` if
+        ``may_respond`` allows that, else close it at once.
         """
         if self.open - len(self._refusing) >= self.most:
             oldest = next(iter(self._waiting), None)
             if oldest is None:
                 self.refused += 1
                 self.warn(
-                    f"a connection is refused: {self.most} connections are open, and all have a "
-                    f"request (max_connections); refused so far: {self.refused}"
+                    f"refused a connection: all {self.most} connections (max_connections) have a "
+                    f"request; refused so far: {self.refused}"
                 )
                 self._refusing.add(connection)
                 self.open += 1
                 return False
             del self._waiting[oldest]
             self.displaced += 1
-            oldest.give_way()
+            oldest.displace()
         self.open += 1
         self._waiting[connection] = None
         return True
 
-    def may_be_told(self) -> bool:
-        """Return whether a refused connection can be answered; there are few places for that."""
+    def may_respond(self) -> bool:
+        """Return whether few enough refused connections wait for a response to add another one."""
         return len(self._refusing) <= MOST_REFUSED
 
     def wait_for_request(self, connection: HttpConnection) -> None:
-        """Take note that a connection has no request now."""
+        """Note that a connection has no request."""
         if connection not in self._refusing:
             self._waiting[connection] = None
 
     def begin_request(self, connection: HttpConnection) -> None:
-        """Take note that a connection has a request, or becomes a WebSocket."""
+        """Note that a connection has a request, or becomes a WebSocket."""
         self._waiting.pop(connection, None)
 
     def remove(self, connection: HttpConnection) -> None:
-        """Take note that a connection is closed."""
+        """Note that a connection is closed."""
         self.open -= 1
         self._waiting.pop(connection, None)
         self._refusing.discard(connection)
 
 
 async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request on a connection that is refused."""
+    """Answer the request of a refused connection."""
     response = error_response(
-        503, f"the server has no room for more connections: try again in {RETRY_SECONDS} s"
+        503, f"the server has too many connections: try again in {RETRY_SECONDS} s"
     )
     response.headers.update({**SECURITY_HEADERS, "Connection": "close"})
     await response(scope, receive, send)
 
 
 class FrameBudget:
-    """How many small frames a client may still send. Pure.
+    """The number of small frames that a client may still send. Pure.
 
     Args:
-        per_second: how many on average; several times as many at once.
+        per_second: the average number per second; a burst may have several times as many.
     """
 
     def __init__(self, per_second: float) -> None:
@@ -146,11 +145,11 @@ class FrameBudget:
         self._at = 0.0
 
     def spend(self, count: int, now: float) -> bool:
-        """Count frames; return whether they were within the budget.
+        """Count frames; return whether they are within the budget.
 
         Args:
-            count: how many there were.
-            now: the time in seconds, on a clock that does not go back.
+            count: the number of frames.
+            now: the time in seconds, from a monotonic clock.
         """
         self._spent = max(self._spent - (now - self._at) * self._per_second, 0.0) + count
         self._at = now
@@ -158,14 +157,14 @@ class FrameBudget:
 
 
 class UserSockets:
-    """The WebSockets of each user.
+    """The open WebSockets of each user.
 
     Args:
-        most: how many a user may have.
+        most: the largest number per user.
 
     Attributes:
-        most: how many a user may have.
-        refused: how many were refused so far.
+        most: the largest number per user.
+        refused: the number of WebSockets refused so far.
     """
 
     def __init__(self, most: int) -> None:
@@ -176,17 +175,17 @@ class UserSockets:
 
     @property
     def users(self) -> int:
-        """How many users have one."""
+        """The number of users with an open WebSocket."""
         return len(self._open)
 
     @contextmanager
     def place(self, user: str) -> Generator[bool]:
-        """Take a place for a user's WebSocket for the block; give whether there was one."""
+        """Count a WebSocket of a user for the block; yield False if the user has too many."""
         has_room = self._open[user] < self.most
         if not has_room:
             self.refused += 1
             self._warn(
-                f"a WebSocket is refused: {user[:100]} has {self.most} "
+                f"refused a WebSocket: {user[:100]} has {self.most} "
                 f"(max_websockets_per_user); refused so far: {self.refused}"
             )
         self._open[user] += has_room

@@ -16,8 +16,8 @@ from starlette.applications import Starlette
 from kernelproto import Backoff, KernelFinder, KernelPool, RestartPolicy, Timeouts
 from kernelproto.interfaces import User, UserRequest
 from kernelproto.server import Settings, create_app
+from kernelproto.server.asgi_extension import EXTENSION
 from kernelproto.server.auth.authenticators import token_of
-from kernelproto.server.program.acknowledgements import EXTENSION
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message, MessageFactory

@@ -1,4 +1,4 @@
-"""How many connections there may be, and which of them give way."""
+"""The limits of connections and WebSockets."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from kernelproto.server.connections import (
 
 class Connection:
     def __init__(self) -> None:
-        self.has_given_way = False
+        self.is_displaced = False
 
-    def give_way(self) -> None:
-        self.has_given_way = True
+    def displace(self) -> None:
+        self.is_displaced = True
 
 
-def test_connection_that_waits_longest_gives_way() -> None:
+def test_connection_without_a_request_for_longest_is_displaced() -> None:
     connections = Connections(most=3)
     first, second, third, fourth = (Connection() for _ in range(4))
     for connection in (first, second, third):
         assert connections.admit(connection)
     connections.begin_request(first)
-    connections.wait_for_request(first)  # its turn to wait begins again
+    connections.wait_for_request(first)  # its wait starts again
     assert connections.admit(fourth)
-    assert second.has_given_way
-    assert not any(connection.has_given_way for connection in (first, third, fourth))
+    assert second.is_displaced
+    assert not any(connection.is_displaced for connection in (first, third, fourth))
     connections.remove(second)
     assert (connections.open, connections.displaced, connections.refused) == (3, 1, 0)
 
 
-def test_connections_with_requests_do_not_give_way() -> None:
+def test_connections_with_requests_are_not_displaced() -> None:
     connections = Connections(most=2)
     served = [Connection(), Connection()]
     for connection in served:
@@ -46,7 +46,7 @@ def test_connections_with_requests_do_not_give_way() -> None:
     refused = Connection()
     assert not connections.admit(refused)
     connections.wait_for_request(refused)  # it was answered
-    assert not any(connection.has_given_way for connection in [*served, refused])
+    assert not any(connection.is_displaced for connection in [*served, refused])
     assert (connections.open, connections.refused) == (3, 1)
     connections.remove(refused)
     connections.remove(served[0])
@@ -60,16 +60,16 @@ def test_few_refused_connections_are_answered() -> None:
     connections.admit(served)
     connections.begin_request(served)
     refused = [Connection() for _ in range(MOST_REFUSED + 1)]
-    told = []
+    responses = []
     for connection in refused:
         assert not connections.admit(connection)
-        told.append(connections.may_be_told())
-    assert told == [True] * MOST_REFUSED + [False]
+        responses.append(connections.may_respond())
+    assert responses == [True] * MOST_REFUSED + [False]
     connections.remove(refused[0])
-    assert connections.may_be_told()
+    assert connections.may_respond()
 
 
-def test_clients_do_not_choose_how_many_warnings_there_are(caplog) -> None:
+def test_number_of_warnings_is_limited(caplog) -> None:
     warn = FewWarnings()
     with caplog.at_level(logging.WARNING):
         for number in range(100):
@@ -77,7 +77,7 @@ def test_clients_do_not_choose_how_many_warnings_there_are(caplog) -> None:
     assert caplog.messages == ["warning 0"]
 
 
-def test_small_frames_have_a_budget() -> None:
+def test_frame_budget() -> None:
     budget = FrameBudget(100)
     assert budget.spend(500, 10.0)
     assert not budget.spend(1, 10.0)
@@ -86,7 +86,7 @@ def test_small_frames_have_a_budget() -> None:
     assert budget.spend(500, 100.0)
 
 
-def test_user_has_so_many_websockets(caplog) -> None:
+def test_websockets_per_user_are_limited(caplog) -> None:
     sockets = UserSockets(2)
     with sockets.place("ada") as first, sockets.place("ada") as second:
         with sockets.place("ada") as third, sockets.place("bob") as other:
@@ -101,7 +101,7 @@ def test_user_has_so_many_websockets(caplog) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
-async def test_websockets_of_a_user_are_bounded(serving) -> None:
+async def test_app_limits_websockets_per_user(serving) -> None:
     async with serving({"max_websockets_per_user": 2}) as server:
         kernel_id, others = await server.start("ada"), await server.start("bob")
         async with (

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.waiter import Waiter
-from kernelproto.server.program.acknowledgements import EXTENSION
+from kernelproto.server.asgi_extension import EXTENSION
 
 # How long a client may take to read what it was told last.
 _LAST_WORDS_SECONDS = 60

@@ -1,12 +1,11 @@
-"""Receipts: how a client's WebSocket says that it has received what was sent to it.
+"""Acknowledgements: learn from pongs which messages a client's WebSocket has received.
 
-ASGI does not tell. A ping does: the pong is sent by the client's WebSocket itself, as RFC 6455
-demands, whatever the client may be. A server that can do this has ``EXTENSION`` among the
-extensions of a WebSocket's scope. Then a function may stand under that name in a ``websocket.send``
-event, to be called when the message, and all before it, were received.
+RFC 6455 obliges every WebSocket client to answer a ping with a pong, so a ping behind a message
+acknowledges that message without the client's cooperation. ``asgi_extension`` describes how an
+application uses this.
 
-What is sent in one turn of the event loop is written in one piece, with a ping behind it: a client
-that leaves when it has the last of these messages has answered by then.
+All messages that are sent in one turn of the event loop are written together, followed by one ping.
+So a client that leaves right after the last of them has already acknowledged it.
 """
 
 from __future__ import annotations
@@ -14,64 +13,58 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
 from websockets.frames import Frame
 from websockets.http11 import Request
 
+from kernelproto.server.asgi_extension import EXTENSION, OnAcknowledged
 from kernelproto.server.program.protocols import PacedWebSocket
 
-EXTENSION = "kernelproto.receipt"
-
-OnAcknowledged = Callable[[], None]
-
-# Longer than the pings by which uvicorn sees whether a client is still there.
+# The payload of a ping. It is longer than the 4 bytes of uvicorn's keepalive pings.
 _number = struct.Struct("!Q")
 
-# After so many messages there is a ping also in the middle of a piece.
-_MOST_UNASKED = 16
+# Within one batch, a ping follows at least every so many messages.
+_MESSAGES_PER_PING = 16
 
-# A longer piece is written at once, and tells whether the client can take more.
-_PIECE_BYTES = 64 * 1024
+# A larger batch is written at once, so that the transport can report a full buffer.
+_BATCH_BYTES = 64 * 1024
 
-# At the least, that a message takes beside its data.
-_HEAD_BYTES = 2
+# The smallest header of a frame.
+_HEADER_BYTES = 2
 
-# How many receipts a client may owe before the first ones are not waited for any more.
-_MOST_AWAITED = 10_000
+# Unanswered pings that are remembered. A later pong acknowledges the forgotten ones as well.
+_MAX_PENDING = 10_000
 
-# As much as all of these receipts take, and more.
-_LAST_BYTES = 256 * 1024
+# Enough for the pongs of all pending pings.
+_LAST_READ_BYTES = 256 * 1024
 
 
 class AcknowledgementProtocol(PacedWebSocket):
-    """A WebSocket that gets receipts."""
+    """A WebSocket with the extension for acknowledgements."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._asked = 0
-        # The oldest may go: a receipt stands for all before it.
-        self._awaited: deque[tuple[int, OnAcknowledged]] = deque(maxlen=_MOST_AWAITED)
-        # Of the messages that no ping follows yet: how many there are, and of the last of them.
-        self._unasked = 0
-        self._on_receipt: OnAcknowledged | None = None
-        # Of the piece that is not written yet.
-        self._bytes = 0
+        self._pings_sent = 0
+        self._pending: deque[tuple[int, OnAcknowledged]] = deque(maxlen=_MAX_PENDING)
+        # The messages that no ping follows yet: their number, and the callback of the last one.
+        self._unacknowledged = 0
+        self._on_acknowledged: OnAcknowledged | None = None
+        self._batch_bytes = 0
 
     def handle_connect(self, event: Request) -> None:
-        """Let the application have this WebSocket, and ask for receipts."""
+        """Add the extension to the scope of a new WebSocket."""
         super().handle_connect(event)
-        if hasattr(self, "scope"):  # the handshake is in order; its task has not begun yet
+        if hasattr(self, "scope"):  # the handshake is valid, and its task has not started yet
             cast("dict[str, Any]", self.scope)["extensions"][EXTENSION] = {}
 
     async def send(self, message: Any) -> None:
-        """Send an event of the application's."""
-        on_receipt: OnAcknowledged | None = message.pop(EXTENSION, None)
+        """Send an event of the application."""
+        on_acknowledged: OnAcknowledged | None = message.pop(EXTENSION, None)
         await self.writable.wait()
-        if on_receipt is None or self._is_ending():
-            self._write_piece()
+        if on_acknowledged is None or self._is_ending():
+            self._write_batch()
             await super().send(message)
             return
         data = message.get("bytes")
@@ -80,30 +73,33 @@ class AcknowledgementProtocol(PacedWebSocket):
             self.conn.send_text(data)
         else:
             self.conn.send_binary(data)
-        self._on_receipt = on_receipt
-        self._unasked += 1
-        if self._unasked == _MOST_UNASKED:
-            self._ask()
-        if not self._bytes:
-            self.loop.call_soon(self._write_piece)
-        self._bytes += _HEAD_BYTES + len(data)
-        if self._bytes >= _PIECE_BYTES:
-            self._write_piece()
+        self._on_acknowledged = on_acknowledged
+        self._unacknowledged += 1
+        if self._unacknowledged == _MESSAGES_PER_PING:
+            self._ping()
+        if not self._batch_bytes:
+            self.loop.call_soon(self._write_batch)
+        self._batch_bytes += _HEADER_BYTES + len(data)
+        if self._batch_bytes >= _BATCH_BYTES:
+            self._write_batch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Take in what had come before the connection was lost, and let go of it.
+        """Read the data that arrived before the loss, then close.
 
-        It is there still where the loss was noticed by writing. Of an encrypted connection it
-        cannot be had.
+        If a write noticed the loss, pongs may still wait in the socket. An encrypted connection
+        cannot be read any more.
         """
         if not self.disconnected and self.transport.get_extra_info("ssl_object") is None:
             with suppress(OSError):
-                data = os.read(self.transport.get_extra_info("socket").fileno(), _LAST_BYTES)
+                data = os.read(self.transport.get_extra_info("socket").fileno(), _LAST_READ_BYTES)
                 self.transport.receive(data)
         super().connection_lost(exc)
 
     def keepalive_timeout(self) -> None:
-        """Give up a client that does not answer, and does not read what it would be told."""
+        """Abort the connection of a client that answers no ping.
+
+        uvicorn would wait until the client has read everything that was sent.
+        """
         was_open = not self._is_ending()
         super().keepalive_timeout()
         if was_open:
@@ -111,29 +107,28 @@ class AcknowledgementProtocol(PacedWebSocket):
             self.transport.abort()
 
     def handle_pong(self, event: Frame) -> None:
-        """Take in the answer to a ping, which stands for those before it as well."""
+        """Acknowledge all messages before the ping that the pong answers."""
         number = _number.unpack(event.data)[0] if len(event.data) == _number.size else -1
-        if not self._awaited or number < self._awaited[0][0]:
+        if not self._pending or number < self._pending[0][0]:
             super().handle_pong(event)
             return
-        while self._awaited and self._awaited[0][0] <= number:
-            _, on_receipt = self._awaited.popleft()
-            on_receipt()
+        while self._pending and self._pending[0][0] <= number:
+            _, on_acknowledged = self._pending.popleft()
+            on_acknowledged()
 
-    def _ask(self) -> None:
-        """Have the messages so far answered."""
-        assert self._on_receipt is not None
-        self._asked += 1
-        self._awaited.append((self._asked, self._on_receipt))
-        self._unasked = 0
-        self.conn.send_ping(_number.pack(self._asked))
+    def _ping(self) -> None:
+        """Put a ping behind the messages so far."""
+        assert self._on_acknowledged is not None
+        self._pings_sent += 1
+        self._pending.append((self._pings_sent, self._on_acknowledged))
+        self._unacknowledged = 0
+        self.conn.send_ping(_number.pack(self._pings_sent))
 
-    def _write_piece(self) -> None:
-        """Write what has been sent since this was done last."""
-        if self._bytes and not self._is_ending():
-            if self._unasked:
-                self._ask()
-            self._bytes = 0
+    def _write_batch(self) -> None:
+        if self._batch_bytes and not self._is_ending():
+            if self._unacknowledged:
+                self._ping()
+            self._batch_bytes = 0
             self.transport.write(b"".join(self.conn.data_to_send()))
 
     def _is_ending(self) -> bool:

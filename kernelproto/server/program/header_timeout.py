@@ -1,4 +1,4 @@
-"""Heads: how long a client may take to send a request, for which uvicorn alone has no bound."""
+"""HeaderTimeout: limit the time in which a client sends the header of a request."""
 
 from __future__ import annotations
 
@@ -14,54 +14,55 @@ HEADER_SECONDS = 30
 
 
 class HeaderTimeout(PacedHttp):
-    """HTTP with HEADER_SECONDS for the head of each request.
+    """HTTP with a time limit of HEADER_SECONDS for the header of each request.
 
-    They count from when the connection was made and, on a connection that has had a request, from
-    the first byte of the next one. Nothing that comes before the head is complete prolongs them.
-    Then the connection is closed, and a client that had begun a head is answered 408. Between two
-    requests the keep-alive time of uvicorn counts. The body of a request, and the time for its
-    answer, are up to the application; WebSockets have no head to come.
+    The time starts when the connection is made and, for later requests on the connection, at their
+    first byte. Receiving a part of the header does not extend it. At the timeout the server closes
+    the connection; a client that has sent a part of the header gets a 408 response first.
+
+    uvicorn has no such limit. Its keep-alive timeout applies between two requests. The application
+    limits the time for the body and for its response. A WebSocket has no further headers.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._stop_waiting: Callable[[], None] | None = None
+        self._cancel_timer: Callable[[], None] | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Wait for the first head."""
+        """Start the timer for the first header."""
         super().connection_made(transport)
-        self._wait_for_head()
+        self._start_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait for nothing more."""
+        """Stop the timer."""
         super().connection_lost(exc)
-        self._cancel()
+        self._stop_timer()
 
     def handle_events(self) -> None:
-        """Handle a part of a head, or a whole one, also that of a WebSocket."""
+        """Stop the timer if a header is complete; start it if one has begun."""
         super().handle_events()
         if self.conn.our_state is not h11.IDLE:
-            self._cancel()
-        elif self._stop_waiting is None and self.conn.trailing_data[0]:
-            self._wait_for_head()
+            self._stop_timer()
+        elif self._cancel_timer is None and self.conn.trailing_data[0]:
+            self._start_timer()
 
-    def _wait_for_head(self) -> None:
-        self._stop_waiting = self.loop.call_later(HEADER_SECONDS, self._give_up).cancel
+    def _start_timer(self) -> None:
+        self._cancel_timer = self.loop.call_later(HEADER_SECONDS, self._time_out).cancel
 
-    def _cancel(self) -> None:
-        if self._stop_waiting is not None:
-            self._stop_waiting()
-            self._stop_waiting = None
+    def _stop_timer(self) -> None:
+        if self._cancel_timer is not None:
+            self._cancel_timer()
+            self._cancel_timer = None
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         if self.transport.is_closing():
             return
-        begun, _ = self.conn.trailing_data
-        if begun and self.conn.our_state is h11.IDLE:
-            message = f"the head of a request has not come to its end within {HEADER_SECONDS} s"
+        received, _ = self.conn.trailing_data
+        if received and self.conn.our_state is h11.IDLE:
+            message = f"the header of the request was not complete after {HEADER_SECONDS} s"
             response = error_response(408, message)
             response.headers.update({**SECURITY_HEADERS, "Connection": "close"})
-            head = h11.Response(status_code=408, headers=response.raw_headers)
-            for part in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
+            header = h11.Response(status_code=408, headers=response.raw_headers)
+            for part in (header, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(part) or b"")
         self.transport.close()

@@ -1,19 +1,20 @@
-"""Pacing: bounded protocol work in each turn of the event loop, shared fairly between connections.
+"""Pacing: limit the protocol work of one event loop turn, and share it fairly among connections.
 
-The size of received data does not bound the work that it causes: six bytes can be an HTTP chunk or
-a WebSocket frame. An event loop hands over as many bytes as have arrived, with uvloop several
-megabytes, and uvicorn parses all of them at once: seconds in which no other client is answered.
+The size of received data does not limit the work that it causes, because an HTTP chunk or a
+WebSocket frame can be as short as six bytes. An event loop delivers all bytes that have arrived
+(with uvloop several megabytes), and uvicorn parses them in one go. Other clients would wait for
+seconds.
 
-Theory of operation
--------------------
-A ``PacedTransport`` stands between a connection's transport and its protocol. It collects received
-data and hands it to the protocol in slices of SLICE_BYTES. While it holds more than a slice, the
-transport does not read, so a client that sends faster than it is served waits in the network.
+How it works
+------------
+A ``PacedTransport`` stands between the transport of a connection and its protocol. It buffers
+received data and passes it to the protocol in slices of SLICE_BYTES. While the buffer holds more
+than one slice, the transport does not read: the network slows down a client that sends too fast.
 
-One ``Pacer`` chooses the next connection. In each turn of the event loop it hands out
-slices until TURN_SECONDS are over, and goes on in the next turn. A connection that has just
-received data comes before those that have had a slice already: a client that sends little is not
-delayed by clients that send much.
+One ``Pacer`` for the server chooses the connection that is next. In each turn of the event loop it
+passes on slices for TURN_SECONDS, and continues in the next turn. Connections that have just
+received data come before connections that have already had a slice, so clients that send little do
+not wait for clients that send much.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ SLICE_BYTES = 2048
 
 TURN_SECONDS = 0.005
 
-# How long a client may take to read its last answer, and to stop sending.
+# The time in which a client can read its last response and stop sending.
 LINGER_SECONDS = 5
 
 
 class Pacer:
-    """Hands out slices of received data to the protocols of many connections."""
+    """Passes slices of received data to the protocols of many connections."""
 
     def __init__(self) -> None:
         self._first: deque[PacedTransport] = deque()
@@ -41,11 +42,11 @@ class Pacer:
         self._is_scheduled = False
 
     def add(self, transport: PacedTransport, *, is_first: bool) -> None:
-        """Let a transport have one turn, soon.
+        """Give a transport one turn soon.
 
         Args:
-            transport: has received data, and waits for no turn yet.
-            is_first: whether it comes before those that have had a turn for earlier data.
+            transport: has received data, and is not in the queue.
+            is_first: whether it precedes transports that have already had a turn for their data.
         """
         (self._first if is_first else self._more).append(transport)
         self._schedule(transport.loop)
@@ -63,7 +64,7 @@ class Pacer:
                 self._first.popleft().take_turn()
                 if time.perf_counter() > deadline:
                     break
-            while self._more:  # one of them at the least, however many others there are
+            while self._more:  # at least one of them, even if the time is up
                 self._more.popleft().take_turn()
                 if time.perf_counter() > deadline:
                     break
@@ -73,16 +74,16 @@ class Pacer:
 
 
 class PacedTransport:
-    """A transport that hands received data to its protocol in slices.
+    """A transport that passes received data to its protocol in slices.
 
     Args:
-        transport: is read and written.
+        transport: the transport of the connection.
         loop: the event loop.
-        pacer: says when the protocol gets a slice.
-        broadcast: takes a slice; part of the protocol.
-        lingers: tells, when the protocol closes the connection, whether the client may still be
-            sending. Closing at once would then destroy the answer that the client has not read
-            yet, so the rest is received and thrown away, for LINGER_SECONDS at most.
+        pacer: schedules the slices.
+        data_received: the method of the protocol that takes a slice.
+        lingers: returns whether the client may still be sending when the protocol closes the
+            connection. Closing at once would then destroy a response that the client has not read
+            yet, so the transport discards further data for at most LINGER_SECONDS.
 
     Attributes:
         loop: the event loop.
@@ -93,34 +94,34 @@ class PacedTransport:
         transport: Any,
         loop: Any,
         pacer: Pacer,
-        broadcast: Callable[[Any], None],
+        data_received: Callable[[Any], None],
         lingers: Callable[[], bool],
     ) -> None:
         self.loop = loop
         self._transport = transport
         self._pacer = pacer
-        self._feed = broadcast
+        self._data_received = data_received
         self._lingers = lingers
         self._received = bytearray()
         self._is_queued = False
         self._is_paused = False  # by the protocol
         self._lingering: Any = None
-        # Looked up once, because it is called for each message.
+        # Looked up once, because the protocol calls it for each message.
         self.write: Callable[[bytes], None] = transport.write
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the transport itself."""
+        """Return an attribute of the underlying transport."""
         return getattr(self._transport, name)
 
-    def hand_over(self, broadcast: Callable[[Any], None], lingers: Callable[[], bool]) -> None:
-        """Serve another protocol from now on; data that was received for the other one is gone."""
-        self._feed = broadcast
+    def hand_over(self, data_received: Callable[[Any], None], lingers: Callable[[], bool]) -> None:
+        """Switch to another protocol; discard data that the old one has not taken."""
+        self._data_received = data_received
         self._lingers = lingers
         self._received.clear()
 
     def receive(self, data: bytes) -> None:
-        """Take in data that the transport has received."""
-        if self._lingering is not None:  # it is thrown away, at the same pace
+        """Buffer data from the underlying transport."""
+        if self._lingering is not None:  # discarded, but read at the same pace
             self._transport.pause_reading()
             self._queue(is_first=False)
             return
@@ -132,12 +133,12 @@ class PacedTransport:
             self._queue(is_first=is_first)
 
     def take_turn(self) -> None:
-        """Hand on a slice; called by the pacer."""
+        """Pass on one slice. The pacer calls this."""
         self._is_queued = False
         if self._is_paused or self._transport.is_closing():
             return
         if self._lingering is None and self._received:
-            self._feed(self._take())
+            self._data_received(self._take())
             if self._is_paused or self._transport.is_closing():
                 return
         if self._received and self._lingering is None:
@@ -146,25 +147,25 @@ class PacedTransport:
             self._transport.resume_reading()
 
     def drain(self, most: int | None = None) -> None:
-        """Hand on the data that was received before the connection was lost.
+        """Pass on the data that arrived before the connection was lost.
 
         Args:
-            most: how many slices; None for all of it.
+            most: the largest number of slices; None for all of them.
         """
         while self._received and self._lingering is None and most != 0:
-            self._feed(self._take())
+            self._data_received(self._take())
             most = None if most is None else most - 1
         self._received.clear()
         if self._lingering is not None:
             self._lingering.cancel()
 
     def pause_reading(self) -> None:
-        """Hand on nothing until ``resume_reading`` is called."""
+        """Pass on nothing until ``resume_reading`` is called."""
         self._is_paused = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Hand on the data that has come meanwhile."""
+        """Continue to pass on data."""
         self._is_paused = False
         if self._received:
             self._queue(is_first=False)
@@ -172,18 +173,18 @@ class PacedTransport:
             self._transport.resume_reading()
 
     def is_closing(self) -> bool:
-        """Return whether the protocol can send nothing more."""
+        """Return whether the protocol can no longer send."""
         return self._lingering is not None or self._transport.is_closing()
 
     def close(self) -> None:
-        """Close the connection when everything is sent; see *lingers*."""
+        """Close the connection after all data is sent; see *lingers*."""
         if self._lingering is not None or self._transport.is_closing() or not self._lingers():
             self._transport.close()
             return
         self._received.clear()
         self._is_paused = False
         self._lingering = self.loop.call_later(LINGER_SECONDS, self._transport.abort)
-        if self._transport.can_write_eof():  # not where it is encrypted
+        if self._transport.can_write_eof():  # an encrypted transport cannot
             self._transport.write_eof()
         self._transport.resume_reading()
 

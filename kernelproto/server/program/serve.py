@@ -1,99 +1,68 @@
-"""The server as a program: ``python -m kernelproto.server``."""
+"""The server as a program: ``python -m kernelproto.server``, or ``kernelproto serve``."""
 
 from __future__ import annotations
 
-import argparse
 import errno
 import importlib.util
-import logging
 import math
 import os
 import secrets
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from importlib.metadata import version
-from typing import Any, NoReturn
 
 import anyio
 import uvicorn
 from anyio.abc import TaskStatus
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from kernelproto.concurrency.task_groups import background_tasks
-from kernelproto.exceptions import InvalidSettings, KernelProtoError, NoSuchKernel
-from kernelproto.interfaces import Authenticator
+from kernelproto.exceptions import InvalidSettings, KernelProtoError
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.process.open_files import raise_open_files
-from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
-from kernelproto.server.auth.authenticators import (
-    Anybody,
-    ProxyHeader,
-    Shared,
-    SingleUserToken,
-    TokenFile,
-    hash_token,
-)
-from kernelproto.server.auth.jupyterhub import HubToken
-from kernelproto.server.connections import MOST_REFUSED, Connections
+from kernelproto.server.auth.authenticators import hash_token
+from kernelproto.server.auth.from_settings import make_authenticator
+from kernelproto.server.connections import Connections
 from kernelproto.server.drain import Drain
-from kernelproto.server.limits import check_limits
-from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
-from kernelproto.server.program.header_timeout import HeaderTimeout
-from kernelproto.server.program.protocols import shape_faults
-from kernelproto.server.settings import (
-    OPTIONS,
-    Settings,
-    is_loopback,
-)
+from kernelproto.server.program.arguments import build_parser
+from kernelproto.server.program.checks import check_open_files, check_settings
+from kernelproto.server.program.compatibility import choose_protocols
+from kernelproto.server.settings import Settings, is_loopback
 from kernelproto.server.settings_sources import load_settings, remove_secrets
 from kernelproto.server.telemetry.logs import configure_logging
 
-logger = logging.getLogger(__name__)
-
 _PROG = "python -m kernelproto.server"
 
-_MISUSED = 2  # the command line cannot be understood
-
-# How long requests that are being answered may go on when the server ends.
+# The time in which responses can finish when the server ends.
 _GRACE_SECONDS = 5
 
-# With room to spare: sockets, pipes and the like of a kernel, and of the program itself.
-_FILES_PER_KERNEL = 20
-_OTHER_FILES = 100
+# An event loop accepts up to this many connections in one turn. With more, a new connection could
+# be displaced before its first request is read.
+_BACKLOG = 128
 
-# An event loop accepts as many connections in a turn as its queue may have. Each needs a chance to
-# send its request before others take its place.
-_ACCEPTED_AT_ONCE = 128
-
-# A client that takes nothing in for so long is gone, also for the system.
-_DEAF_CLIENT_MS = 60_000
+# The system closes the connection of a client that acknowledges no data for so long.
+_TCP_USER_TIMEOUT_MS = 60_000
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
     """Serve kernels until SIGINT or SIGTERM; return the exit status.
 
     Args:
-        arguments: the command line without the program; None means that of the process.
-        prog: what the program is called.
+        arguments: the command line without the program; None for that of the process.
+        prog: the name of the program in messages.
     """
-    options = vars(_parser(prog).parse_args(arguments))
+    options = vars(build_parser(prog).parse_args(arguments))
     new_user, config = options.pop("new_token"), options.pop("config")
     if new_user is not None:
         token, lines = new_token(new_user)
-        print(f"for {new_user}, who keeps it secret: {token}", file=sys.stderr)
+        print(f"the token of {new_user}, to be kept secret: {token}", file=sys.stderr)
         print(*lines, sep="\n")
         return 0
-    said = {key: text for key, text in options.items() if text is not None}
+    given = {key: text for key, text in options.items() if text is not None}
     try:
-        settings = load_settings(config, os.environ, said)
+        settings = load_settings(config, os.environ, given)
         remove_secrets(os.environ, settings)
         configure_logging(settings.log_format, settings.audit_file)
         use_uvloop = importlib.util.find_spec("uvloop") is not None
@@ -105,25 +74,21 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
 
 
 async def serve(settings: Settings) -> None:
-    """Serve kernels until SIGINT or SIGTERM; then end all of them in order. Asyncio only.
+    """Serve kernels until SIGINT or SIGTERM, then shut all of them down. Asyncio only.
 
     Args:
-        settings: all of them count.
+        settings: the settings of the server; all of them apply.
 
     Raises:
-        InvalidSettings: the port cannot be had, or the users, the kernel type or the folder not be
-            found where they should be.
+        InvalidSettings: the settings do not fit this machine; the message names the setting.
     """
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
-    await _check_kernel(finder, settings.kernel)
-    await check_limits(settings.limits, finder, has_groups=settings.users_have_groups)
-    _check_folder(settings.root_dir)
-    _check_certificate(settings)
+    await check_settings(settings, finder)
     with _listener(settings) as listener:
-        _check_open_files(settings)
+        check_open_files(settings)
         async with (
-            background_tasks() as tasks,  # outlives the pool: a second signal changes nothing
+            background_tasks() as tasks,  # outlives the pool, so a second signal is still handled
             KernelPool(
                 finder=finder,
                 kernel_type=settings.kernel,
@@ -148,14 +113,14 @@ async def serve(settings: Settings) -> None:
                     app,
                     lifespan="off",
                     http=http,
-                    backlog=_ACCEPTED_AT_ONCE,
+                    backlog=_BACKLOG,
                     timeout_keep_alive=math.ceil(settings.keep_alive),
                     log_config=None,
-                    # At its other levels it logs addresses with the tokens in them.
+                    # The other levels log URLs, which can contain tokens.
                     log_level="warning",
                     access_log=False,
                     server_header=False,
-                    # Who connects is who it is: ProxyHeader relies on it.
+                    # The peer address must be the real one; ProxyHeader trusts it.
                     proxy_headers=False,
                     ssl_certfile=settings.certfile,
                     ssl_keyfile=settings.keyfile,
@@ -170,127 +135,15 @@ async def serve(settings: Settings) -> None:
             await server.serve(sockets=[listener])
 
 
-def choose_protocols(connections: Connections) -> tuple[Any, Any]:
-    """Return the protocols of a server for HTTP and WebSockets; plain ones of uvicorn at worst."""
-    faults = [*shape_faults(H11Protocol), *shape_faults(WebSocketsSansIOProtocol)]
-    if not faults:
-        return (
-            partial(HeaderTimeout, served=connections),
-            partial(AcknowledgementProtocol, served=connections),
-        )
-    logger.warning(
-        "uvicorn %s is not one that this server knows (%s): a client that sends many small chunks "
-        "or frames can delay other clients, and connections are not limited; install another "
-        "version of uvicorn",
-        version("uvicorn"),
-        ", ".join(faults),
-    )
-    return H11Protocol, WebSocketsSansIOProtocol
-
-
-def _check_open_files(settings: Settings) -> None:
-    """Raise the limit for open files; see that all connections and kernels have room in it."""
-    allowed = raise_open_files()
-    connections = settings.max_connections + MOST_REFUSED
-    needed = connections + settings.max_kernels * _FILES_PER_KERNEL + _OTHER_FILES
-    if allowed is not None and needed > allowed:
-        raise InvalidSettings(
-            f"max_connections: {settings.max_connections} connections and {settings.max_kernels} "
-            f"kernels may need {needed} open files, and this process may have {allowed}: raise its "
-            "hard limit (LimitNOFILE= of systemd, ulimit -Hn), or lower max_connections or "
-            "max_kernels"
-        )
-
-
-def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
-    """Return who lets users in, and the token that nobody knows yet, where one was made.
-
-    Raises:
-        InvalidSettings: the token file, or the address of the hub or of the issuer, cannot be used.
-    """
-    token: str | None = None
-    authenticator: Authenticator
-    if settings.authentication == "token":
-        authenticator = single = SingleUserToken(settings.token)
-        token = None if settings.token else single.token
-    elif settings.authentication == "file":
-        authenticator = TokenFile(settings.token_file or "")
-    elif settings.authentication == "proxy":
-        authenticator = ProxyHeader(
-            settings.proxy_header,
-            trusted=settings.trusted_proxies,
-            admins=settings.admins,
-            groups_header=settings.proxy_groups_header,
-        )
-    elif settings.authentication == "hub":
-        authenticator = HubToken(
-            settings.hub_api_url or "",
-            scopes=settings.hub_scopes,
-            cache_seconds=settings.hub_cache_seconds,
-        )
-    elif settings.authentication == "oidc":
-        authenticator = _oidc(settings)
-    else:
-        authenticator = Anybody()
-    return (authenticator if settings.multi_user else Shared(authenticator)), token
-
-
-def _oidc(settings: Settings) -> Authenticator:
-    try:
-        from kernelproto.server.auth.oidc import OidcToken
-    except ImportError as error:
-        raise InvalidSettings(
-            f'authentication: oidc needs {error.name}: pip install "kernelproto[oidc]"'
-        ) from None
-    return OidcToken(
-        settings.oidc_issuer or "",
-        audience=settings.oidc_audience,
-        name_claim=settings.oidc_name_claim,
-        admin_claim=settings.oidc_admin_claim,
-        admin_values=settings.oidc_admin_values,
-        admins=settings.admins,
-        groups_claim=settings.oidc_groups_claim,
-    )
-
-
-async def _check_kernel(finder: KernelFinder, name: str) -> None:
-    available = {kernel_type: about async for kernel_type, about in finder.find_kernels()}
-    try:
-        found = check_kernel_type(name, available, remedy="install it, or name another one")
-    except NoSuchKernel as error:
-        raise InvalidSettings(f"kernel: {error}") from None
-    reason = available[found].get("unavailable")
-    if reason is not None:
-        raise InvalidSettings(f"kernel: {reason}")
-
-
-def _check_folder(root_dir: str) -> None:
-    if not os.path.isdir(root_dir):
-        raise InvalidSettings(f"root_dir: {root_dir!r} is no folder")
-
-
-def _check_certificate(settings: Settings) -> None:
-    """Raise InvalidSettings where uvicorn could not load the certificate and its key."""
-    if settings.certfile is None:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(settings.certfile, settings.keyfile, password="")
-    except (OSError, ssl.SSLError) as error:
-        raise InvalidSettings(
-            f"certfile, keyfile: they cannot be used: {error.strerror or error}"
-        ) from error
-
-
 def new_token(user: str) -> tuple[str, list[str]]:
-    """Return a new token for a user, and the lines for the token file."""
+    """Return a new token for a user, and its lines for a token file."""
     token = secrets.token_urlsafe(32)
     name = user.replace("\\", "\\\\").replace('"', '\\"')
     return token, [f'["{name}"]', f'token = "{hash_token(token)}"']
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals to others: its own handling would end the process at once."""
+    """A server without signal handlers: those of uvicorn would end the process at once."""
 
     def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
         return nullcontext()
@@ -304,7 +157,7 @@ async def _end_on_signal(
     *,
     task_status: TaskStatus[None],
 ) -> None:
-    """End the server after a signal; a second one does not wait for busy kernels."""
+    """End the server after a signal; after a second one, do not wait for busy kernels."""
 
     async def end() -> None:
         await drain.run(pool, grace=grace)
@@ -317,7 +170,7 @@ async def _end_on_signal(
                 if drain.begun:
                     drain.hurry()
                 else:
-                    drain.beginning.set()  # the next signal may come before the task runs
+                    drain.beginning.set()  # the next signal may arrive before `end` runs
                     tasks.start_soon(end)
 
 
@@ -326,19 +179,19 @@ def _listener(settings: Settings) -> Generator[socket.socket]:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server(
-            (settings.host, settings.port), family=family, backlog=_ACCEPTED_AT_ONCE
+            (settings.host, settings.port), family=family, backlog=_BACKLOG
         )
     except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # in brackets is the address once more
+        reason = str(error.strerror).partition(" (")[0]  # the parentheses repeat the address
         where = f"{settings.host} port {settings.port}"
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            key, remedy = "port", "; port = 0 takes a free one"
+            key, remedy = "port", "; choose another one, or 0 for a free one"
         else:
             key, remedy = "host", ""
-        raise InvalidSettings(f"{key}: cannot listen at {where}: {reason}{remedy}") from None
+        raise InvalidSettings(f"{key}: cannot listen on {where}: {reason}{remedy}") from None
     with listener:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAF_CLIENT_MS)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _TCP_USER_TIMEOUT_MS)
         yield listener
 
 
@@ -350,48 +203,3 @@ def _announce(listener: socket.socket, settings: Settings, token: str | None) ->
     url = f"{'https' if settings.certfile else 'http'}://{address}:{port}"
     path = f"{settings.base_url.rstrip('/')}/{query}"
     print(f"serving kernels at {url}{path}", file=sys.stderr, flush=True)
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that does not list all options before it says what is wrong with one."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(_MISUSED, f"error: {message} (see {self.prog} --help)\n")
-
-
-def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=prog,
-        description="Serve Jupyter kernels to many users, over Jupyter's REST and WebSocket API.",
-        epilog="Each setting can also stand in the file, as key = value with underscores for the "
-        "dashes inside, or in\nthe environment. The command line goes before the environment, "
-        "and that before the file.",
-        formatter_class=argparse.RawTextHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file with settings")
-    parser.add_argument(
-        "--new-token",
-        metavar="USER",
-        help="print a new token, and on standard output its lines for a token file",
-    )
-    for option in OPTIONS.values():
-        if option.table:
-            continue
-        default = "" if option.default is None else f" (default: {_shown(option.default)})"
-        parser.add_argument(
-            "--" + option.key.replace("_", "-"),
-            metavar="VALUE",
-            help=f"{option.description}{default}\n{', '.join(option.variables)}".replace("%", "%%"),
-        )
-    return parser
-
-
-def _shown(value: object) -> str:
-    match value:
-        case list():
-            return "none; several are separated by commas"
-        case bool():
-            return str(value).lower()
-        case _:
-            return str(value)

@@ -41,11 +41,11 @@ from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber, buil
 from kernelproto.fanout.replay_log import Entry
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.log_fields import logging_about
+from kernelproto.server.asgi_extension import EXTENSION, OnAcknowledged
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import deny, user_request
-from kernelproto.server.program.acknowledgements import EXTENSION, OnAcknowledged
 from kernelproto.server.responses import status_of
 from kernelproto.server.telemetry.audit import audit
 from kernelproto.server.user_kernels import UserKernels

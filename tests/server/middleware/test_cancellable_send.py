@@ -6,8 +6,8 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from kernelproto.server.asgi_extension import EXTENSION
 from kernelproto.server.middleware.cancellable_send import CancellableSends
-from kernelproto.server.program.acknowledgements import EXTENSION
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 

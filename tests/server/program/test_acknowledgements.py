@@ -15,7 +15,8 @@ import uvicorn
 from anyio.abc import SocketStream
 from uvicorn.protocols.utils import ClientDisconnected
 
-from kernelproto.server.program.acknowledgements import EXTENSION, AcknowledgementProtocol
+from kernelproto.server.asgi_extension import EXTENSION
+from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
 
 pytestmark = pytest.mark.anyio
 
@@ -120,8 +121,8 @@ async def test_what_is_sent_in_one_turn_is_answered_together() -> None:
 async def test_receipt_stands_for_all_before_it_also_for_those_that_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("kernelproto.server.program.acknowledgements._MOST_UNASKED", 1)
-    monkeypatch.setattr("kernelproto.server.program.acknowledgements._MOST_AWAITED", 3)
+    monkeypatch.setattr("kernelproto.server.program.acknowledgements._MESSAGES_PER_PING", 1)
+    monkeypatch.setattr("kernelproto.server.program.acknowledgements._MAX_PENDING", 3)
     received: list[int] = []
     done = anyio.Event()
 

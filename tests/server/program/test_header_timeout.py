@@ -95,7 +95,7 @@ async def test_head_that_does_not_end_is_answered(before: bytes) -> None:
     assert b"HTTP/1.1 408" in head
     assert b"x-content-type-options: nosniff" in head.lower()
     assert body == (
-        b'{"message":"the head of a request has not come to its end within 0.5 s",'
+        b'{"message":"the header of the request was not complete after 0.5 s",'
         b'"reason":"Request Timeout"}'
     )
 

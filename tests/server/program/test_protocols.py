@@ -14,17 +14,13 @@ import pytest
 import uvicorn
 from anyio.abc import SocketStream
 from anyio.lowlevel import checkpoint
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from kernelproto.server.connections import Connections
-from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
-from kernelproto.server.program.header_timeout import HeaderTimeout
+from kernelproto.server.program.compatibility import choose_protocols
 from kernelproto.server.program.pacing import SLICE_BYTES
-from kernelproto.server.program.protocols import shape_faults
-from kernelproto.server.program.serve import _Server, choose_protocols
+from kernelproto.server.program.serve import _Server
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -67,11 +63,12 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 async def serving(connections: Connections | None = None) -> AsyncGenerator[int]:
     connections = connections or Connections()
     with anyio.fail_after(GUARD_SECONDS), socket.create_server(("127.0.0.1", 0)) as listener:
+        http, ws = choose_protocols(connections)
         config = uvicorn.Config(
             app,
             lifespan="off",
-            http=partial(HeaderTimeout, served=connections),  # type: ignore[arg-type]
-            ws=partial(AcknowledgementProtocol, served=connections),  # type: ignore[arg-type]
+            http=http,
+            ws=ws,
             ws_ping_interval=None,
             log_config=None,
         )
@@ -161,7 +158,7 @@ async def test_too_many_small_frames_close_a_websocket(frames: bytes) -> None:
                 await client.recv()
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1008
-        assert "too many pings, pongs or small pieces" in caught.value.rcvd.reason
+        assert "too many pings, pongs or small fragments" in caught.value.rcvd.reason
         await until_all_are_closed(connections)
 
 
@@ -250,30 +247,3 @@ async def test_connection_without_room_is_told(caplog, path: str) -> None:
     assert connections.refused == 1 + (path == "/websocket")
     warnings = [record for record in caplog.records if "max_connections" in record.getMessage()]
     assert len(warnings) == 1
-
-
-@pytest.mark.parametrize("protocol", [H11Protocol, WebSocketsSansIOProtocol])
-def test_uvicorn_is_one_that_is_known(protocol: type) -> None:
-    assert shape_faults(protocol) == []
-
-
-@pytest.mark.parametrize(
-    ("protocol", "name", "instead"),
-    [
-        (H11Protocol, "handle_events", None),
-        (H11Protocol, "data_received", lambda self, data, more: None),
-        (H11Protocol, "__init__", lambda self, config, server_state, app_state, _loop: None),
-        (WebSocketsSansIOProtocol, "handle_parser_exception", None),
-        (WebSocketsSansIOProtocol, "handle_cont", lambda self: None),
-    ],
-)
-def test_other_uvicorn_serves_plainly_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog, protocol: type, name: str, instead: Any
-) -> None:
-    assert choose_protocols(Connections()) != (H11Protocol, WebSocketsSansIOProtocol)
-    assert caplog.messages == []
-    monkeypatch.setattr(protocol, name, instead)
-    assert choose_protocols(Connections()) == (H11Protocol, WebSocketsSansIOProtocol)
-    (warning,) = caplog.messages
-    assert f"{protocol.__name__}." in warning
-    assert uvicorn.__version__ in warning
