@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kernelproto.server.limits import LimitTables
-from kernelproto.server.settings import OPTIONS
+from kernelproto.server.settings_options import OPTIONS
 
 _PLACE = "<!-- settings -->"
 

@@ -1,7 +1,7 @@
-"""Drain: let the clients of a server finish before it ends.
+"""Drain: let busy kernels finish before the server ends.
 
-The server starts no more kernels and takes no more WebSockets, while busy kernels go on and their
-clients receive the outputs. Then it closes the WebSockets with a reason, and ends.
+While it drains, the server refuses new kernels and WebSockets, and clients keep receiving outputs.
+Then it closes the WebSockets with a reason.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ SHUTTING_DOWN = "the server is shutting down: try again in a moment"
 
 _LOOK_AGAIN_SECONDS = 0.1
 
-# How long closing the WebSockets may take.
+# The time limit for closing all WebSockets.
 _CLOSING_SECONDS = 5
 
 
 class Drain:
-    """The end of a server, from the signal to the last WebSocket.
+    """The shutdown of a server, from the signal to the last WebSocket.
 
     Attributes:
-        beginning: set when the server was told to end.
-        closing: set when the WebSockets have to close.
+        beginning: set when the shutdown begins.
+        closing: set when the WebSockets must close.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Drain:
 
     @property
     def begun(self) -> bool:
-        """Whether the server was told to end."""
+        """Whether the shutdown has begun."""
         return self.beginning.is_set()
 
     @contextmanager
@@ -56,8 +56,8 @@ class Drain:
         """Wait for busy kernels, then close the WebSockets; return when the server can end.
 
         Args:
-            pool: has the kernels.
-            grace: how many seconds kernels that are busy may go on.
+            pool: the kernels of the server.
+            grace: seconds to wait for busy kernels.
         """
         self.beginning.set()
         with anyio.move_on_after(grace):
@@ -72,5 +72,5 @@ class Drain:
                 await self._empty.wait()
 
     def hurry(self) -> None:
-        """Wait no longer for busy kernels."""
+        """Stop waiting for busy kernels."""
         self._hurried = True

@@ -1,4 +1,4 @@
-"""Limits of kernel types, groups and users, and those that a start has."""
+"""Limits for kernel types, groups and users, and their combination at a start."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _LEASE_LIMITS = LeaseLimits.__struct_fields__
 
 
 class KernelLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of kernels; 0 is no limit, and a limit that is not set is another table's.
+    """A table of limits for kernels. 0 means no limit; an unset limit is left to other tables.
 
     Args:
         memory: bytes, for each process of a kernel.
-        cpu_seconds: for each process of a kernel.
-        open_files: for each process of a kernel.
-        processes: processes and threads of the system's user that the server runs as, all kernels
-            included.
-        idle_timeout: seconds.
-        max_age: seconds.
-        cull_connected: whether idle kernels are culled although clients are connected.
+        cpu_seconds: seconds of CPU time, for each process of a kernel.
+        open_files: the number for each process of a kernel.
+        processes: the number of processes and threads of the operating system's user that runs the
+            server, all kernels included.
+        idle_timeout: seconds after which an idle kernel is shut down.
+        max_age: seconds after its start at which a kernel is shut down.
+        cull_connected: whether idle kernels are shut down while clients are connected.
     """
 
     memory: _Amount | UnsetType = UNSET
@@ -47,7 +47,7 @@ class KernelLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     cull_connected: bool | UnsetType = UNSET
 
     def values(self) -> dict[str, object]:
-        """Return the limits that are set; None is no limit."""
+        """Return the limits that are set; None means no limit."""
         values = {name: getattr(self, name) for name in self.__struct_fields__}
         return {
             name: value if value or isinstance(value, bool) else None
@@ -57,22 +57,26 @@ class KernelLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class UserLimits(KernelLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of users and of their kernels.
+    """A table of limits for users and their kernels.
 
     Args:
-        max_per_user: how many kernels each of the users may have.
+        max_per_user: the number of kernels that each user may have.
     """
 
     max_per_user: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
 
 
 class LimitTables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits that differ from those of the server; each goes before the ones above it.
+    """Limits that differ from those of the server.
+
+    For each limit, the user's table overrides the tables of the user's groups, which override the
+    table of the kernel type.
 
     Args:
-        kernels: by kernel type.
-        groups: by group; of several groups of a user the first one here counts that sets a limit.
-        users: by user.
+        kernels: the tables by kernel type.
+        groups: the tables by group. If several groups of a user set a limit, the first one here
+            applies.
+        users: the tables by user.
     """
 
     kernels: dict[str, KernelLimits] = {}
@@ -80,7 +84,7 @@ class LimitTables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     users: dict[str, UserLimits] = {}
 
     def find(self, user: User, kernel_tables: Iterable[KernelLimits]) -> dict[str, object]:
-        """Return the limits of a user's kernel, given the tables of its type."""
+        """Return the limits for a kernel of a user, given the tables of the kernel type."""
         tables = [
             *kernel_tables,
             *(limits for group, limits in reversed(self.groups.items()) if group in user.groups),
@@ -90,13 +94,13 @@ class LimitTables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class StartLimits:
-    """The limits that each start has.
+    """Computes the limits of each kernel start.
 
     Args:
         tables: the limits that differ from those of the pool.
-        pool: starts the kernels.
-        finder: the kernel types that the pool has.
-        kernel: the kernel type of a start that names none.
+        pool: the pool that starts the kernels.
+        finder: finds the kernel types of the pool.
+        kernel: the default kernel type.
     """
 
     def __init__(
@@ -108,10 +112,10 @@ class StartLimits:
         self._kernel = kernel
 
     async def options(self, user: User, kernel_type: str | None) -> StartOptions:
-        """Return the limits of a start, for ``KernelPool.get``.
+        """Return the options of a start for ``KernelPool.get``.
 
         Raises:
-            NoSuchKernel: there are limits by kernel type, and there is no such type.
+            NoSuchKernel: the kernel type does not exist, and some tables are for kernel types.
         """
         found = self._tables.find(user, await self._of_type(kernel_type or self._kernel))
         options = StartOptions()
@@ -140,21 +144,21 @@ class StartLimits:
 
 
 async def check_limits(tables: LimitTables, finder: KernelFinder, *, has_groups: bool) -> None:
-    """Check that the limits can be enforced here.
+    """Check that this machine can enforce the limits.
 
     Args:
         tables: the limits.
-        finder: the kernel types.
-        has_groups: whether users have groups.
+        finder: finds the kernel types.
+        has_groups: whether the authentication provides groups.
 
     Raises:
-        InvalidSettings: the system has no such limit or a lower one, there is no such type, or
-            users have no groups.
+        InvalidSettings: a kernel type does not exist, the authentication provides no groups, or the
+            operating system does not have the limit, or has a lower one.
     """
     if tables.groups and not has_groups:
         raise InvalidSettings(
-            "limits.groups: users have no groups with this authentication: use file, hub, oidc, or "
-            "proxy with proxy_groups_header"
+            "limits.groups: this authentication provides no groups: use file, hub, oidc, or proxy "
+            "with proxy_groups_header"
         )
     available: list[str] = []
     if tables.kernels:
@@ -166,7 +170,10 @@ async def check_limits(tables: LimitTables, finder: KernelFinder, *, has_groups:
         except NoSuchKernel as error:
             raise InvalidSettings(f"limits.kernels: {error}") from None
         if known.setdefault(found, key) != key:
-            raise InvalidSettings(f"limits.kernels: {known[found]!r} and {key!r} are one type")
+            raise InvalidSettings(
+                f"limits.kernels: {known[found]!r} and {key!r} are the same kernel "
+                "type: remove one of them"
+            )
     for kind in tables.__struct_fields__:
         table: Mapping[str, KernelLimits] = getattr(tables, kind)
         for name, limits in table.items():
@@ -186,12 +193,12 @@ def _check_process_limits(where: str, values: Mapping[str, object]) -> None:
     if "processes" in process and os.geteuid() == 0:
         raise InvalidSettings(
             f"{where}: Linux does not limit the processes of root: run the server as another user, "
-            "or remove processes"
+            "or remove processes from the table"
         )
 
 
 def _type_of(key: str, available: list[str]) -> str | None:
     try:
         return check_kernel_type(key, available, remedy="")
-    except NoSuchKernel:  # no start is of this type
+    except NoSuchKernel:  # no start has this type
         return None

@@ -1,48 +1,48 @@
-"""RateLimit: how often each user may do something. Pure.
+"""RateLimit: a token bucket for each user. Pure.
 
-A token bucket for each user: *burst* times at once, then *per_minute* times a minute on average. A
-bucket is one number, the time at which it will be full again; one that is full is forgotten.
+A bucket is stored as one number, the time at which it will be full again. A full bucket is not
+stored.
 """
 
 from __future__ import annotations
 
-# Seconds. The sum of many intervals is not quite what it should be, and no reason to refuse.
+# Seconds. A rounding error in the sum of many intervals must not refuse an action.
 _SLACK = 1e-6
 
 
 class RateLimit:
-    """How often each of many users may do something.
+    """Limits how often each user performs an action.
 
-    It keeps a number for each user who has done it within the time that an empty bucket takes to
-    fill, and for nobody else.
+    Its size is the number of users with a recent action: within the time in which an empty bucket
+    fills.
 
     Args:
-        per_minute: how often on average; 0 means as often as they like.
-        burst: how often at once, 1 or more.
-        most: for how many users it keeps something; the one seen longest ago is forgotten beyond.
-            None means any number.
+        per_minute: the average number of actions per minute; 0 for no limit.
+        burst: the number of actions at once, 1 or more.
+        most: the largest number of stored buckets; at the limit, the bucket that was used longest
+            ago is dropped. None for no limit.
     """
 
     def __init__(self, *, per_minute: float, burst: int, most: int | None = None) -> None:
         self._interval = 60 / per_minute if per_minute else 0.0
         self._capacity = burst * self._interval
         self._most = most
-        # In the order of their last use: one that is full may wait behind one that is not.
+        # In the order of last use, so a full bucket may be behind one that is not full.
         self._full_at: dict[str, float] = {}
 
     def __len__(self) -> int:
-        """Return for how many users it keeps something."""
+        """Return the number of stored buckets."""
         return len(self._full_at)
 
     def take(self, user: str, now: float) -> float:
-        """Count that a user does it once more, if they may.
+        """Count an action of a user, if the limit allows it.
 
         Args:
-            user: who does it.
-            now: the time in seconds, on a clock that does not go back.
+            user: the key of the bucket.
+            now: the time in seconds, from a monotonic clock.
 
         Returns:
-            0 if they may; else the seconds until they may, and then nothing was counted.
+            0 if the action is allowed; otherwise the seconds until it is, and nothing is counted.
         """
         self._forget(now)
         full_at = max(self._full_at.get(user, now), now) + self._interval

@@ -1,11 +1,10 @@
-"""Settings: everything a kernel server can be told; ``settings_sources`` reads them."""
+"""The settings of a kernel server. ``settings_sources`` reads them."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -13,218 +12,223 @@ from msgspec import Meta
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.server.limits import LimitTables
 
-_PREFIX = "KERNELPROTO_"
-
-# Names that other kernel servers, and JupyterHub, have made known.
-_KNOWN_NAMES = {
-    "multi_user": "MULTI_USER_JUPYTER_KERNELS",
-    "idle_timeout": "JUPYTER_KERNEL_IDLE_TIMEOUT_SECONDS",
-    "max_kernels": "JUPYTER_KERNEL_MAX_PER_SERVER",
-    "hub_api_url": "JUPYTERHUB_API_URL",
-}
-
-# A prefix of paths, without a slash at its end; nothing in it needs an escape.
+# A path prefix without a trailing slash, in which no character needs an escape.
 BASE_URL = r"(?:/[A-Za-z0-9._~-]+)*"
 
 # Marks a setting whose value must not be shown.
 _SECRET = {"secret": True}
 
-# Marks a setting that only a file can have.
+# Marks a setting that can only be set in a file.
 _TABLE = {"table": True}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a kernel server is told.
+    """The settings of a kernel server.
 
     Raises:
-        InvalidSettings: they do not go together.
+        InvalidSettings: the settings contradict each other, or would make the server unsafe.
     """
 
     host: Annotated[
-        str, Meta(description="the address to listen at; others than loopback need authentication")
+        str,
+        Meta(description="address to listen on; any but a loopback address needs authentication"),
     ] = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65535, description="the port; 0 takes a free one")] = 8888
+    port: Annotated[
+        int, Meta(ge=0, le=65535, description="port to listen on; 0 for a free one")
+    ] = 8888
     base_url: Annotated[
         str,
         Meta(
-            description="the path below which clients find the server, such as /kernels, whether a "
-            "reverse proxy removes it or not"
+            description="path prefix under which clients reach the server, such as /kernels; a "
+            "reverse proxy may remove it or keep it"
         ),
     ] = ""
     certfile: Annotated[
         str | None,
-        Meta(description="a file with the server's certificate and its chain, for TLS of its own"),
+        Meta(
+            description="file with the TLS certificate and its chain; without it the server "
+            "speaks plain HTTP"
+        ),
     ] = None
     keyfile: Annotated[
         str | None,
-        Meta(description="a file with the key of the certificate, where certfile has none"),
+        Meta(description="file with the key of the certificate, if certfile does not contain it"),
     ] = None
     authentication: Annotated[
         Literal["token", "file", "proxy", "hub", "oidc", "none"],
         Meta(
-            description="who is let in: everybody with one token, the users of token_file, whom a "
-            "reverse proxy names, the users of a JupyterHub, those of an OpenID Connect provider, "
-            "or everybody"
+            description="how users authenticate: token (one token for everyone), file (the tokens "
+            "in token_file), proxy (a header set by a reverse proxy), hub (JupyterHub tokens), "
+            "oidc (tokens of an OpenID Connect provider) or none (loopback only)"
         ),
     ] = "token"
     token: Annotated[
         str | None,
         Meta(
-            description="the token, for authentication by token; a new one by default",
+            description="token for authentication = token; by default a new one at each start",
             extra=_SECRET,
         ),
     ] = None
     token_file: Annotated[
-        str | None, Meta(description="a TOML file with users and the hashes of their tokens")
+        str | None, Meta(description="TOML file with users and the hashes of their tokens")
     ] = None
     proxy_header: Annotated[
-        str, Meta(description="the header in which the proxy names the user")
+        str, Meta(description="header in which the reverse proxy sends the user's name")
     ] = "X-Forwarded-User"
     proxy_groups_header: Annotated[
         str | None,
         Meta(
-            description="the header in which the proxy names the user's groups, separated by "
+            description="header in which the reverse proxy sends the user's groups, separated by "
             "commas, such as X-Forwarded-Groups"
         ),
     ] = None
     trusted_proxies: Annotated[
         list[str],
         Meta(
-            description="addresses and networks of reverse proxies, whose X-Forwarded-For, -Proto "
-            "and -Prefix, and proxy_header, are believed"
+            description="addresses and networks of reverse proxies; the server trusts "
+            "X-Forwarded-For, -Proto, -Prefix and proxy_header only from these"
         ),
     ] = []
     admins: Annotated[
-        list[str], Meta(description="the names of admins, for authentication by a proxy or oidc")
+        list[str], Meta(description="names of admins, for authentication = proxy or oidc")
     ] = []
     hub_api_url: Annotated[
-        str | None, Meta(description="where the API of the JupyterHub is that knows the users")
+        str | None, Meta(description="URL of the JupyterHub's API, for authentication = hub")
     ] = None
     hub_scopes: Annotated[
         list[str],
-        Meta(description="scopes of which a user's token needs one, for authentication by a hub"),
+        Meta(description="scopes for authentication = hub; a token needs at least one of them"),
     ] = []
     hub_cache_seconds: Annotated[
         float,
         Meta(
             ge=0,
-            description="how long an answer of the hub about a token is believed; the access of a "
-            "revoked token ends that much later",
+            description="seconds for which an answer of the hub about a token is cached; a revoked "
+            "token keeps working for that long",
         ),
     ] = 3.0
     oidc_issuer: Annotated[
         str | None,
-        Meta(description="the address of the OpenID Connect provider, as in the claim iss"),
+        Meta(description="URL of the OpenID Connect provider, equal to the claim iss"),
     ] = None
     oidc_audience: Annotated[
-        list[str], Meta(description="values of which a token needs one in its claim aud")
+        list[str],
+        Meta(description="accepted values of the claim aud; a token needs at least one of them"),
     ] = []
     oidc_name_claim: Annotated[
-        str, Meta(description="the claim of a token with the user's name, which no user may choose")
+        str,
+        Meta(description="claim with the user's name; users must not be able to change its value"),
     ] = "sub"
     oidc_admin_claim: Annotated[
-        str, Meta(description="the claim that makes admins, such as groups or realm_access.roles")
+        str,
+        Meta(description="claim that identifies admins, such as groups or realm_access.roles"),
     ] = "groups"
     oidc_admin_values: Annotated[
-        list[str], Meta(description="values of that claim, of which an admin has one")
+        list[str], Meta(description="values of oidc_admin_claim that make a user an admin")
     ] = []
     oidc_groups_claim: Annotated[
-        str, Meta(description="the claim with the groups of a user, for limits.groups")
+        str, Meta(description="claim with the user's groups, for limits.groups")
     ] = "groups"
     revoked_kernels: Annotated[
         Literal["keep", "shutdown"],
         Meta(
-            description="whether the kernels of a user whose tokens were all revoked are kept, "
-            "until they are idle for idle_timeout, or shut down at once"
+            description="kernels of a user whose tokens are all revoked: keep (they run until "
+            "idle_timeout) or shutdown (at once)"
         ),
     ] = "keep"
     allow_origins: Annotated[
-        list[str], Meta(description="origins whose pages may use the server, beside its own")
+        list[str],
+        Meta(
+            description="origins of other sites whose pages may use the server, such as "
+            "https://lab.example.org; * for all"
+        ),
     ] = []
-    kernel: Annotated[str, Meta(description="the kernel type that is started by default")] = (
+    kernel: Annotated[str, Meta(description="kernel type for requests that name none")] = (
         "pyimport/kernel"
     )
-    root_dir: Annotated[
-        str, Meta(description="the folder that the paths of notebooks begin in")
-    ] = "."
+    root_dir: Annotated[str, Meta(description="directory that notebook paths are relative to")] = (
+        "."
+    )
     allow_env: Annotated[
         list[str],
-        Meta(description="variables that clients may set for a kernel, beside KERNEL_*"),
+        Meta(
+            description="environment variables that clients may set for a kernel, in addition to "
+            "KERNEL_*"
+        ),
     ] = []
     hide_env: Annotated[
         list[str],
         Meta(
-            description="variables of the server that no kernel gets, beside those with its own "
-            "secrets: names, or patterns such as AWS_*"
+            description="environment variables of the server that kernels do not inherit, in "
+            "addition to its own secrets: names, or patterns such as AWS_*"
         ),
     ] = []
     multi_user: Annotated[
-        bool, Meta(description="whether each user has kernels of their own, or all share them")
+        bool, Meta(description="whether each user has separate kernels; if false, all share them")
     ] = True
-    max_kernels: Annotated[int, Meta(ge=1, description="how many kernels there may be")] = 50
-    max_per_user: Annotated[int, Meta(ge=1, description="how many kernels a user may have")] = 1
+    max_kernels: Annotated[int, Meta(ge=1, description="maximum number of kernels")] = 50
+    max_per_user: Annotated[int, Meta(ge=1, description="maximum number of kernels per user")] = 1
     idle_timeout: Annotated[
-        float, Meta(ge=0, description="seconds after which an idle kernel is ended; 0 for never")
+        float,
+        Meta(ge=0, description="seconds after which an idle kernel is shut down; 0 for never"),
     ] = 1800.0
     cull_connected: Annotated[
-        bool, Meta(description="whether an idle kernel is ended although clients are connected")
+        bool, Meta(description="whether idle kernels are shut down while clients are connected")
     ] = False
     max_age: Annotated[
         float,
         Meta(
             ge=0,
-            description="seconds after its start at which a kernel is ended, also one that is busy "
-            "or connected; 0 for never",
+            description="seconds after its start at which a kernel is shut down, even if it is "
+            "busy or connected; 0 for never",
         ),
     ] = 0.0
     limits: Annotated[
         LimitTables,
         Meta(
-            description="other limits for some kernel types, groups and users: tables such as "
-            "[limits.users.ada], only in a file",
+            description="different limits for some kernel types, groups and users, in tables such "
+            "as [limits.users.ada]; only in the file",
             extra=_TABLE,
         ),
     ] = LimitTables()
-    warm: Annotated[int, Meta(ge=0, description="how many kernels are started ahead of time")] = 0
+    warm: Annotated[int, Meta(ge=0, description="number of kernels started ahead of time")] = 0
     queue_seconds: Annotated[
         float,
         Meta(
             ge=0,
             le=3600,
-            description="how long the start of a kernel waits in line while all are in use, before "
-            "it is answered 503; 0 for not at all",
+            description="seconds for which a start waits in a queue when max_kernels are in use, "
+            "before the response is 503; 0 for no queue",
         ),
     ] = 0.0
     starts_per_minute: Annotated[
         float,
-        Meta(
-            ge=0,
-            description="how many kernels a user may start or restart in a minute; 0 for no limit",
-        ),
+        Meta(ge=0, description="kernel starts and restarts per user and minute; 0 for no limit"),
     ] = 60.0
     start_burst: Annotated[
-        int, Meta(ge=1, description="how many of them at once, after a while without any")
+        int,
+        Meta(ge=1, description="starts and restarts that a user may make at once, after a pause"),
     ] = 20
     failed_logins_per_minute: Annotated[
         float,
         Meta(
             ge=0,
-            description="how many log-ins of one address may fail in a minute, after 50 at once; "
-            "tokens that were accepted before work on; 0 for no limit",
+            description="failed logins per address and minute, after a burst of 50; tokens that "
+            "were accepted before keep working; 0 for no limit",
         ),
     ] = 20.0
     max_connections: Annotated[
-        int, Meta(ge=1, description="how many connections there may be, WebSockets included")
+        int, Meta(ge=1, description="maximum number of connections, including WebSockets")
     ] = 1000
     max_websockets_per_user: Annotated[
-        int, Meta(ge=1, description="how many WebSockets a user may have")
+        int, Meta(ge=1, description="maximum number of WebSockets per user")
     ] = 200
     frames_per_second: Annotated[
         float,
         Meta(
             gt=0,
-            description="how many pings, pongs and small pieces of messages a client may send on a "
-            "WebSocket in a second; whole messages do not count",
+            description="pings, pongs and small fragments of messages per second and WebSocket; "
+            "whole messages are not limited",
         ),
     ] = 1000.0
     keep_alive: Annotated[
@@ -232,89 +236,93 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(gt=0, description="seconds after which a connection without a request is closed"),
     ] = 75.0
     max_sessions_per_user: Annotated[
-        int, Meta(ge=1, description="how many sessions a user may have")
+        int, Meta(ge=1, description="maximum number of sessions per user")
     ] = 1000
     max_session_bytes: Annotated[
         int,
-        Meta(ge=1, description="how many bytes the paths and names of a user's sessions may have"),
+        Meta(
+            ge=1, description="maximum size of the paths and names of a user's sessions, in bytes"
+        ),
     ] = 2**20
     max_body_bytes: Annotated[
-        int, Meta(ge=1, description="the largest body of a request, in bytes")
+        int, Meta(ge=1, description="maximum size of a request body, in bytes")
     ] = 2**20
     max_message_bytes: Annotated[
-        int, Meta(ge=1, description="the largest message on a WebSocket, in bytes")
+        int, Meta(ge=1, description="maximum size of a WebSocket message, in bytes")
     ] = 64 * 2**20
     send_buffer_bytes: Annotated[
         int,
         Meta(
             ge=1,
-            description="how many bytes of each kernel are kept for clients that are away or slow; "
-            "a slow one is cut off beyond",
+            description="bytes of output per kernel that are kept for slow or disconnected "
+            "clients; a client that falls further behind is disconnected",
         ),
     ] = 64 * 2**20
     replay_seconds: Annotated[
         float,
-        Meta(ge=0, description="for how long they are kept for a client that does not come back"),
+        Meta(ge=0, description="seconds for which output is kept for a client that disconnected"),
     ] = 3600.0
 
     grace_seconds: Annotated[
         float,
         Meta(
             ge=0,
-            description="how long busy kernels may go on when the server is told to end (SIGTERM); "
-            "a second signal does not wait for them",
+            description="seconds for which busy kernels may finish after SIGTERM or SIGINT; a "
+            "second signal ends the wait",
         ),
     ] = 5.0
 
     metrics_token: Annotated[
         str | None,
         Meta(
-            description="a token with which /metrics can be read; admins can read it anyway",
+            description="token for reading /metrics; admins can read it without this token",
             extra=_SECRET,
         ),
     ] = None
     log_format: Annotated[
         Literal["text", "json"],
-        Meta(description="what the lines of the log are: text, or JSON with kernel_id and user"),
+        Meta(description="format of log lines: text, or json with kernel_id and user"),
     ] = "text"
     audit_file: Annotated[
         str | None,
-        Meta(description="a file that the lines of the audit log are appended to as well"),
+        Meta(description="file that audit log lines are also appended to"),
     ] = None
 
     def __post_init__(self) -> None:
-        """Refuse what would leave a server open, or open to nobody."""
+        """Refuse settings that contradict each other or would make the server unsafe."""
         if self.token == "":
-            raise InvalidSettings("token: it is empty; authentication = none is what lets all in")
+            raise InvalidSettings(
+                "token: it is empty: remove it, or set authentication = none to let everyone in"
+            )
         if self.metrics_token == "":
-            raise InvalidSettings("metrics_token: it is empty; leave it out where there is none")
+            raise InvalidSettings("metrics_token: it is empty: set a token, or remove it")
         if not re.fullmatch(BASE_URL, self.base_url.rstrip("/")):
             raise InvalidSettings(
-                f"base_url: {self.base_url!r} is no path such as /kernels, with a slash before "
-                "each part, and letters, digits and ._~- in it"
+                f"base_url: {self.base_url!r} is not a valid path: use one such as /kernels, with "
+                "a slash before each part, and letters, digits and ._~- in the parts"
             )
         if self.keyfile and not self.certfile:
-            raise InvalidSettings("keyfile: TLS needs a certfile as well")
+            raise InvalidSettings("keyfile: set certfile as well")
         if self.authentication == "none" and not is_loopback(self.host):
             raise InvalidSettings(
-                f"host: {self.host!r} can be reached from elsewhere, so authentication must not be "
-                "none: everybody could run code here"
+                f"host: {self.host!r} is reachable from other machines, where everyone could run "
+                "code without authentication: choose an authentication other than none"
             )
         if self.authentication == "file" and not self.token_file:
-            raise InvalidSettings("token_file: authentication by file needs it")
+            raise InvalidSettings("token_file: set it for authentication = file")
         if self.authentication == "hub" and not self.hub_api_url:
-            raise InvalidSettings("hub_api_url: authentication by a hub needs it")
+            raise InvalidSettings("hub_api_url: set it for authentication = hub")
         if self.authentication == "oidc" and not self.oidc_issuer:
-            raise InvalidSettings("oidc_issuer: authentication by oidc needs it")
+            raise InvalidSettings("oidc_issuer: set it for authentication = oidc")
         if self.authentication == "proxy" and not self.trusted_proxies:
             raise InvalidSettings(
-                "trusted_proxies: authentication by a proxy needs its address, or anybody could "
-                "claim to be anybody"
+                "trusted_proxies: set the address of the proxy for authentication = proxy; "
+                "otherwise any client could claim any name"
             )
         if self.revoked_kernels == "shutdown" and not self.multi_user:
             raise InvalidSettings(
-                "revoked_kernels: all users share their kernels (multi_user = false), so the end "
-                "of one user's access must not shut them down: use keep"
+                "revoked_kernels: all users share their kernels (multi_user = false), so revoking "
+                "one user's access must not shut them down: use keep"
             )
         if (self.limits.users or self.limits.groups) and not self.multi_user:
             raise InvalidSettings(
@@ -329,66 +337,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def users_have_groups(self) -> bool:
-        """Whether the authentication that is set tells the groups of users."""
+        """Whether the chosen authentication provides the groups of users."""
         if self.authentication == "proxy":
             return self.proxy_groups_header is not None
         return self.authentication in ("file", "hub", "oidc")
 
     def __repr__(self) -> str:
-        """Return the settings without the secrets among them."""
+        """Return all settings, with secrets masked."""
         values = {
-            key: "..." if option.secret and getattr(self, key) is not None else getattr(self, key)
-            for key, option in OPTIONS.items()
+            field.name: "..."
+            if is_secret(field) and getattr(self, field.name)
+            else getattr(self, field.name)
+            for field in msgspec.structs.fields(self)
         }
         return f"Settings({', '.join(f'{key}={value!r}' for key, value in values.items())})"
 
 
-class Option(NamedTuple):
-    """One of the settings, for whoever explains or reads them.
-
-    Attributes:
-        key: its name in a file.
-        variables: its names in the environment; the first one that is set counts.
-        kind: its type.
-        default: what it is when nobody has said anything.
-        description: what it means.
-        secret: whether its value must not be shown.
-        table: whether only a file can have it.
-    """
-
-    key: str
-    variables: Sequence[str]
-    kind: Any
-    default: object
-    description: str
-    secret: bool
-    table: bool
-
-
-def _option(field: msgspec.structs.FieldInfo) -> Option:
+def is_secret(field: msgspec.structs.FieldInfo) -> bool:
+    """Return whether the value of a setting must not be shown."""
     meta: Meta = field.type.__metadata__[0]
-    table = bool((meta.extra or {}).get("table"))
-    variables = [] if table else [_PREFIX + field.name.upper()]
-    if field.name in _KNOWN_NAMES:
-        variables.append(_KNOWN_NAMES[field.name])
-    return Option(
-        key=field.name,
-        variables=variables,
-        kind=field.type,
-        default=field.default if field.default is not msgspec.NODEFAULT else [],
-        description=meta.description or "",
-        secret=bool((meta.extra or {}).get("secret")),
-        table=table,
-    )
-
-
-OPTIONS: Mapping[str, Option] = {
-    field.name: _option(field) for field in msgspec.structs.fields(Settings)
-}
+    return bool((meta.extra or {}).get("secret"))
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address; a name other than localhost does not."""
+    """Return whether an address is a loopback address; of names, only localhost counts as one."""
     if host == "localhost":
         return True
     try:

@@ -1,7 +1,7 @@
-"""Where settings come from: a file, the environment, the command line.
+"""Load settings from a file, the environment and the command line.
 
-Each overrides what came before it. A value that cannot be used is an error that names the key and
-its source.
+The environment overrides the file, and the command line overrides both. An error about a value
+names the setting and its source.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, cast
 import msgspec
 
 from kernelproto.exceptions import InvalidSettings
-from kernelproto.server.settings import OPTIONS, Option, Settings
+from kernelproto.server.settings import Settings
+from kernelproto.server.settings_options import OPTIONS, Option
 
-# Variables of the server that no kernel gets, whatever the settings say.
+# Variables that kernels never inherit from the server.
 _SECRET_VARIABLES = (
     "KERNELPROTO_*TOKEN*",
     "CONFIGPROXY_AUTH_TOKEN",
@@ -43,18 +44,18 @@ def load_settings(
     """Return the settings; a later source overrides an earlier one.
 
     Args:
-        file: a TOML file, whose keys are those of Settings.
-        environ: environment variables: ``KERNELPROTO_`` and the key in upper case, or the names
-            that are known from elsewhere. An empty one counts as not set.
-        arguments: by key, as on a command line.
+        file: a TOML file with the names of settings as keys.
+        environ: environment variables: ``KERNELPROTO_`` and the name in upper case, or a name from
+            another kernel server. An empty variable counts as not set.
+        arguments: values from the command line, by name.
 
     Raises:
-        InvalidSettings: it names the key, and where it was said.
+        InvalidSettings: a value is invalid; the message names the setting and the source.
     """
     values: dict[str, object] = {}
     for key, value in _read(file).items() if file else ():
         if key not in OPTIONS:
-            raise InvalidSettings(f"{key}: there is no such setting; {file} has it")
+            raise InvalidSettings(f"{key}: there is no such setting: remove it from {file}")
         values[key] = _convert(OPTIONS[key], value, f"in {file}", strict=True)
     for option in OPTIONS.values():
         for variable in option.variables:
@@ -68,11 +69,11 @@ def load_settings(
 
 
 def remove_secrets(environ: MutableMapping[str, str], settings: Settings) -> None:
-    """Remove the server's secrets from its environment, so that no process that it starts has them.
+    """Remove the server's secrets from its environment, so that kernels do not inherit them.
 
     Args:
-        environ: the environment, once the settings were read from it.
-        settings: they name further variables.
+        environ: the environment. Load the settings from it first.
+        settings: ``hide_env`` names further variables.
     """
     secrets = {name for option in OPTIONS.values() if option.secret for name in option.variables}
     patterns = [*secrets, *_SECRET_VARIABLES, *settings.hide_env]
@@ -84,13 +85,13 @@ def _read(file: str) -> dict[str, Any]:
     try:
         return tomllib.loads(Path(file).read_text("utf-8"))
     except OSError as error:
-        raise InvalidSettings(f"the settings in {file} cannot be read: {error.strerror}") from error
+        raise InvalidSettings(f"cannot read the settings in {file}: {error.strerror}") from error
     except ValueError as error:
-        raise InvalidSettings(f"the settings in {file} cannot be read: {error}") from error
+        raise InvalidSettings(f"cannot read the settings in {file}: {error}") from error
 
 
 def _convert(option: Option, value: object, source: str, *, strict: bool) -> object:
-    """Return a value of the right kind; without *strict* from text, a list from its parts."""
+    """Return the value as the setting's type; without *strict*, parse it from text."""
     if not strict and isinstance(value, str):
         if isinstance(option.default, list):
             value = [part.strip() for part in value.split(",") if part.strip()]
@@ -99,5 +100,5 @@ def _convert(option: Option, value: object, source: str, *, strict: bool) -> obj
     try:
         return msgspec.convert(value, option.kind, strict=strict)
     except msgspec.ValidationError as error:
-        # The value may be a secret: it is not repeated.
+        # The message must not repeat the value, which may be a secret.
         raise InvalidSettings(f"{option.key} {source}: {error}") from None

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from kernelproto.server.settings import OPTIONS
+from kernelproto.server.settings_options import OPTIONS
 from tests.integration.installing import installed_client
 from tests.integration.test_nginx import TOKEN, certificate, check, running, served
 

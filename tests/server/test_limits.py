@@ -109,7 +109,9 @@ async def test_limits_of_an_unknown_kernel_type_are_refused() -> None:
         finder = KernelFinder([provider])
         await check_limits(LimitTables(kernels={"kernel": KernelLimits()}), finder, has_groups=True)
         twice = LimitTables(kernels={"kernel": KernelLimits(), "fake/kernel": KernelLimits()})
-        with pytest.raises(InvalidSettings, match=r"'kernel' and 'fake/kernel' are one type"):
+        with pytest.raises(
+            InvalidSettings, match=r"'kernel' and 'fake/kernel' are the same kernel type"
+        ):
             await check_limits(twice, finder, has_groups=True)
         unknown = LimitTables(kernels={"spec/ir": KernelLimits()})
         with pytest.raises(InvalidSettings, match=r"limits\.kernels: no kernel type 'spec/ir'"):

@@ -6,7 +6,8 @@ import pytest
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits
-from kernelproto.server.settings import OPTIONS, Settings
+from kernelproto.server.settings import Settings
+from kernelproto.server.settings_options import OPTIONS
 from kernelproto.server.settings_sources import load_settings, remove_secrets
 
 
@@ -149,7 +150,7 @@ def test_error_names_the_key_in_a_file(settings_file, text: str, names: str) -> 
 def test_file_that_is_not_there() -> None:
     with pytest.raises(InvalidSettings) as caught:
         load_settings("nowhere.toml")
-    reason = "the settings in nowhere.toml cannot be read: No such file or directory"
+    reason = "cannot read the settings in nowhere.toml: No such file or directory"
     assert str(caught.value) == reason
 
 

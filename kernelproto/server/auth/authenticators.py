@@ -1,7 +1,7 @@
-"""Who makes a request: the authenticators that come with the server.
+"""The authenticators of the server that need no other service.
 
-A token comes as ``Authorization: token X``, as ``Authorization: Bearer X`` or, where a browser
-cannot send headers, as ``?token=X``.
+Clients send a token as ``Authorization: token X``, as ``Authorization: Bearer X`` or, where a
+browser cannot send headers, as ``?token=X``.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _THIS_MACHINE = ("localhost", "127.0.0.1", "[::1]")
 
 
 class SingleUserToken:
-    """One user, an admin: whoever has the token.
+    """Authenticate one user, an admin, by one token.
 
     Args:
-        token: the token; None makes one.
+        token: the token; None creates one.
 
     Attributes:
-        token: to be told to the user.
+        token: the token, to give to the user.
     """
 
     def __init__(self, token: str | None = None) -> None:
@@ -44,29 +44,29 @@ class SingleUserToken:
         self._user = User(_SINGLE_USER, admin=True)
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the user, if the token is right."""
+        """Return the user if the request has the token."""
         token = token_of(request)
         return self._user if token and compare_digest(hash_token(token), self._hash) else None
 
 
 class TokenFile:
-    """Many users, each with a token.
+    """Authenticate many users by a token each.
 
-    The hashes of the tokens stand in a TOML file::
+    A TOML file has the hashes of the tokens::
 
         [ada]
         token = "sha256:..."
         admin = true
         groups = ["students"]
 
-    The file is read again when it has changed. One that cannot be used then is logged, and what it
-    said before goes on.
+    The file is read again after each change. If it is invalid then, a warning is logged, and the
+    users stay as they were.
 
     Args:
         path: the file.
 
     Raises:
-        InvalidSettings: it cannot be used.
+        InvalidSettings: the file cannot be read, or is invalid.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -75,14 +75,14 @@ class TokenFile:
         self._users = read_token_file(self._path)
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the user whose token it is."""
+        """Return the user with the token of the request."""
         self._refresh()
         token = token_of(request)
         if not token:
             return None
         hashed = hash_token(token)
-        # The time that this takes may tell something about the hash of a guess, and nothing about
-        # the hash that the guess would need. It does not grow with the number of users.
+        # The time of this lookup depends on the hash of the guess alone, so measuring it does not
+        # help to find a token. It does not grow with the number of users.
         return self._users.get(hashed)
 
     def _refresh(self) -> None:
@@ -93,9 +93,9 @@ class TokenFile:
         try:
             self._users = read_token_file(self._path)
         except InvalidSettings as error:
-            logger.warning("the users stay as they were: %s", error)
+            logger.warning("kept the previous users: %s", error)
         else:
-            logger.info("%s was read again: %d users", self._path, len(self._users))
+            logger.info("read %s again: %d users", self._path, len(self._users))
 
     def _look(self) -> tuple[int, ...] | None:
         try:
@@ -106,13 +106,13 @@ class TokenFile:
 
 
 class TrustedProxies:
-    """The addresses and networks that reverse proxies connect from; ``peer in proxies`` asks.
+    """The addresses of trusted reverse proxies; test one with ``peer in proxies``.
 
     Args:
-        networks: the addresses and networks. No other address is trusted, and no unix socket.
+        networks: addresses and networks. A peer on a Unix socket is never trusted.
 
     Raises:
-        ValueError: one of them is neither.
+        ValueError: one of them is neither an address nor a network.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
@@ -129,17 +129,17 @@ class TrustedProxies:
 
 
 class ProxyHeader:
-    """Users that a reverse proxy has authenticated, and names in a header.
+    """Take the user from a header of a reverse proxy, which has authenticated the user.
 
-    The proxy must set or remove that header itself, whatever its client sends.
+    The proxy must set or remove this header in every request, so that clients cannot send it.
 
     Args:
-        header: its name.
-        trusted: the addresses and networks that proxies connect from; from anywhere else, and
-            over a unix socket, nobody is let in.
-        admins: the names of those who are admins.
-        groups_header: the name of the header with the user's groups, separated by commas; None
-            means that users have no groups.
+        header: the name of the header.
+        trusted: the addresses and networks of the proxies. Requests from other addresses, or over
+            a Unix socket, are refused.
+        admins: the names of admins.
+        groups_header: the name of the header with the user's groups, separated by commas; None if
+            users have no groups.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ProxyHeader:
         self._groups_header = (groups_header or "").lower()
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the user that a trusted proxy names."""
+        """Return the user in the header, if a trusted proxy has sent the request."""
         name = request.headers.get(self._header, "").strip()
         if not name or request.peer not in self._trusted:
             return None
@@ -169,40 +169,40 @@ class ProxyHeader:
 
 
 class Anybody:
-    """One user, an admin: everybody, for a server that only this machine can reach.
+    """Authenticate every request as one user, an admin. Only for a server on a loopback address.
 
-    A page of somewhere else whose name was made to lead here is kept out: the browser says in the
-    Host header what it takes the server for.
+    The Host header must name this machine. So a web page cannot reach the server through a DNS name
+    that was rebound to the loopback address.
     """
 
     def __init__(self) -> None:
         self._user = User(_SINGLE_USER, admin=True)
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the user."""
+        """Return the user, if the Host header names this machine."""
         host = request.headers.get("host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         return self._user if name in _THIS_MACHINE else None
 
 
 class Shared:
-    """The users of another authenticator, who share their kernels and see each other's outputs.
+    """Map all users of another authenticator to one user, so that they share kernels and outputs.
 
     Args:
-        authenticator: lets them in.
+        authenticator: authenticates the requests.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the one user that all are."""
+        """Return the shared user, an admin if the authenticated user is one."""
         user = await self._authenticator.authenticate(request)
         return None if user is None else User(_SINGLE_USER, admin=user.admin)
 
 
 def token_of(request: UserRequest) -> str | None:
-    """Return the token that a request carries; a header goes before the query."""
+    """Return the token of a request; a header overrides the query."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() in _SCHEMES:
         return token.strip() or None
@@ -210,9 +210,9 @@ def token_of(request: UserRequest) -> str | None:
 
 
 def hash_token(token: str) -> str:
-    """Return what stands in a token file.
+    """Return the hash of a token, as a token file has it.
 
-    One round of SHA-256 is enough for a token that nobody can guess; it is not for a password.
+    One round of SHA-256 is enough for a random token. It would not be enough for a password.
     """
     return _HASH_PREFIX + hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
@@ -224,27 +224,29 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def read_token_file(path: str) -> dict[str, User]:
-    """Return the users in a token file, by the hashes of their tokens.
+    """Return the users in a token file by the hashes of their tokens.
 
     Raises:
-        InvalidSettings: it cannot be read, or says something else than it should.
+        InvalidSettings: the file cannot be read, or is invalid.
     """
     users: dict[str, User] = {}
     try:
         with open(path, "rb") as file:
             entries = msgspec.convert(tomllib.load(file), dict[str, _Entry])
     except OSError as error:
-        raise InvalidSettings(f"{path} cannot be read: {error.strerror}") from error
+        raise InvalidSettings(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise InvalidSettings(f"{path} cannot be read: {error}") from error
+        raise InvalidSettings(f"cannot read {path}: {error}") from error
     for name, entry in entries.items():
         digest = entry.token.removeprefix(_HASH_PREFIX)
         if digest == entry.token or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise InvalidSettings(
-                f"{path}: {name}: token is no hash: it is {_HASH_PREFIX!r} and 64 hexadecimal "
-                "digits in lower case"
+                f"{path}: {name}: token is not a hash: write {_HASH_PREFIX!r} and 64 lower-case "
+                "hexadecimal digits, or create the lines with --new-token"
             )
         if entry.token in users:
-            raise InvalidSettings(f"{path}: {name} has the token of {users[entry.token].name}")
+            raise InvalidSettings(
+                f"{path}: {name} has the same token as {users[entry.token].name}: create a new one"
+            )
         users[entry.token] = User(name, entry.admin, entry.groups)
     return users

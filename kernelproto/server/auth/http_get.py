@@ -1,6 +1,7 @@
-"""GET over HTTP for authenticators: small answers, no redirects, on anyio's streams.
+"""An HTTP client for authenticators: GET requests with short responses, on asyncio and Trio.
 
-No redirect is followed, which could lead a token elsewhere.
+It follows no redirect, which could send a token to another server. h11 comes with the extra
+``server`` anyway, and httpx does not.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from anyio.abc import ByteStream
 _PORTS = {"http": 80, "https": 443}
 _READ_BYTES = 65_536
 
-# The longest answer: a user of a JupyterHub with thousands of servers has a long one.
+# The longest response body: that of a JupyterHub user with thousands of servers is long.
 _MOST_BYTES = 2**20
 
-# Raised by ``get``, by the network or HTTP, and by decoding an answer.
+# The errors of ``get``, and those of decoding a response.
 FAILURES = (
     OSError,
     anyio.BrokenResourceError,
@@ -29,15 +30,15 @@ FAILURES = (
 
 
 class Address(NamedTuple):
-    """Where to send a request; ``read_address`` makes it.
+    """A parsed URL; see ``read_address``.
 
     Attributes:
-        url: the whole address.
+        url: the URL.
         host: the host to connect to.
-        port: its port.
-        tls: whether to encrypt.
+        port: the port to connect to.
+        tls: whether to use TLS.
         target: the path.
-        headers: those that every request has.
+        headers: the headers of every request.
     """
 
     url: str
@@ -49,54 +50,58 @@ class Address(NamedTuple):
 
 
 def read_address(url: str) -> Address:
-    """Return the parts of an address, for ``get``.
+    """Parse a URL for ``get``.
 
     Raises:
-        ValueError: it is no address of http or https, or has a password or a query.
+        ValueError: the URL is not one of http or https, or has a user, a password or a query.
     """
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS[parts.scheme]
         headers = [("Host", parts.netloc), ("Accept", "application/json"), ("Connection", "close")]
         target = parts.path or "/"
-        h11.Request(method="GET", target=target, headers=headers)  # it raises
+        h11.Request(method="GET", target=target, headers=headers)  # raises if it is invalid
     except (KeyError, h11.LocalProtocolError) as error:
-        raise ValueError(f"it cannot be requested: {error}") from None
+        raise ValueError(f"it is not a valid http or https URL: {error}") from None
     if not parts.hostname or "@" in parts.netloc or parts.query:
-        raise ValueError("it has no host, or a user, or a query")
+        raise ValueError("it has no host, or contains a user or a query")
     return Address(url, parts.hostname, port, parts.scheme == "https", target, headers)
 
 
 async def get(address: Address, *headers: tuple[str, str]) -> tuple[int, bytes]:
-    """Return the status and the body of an answer; set a deadline around it.
+    """Return the status and the body of the response. Set a deadline around the call.
+
+    Args:
+        address: the URL.
+        headers: further headers, each a name and a value.
 
     Raises:
-        OSError: the server cannot be reached; or another one of FAILURES: it does not speak HTTP,
-            or its answer is too long.
+        OSError: the server is unreachable. Another error of FAILURES: the response is not HTTP, or
+            is too long.
     """
     http = h11.Connection(h11.CLIENT)
     fields = [*address.headers, *headers]
     request = h11.Request(method="GET", target=address.target, headers=fields)
-    question = (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b"")
+    data = (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b"")
     async with await _connect(address) as stream:
-        await stream.send(question)
-        return await _answer(http, stream)
+        await stream.send(data)
+        return await _read_response(http, stream)
 
 
 def words(error: Exception) -> str:
-    """Return the text of a failure, for the log."""
+    """Return the text of an error, for the log."""
     return str(error) or type(error).__name__
 
 
 async def _connect(address: Address) -> ByteStream:
     host, port = address.host, address.port
     if address.tls:
-        # HTTP says itself where an answer ends; servers do not say it again with TLS.
+        # HTTP itself marks the end of a response, and many servers skip the closing message of TLS.
         return await anyio.connect_tcp(host, port, tls=True, tls_standard_compatible=False)
     return await anyio.connect_tcp(host, port)
 
 
-async def _answer(http: h11.Connection, stream: ByteStream) -> tuple[int, bytes]:
+async def _read_response(http: h11.Connection, stream: ByteStream) -> tuple[int, bytes]:
     status = 0
     body = bytearray()
     while True:
@@ -113,8 +118,8 @@ async def _answer(http: h11.Connection, stream: ByteStream) -> tuple[int, bytes]
             case h11.Data(data=data):
                 body += data
                 if len(body) > _MOST_BYTES:
-                    raise ValueError(f"its answer is longer than {_MOST_BYTES} bytes")
+                    raise ValueError(f"the response is longer than {_MOST_BYTES} bytes")
             case h11.EndOfMessage():
                 return status, bytes(body)
             case event:
-                raise ValueError(f"it answers with {event!r}")
+                raise ValueError(f"unexpected event in the response: {event!r}")

@@ -1,6 +1,6 @@
-"""HubToken: users whom a JupyterHub knows by their tokens.
+"""HubToken: authenticate users by the tokens of a JupyterHub.
 
-The hub is asked with the token itself, ``GET {url}/user``, and answers who that is.
+``GET {url}/user`` with the token returns its user.
 """
 
 from __future__ import annotations
@@ -21,31 +21,33 @@ from kernelproto.server.auth.http_get import FAILURES, Address, get, read_addres
 
 logger = logging.getLogger(__name__)
 
-# How many tokens the hub may be asked about at the same time: so many that it has let in before,
-# and so many others, which cannot hold up the former. And how many users are remembered.
-_MOST_QUESTIONS = 20
-_MOST_REMEMBERED = 10_000
+# Concurrent requests to the hub: one limit for tokens that it has accepted before, and one for all
+# others, so that unknown tokens cannot delay known users.
+_MAX_REQUESTS = 20
 
-# What can stand in a header. Anything else is no token of a hub's.
+# The tokens whose users are remembered.
+_MAX_REMEMBERED = 10_000
+
+# The characters that a header can have. A token with others is not a token of a hub.
 _TOKEN = re.compile(r"[!-~]{1,1000}")
 
 
 class HubToken:
-    """The users of a JupyterHub, each with the tokens that the hub has given them.
+    """Authenticate the users of a JupyterHub by their tokens.
 
-    A token is remembered for *cache_seconds*: so long it also lives on after the hub has revoked
-    it. Those that the hub does not know are not remembered. The hub's admins are admins here.
-    Services of the hub are not let in: one may have the name of a user.
+    Accepted tokens are cached for *cache_seconds*, so a revoked token keeps working for that long.
+    Unknown tokens are not cached. Admins of the hub are admins of the server. Tokens of the hub's
+    services are refused, because a service may have the name of a user.
 
     Args:
-        url: of the hub's API, such as ``http://127.0.0.1:8081/hub/api``.
-        scopes: of which a token needs one, such as ``access:services!service=kernels``; any token
-            of a user will do where there are none.
-        cache_seconds: how long what the hub has said about a token is believed.
-        timeout: how many seconds the hub may take to answer.
+        url: the URL of the hub's API, such as ``http://127.0.0.1:8081/hub/api``.
+        scopes: a token needs at least one of these scopes, for example
+            ``access:services!service=kernels``. If empty, any token of a user is accepted.
+        cache_seconds: seconds for which the hub's answer about a token is cached.
+        timeout: seconds to wait for the hub's response.
 
     Raises:
-        InvalidSettings: the URL cannot be used.
+        InvalidSettings: the URL is invalid.
     """
 
     def __init__(
@@ -58,23 +60,23 @@ class HubToken:
     ) -> None:
         self._url = url
         self._address = _read_url(url)
-        # A token for all services is one for this service.
+        # A scope for all services includes this service.
         self._scopes = {*scopes, *(scope.partition("!")[0] for scope in scopes)}
         self._cache_seconds = cache_seconds
         self._timeout = timeout
         self._reachable = True
-        self._for_users = anyio.Semaphore(_MOST_QUESTIONS)
-        self._for_strangers = anyio.Semaphore(_MOST_QUESTIONS)
-        # In the order in which they expire.
+        self._for_users = anyio.Semaphore(_MAX_REQUESTS)
+        self._for_others = anyio.Semaphore(_MAX_REQUESTS)
+        # In the order of expiry.
         self._known: dict[str, tuple[User, float]] = {}
-        # Who opens a page sends many requests at once, and the hub is asked once.
-        self._asking: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        # A browser sends many requests at once; the first one asks the hub, the others wait for it.
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the user whose token it is, as the hub says.
+        """Return the user of the request's token, or None if the hub does not know the token.
 
         Raises:
-            AuthenticatorUnavailable: the hub does not answer, or not as one.
+            AuthenticatorUnavailable: the hub does not respond, or its response is invalid.
         """
         token = token_of(request)
         if not token or not _TOKEN.fullmatch(token):
@@ -83,24 +85,24 @@ class HubToken:
         return self._remembered(key) or await self._find_out(key, token)
 
     async def _find_out(self, key: str, token: str) -> User | None:
-        lock = self._asking.setdefault(key, anyio.Lock())
+        lock = self._locks.setdefault(key, anyio.Lock())
         try:
             with anyio.fail_after(self._timeout):
                 async with lock:
                     return self._remembered(key) or await self._ask(key, token)
         except FAILURES as error:
-            if self._reachable:  # else it was said already
-                logger.warning("the hub at %s cannot be asked: %s", self._url, words(error))
+            if self._reachable:  # log the first failure only
+                logger.warning("cannot reach the hub at %s: %s", self._url, words(error))
             self._reachable = False
             raise AuthenticatorUnavailable(
-                "the JupyterHub that knows the users does not answer: try again later"
+                "the JupyterHub that authenticates users does not respond: try again later"
             ) from error
 
     async def _ask(self, key: str, token: str) -> User | None:
-        async with self._for_users if key in self._known else self._for_strangers:
+        async with self._for_users if key in self._known else self._for_others:
             user = self._judge(*await self._get(token))
         if not self._reachable:
-            logger.info("the hub at %s answers again", self._url)
+            logger.info("the hub at %s responds again", self._url)
         self._reachable = True
         if user is not None:
             self._remember(key, user)
@@ -112,15 +114,15 @@ class HubToken:
         return await get(self._address, ("Authorization", f"token {token}"))
 
     def _judge(self, status: int, body: bytes) -> User | None:
-        """Return the user that an answer is about; ValueError where it is not one of a hub's."""
+        """Return the user in a response, or None; raise ValueError if it is not one of a hub."""
         if status in (401, 403):
             return None
         if status != 200:
-            raise ValueError(f"it answers with status {status}")
-        answer = msgspec.json.decode(body, type=_Answer)
-        if answer.kind != "user" or (self._scopes and self._scopes.isdisjoint(answer.scopes)):
+            raise ValueError(f"unexpected status {status}")
+        found = msgspec.json.decode(body, type=_HubUser)
+        if found.kind != "user" or (self._scopes and self._scopes.isdisjoint(found.scopes)):
             return None
-        return User(answer.name, admin=bool(answer.admin), groups=answer.groups)
+        return User(found.name, admin=bool(found.admin), groups=found.groups)
 
     def _remembered(self, key: str) -> User | None:
         user, until = self._known.get(key, (None, 0.0))
@@ -129,11 +131,11 @@ class HubToken:
     def _remember(self, key: str, user: User) -> None:
         self._known.pop(key, None)
         self._known[key] = user, anyio.current_time() + self._cache_seconds
-        if len(self._known) > _MOST_REMEMBERED:
+        if len(self._known) > _MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
 
 
-class _Answer(msgspec.Struct):
+class _HubUser(msgspec.Struct):
     name: Annotated[str, msgspec.Meta(min_length=1)]
     kind: str = "user"
     admin: bool | None = None
@@ -147,5 +149,5 @@ def _read_url(url: str) -> Address:
         return read_address(f"{url.rstrip('/')}/user")
     except ValueError:
         raise InvalidSettings(
-            "hub_api_url: it is no address of a hub's API, such as http://127.0.0.1:8081/hub/api"
+            "hub_api_url: it is not a valid URL: use one such as http://127.0.0.1:8081/hub/api"
         ) from None

@@ -1,9 +1,9 @@
-"""Logins: limit failed attempts to log in by address, and tell the audit log of attempts.
+"""Logins: limit the failed logins of each address, and write logins to the audit log.
 
-A request with a token that the server has not accepted before is an attempt. An address with too
-many failed attempts has to wait, whether its next token is right or wrong, so guessing is slow. A
-token that was accepted before is no attempt: users who share the address, behind a NAT or a
-gateway, keep working.
+A request with a token that the server has not accepted before is a login attempt. An address with
+too many failed attempts must wait, even with a valid token, so guessing tokens is slow. Requests
+with a token that was accepted before are no attempts: users can keep working although they share
+the address with an attacker, behind a NAT or a gateway.
 """
 
 from __future__ import annotations
@@ -20,38 +20,36 @@ from kernelproto.server.auth.authenticators import hash_token, token_of
 from kernelproto.server.rate_limit import RateLimit
 from kernelproto.server.telemetry.audit import acting, audit
 
-# Failed attempts at once, after a while without any.
+# Failed attempts that an address may make at once, after a pause.
 _BURST = 50
 
-# Accepted tokens, addresses that attempts come from, and users with their addresses.
-_MOST_REMEMBERED = 10_000
+# Accepted tokens, addresses with attempts, and pairs of user and address.
+_MAX_REMEMBERED = 10_000
 
-# An IPv6 host may use every address of its network.
+# An IPv6 host can use all addresses of its network.
 _IPV6_PREFIX = 64
 
 
 class TooManyLogins(Exception):
-    """Too many attempts from this address have failed.
+    """Too many login attempts from one address have failed.
 
     Attributes:
-        seconds: how long it has to wait.
+        seconds: the time until the next attempt is allowed.
     """
 
     def __init__(self, seconds: int) -> None:
-        super().__init__(
-            f"too many log-ins from your address have failed: try again in {seconds} s"
-        )
+        super().__init__(f"too many failed logins from your address: try again in {seconds} s")
         self.seconds = seconds
 
 
 class Attempt(NamedTuple):
-    """A request that may be authenticated.
+    """A login attempt.
 
     Attributes:
-        address: the client's address; None if it has none.
+        address: the client's address; None if unknown.
         path: the path of the request.
-        key: the hash of its token; None where it has none.
-        counts: whether it was counted as a failure until its token is accepted.
+        key: the hash of the token; None without a token.
+        counts: whether the attempt counts as failed until its token is accepted.
     """
 
     address: str | None
@@ -61,22 +59,22 @@ class Attempt(NamedTuple):
 
 
 class Logins:
-    """Authenticate requests, and limit how often that may fail.
+    """Authenticate requests, and limit the failed attempts.
 
     Args:
-        authenticator: knows the users.
-        per_minute: failed attempts of an address in a minute; 0 for no limit.
+        authenticator: authenticates the requests.
+        per_minute: failed attempts per address and minute; 0 for no limit.
 
     Attributes:
-        refused: how many attempts had an unknown token.
-        limited: how many came from an address that had to wait.
+        refused: the number of attempts with an unknown token.
+        limited: the number of attempts from an address that had to wait.
     """
 
     def __init__(self, authenticator: Authenticator, *, per_minute: float) -> None:
         self.refused = 0
         self.limited = 0
         self._authenticator = authenticator
-        self._failures = RateLimit(per_minute=per_minute, burst=_BURST, most=_MOST_REMEMBERED)
+        self._failures = RateLimit(per_minute=per_minute, burst=_BURST, most=_MAX_REMEMBERED)
         self._accepted = _Recent()
         self._waiting = _Recent()
         self._logged_in = _Recent()
@@ -84,11 +82,11 @@ class Logins:
     async def authenticate(
         self, request: UserRequest, *, address: str | None, path: str
     ) -> User | None:
-        """Return the user who makes a request; None refuses it.
+        """Return the user of a request; None if it must be refused.
 
         Raises:
-            TooManyLogins: the address has to wait.
-            AuthenticatorUnavailable: as the authenticator does.
+            TooManyLogins: the address must wait.
+            AuthenticatorUnavailable: the authenticator cannot decide now.
         """
         attempt = self.begin(request, address=address, path=path)
         user = await self._authenticator.authenticate(request)
@@ -99,10 +97,10 @@ class Logins:
         return user
 
     def begin(self, request: UserRequest, *, address: str | None, path: str) -> Attempt:
-        """Count an attempt; ``accept`` takes that back.
+        """Count an attempt as failed until ``accept`` or ``withdraw``.
 
         Raises:
-            TooManyLogins: the address has to wait.
+            TooManyLogins: the address must wait.
         """
         token = token_of(request)
         key = None if token is None else hash_token(token)
@@ -114,17 +112,17 @@ class Logins:
             self._waiting.discard(network)
             return Attempt(address, path, key, counts=True)
         self.limited += 1
-        if self._waiting.add(network):  # told once, however often it goes on
+        if self._waiting.add(network):  # logged once
             with acting(None, address):
                 audit("login", "refused", path=path, reason="too many failed attempts")
         raise TooManyLogins(seconds)
 
     def accept(self, attempt: Attempt, user: str | None) -> None:
-        """Take note that an attempt was let in.
+        """Record a successful attempt.
 
         Args:
             attempt: the attempt.
-            user: None for a token that is no user's, such as the metrics_token.
+            user: the name of the user; None for the metrics_token, which belongs to no user.
         """
         if attempt.counts:
             self._failures.give_back(_network(attempt.address), anyio.current_time())
@@ -135,12 +133,12 @@ class Logins:
                 audit("login", "ok", path=attempt.path)
 
     def withdraw(self, attempt: Attempt) -> None:
-        """Take back an attempt that is followed by another one about the same request."""
+        """Remove an attempt, because another attempt for the same request follows."""
         if attempt.counts:
             self._failures.give_back(_network(attempt.address), anyio.current_time())
 
     def refuse(self, attempt: Attempt) -> None:
-        """Take note that the user of an attempt was not let in."""
+        """Record a failed attempt."""
         if attempt.key is None:
             return
         self.refused += 1
@@ -150,32 +148,32 @@ class Logins:
 
 
 class _Recent:
-    """The things that were added last, up to a bounded number."""
+    """The keys that were added last, up to _MAX_REMEMBERED."""
 
     def __init__(self) -> None:
-        self._things: dict[Hashable, None] = {}
+        self._keys: dict[Hashable, None] = {}
 
-    def __contains__(self, thing: Hashable) -> bool:
-        return thing in self._things
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._keys
 
-    def add(self, thing: Hashable) -> bool:
-        """Add a thing; return whether it was not there."""
-        is_new = thing not in self._things
-        self.discard(thing)
-        self._things[thing] = None
-        if len(self._things) > _MOST_REMEMBERED:
-            del self._things[next(iter(self._things))]
+    def add(self, key: Hashable) -> bool:
+        """Add a key; return whether it is new."""
+        is_new = key not in self._keys
+        self.discard(key)
+        self._keys[key] = None
+        if len(self._keys) > _MAX_REMEMBERED:
+            del self._keys[next(iter(self._keys))]
         return is_new
 
-    def discard(self, thing: Hashable) -> None:
-        self._things.pop(thing, None)
+    def discard(self, key: Hashable) -> None:
+        self._keys.pop(key, None)
 
 
 def _network(address: str | None) -> str:
-    """Return the key of the limit: an IPv4 address, or the network of an IPv6 address."""
+    """Return the key of the rate limit: an IPv4 address, or the network of an IPv6 address."""
     try:
         ip = ipaddress.ip_address(address or "")
-    except ValueError:  # such as the name that a test client has
+    except ValueError:  # not an IP address, such as the name of a test client
         return address or ""
     if isinstance(ip, ipaddress.IPv6Address):
         if ip.ipv4_mapped is not None:

@@ -1,7 +1,7 @@
-"""OidcToken: users with a token that an OpenID Connect provider, the issuer, has signed.
+"""OidcToken: authenticate users by tokens that an OpenID Connect provider, the issuer, has signed.
 
-A token is a JWT: an access token (RFC 9068) or an ID token. The issuer's public keys verify it, so
-the issuer is asked for its keys only, never about a token. Needs the extra ``oidc``.
+A token is a JWT: an access token (RFC 9068) or an ID token. The server fetches the issuer's public
+keys and verifies tokens with them; it sends no token to the issuer. Needs the extra ``oidc``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ logger = logging.getLogger(__name__)
 
 _DISCOVERY = "/.well-known/openid-configuration"
 
-# Signatures that need the issuer's private key: with a shared secret, the public key would sign.
+# Signatures that need the issuer's private key. An algorithm with a shared secret would accept a
+# token that is signed with the public key.
 _KEY_TYPES = {
     **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), "RSA"),
     **dict.fromkeys(("ES256", "ES384", "ES512"), "EC"),
     "EdDSA": "OKP",
 }
 
-# Other JWTs of an issuer, such as one that announces a log-out, are no tokens of a user.
+# Other JWTs of an issuer, such as logout tokens, do not authenticate a user.
 _TOKEN_TYPES = (None, "jwt", "at+jwt", "application/at+jwt")
 
 # Longer than tokens with hundreds of groups.
@@ -40,11 +41,11 @@ _MOST_CHARACTERS = 16_384
 _MOST_NAME_CHARACTERS = 255
 _MOST_KEYS = 100
 
-# Seconds. The clocks of the issuer and of this machine may differ.
+# The seconds by which the clocks of the issuer and of this machine may differ.
 _LEEWAY = 30
 
-# Keys are asked for again so often; for a token with an unknown key earlier, but not more often
-# than the second number says. Without an answer the old ones are believed for a while.
+# Seconds: the age at which the keys are fetched again; the shortest time between two attempts, also
+# for tokens with an unknown key; and the age at which old keys are no longer used.
 _KEYS_SECONDS = 300.0
 _PAUSE_SECONDS = 10.0
 _STALE_SECONDS = 3600.0
@@ -62,25 +63,26 @@ class _KeySet(msgspec.Struct):
 
 
 class OidcToken:
-    """The users of an OpenID Connect provider, each with a JWT that it has signed.
+    """Authenticate the users of an OpenID Connect provider by JWTs that it has signed.
 
-    A token counts until it expires, also after the issuer has revoked it: let them live for some
-    minutes. The issuer's keys are fetched when they are first needed, and again when a token is
-    signed with one that is not known yet.
+    A token is accepted until it expires, even if the issuer has revoked it, so let tokens expire
+    after some minutes. The issuer's keys are fetched at the first token, at regular intervals, and
+    when a token is signed with an unknown key.
 
     Args:
-        issuer: its address, as in the claim ``iss``: https, or http on this machine.
-        audience: values of which a token needs one in its claim ``aud``.
-        name_claim: the claim with the user's name. A user must not be able to choose it.
-        admin_claim: the claim that makes admins, such as a list of groups; a claim within another
-            is written with a dot, as ``realm_access.roles``.
-        admin_values: values of that claim, of which an admin has one; ``"true"`` for a true claim.
-        admins: names of further admins.
+        issuer: the URL of the issuer, equal to the claim ``iss``: https, or http on this machine.
+        audience: the claim ``aud`` of a token must have at least one of these values.
+        name_claim: the claim with the user's name. Users must not be able to change its value.
+        admin_claim: the claim that identifies admins, such as a list of groups. Separate the names
+            of nested claims with dots, as in ``realm_access.roles``.
+        admin_values: the values of that claim that make a user an admin; ``"true"`` for a claim
+            that is true.
+        admins: the names of further admins.
         groups_claim: the claim with a list of the user's groups.
-        timeout: how many seconds the issuer may take to tell its keys.
+        timeout: seconds to wait for the issuer's keys.
 
     Raises:
-        InvalidSettings: the issuer is no such address, or there is no audience.
+        InvalidSettings: the issuer's URL is invalid, or the audience is empty.
     """
 
     def __init__(
@@ -99,12 +101,13 @@ class OidcToken:
             self._discovery = read_address(_safe(issuer.rstrip("/") + _DISCOVERY))
         except ValueError as error:
             raise InvalidSettings(
-                f"oidc_issuer: {issuer!r} is no address of an issuer, such as "
+                f"oidc_issuer: {issuer!r} is not a valid URL of an issuer, such as "
                 f"https://login.example.org: {error}"
             ) from None
         if not audience or isinstance(audience, str):
             raise InvalidSettings(
-                "oidc_audience: it is empty, so tokens for any other service would be accepted"
+                "oidc_audience: list at least one value; without it, tokens for other services "
+                "would be accepted"
             )
         self._issuer = issuer
         self._audience = list(audience)
@@ -123,7 +126,7 @@ class OidcToken:
         """Return the user named in a token that the issuer has signed for this server.
 
         Raises:
-            AuthenticatorUnavailable: the issuer does not tell its keys.
+            AuthenticatorUnavailable: the keys cannot be fetched from the issuer.
         """
         token = token_of(request)
         if not token or len(token) > _MOST_CHARACTERS:
@@ -156,15 +159,15 @@ class OidcToken:
         name = _claim(claims, self._name_claim)
         if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME_CHARACTERS:
             return None
-        roles = _texts(claims, self._admin_claim)
+        roles = _strings(claims, self._admin_claim)
         return User(
             name,
             admin=name in self._admins or not self._admin_values.isdisjoint(roles),
-            groups=_texts(claims, self._groups_claim),
+            groups=_strings(claims, self._groups_claim),
         )
 
     async def _key(self, kid: str | None) -> jwt.PyJWK | None:
-        """Return the key of the issuer that has an id, or its only one for a token without."""
+        """Return the key with an id; without an id, the only key of the issuer."""
         if not self._is_known(kid) or not self._is_younger(_KEYS_SECONDS):
             # A token with a known key need not wait while another task refreshes the keys.
             if not (self._is_known(kid) and self._lock.locked()):
@@ -174,7 +177,7 @@ class OidcToken:
             knows = self._is_known(kid) or self._reachable
             if not knows or not self._is_younger(_STALE_SECONDS):
                 raise AuthenticatorUnavailable(
-                    "the issuer of the tokens does not answer: try again later"
+                    "the issuer of the tokens does not respond: try again later"
                 )
         if kid is None:
             return next(iter(self._keys.values())) if len(self._keys) == 1 else None
@@ -194,25 +197,25 @@ class OidcToken:
             with anyio.fail_after(self._timeout):
                 self._keys = await self._fetch()
         except FAILURES as error:
-            if self._reachable:  # else it was said already
-                logger.warning("the keys of %s cannot be had: %s", self._issuer, words(error))
+            if self._reachable:  # log the first failure only
+                logger.warning("cannot fetch the keys of %s: %s", self._issuer, words(error))
             self._reachable = False
             return
         if not self._reachable:
-            logger.info("%s tells its keys again", self._issuer)
+            logger.info("fetched the keys of %s again", self._issuer)
         self._reachable = True
         self._fetched_at = anyio.current_time()
 
     async def _fetch(self) -> dict[str | None, jwt.PyJWK]:
         status, body = await get(self._discovery)
         if status != 200:
-            raise ValueError(f"{self._discovery.url} answers with status {status}")
+            raise ValueError(f"unexpected status {status} from {self._discovery.url}")
         discovery = msgspec.json.decode(body, type=_Discovery)
         if discovery.issuer != self._issuer:
-            raise ValueError(f"it says that its issuer is {discovery.issuer!r}")
+            raise ValueError(f"its configuration names another issuer: {discovery.issuer!r}")
         status, body = await get(read_address(_safe(discovery.jwks_uri)))
         if status != 200:
-            raise ValueError(f"{discovery.jwks_uri} answers with status {status}")
+            raise ValueError(f"unexpected status {status} from {discovery.jwks_uri}")
         found: dict[str | None, jwt.PyJWK] = {}
         for description in msgspec.json.decode(body, type=_KeySet).keys[:_MOST_KEYS]:
             key = _read_key(description)
@@ -222,7 +225,7 @@ class OidcToken:
 
 
 def _read_key(description: dict[str, Any]) -> jwt.PyJWK | None:
-    """Return a public key for signatures; None for any other, and for one that cannot be used."""
+    """Return a public key for signatures; None for a key of another kind, or an invalid one."""
     if description.get("use", "sig") != "sig" or "d" in description:
         return None
     if description.get("kty") not in _KEY_TYPES.values():
@@ -236,10 +239,10 @@ def _read_key(description: dict[str, Any]) -> jwt.PyJWK | None:
 
 
 def _safe(url: str) -> str:
-    """Return an address whose answers no third party can change: TLS, or this machine.
+    """Return the URL if responses cannot be tampered with: https, or a loopback address.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: the URL is another one.
     """
     parts = urlsplit(url)
     if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
@@ -253,7 +256,7 @@ def _has_type(header: Mapping[str, Any]) -> bool:
 
 
 def _claim(claims: Mapping[str, Any], name: str) -> object:
-    """Return a claim, or one within another, whose name has dots."""
+    """Return a claim; dots in the name select a nested claim."""
     if name in claims:
         return claims[name]
     found: object = claims
@@ -262,9 +265,9 @@ def _claim(claims: Mapping[str, Any], name: str) -> object:
     return found
 
 
-def _texts(claims: Mapping[str, Any], name: str) -> frozenset[str]:
-    """Return the texts in a claim, which may be a list or one text; a true claim is "true"."""
+def _strings(claims: Mapping[str, Any], name: str) -> frozenset[str]:
+    """Return the strings in a claim, which may be a list or one string; true counts as "true"."""
     found = _claim(claims, name)
     values = cast("list[object]", found) if isinstance(found, list) else [found]
-    texts = ("true" if value is True else value for value in values)
-    return frozenset(text for text in texts if isinstance(text, str))
+    strings = ("true" if value is True else value for value in values)
+    return frozenset(value for value in strings if isinstance(value, str))

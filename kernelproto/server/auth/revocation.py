@@ -1,8 +1,8 @@
 """Access: notice that the access of a user was revoked.
 
-A request is authenticated once. A WebSocket and a kernel live on, so the authenticator is asked
-again at an interval, about the request that it has let in. An authenticator that cannot answer
-revokes nothing: users keep their connections while a JupyterHub restarts.
+A WebSocket and a kernel outlive the request that started them. So the request is authenticated
+again at an interval. While the authenticator is unavailable, nothing counts as revoked: users keep
+their connections while a JupyterHub restarts.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from kernelproto.exceptions import AuthenticatorUnavailable
 from kernelproto.interfaces import Authenticator, User, UserRequest
 from kernelproto.server.auth.authenticators import token_of
 
-# With the time that HubToken believes an answer, revoking takes effect within 5 seconds.
+# With the cache of HubToken (3 s), a revocation takes effect within 5 seconds.
 RECHECK_SECONDS = 1.5
 
-# Users whose requests are remembered, and tokens of each.
+# The users whose requests are remembered, and the tokens per user.
 _MOST_USERS = 10_000
 _MOST_TOKENS = 8
 
 
 class Access:
-    """Ask an authenticator again about users whom it has let in.
+    """Authenticate the requests of connected users again.
 
     Args:
-        authenticator: knows the users.
+        authenticator: authenticates the requests.
     """
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
-        # By user, and then by token: the latest request, the oldest first.
+        # The latest request of each user and token, in the order of their arrival.
         self._requests: dict[str, dict[str | None, UserRequest]] = {}
 
     def note(self, user: User, request: UserRequest) -> None:
-        """Remember a request that was let in, for ``wait_until_user_revoked``."""
+        """Remember an accepted request, for ``wait_until_user_revoked``."""
         requests = self._requests.pop(user.name, {})
         token = token_of(request)
         requests.pop(token, None)
@@ -46,23 +46,23 @@ class Access:
             del self._requests[next(iter(self._requests))]
 
     async def wait_until_revoked(self, user: User, request: UserRequest) -> None:
-        """Return when a request that this user has made would be refused."""
+        """Return when a request of a user would be refused."""
         while True:
             await anyio.sleep(RECHECK_SECONDS)
             if await self._is_refused(user.name, request):
                 return
 
     async def wait_until_user_revoked(self, user: User) -> None:
-        """Return when every token that this user has used lately would be refused."""
+        """Return when all recent tokens of a user would be refused."""
         while True:
             await anyio.sleep(RECHECK_SECONDS)
             requests = self._requests.get(user.name)
-            if requests is None:  # more users have come since than are remembered
+            if requests is None:  # dropped, because too many other users came since
                 continue
             for token, request in list(requests.items()):
                 if await self._is_refused(user.name, request) and requests.get(token) is request:
                     del requests[token]
-            if not requests:  # this stays, for the other kernels of the user
+            if not requests:  # not removed: other kernels of the user may wait for this
                 return
 
     async def _is_refused(self, name: str, request: UserRequest) -> bool:

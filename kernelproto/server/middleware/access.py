@@ -1,4 +1,4 @@
-"""Guard: stands before every route and WebSocket, and lets nobody in whom it does not know."""
+"""Guard: authenticate every request and WebSocket before the routes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from kernelproto.server.auth.revocation import Access
 from kernelproto.server.responses import SECURITY_HEADERS, error_response
 from kernelproto.server.telemetry.audit import acting, audit
 
-# The name is kept with each kernel, and stands in each line of the log about one.
-_MOST_NAME_CHARACTERS = 256
+# Each kernel and each log line about a kernel has the name.
+_MAX_NAME_CHARACTERS = 256
 
-# The key of a scope with the client's address, if a trusted proxy has told it.
+# The key of a scope for the client's address from a trusted proxy.
 ADDRESS = "kernelproto.address"
 
 _SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 class SecurityHeaders:
-    """ASGI middleware: adds to every answer the headers that every answer has.
+    """ASGI middleware: add the security headers to every response.
 
     Args:
-        app: what answers.
+        app: the application.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -53,19 +53,19 @@ class SecurityHeaders:
 
 
 class Guard:
-    """ASGI middleware: who is it, and does the page that sends this belong here?
+    """ASGI middleware: authenticate requests, and refuse those from pages of other origins.
 
-    It puts the User into ``scope["user"]``. Whoever is not known gets 403, and so does a page of
-    another origin that wants to change something or to open a WebSocket: what lets its reader in,
-    such as a proxy, may not be meant for it.
+    Sets ``scope["user"]``. The response is 403 for unknown users, and for pages of other origins
+    that change something or open a WebSocket: a browser may send credentials, such as those for a
+    proxy, along with requests of any page.
 
     Args:
-        app: what is guarded.
-        logins: authenticate the users.
-        access: remembers the requests that are let in.
-        refuse: makes the response to a request that is refused, of it and of the reason.
-        allow_origins: whose pages may use the server beside its own; ``"*"`` for all.
-        public: the paths that anybody may ask for, whose routes must not want a user.
+        app: the guarded application.
+        logins: authenticates the requests.
+        access: remembers the accepted requests.
+        refuse: returns the response to a refused request, given the request and the reason.
+        allow_origins: the origins of other sites whose pages may use the server; ``"*"`` for all.
+        public: the paths that need no authentication. Their routes have no user.
     """
 
     def __init__(
@@ -112,29 +112,31 @@ class Guard:
             await answer(scope, receive, send, error_response(403, refusal))
 
     async def _refusal(self, scope: MutableMapping[str, Any]) -> str | None:
-        """Return why this is refused; where it is not, note the user."""
+        """Return why the request is refused; if it is accepted, set the user and return None."""
         headers = Headers(scope=scope)
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
             with acting(None, address_of(scope)):
                 reason = f"origin {headers['origin'][:100]}"
                 audit("login", "refused", path=scope["path"], reason=reason)
             origin = headers["origin"][:100]
-            return f"pages of {origin} may not use this server: its administrator can allow them"
+            return f"pages of {origin} may not use this server: ask its administrator to allow them"
         request = user_request(scope)
         user = await self._logins.authenticate(
             request, address=address_of(scope), path=scope["path"]
         )
         if user is None:
-            return "who are you? Send your token as 'Authorization: token ...' or as ?token=..."
-        if len(user.name) > _MOST_NAME_CHARACTERS:
-            return f"the name of a user may have {_MOST_NAME_CHARACTERS} characters at the most"
+            return (
+                "missing or unknown token: send yours as 'Authorization: token ...' or ?token=..."
+            )
+        if len(user.name) > _MAX_NAME_CHARACTERS:
+            return f"your user name is longer than {_MAX_NAME_CHARACTERS} characters"
         scope["user"] = user
         self._access.note(user, request)
         return None
 
     def _is_origin_allowed(self, headers: Headers) -> bool:
         origin = headers.get("origin")
-        if origin is None or "*" in self._allow_origins:  # no browser, or any page
+        if origin is None or "*" in self._allow_origins:  # no browser, or all are allowed
             return True
         host = headers.get("host")
         return origin in self._allow_origins or (bool(host) and _host_of(origin) == host)
@@ -143,12 +145,12 @@ class Guard:
 def _host_of(origin: str) -> str | None:
     try:
         return urlsplit(origin).netloc
-    except ValueError:  # such as a bracket that is never closed
+    except ValueError:  # such as an unclosed bracket
         return None
 
 
 def user_request(scope: Mapping[str, Any]) -> UserRequest:
-    """Return what an authenticator may know of a request; of what is repeated the first counts."""
+    """Return the parts of a request for an authenticator; of repeated fields the first counts."""
     return UserRequest(
         headers=_first_of_each(Headers(raw=scope["headers"]).items()),
         query=_first_of_each(QueryParams(scope["query_string"]).multi_items()),
@@ -157,31 +159,34 @@ def user_request(scope: Mapping[str, Any]) -> UserRequest:
 
 
 def address_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the address of the client; None where there is none."""
+    """Return the address of the client; None if unknown."""
     address: str | None = scope[ADDRESS] if ADDRESS in scope else peer_of(scope)
     return address
 
 
 def peer_of(scope: Mapping[str, Any]) -> str | None:
-    """Return the address that has connected, which may be a proxy's; None where there is none."""
+    """Return the address of the peer, which may be a proxy; None if unknown."""
     client = scope.get("client")
     return client[0] if client else None
 
 
 def path_in_app(scope: Mapping[str, Any]) -> str:
-    """Return the path of a request without that of the application it is mounted in."""
+    """Return the path of a request without the prefix under which the application is mounted."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
 
 
 async def deny(websocket: WebSocket, status: int, message: str) -> None:
-    """Answer a WebSocket's handshake with an error."""
+    """Refuse the handshake of a WebSocket with an error response."""
     response = error_response(status, message)
     await answer(websocket.scope, websocket.receive, websocket.send, response)
 
 
 async def answer(scope: Scope, receive: Receive, send: Send, response: Response) -> None:
-    """Answer a request, or the handshake of a WebSocket; with a plain 403 if need be."""
+    """Send a response to a request or to the handshake of a WebSocket.
+
+    If the server supports no responses to handshakes, the client gets a plain 403.
+    """
     if scope["type"] != "websocket":
         await response(scope, receive, send)
         return

@@ -1,7 +1,7 @@
-"""Forwarded: the address that a client uses, where a reverse proxy stands in between.
+"""Forwarded: take the client's address, scheme and path prefix from the headers of reverse proxies.
 
-A proxy tells the client's address, scheme and path prefix in the headers X-Forwarded-For, -Proto
-and -Prefix. Anybody can send these, so they count only from the addresses of trusted proxies.
+Any client can send X-Forwarded-For, -Proto and -Prefix, so the server reads them only in requests
+from the addresses of trusted proxies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernelproto.server.settings import BASE_URL
 
 _SCHEMES = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
 
-# Proxies that a request may have come through.
+# The largest number of proxies on the way of a request.
 _MOST_HOPS = 20
 
 # An IPv4 address with a port, or an IPv6 address in brackets.
@@ -29,16 +29,16 @@ _WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d+|\[([^\]]+)\](?::\d+)?")
 
 
 class Forwarded:
-    """ASGI middleware: let the application see the address that its client uses.
+    """ASGI middleware: set the client's address and URL in the scope.
 
-    It sets ``root_path``, ``scheme`` and ``ADDRESS`` of the scope; ``client`` stays the peer. A
-    request for the prefix itself is redirected to the page below it.
+    Sets ``root_path``, ``scheme`` and ``ADDRESS`` of the scope; ``client`` remains the peer. A
+    request for the prefix without a slash is redirected to the page below the prefix.
 
     Args:
         app: the application.
-        base_url: the prefix of every path, such as ``/kernels``, whether a proxy removes it from
-            the path or not; empty for none.
-        trusted: addresses and networks of the proxies whose headers count.
+        base_url: the prefix of every path, such as ``/kernels``, which a proxy may remove or keep;
+            empty for none.
+        trusted: the addresses and networks of trusted proxies.
     """
 
     def __init__(self, app: ASGIApp, *, base_url: str, trusted: Iterable[str]) -> None:
@@ -57,7 +57,7 @@ class Forwarded:
         if peer_of(scope) in self._trusted:
             prefix = _first(headers, "x-forwarded-prefix").rstrip("/")
             if not re.fullmatch(BASE_URL, prefix):
-                message = "the header X-Forwarded-Prefix of the proxy is no path such as /kernels"
+                message = "the proxy sent an X-Forwarded-Prefix that is not a path such as /kernels"
                 await answer(scope, receive, send, error_response(400, message))
                 return
             scheme = _first(headers, "x-forwarded-proto").lower()
@@ -67,7 +67,7 @@ class Forwarded:
         await (redirect or self._app)(scope, receive, send)
 
     def _place(self, scope: Scope, prefix: str) -> Response | None:
-        """Put the prefix into the scope; return the redirect of a request for the prefix itself."""
+        """Set the prefix in the scope; return a redirect for a request of the prefix itself."""
         mounted: str = scope.get("root_path", "")
         path = scope["path"].removeprefix(mounted)
         root, below = self._split(path, prefix)
@@ -84,8 +84,8 @@ class Forwarded:
         return None
 
     def _split(self, path: str, prefix: str) -> tuple[str, str]:
-        """Return the prefix that the client sees, and the rest of the path."""
-        if prefix and _is_below(path, prefix):  # the proxy names it and has not removed it
+        """Return the prefix in the client's URL, and the rest of the path."""
+        if prefix and _is_below(path, prefix):  # the proxy sends the prefix in the path as well
             return prefix, path.removeprefix(prefix)
         if self._base_url and _is_below(path, self._base_url):
             below = path.removeprefix(self._base_url)
@@ -93,7 +93,7 @@ class Forwarded:
         return prefix or self._base_url, path
 
     def _client(self, headers: Headers) -> str | None:
-        """Return the last address that no trusted proxy has; None where the header has none."""
+        """Return the last address that is not a trusted proxy; None without a valid address."""
         address = None
         hops = ",".join(headers.getlist("x-forwarded-for")).rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
         for hop in reversed(hops):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import NoReturn
 
-from kernelproto.server.settings import OPTIONS
+from kernelproto.server.settings_options import OPTIONS
 
 _USAGE_ERROR = 2  # the exit status
 
@@ -25,6 +25,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     """
     parser = _Parser(
         prog=prog,
+        usage="%(prog)s [--config FILE] [--OPTION VALUE ...]",
         description="Serve Jupyter kernels to many users over Jupyter's REST and WebSocket API.",
         epilog="You can also set each option in the file, as key = value with underscores for the "
         "inner dashes, or in\nthe environment. The command line overrides the environment, which "
@@ -41,7 +42,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     for option in OPTIONS.values():
         if option.table:
             continue
-        default = "" if option.default is None else f" (default: {_shown(option.default)})"
+        default = "" if option.default in (None, "") else f" (default: {_shown(option.default)})"
         parser.add_argument(
             "--" + option.key.replace("_", "-"),
             metavar="VALUE",

@@ -124,7 +124,7 @@ def test_token_file_that_is_not_there(tmp_path) -> None:
     path = tmp_path / "users.toml"
     with pytest.raises(InvalidSettings) as caught:
         TokenFile(path)
-    assert str(caught.value) == f"{path} cannot be read: No such file or directory"
+    assert str(caught.value) == f"cannot read {path}: No such file or directory"
 
 
 @pytest.mark.parametrize(

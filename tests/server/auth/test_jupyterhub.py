@@ -132,7 +132,7 @@ async def test_what_is_no_token_is_not_asked_about(opened) -> None:
 
 
 async def test_hub_is_asked_once_for_a_while(opened, monkeypatch) -> None:
-    monkeypatch.setattr(jupyterhub, "_MOST_REMEMBERED", 2)
+    monkeypatch.setattr(jupyterhub, "_MAX_REMEMBERED", 2)
     async with opened() as it:
         users = HubToken(it.url)
         for token, questions in [
@@ -315,7 +315,7 @@ async def test_hub_that_is_back_is_told_of(opened, caplog) -> None:
                 assert await users.authenticate(bearing("ada's")) == User("ada")
     down, up = caplog.messages
     assert "status 503" in down
-    assert "answers again" in up
+    assert "responds again" in up
 
 
 async def test_https_is_never_plain(opened) -> None:

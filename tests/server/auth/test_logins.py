@@ -142,7 +142,7 @@ async def test_no_limit() -> None:
 
 
 async def test_what_is_remembered_is_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(logins, "_MOST_REMEMBERED", 5)
+    monkeypatch.setattr(logins, "_MAX_REMEMBERED", 5)
     names = [f"user-{number}" for number in range(20)]
     entries = Logins(Known(*names), per_minute=0.01)
     for number, name in enumerate(names):
@@ -151,7 +151,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch) -> None:
         for guess in range(BURST + 1):
             await attempt(entries, f"wrong-{guess}", address)
     tables = (entries._accepted, entries._waiting, entries._logged_in)
-    assert [len(table._things) for table in tables] == [5] * 3
+    assert [len(table._keys) for table in tables] == [5] * 3
     assert len(entries._failures) == 5
 
 

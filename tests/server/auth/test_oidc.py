@@ -287,7 +287,7 @@ async def test_issuer_that_does_not_answer(opened, monkeypatch, caplog, answer: 
             assert [record.levelname for record in caplog.records] == ["WARNING"]
             issuer.answer = None
             assert await users.authenticate(bearing(issuer.token())) == User("ada")
-            assert "tells its keys again" in caplog.text
+            assert "fetched the keys" in caplog.text
         # Its keys are believed for a while, and no others.
         issuer.answer = answer
         monkeypatch.setattr(oidc, "_KEYS_SECONDS", 0)

@@ -89,7 +89,7 @@ async def test_error_of_the_server_is_for_who_sends() -> None:
 
 
 async def test_last_words_are_bounded_in_time(monkeypatch) -> None:
-    monkeypatch.setattr("kernelproto.server.middleware.cancellable_send._LAST_WORDS_SECONDS", 0.01)
+    monkeypatch.setattr("kernelproto.server.middleware.cancellable_send._LAST_EVENTS_SECONDS", 0.01)
 
     async def app(scope, receive, send) -> None:
         with anyio.move_on_after(0.001):

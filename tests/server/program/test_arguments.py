@@ -6,7 +6,7 @@ import pytest
 
 from kernelproto.server.program.arguments import build_parser
 from kernelproto.server.program.serve import main
-from kernelproto.server.settings import OPTIONS
+from kernelproto.server.settings_options import OPTIONS
 
 
 @pytest.mark.parametrize("arguments", [["--prot", "1"], ["--port"]])

@@ -36,7 +36,7 @@ def test_more_connections_than_open_files_are_refused(monkeypatch) -> None:
         ),
         (
             {"limits": LimitTables(groups={"x": UserLimits()})},
-            r"limits\.groups: users have no groups with this authentication",
+            r"limits\.groups: this authentication provides no groups",
         ),
         ({"certfile": "/nowhere"}, r"certfile, keyfile: .*: No such file"),
         ({"certfile": __file__}, r"certfile, keyfile: cannot load the certificate: "),

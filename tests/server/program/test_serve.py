@@ -218,7 +218,7 @@ def test_mistake_is_told_at_once(monkeypatch, capsys) -> None:
     assert "max_kernels from JUPYTER_KERNEL_MAX_PER_SERVER" in capsys.readouterr().err
     monkeypatch.delenv("JUPYTER_KERNEL_MAX_PER_SERVER")
     assert main(["--host", "0.0.0.0", "--authentication", "none"]) == 1
-    assert "everybody could run code" in capsys.readouterr().err
+    assert "everyone could run code" in capsys.readouterr().err
 
 
 @pytest.mark.anyio
