@@ -24,8 +24,17 @@ help:  ## list these targets
 demo: $(READY)  ## start a kernel, stream its output, print a result
 	@$(BIN)/python examples/01_hello.py
 
+# A crashed worker ends the run. If it were replaced, the new worker could wait for ever for a second
+# test, when its file has only one (pytest-xdist 3.8, LoadScopeScheduling).
+PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --max-worker-restart=0
+
+# An interrupted run still prints its failures and the tests that did not finish. --foreground
+# leaves Ctrl-C to pytest. Not every system has GNU's timeout.
+BOUNDED := $(shell timeout --foreground --signal=INT --kill-after=60 9 true 2>/dev/null && \
+	echo timeout --foreground --signal=INT --kill-after=60)
+
 test: $(READY)  ## run all tests
-	$(BIN)/pytest --numprocesses=logical --dist=loadfile --cov --cov-report=
+	$(BOUNDED:%60=%60 2100) $(PYTEST) --cov --cov-report=
 	@touch $(TESTED)
 
 # Tests that passed since the last change are not run again.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -25,6 +26,35 @@ except ImportError:
     uvloop = None
 else:
     uvloop.new_event_loop().close()  # its first loop makes a pipe, which the process then keeps
+
+_running: dict[str, float] = {}  # tests under way, and when each began; with xdist of all workers
+
+
+def pytest_runtest_logstart(nodeid: str) -> None:
+    """Note that a test has begun."""
+    _running[nodeid] = time.monotonic()
+
+
+def pytest_runtest_logfinish(nodeid: str) -> None:
+    """Note that a test has ended."""
+    _running.pop(nodeid, None)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Name the candidates at once when a worker dies: the summary may be minutes away."""
+    if error:
+        reporter = node.config.pluginmanager.getplugin("terminalreporter")
+        reporter.write_line(f"A worker died. Tests under way: {', '.join(_running) or 'none'}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that were under way when the run or their worker ended."""
+    if _running:
+        terminalreporter.section("tests that did not finish")
+    for nodeid, began in _running.items():
+        terminalreporter.line(f"{nodeid} (began {time.monotonic() - began:.0f} s ago)")
+
 
 needs_uvloop = pytest.mark.skipif(uvloop is None, reason="uvloop is not installed")
 
