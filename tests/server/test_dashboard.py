@@ -35,14 +35,14 @@ FILES = ["style.css", "script.js", "icon.svg"]
 EVIL = "<script>alert(1)</script>\"'&"
 
 
-class Subscriber(HTMLParser):
+class ParsedPage(HTMLParser):
     """Reads a page: its elements, and its text as people see it."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.words: list[str] = []
-        self.broadcast(text)
+        self.feed(text)
 
     def handle_starttag(self, tag, attrs) -> None:
         self.elements.append((tag, dict(attrs)))
@@ -64,7 +64,7 @@ async def test_user_sees_and_acts_on_their_own(serving) -> None:
         mine = [await server.start("ada"), await server.start("ada")]
         theirs = await server.start("bob")
         async with server.client("ada", **BROWSER) as ada, server.connect("ada", mine[0]):
-            page = Subscriber((await ada.get("/")).text)
+            page = ParsedPage((await ada.get("/")).text)
     rows = [row["data-kernel"] for row in page.all("tr") if "data-kernel" in row]
     assert rows == mine
     assert theirs not in page.text
@@ -78,7 +78,7 @@ async def test_admin_sees_everybody_and_acts_on_every_kernel(serving) -> None:
     async with serving() as server:
         ids = {user: await server.start(user) for user in ("ada", "root", "bob")}
         async with server.client("root") as root:
-            page = Subscriber((await root.get("/")).text)
+            page = ParsedPage((await root.get("/")).text)
     rows = [row["data-kernel"] for row in page.all("tr") if "data-kernel" in row]
     assert rows == [ids["root"], ids["ada"], ids["bob"]]  # their own first
     for user in ids:
@@ -92,7 +92,7 @@ async def test_admin_sees_everybody_and_acts_on_every_kernel(serving) -> None:
 @pytest.mark.anyio
 async def test_without_kernels_it_says_how_to_start_one(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
-        text = Subscriber((await ada.get("/?token=secret")).text).text
+        text = ParsedPage((await ada.get("/?token=secret")).text).text
     assert "jupyter lab --gateway-url=http://server.test/" in text
     assert "http://server.test/api/kernels" in text
     assert "secret" not in text
@@ -102,7 +102,7 @@ async def test_without_kernels_it_says_how_to_start_one(serving) -> None:
 async def test_names_are_text(serving) -> None:
     async with serving() as server, server.client(EVIL) as evil:
         await server.start(EVIL)
-        page = Subscriber((await evil.get("/")).text)
+        page = ParsedPage((await evil.get("/")).text)
     assert EVIL in page.words
     assert [script.get("src") for script in page.all("script")] == ["dashboard/script.js"]
 
@@ -114,7 +114,7 @@ async def test_browser_that_is_not_let_in_is_asked_for_the_token(serving) -> Non
         refused = await stranger.get("/?token=secret")
         assert refused.status_code == 403
         assert refused.headers["content-type"] == "text/html; charset=utf-8"
-        page = Subscriber(refused.text)
+        page = ParsedPage(refused.text)
         (field,) = page.all("input")
         assert (field["name"], field["type"]) == ("token", "password")
         assert "secret" not in refused.text
@@ -140,7 +140,7 @@ async def test_page_loads_and_runs_nothing_but_its_own_files(serving) -> None:
             assert set(rules.values()) == {"'self'"}
             assert response.headers["referrer-policy"] == "no-referrer"
             assert response.headers["cache-control"] == "no-store"
-            page = Subscriber(response.text)
+            page = ParsedPage(response.text)
             attributes = {name for _, found in page.elements for name in found}
             assert not [name for name in attributes if name == "style" or name.startswith("on")]
             assert page.all("style") == []
@@ -179,7 +179,7 @@ async def test_works_below_a_prefix(serving) -> None:
             for query, status in (("?token=ada", 200), ("", 403)):
                 response = await client.get(url + query)
                 assert response.status_code == status
-                page = Subscriber(response.text)
+                page = ParsedPage(response.text)
                 links = [link["href"] for link in page.all("link")] + [page.all("script")[0]["src"]]
                 for link in links:
                     found = await client.get(response.url.join(link))
@@ -206,7 +206,7 @@ async def test_shows_what_a_real_kernel_uses() -> None:
             app = create_app(pool, finder=finder, authenticator=SingleUserToken("t"))
             transport = httpx.ASGITransport(app=app)
             async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
-                text = Subscriber((await client.get("/?token=t")).text).text
+                text = ParsedPage((await client.get("/?token=t")).text).text
     (shown,) = re.findall(r"^(\d+) MB$", text, re.MULTILINE)
     assert memory * 0.5 < int(shown) * 1_000_000 < memory * 1.5
 
@@ -246,13 +246,13 @@ def view_of(*kernels: PooledKernel, **facts: Any) -> View:
 
 def test_page_says_what_is_known_of_a_kernel() -> None:
     view = view_of(kernel_of("ada", last_death=f"signal 9 {EVIL}"))
-    page = Subscriber(render(view))
+    page = ParsedPage(render(view))
     assert {EVIL, "busy", "3", "just now", "2.5 GB", "125%"} <= set(page.words)
     assert f"has died: signal 9 {EVIL}" in page.words
     assert "1 of 50 kernels \N{MIDDLE DOT} 1 busy \N{MIDDLE DOT} 2.5 GB" in page.words
     (time,) = page.all("time")
     assert time == {"datetime": "2026-01-01T00:00:00Z", "title": "2026-01-01 00:00:00 UTC"}
-    unknown = Subscriber(render(view._replace(usage={})))
+    unknown = ParsedPage(render(view._replace(usage={})))
     assert unknown.words.count("\N{EN DASH}") == 2
 
 
@@ -266,7 +266,7 @@ def test_page_says_what_is_known_of_a_kernel() -> None:
 )
 def test_page_names_the_document_of_a_kernel(paths: list[str], shown: str) -> None:
     documents = {("ada", "0" * 36): paths, ("bob", "0" * 36): ["other"]}
-    page = Subscriber(render(view_of(kernel_of("ada"), documents=documents)))
+    page = ParsedPage(render(view_of(kernel_of("ada"), documents=documents)))
     assert shown in page.words
     assert "other" not in page.text
 
@@ -284,12 +284,12 @@ def test_page_tells_of_kernels_that_stay_dead_for_a_day() -> None:
             [("ada", timedelta(minutes=3)), (EVIL, timedelta(hours=2)), ("ada", timedelta(days=1))]
         )
     ]
-    page = Subscriber(render(view_of(lost=lost)))
+    page = ParsedPage(render(view_of(lost=lost)))
     text = " ".join(page.text.split())
     assert f"{EVIL} 00000000: signal 9 {EVIL}, 3 min ago" in text
     assert f"{EVIL} 00000000 of {EVIL}: signal 9 {EVIL}, 2 h ago" in text
     assert len(page.all("li")) == 2
-    many = Subscriber(render(view_of(lost=lost[:1] * 1000)))
+    many = ParsedPage(render(view_of(lost=lost[:1] * 1000)))
     assert len(many.all("li")) == 20
 
 
@@ -308,7 +308,7 @@ async def test_user_sees_their_own_documents_and_lost_kernels(serving) -> None:
         pages: dict[str, str] = {}
         for user in ("ada", "bob", "root"):
             async with server.client(user) as client:
-                pages[user] = Subscriber((await client.get("/")).text).text
+                pages[user] = ParsedPage((await client.get("/")).text).text
     for user, seen in [("ada", ["ada"]), ("bob", ["bob"]), ("root", ["ada", "bob"])]:
         assert [name for name in ("ada", "bob") if f"{name}.ipynb" in pages[user]] == seen
         assert pages[user].count("signal 9 (SIGKILL)") == len(seen)
