@@ -46,7 +46,7 @@ CONFINED = {
     "kernelproto.server.program": (
         "kernelproto/server/program/",
         "kernelproto/server/__main__.py",
-        "kernelproto/cli/serve.py",
+        "kernelproto/cli/app.py",
     ),
     "zmq": ("kernelproto/transport/",),
     "asyncio": ("kernelproto/transport/asyncio_socket.py",),

@@ -1,7 +1,15 @@
 """KernelPool: one kernel for each user, with limits on their number, idle time and age."""
 
+from kernelproto.pool.launcher import WarmKernels
 from kernelproto.pool.limits import LeaseLimits
 from kernelproto.pool.pool import KernelPool, PoolConnection
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
 
-__all__ = ["KernelPool", "LeaseLimits", "LostKernel", "PoolConnection", "PooledKernel"]
+__all__ = [
+    "KernelPool",
+    "LeaseLimits",
+    "LostKernel",
+    "PoolConnection",
+    "PooledKernel",
+    "WarmKernels",
+]

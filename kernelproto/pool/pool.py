@@ -14,13 +14,12 @@ from kernelproto.client import MessageStream
 from kernelproto.client.observers import IOPUB, STREAM_LIMIT, OverflowPolicy
 from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.warm import WarmProvider
 from kernelproto.pool.executor import Executor, StartOptions
+from kernelproto.pool.launcher import PoolLauncher, WarmKernels
 from kernelproto.pool.plan import Lease, Plan, PoolLimits
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
-from kernelproto.run import RunOptions, launch_params_of
+from kernelproto.run import RunOptions
 from kernelproto.supervise import Kernel, RestartPolicy
-from kernelproto.supervise.instance import Launch, Launched
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ChannelName
 
@@ -71,8 +70,10 @@ class KernelPool(AsyncContextManagerMixin):
             connected; None means never.
         cull_connected: whether an idle kernel is culled although clients are connected to it. The
             time with connected clients then counts as idle.
-        warm: how many kernels of the type *kernel_type* are kept started for the next requests.
-            They have no user yet, and do not count for *max_kernels*.
+        warm: how many kernels of the type *kernel_type* are kept started for the next requests, or
+            the number (or WarmKernels) for each of several kernel types. They have no user yet, and
+            do not count for *max_kernels*. A ``get`` receives one if it asks for the same type,
+            working directory, environment and launch parameters.
         restart: the policy for kernels that die; None means no automatic restart.
         cwd: the kernels' working directory; None means that of this process.
         env: environment variables, added to those of this process.
@@ -89,7 +90,8 @@ class KernelPool(AsyncContextManagerMixin):
         deaths: the number of deaths by ``Died.cause``, including those followed by a restart.
 
     Raises:
-        ValueError: a limit is 0 or less.
+        ValueError: a limit is 0 or less, or *warm* names a kernel type twice.
+        NoSuchKernel: on entering the block, *warm* names an unknown kernel type.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class KernelPool(AsyncContextManagerMixin):
         idle_timeout: float | None = 1800.0,
         max_age: float | None = None,
         cull_connected: bool = False,
-        warm: int = 0,
+        warm: int | Mapping[str, int | WarmKernels] = 0,
         restart: RestartPolicy | None = _DEFAULT_RESTART,
         cwd: str | os.PathLike[str] | None = None,
         env: Mapping[str, str] | None = None,
@@ -117,7 +119,7 @@ class KernelPool(AsyncContextManagerMixin):
             cull_connected=cull_connected,
         )
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
-        self._launcher = _Launcher(
+        self._launcher = PoolLauncher(
             finder or KernelFinder.from_entrypoints(), kernel_type, warm, options
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
@@ -127,7 +129,7 @@ class KernelPool(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[KernelPool]:
-        async with self._launcher.provider, self._executor:
+        async with self._launcher, self._executor:
             yield self
 
     async def get(
@@ -283,65 +285,3 @@ class KernelPool(AsyncContextManagerMixin):
         if managed is None:
             raise PoolError(f"{lease.user!r} has no kernel {lease.name!r}; get() starts it")
         return await managed.ready.wait()
-
-
-class _Launcher:
-    """Launches kernels with the options of the pool, and takes warm kernels first.
-
-    Args:
-        finder: finds the kernel types.
-        kernel_type: the default kernel type.
-        warm: how many kernels of that type are kept started.
-        options: the default options.
-
-    Attributes:
-        provider: keeps the warm kernels, during its block.
-    """
-
-    def __init__(
-        self, finder: KernelFinder, kernel_type: str, warm: int, options: RunOptions
-    ) -> None:
-        self._kernel_type = kernel_type
-        self._options = options
-        self.provider = WarmProvider(
-            _OneProvider(finder),
-            kernel_type,
-            warm=warm,
-            cwd=_path(options.get("cwd")),
-            launch_params=self._launch_params(StartOptions(), {}),
-        )
-
-    def kernel_type(self, start: StartOptions) -> str:
-        return start.get("kernel_type") or self._kernel_type
-
-    def launch(self, start: StartOptions) -> tuple[Launch, str | None]:
-        async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
-            return await self.provider.launch(
-                self.kernel_type(start), cwd=cwd, launch_params=self._launch_params(start, env)
-            )
-
-        return launch, _path(start.get("cwd") or self._options.get("cwd"))
-
-    def _launch_params(self, start: StartOptions, changes: Mapping[str, str]) -> dict[str, object]:
-        env = {**(self._options.get("env") or {}), **(start.get("env") or {}), **changes}
-        params = start.get("launch_params")
-        return launch_params_of(
-            RunOptions(
-                env=env or None,
-                launch_params=self._options.get("launch_params") if params is None else params,
-            )
-        )
-
-
-class _OneProvider:
-    """Presents a finder as one provider, whose kernel types have their full names."""
-
-    id = "pool"
-
-    def __init__(self, finder: KernelFinder) -> None:
-        self.find_kernels = finder.find_kernels
-        self.launch = finder.launch
-
-
-def _path(path: str | os.PathLike[str] | None) -> str | None:
-    return None if path is None else os.fspath(path)

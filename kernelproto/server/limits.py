@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -14,7 +15,7 @@ from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.process.limits import Limits as ProcessLimits
 from kernelproto.launch.spec.naming import check_kernel_type
-from kernelproto.pool import KernelPool, LeaseLimits
+from kernelproto.pool import KernelPool, LeaseLimits, WarmKernels
 from kernelproto.pool.executor import StartOptions
 
 _Amount = Annotated[int, Meta(ge=0)]
@@ -24,7 +25,7 @@ _PROCESS_LIMITS = ProcessLimits.__struct_fields__
 _LEASE_LIMITS = LeaseLimits.__struct_fields__
 
 
-class KernelLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of limits for kernels. 0 means no limit; an unset limit is left to other tables.
 
     Args:
@@ -56,7 +57,17 @@ class KernelLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         }
 
 
-class UserLimits(KernelLimits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class KernelLimits(_Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of limits for the kernels of a type.
+
+    Args:
+        warm: how many of these kernels are kept started; they have the other limits.
+    """
+
+    warm: _Amount | UnsetType = UNSET
+
+
+class UserLimits(_Limits, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of limits for users and their kernels.
 
     Args:
@@ -124,12 +135,16 @@ class StartLimits:
             limits = self._pool.limits
             own: dict[str, Any] = {name: getattr(limits, name) for name in _LEASE_LIMITS} | lease
             options["lease_limits"] = LeaseLimits(**own)
-        process = {name: value for name, value in found.items() if name in _PROCESS_LIMITS}
-        if process:
-            params = self._pool.launch_params
-            limits_of_pool: Any = params.get("limits") or {}
-            options["launch_params"] = {**params, "limits": {**limits_of_pool, **process}}
+        params = _limited(self._pool.launch_params, found)
+        if params is not None:
+            options["launch_params"] = params
         return options
+
+    def max_kernels(self, user: User) -> int:
+        """Return how many kernels a user may have at the same time."""
+        own: Any = self._tables.find(user, ()).get("max_per_user")
+        limits = self._pool.limits
+        return min(own or limits.max_per_user, limits.max_kernels)
 
     async def _of_type(self, name: str) -> list[KernelLimits]:
         if not self._tables.kernels:
@@ -141,6 +156,37 @@ class StartLimits:
             for key, limits in self._tables.kernels.items()
             if _type_of(key, available) == wanted
         ]
+
+
+async def warm_kernels(
+    tables: LimitTables, finder: KernelFinder, *, kernel: str, warm: int
+) -> dict[str, WarmKernels]:
+    """Return the kernels that are started ahead of time, for ``KernelPool``.
+
+    They have the limits of their kernel type, as a start has for a user without other limits.
+
+    Args:
+        tables: the limits; a kernel type's own ``warm`` replaces the argument.
+        finder: the kernel types.
+        kernel: the default kernel type.
+        warm: how many kernels of the default type are started ahead of time.
+
+    Raises:
+        NoSuchKernel: there is no such kernel type.
+    """
+    counts = {kernel: warm} | {
+        name: limits.warm for name, limits in tables.kernels.items() if limits.warm is not UNSET
+    }
+    if not any(counts.values()):
+        return {}
+    available = [kernel_type async for kernel_type, _ in finder.find_kernels()]
+    known = partial(check_kernel_type, available=available, remedy="install it")
+    tables_by_type = {known(name): limits for name, limits in tables.kernels.items()}
+    found: dict[str, WarmKernels] = {}
+    for name, count in counts.items():
+        limits = tables_by_type.get(known(name), KernelLimits())
+        found[known(name)] = WarmKernels(count, _limited({}, limits.values()))
+    return {name: spares for name, spares in found.items() if spares.count}
 
 
 async def check_limits(tables: LimitTables, finder: KernelFinder, *, has_groups: bool) -> None:
@@ -178,6 +224,15 @@ async def check_limits(tables: LimitTables, finder: KernelFinder, *, has_groups:
         table: Mapping[str, KernelLimits] = getattr(tables, kind)
         for name, limits in table.items():
             _check_process_limits(f'limits.{kind}."{name}"', limits.values())
+
+
+def _limited(params: Mapping[str, object], found: Mapping[str, object]) -> dict[str, object] | None:
+    """Return launch parameters with the limits for processes; None if there are no such limits."""
+    process = {name: value for name, value in found.items() if name in _PROCESS_LIMITS}
+    if not process:
+        return None
+    before: Any = params.get("limits") or {}
+    return {**params, "limits": {**before, **process}}
 
 
 def _check_process_limits(where: str, values: Mapping[str, object]) -> None:

@@ -5,12 +5,21 @@ from __future__ import annotations
 import os
 import sys
 
+import anyio
 import pytest
+from anyio.lowlevel import checkpoint
 
 from kernelproto import InvalidSettings, KernelFinder
 from kernelproto.interfaces import User, UserRequest
+from kernelproto.pool import WarmKernels
 from kernelproto.server.auth.authenticators import token_of
-from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits, check_limits
+from kernelproto.server.limits import (
+    KernelLimits,
+    LimitTables,
+    UserLimits,
+    check_limits,
+    warm_kernels,
+)
 from kernelproto.testing import FakeProvider
 
 GIB = 2**30
@@ -132,3 +141,61 @@ async def test_limits_that_the_system_cannot_enforce_are_refused(monkeypatch) ->
     with pytest.raises(InvalidSettings, match="does not limit the processes of root"):
         await check_limits(tables, finder, has_groups=True)
     await check_limits(LimitTables(users={"ada": UserLimits(processes=0)}), finder, has_groups=True)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("table", "warm", "found"),
+    [
+        (None, 0, {}),
+        (KernelLimits(memory=GIB), 0, {}),
+        (None, 2, {"fake/kernel": WarmKernels(2)}),
+        (KernelLimits(idle_timeout=5), 2, {"fake/kernel": WarmKernels(2)}),
+        (KernelLimits(warm=3), 2, {"fake/kernel": WarmKernels(3)}),
+        (KernelLimits(warm=0), 2, {}),
+        (
+            KernelLimits(memory=GIB, processes=0, max_age=9),
+            2,
+            {"fake/kernel": WarmKernels(2, {"limits": {"memory": GIB, "processes": None}})},
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kernel", "key"), [("kernel", "fake/kernel"), ("fake/kernel", "kernel"), ("kernel", "kernel")]
+)
+async def test_warm_kernels_have_the_limits_of_their_type(table, warm, found, kernel, key) -> None:
+    tables = LimitTables(kernels={} if table is None else {key: table})
+    async with FakeProvider() as provider:
+        finder = KernelFinder([provider])
+        assert await warm_kernels(tables, finder, kernel=kernel, warm=warm) == found
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_start_has_a_warm_kernel_if_it_has_no_other_limits(serving, tmp_path) -> None:
+    class Provider(FakeProvider):
+        async def launch(self, name, *, launch_params, **options):
+            assert launch_params.keys() == {"limits"}  # a fake kernel has no limits
+            return await super().launch(name, launch_params={}, **options)
+
+    tables = LimitTables(
+        kernels={"kernel": KernelLimits(memory=GIB, warm=1)}, users={"bob": UserLimits(memory=1)}
+    )
+    async with FakeProvider() as provider:
+        warm = await warm_kernels(tables, KernelFinder([provider]), kernel="fake/kernel", warm=0)
+    async with serving(
+        {"limits": tables, "root_dir": str(tmp_path)},
+        provider_type=Provider,
+        cwd=str(tmp_path),
+        warm=warm,
+    ) as server:
+        started = server.provider.kernels
+        for user, launched in [("ada", 2), ("bob", 3), ("kim", 4)]:
+            while len(started) < launched - 1:
+                await checkpoint()
+            await anyio.wait_all_tasks_blocked()
+            spare = started[0 if user == "ada" else 1]
+            await server.start(user)
+            kernel = await server.pool.get(user, name=server.pool.kernels(user)[0].name)
+            is_warm = kernel.connection_info == spare.connection_info
+            assert (user, is_warm) == (user, user != "bob")

@@ -110,6 +110,8 @@ def test_tables_of_limits(settings_file) -> None:
         ("[limits.users.ada]\nidle_timeout = '1'", "limits in .*idle_timeout"),
         ("[limits.users.ada]\nmax_per_user = 0", "limits in .*max_per_user"),
         ("[limits.kernels.ir]\nmax_per_user = 1", "limits in .*`max_per_user`"),
+        ("[limits.kernels.ir]\nwarm = -1", "limits in .*warm"),
+        ("[limits.users.ada]\nwarm = 1", "limits in .*`warm`"),
         ("multi_user = false\n[limits.users.ada]", "limits.users .* no effect"),
     ],
 )

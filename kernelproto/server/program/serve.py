@@ -26,6 +26,7 @@ from kernelproto.server.auth.authenticators import hash_token
 from kernelproto.server.auth.from_settings import make_authenticator
 from kernelproto.server.connections import Connections
 from kernelproto.server.drain import Drain
+from kernelproto.server.limits import warm_kernels
 from kernelproto.server.program.arguments import build_parser
 from kernelproto.server.program.checks import check_open_files, check_settings
 from kernelproto.server.program.compatibility import choose_protocols
@@ -85,6 +86,7 @@ async def serve(settings: Settings) -> None:
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
     await check_settings(settings, finder)
+    warm = await warm_kernels(settings.limits, finder, kernel=settings.kernel, warm=settings.warm)
     with _listener(settings) as listener:
         check_open_files(settings)
         async with (
@@ -97,8 +99,8 @@ async def serve(settings: Settings) -> None:
                 idle_timeout=settings.idle_timeout or None,
                 max_age=settings.max_age or None,
                 cull_connected=settings.cull_connected,
-                warm=settings.warm,
-                cwd=settings.root_dir,
+                warm=warm,
+                cwd=_real_path(settings.root_dir),
             ) as pool,
         ):
             connections = Connections(
@@ -140,6 +142,11 @@ def new_token(user: str) -> tuple[str, list[str]]:
     token = secrets.token_urlsafe(32)
     name = user.replace("\\", "\\\\").replace('"', '\\"')
     return token, [f'["{name}"]', f'token = "{hash_token(token)}"']
+
+
+def _real_path(directory: str) -> str:
+    """Return the path that requests for kernels have; only such requests get warm kernels."""
+    return os.path.realpath(directory)
 
 
 class _Server(uvicorn.Server):

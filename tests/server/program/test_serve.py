@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import anyio
 import httpx
+import psutil
 import pytest
 from anyio.lowlevel import checkpoint
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -150,6 +152,33 @@ def test_kernels_have_no_secret_of_the_server(monkeypatch, kernel: str) -> None:
         output = "".join(m.content.text for m in messages if m.msg_type == "stream")
     assert "'KERNEL_0': '${KERNELPROTO_TOKEN}'" in output
     assert "s3cret" not in output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
+def test_kernel_type_of_the_settings_file_has_warm_kernels(tmp_path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        """
+        max_per_user = 50
+        [limits.kernels."fork/kernel"]
+        warm = 1
+        open_files = 1234
+        """
+    )
+    code = "import os, resource; os.getpid(), resource.getrlimit(resource.RLIMIT_NOFILE)[0]"
+    with served("--config", str(config)) as (process, client):
+        for _ in range(20):  # the warm kernel may not be ready yet
+            before = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+            model = client.post("/api/kernels", json={"name": "fork/kernel"}).json()
+            with channels(client, model["id"]) as socket:
+                messages = execute(socket, code, "m")
+            (result,) = [m for m in messages if m.msg_type == "execute_result"]
+            pid, limit = ast.literal_eval(result.content.data["text/plain"])
+            assert limit == 1234
+            if pid in before:
+                return
+            assert client.delete(f"/api/kernels/{model['id']}").status_code == 204
+    pytest.fail("no kernel was warm")
 
 
 def test_log_for_programs_has_no_secrets() -> None:
