@@ -3,9 +3,10 @@
 from kernelproto.pool.launcher import WarmKernels
 from kernelproto.pool.limits import LeaseLimits
 from kernelproto.pool.pool import KernelPool, PoolConnection
-from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
+from kernelproto.pool.pooled_kernel import KernelEnd, LostKernel, PooledKernel
 
 __all__ = [
+    "KernelEnd",
     "KernelPool",
     "LeaseLimits",
     "LostKernel",

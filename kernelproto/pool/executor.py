@@ -213,7 +213,7 @@ class Executor(AsyncContextManagerMixin):
         for number, slot in slots.items():
             managed = self._kernels[number]
             if slot.phase is not Phase.ENDING and kernel_id in (None, managed.kernel_id):
-                yield managed.describe(slot.connections)
+                yield managed.describe(slot.connections, slot.scheduled_end)
 
     @contextmanager
     def _request(

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
 
 import anyio
@@ -17,7 +17,7 @@ from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, KernelProtoError, PoolError
 from kernelproto.interfaces import DeathCause, HasProcess
 from kernelproto.log_fields import logging_about
-from kernelproto.pool.slots import Lease
+from kernelproto.pool.slots import Lease, ScheduledEnd
 from kernelproto.supervise import Died, Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
@@ -45,6 +45,21 @@ _HOUSEKEEPING = frozenset(
 _UNSOLICITED = frozenset(("status", "iopub_welcome"))
 
 
+class KernelEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of a kernel that comes by itself.
+
+    Args:
+        at: the time, in UTC.
+        reason: "culled": the kernel will have been idle for ``idle_timeout``, unless it is used
+            before. "expired": it will have its ``max_age``, whether it is used or not.
+        limit: this limit, in seconds.
+    """
+
+    at: datetime
+    reason: Literal["culled", "expired"]
+    limit: float
+
+
 class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
     """A description of a kernel of a pool, at one moment.
 
@@ -63,6 +78,7 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
         previous_end: a sentence about the end of the previous process with this *kernel_id*; None
             for the first process.
         last_death: a sentence about the kernel's last death; None if it never died.
+        end: when the pool will end the kernel if its state does not change; None if it will not.
     """
 
     kernel_id: str
@@ -77,6 +93,7 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
     process_started_at: datetime | None = None
     previous_end: str | None = None
     last_death: str | None = None
+    end: KernelEnd | None = None
 
 
 class LostKernel(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +184,7 @@ class ManagedKernel:
         """Attach the kernel's id and user to log records of the block and of its tasks."""
         return logging_about(kernel_id=self.kernel_id, user=self.lease.user)
 
-    def describe(self, connections: int) -> PooledKernel:
+    def describe(self, connections: int, end: ScheduledEnd | None = None) -> PooledKernel:
         """Return the public description of the kernel."""
         return PooledKernel(
             kernel_id=self.kernel_id,
@@ -182,6 +199,7 @@ class ManagedKernel:
             process_started_at=self._process_started_at,
             previous_end=self._previous_end,
             last_death=self.last_death,
+            end=None if end is None else self._end_in_utc(end),
         )
 
     def describe_loss(self) -> LostKernel | None:
@@ -295,6 +313,13 @@ class ManagedKernel:
         follows = f"restart {attempt} begins" if attempt else "it stays dead"
         with self.logged():
             logger.warning("the %s died: %s; %s", self, death, follows)
+
+    def _end_in_utc(self, end: ScheduledEnd) -> KernelEnd:
+        at = end.at
+        if end.reason == "culled":  # the plan does not know of every use, and asks before it culls
+            at = max(at, self.active_at + end.limit)
+        after = timedelta(seconds=at - self.active_at)
+        return KernelEnd(at=self._last_activity + after, reason=end.reason, limit=end.limit)
 
     def _state(self) -> PooledState:
         if self._kernel is None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -38,6 +39,20 @@ class Phase(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     ENDING = "ending"
+
+
+class ScheduledEnd(NamedTuple):
+    """The end of a kernel that its limits will bring.
+
+    Attributes:
+        at: the time.
+        reason: "culled" for ``idle_timeout``, "expired" for ``max_age``.
+        limit: this limit, in seconds.
+    """
+
+    at: float
+    reason: Literal["culled", "expired"]
+    limit: float
 
 
 @dataclass(slots=True)
@@ -95,6 +110,17 @@ class Slot:
         if self.limits.max_age is None or self.phase is not Phase.RUNNING:
             return math.inf
         return self.started_at + self.limits.max_age
+
+    @property
+    def scheduled_end(self) -> ScheduledEnd | None:
+        """The end that comes first if the kernel's state does not change; None if it has none."""
+        ends: list[ScheduledEnd] = []
+        if self.limits.max_age is not None:
+            ends.append(ScheduledEnd(self.expire_at, "expired", self.limits.max_age))
+        if self.limits.idle_timeout is not None:
+            ends.append(ScheduledEnd(self.cull_at, "culled", self.limits.idle_timeout))
+        first = min(ends, default=None)
+        return None if first is None or first.at == math.inf else first
 
 
 class SlotHeap:

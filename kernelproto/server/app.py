@@ -131,7 +131,7 @@ def create_app(
             *channels.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
             *sessions.routes(),
-            *dashboard.Dashboard(pool, meter, sessions).routes(),
+            *dashboard.Dashboard(user_kernels, meter, sessions).routes(),
         ],
         middleware=middleware,
         exception_handlers=handlers,

@@ -38,6 +38,8 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
         process_started: when its process was ready. A client that knows an earlier time knows that
             its variables are gone.
         previous_end: how the process before it ended that had the same id; absent for the first.
+        ends_at: when the server will end it if it stays as it is; absent if it won't.
+        end_reason: "culled" if a use of the kernel prevents this end, "expired" if nothing does.
     """
 
     id: str
@@ -48,6 +50,8 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
     owner: str | None = None
     process_started: str | None = None
     previous_end: str | None = None
+    ends_at: str | None = None
+    end_reason: str | None = None
 
 
 class SessionModel(msgspec.Struct):
@@ -140,6 +144,8 @@ def kernel_model(kernel: PooledKernel, *, with_owner: bool = False) -> KernelMod
         owner=kernel.user if with_owner else None,
         process_started=None if started is None else timestamp(started),
         previous_end=kernel.previous_end,
+        ends_at=None if kernel.end is None else timestamp(kernel.end.at),
+        end_reason=None if kernel.end is None else kernel.end.reason,
     )
 
 

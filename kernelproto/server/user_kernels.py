@@ -105,6 +105,10 @@ class UserKernels:
             )
         return found[0]
 
+    def max_kernels(self, user: User) -> int:
+        """Return how many kernels a user may have at the same time."""
+        return self._limits.max_kernels(user)
+
     def model(self, user: User, kernel_id: str) -> KernelModel:
         """Return the model of a user's kernel; raises as ``find`` does."""
         return kernel_model(self.find(user, kernel_id))

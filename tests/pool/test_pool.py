@@ -794,6 +794,32 @@ async def test_housekeeping_is_no_activity(pool_of) -> None:
         assert pool.kernels()[0].last_activity > before.last_activity
 
 
+async def test_description_of_a_kernel_has_its_end(pool_of) -> None:
+    async with pool_of(idle_timeout=1000) as (pool, provider):
+        provider.launching = anyio.sleep_forever
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pool.get, "ada")
+            await anyio.wait_all_tasks_blocked()
+            assert pool.kernels()[0].end is None
+            tasks.cancel_scope.cancel()
+    async with pool_of(idle_timeout=1000, max_age=5000) as (pool, _):
+        ada = await pool.get("ada")
+        (kernel,) = pool.kernels()
+        assert kernel.end is not None
+        assert (kernel.end.reason, kernel.end.limit) == ("culled", 1000)
+        left = kernel.end.at - kernel.last_activity
+        assert left.total_seconds() >= 1000
+        assert pool.kernels() == [kernel]  # the same moment, whenever one looks
+        async with pool.connection("ada"):
+            (connected,) = pool.kernels()
+            assert connected.end is not None
+            assert (connected.end.reason, connected.end.limit) == ("expired", 5000)
+        await ada.execute("6 * 7")
+        (used,) = pool.kernels()
+        assert used.end is not None
+        assert used.end.at > kernel.end.at
+
+
 async def test_warm_kernels_are_handed_out(pool_of) -> None:
     async with pool_of(warm=2, launch_params={"env": {"A": "1"}}) as (pool, provider):
         while len(provider.kernels) < 2:

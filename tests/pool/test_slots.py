@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import pytest
+
 from kernelproto.pool.limits import LeaseLimits
-from kernelproto.pool.slots import Lease, SlotTable
+from kernelproto.pool.slots import Lease, ScheduledEnd, SlotTable
 
 
 def take_idle(slots: SlotTable, user: str, since: float) -> int:
@@ -49,3 +51,33 @@ def test_kernels_that_are_gone_take_no_memory() -> None:
     for order in (slots.idle, slots.culling, slots.expiring):
         assert len(order) <= 4
         assert len(order._queued) <= 4
+
+
+@pytest.mark.parametrize(
+    ("idle_timeout", "max_age", "end"),
+    [
+        (None, None, None),
+        (10, None, ScheduledEnd(15, "culled", 10)),
+        (None, 20, ScheduledEnd(21, "expired", 20)),
+        (10, 20, ScheduledEnd(15, "culled", 10)),
+        (10, 9, ScheduledEnd(10, "expired", 9)),
+    ],
+)
+def test_scheduled_end(
+    idle_timeout: float | None, max_age: float | None, end: ScheduledEnd | None
+) -> None:
+    slots = SlotTable()
+    limits = LeaseLimits(idle_timeout=idle_timeout, max_age=max_age)
+    number = slots.take(Lease("ada", ""), limits)
+    assert slots[number].scheduled_end is None
+    slots.started(number, 1)
+    slots.used(number, 5)
+    assert slots[number].scheduled_end == end
+    slots.busy(number, True)
+    expires = None if max_age is None else ScheduledEnd(1 + max_age, "expired", max_age)
+    assert slots[number].scheduled_end == expires
+    slots.busy(number, False)
+    slots.connected(number, 6)
+    assert slots[number].scheduled_end == expires
+    slots.end(number)
+    assert slots[number].scheduled_end is None

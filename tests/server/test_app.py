@@ -123,6 +123,8 @@ async def test_life_of_a_kernel(serving) -> None:
             "execution_state",
             "connections",
             "process_started",
+            "ends_at",
+            "end_reason",
         }
         assert uuid.UUID(model["id"])
         assert model["name"] == "fake/kernel"

@@ -22,9 +22,10 @@ from starlette.routing import Mount
 from kernelproto import KernelFinder, KernelPool
 from kernelproto.interfaces import User
 from kernelproto.launch.providers import IPykernelProvider
-from kernelproto.pool import LostKernel, PooledKernel
+from kernelproto.pool import KernelEnd, LostKernel, PooledKernel
 from kernelproto.server import SingleUserToken, create_app
 from kernelproto.server.dashboard.page import View, ago, amount, render
+from kernelproto.server.limits import LimitTables, UserLimits
 from kernelproto.server.telemetry.usage import Sample, Usage, UsageMeter, measure, usage_between
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -269,6 +270,57 @@ def test_page_names_the_document_of_a_kernel(paths: list[str], shown: str) -> No
     page = ParsedPage(render(view_of(kernel_of("ada"), documents=documents)))
     assert shown in page.words
     assert "other" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("left", "limit", "reason", "warning"),
+    [
+        (180.5, 1800, "culled", None),
+        (180, 1800, "culled", "ends in 3 min unless used"),
+        (59.9, 1800, "culled", "ends in 59 s unless used"),
+        (0.9, 1800, "culled", "ends now unless used"),
+        (-5, 1800, "culled", "ends now unless used"),
+        (301, 86_400, "expired", None),
+        (299, 86_400, "expired", "ends in 4 min (maximum age)"),
+        (6, 60, "culled", "ends in 6 s unless used"),
+    ],
+)
+def test_page_warns_before_a_kernel_ends(
+    left: float, limit: float, reason: str, warning: str | None
+) -> None:
+    end = {"at": NOW + timedelta(seconds=left), "reason": reason, "limit": limit}
+    page = ParsedPage(render(view_of(kernel_of("ada", end=msgspec.convert(end, KernelEnd)))))
+    warnings = [word for word in page.words if word.startswith("ends ")]
+    assert warnings == ([] if warning is None else [warning])
+
+
+@pytest.mark.anyio
+async def test_page_and_api_tell_when_a_kernel_ends(serving) -> None:
+    async with serving(idle_timeout=10_000, max_age=100) as server:
+        kernel_id = await server.start("ada")
+        async with server.client("ada") as ada:
+            model = (await ada.get(f"/api/kernels/{kernel_id}")).json()
+            page = ParsedPage((await ada.get("/")).text)
+    assert model["end_reason"] == "expired"
+    ends_at = datetime.fromisoformat(model["ends_at"])
+    started = datetime.fromisoformat(model["process_started"])
+    assert ends_at - started == timedelta(seconds=100)
+    assert not [word for word in page.words if word.startswith("ends ")]
+    async with serving(idle_timeout=None) as server:
+        kernel_id = await server.start("ada")
+        async with server.client("ada") as ada:
+            model = (await ada.get(f"/api/kernels/{kernel_id}")).json()
+    assert not model.keys() & {"ends_at", "end_reason"}
+
+
+@pytest.mark.anyio
+async def test_summary_has_the_limit_of_the_user(serving) -> None:
+    tables = LimitTables(users={"ada": UserLimits(max_per_user=5), "bob": UserLimits(max_age=9)})
+    async with serving({"limits": tables}, max_per_user=2, max_kernels=4) as server:
+        for user, summary in [("ada", "1 of 4"), ("bob", "1 of 2"), ("root", "3 of 4")]:
+            await server.start(user)
+            async with server.client(user) as client:
+                assert f"{summary} kernels" in (await client.get("/")).text
 
 
 def test_page_tells_of_kernels_that_stay_dead_for_a_day() -> None:

@@ -14,7 +14,7 @@ from string import Template
 from typing import NamedTuple
 
 from kernelproto.interfaces import User
-from kernelproto.pool import LostKernel, PooledKernel
+from kernelproto.pool import KernelEnd, LostKernel, PooledKernel
 from kernelproto.server.models import shown_name
 from kernelproto.server.telemetry.usage import Usage
 
@@ -31,6 +31,10 @@ _MOST_LOST = 20
 _LOST_SECONDS = 86_400
 
 _JUST_NOW_SECONDS = 10
+
+# The page warns of an end for the last tenth of the limit, at most for the last five minutes.
+_WARNED_PART = 0.1
+_MOST_WARNED_SECONDS = 300
 
 _SPANS = [(86_400, "day"), (3600, "h"), (60, "min"), (1, "s")]
 
@@ -49,6 +53,7 @@ _TABLE = _template("table.html")
 _ROW = _template("row.html")
 _BUTTONS = _template("buttons.html")
 _DEATH = Template('<small class="death">has died: $death</small>')
+_ENDING = Template('<small class="ending">ends $when</small>')
 _TIME = Template('<time datetime="$machine" title="$title">$ago</time>')
 _DOCUMENT = Template('<small class="document">$path</small>')
 _EMPTY = _template("empty.html")
@@ -112,16 +117,20 @@ def ago(seconds: float) -> str:
     """Return in words how long ago something was."""
     if seconds < _JUST_NOW_SECONDS:
         return "just now"
-    length, unit = next((span, unit) for span, unit in _SPANS if seconds >= span)
-    count = int(seconds // length)
-    plural = "s" if unit == "day" and count > 1 else ""
-    return f"{count} {unit}{plural} ago"
+    return f"{_duration(seconds)} ago"
 
 
 def amount(size: int) -> str:
     """Return a number of bytes in words."""
     megabytes = size / 1_000_000
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 999.5 else f"{megabytes:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    length, unit = next((span, unit) for span, unit in _SPANS if seconds >= span)
+    count = int(seconds // length)
+    plural = "s" if unit == "day" and count > 1 else ""
+    return f"{count} {unit}{plural}"
 
 
 def _summary(view: View) -> str:
@@ -149,6 +158,7 @@ def _row(kernel: PooledKernel, view: View) -> str:
         death=""
         if kernel.last_death is None
         else _DEATH.substitute(death=_text(kernel.last_death)),
+        ending=_ending(kernel.end, view.now),
         user=_text(kernel.user),
         owner=f' data-owner="{_text(kernel.user)}"' if kernel.user != view.user.name else "",
         connections=kernel.connections,
@@ -160,6 +170,18 @@ def _row(kernel: PooledKernel, view: View) -> str:
         cpu_share=-1 if cpu is None else round(cpu, 4),
         actions=_BUTTONS.substitute(short=short),
     )
+
+
+def _ending(end: KernelEnd | None, now: datetime) -> str:
+    """Return the warning before a kernel ends; "" while there is time."""
+    if end is None:
+        return ""
+    left = (end.at - now).total_seconds()
+    if left > min(end.limit * _WARNED_PART, _MOST_WARNED_SECONDS):
+        return ""
+    when = f"in {_duration(left)}" if left >= 1 else "now"
+    condition = "unless used" if end.reason == "culled" else "(maximum age)"
+    return _ENDING.substitute(when=f"{when} {condition}")
 
 
 def _document(paths: Sequence[str]) -> str:

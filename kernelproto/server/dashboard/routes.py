@@ -17,12 +17,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from kernelproto.interfaces import User
-from kernelproto.pool import KernelPool
 from kernelproto.server.dashboard.page import DOOR, View, read_file, render
 from kernelproto.server.middleware.access import path_in_app
 from kernelproto.server.responses import error_response
 from kernelproto.server.routes.sessions import SessionRoutes
 from kernelproto.server.telemetry.usage import UsageMeter, pids_of
+from kernelproto.server.user_kernels import UserKernels
 
 _PAGE = "/"
 
@@ -51,13 +51,16 @@ class Dashboard:
     """A page with the kernels of whoever asks; an admin's shows everybody's.
 
     Args:
-        pool: has the kernels.
+        user_kernels: has the kernels.
         meter: measures their processes.
         sessions: have the documents of the kernels.
     """
 
-    def __init__(self, pool: KernelPool, meter: UsageMeter, sessions: SessionRoutes) -> None:
-        self._pool = pool
+    def __init__(
+        self, user_kernels: UserKernels, meter: UsageMeter, sessions: SessionRoutes
+    ) -> None:
+        self._user_kernels = user_kernels
+        self._pool = user_kernels.pool
         self._meter = meter
         self._sessions = sessions
         self._version = version("kernelproto")
@@ -73,11 +76,12 @@ class Dashboard:
         user: User = request.user
         usage = await self._meter.read(pids_of(self._pool.kernels()))
         shown = None if user.admin else user.name
-        limits = self._pool.limits
         view = View(
             user=user,
             kernels=self._pool.kernels(shown),
-            limit=limits.max_kernels if user.admin else limits.max_per_user,
+            limit=self._pool.limits.max_kernels
+            if user.admin
+            else self._user_kernels.max_kernels(user),
             lost=self._pool.lost(shown),
             documents=self._sessions.documents(shown),
             usage=usage,
