@@ -1,4 +1,4 @@
-"""Broadcast: the messages of one kernel for its subscribers, each of them at its own pace."""
+"""Broadcast: sends the messages of one kernel to its clients, each at its own pace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import anyio
 
 from kernelproto.exceptions import fresh
 from kernelproto.fanout.replay_log import Entry, ReplayLog
-from kernelproto.fanout.unanswered import Unanswered
+from kernelproto.fanout.traffic import Unanswered
 from kernelproto.log_counts import LogCounts
 from kernelproto.supervise import Died, Kernel
 from kernelproto.wire.connection import ChannelName
@@ -22,72 +22,76 @@ from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
 
 
 class Subscriber:
-    """One client of a broadcast; ``Broadcast.join`` makes it.
+    """One client of a broadcast; ``Broadcast.join`` returns one.
 
     Attributes:
-        broadcast: what it reads.
-        cursor: how far the client has come.
-        cut_off: set when it cannot go on.
-        reason: why.
+        broadcast: the broadcast.
+        cursor: the client's position in the log.
+        cut_off: set when the client cannot continue.
+        reason: the reason for that, in words.
     """
 
     def __init__(self, broadcast: Broadcast, session: str, last_msg_id: str | None) -> None:
-        self.cursor = broadcast.ring.join(session, last_msg_id)
+        self.cursor = broadcast.log.join(session, last_msg_id)
         self.cut_off = anyio.Event()
         self.reason = ""
         self.broadcast = broadcast
 
     async def next(self) -> Entry:
-        """Wait for the next message; it stays the next until ``advance`` is called.
+        """Wait for the next message; return the same one until ``advance`` is called.
 
         Raises:
-            KernelDied: it was the last one, because the kernel has died.
-            ClientClosed: it was the last one, because the kernel was ended.
+            KernelDied: the kernel has died, and there are no more messages.
+            ClientClosed: the kernel was shut down, and there are no more messages.
         """
-        while (kept := self.broadcast.ring.next(self.cursor)) is None:
+        while (entry := self.broadcast.log.next(self.cursor)) is None:
             if self.broadcast.failure is not None:
                 raise fresh(self.broadcast.failure)
             await self.broadcast.wait()
-        return kept
+        return entry
 
     def advance(self) -> None:
-        """Take note that the next message was handed to the client's socket."""
-        self.broadcast.ring.advance(self.cursor)
+        """Note that the next message was handed to the client's socket."""
+        self.broadcast.log.advance(self.cursor)
 
     def acknowledge(self, number: int) -> None:
-        """Take note that the client has received everything before that number.
+        """Note that the client has received every message before a number, and the gap notice."""
+        self.broadcast.log.acknowledge(self.cursor, number)
 
-        The apology, too, which comes before all: until then it is due.
-        """
-        self.broadcast.ring.acknowledge(self.cursor, number)
+    def note_request(self, message: Message, channel: ChannelName) -> None:
+        """Note a message that the client is about to send to the kernel."""
+        self.cursor.note_session(message.header.session)
+        self.broadcast.note_request(message, channel)
 
     def leave(self) -> None:
-        """Leave at once, however long the rest of the goodbye may take."""
+        """Leave before the end of the block, for example while the WebSocket is being closed."""
         self.broadcast.leave(self)
 
-    def apology(self) -> Message | None:
-        """Return what tells the client that it has lost something; None where it has not.
+    def gap_notice(self) -> Message | None:
+        """Return the output that tells the client of lost messages; None if there are none.
 
-        It is an output of whatever goes on after the gap, so that it is shown there.
+        The notice has the parent of the next output, so a notebook shows both in the same cell.
         """
         lost = self.cursor.lost
         if lost == 0:
             return None
-        # What is gone cannot be asked any more whom it was for.
+        # The lost messages can't be attributed to a client: some were for others.
         amount = "messages" if lost is None else f"up to {lost} messages"
-        text = f"[{amount} of the kernel were not kept until you came back: outputs are missing]\n"
+        text = f"[outputs are missing: the server deleted {amount} before you reconnected]\n"
         notice = build_notice(Stream("stderr", text))
-        heir = self.broadcast.ring.first_of_cause(self.cursor)
-        if heir is None:
+        output = self.broadcast.log.next_output(self.cursor)
+        if output is None:
             return notice
         header, _, *rest = notice.parts
-        return Message(notice.header, heir.parent_header, (header, heir.raw_parent_header, *rest))
+        return Message(
+            notice.header, output.parent_header, (header, output.raw_parent_header, *rest)
+        )
 
-    def look(self) -> None:
-        """See whether the client can go on."""
+    def check(self) -> None:
+        """Cut the client off if it cannot continue."""
         if self.cursor.retired:
-            self._cut("another connection of the same session has taken its cursor")
-        elif self.broadcast.ring.is_overtaken(self.cursor):
+            self._cut("another connection with the same session has replaced this one")
+        elif self.broadcast.log.is_overtaken(self.cursor):
             self._cut("too slow: more output waits than the server keeps")
 
     def _cut(self, reason: str) -> None:
@@ -96,76 +100,76 @@ class Subscriber:
 
 
 class Broadcast:
-    """What one kernel sends, from when its first client came until it ends.
+    """The messages of one kernel, from the first client to the end of the kernel.
 
     Args:
         kernel: the kernel.
-        limit: how many bytes are kept for clients that are slow or away.
-        seconds: how long they are kept for a client that does not come back.
-        on_end: called when there is no kernel any more.
+        limit: how many bytes of messages are kept for clients that are slow or away.
+        seconds: how long messages are kept for a client that has left.
+        on_end: called at the end of the kernel.
 
     Attributes:
-        ring: has the messages.
-        failure: why there will be none any more.
-        ended: set when there is a failure.
-        log_counts: counts the log lines of its clients.
+        log: has the messages.
+        failure: the reason for the end of the kernel; None before.
+        ended: set at the end of the kernel.
+        log_counts: counts repeated log lines about its clients.
     """
 
     def __init__(
         self, kernel: Kernel, *, limit: int, seconds: float, on_end: Callable[[], object]
     ) -> None:
-        self.ring = ReplayLog(limit, seconds)
+        self.log = ReplayLog(limit, seconds)
         self.failure: Exception | None = None
         self.ended = anyio.Event()
         self.log_counts = LogCounts()
         self._kernel = kernel
         self._on_end = on_end
         self._subscribers: list[Subscriber] = []
-        self._news = anyio.Event()
-        self._somebody_left = anyio.Event()
+        self._more = anyio.Event()
+        self._client_left = anyio.Event()
         self._unanswered = Unanswered()
 
     @contextmanager
     def join(self, session: str, last_msg_id: str | None) -> Generator[Subscriber]:
-        """Let a client read for the block; what comes afterwards is kept for when it comes back.
+        """Let a client read during the block; keep the messages after it until the client returns.
 
         Args:
-            session: the client's name for itself; empty where it has none.
-            last_msg_id: the ``msg_id`` of the last message that it has; None where it does not say.
+            session: the client's session; may be empty.
+            last_msg_id: the ``msg_id`` of the last message that the client has read, if it tells.
         """
         subscriber = Subscriber(self, session, last_msg_id)
         self._subscribers.append(subscriber)
-        self._look()
+        self._check()
         try:
             yield subscriber
         finally:
             self.leave(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Keep what comes from now on for when a client comes back; it may have left already."""
+        """Keep the next messages until a client returns; it may have left already."""
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
-            self.ring.leave(subscriber.cursor, anyio.current_time())
-            self._somebody_left.set()
+            self.log.leave(subscriber.cursor, anyio.current_time())
+            self._client_left.set()
 
     async def wait(self) -> None:
-        """Wait until there is more, or the end."""
-        if self._news.is_set():
-            self._news = anyio.Event()
-        await self._news.wait()
+        """Wait for another message, or for the end of the kernel."""
+        if self._more.is_set():
+            self._more = anyio.Event()
+        await self._more.wait()
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take in a message; part of ``Watcher``."""
-        if message.msg_type != "iopub_welcome":  # that one greets the server
+        """Add a message of the kernel; part of ``Watcher``."""
+        if message.msg_type != "iopub_welcome":  # an answer to the server's subscription
             self._put(message, channel)
             self._unanswered.note_received(message, channel)
 
     def note_request(self, message: Message, channel: ChannelName) -> None:
-        """Take note of a message that a client is about to send to the kernel's process."""
+        """Note a message that a client is about to send to the kernel."""
         self._unanswered.note_sent(message, channel)
 
     def abort(self, msg_id: str | None = None) -> None:
-        """Answer a request, or all, in the name of a process that cannot do so any more."""
+        """Answer a request, or all, on behalf of a kernel that no longer can."""
         for request in self._unanswered.take(msg_id):
             if not request.replied:
                 header = new_header(request.reply_type)
@@ -177,9 +181,10 @@ class Broadcast:
     def note_death(self, death: Died) -> None:
         """Tell the clients that the kernel has died, and whether it is being restarted.
 
-        The output goes to the cell that ran. "restarting" comes before the replies: JupyterLab
-        drops all its requests at that status, also one that it would send after an aborted reply.
-        Therefore clients are not told of a restart that a client has asked for.
+        The output belongs to the request that ran. The status "restarting" precedes the aborted
+        replies, because JupyterLab discards all its requests at this status, including a request
+        that it sends after an aborted reply. For the same reason clients are not sent this status
+        when one of them has requested the restart.
         """
         if self.failure is not None:
             return
@@ -190,53 +195,52 @@ class Broadcast:
         self.abort()
 
     def fail(self, error: Exception) -> None:
-        """Take note that there is no kernel any more; part of ``Watcher``."""
+        """Note the end of the kernel; part of ``Watcher``."""
         if self.failure is None:
             self.abort()
             self.failure = error
             self.ended.set()
-            self._news.set()
+            self._more.set()
             self._on_end()
 
     def resume(self) -> None:
-        """Take note that there is a kernel again; part of ``Watcher``.
+        """Abort the requests to the previous process; part of ``Watcher``.
 
-        The requests to the process before are aborted. A broadcast that has failed stays so: its
-        kernel's next client gets another.
+        A broadcast that has failed stays failed. The kernel's next client gets a new one.
         """
         self.abort()
 
     def unsent(self) -> list[int]:
-        """Return for each client how many messages there are that it was not sent yet."""
-        return [self.ring.end - subscriber.cursor.sent for subscriber in self._subscribers]
+        """Return the number of unsent messages of each client."""
+        return [self.log.end - subscriber.cursor.sent for subscriber in self._subscribers]
 
     async def serve(self) -> NoReturn:
-        """Forget the messages for which no client has come back."""
+        """Delete messages when their clients have been away for too long."""
         while True:
-            self._somebody_left = anyio.Event()
-            with anyio.CancelScope(deadline=self.ring.expires_at):
-                await self._somebody_left.wait()
-            self.ring.expire(anyio.current_time())
+            self._client_left = anyio.Event()
+            with anyio.CancelScope(deadline=self.log.expires_at):
+                await self._client_left.wait()
+            self.log.expire(anyio.current_time())
 
     def _put(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
-        begin = self.ring.begin
-        self.ring.append(message, channel, notice=notice)
-        self._news.set()
-        if self.ring.begin != begin:
-            self._look()
+        begin = self.log.begin
+        self.log.append(message, channel, notice=notice)
+        self._more.set()
+        if self.log.begin != begin:
+            self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         for subscriber in self._subscribers:
-            subscriber.look()
+            subscriber.check()
 
 
 class Backlog(NamedTuple):
-    """What waits for clients.
+    """Messages that wait for clients.
 
     Attributes:
-        kept_bytes: how much of all kernels' messages is kept.
-        unsent: how many messages wait to be sent to clients that are here.
-        slowest: for how many of them the slowest client is the reason.
+        kept_bytes: the size of the messages of all kernels, in bytes.
+        unsent: the number of messages that wait to be sent to connected clients.
+        slowest: the number of messages that wait to be sent to the slowest client.
     """
 
     kept_bytes: int
@@ -245,29 +249,29 @@ class Backlog(NamedTuple):
 
 
 class Broadcasts:
-    """The broadcasts of all kernels that have, or have had, clients here.
+    """The broadcasts of all kernels that have or have had clients.
 
     Args:
-        limit: as for each broadcast.
-        seconds: the same.
+        limit: as for ``Broadcast``.
+        seconds: as for ``Broadcast``.
     """
 
     def __init__(self, *, limit: int, seconds: float) -> None:
         self._limit = limit
         self._seconds = seconds
-        self._feeds: dict[Kernel, Broadcast] = {}
+        self._broadcasts: dict[Kernel, Broadcast] = {}
 
     def of(self, kernel: Kernel) -> Broadcast:
-        """Return the broadcast of a kernel."""
-        broadcast = self._feeds.get(kernel)
+        """Return the broadcast of a kernel; create it for the first client."""
+        broadcast = self._broadcasts.get(kernel)
         if broadcast is None:
             broadcast = Broadcast(
                 kernel,
                 limit=self._limit,
                 seconds=self._seconds,
-                on_end=partial(self._feeds.pop, kernel, None),
+                on_end=partial(self._broadcasts.pop, kernel, None),
             )
-            self._feeds[kernel] = broadcast
+            self._broadcasts[kernel] = broadcast
             kernel.watch(broadcast)
             kernel.add_callback(broadcast.note_death, Died)
             if broadcast.failure is None:
@@ -275,19 +279,19 @@ class Broadcasts:
         return broadcast
 
     def backlog(self) -> Backlog:
-        """Return what waits for clients now."""
-        kept_bytes = sum(broadcast.ring.size for broadcast in self._feeds.values())
-        unsent = [count for broadcast in self._feeds.values() for count in broadcast.unsent()]
+        """Return the size of the backlog."""
+        kept_bytes = sum(broadcast.log.size for broadcast in self._broadcasts.values())
+        unsent = [count for broadcast in self._broadcasts.values() for count in broadcast.unsent()]
         return Backlog(kept_bytes, sum(unsent), max(unsent, default=0))
 
 
 def build_notice(content: Content, parent: Message | None = None) -> Message:
-    """Return a message of the server's own, in the name of the kernel."""
+    """Return a message that the server sends on behalf of the kernel."""
     return Message.build(new_header(message_type(type(content))), content, parent=parent)
 
 
 def new_header(msg_type: str) -> Header:
-    """Return the header of a message that the server sends in the name of the kernel."""
+    """Return the header of a message that the server sends on behalf of the kernel."""
     return Header(
         msg_id=uuid.uuid4().hex,
         msg_type=msg_type,

@@ -1,33 +1,43 @@
-"""Traffic: what goes over the WebSockets of all kernels, in numbers. Pure.
+"""Traffic: the requests of clients, and the messages in both directions, counted. Pure.
 
-A message costs an addition. Only requests, and the replies to them, are looked at.
+``OpenRequests`` measures how long one client waits for its replies. ``Unanswered`` has the requests
+that a kernel leaves unanswered when it dies or is restarted: a request ends with its reply and its
+status "idle". The server sends both on behalf of the kernel, or the client would wait for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
+from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
 
-# Of one client. A request that the kernel ignores is forgotten when so many more have been sent.
+_REQUEST, _REPLY = "_request", "_reply"
+_CHANNELS = ("shell", "control")
+
+# The bound of OpenRequests, for one client. Beyond it the oldest request is forgotten.
 _MOST_OPEN_REQUESTS = 1000
 
-_REPLY_CHANNELS = ("shell", "control")
+# The bounds of Unanswered, for all clients of a kernel. Beyond them the oldest request is
+# forgotten, and gets no reply if the kernel dies.
+_MOST_REQUESTS = 10_000
+_MOST_BYTES = 4 * 2**20
 
 # Called with the msg_type of a request, and the seconds until its reply.
 OnRoundTrip = Callable[[str, float], None]
 
 
 class Traffic:
-    """What all clients have sent and were sent.
+    """The messages between all clients and their kernels.
 
     Args:
-        on_round_trip: called for each request whose reply is sent to its client.
+        on_round_trip: called when the reply to a request is sent to its client.
 
     Attributes:
-        received: how many messages clients have sent.
-        sent: how many they were sent.
+        received: the number of messages from clients.
+        sent: the number of messages to clients.
     """
 
     def __init__(self, on_round_trip: OnRoundTrip) -> None:
@@ -36,7 +46,7 @@ class Traffic:
         self._on_round_trip = on_round_trip
 
     def requests(self) -> OpenRequests:
-        """Return what remembers the requests of one client."""
+        """Return an empty table for the requests of one client."""
         return OpenRequests(self._on_round_trip)
 
 
@@ -52,30 +62,123 @@ class OpenRequests:
         self._open: dict[str, tuple[str, float]] = {}
 
     def note_sent(self, request: Message, now: float) -> None:
-        """Take note of what the client has sent.
+        """Note a message of the client; only requests matter.
 
         Args:
-            request: a message.
+            request: the message.
             now: the time, in seconds.
         """
-        if not request.msg_type.endswith("_request"):
-            return  # it has no reply
+        if not request.msg_type.endswith(_REQUEST):
+            return
         self._open[request.msg_id] = request.msg_type, now
         if len(self._open) > _MOST_OPEN_REQUESTS:
             del self._open[next(iter(self._open))]
 
     def note_answer(self, reply: Message, channel: ChannelName, now: float) -> None:
-        """Take note of what is sent to the client, except for what comes from iopub.
+        """Note a message to the client; only replies matter.
 
         Args:
-            reply: a message.
-            channel: where it came from.
+            reply: the message.
+            channel: its channel.
             now: the time, in seconds.
         """
         parent = reply.parent_header
-        if parent is None or channel not in _REPLY_CHANNELS:
+        if parent is None or channel not in _CHANNELS:
             return
         request = self._open.pop(parent.msg_id, None)
         if request is not None:
             msg_type, began_at = request
             self._on_round_trip(msg_type, now - began_at)
+
+
+@dataclass(slots=True)
+class Request:
+    """A request that has not ended.
+
+    Attributes:
+        message: the request, without its content.
+        channel: the channel of the request.
+        replied: whether the kernel has replied.
+        idle: whether the kernel has sent "idle" for this request.
+    """
+
+    message: Message
+    channel: ChannelName
+    replied: bool = field(default=False)
+    idle: bool = field(default=False)
+
+    @property
+    def reply_type(self) -> str:
+        """The msg_type of the reply."""
+        return self.message.msg_type.removesuffix(_REQUEST) + _REPLY
+
+
+class Unanswered:
+    """The requests of all clients of one kernel, bounded in number and bytes."""
+
+    def __init__(self) -> None:
+        self._requests: dict[str, Request] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    @property
+    def running(self) -> Message | None:
+        """The oldest execute_request without a reply; the kernel runs this one."""
+        return next(
+            (
+                request.message
+                for request in self._requests.values()
+                if request.message.msg_type == "execute_request" and not request.replied
+            ),
+            None,
+        )
+
+    def note_sent(self, message: Message, channel: ChannelName) -> None:
+        """Note a client's message; only requests matter."""
+        if channel not in _CHANNELS or not message.msg_type.endswith(_REQUEST):
+            return
+        self._remove(message.msg_id)
+        # A copy of the header: the original would keep the whole received message in memory.
+        header = bytes(message.raw_header)
+        bare = Message(message.header, None, (header, b"{}", b"{}", b"{}"))
+        self._requests[message.msg_id] = Request(bare, channel)
+        self._bytes += len(header)
+        while len(self._requests) > _MOST_REQUESTS or self._bytes > _MOST_BYTES:
+            self._remove(next(iter(self._requests)))
+
+    def note_received(self, message: Message, channel: ChannelName) -> None:
+        """Note a kernel's message."""
+        parent = message.parent_header
+        request = None if parent is None else self._requests.get(parent.msg_id)
+        if request is None:
+            return
+        if channel == "iopub":
+            request.idle |= _is_idle(message)
+        elif channel == request.channel and message.msg_type.endswith(_REPLY):
+            request.replied = True
+        if request.replied and request.idle:
+            self._remove(request.message.msg_id)
+
+    def take(self, msg_id: str | None = None) -> Iterator[Request]:
+        """Remove one request, or all, oldest first, and yield each."""
+        for key in list(self._requests) if msg_id is None else [msg_id]:
+            request = self._requests.get(key)
+            if request is not None:
+                self._remove(key)
+                yield request
+
+    def _remove(self, msg_id: str) -> None:
+        request = self._requests.pop(msg_id, None)
+        if request is not None:
+            self._bytes -= len(request.message.raw_header)
+
+
+def _is_idle(message: Message) -> bool:
+    if message.msg_type != "status":
+        return False
+    try:
+        return bool(message.content.execution_state == "idle")
+    except MalformedMessage:
+        return False

@@ -1,4 +1,4 @@
-"""The application over kernels that are no processes, and clients of it without a network."""
+"""The application with fake kernels, and clients without a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESTART = RestartPolicy(
 
 
 class ByName:
-    """Takes a token for a name: who is called root is an admin, and ``stranger`` is nobody."""
+    """Takes a token for a user name: root is an admin, and ``stranger`` is refused."""
 
     async def authenticate(self, request: UserRequest) -> User | None:
         name = token_of(request)
@@ -39,13 +39,13 @@ class ByName:
 
 
 class Socket:
-    """A WebSocket to an ASGI application, as a client has it.
+    """The client's end of a WebSocket to an ASGI application.
 
     Attributes:
-        subprotocol: that was agreed on, once the handshake is over.
-        refused: the status with which the handshake was refused, None where it was not.
-        closed: the code and the reason with which the server has closed it.
-        gone: set when the network has failed, and the server does not know it yet.
+        subprotocol: the subprotocol, after the handshake.
+        refused: the HTTP status of a refused handshake; None if it was accepted.
+        closed: the code and reason of the server's close frame.
+        gone: set to let the network fail before the server notices.
     """
 
     def __init__(self, app: Starlette, scope: dict[str, Any], *, buffered: float) -> None:
@@ -73,7 +73,7 @@ class Socket:
 
     async def _deliver(self, event: Any) -> None:
         if self.gone:
-            raise OSError("the client has gone")  # as ASGI servers do
+            raise OSError("the client has disconnected")  # as ASGI servers do
         await self._server_out.send(event)
 
     async def _take(self) -> Any:
@@ -96,7 +96,7 @@ class Socket:
 
     async def leave(self) -> None:
         with anyio.CancelScope(shield=True):
-            with suppress(anyio.BrokenResourceError):  # it has left already
+            with suppress(anyio.BrokenResourceError):  # left before
                 await self._to_server.send({"type": "websocket.disconnect", "code": 1001})
             async for _ in self._from_server:  # until the application is done
                 pass
@@ -119,7 +119,7 @@ class Socket:
         return await self.send("execute_request", {"code": code, **options})
 
     async def receive(self) -> tuple[ChannelName, Message]:
-        """Wait for a message; EndOfStream when the server has closed the WebSocket."""
+        """Wait for a message; raise EndOfStream when the server closes the WebSocket."""
         event = await self._take()
         if event["type"] == "websocket.close":
             self.closed = event["code"], event["reason"]
@@ -145,7 +145,7 @@ class Socket:
                 return messages
 
     async def finish(self, request: Message) -> list[Message]:
-        """Wait for the reply to a request and for "idle"; return what belongs to it."""
+        """Wait for the reply to a request and for "idle"; return all messages of the request."""
         found: list[Message] = []
         ends = {"reply", "idle"}
         while ends:
@@ -166,7 +166,7 @@ def is_answer(message: Message, request: Message) -> bool:
 
 @dataclass
 class Server:
-    """The application, and what is behind it."""
+    """The application, its pool and its kernels."""
 
     app: Starlette
     pool: KernelPool
@@ -195,12 +195,12 @@ class Server:
         headers: Mapping[str, str] | None = None,
         subprotocols: Sequence[str] = (V1_SUBPROTOCOL,),
         buffered: float = 100_000,
-        receipts: bool = False,
+        acknowledges: bool = False,
     ) -> AsyncGenerator[Socket]:
         """Open a WebSocket for the block.
 
-        *buffered* messages may wait for who does not read. With *receipts* the server knows what
-        was read; else it takes for read what it has sent.
+        The network holds at most *buffered* unread messages. With *acknowledges* the client
+        acknowledges each message that it reads; otherwise the server assumes so.
         """
         path = f"/api/kernels/{kernel_id}/channels"
         headers = {"host": "server.test", "authorization": f"token {user}", **(headers or {})}
@@ -216,7 +216,10 @@ class Server:
             "server": ("server.test", 80),
             "subprotocols": list(subprotocols),
             "state": {},
-            "extensions": {"websocket.http.response": {}, **({EXTENSION: {}} if receipts else {})},
+            "extensions": {
+                "websocket.http.response": {},
+                **({EXTENSION: {}} if acknowledges else {}),
+            },
         }
         socket = Socket(self.app, scope, buffered=buffered)
         async with anyio.create_task_group() as tasks:
@@ -252,7 +255,7 @@ async def ask(exchange: Exchange) -> None:
 
 @pytest.fixture
 def serving() -> Opened:
-    """Give a function that serves fakes: options of the pool, and settings."""
+    """Return a function that serves fake kernels; it takes settings and options of the pool."""
 
     @asynccontextmanager
     async def serving(

@@ -1,4 +1,4 @@
-"""What clients are told when their kernel dies or is restarted: nobody waits for ever."""
+"""The messages to clients when their kernel dies or is restarted: no request stays open."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from kernelproto.wire.message import Message
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 
-def told(messages: list[Message]) -> list[str]:
-    """Return statuses, outputs and replies in words, each with the request that it belongs to."""
+def lines_of(messages: list[Message]) -> list[str]:
+    """Return each status, output and reply as a line of text, with its request."""
     parents = [message.parent_header for message in messages]
     return [
         f"{_words(message)} for {parent.msg_id[-1] if parent else '-'}"
@@ -31,7 +31,7 @@ def _words(message: Message) -> str:
             return f"{msg_type} {getattr(content, 'status', '')}"
 
 
-async def test_death_aborts_the_requests_under_way(serving) -> None:
+async def test_death_aborts_pending_requests(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with (
@@ -47,7 +47,7 @@ async def test_death_aborts_the_requests_under_way(serving) -> None:
             messages = await socket.receive_until("stream")
             for _ in range(3):
                 messages += await socket.receive_until("status")
-            assert told(messages)[-6:] == [
+            assert lines_of(messages)[-6:] == [
                 "stderr [the kernel died: signal 9 (SIGKILL)] for 2",
                 "restarting for -",
                 "execute_reply aborted for 2",
@@ -61,10 +61,10 @@ async def test_death_aborts_the_requests_under_way(serving) -> None:
                 messages += await other.receive_until("status")
             assert [m for m in messages if m.msg_type.endswith("_reply")] == []
             stderr = [m for m in messages if m.msg_type == "stream"]
-            assert told(stderr) == ["stderr [the kernel died: signal 9 (SIGKILL)] for 2"]
+            assert lines_of(stderr) == ["stderr [the kernel died: signal 9 (SIGKILL)] for 2"]
 
 
-async def test_death_for_good_aborts_the_requests_before_it_is_told(serving) -> None:
+async def test_final_death_aborts_pending_requests_before_the_status_dead(serving) -> None:
     async with serving(restart=None) as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -74,7 +74,7 @@ async def test_death_for_good_aborts_the_requests_before_it_is_told(serving) -> 
             messages = await socket.receive_until("status")
             while messages[-1].content.execution_state != "dead":
                 messages += await socket.receive_until("status")
-            assert told(messages)[-4:] == [
+            assert lines_of(messages)[-4:] == [
                 "stderr [the kernel died: exit status 1] for 1",
                 "execute_reply aborted for 1",
                 "idle for 1",
@@ -82,20 +82,20 @@ async def test_death_for_good_aborts_the_requests_before_it_is_told(serving) -> 
             ]
 
 
-async def test_idle_kernel_that_dies_tells_all_clients(serving) -> None:
+async def test_death_of_an_idle_kernel_is_announced_to_its_clients(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
             server.provider.kernels[0].die(3)
             messages = await socket.receive_until("status")
-            assert told(messages) == [
+            assert lines_of(messages) == [
                 "stderr [the kernel died: exit status 3] for -",
                 "restarting for -",
             ]
 
 
-async def test_restart_by_hand_aborts_the_requests_under_way(serving) -> None:
-    """Also those of clients that have not asked for it."""
+async def test_requested_restart_aborts_pending_requests(serving) -> None:
+    """Including those of clients that have not requested the restart."""
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket, server.client("ada") as ada:
@@ -106,11 +106,11 @@ async def test_restart_by_hand_aborts_the_requests_under_way(serving) -> None:
             messages = await socket.receive_until("execute_reply", works)
             assert messages[-1].content.status in ("aborted", "error")  # it may be interrupted
             messages += await socket.finish(last)
-            assert "restarting" not in " ".join(told(messages))
-            assert [line for line in told(messages) if "stderr" in line] == []
+            assert "restarting" not in " ".join(lines_of(messages))
+            assert [line for line in lines_of(messages) if "stderr" in line] == []
 
 
-async def test_deaf_request_is_aborted_by_a_restart(serving) -> None:
+async def test_restart_aborts_a_request_that_the_kernel_has_not_read(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket, server.client("ada") as ada:
@@ -119,13 +119,13 @@ async def test_deaf_request_is_aborted_by_a_restart(serving) -> None:
             request = await socket.execute("6 * 7")
             await fake.wait_for("execute_request")
             await ada.post(f"/api/kernels/{kernel_id}/restart")
-            assert sorted(told(await socket.finish(request))) == [
+            assert sorted(lines_of(await socket.finish(request))) == [
                 "execute_reply aborted for 1",
                 "idle for 1",
             ]
 
 
-async def test_restart_that_fails_leaves_no_client_waiting(serving) -> None:
+async def test_failed_restart_aborts_pending_requests(serving) -> None:
     async def fail(*_: object, **__: object) -> None:
         await checkpoint()
         raise LaunchError("no more kernels")
@@ -139,10 +139,10 @@ async def test_restart_that_fails_leaves_no_client_waiting(serving) -> None:
             await fake.wait_for("execute_request")
             server.provider.launch = fail
             assert (await ada.post(f"/api/kernels/{kernel_id}/restart")).status_code >= 500
-            assert "execute_reply aborted for 1" in told(await socket.finish(request))
+            assert "execute_reply aborted for 1" in lines_of(await socket.finish(request))
 
 
-async def test_replies_that_have_come_are_not_repeated(serving) -> None:
+async def test_replied_requests_are_not_aborted(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:

@@ -1,17 +1,16 @@
-"""A kernel's channels on a WebSocket: verify, route, forward.
+"""The WebSocket of a kernel: decode, route and forward messages.
 
-Contents are not decoded. What a client sends keeps its header, so the kernel's replies name the
-client session that they are for; only a version is added where there is none. The messages are
-signed with the kernel's key, which never leaves the server. All clients of a kernel share the
-server's one connection to it.
+The server does not decode contents. It keeps the header of a client's message, so the kernel's
+replies name the client's session; a missing version is added. The server signs the messages with
+the kernel's key, which never leaves the server. All clients of a kernel share one connection to it.
 
-A client that reads more slowly than its kernel writes has a place of its own in what the kernel has
-sent. When that is not kept any longer the client is cut off, and nobody else has waited for it.
+Each client has its own cursor in the log of the kernel's messages (see ``fanout``). A slow client
+delays no other client; the server cuts it off when the log deletes a message that it needs.
 
-A client whose WebSocket is lost, and that comes back, gets everything that has come meanwhile, and
-what its WebSocket had not confirmed (see ``receipts``): nothing is missing, but what was under way
-may come again, under the same ``msg_id``. With ``?last_msg_id=`` it says which message it has read
-last, and gets exactly what follows. What could not be kept for it is told in an output.
+A client that reconnects receives the messages that it has missed and those that its WebSocket had
+not acknowledged (see ``program.acknowledgements``). A message in flight may arrive twice, with the
+same ``msg_id``. A client that reconnects with ``?last_msg_id=`` receives exactly the messages after
+that one. If messages were deleted before, an output says so.
 """
 
 from __future__ import annotations
@@ -58,41 +57,41 @@ from kernelproto.wire.websocket import Framing, server_framing
 
 logger = logging.getLogger(__name__)
 
-# Codes of RFC 6455 and of its registry.
+# Close codes of RFC 6455 and its registry.
 GOING_AWAY = 1001
 _NO_CODE = 1005
 UNUSABLE = 1007
 SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
-# One of those for applications, after the status of HTTP.
+# An application's own code, derived from HTTP status 401.
 UNAUTHORIZED = 4401
 
 _REVOKED = "Your access has ended: sign in again, or ask the administrator of this server."
 
-# How long a client that does not read may take to be told that it was cut off.
+# The longest time to send a close frame to a client that does not read, and to deliver the last
+# messages of a kernel that has ended.
 _CLOSING_SECONDS = 5
 
 _SENT_BETWEEN_CHECKPOINTS = 256
 _TAKEN_BETWEEN_CHECKPOINTS = 8
 
-
 _TOO_MANY = "you have too many WebSockets (max_websockets_per_user): close one, then try again"
 
-# Of what clients call themselves and their messages: it is kept, and compared.
+# The limit for session_id and last_msg_id, because the server stores and compares them.
 _MOST_ID_CHARACTERS = 256
 
 
 class ChannelsRoute:
-    """The WebSockets of the kernels of whoever asks.
+    """The WebSockets of the kernels, each for the kernel's own user.
 
     Args:
-        user_kernels: has the kernels.
-        broadcasts: have what the kernels send.
-        traffic: counts the messages.
-        access: tells when a user is not let in any more.
-        drain: says when the server ends.
-        sockets: bound the WebSockets of each user.
-        max_message_bytes: of a client.
+        user_kernels: finds the kernels.
+        broadcasts: the messages of the kernels.
+        traffic: counts messages.
+        access: notices that a user's access is revoked.
+        drain: announces the end of the server.
+        sockets: limits the WebSockets of each user.
+        max_message_bytes: the maximum size of a client's message.
     """
 
     def __init__(
@@ -106,8 +105,8 @@ class ChannelsRoute:
         *,
         max_message_bytes: int,
     ) -> None:
-        self._desk = user_kernels
-        self._feeds = broadcasts
+        self._user_kernels = user_kernels
+        self._broadcasts = broadcasts
         self._traffic = traffic
         self._access = access
         self._drain = drain
@@ -121,13 +120,15 @@ class ChannelsRoute:
     async def _serve(self, websocket: WebSocket) -> None:
         for name in ("session_id", "last_msg_id"):
             if len(websocket.query_params.get(name, "")) > _MOST_ID_CHARACTERS:
-                message = f"{name} may have {_MOST_ID_CHARACTERS} characters at the most"
+                message = (
+                    f"{name} is too long: at most {_MOST_ID_CHARACTERS} characters are allowed"
+                )
                 await _deny(websocket, 400, message)
                 return
         with self._sockets.place(websocket.user.name) as has_room:
             if has_room:
                 await self._connect(websocket)
-            else:  # a WebSocket that is accepted and closed takes a connection for longer
+            else:  # refused in the handshake, which frees the connection sooner than a close frame
                 await _deny(websocket, 503, _TOO_MANY)
 
     async def _connect(self, websocket: WebSocket) -> None:
@@ -135,11 +136,11 @@ class ChannelsRoute:
         try:
             if self._drain.begun:
                 raise HTTPException(503, SHUTTING_DOWN)
-            kernel = self._desk.find(websocket.user, websocket.path_params["kernel_id"])
-            async with self._desk.pool.connection(
+            kernel = self._user_kernels.find(websocket.user, websocket.path_params["kernel_id"])
+            async with self._user_kernels.pool.connection(
                 kernel.user, name=kernel.name, channels=()
             ) as connection:
-                broadcast = self._feeds.of(connection.kernel)
+                broadcast = self._broadcasts.of(connection.kernel)
                 with logging_about(kernel_id=kernel.kernel_id), self._drain.connection():
                     await serve_client(
                         websocket,
@@ -152,7 +153,7 @@ class ChannelsRoute:
                     )
         except HTTPException as error:
             await _deny(websocket, error.status_code, error.detail)
-        except KernelProtoError as error:  # it could not be started, or was ended just now
+        except KernelProtoError as error:  # the kernel failed to start or has just ended
             await _deny(websocket, status_of(error), user_message(error))
 
 
@@ -162,8 +163,8 @@ async def _deny(websocket: WebSocket, status: int, reason: str) -> None:
     await deny(websocket, status, reason)
 
 
-class _HangUp(Exception):
-    """The connection ends, with this code and reason."""
+class _Close(Exception):
+    """The server closes the WebSocket, with a code and a reason."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(code, reason)
@@ -180,16 +181,16 @@ async def serve_client(
     access: Access,
     drain: Drain,
 ) -> None:
-    """Forward messages between a client and its kernel until either is gone, or access is revoked.
+    """Forward messages until the client or kernel is gone, or the server closes the WebSocket.
 
     Args:
-        websocket: it is accepted when nothing of what the kernel sends can be missed.
-        framing: the one to agree on.
+        websocket: the WebSocket; it is accepted once the client has a cursor.
+        framing: the framing of messages on it.
         kernel: the kernel.
-        broadcast: what it sends.
-        traffic: counts the messages.
-        access: tells when the user is not let in any more.
-        drain: says when the server ends.
+        broadcast: the kernel's messages.
+        traffic: counts messages.
+        access: notices that the user's access is revoked.
+        drain: announces the end of the server.
     """
     session = websocket.query_params.get("session_id", "")
     last_msg_id = websocket.query_params.get("last_msg_id")
@@ -201,21 +202,21 @@ async def serve_client(
                 websocket, framing, kernel, subscriber, traffic, access, drain
             ).serve()
         audit("websocket.close", "ok", kernel_id=kernel.kernel_id, by="client", code=code)
-    except _HangUp as goodbye:  # whoever comes back now need not wait for the end of this
-        text, key = "a client of kernel %s: %s", f"closed {goodbye.code}"
-        broadcast.log_counts.log(logger, logging.INFO, key, text, kernel.kernel_id, goodbye.reason)
+    except _Close as closing:  # the client has left its cursor, and may reconnect meanwhile
+        text, key = "closing a WebSocket of kernel %s: %s", f"closed {closing.code}"
+        broadcast.log_counts.log(logger, logging.INFO, key, text, kernel.kernel_id, closing.reason)
         audit(
             "websocket.close",
             "ok",
             kernel_id=kernel.kernel_id,
             by="server",
-            code=goodbye.code,
-            reason=goodbye.reason,
+            code=closing.code,
+            reason=closing.reason,
         )
         if websocket.application_state is not WebSocketState.CONNECTED:
-            return  # a send has failed, and the server does not know yet that the client is gone
+            return  # a send has failed, but the disconnect has not been received yet
         with anyio.move_on_after(_CLOSING_SECONDS), suppress(WebSocketDisconnect):
-            await websocket.close(goodbye.code, close_reason(goodbye.reason))
+            await websocket.close(closing.code, close_reason(closing.reason))
 
 
 class _ClientConnection:
@@ -237,10 +238,10 @@ class _ClientConnection:
         self._access = access
         self._drain = drain
         self._requests = traffic.requests()
-        self._has_receipts = EXTENSION in websocket.scope.get("extensions", {})
+        self._has_acknowledgements = EXTENSION in websocket.scope.get("extensions", {})
 
     async def serve(self) -> int:
-        """Forward messages until the client closes the WebSocket; return its code."""
+        """Forward messages until the client closes the WebSocket; return the close code."""
         async with background_tasks() as tasks:
             tasks.start_soon(self._send)
             tasks.start_soon(self._keep_up)
@@ -254,50 +255,49 @@ class _ClientConnection:
         while True:
             taken += 1
             if taken % _TAKEN_BETWEEN_CHECKPOINTS == 0:
-                await checkpoint()  # what has come already is taken without waiting
+                await checkpoint()  # receive() does not yield while messages are buffered
             event = await self._websocket.receive()
             if event["type"] == "websocket.disconnect":
-                self._subscriber.leave()  # the client may be back in the next turn of the loop
+                self._subscriber.leave()  # at once: the client may reconnect immediately
                 return cast(int, event.get("code", _NO_CODE))
             data = event.get("text")
             try:
                 channel, message = self._framing.decode(event["bytes"] if data is None else data)
                 message = with_version(message)
             except (MalformedMessage, LocalProtocolError) as error:
-                raise _HangUp(UNUSABLE, str(error)) from None
-            self._subscriber.cursor.note_session(message.header.session)
+                raise _Close(UNUSABLE, str(error)) from None
             self._traffic.received += 1
             self._requests.note_sent(message, time.monotonic())
             await self._forward(message, channel)
 
     async def _forward(self, message: Message, channel: ChannelName) -> None:
-        """Send a client's message to the kernel, or answer it if there is no process for it.
+        """Send a client's message to the kernel, or abort it if the kernel has no process.
 
-        If the kernel has ended, the client may still have outputs to receive: the connection goes
-        on, and ``_send`` ends it after them.
+        After the end of a kernel the client may still have outputs to receive: ``_send`` closes the
+        WebSocket after them.
         """
         broadcast = self._subscriber.broadcast
         was_noted = False
         try:
             client = await self._kernel.current_client()
-            broadcast.note_request(message, channel)
+            self._subscriber.note_request(message, channel)
             was_noted = True
             await client.forward(message, channel)
         except KernelProtoError as error:
             if broadcast.failure is None and not isinstance(error, (ClientClosed, KernelDied)):
-                raise _HangUp(GOING_AWAY, user_message(error)) from None
+                raise _Close(GOING_AWAY, user_message(error)) from None
             if not was_noted:
-                broadcast.note_request(message, channel)
+                self._subscriber.note_request(message, channel)
             broadcast.abort(message.msg_id)
 
     async def _send(self) -> None:
-        with suppress(WebSocketDisconnect):  # of which the other direction is told as well
-            apology = self._subscriber.apology()
-            if apology is not None:
-                await self._deliver(apology, "iopub", self._subscriber.cursor.sent)
+        with suppress(WebSocketDisconnect):  # _take_from_client receives the disconnect
+            notice = self._subscriber.gap_notice()
+            if notice is not None:
+                await self._deliver(notice, "iopub", self._subscriber.cursor.sent)
             for count in itertools.count(1):
-                kept = await self._next()
-                await self._deliver(kept.message, kept.channel, self._subscriber.cursor.sent + 1)
+                entry = await self._next()
+                await self._deliver(entry.message, entry.channel, self._subscriber.cursor.sent + 1)
                 self._subscriber.advance()
                 if count % _SENT_BETWEEN_CHECKPOINTS == 0:
                     await checkpoint()
@@ -306,24 +306,24 @@ class _ClientConnection:
         try:
             return await self._subscriber.next()
         except KernelProtoError as error:
-            if isinstance(error, KernelDied):  # each client is told, and once
+            if isinstance(error, KernelDied):  # once for each client
                 await self._send_message(build_notice(Status("dead")), "iopub")
-            raise _HangUp(GOING_AWAY, user_message(error)) from None
+            raise _Close(GOING_AWAY, user_message(error)) from None
 
     async def _deliver(self, message: Message, channel: ChannelName, number: int) -> None:
-        """Send a message with which a client has received everything before that number."""
-        received = partial(self._subscriber.acknowledge, number)
-        await self._send_message(message, channel, received)
-        if not self._has_receipts:  # what the socket has taken counts as received
-            received()
+        """Send a message; its acknowledgement covers every message before a number."""
+        acknowledge = partial(self._subscriber.acknowledge, number)
+        await self._send_message(message, channel, acknowledge)
+        if not self._has_acknowledgements:  # then the message counts as received once it is sent
+            acknowledge()
 
     async def _send_message(
-        self, message: Message, channel: ChannelName, on_receipt: OnAcknowledged | None = None
+        self, message: Message, channel: ChannelName, on_acknowledged: OnAcknowledged | None = None
     ) -> None:
         try:
             frame = self._framing.encode(channel, message)
         except (LocalProtocolError, MalformedMessage) as error:
-            text, kernel_id = "a message of kernel %s is lost: %s", self._kernel.kernel_id
+            text, kernel_id = "cannot send a message of kernel %s: %s", self._kernel.kernel_id
             counts = self._subscriber.broadcast.log_counts
             counts.log(logger, logging.WARNING, "lost", text, kernel_id, error)
             return
@@ -332,27 +332,27 @@ class _ClientConnection:
             self._requests.note_answer(message, channel, time.monotonic())
         key = "text" if isinstance(frame, str) else "bytes"
         event: dict[str, object] = {"type": "websocket.send", key: frame}
-        if self._has_receipts:
-            event[EXTENSION] = on_receipt
+        if self._has_acknowledgements:
+            event[EXTENSION] = on_acknowledged
         await self._websocket.send(event)
 
     async def _keep_up(self) -> NoReturn:
         await self._subscriber.cut_off.wait()
-        raise _HangUp(TRY_AGAIN_LATER, self._subscriber.reason)
+        raise _Close(TRY_AGAIN_LATER, self._subscriber.reason)
 
     async def _end_with_server(self) -> NoReturn:
         await self._drain.closing.wait()
-        raise _HangUp(SERVICE_RESTART, SHUTTING_DOWN)
+        raise _Close(SERVICE_RESTART, SHUTTING_DOWN)
 
     async def _end_with_access(self) -> NoReturn:
         request = user_request(self._websocket.scope)
         await self._access.wait_until_revoked(self._websocket.user, request)
-        raise _HangUp(UNAUTHORIZED, _REVOKED)
+        raise _Close(UNAUTHORIZED, _REVOKED)
 
     async def _end_with_kernel(self) -> NoReturn:
-        """Let a client have the kernel's last words, unless it does not want to hear them."""
+        """Close the WebSocket of a client that does not read the kernel's last messages."""
         await self._subscriber.broadcast.ended.wait()
         await anyio.sleep(_CLOSING_SECONDS)
         failure = self._subscriber.broadcast.failure
         reason = user_message(failure) if isinstance(failure, KernelProtoError) else str(failure)
-        raise _HangUp(GOING_AWAY, reason)
+        raise _Close(GOING_AWAY, reason)

@@ -92,7 +92,7 @@ class Metrics(Collector):
         sockets: UserSockets,
     ) -> None:
         self._pool = pool
-        self._feeds = broadcasts
+        self._broadcasts = broadcasts
         self._finder = finder
         self._meter = meter
         self._logins = logins
@@ -152,7 +152,7 @@ class Metrics(Collector):
         """Collect the values that other objects count; part of Collector."""
         kernels = self._pool.kernels()
         counts = self._pool.counts
-        backlog = self._feeds.backlog()
+        backlog = self._broadcasts.backlog()
         yield self._kernels(kernels)
         yield GaugeMetricFamily(
             "kernelproto_kernels_memory_bytes",

@@ -1,4 +1,4 @@
-"""A kernel's channels on a WebSocket, with kernels that are no processes and no network."""
+"""The WebSocket of a kernel, with fake kernels and without a network."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ async def test_carries_buffers_both_ways(serving, subprotocols) -> None:
     assert [bytes(buffer) for buffer in echo.buffers] == buffers
 
 
-async def test_what_contents_say_is_not_looked_at(serving) -> None:
-    """Also what no subscriber of JSON would take: it is the kernel's business."""
+async def test_contents_are_not_decoded(serving) -> None:
+    """Even an unknown message type reaches the kernel byte for byte."""
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -82,7 +82,7 @@ async def test_what_contents_say_is_not_looked_at(serving) -> None:
 
 @pytest.mark.parametrize("subprotocols", FRAMINGS)
 @pytest.mark.parametrize("buffers", [(), (b"\xff",)], ids=["no buffers", "buffers"])
-async def test_what_a_client_gets_is_valid_utf_8(serving, subprotocols, buffers) -> None:
+async def test_client_receives_valid_utf_8(serving, subprotocols, buffers) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id, subprotocols=subprotocols) as socket:
@@ -97,7 +97,7 @@ async def test_what_a_client_gets_is_valid_utf_8(serving, subprotocols, buffers)
     assert json.loads(bytes(received.raw_content).decode())["text"] == "caf\ufffd"
 
 
-async def test_an_output_with_unreadable_headers_is_told_to_the_client(serving) -> None:
+async def test_notice_replaces_an_output_with_unreadable_headers(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -117,7 +117,7 @@ async def test_an_output_with_unreadable_headers_is_told_to_the_client(serving) 
 
 @pytest.mark.parametrize("subprotocols", FRAMINGS)
 async def test_message_without_a_version_gets_one(serving, subprotocols) -> None:
-    """A kernel would take it for one of version 4, and not answer."""
+    """A kernel treats a message without a version as version 4, and does not reply."""
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id, subprotocols=subprotocols) as socket:
@@ -129,7 +129,7 @@ async def test_message_without_a_version_gets_one(serving, subprotocols) -> None
     assert answer.parent_header == structs.replace(header, version=PROTOCOL_VERSION)
 
 
-async def test_header_that_cannot_be_written_again_ends_the_connection(serving) -> None:
+async def test_header_that_cannot_be_encoded_closes_the_connection(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -143,7 +143,7 @@ async def test_header_that_cannot_be_written_again_ends_the_connection(serving) 
             assert socket.closed[0] == 1007
 
 
-async def test_questions_are_asked_where_the_code_comes_from(serving) -> None:
+async def test_input_request_goes_to_the_client_that_sent_the_code(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with (
@@ -162,7 +162,7 @@ async def test_questions_are_asked_where_the_code_comes_from(serving) -> None:
     assert len([m for m in seen if m.msg_type == "execute_reply"]) == 1  # replies are not
 
 
-async def test_each_user_sees_their_own_kernel_only(serving) -> None:
+async def test_outputs_reach_only_the_user_of_the_kernel(serving) -> None:
     users = [f"user-{number}" for number in range(20)]
     strays: list[str] = []
 
@@ -182,7 +182,7 @@ async def test_each_user_sees_their_own_kernel_only(serving) -> None:
 
 
 @pytest.mark.parametrize("user", ["bob", "root"])
-async def test_kernel_that_is_not_ones_own_is_not_there(serving, user: str) -> None:
+async def test_kernel_of_another_user_is_not_found(serving, user: str) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect(user, kernel_id) as socket:
@@ -190,7 +190,7 @@ async def test_kernel_that_is_not_ones_own_is_not_there(serving, user: str) -> N
             assert json.loads(socket.refusal)["reason"] == "Not Found"
 
 
-async def test_stranger_is_refused(serving) -> None:
+async def test_unknown_user_is_refused(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("stranger", kernel_id) as socket:
@@ -222,7 +222,7 @@ async def test_origin_is_checked(serving, origin: str, refused: int | None) -> N
         (4).to_bytes(8, "little") + b"\xff" * 64,
     ],
 )
-async def test_what_is_no_message_ends_the_connection(serving, data: bytes | str) -> None:
+async def test_malformed_message_closes_the_connection(serving, data: bytes | str) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with (
@@ -239,7 +239,7 @@ async def test_what_is_no_message_ends_the_connection(serving, data: bytes | str
 
 
 @pytest.mark.parametrize("channel", ["iopub", "hb", "nonsense"])
-async def test_forged_channel_ends_the_connection(serving, channel) -> None:
+async def test_forged_channel_closes_the_connection(serving, channel) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -250,7 +250,7 @@ async def test_forged_channel_ends_the_connection(serving, channel) -> None:
             assert "channel" in socket.closed[1]
 
 
-async def test_message_that_is_too_large_ends_the_connection(serving) -> None:
+async def test_message_that_is_too_large_closes_the_connection(serving) -> None:
     async with serving(settings={"max_message_bytes": 10_000}) as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -261,7 +261,7 @@ async def test_message_that_is_too_large_ends_the_connection(serving) -> None:
             assert socket.closed[0] == 1007
 
 
-async def test_client_that_does_not_read_is_cut_off_and_nobody_waits(serving) -> None:
+async def test_client_that_does_not_read_is_cut_off_and_delays_no_other(serving) -> None:
     def prepare(fake: FakeKernel) -> None:
         async def flood(exchange: Exchange) -> None:
             for number in range(2000):
@@ -296,7 +296,7 @@ async def test_connection_counts_and_keeps_the_kernel(serving) -> None:
         assert [kernel.user for kernel in server.pool.kernels()] == ["bob"]
 
 
-async def test_goes_on_after_a_restart(serving) -> None:
+async def test_connection_continues_after_a_restart(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket, server.client("ada") as ada:
@@ -305,10 +305,10 @@ async def test_goes_on_after_a_restart(serving) -> None:
             await socket.execute("6 * 7")
             messages = await socket.receive_until("execute_result")
     states = [m.content.execution_state for m in messages if m.msg_type == "status"]
-    assert "restarting" not in states  # JupyterLab would take it for a crash
+    assert "restarting" not in states  # JupyterLab would report a crash
 
 
-async def test_tells_of_a_death_and_of_the_kernel_that_follows(serving) -> None:
+async def test_death_is_announced_and_the_next_kernel_works(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -318,7 +318,7 @@ async def test_tells_of_a_death_and_of_the_kernel_that_follows(serving) -> None:
             await socket.finish(await socket.execute("6 * 7"))
 
 
-async def test_last_words_and_then_that_the_kernel_is_dead(serving) -> None:
+async def test_last_outputs_precede_the_status_dead(serving) -> None:
     async with serving(restart=None) as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -333,7 +333,7 @@ async def test_last_words_and_then_that_the_kernel_is_dead(serving) -> None:
             assert socket.closed[0] == 1001
 
 
-async def test_kernel_that_is_ended_takes_its_connections_along(serving) -> None:
+async def test_end_of_a_kernel_closes_its_connections(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket, server.client("ada") as ada:
@@ -343,7 +343,7 @@ async def test_kernel_that_is_ended_takes_its_connections_along(serving) -> None
             assert socket.closed == (1001, "This kernel was shut down: start another one.")
 
 
-async def test_kernel_that_is_culled_says_why(serving) -> None:
+async def test_close_reason_says_that_the_kernel_was_culled(serving) -> None:
     async with serving(max_kernels=1, max_per_user=1) as server:
         kernel_id = await server.start("ada")
         kernel = server.pool.find(kernel_id, user="ada")
@@ -356,7 +356,7 @@ async def test_kernel_that_is_culled_says_why(serving) -> None:
     assert reason == "This kernel was idle for too long and was shut down: start another one."
 
 
-async def test_server_that_drains_tells_its_clients_and_starts_nothing(serving) -> None:
+async def test_draining_server_closes_connections_and_starts_no_kernel(serving) -> None:
     async with serving(max_per_user=3) as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
         drain = server.app.state.drain
@@ -377,7 +377,7 @@ async def test_server_that_drains_tells_its_clients_and_starts_nothing(serving) 
             async with server.connect("ada", kernel_id) as refused:
                 assert refused.refused == 503
             assert (await ada.get("/healthz")).status_code == 200
-            assert not drain.closing.is_set()  # the kernel works still, and its client listens
+            assert not drain.closing.is_set()  # the kernel is still busy
             await ada.post(f"/api/kernels/{kernel_id}/interrupt")
             assert await socket.receive_close() == (
                 1012,
@@ -386,7 +386,7 @@ async def test_server_that_drains_tells_its_clients_and_starts_nothing(serving) 
 
 
 @pytest.mark.parametrize("end", ["hurry", "grace"])
-async def test_server_that_drains_does_not_wait_for_ever(serving, end: str) -> None:
+async def test_draining_server_does_not_wait_for_ever(serving, end: str) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         drain = server.app.state.drain
@@ -401,8 +401,8 @@ async def test_server_that_drains_does_not_wait_for_ever(serving, end: str) -> N
 
 
 @pytest.mark.parametrize("data", [None, b"nonsense"])
-async def test_client_that_has_gone_is_no_error(serving, data: bytes | None) -> None:
-    """It is noticed when something is sent, or when the connection is closed."""
+async def test_lost_client_is_no_error(serving, data: bytes | None) -> None:
+    """The server notices it on the next send, or on the disconnect."""
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with (
@@ -416,7 +416,7 @@ async def test_client_that_has_gone_is_no_error(serving, data: bytes | None) -> 
         assert server.pool.kernels()[0].connections == 0
 
 
-async def test_kernel_that_does_not_start_refuses_who_waits_for_it(serving, monkeypatch) -> None:
+async def test_client_that_waits_for_a_failing_start_is_refused(serving, monkeypatch) -> None:
     begun, proceed = anyio.Event(), anyio.Event()
 
     async def launch(self, name, **options):
@@ -440,7 +440,7 @@ async def test_kernel_that_does_not_start_refuses_who_waits_for_it(serving, monk
         proceed.set()
 
 
-async def test_message_that_a_framing_cannot_carry_is_logged(serving, caplog) -> None:
+async def test_message_that_cannot_be_framed_is_logged(serving, caplog) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id, subprotocols=()) as socket:
@@ -452,7 +452,7 @@ async def test_message_that_a_framing_cannot_carry_is_logged(serving, caplog) ->
             codec = Codec(signer=fake.connection_info.signer())
             fake.send_frames("iopub", codec.encode(message))
             await socket.finish(await socket.execute("6 * 7"))
-    assert "a message of kernel" in caplog.text
+    assert "cannot send a message of kernel" in caplog.text
 
 
 async def test_many_sessions_of_one_client(serving) -> None:
@@ -477,7 +477,7 @@ def printing(fake: FakeKernel) -> None:
 
 
 async def read_lines(socket, count: int) -> tuple[list[str], str]:
-    """Read so many outputs; return them, and the name of the last message."""
+    """Read *count* outputs; return them and the msg_id of the last message."""
     messages: list[Message] = []
     while len(texts(messages)) < count:
         messages.append((await socket.receive())[1])
@@ -490,38 +490,44 @@ async def finish_lines(socket, request: Message) -> list[str]:
     return texts(messages)
 
 
-@pytest.mark.parametrize("receipts", [True, False])
-async def test_client_that_comes_back_gets_all_in_order_and_once(serving, receipts: bool) -> None:
-    """With a new session, as a page has that was loaded again; it has asked under the old one."""
+@pytest.mark.parametrize("acknowledges", [True, False])
+async def test_client_that_reconnects_gets_each_output_once_and_in_order(
+    serving, acknowledges: bool
+) -> None:
+    """Each connection has a new session, like a reloaded page; the request has the first one."""
     async with serving(prepare=printing) as server:
         kernel_id = await server.start("ada")
-        async with server.connect("ada", kernel_id, receipts=receipts) as socket:
+        async with server.connect("ada", kernel_id, acknowledges=acknowledges) as socket:
             request = await socket.execute("print")
             lines, last = await read_lines(socket, 100)
         for number in range(5):
-            query = f"session_id={number}" + ("" if receipts else f"&last_msg_id={last}")
-            async with server.connect("ada", kernel_id, query=query, receipts=receipts) as socket:
+            query = f"session_id={number}" + ("" if acknowledges else f"&last_msg_id={last}")
+            async with server.connect(
+                "ada", kernel_id, query=query, acknowledges=acknowledges
+            ) as socket:
                 more, last = await read_lines(socket, 300)
                 lines += more
-        query = "" if receipts else f"last_msg_id={last}"
-        async with server.connect("ada", kernel_id, query=query, receipts=receipts) as socket:
+        query = "" if acknowledges else f"last_msg_id={last}"
+        async with server.connect(
+            "ada", kernel_id, query=query, acknowledges=acknowledges
+        ) as socket:
             lines += await finish_lines(socket, request)
     assert lines == [f"{number}" for number in range(LINES)]
 
 
-async def test_nothing_comes_again_to_a_client_that_has_it(serving) -> None:
+async def test_acknowledged_outputs_are_not_sent_again(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
-        async with server.connect("ada", kernel_id, receipts=True) as socket:
+        async with server.connect("ada", kernel_id, acknowledges=True) as socket:
             await socket.finish(await socket.execute("say 1"))
-        async with server.connect("ada", kernel_id, receipts=True) as socket:
+        async with server.connect("ada", kernel_id, acknowledges=True) as socket:
             assert texts(await socket.receive_until("stream", await socket.execute("say 2"))) == [
                 "2"
             ]
 
 
-async def test_place_of_a_client_is_taken_after_its_network_has_failed(serving) -> None:
-    """The server cannot close a WebSocket that it could not send on, and that is no error."""
+async def test_client_takes_its_cursor_after_its_network_has_failed(serving) -> None:
+    """The server cannot close the lost WebSocket, which is no error."""
     async with serving() as server:
         kernel_id = await server.start("ada")
         query = "session_id=tab"
@@ -535,8 +541,8 @@ async def test_place_of_a_client_is_taken_after_its_network_has_failed(serving) 
             assert lost.closed is None
 
 
-async def test_request_after_the_end_costs_no_output_before_it(serving) -> None:
-    """The client reads slowly, and does not know yet that its kernel was ended."""
+async def test_request_after_the_end_of_the_kernel_loses_no_output(serving) -> None:
+    """The client reads slowly, and has not learned that its kernel has ended."""
     async with serving(prepare=printing) as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id, buffered=0) as socket:
@@ -546,7 +552,7 @@ async def test_request_after_the_end_costs_no_output_before_it(serving) -> None:
                 await checkpoint()
             assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
             late = await socket.execute("print")
-            await anyio.wait_all_tasks_blocked()  # the server has it
+            await anyio.wait_all_tasks_blocked()  # the server has received it
             lines += await finish_lines(socket, request)
             (reply, _) = await socket.finish(late)
             code, _ = await socket.receive_close()
@@ -556,9 +562,9 @@ async def test_request_after_the_end_costs_no_output_before_it(serving) -> None:
 
 
 async def leave_in_an_output(server) -> tuple[str, Message]:
-    """Return, when all is printed, the kernel's id and the request of who has read ten lines."""
+    """Read ten lines and disconnect; return the kernel's id and the request when all is printed."""
     kernel_id = await server.start("ada")
-    async with server.connect("ada", kernel_id, receipts=True) as socket:
+    async with server.connect("ada", kernel_id, acknowledges=True) as socket:
         request = await socket.execute("print")
         await read_lines(socket, 10)
     while server.pool.kernels()[0].state == "busy":
@@ -567,38 +573,38 @@ async def leave_in_an_output(server) -> tuple[str, Message]:
 
 
 @pytest.mark.parametrize("settings", [{"send_buffer_bytes": 200_000}, {"replay_seconds": 0.0}])
-async def test_what_could_not_be_kept_is_told(serving, settings) -> None:
+async def test_deleted_outputs_are_announced(serving, settings) -> None:
     async with serving(prepare=printing, settings=settings) as server:
         kernel_id, request = await leave_in_an_output(server)
         async with server.connect("ada", kernel_id) as back:
-            channel, apology = await back.receive()
-            assert (channel, apology.msg_type) == ("iopub", "stream")
-            assert apology.content.name == "stderr"
-            assert "messages of the kernel were not kept" in apology.content.text
+            channel, notice = await back.receive()
+            assert (channel, notice.msg_type) == ("iopub", "stream")
+            assert notice.content.name == "stderr"
+            assert "outputs are missing: the server deleted" in notice.content.text
             if "send_buffer_bytes" in settings:
-                assert apology.parent_header == request.header  # it is shown where they are missing
+                assert notice.parent_header == request.header  # the notebook shows the notice there
                 lines = await finish_lines(back, request)
                 assert lines == [f"{n}" for n in range(LINES - len(lines), LINES)]
                 assert 0 < len(lines) < LINES - 10
             await finish_lines(back, await back.execute("6 * 7"))
 
 
-async def test_loss_is_told_again_when_it_was_not_read(serving) -> None:
+async def test_gap_notice_is_sent_again_until_it_is_acknowledged(serving) -> None:
     async with serving(prepare=printing, settings={"send_buffer_bytes": 200_000}) as server:
         kernel_id, request = await leave_in_an_output(server)
         query = "session_id=s"
-        async with server.connect("ada", kernel_id, query=query, receipts=True):
-            pass  # it is lost before anything is read
-        async with server.connect("ada", kernel_id, query=query, receipts=True) as back:
-            _, apology = await back.receive()
-            assert "were not kept" in apology.content.text
+        async with server.connect("ada", kernel_id, query=query, acknowledges=True):
+            pass  # disconnects before it reads a message
+        async with server.connect("ada", kernel_id, query=query, acknowledges=True) as back:
+            _, notice = await back.receive()
+            assert "outputs are missing" in notice.content.text
             await finish_lines(back, request)
-        async with server.connect("ada", kernel_id, query=query, receipts=True) as back:
+        async with server.connect("ada", kernel_id, query=query, acknowledges=True) as back:
             messages = await back.receive_until("execute_reply", await back.execute("6 * 7"))
             assert texts(messages) == []
 
 
-async def test_each_client_is_told_once_that_the_kernel_is_dead(serving) -> None:
+async def test_each_client_gets_the_status_dead_once(serving) -> None:
     async with serving(restart=None) as server:
         kernel_id = await server.start("ada")
         async with (
@@ -618,15 +624,15 @@ async def test_each_client_is_told_once_that_the_kernel_is_dead(serving) -> None
                 await first.receive()
 
 
-async def test_session_that_comes_again_takes_its_own_place(serving) -> None:
-    """The network has failed, and the server does not know it yet."""
+async def test_session_takes_its_own_cursor(serving) -> None:
+    """Its network has failed, and the server has not noticed yet."""
     async with serving() as server:
         kernel_id = await server.start("ada")
         query = "session_id=s"
-        async with server.connect("ada", kernel_id, query=query, receipts=True) as socket:
+        async with server.connect("ada", kernel_id, query=query, acknowledges=True) as socket:
             request = await socket.execute("say 1")
             await server.provider.kernels[0].wait_for("execute_request")
-            async with server.connect("ada", kernel_id, query=query, receipts=True) as again:
+            async with server.connect("ada", kernel_id, query=query, acknowledges=True) as again:
                 assert await finish_lines(again, request) == ["1"]
             with pytest.raises(anyio.EndOfStream):
                 await socket.receive_until("never")
@@ -634,11 +640,11 @@ async def test_session_that_comes_again_takes_its_own_place(serving) -> None:
             assert "session" in socket.closed[1]
 
 
-async def test_restart_in_ones_absence(serving) -> None:
+async def test_client_learns_of_a_restart_in_its_absence(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as witness:
-            async with server.connect("ada", kernel_id, receipts=True):
+            async with server.connect("ada", kernel_id, acknowledges=True):
                 pass
             await witness.finish(await witness.execute("say before"))
             server.provider.kernels[0].die()
