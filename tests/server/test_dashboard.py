@@ -1,4 +1,4 @@
-"""The page for people, as HTML: what is said to whom. tests/integration/browser/ has it in use."""
+"""The dashboard as HTML. tests/integration/browser/ uses it in a browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kernelproto.interfaces import User
 from kernelproto.launch.providers import IPykernelProvider
 from kernelproto.pool import KernelEnd, LostKernel, PooledKernel
 from kernelproto.server import SingleUserToken, create_app
-from kernelproto.server.dashboard.page import View, ago, amount, render
+from kernelproto.server.dashboard.page import Html, HtmlTemplate, View, ago, amount, render
 from kernelproto.server.limits import LimitTables, UserLimits
 from kernelproto.server.telemetry.usage import Sample, Usage, UsageMeter, measure, usage_between
 
@@ -37,7 +37,7 @@ EVIL = "<script>alert(1)</script>\"'&"
 
 
 class ParsedPage(HTMLParser):
-    """Reads a page: its elements, and its text as people see it."""
+    """The elements and the visible text of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class ParsedPage(HTMLParser):
 
 
 @pytest.mark.anyio
-async def test_user_sees_and_acts_on_their_own(serving) -> None:
+async def test_user_sees_and_controls_their_own_kernels(serving) -> None:
     async with serving(max_per_user=2) as server:
         mine = [await server.start("ada"), await server.start("ada")]
         theirs = await server.start("bob")
@@ -75,13 +75,13 @@ async def test_user_sees_and_acts_on_their_own(serving) -> None:
 
 
 @pytest.mark.anyio
-async def test_admin_sees_everybody_and_acts_on_every_kernel(serving) -> None:
+async def test_admin_sees_and_controls_all_kernels(serving) -> None:
     async with serving() as server:
         ids = {user: await server.start(user) for user in ("ada", "root", "bob")}
         async with server.client("root") as root:
             page = ParsedPage((await root.get("/")).text)
     rows = [row["data-kernel"] for row in page.all("tr") if "data-kernel" in row]
-    assert rows == [ids["root"], ids["ada"], ids["bob"]]  # their own first
+    assert rows == [ids["root"], ids["ada"], ids["bob"]]  # the admin's own first
     for user in ids:
         assert user in page.words
     owners = [row.get("data-owner") for row in page.all("tr") if "data-kernel" in row]
@@ -91,7 +91,7 @@ async def test_admin_sees_everybody_and_acts_on_every_kernel(serving) -> None:
 
 
 @pytest.mark.anyio
-async def test_without_kernels_it_says_how_to_start_one(serving) -> None:
+async def test_page_without_kernels_explains_how_to_start_one(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         text = ParsedPage((await ada.get("/?token=secret")).text).text
     assert "jupyter lab --gateway-url=http://server.test/" in text
@@ -100,7 +100,7 @@ async def test_without_kernels_it_says_how_to_start_one(serving) -> None:
 
 
 @pytest.mark.anyio
-async def test_names_are_text(serving) -> None:
+async def test_names_are_escaped(serving) -> None:
     async with serving() as server, server.client(EVIL) as evil:
         await server.start(EVIL)
         page = ParsedPage((await evil.get("/")).text)
@@ -109,7 +109,7 @@ async def test_names_are_text(serving) -> None:
 
 
 @pytest.mark.anyio
-async def test_browser_that_is_not_let_in_is_asked_for_the_token(serving) -> None:
+async def test_browser_without_a_valid_token_gets_the_login_form(serving) -> None:
     async with serving() as server, server.client("stranger", **BROWSER) as stranger:
         await server.start("ada")
         refused = await stranger.get("/?token=secret")
@@ -126,7 +126,7 @@ async def test_browser_that_is_not_let_in_is_asked_for_the_token(serving) -> Non
 
 
 @pytest.mark.anyio
-async def test_page_loads_and_runs_nothing_but_its_own_files(serving) -> None:
+async def test_page_loads_only_its_own_files(serving) -> None:
     async with serving() as server:
         await server.start("ada")
         for user in ("ada", "bob", "stranger"):
@@ -151,14 +151,14 @@ async def test_page_loads_and_runs_nothing_but_its_own_files(serving) -> None:
 
 
 @pytest.mark.anyio
-async def test_files_of_the_page_are_for_everybody_and_nothing_else_is(serving) -> None:
-    async with serving() as server, server.client() as nobody:
+async def test_only_the_files_of_the_page_are_public(serving) -> None:
+    async with serving() as server, server.client() as stranger:
         for name, kind in zip(FILES, ["text/css", "text/javascript", "image/svg+xml"], strict=True):
-            response = await nobody.get(f"/dashboard/{name}")
+            response = await stranger.get(f"/dashboard/{name}")
             assert response.status_code == 200
             assert response.headers["content-type"].startswith(kind)
             assert response.headers["x-content-type-options"] == "nosniff"
-            assert (await nobody.post(f"/dashboard/{name}")).status_code == 405
+            assert (await stranger.post(f"/dashboard/{name}")).status_code == 405
         for path in [
             "/dashboard/",
             "/dashboard/page.html",
@@ -168,11 +168,11 @@ async def test_files_of_the_page_are_for_everybody_and_nothing_else_is(serving) 
             "//dashboard/style.css",
             "/api/kernels/dashboard/style.css",
         ]:
-            assert (path, (await nobody.get(path)).status_code) == (path, 403)
+            assert (path, (await stranger.get(path)).status_code) == (path, 403)
 
 
 @pytest.mark.anyio
-async def test_works_below_a_prefix(serving) -> None:
+async def test_page_works_below_a_prefix(serving) -> None:
     async with serving() as server:
         transport = httpx.ASGITransport(app=Starlette(routes=[Mount("/hub", server.app)]))
         url = "http://server.test/hub/"
@@ -190,7 +190,7 @@ async def test_works_below_a_prefix(serving) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_shows_what_a_real_kernel_uses() -> None:
+async def test_page_shows_the_memory_of_a_real_kernel() -> None:
     finder = KernelFinder([IPykernelProvider()])
     with anyio.fail_after(GUARD_SECONDS):
         async with KernelPool(finder=finder) as pool:
@@ -245,16 +245,25 @@ def view_of(*kernels: PooledKernel, **facts: Any) -> View:
     return view._replace(**facts)
 
 
-def test_page_says_what_is_known_of_a_kernel() -> None:
+def test_page_shows_the_facts_of_a_kernel() -> None:
     view = view_of(kernel_of("ada", last_death=f"signal 9 {EVIL}"))
     page = ParsedPage(render(view))
     assert {EVIL, "busy", "3", "just now", "2.5 GB", "125%"} <= set(page.words)
-    assert f"has died: signal 9 {EVIL}" in page.words
+    assert f"died: signal 9 {EVIL}" in page.words
     assert "1 of 50 kernels \N{MIDDLE DOT} 1 busy \N{MIDDLE DOT} 2.5 GB" in page.words
     (time,) = page.all("time")
     assert time == {"datetime": "2026-01-01T00:00:00Z", "title": "2026-01-01 00:00:00 UTC"}
     unknown = ParsedPage(render(view._replace(usage={})))
     assert unknown.words.count("\N{EN DASH}") == 2
+
+
+def test_template_escapes_all_values_but_html() -> None:
+    template = HtmlTemplate('<p title="$text">$text $html $number</p>')
+    filled = template.fill(text="<'\"&>", html=Html("<b>&amp;</b>"), number=1)
+    escaped = "&lt;&#x27;&quot;&amp;&gt;"
+    assert filled == f'<p title="{escaped}">{escaped} <b>&amp;</b> 1</p>'
+    assert HtmlTemplate("$inner").fill(inner=filled) == filled
+    assert HtmlTemplate("$inner").fill(inner=filled[:3]) == "&lt;p "  # a part of it is plain text
 
 
 @pytest.mark.parametrize(
@@ -323,7 +332,7 @@ async def test_summary_has_the_limit_of_the_user(serving) -> None:
                 assert f"{summary} kernels" in (await client.get("/")).text
 
 
-def test_page_tells_of_kernels_that_stay_dead_for_a_day() -> None:
+def test_page_shows_lost_kernels_for_a_day() -> None:
     lost = [
         LostKernel(
             kernel_id=f"{number:036}",
@@ -429,12 +438,12 @@ with subprocess.Popen([sys.executable, "-c", ballast], stdin=pipe, stdout=pipe) 
 """
 
 
-def test_process_is_measured_with_all_below_it() -> None:
+def test_measurement_includes_child_processes() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # in the end it finds its input closed
+        stderr=subprocess.DEVNULL,  # it raises EOFError at the end
     ) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
@@ -447,12 +456,12 @@ def test_process_is_measured_with_all_below_it() -> None:
         parent.stdout.readline()
         after = measure([parent.pid])[parent.pid]
         assert after.began == before.began
-        assert after.cpu_seconds - before.cpu_seconds > 0.25  # of one that has ended
+        assert after.cpu_seconds - before.cpu_seconds > 0.25  # of a child that has ended
     assert measure([parent.pid]) == {}
 
 
 @pytest.mark.anyio
-async def test_meter_measures_once_for_all_who_ask() -> None:
+async def test_concurrent_reads_share_one_measurement() -> None:
     meter = UsageMeter(fresh_seconds=GUARD_SECONDS)
     readings: list[object] = []
 
@@ -470,13 +479,13 @@ async def test_meter_measures_once_for_all_who_ask() -> None:
 
 
 @pytest.mark.anyio
-async def test_meter_tells_the_share_of_processors() -> None:
+async def test_meter_measures_the_use_of_processors() -> None:
     meter = UsageMeter(fresh_seconds=0)
     usage = Usage(0, None)
     with anyio.fail_after(GUARD_SECONDS):
         while not usage.cpu:
             usage = (await meter.read([os.getpid()]))[os.getpid()]
         seconds = meter.cpu_seconds
-        await meter.read([])  # the process is gone, as far as the meter knows
+        await meter.read([])  # the meter forgets the process
         assert meter.cpu_seconds == seconds
     assert 0 < usage.cpu < 1000

@@ -1,4 +1,4 @@
-"""Dashboard: a page for people, with the kernels that they run."""
+"""Dashboard: a web page on which users see and control their kernels."""
 
 from kernelproto.server.dashboard.routes import PUBLIC, Dashboard, refuse
 

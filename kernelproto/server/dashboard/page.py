@@ -1,13 +1,13 @@
 """The dashboard as HTML. Pure.
 
-Every value is escaped before it is put into a template: users, administrators and kernels choose
-names, paths and reasons.
+Templates escape every value that is not ``Html`` already, because users, administrators and kernels
+choose names, paths and reasons.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from string import Template
@@ -20,10 +20,10 @@ from kernelproto.server.telemetry.usage import Usage
 
 _UNKNOWN = "\N{EN DASH}"
 
-# As many characters of an id as tell a few kernels apart.
+# The first characters of an id tell a few kernels apart.
 _SHORT_ID = 8
 
-# The end of a path tells more than its beginning.
+# A longer path loses its beginning.
 _MOST_PATH_CHARACTERS = 120
 
 # Kernels that died are shown for a day.
@@ -32,51 +32,74 @@ _LOST_SECONDS = 86_400
 
 _JUST_NOW_SECONDS = 10
 
-# The page warns of an end for the last tenth of the limit, at most for the last five minutes.
+# The page warns for the last tenth of the time before the end, at most for five minutes.
 _WARNED_PART = 0.1
 _MOST_WARNED_SECONDS = 300
 
 _SPANS = [(86_400, "day"), (3600, "h"), (60, "min"), (1, "s")]
 
 
+class Html(str):
+    """A text that is HTML already, so templates do not escape it."""
+
+    __slots__ = ()
+
+
+class HtmlTemplate(Template):
+    """HTML with the names of values, such as ``$user``."""
+
+    def fill(self, **values: object) -> Html:
+        """Return the HTML with all values; those that are not Html are escaped."""
+        return Html(
+            self.substitute(
+                {
+                    name: value if isinstance(value, Html) else html.escape(str(value))
+                    for name, value in values.items()
+                }
+            )
+        )
+
+
 def read_file(name: str) -> bytes:
-    """Return one of the files that are here beside the modules."""
+    """Return the contents of a file in this folder."""
     return files("kernelproto.server.dashboard").joinpath(name).read_bytes()
 
 
-def _template(name: str) -> Template:
-    return Template(read_file(name).decode().rstrip("\n"))
+def _template(name: str) -> HtmlTemplate:
+    return HtmlTemplate(read_file(name).decode().rstrip("\n"))
 
 
 _PAGE = _template("page.html")
 _TABLE = _template("table.html")
 _ROW = _template("row.html")
 _BUTTONS = _template("buttons.html")
-_DEATH = Template('<small class="death">has died: $death</small>')
-_ENDING = Template('<small class="ending">ends $when</small>')
-_TIME = Template('<time datetime="$machine" title="$title">$ago</time>')
-_DOCUMENT = Template('<small class="document">$path</small>')
+_BADGE = Html(' <span class="badge">admin</span>')
+_OWNER = HtmlTemplate(' data-owner="$user"')
+_DEATH = HtmlTemplate('<small class="death">died: $death</small>')
+_ENDING = HtmlTemplate('<small class="ending">ends $when</small>')
+_TIME = HtmlTemplate('<time datetime="$machine" title="$title">$ago</time>')
+_DOCUMENT = HtmlTemplate('<small class="document">$path</small>')
 _EMPTY = _template("empty.html")
 _LOST = _template("lost.html")
 _LOST_ROW = _template("lost_row.html")
 
-# What is shown to those who are not let in.
-DOOR = read_file("door.html").decode()
+# The page for users without a valid token.
+LOGIN = read_file("login.html").decode()
 
 
 class View(NamedTuple):
     """The facts on the page of one user.
 
     Args:
-        user: the user who looks at the page.
+        user: the user.
         kernels: the user's kernels; for an admin, the kernels of all users.
-        limit: how many kernels there may be.
-        lost: kernels that died and were not restarted, the last one first.
-        documents: the paths of the kernels' documents, by user and id of the kernel.
-        usage: what the kernels' processes use, as far as it is known, by their numbers.
+        limit: the maximum number of these kernels.
+        lost: kernels that died and were not restarted, latest first.
+        documents: the paths of the kernels' documents, by user and kernel id.
+        usage: the memory and processor time of the kernels, by process id, as far as known.
         now: the time, in UTC.
         here: the address of the page, as far as the server knows.
-        version: of kernelproto.
+        version: the version of kernelproto.
     """
 
     user: User
@@ -95,33 +118,33 @@ def render(view: View) -> str:
     admin = view.user.admin
     title = "All kernels" if admin else "Your kernels"
     if view.kernels:
-        # An admin looks for their own first.
+        # An admin's own kernels come first.
         kernels = sorted(view.kernels, key=lambda kernel: kernel.user != view.user.name)
-        rows = "\n".join(_row(kernel, view) for kernel in kernels)
-        body = _TABLE.substitute(title=_text(title), rows=rows)
+        rows = _lines(_row(kernel, view) for kernel in kernels)
+        body = _TABLE.fill(title=title, rows=rows)
     else:
         nothing = "There are no kernels" if admin else "You have no kernel"
-        body = _EMPTY.substitute(nothing=_text(nothing), here=_text(view.here))
-    return _PAGE.substitute(
-        title=_text(title),
-        user=_text(view.user.name),
-        badge=' <span class="badge">admin</span>' if admin else "",
-        summary=_text(_summary(view)),
+        body = _EMPTY.fill(nothing=nothing, here=view.here)
+    return _PAGE.fill(
+        title=title,
+        user=view.user.name,
+        badge=_BADGE if admin else "",
+        summary=_summary(view),
         kernels=body,
         lost=_lost(view),
-        version=_text(view.version),
+        version=view.version,
     )
 
 
 def ago(seconds: float) -> str:
-    """Return in words how long ago something was."""
+    """Return a past time in words."""
     if seconds < _JUST_NOW_SECONDS:
         return "just now"
     return f"{_duration(seconds)} ago"
 
 
 def amount(size: int) -> str:
-    """Return a number of bytes in words."""
+    """Return a size in words."""
     megabytes = size / 1_000_000
     return f"{megabytes / 1000:.1f} GB" if megabytes >= 999.5 else f"{megabytes:.0f} MB"
 
@@ -144,23 +167,21 @@ def _summary(view: View) -> str:
     return " \N{MIDDLE DOT} ".join(parts)
 
 
-def _row(kernel: PooledKernel, view: View) -> str:
+def _row(kernel: PooledKernel, view: View) -> Html:
     usage = _usage(kernel, view)
     active_at = kernel.last_activity.astimezone(UTC)
-    short = _text(kernel.kernel_id[:_SHORT_ID])
+    short = kernel.kernel_id[:_SHORT_ID]
     cpu = None if usage is None else usage.cpu
-    return _ROW.substitute(
-        id=_text(kernel.kernel_id),
+    return _ROW.fill(
+        id=kernel.kernel_id,
         short=short,
-        name=_text(shown_name(kernel.kernel_type)),
+        name=shown_name(kernel.kernel_type),
         document=_document(view.documents.get((kernel.user, kernel.kernel_id), ())),
-        state=_text(kernel.state),
-        death=""
-        if kernel.last_death is None
-        else _DEATH.substitute(death=_text(kernel.last_death)),
+        state=kernel.state,
+        death="" if kernel.last_death is None else _DEATH.fill(death=kernel.last_death),
         ending=_ending(kernel.end, view.now),
-        user=_text(kernel.user),
-        owner=f' data-owner="{_text(kernel.user)}"' if kernel.user != view.user.name else "",
+        user=kernel.user,
+        owner=_OWNER.fill(user=kernel.user) if kernel.user != view.user.name else "",
         connections=kernel.connections,
         activity=_time(active_at, view),
         active_at=int(active_at.timestamp()),
@@ -168,7 +189,7 @@ def _row(kernel: PooledKernel, view: View) -> str:
         memory_bytes=-1 if usage is None else usage.memory,
         cpu=_UNKNOWN if cpu is None else f"{cpu:.0%}",
         cpu_share=-1 if cpu is None else round(cpu, 4),
-        actions=_BUTTONS.substitute(short=short),
+        actions=_BUTTONS.fill(short=short),
     )
 
 
@@ -181,7 +202,7 @@ def _ending(end: KernelEnd | None, now: datetime) -> str:
         return ""
     when = f"in {_duration(left)}" if left >= 1 else "now"
     condition = "unless used" if end.reason == "culled" else "(maximum age)"
-    return _ENDING.substitute(when=f"{when} {condition}")
+    return _ENDING.fill(when=f"{when} {condition}")
 
 
 def _document(paths: Sequence[str]) -> str:
@@ -192,7 +213,7 @@ def _document(paths: Sequence[str]) -> str:
         path = f"\N{HORIZONTAL ELLIPSIS}{path[-_MOST_PATH_CHARACTERS:]}"
     if len(paths) > 1:
         path += f" and {len(paths) - 1} more"
-    return _DOCUMENT.substitute(path=_text(path))
+    return _DOCUMENT.fill(path=path)
 
 
 def _lost(view: View) -> str:
@@ -202,30 +223,30 @@ def _lost(view: View) -> str:
         if (view.now - lost.died_at).total_seconds() < _LOST_SECONDS
     ]
     rows = [
-        _LOST_ROW.substitute(
-            name=_text(shown_name(lost.kernel_type)),
-            id=_text(lost.kernel_id),
-            short=_text(lost.kernel_id[:_SHORT_ID]),
-            owner=f" of {_text(lost.user)}" if lost.user != view.user.name else "",
-            death=_text(lost.death),
+        _LOST_ROW.fill(
+            name=shown_name(lost.kernel_type),
+            id=lost.kernel_id,
+            short=lost.kernel_id[:_SHORT_ID],
+            owner=f" of {lost.user}" if lost.user != view.user.name else "",
+            death=lost.death,
             when=_time(lost.died_at, view),
         )
         for lost in lately
     ]
-    return _LOST.substitute(rows="\n".join(rows)) if rows else ""
+    return _LOST.fill(rows=_lines(rows)) if rows else ""
 
 
-def _time(moment: datetime, view: View) -> str:
-    return _TIME.substitute(
+def _time(moment: datetime, view: View) -> Html:
+    return _TIME.fill(
         machine=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         title=moment.strftime("%Y-%m-%d %H:%M:%S UTC"),
         ago=ago((view.now - moment).total_seconds()),
     )
 
 
+def _lines(rows: Iterable[Html]) -> Html:
+    return Html("\n".join(rows))
+
+
 def _usage(kernel: PooledKernel, view: View) -> Usage | None:
     return None if kernel.pid is None else view.usage.get(kernel.pid)
-
-
-def _text(value: str) -> str:
-    return html.escape(value)

@@ -1,8 +1,7 @@
-"""The routes of the dashboard: a page, and the files that it is made with.
+"""The routes of the dashboard: the page and its files.
 
-The page is the same request for a browser that opens it and for its script, which fetches it again
-every two seconds and exchanges what has changed. Nothing in its files is secret, so that they are
-for everybody: a browser has no token to send when it loads them.
+The page's script fetches the page again every two seconds and replaces the parts that have changed.
+The files are public, because a browser sends no token when it loads them; none holds a secret.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from kernelproto.interfaces import User
-from kernelproto.server.dashboard.page import DOOR, View, read_file, render
+from kernelproto.server.dashboard.page import LOGIN, View, read_file, render
 from kernelproto.server.middleware.access import path_in_app
 from kernelproto.server.responses import error_response
 from kernelproto.server.routes.sessions import SessionRoutes
@@ -36,10 +35,10 @@ _ASSETS: Mapping[str, tuple[bytes, str]] = {
     f"/dashboard/{name}": (read_file(name), media_type) for name, media_type in _MEDIA_TYPES.items()
 }
 
-# The paths that anybody may GET.
+# The paths that need no token.
 PUBLIC = frozenset(_ASSETS)
 
-# Only its own files, and nothing within the page: what was not escaped would still not run.
+# Only the page's own files: even a script that was not escaped would not run.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self'; connect-src 'self'; form-action 'self'; base-uri 'none'; "
@@ -48,12 +47,12 @@ _HEADERS = {
 
 
 class Dashboard:
-    """A page with the kernels of whoever asks; an admin's shows everybody's.
+    """The page with the user's kernels; an admin sees the kernels of all users.
 
     Args:
-        user_kernels: has the kernels.
-        meter: measures their processes.
-        sessions: have the documents of the kernels.
+        user_kernels: finds the kernels.
+        meter: measures the kernels' processes.
+        sessions: finds the documents of the kernels.
     """
 
     def __init__(
@@ -94,10 +93,10 @@ class Dashboard:
 
 
 def refuse(request: Request, reason: str) -> Response:
-    """Answer who is not let in; a browser that opens the page gets one that asks for the token."""
+    """Refuse a request; a browser that opens the page gets the login form."""
     opens = request.method == "GET" and path_in_app(request.scope) == _PAGE
     if opens and "text/html" in request.headers.get("accept", ""):
-        return _page(DOOR, 403)
+        return _page(LOGIN, 403)
     return error_response(403, reason)
 
 

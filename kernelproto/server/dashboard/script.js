@@ -1,16 +1,16 @@
-// The page is what the server says it is: this fetches it again and again, exchanges what has
-// changed, and sends what the buttons ask for. Nothing here makes HTML out of text.
+// The server renders the page. This script fetches it repeatedly, replaces the parts that have
+// changed, and sends the requests of the buttons. It never makes HTML from text.
 
 const POLL_MS = 2000;
-const LONGEST_PAUSE_MS = 30_000;
-const PAGE_PATIENCE_MS = 15_000;
-const ACTION_PATIENCE_MS = 120_000;
+const MOST_PAUSE_MS = 30_000;
+const PAGE_TIMEOUT_MS = 15_000;
+const ACTION_TIMEOUT_MS = 120_000;
 const DONE_MS = 8000;
 
-// So many times as long as a look at the server takes, there is none: a large page is expensive.
-const REST = 4;
+// The pause after a fetch is at least this many times its duration: a large page is expensive.
+const PAUSE_FACTOR = 4;
 
-// A table of fewer rows needs neither a filter nor an order.
+// A table with fewer rows has neither filter nor sort.
 const MANY_ROWS = 6;
 
 const ACTIONS = {
@@ -38,7 +38,7 @@ const ACTIONS = {
   },
 };
 
-// The token stays in this tab: it is for this page alone, no other request carries it by itself.
+// The token is stored for this tab and this page only. Unlike a cookie, the browser never sends it.
 const STORE = `kernelproto token ${location.pathname}`;
 let token = null;
 
@@ -46,9 +46,9 @@ let timer = null;
 let passing = null;
 let turn = 0;
 let failures = 0;
-let inQuestion = null;
-let order = new Map(); // the places of the rows, as the server has them
-const atWork = new Set();
+let inDialog = null;
+let order = new Map(); // the positions of the rows on the server's page
+const pending = new Set(); // the kernels with an action that runs
 
 function begin() {
   const here = new URL(location.href);
@@ -62,28 +62,28 @@ function begin() {
   document.addEventListener("visibilitychange", refresh);
   addEventListener("online", refresh);
   addEventListener("offline", refresh);
-  if (!atDoor(document)) {
+  if (!isLogin(document)) {
     remember(token);
     fillIn(document);
     refresh();
   } else if (given) {
     refuse();
   } else if (token !== null) {
-    enter(); // the page was loaded again
+    signIn(); // the page was reloaded
   }
 }
 
-// The door ---------------------------------------------------------------------------------------
+// Login ------------------------------------------------------------------------------------------
 
-function atDoor(page) {
-  return page.getElementById("door") !== null;
+function isLogin(page) {
+  return page.getElementById("login") !== null;
 }
 
-async function enter() {
+async function signIn() {
   say("", false);
   try {
     const page = await fetchPage();
-    if (atDoor(page)) {
+    if (isLogin(page)) {
       refuse();
     } else {
       remember(token);
@@ -98,17 +98,17 @@ async function enter() {
 function refuse() {
   token = null;
   remember(null);
-  say("The server does not know this token.", true);
+  say("This token is unknown. Try another one.", true);
   document.getElementById("token").select();
 }
 
-function leave(page) {
+function signOut(page) {
   const hadToken = token !== null;
   token = null;
   remember(null);
   show(page);
   if (hadToken) {
-    say("The server does not know your token any more.", true);
+    say("Your token is no longer valid. Sign in again.", true);
   }
 }
 
@@ -119,7 +119,7 @@ function show(page) {
   document.querySelector("h1").focus();
 }
 
-// A browser may keep no storage for pages; then the token is gone when the page is loaded again.
+// A browser may block storage. Then the user signs in again after a reload.
 function remembered() {
   try {
     return sessionStorage.getItem(STORE);
@@ -150,24 +150,24 @@ function ask(path, method, accept, patience) {
   return fetch(path, { method, headers, cache: "no-store", signal: AbortSignal.timeout(patience) });
 }
 
-// The server knows why it refuses, and says it to the user.
+// A refusal of the server, with a message for the user.
 class Refusal extends Error {}
 
 async function fetchPage() {
-  const response = await ask("./", "GET", "text/html", PAGE_PATIENCE_MS);
+  const response = await ask("./", "GET", "text/html", PAGE_TIMEOUT_MS);
   if (response.status === 429) {
     throw new Refusal((await response.json()).message);
   }
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  if (!atDoor(page) && page.getElementById("kernels") === null) {
-    throw new Error("this is another page"); // the server has failed, or a proxy answers for it
+  if (!isLogin(page) && page.getElementById("kernels") === null) {
+    throw new Error("this is another page"); // an error page of the server or of a proxy
   }
   return page;
 }
 
 async function refresh() {
   clearTimeout(timer);
-  if (document.hidden || atDoor(document)) {
+  if (document.hidden || isLogin(document)) {
     return;
   }
   turn += 1;
@@ -177,24 +177,24 @@ async function refresh() {
   try {
     page = await fetchPage();
   } catch {
-    // Told below.
+    // Reported below.
   }
   if (mine !== turn) {
-    return; // a later one is on its way
+    return; // a later refresh has begun
   }
   if (page === null) {
     failures += 1;
     connection("Connection lost, trying again", true);
-  } else if (atDoor(page)) {
-    leave(page);
+  } else if (isLogin(page)) {
+    signOut(page);
     return;
   } else {
     failures = 0;
     connection("Live", false);
     update(page);
   }
-  const rest = Math.max(POLL_MS * 2 ** failures, REST * (performance.now() - began));
-  timer = setTimeout(refresh, Math.min(rest, LONGEST_PAUSE_MS));
+  const pause = Math.max(POLL_MS * 2 ** failures, PAUSE_FACTOR * (performance.now() - began));
+  timer = setTimeout(refresh, Math.min(pause, MOST_PAUSE_MS));
 }
 
 function update(page) {
@@ -215,11 +215,11 @@ function update(page) {
   }
   arrange(false);
   if (hadFocus && document.activeElement === document.body) {
-    document.querySelector("h1").focus(); // the button has gone with its kernel
+    document.querySelector("h1").focus(); // the kernel's row, which had the focus, is gone
   }
 }
 
-// A cell that stays the same is left alone, so that the focus stays where it is.
+// Cells that have not changed stay, and keep the focus.
 function updateRows(rows, newRows) {
   const old = new Map([...rows.children].map((row) => [row.id, row]));
   for (const row of [...newRows.children]) {
@@ -244,8 +244,8 @@ function onInput(event) {
   }
 }
 
-// Rows move because the user asks for another order. A new value moves its row only while neither
-// the pointer nor the focus is in the table, so that no row moves away under a click.
+// Rows move when the user changes the sort. A new value moves its row only while neither pointer nor
+// focus is in the table, so no row moves away under a click.
 function arrange(isAsked) {
   const body = document.querySelector("#kernels tbody");
   const rows = [...(body?.children ?? [])];
@@ -278,7 +278,7 @@ function matches(row, words) {
   return words.every((word) => text.includes(word) || row.dataset.kernel.startsWith(word));
 }
 
-// Numbers fall, and words rise. Rows of the same value stay in the order of the server.
+// Numbers in descending order, words in ascending order; equal rows in the order of the server.
 function sorted(rows, column) {
   const inOrder = rows
     .map((row) => ({ row, place: order.get(row.id) ?? 0, value: valueOf(row, column) }))
@@ -306,14 +306,14 @@ function exchange(old, fresh) {
   }
 }
 
-// Behind a proxy only the browser knows where the page is.
+// Behind a proxy only the browser knows the address of the page.
 function fillIn(page) {
   for (const element of page.querySelectorAll(".here")) {
     element.textContent = location.origin + location.pathname;
   }
 }
 
-// What people do ---------------------------------------------------------------------------------
+// Actions ----------------------------------------------------------------------------------------
 
 function onClick(event) {
   const button = event.target.closest("button[data-action]");
@@ -325,23 +325,23 @@ function onClick(event) {
   if (action.consequence === undefined) {
     act(kernel, owner, action);
   } else {
-    makeSure(kernel, owner, action);
+    confirmAction(kernel, owner, action);
   }
 }
 
 function onSubmit(event) {
-  if (event.target.id === "door") {
-    event.preventDefault(); // which would put the token into the address
+  if (event.target.id === "login") {
+    event.preventDefault(); // a submit would put the token into the address
     token = new FormData(event.target).get("token").trim();
-    enter();
+    signIn();
   } else if (event.submitter.value === "yes") {
-    act(...inQuestion);
+    act(...inDialog);
   }
 }
 
-// The owner is named where the kernel is another user's, on an admin's page.
-function makeSure(kernel, owner, action) {
-  inQuestion = [kernel, owner, action];
+// An admin's page names the owner of another user's kernel.
+function confirmAction(kernel, owner, action) {
+  inDialog = [kernel, owner, action];
   const dialog = document.querySelector("dialog");
   document.getElementById("question").textContent = `${action.verb} ${nameOf(kernel, owner)}?`;
   document.getElementById("consequence").textContent = action.consequence;
@@ -350,26 +350,26 @@ function makeSure(kernel, owner, action) {
 }
 
 async function act(kernel, owner, action) {
-  if (atWork.has(kernel)) {
+  if (pending.has(kernel)) {
     return;
   }
   const name = nameOf(kernel, owner);
-  atWork.add(kernel);
+  pending.add(kernel);
   document.getElementById(`kernel-${kernel}`)?.setAttribute("aria-busy", "true");
   say(`${action.doing} ${name} …`, false);
   try {
     const query = owner === undefined ? "" : `?include_all=1&owner=${encodeURIComponent(owner)}`;
     const path = `api/kernels/${encodeURIComponent(kernel)}${action.path}${query}`;
-    const response = await ask(path, action.method, "application/json", ACTION_PATIENCE_MS);
+    const response = await ask(path, action.method, "application/json", ACTION_TIMEOUT_MS);
     if (!response.ok) {
       throw new Error((await response.json()).message);
     }
     say(`K${name.slice(1)} ${action.done}.`, false);
-    passing = setTimeout(say, DONE_MS, "", false); // what went wrong stays
+    passing = setTimeout(say, DONE_MS, "", false); // an error stays
   } catch (error) {
     say(`${action.doing} ${name} failed: ${error.message}`, true);
   } finally {
-    atWork.delete(kernel);
+    pending.delete(kernel);
     document.getElementById(`kernel-${kernel}`)?.removeAttribute("aria-busy");
     refresh();
   }
@@ -393,7 +393,7 @@ function connection(text, isError) {
 function tell(id, text, isError) {
   const element = document.getElementById(id);
   if (element !== null && element.textContent !== text) {
-    element.textContent = text; // which is read out: only what is new
+    element.textContent = text; // screen readers announce each change
   }
   element?.classList.toggle("error", isError);
 }

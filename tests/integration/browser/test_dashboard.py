@@ -51,18 +51,18 @@ def test_token_is_taken_out_of_the_address_and_kept_by_the_tab(chromium, serving
         assert page.evaluate("location.href") == server.url
         with chromium.page() as other:
             other.open(server.url)
-            assert "Who are you?" in other.text()
+            assert "Sign in to see" in other.text()
             assert other.text("#news") == ""
 
 
 def test_token_can_be_typed(chromium, serving) -> None:
     with serving() as server, chromium.page() as page:
         page.open(f"{server.url}?token=stranger")
-        wait_for(page, "#news", "does not know this token")
+        wait_for(page, "#news", "This token is unknown")
         assert page.evaluate("location.href") == server.url
         page.type("stranger")
         page.press("Enter")
-        wait_for(page, "#news", "does not know this token")
+        wait_for(page, "#news", "This token is unknown")
         page.type("ada")
         page.press("Enter")
         wait_for(page, "#connection", "Live")
@@ -307,11 +307,11 @@ def test_who_is_not_let_in_any_more_is_asked_again(chromium, serving) -> None:
         enter(page, server.url, "ada")
         server.users.banned.add("ada")
         look_again(page)
-        wait_for(page, "#news", "does not know your token any more")
-        assert "Who are you?" in page.text()
+        wait_for(page, "#news", "no longer valid")
+        assert "Sign in to see" in page.text()
         server.users.banned.remove("ada")
         page.reload()
-        assert "Who are you?" in page.text()  # it was forgotten
+        assert "Sign in to see" in page.text()  # it was forgotten
 
 
 def test_error_is_told_in_the_words_of_the_server(chromium, serving) -> None:
