@@ -1,11 +1,11 @@
 """A Jupyter-compatible server for many users, over a KernelPool. Needs the extra ``server``.
 
-As a program: ``python -m kernelproto.server --help``. In a program::
+As a program: ``python -m kernelproto.server --help``. In your program::
 
     async with KernelPool(finder=finder) as pool:
         app = create_app(pool, finder=finder, authenticator=TokenFile("users.toml"))
 
-which is an ASGI application, to be served or mounted while the pool is open.
+``app`` is an ASGI application. Serve or mount it while the pool is open.
 """
 
 import importlib
@@ -41,7 +41,7 @@ __all__ = [
     "load_settings",
 ]
 
-_HOMES = {
+_LAZY = {
     "create_app": "kernelproto.server.app",
     "HubToken": "kernelproto.server.auth.jupyterhub",
     "OidcToken": "kernelproto.server.auth.oidc",
@@ -49,7 +49,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    # What needs the extra is loaded when it is used, so that the program can say what is missing.
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    # Loaded on first use, so the program can start and report a missing extra.
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

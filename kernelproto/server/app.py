@@ -55,28 +55,28 @@ def create_app(
     authenticator: Authenticator,
     settings: Settings = _DEFAULT_SETTINGS,
 ) -> Starlette:
-    """Return the application that serves a pool's kernels to Jupyter's clients.
+    """Return the application that serves the kernels of a pool to Jupyter's clients.
 
-    It runs on asyncio and on Trio, by itself or mounted in another application, while the pool is
-    open; it neither opens nor closes it. Of the settings it heeds what is about requests: kernel,
-    root_dir, allow_env, allow_origins, base_url, trusted_proxies, metrics_token, revoked_kernels
-    and the limits for one user or client.
+    The application runs on asyncio and on Trio, alone or mounted in another application. The pool
+    must be open meanwhile; the application neither opens nor closes it. Only these settings apply:
+    kernel, root_dir, allow_env, allow_origins, base_url, trusted_proxies, metrics_token,
+    revoked_kernels and the limits for one user or client.
 
-    A client that does not read is cut off on any ASGI server, and nobody waits for it; one that
-    sends a body too slowly is answered 408. How long the head of a request may take, and what
-    becomes of a connection to a client that never reads again, is up to the ASGI server: uvicorn
-    has no bound for heads (``python -m kernelproto.server`` gives it one), and hypercorn on Trio
-    none for what it sends.
+    On any ASGI server a client that does not read is cut off and delays no other client, and a
+    request whose body arrives too slowly gets 408. The ASGI server itself is responsible for
 
-    How many chunks and frames are parsed in one turn of the event loop, and how many connections
-    there may be, is up to the ASGI server as well: ``python -m kernelproto.server`` bounds both,
-    uvicorn and hypercorn alone do not.
+    - the time for the head of a request: uvicorn has no limit;
+    - a connection to a client that never reads again: hypercorn on Trio has no limit;
+    - the number of connections, and of the chunks and frames that are parsed in one turn of the
+      event loop: neither uvicorn nor hypercorn has a limit.
+
+    ``python -m kernelproto.server`` limits all of these.
 
     Args:
-        pool: has the kernels.
-        finder: the kernel types that clients are told of, those that the pool has.
-        authenticator: knows the users; it is asked for every request and WebSocket.
-        settings: what clients may do.
+        pool: the kernels.
+        finder: the kernel types of the pool, which clients can list.
+        authenticator: authenticates each request and WebSocket.
+        settings: the settings.
     """
     broadcasts = Broadcasts(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
     access = Access(authenticator)
@@ -102,7 +102,7 @@ def create_app(
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
         allow_headers=["Authorization", "Content-Type", "X-XSRFToken"],
     )
-    # What is first in the list is outermost: a browser asks what it may before it says who it is.
+    # The first is the outermost. CORS precedes Guard: browsers send no token with a preflight.
     middleware = [
         Middleware(SecurityHeaders),
         Middleware(Forwarded, base_url=settings.base_url, trusted=settings.trusted_proxies),
@@ -142,7 +142,7 @@ def create_app(
 
 
 def _about(pool: KernelPool) -> list[Route]:
-    """Return the routes that tell about the server, and about who asks."""
+    """Return the routes about the server and the current user."""
     started = datetime.now(UTC)
 
     async def api(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The JSON that clients send and get, as Jupyter's clients know it."""
+"""The JSON of requests and responses, as defined by Jupyter's REST API."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kernelproto.server.directories import MOST_PATH_BYTES, check_path
 
 _INSTALLED = "spec/"
 
-# Nothing that a client sends is looked at, kept or repeated in a log before its size is checked.
+# The size of each field is checked before the server uses, stores or logs it.
 Identifier = Annotated[str, Meta(max_length=100)]
 KernelTypeName = Annotated[str, Meta(max_length=255)]
 Title = Annotated[str, Meta(max_length=1000)]
 Path = Annotated[str, Meta(max_length=MOST_PATH_BYTES)]
-# The system takes no variable of 128 KiB or more.
+# Linux refuses a variable of 128 KiB or more.
 Environment = Annotated[
     dict[Annotated[str, Meta(max_length=255)], Annotated[str, Meta(max_length=128 * 1024)]],
     Meta(max_length=1000),
@@ -29,17 +29,17 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
     """A kernel.
 
     Args:
-        id: its id, which outlives restarts.
-        name: its kernel type.
-        last_activity: when it last did something for a user.
-        execution_state: whether it is idle, busy, starting or being restarted.
-        connections: how many clients are connected.
-        owner: whose it is; for admins who look at everybody's.
-        process_started: when its process was ready. A client that knows an earlier time knows that
-            its variables are gone.
-        previous_end: how the process before it ended that had the same id; absent for the first.
-        ends_at: when the server will end it if it stays as it is; absent if it won't.
-        end_reason: "culled" if a use of the kernel prevents this end, "expired" if nothing does.
+        id: the kernel's id, which stays the same across restarts.
+        name: the kernel type.
+        last_activity: when the kernel last worked for a user.
+        execution_state: "starting", "idle", "busy", "restarting" or "dead".
+        connections: the number of connected clients.
+        owner: the kernel's user, in responses to ``include_all``.
+        process_started: when the kernel's process was ready. If a client knows an earlier time, its
+            variables are gone.
+        previous_end: how the previous process with the same id ended; absent for the first one.
+        ends_at: when the server will end the kernel if it stays as it is; absent if it won't.
+        end_reason: "culled" if a use of the kernel prevents this end, otherwise "expired".
     """
 
     id: str
@@ -55,7 +55,7 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
 
 
 class SessionModel(msgspec.Struct):
-    """A document, and the kernel that it has."""
+    """A document and its kernel."""
 
     id: str
     path: str
@@ -65,7 +65,7 @@ class SessionModel(msgspec.Struct):
 
 
 class KernelSpecModel(msgspec.Struct):
-    """A kernel type, and the addresses of its logos and scripts."""
+    """A kernel type, and the URLs of its logos and scripts."""
 
     name: str
     spec: dict[str, Any]
@@ -83,7 +83,7 @@ class KernelRequest(msgspec.Struct):
     """A client's request for a kernel.
 
     Raises:
-        ValueError: a path is too long, or has too many parts.
+        ValueError: a path is too long or has too many parts.
     """
 
     id: Identifier | None = None
@@ -102,7 +102,7 @@ class SessionRequest(msgspec.Struct):
     """A client's request for a session.
 
     Raises:
-        ValueError: the path is too long, or has too many parts.
+        ValueError: the path is too long or has too many parts.
     """
 
     path: Path
@@ -119,7 +119,7 @@ class SessionChange(msgspec.Struct):
     """A client's request to change a session.
 
     Raises:
-        ValueError: the path is too long, or has too many parts.
+        ValueError: the path is too long or has too many parts.
     """
 
     path: Path | None = None
@@ -150,10 +150,10 @@ def kernel_model(kernel: PooledKernel, *, with_owner: bool = False) -> KernelMod
 
 
 def shown_name(kernel_type: str) -> str:
-    """Return a kernel type's name for clients: an installed kernelspec has Jupyter's own."""
+    """Return a kernel type's name for clients; for an installed kernelspec, Jupyter's name."""
     return kernel_type.removeprefix(_INSTALLED)
 
 
 def timestamp(moment: datetime) -> str:
-    """Return a time in UTC as clients read it: always with microseconds, and with a Z."""
+    """Return a time in UTC in ISO 8601 with microseconds and a Z."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,4 +1,4 @@
-"""What the server answers: JSON, errors as ``{"message", "reason"}``, and never a traceback."""
+"""Responses: JSON, with errors as ``{"message", "reason"}`` and never a traceback."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-# How long the body of a request may take, however large it may be.
+# How long a client may take to send the body of a request.
 BODY_SECONDS = 60
 
-# When a client may try again for which the server has no room, or is not ready.
+# When a client may try again after a response 503.
 RETRY_SECONDS = 5
 
-# The first that fits counts.
+# The first match counts.
 _STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
     (PoolFull, HTTPStatus.SERVICE_UNAVAILABLE),
     (QuotaExceeded, HTTPStatus.TOO_MANY_REQUESTS),
@@ -60,13 +60,13 @@ _STATUSES: list[tuple[type[KernelProtoError], HTTPStatus]] = [
 def json_response(
     value: object, status: int = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return the response whose body is *value* as JSON."""
+    """Return a response with *value* as JSON."""
     body = msgspec.json.encode(value)
     return Response(body, status, headers=headers, media_type="application/json")
 
 
 def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response that says what went wrong."""
+    """Return a response with an error."""
     body = {"message": message, "reason": HTTPStatus(status).phrase}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_SECONDS), **(headers or {})}
@@ -74,21 +74,21 @@ def error_response(status: int, message: str, headers: Mapping[str, str] | None 
 
 
 def status_of(error: Exception) -> HTTPStatus:
-    """Return the status that tells of what the kernels or the pool cannot do."""
+    """Return the HTTP status for an error of a kernel or of the pool."""
     return next(status for kind, status in _STATUSES if isinstance(error, kind))
 
 
 async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
-    """Return a request's body, read from JSON; an empty one counts as an empty object.
+    """Return the body of a request, decoded from JSON; an empty body means an empty object.
 
     Args:
-        request: whose body.
-        kind: what it is to be.
-        limit: the most bytes that are read.
+        request: the request.
+        kind: the type of the result.
+        limit: the maximum size, in bytes.
 
     Raises:
-        HTTPException: 413, it is larger; 408, it takes longer than BODY_SECONDS; 400, it is
-            something else, or has no end.
+        HTTPException: 413, the body is larger; 408, it did not arrive within BODY_SECONDS; 400, it
+            is invalid or incomplete.
     """
     body = bytearray()
     try:
@@ -97,32 +97,34 @@ async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
                 async for chunk in chunks:
                     body += chunk
                     if len(body) > limit:
-                        raise HTTPException(413, f"a body may have {limit} bytes at the most")
+                        raise HTTPException(
+                            413, f"the body is too large: at most {limit} bytes are allowed"
+                        )
     except TimeoutError:
-        message = f"the body has not come to its end within {BODY_SECONDS} s"
+        message = f"the body did not arrive within {BODY_SECONDS} s"
         raise HTTPException(408, message) from None
     except ClientDisconnect:
-        raise HTTPException(400, "the body has not come to its end") from None
+        raise HTTPException(400, "the body is incomplete") from None
     try:
         return msgspec.json.decode(body or b"{}", type=kind)
     except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the body cannot be used: {error}") from None
+        raise HTTPException(400, f"the body is invalid: {error}") from None
 
 
 async def wait_until_gone(request: Request) -> None:
-    """Return when the client of a request, whose body was read, has disconnected."""
+    """Return when the client has disconnected; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
-    """Answer what was refused, or is not there."""
+    """Return the response to a refused request."""
     assert isinstance(error, HTTPException)
     return error_response(error.status_code, error.detail, error.headers)
 
 
 async def answer_kernel_error(request: Request, error: Exception) -> Response:
-    """Answer what the kernels or the pool cannot do."""
+    """Return the response to an error of a kernel or of the pool."""
     status = status_of(error)
     if status is not HTTPStatus.NOT_FOUND:
         logger.warning("%s %s: %s", request.method, request.url.path[:100], error)
@@ -131,7 +133,7 @@ async def answer_kernel_error(request: Request, error: Exception) -> Response:
 
 
 async def answer_bug(request: Request, error: Exception) -> Response:
-    """Answer what should not have happened; the log has the traceback."""
-    response = error_response(500, "the server has failed: tell its administrator when it was")
-    response.headers.update(SECURITY_HEADERS)  # it is answered outside of what adds them
+    """Return the response to an unexpected error; the log has the traceback."""
+    response = error_response(500, "the server has failed: report the time to its administrator")
+    response.headers.update(SECURITY_HEADERS)  # the middleware does not see this response
     return response

@@ -1,4 +1,4 @@
-"""UserKernels: what a user may ask the pool for, as every route and WebSocket does."""
+"""UserKernels: the operations of users on their kernels, for all routes and WebSockets."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class _Get(Protocol):
 
 
 class UserKernels:
-    """Hands a user what is theirs, and knows nothing of what is not.
+    """Finds, starts and ends the kernels of each user; other users' kernels are not found.
 
     Args:
-        pool: has the kernels.
-        finder: the kernel types that the pool has.
-        settings: what a client may say about one, and how many it may start.
-        metrics: are told of starts.
-        access: tells when a user is not let in any more.
-        drain: says whether the server ends, and starts no kernels.
+        pool: the kernels.
+        finder: the kernel types of the pool.
+        settings: the settings.
+        metrics: counts starts.
+        access: notices that a user's access is revoked.
+        drain: says whether the server is shutting down and starts no kernels.
     """
 
     def __init__(
@@ -81,16 +81,17 @@ class UserKernels:
     def find(
         self, user: User, kernel_id: str, *, everyone: bool = False, owner: str | None = None
     ) -> PooledKernel:
-        """Return a user's kernel, or, for an admin who asks for everyone's, any user's.
+        """Return a kernel of a user, or for an admin the kernel of any user.
 
         Args:
-            user: the user who asks.
-            kernel_id: the kernel's id. Two users may have chosen the same one.
-            everyone: whether to look at the kernels of all users; only for an admin.
-            owner: with *everyone*, the user whose kernel it is; None means any user.
+            user: the user.
+            kernel_id: the kernel's id. Two users may have chosen the same id.
+            everyone: whether to search the kernels of all users; ignored unless *user* is an admin.
+            owner: with *everyone*, the owner of the kernel; None means any user.
 
         Raises:
-            HTTPException: 404, there is none of this id among them; 409, several users have one.
+            HTTPException: 404, there is no such kernel; 409, several users have a kernel with this
+                id.
         """
         if not (everyone and user.admin):
             kernel = self.pool.find(kernel_id, user=user.name)
@@ -121,22 +122,23 @@ class UserKernels:
         replaces: str | None = None,
         gone: Gone | None = None,
     ) -> KernelModel:
-        """Start one more kernel for a user, or find the one that the request names.
+        """Start a kernel for a user, or find the kernel that the request names.
 
-        A request may choose the id of a new kernel. Each user has ids of their own, so nobody
-        learns which ones others have.
+        A request may choose the id of a new kernel. Ids are separate for each user, so the response
+        reveals nothing about the kernels of other users.
 
         Args:
-            user: whose kernel.
-            request: what they say about it.
-            replaces: the id of a kernel of theirs that is ended first if there is no room else;
-                not before it is sure that there is such a kernel type, that it may be started
-                now, and that it takes what the request says.
-            gone: ends the wait in line; without it the wait lasts ``queue_seconds`` at most.
+            user: the user.
+            request: the client's request.
+            replaces: the id of a kernel of the user that is ended first if there is no room for
+                both. It is not ended for a request that the server would refuse anyway.
+            gone: waits for the client to disconnect, which ends a wait in the queue. The wait lasts
+                at most ``queue_seconds``.
 
         Raises:
-            HTTPException: 404, it names one that they do not have; 400, the id that it chooses is
-                no UUID; 429, they have started too many in a short time; 503, the server ends.
+            HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
+                id is not a UUID; 429, the user has started too many kernels in a short time; 503,
+                the server is shutting down.
             KernelProtoError: as for ``KernelPool.get``.
         """
         if request.id:
@@ -146,11 +148,11 @@ class UserKernels:
             return self.model(user, kernel_id)
         kernel_type = request.name
         if kernel_type == shown_name(self._settings.kernel):
-            kernel_type = None  # the pool's own, of which some may be warm
+            kernel_type = None  # the pool's default
         env = request.env or {}
         allowed = allowed_env(env, self._settings.allow_env)
-        told = {"kernel_id": kernel_id, "kernel_type": request.name}
-        with logging_about(kernel_id=kernel_id), auditing("kernel.start", **told), span("start"):
+        facts = {"kernel_id": kernel_id, "kernel_type": request.name}
+        with logging_about(kernel_id=kernel_id), auditing("kernel.start", **facts), span("start"):
             if self._drain.begun:
                 raise HTTPException(503, SHUTTING_DOWN)
             self._count_start(user)
@@ -174,7 +176,7 @@ class UserKernels:
                 launch_params=limits.get("launch_params"),
             )
             if self._settings.queue_seconds and replaced is None:
-                kernel = await self._wait_in_line(get, user, kernel_id, gone)
+                kernel = await self._wait_in_queue(get, user, kernel_id, gone)
             else:
                 kernel = await get()
             if self._settings.revoked_kernels == "shutdown":
@@ -182,7 +184,7 @@ class UserKernels:
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)
-            logger.info("a kernel %s is ready after %.3f s", model.name, seconds)
+            logger.info("kernel of type %s ready after %.3f s", model.name, seconds)
             return model
 
     async def interrupt(self, user: User, kernel: PooledKernel) -> None:
@@ -205,34 +207,36 @@ class UserKernels:
         with self._doing("kernel.end", user, kernel):
             await self.pool.release(kernel.user, name=kernel.name)
 
-    async def _wait_in_line(
+    async def _wait_in_queue(
         self, get: _Get, user: User, kernel_id: str, gone: Gone | None
     ) -> Kernel:
-        """Return a new kernel; wait for room until the client or the server ends the wait."""
-        in_line = anyio.CancelScope()
+        """Return a new kernel; wait for room until the client disconnects or the server drains."""
+        in_queue = anyio.CancelScope()
         ended_by: list[Gone] = []
 
         async def leave_after(event: Gone) -> None:
             await event()
-            if self.pool.find(kernel_id, user=user.name) is None:  # else the kernel starts already
+            if (
+                self.pool.find(kernel_id, user=user.name) is None
+            ):  # otherwise the kernel is already starting
                 ended_by.append(event)
-                in_line.cancel()
+                in_queue.cancel()
 
         async with background_tasks() as tasks:
             tasks.start_soon(leave_after, partial(anyio.sleep, self._settings.queue_seconds))
             tasks.start_soon(leave_after, self._drain.beginning.wait)
             if gone is not None:
                 tasks.start_soon(leave_after, gone)
-            with in_line:
+            with in_queue:
                 return await get(wait=True)
         if gone in ended_by:
             raise HTTPException(503, "the client has disconnected while it waited for a kernel")
         if self._drain.begun:
             raise HTTPException(503, SHUTTING_DOWN)
-        return await get()  # at the last moment there may be room; else it raises PoolFull
+        return await get()  # the last attempt, which may raise PoolFull
 
     async def _check_request(self, kernel_type: str | None, env: Mapping[str, str]) -> None:
-        """Raise what a start would raise before a kernel is given up for it."""
+        """Check a request before another kernel is ended for it; raises as ``start`` does."""
         if kernel_type:
             available = {name: about async for name, about in self._finder.find_kernels()}
             found = check_kernel_type(kernel_type, available, remedy="choose one of these")
@@ -243,17 +247,17 @@ class UserKernels:
 
     @contextmanager
     def _doing(self, event: Event, user: User, kernel: PooledKernel) -> Generator[None]:
-        """Log an action of a user, and its outcome, around the block that performs it."""
+        """Log an action of a user and the outcome of the block that performs it."""
         owner = None if kernel.user == user.name else kernel.user
         action = event.removeprefix("kernel.")
         with logging_about(kernel_id=kernel.kernel_id), span(action):
-            logger.info("request to %s a kernel", action)
+            logger.info("%s requested", action)
             with auditing(event, kernel_id=kernel.kernel_id, owner=owner):
                 yield
 
     async def _end_with_access(self, user: User, name: str) -> None:
         await self._access.wait_until_user_revoked(user)
-        with acting(None, None):  # this task has the context of the request that began the kernel
+        with acting(None, None):  # this task has the context of the start request
             audit("kernel.end", "ok", kernel_id=name, owner=user.name, reason=_REVOKED)
         await self.pool.release(user.name, name=name)
 
@@ -269,21 +273,22 @@ class UserKernels:
 
 
 def chosen_id(kernel_id: str | None) -> str:
-    """Return the id that a client has chosen, as UUIDs are usually written, or a new one.
+    """Return the id that a client has chosen, in the usual form of a UUID, or a new id.
 
     Raises:
-        HTTPException: 400, it is no UUID.
+        HTTPException: 400, the id is not a UUID.
     """
     try:
         return str(uuid.UUID(kernel_id) if kernel_id else uuid.uuid4())
     except ValueError:
-        raise HTTPException(400, f"kernel_id: {(kernel_id or '')[:100]!r} is no UUID") from None
+        raise HTTPException(400, f"kernel_id: {(kernel_id or '')[:100]!r} is not a UUID") from None
 
 
 def allowed_env(env: Mapping[str, str], allowed: list[str]) -> dict[str, str]:
-    """Return the variables of a client that its kernel gets.
+    """Return the variables of a client that its kernel may have.
 
-    A launch would replace ``${NAME}`` by a variable of the server, which may be a secret.
+    Their values are quoted: otherwise the launch would replace ``${NAME}`` with a variable of the
+    server, which may be a secret.
     """
     return {
         name: literal(value)

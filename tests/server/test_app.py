@@ -1,4 +1,4 @@
-"""The REST contract, with kernels that are no processes and no network."""
+"""The REST API, with fake kernels and without a network."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROUTES = [
 
 
 @pytest.mark.parametrize("user", [None, "stranger"])
-async def test_nobody_gets_in_without_a_name(serving, user: str | None) -> None:
+async def test_unknown_user_is_refused(serving, user: str | None) -> None:
     async with serving() as server, server.client(user) as client:
         for method, path in ROUTES:
             response = await client.request(method, path)
@@ -49,7 +49,7 @@ async def test_nobody_gets_in_without_a_name(serving, user: str | None) -> None:
         assert server.pool.kernels() == []
 
 
-async def test_answers_have_security_headers(serving) -> None:
+async def test_responses_have_security_headers(serving) -> None:
     async with serving() as server:
         for user in ("ada", None):
             async with server.client(user) as client:
@@ -60,8 +60,8 @@ async def test_answers_have_security_headers(serving) -> None:
             assert "set-cookie" not in headers
 
 
-async def test_pages_of_other_origins_may_ask_what_they_may(serving) -> None:
-    """Before they say who they are; this answer has security headers as well."""
+async def test_cors_preflight_needs_no_token(serving) -> None:
+    """Its response has security headers, too."""
     asks = {
         "origin": "https://friend.test",
         "access-control-request-method": "DELETE",
@@ -107,7 +107,7 @@ async def test_client_can_tell_a_fresh_kernel_from_the_old_one(serving) -> None:
         assert fresh["previous_end"] == "the kernel was shut down"
         async with server.client("bob") as bob:
             other = (await bob.post("/api/kernels", json=chosen)).json()
-        assert "previous_end" not in other  # each user has ids of their own
+        assert "previous_end" not in other  # ids are separate for each user
 
 
 async def test_life_of_a_kernel(serving) -> None:
@@ -143,7 +143,7 @@ async def test_life_of_a_kernel(serving) -> None:
         assert (await ada.get("/api/kernels")).json() == []
 
 
-async def test_interrupts_what_runs(serving) -> None:
+async def test_interrupt_ends_the_running_code(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
@@ -157,7 +157,7 @@ async def test_interrupts_what_runs(serving) -> None:
 
 
 @pytest.mark.parametrize("user", ["bob", "root"])
-async def test_kernels_of_others_are_not_there(serving, user: str) -> None:
+async def test_kernels_of_other_users_are_not_found(serving, user: str) -> None:
     async with serving() as server, server.client(user) as client:
         kernel_id = await server.start("ada")
         for method, path in ROUTES:
@@ -172,7 +172,7 @@ async def test_kernels_of_others_are_not_there(serving, user: str) -> None:
         assert server.provider.kernels[0].returncode is None
 
 
-async def test_admins_see_everybody_when_they_ask(serving) -> None:
+async def test_include_all_shows_an_admin_all_kernels(serving) -> None:
     async with serving() as server:
         for user in ("ada", "bob"):
             await server.start(user)
@@ -187,7 +187,7 @@ async def test_admins_see_everybody_when_they_ask(serving) -> None:
 
 
 @pytest.mark.parametrize("query", ["?include_all=1", "?include_all=1&owner=ada"])
-async def test_only_admins_act_on_kernels_of_others(serving, query: str) -> None:
+async def test_only_admins_control_kernels_of_other_users(serving, query: str) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         one = f"/api/kernels/{kernel_id}"
@@ -205,7 +205,7 @@ async def test_only_admins_act_on_kernels_of_others(serving, query: str) -> None
             assert (await root.delete(f"{one}{query}")).status_code == 404
 
 
-async def test_admin_names_the_owner_of_an_id_that_two_users_have(serving) -> None:
+async def test_admin_names_the_owner_if_two_users_have_the_same_id(serving) -> None:
     async with serving() as server:
         for user in ("ada", "root"):
             async with server.client(user) as client:
@@ -221,21 +221,21 @@ async def test_admin_names_the_owner_of_an_id_that_two_users_have(serving) -> No
             assert (await root.delete(one)).status_code == 204
 
 
-async def test_limits_are_clear_errors(serving) -> None:
+async def test_errors_name_the_limit(serving) -> None:
     async with serving(max_kernels=1) as server:
         kernel_id = await server.start("ada")
         async with server.client("ada") as ada, server.connect("ada", kernel_id):
             over = await ada.post("/api/kernels")
             assert over.status_code == 429
             assert over.json()["message"] == (
-                "you have 1 kernel, as many as you may: shut one down first"
+                "you may have at most 1 kernel at the same time: shut one down first"
             )
             async with server.client("bob") as bob:
                 full = await bob.post("/api/kernels")
         assert full.status_code == 503
         assert "try again later" in full.json()["message"]
         assert int(full.headers["retry-after"]) > 0
-        await server.start("bob")  # ada's is idle and unconnected now
+        await server.start("bob")  # now ada's kernel is idle and unconnected
         assert [kernel.user for kernel in server.pool.kernels()] == ["bob"]
 
 
@@ -253,7 +253,7 @@ async def test_limits_are_clear_errors(serving) -> None:
         (b"[" * 100_000, 400, "body"),
     ],
 )
-async def test_bodies_that_cannot_be_used(serving, body: bytes, status: int, says: str) -> None:
+async def test_invalid_bodies_are_refused(serving, body: bytes, status: int, says: str) -> None:
     async with serving() as server, server.client("ada") as ada:
         response = await ada.post("/api/kernels", content=body)
         assert response.status_code == status
@@ -262,7 +262,7 @@ async def test_bodies_that_cannot_be_used(serving, body: bytes, status: int, say
         assert server.pool.kernels() == []
 
 
-async def test_body_is_read_no_further_than_the_limit(serving) -> None:
+async def test_body_is_read_up_to_the_limit(serving) -> None:
     reads, sent = 0, []
     scope = {
         "type": "http",
@@ -286,7 +286,7 @@ async def test_body_is_read_no_further_than_the_limit(serving) -> None:
     assert reads == 6
 
 
-async def test_body_is_waited_for_no_longer_than_the_limit(serving, monkeypatch) -> None:
+async def test_slow_body_is_answered_408(serving, monkeypatch) -> None:
     monkeypatch.setattr("kernelproto.server.responses.BODY_SECONDS", 0.01)
 
     async def trickle() -> AsyncGenerator[bytes]:
@@ -299,13 +299,13 @@ async def test_body_is_waited_for_no_longer_than_the_limit(serving, monkeypatch)
             response = await ada.request(method, path, content=trickle())
             assert response.status_code == 408
             assert response.json() == {
-                "message": "the body has not come to its end within 0.01 s",
+                "message": "the body did not arrive within 0.01 s",
                 "reason": "Request Timeout",
             }
         assert server.pool.kernels() == []
 
 
-async def test_start_takes_what_is_allowed(serving, tmp_path) -> None:
+async def test_start_passes_allowed_variables(serving, tmp_path) -> None:
     (tmp_path / "notes").mkdir()
     settings = {"root_dir": str(tmp_path), "allow_env": ["LANG"]}
     env = {"KERNEL_NAME": "x", "LANG": "C", "LD_PRELOAD": "evil.so"}
@@ -317,21 +317,21 @@ async def test_start_takes_what_is_allowed(serving, tmp_path) -> None:
     assert fake.env == {"POOLS": "own", "KERNEL_NAME": "x", "LANG": "C"}
 
 
-async def test_own_kernel_can_be_asked_for_by_its_id(serving) -> None:
+async def test_start_with_the_id_of_a_kernel_finds_it(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
         response = await ada.post("/api/kernels", json={"kernel_id": kernel_id})
         assert (response.status_code, response.json()["id"]) == (201, kernel_id)
 
 
-async def test_id_of_a_new_kernel_can_be_chosen(serving) -> None:
-    """Another user's choice is not in the way, and so is not told."""
+async def test_client_chooses_the_id_of_a_new_kernel(serving) -> None:
+    """Another user may choose the same id, so the response does not reveal its use."""
     chosen = str(uuid.uuid4())
     async with serving() as server:
         for user in ("ada", "bob"):
             async with server.client(user) as client:
                 body = {"kernel_id": chosen.upper()}
-                for _ in range(2):  # the second time it is there
+                for _ in range(2):  # the second time the kernel exists
                     response = await client.post("/api/kernels", json=body)
                     assert (response.status_code, response.json()["id"]) == (201, chosen)
                 assert [model["id"] for model in (await client.get("/api/kernels")).json()] == [
@@ -342,7 +342,7 @@ async def test_id_of_a_new_kernel_can_be_chosen(serving) -> None:
         assert len(server.provider.kernels) == 2
 
 
-async def test_failed_start_says_so_and_no_more(serving, monkeypatch) -> None:
+async def test_error_of_a_failed_start_has_no_details(serving, monkeypatch) -> None:
     async def launch(self, name, **options):
         raise LaunchError("it does not start\ncommand: secret --key 1234\nTraceback")
 
@@ -353,7 +353,7 @@ async def test_failed_start_says_so_and_no_more(serving, monkeypatch) -> None:
         assert response.json() == {"message": "it does not start", "reason": "Bad Gateway"}
 
 
-async def test_about_the_server_and_the_user(serving) -> None:
+async def test_routes_about_the_server_and_the_user(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         assert "version" in (await ada.get("/api")).json()
         before = (await ada.get("/api/status")).json()
@@ -367,7 +367,7 @@ async def test_about_the_server_and_the_user(serving) -> None:
         assert (identity["username"], identity["initials"]) == ("ada", "A")
 
 
-async def test_what_is_not_there_is_an_error_in_json(serving) -> None:
+async def test_unknown_routes_are_json_errors(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         for method, path, status in [
             ("GET", "/nowhere", 404),
@@ -380,7 +380,7 @@ async def test_what_is_not_there_is_an_error_in_json(serving) -> None:
             assert set(response.json()) == {"message", "reason"}
 
 
-async def test_pages_of_other_origins_change_nothing(serving) -> None:
+async def test_other_origins_are_refused(serving) -> None:
     async with serving({"allow_origins": ["https://friend.test/"]}) as server:
         for origin, status in [
             ("https://evil.test", 403),
@@ -392,7 +392,7 @@ async def test_pages_of_other_origins_change_nothing(serving) -> None:
                 assert (await client.post("/api/kernels")).status_code == status
 
 
-async def test_bug_is_answered_without_a_traceback(serving, monkeypatch) -> None:
+async def test_response_to_a_bug_has_no_traceback(serving, monkeypatch) -> None:
     async with serving() as server:
         monkeypatch.setattr(server.pool, "kernels", lambda user: 1 / 0)
         async with server.client("ada") as ada:

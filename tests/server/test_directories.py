@@ -1,4 +1,4 @@
-"""The working directory that a client asks for."""
+"""The working directory for a client's kernel."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kernelproto.server.directories import check_path, find_folder, gateway_path
         ("x" * 10_000, "."),
     ],
 )
-def test_paths_stay_where_they_belong(tmp_path, path: str, folder: str) -> None:
+def test_path_stays_below_the_root(tmp_path, path: str, folder: str) -> None:
     root = tmp_path / "root"
     (root / "sub").mkdir(parents=True)
     (tmp_path / "beside").mkdir()
@@ -46,7 +46,7 @@ def test_paths_stay_where_they_belong(tmp_path, path: str, folder: str) -> None:
     ("wanted", "folder"),
     [("root/sub", "sub"), ("root", "."), ("link/sub", "sub"), ("beside", "."), ("sub\0", ".")],
 )
-def test_gateways_name_a_folder_of_their_own_machine(tmp_path, wanted: str, folder: str) -> None:
+def test_gateway_names_a_folder_of_its_own_machine(tmp_path, wanted: str, folder: str) -> None:
     root = tmp_path / "root"
     (root / "sub").mkdir(parents=True)
     (tmp_path / "beside").mkdir()
@@ -59,26 +59,26 @@ def test_gateways_name_a_folder_of_their_own_machine(tmp_path, wanted: str, fold
 @pytest.mark.parametrize(
     "path", ["", "a.ipynb", "x" * 4096, "/".join("x" * 200), "\N{SNOWMAN}" * 1365, "\ud800"]
 )
-def test_path_within_the_bounds(path: str) -> None:
+def test_path_within_the_limits(path: str) -> None:
     check_path(path)
 
 
 @pytest.mark.parametrize(
     ("path", "says"),
     [
-        ("x" * 4097, "a path of 4097 bytes; at most 4096 bytes are allowed"),
+        ("x" * 4097, "the path has 4097 bytes; at most 4096 are allowed"),
         ("\N{SNOWMAN}" * 1366, "4098 bytes"),
-        ("/".join("x" * 201), "a path of 201 parts; at most 200 parts are allowed"),
+        ("/".join("x" * 201), "the path has 201 parts; at most 200 are allowed"),
         ("/" * 200, "201 parts"),
     ],
 )
-def test_path_beyond_the_bounds(path: str, says: str) -> None:
+def test_path_beyond_the_limits(path: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         check_path(path)
 
 
 @pytest.mark.anyio
-async def test_folder_is_looked_for_in_a_thread(tmp_path, monkeypatch) -> None:
+async def test_folder_is_found_in_a_thread(tmp_path, monkeypatch) -> None:
     threads: list[threading.Thread] = []
 
     def isdir(path: str) -> bool:
@@ -94,7 +94,7 @@ async def test_folder_is_looked_for_in_a_thread(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.anyio
-async def test_file_system_that_does_not_answer_is_not_waited_for(tmp_path, monkeypatch) -> None:
+async def test_request_fails_if_the_file_system_does_not_answer(tmp_path, monkeypatch) -> None:
     answers = threading.Event()
     monkeypatch.setattr(directories, "FOLDER_SECONDS", 0.01)
     monkeypatch.setattr(os.path, "isdir", lambda path: answers.wait(60))
@@ -104,4 +104,4 @@ async def test_file_system_that_does_not_answer_is_not_waited_for(tmp_path, monk
     finally:
         answers.set()
     assert caught.value.status_code == 503
-    assert "has not answered within 0.01 s" in caught.value.detail
+    assert "did not answer within 0.01 s" in caught.value.detail

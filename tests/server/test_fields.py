@@ -1,6 +1,6 @@
-"""Every field that a client can fill: its size must not multiply the server's work.
+"""The size of each field that a client fills must not multiply the server's work.
 
-The work is counted in calls of functions, not in seconds, so that a busy machine changes nothing.
+The tests count function calls instead of seconds, so a busy machine does not change the result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MOST_ECHOED = 400
 
 
 async def calls_of(function: Callable[[], Awaitable[Any]]) -> tuple[int, Any]:
-    """Return how many functions are called while this is done, and its result."""
+    """Return the number of functions that a call executes, and its result."""
     count = 0
 
     def note(*_: object) -> None:
@@ -79,7 +79,7 @@ ALL_BODIES = [
 
 @pytest.mark.parametrize(("method", "path", "body"), ALL_BODIES)
 async def test_field_of_a_body_is_bounded(serving, method: str, path: str, body: Body) -> None:
-    """The number of calls does not depend on the size at all: it is refused while it is read."""
+    """The decoder refuses the field, so the number of calls does not depend on its size."""
     counts = []
     async with (
         serving({"max_body_bytes": 2**23}, max_per_user=3) as server,

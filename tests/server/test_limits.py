@@ -97,7 +97,7 @@ async def test_starts_have_their_limits(serving) -> None:
             async with server.client(user) as client:
                 refused = await client.post("/api/kernels")
             assert refused.status_code == 429
-            assert f"you have {most} kernel" in refused.json()["message"]
+            assert f"you may have at most {most} kernel" in refused.json()["message"]
 
 
 @pytest.mark.anyio

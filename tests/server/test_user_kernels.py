@@ -1,4 +1,4 @@
-"""What a client may say about the kernel that it wants, and how many it may start."""
+"""Starts of kernels by clients: variables, rate limit, queue and log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_variables_that_clients_may_set() -> None:
     assert allowed_env(env, ["LANG"]) == {"KERNEL_X": "1", "LANG": "4"}
 
 
-def test_variables_of_clients_do_not_quote_those_of_the_server(monkeypatch) -> None:
+def test_variables_of_clients_do_not_expand(monkeypatch) -> None:
     monkeypatch.setenv("SERVERS", "secret")
     env = {"KERNEL_X": "${SERVERS}", "KERNEL_Y": "$${SERVERS} $SERVERS"}
     environment = kernel_environment({"OF_TYPE": "${KERNEL_X}"}, allowed_env(env, []))
@@ -34,7 +34,7 @@ def test_variables_of_clients_do_not_quote_those_of_the_server(monkeypatch) -> N
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
-async def test_nobody_starts_too_many_in_a_short_time(serving) -> None:
+async def test_starts_of_a_user_are_rate_limited(serving) -> None:
     settings = {"starts_per_minute": 0.1, "start_burst": 3}
     async with serving(settings, max_per_user=5) as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
@@ -60,7 +60,7 @@ async def test_nobody_starts_too_many_in_a_short_time(serving) -> None:
 
 @pytest.fixture
 def log() -> Iterator[list[dict[str, str]]]:
-    """Give the lines that are logged."""
+    """Return the list of log records."""
     lines: list[dict[str, str]] = []
 
     class Handler(logging.Handler):
@@ -79,7 +79,7 @@ def log() -> Iterator[list[dict[str, str]]]:
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
-async def test_log_tells_whose_kernel_it_is_about(serving, log, monkeypatch) -> None:
+async def test_log_records_name_the_kernel_and_the_user(serving, log, monkeypatch) -> None:
     async def fail(self, name, **options):
         raise LaunchError("out of kernels")
 
@@ -93,7 +93,7 @@ async def test_log_tells_whose_kernel_it_is_about(serving, log, monkeypatch) -> 
             with pytest.raises(anyio.EndOfStream):
                 await socket.receive_until("nothing")
         await ada.post("/api/kernels")
-    for words in ("is ready", "to restart", "restart 1 of a kernel failed", "is ended", "a client"):
+    for words in ("ready after", "restart requested", "restart 1 of", "is ended", "WebSocket"):
         (line,) = [line for line in log if words in line["message"]]
         assert (line["kernel_id"], line["user"]) == (kernel_id, "ada")
     (line,) = [line for line in log if "could not be started" in line["message"]]
@@ -105,14 +105,14 @@ STARTS = [("/api/kernels", {}), ("/api/sessions", {"path": "x", "type": "noteboo
 
 
 async def until_one_waits(server: Server) -> None:
-    """Return when a start is in line; before, it looks for its folder in a thread."""
+    """Return when a start waits in the queue."""
     while not server.pool._members._plan.somebody_waits:
         await checkpoint()
 
 
 @asynccontextmanager
 async def full_server(serving, seconds: float) -> AsyncGenerator[tuple[Server, str]]:
-    """Serve one kernel at the most, which ada has and uses; give her kernel's id."""
+    """Serve at most one kernel, which ada has and uses; yield its id."""
     async with serving({"queue_seconds": seconds}, max_kernels=1) as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id):
@@ -122,7 +122,7 @@ async def full_server(serving, seconds: float) -> AsyncGenerator[tuple[Server, s
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize(("path", "body"), STARTS)
-async def test_start_waits_in_line_for_room(serving, path: str, body: dict[str, str]) -> None:
+async def test_start_waits_in_the_queue(serving, path: str, body: dict[str, str]) -> None:
     async with full_server(serving, 3600) as (server, kernel_id), server.client("bob") as bob:
         responses = []
 
@@ -133,9 +133,7 @@ async def test_start_waits_in_line_for_room(serving, path: str, body: dict[str, 
             tasks.start_soon(start)
             await until_one_waits(server)
             assert responses == []
-            second = await bob.post(
-                "/api/kernels"
-            )  # one waits already, and one is what bob may have
+            second = await bob.post("/api/kernels")  # the waiting start counts for his limit of 1
             assert second.status_code == 429
             async with server.client("ada") as ada:
                 assert (await ada.delete(f"/api/kernels/{kernel_id}")).status_code == 204
@@ -146,7 +144,7 @@ async def test_start_waits_in_line_for_room(serving, path: str, body: dict[str, 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize(("path", "body"), STARTS)
-async def test_start_that_waited_in_vain_is_answered_503(serving, path: str, body) -> None:
+async def test_start_gets_503_after_queue_seconds(serving, path: str, body) -> None:
     async with full_server(serving, 0.05) as (server, _), server.client("bob") as bob:
         response = await bob.post(path, json=body)
         assert response.status_code == 503
@@ -159,7 +157,7 @@ async def test_start_that_waited_in_vain_is_answered_503(serving, path: str, bod
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
-async def test_start_that_waits_is_answered_503_when_the_server_ends(serving) -> None:
+async def test_waiting_start_gets_503_when_the_server_drains(serving) -> None:
     async with full_server(serving, 3600) as (server, _), server.client("bob") as bob:
 
         async def start() -> None:
@@ -176,7 +174,7 @@ async def test_start_that_waits_is_answered_503_when_the_server_ends(serving) ->
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize(("path", "body"), STARTS)
-async def test_client_that_disconnects_leaves_the_line(serving, path: str, body) -> None:
+async def test_client_that_disconnects_leaves_the_queue(serving, path: str, body) -> None:
     async with full_server(serving, 3600) as (server, kernel_id):
         gone = anyio.Event()
         bodies = [json.dumps(body).encode()]

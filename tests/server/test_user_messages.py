@@ -1,4 +1,4 @@
-"""What users are told of errors."""
+"""Error messages for users."""
 
 from __future__ import annotations
 
@@ -25,24 +25,27 @@ from kernelproto.server.user_messages import MOST_REASON_BYTES, close_reason, us
         (PoolFull("raise max_kernels"), "all kernels of this server are in use: try again later"),
         (
             QuotaExceeded("raise max_per_user", limit=3),
-            "you have 3 kernels, as many as you may: shut one down first",
+            "you may have at most 3 kernels at the same time: shut one down first",
         ),
         (
             PoolError("'ada' has no kernel 'x': get() starts one"),
-            "this kernel was ended, or exchanged for another one: look at your kernels again",
+            "this kernel was shut down or replaced: reload the list of your kernels",
         ),
         (
             NoSuchKernel("pip install it", name="x" * 1000, available=["a", "b"]),
             f"no kernel type '{'x' * 100}': choose one of a, b",
         ),
-        (NoSuchKernel("pip install it", name="x"), "no kernel type 'x': the server has none"),
+        (
+            NoSuchKernel("pip install it", name="x"),
+            "no kernel type 'x': this server has no kernel types",
+        ),
         (
             InvalidKernelSpec("/etc/kernel.json: 'argv'"),
             "this kernel type is broken: tell the administrator of this server",
         ),
         (
             ClientClosed("the kernel 'x' of 'ada' (y) was lost: get() starts one", ended="lost"),
-            "this kernel has died: start another one",
+            "this kernel died: start another one",
         ),
         (
             ClientClosed("it is gone: get() starts one", ended="culled"),
@@ -54,7 +57,7 @@ from kernelproto.server.user_messages import MOST_REASON_BYTES, close_reason, us
         (LaunchError("it does not start\nits output"), "it does not start"),
     ],
 )
-def test_message_says_what_the_user_can_do(error: KernelProtoError, message: str) -> None:
+def test_message_names_the_next_step_of_the_user(error: KernelProtoError, message: str) -> None:
     assert user_message(error) == message
 
 
@@ -71,10 +74,10 @@ def test_message_says_what_the_user_can_do(error: KernelProtoError, message: str
         ("", "."),
     ],
 )
-def test_reason_is_a_sentence_that_fits(text: str, reason: str) -> None:
+def test_close_reason_is_a_sentence_within_the_limit(text: str, reason: str) -> None:
     assert close_reason(text) == reason
 
 
 @given(st.text(max_size=300))
-def test_reason_fits_whatever_it_says(text: str) -> None:
+def test_close_reason_of_any_text_is_within_the_limit(text: str) -> None:
     assert len(close_reason(text).encode()) <= MOST_REASON_BYTES

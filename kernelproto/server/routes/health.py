@@ -1,9 +1,9 @@
 """The routes for monitoring: ``/healthz``, ``/readyz`` and ``/metrics``.
 
-``/healthz`` says that the server answers, and ``/readyz`` whether it takes new kernels and
-WebSockets, which it does not while it ends; both need no token. ``/metrics`` is for admins,
-and for whoever has the token for it: a Prometheus needs no user's token, with which it could run
-code. That a request comes from this machine is no reason to answer it: it may come from a proxy.
+``/healthz`` answers while the server runs, ``/readyz`` while it accepts new kernels and WebSockets;
+both need no token. ``/metrics`` needs the token of an admin or the ``metrics_token``, with which a
+Prometheus cannot run code. A request from this machine has no privilege, because a proxy may have
+sent it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _HEALTH_PATH = "/healthz"
 _READY_PATH = "/readyz"
 _METRICS_PATH = "/metrics"
 
-# The guard lets everybody pass to these: their routes look for themselves.
+# Guard passes these requests without a token; the route of /metrics checks its token itself.
 PUBLIC = (_HEALTH_PATH, _READY_PATH, _METRICS_PATH)
 
 
 class HealthRoutes:
-    """How the server is.
+    """The routes for monitoring.
 
     Args:
-        metrics: what it tells.
-        logins: authenticate the admins.
-        drain: says whether the server ends.
-        metrics_token: lets others read the metrics; None where nobody else may.
+        metrics: the metrics.
+        logins: authenticates the admins.
+        drain: says whether the server is shutting down.
+        metrics_token: a token only for the metrics; None allows only admins.
     """
 
     def __init__(
@@ -67,7 +67,9 @@ class HealthRoutes:
     async def _show_metrics(self, request: Request) -> Response:
         try:
             if not await self._may_read(request):
-                raise HTTPException(403, "the metrics are for admins, and for the metrics_token")
+                raise HTTPException(
+                    403, "the metrics need the token of an admin or the metrics_token"
+                )
         except TooManyLogins as error:
             raise HTTPException(429, str(error), {"Retry-After": str(error.seconds)}) from None
         return Response(await self._metrics.expose(), headers={"Content-Type": CONTENT_TYPE})

@@ -1,4 +1,4 @@
-"""The routes of the kernels: list, start, look at, interrupt, restart and end them."""
+"""The routes of the kernels: list, start, show, interrupt, restart and end them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _YES = ("1", "true")
 
 
 class KernelRoutes:
-    """The kernels of the user who asks; with ``?include_all=1`` an admin asks for everyone's.
+    """The kernels of the user, or of all users for an admin with ``?include_all=1``.
 
-    Two users may have chosen the same id: an admin adds ``&owner=NAME`` then.
+    If two users have chosen the same id, the admin has to add ``&owner=NAME``.
 
     Args:
-        user_kernels: has the kernels.
-        max_body_bytes: of a request.
+        user_kernels: finds and starts the kernels.
+        max_body_bytes: the maximum size of a request's body.
     """
 
     def __init__(self, user_kernels: UserKernels, *, max_body_bytes: int) -> None:
-        self._desk = user_kernels
+        self._user_kernels = user_kernels
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[Route]:
@@ -44,14 +44,14 @@ class KernelRoutes:
         ]
 
     async def _list(self, request: Request) -> Response:
-        everyone = _is_about_everyone(request)
-        kernels = self._desk.pool.kernels(None if everyone else request.user.name)
+        everyone = _includes_all(request)
+        kernels = self._user_kernels.pool.kernels(None if everyone else request.user.name)
         return json_response([kernel_model(kernel, with_owner=everyone) for kernel in kernels])
 
     async def _start(self, request: Request) -> Response:
         wanted = await read_body(request, KernelRequest, limit=self._max_body_bytes)
         gone = partial(wait_until_gone, request)
-        model = await self._desk.start(request.user, wanted, gone=gone)
+        model = await self._user_kernels.start(request.user, wanted, gone=gone)
         location = f"{request.scope.get('root_path', '')}/api/kernels/{model.id}"
         return json_response(model, 201, {"Location": location})
 
@@ -59,30 +59,30 @@ class KernelRoutes:
         return self._model(request)
 
     async def _end(self, request: Request) -> Response:
-        await self._desk.end(request.user, self._find(request))
+        await self._user_kernels.end(request.user, self._find(request))
         return Response(status_code=204)
 
     async def _interrupt(self, request: Request) -> Response:
-        await self._desk.interrupt(request.user, self._find(request))
+        await self._user_kernels.interrupt(request.user, self._find(request))
         return Response(status_code=204)
 
     async def _restart(self, request: Request) -> Response:
-        await self._desk.restart(request.user, self._find(request))
+        await self._user_kernels.restart(request.user, self._find(request))
         return self._model(request)
 
     def _find(self, request: Request) -> PooledKernel:
-        return self._desk.find(
+        return self._user_kernels.find(
             request.user,
             request.path_params["kernel_id"],
-            everyone=_is_about_everyone(request),
+            everyone=_includes_all(request),
             owner=request.query_params.get("owner"),
         )
 
     def _model(self, request: Request) -> Response:
         kernel = self._find(request)
-        return json_response(kernel_model(kernel, with_owner=_is_about_everyone(request)))
+        return json_response(kernel_model(kernel, with_owner=_includes_all(request)))
 
 
-def _is_about_everyone(request: Request) -> bool:
+def _includes_all(request: Request) -> bool:
     user: User = request.user
     return user.admin and request.query_params.get("include_all") in _YES

@@ -18,8 +18,8 @@ from kernelproto.launch.spec.naming import OWN_KERNEL
 from kernelproto.server.models import KernelSpecList, KernelSpecModel, shown_name
 from kernelproto.server.responses import json_response
 
-# What clients are told about a kernel type. Its environment may hold what is not for everybody.
-_TOLD: Mapping[str, object] = {
+# The public attributes of a kernel type. Its environment may hold secrets.
+_PUBLIC: Mapping[str, object] = {
     "argv": [],
     "display_name": "",
     "language": "",
@@ -29,11 +29,11 @@ _TOLD: Mapping[str, object] = {
 
 
 class KernelSpecRoutes:
-    """The kernel types of a finder, for every user.
+    """The kernel types, the same for all users.
 
     Args:
-        finder: finds them.
-        default: the one that is started when none is named.
+        finder: finds the kernel types.
+        default: the kernel type of a start that names none.
     """
 
     def __init__(self, finder: KernelFinder, default: str) -> None:
@@ -41,7 +41,7 @@ class KernelSpecRoutes:
         self._default = shown_name(default)
 
     def routes(self) -> list[Route]:
-        """Return the routes; the name of a kernel type may have a slash."""
+        """Return the routes; the name of a kernel type may contain a slash."""
         return [
             Route("/api/kernelspecs", self._list, methods=["GET"]),
             Route("/api/kernelspecs/{name:path}", self._show, methods=["GET"]),
@@ -59,7 +59,7 @@ class KernelSpecRoutes:
 
     async def _resource(self, request: Request) -> Response:
         attributes = await self._attributes(request.path_params["name"])
-        # Only what the provider names is there: a path from the request never reaches the disk.
+        # Only files that the provider names are served; the request's path never reaches the disk.
         for path in attributes.get("resources", {}).values():
             if os.path.basename(path) == request.path_params["file"]:
                 return FileResponse(path, headers={"Cache-Control": "private, max-age=3600"})
@@ -70,7 +70,7 @@ class KernelSpecRoutes:
         async for kernel_type, attributes in self._finder.find_kernels():
             found.setdefault(shown_name(kernel_type), attributes)
         if OWN_KERNEL in found:
-            # Most notebooks name it, and a client offers no other kernel for a name that it misses.
+            # Most notebooks name python3, and a client does not offer another kernel instead.
             found.setdefault("python3", found[OWN_KERNEL])
         return found
 
@@ -86,7 +86,7 @@ def _model(request: Request, name: str, attributes: KernelAttributes) -> KernelS
     root = f"{request.scope.get('root_path', '')}/kernelspecs/{quote(name)}"
     return KernelSpecModel(
         name=name,
-        spec={key: about.get(key, default) for key, default in _TOLD.items()} | {"env": {}},
+        spec={key: about.get(key, default) for key, default in _PUBLIC.items()} | {"env": {}},
         resources={
             key: f"{root}/{quote(os.path.basename(path))}"
             for key, path in attributes.get("resources", {}).items()

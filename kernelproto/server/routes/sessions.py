@@ -1,4 +1,4 @@
-"""The routes of the sessions: which document has which kernel."""
+"""The routes of the sessions: a session assigns a kernel to a document."""
 
 from __future__ import annotations
 
@@ -47,25 +47,24 @@ class _Session:
 
 
 class SessionRoutes:
-    """The sessions of the user who asks; they end with their kernels and with this program.
+    """The sessions of the user. A session ends with its kernel, or with this program.
 
-    A kernel ends with the last of its sessions: two documents may share it, and a document that is
-    closed must not take the kernel from the other one.
+    A kernel ends with the last of its sessions, because two documents may share a kernel.
 
     Args:
-        user_kernels: has the kernels.
-        settings: bound the sessions of each user, and the bodies of requests.
+        user_kernels: finds and starts the kernels.
+        settings: limits the sessions of each user and the bodies of requests.
     """
 
     def __init__(self, user_kernels: UserKernels, settings: Settings) -> None:
-        self._desk = user_kernels
+        self._user_kernels = user_kernels
         self._max_body_bytes = settings.max_body_bytes
-        # A session takes no kernel of its own, so the pool's limits do not bound them.
+        # Sessions can share a kernel, so the pool's limits do not limit their number.
         self._max_sessions = settings.max_sessions_per_user
         self._max_bytes = settings.max_session_bytes
         self._sessions: dict[str, dict[str, _Session]] = {}
-        # Whoever opens the same document twice at the same time gets one kernel, and what is asked
-        # of one session is done one after the other. By user, and the path or the session's id.
+        # Two requests for the same document share a kernel, and the requests for one session are
+        # handled in turn. Keys are the user, and the document's path or the session's id.
         self._locks: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
 
     def routes(self) -> list[Route]:
@@ -83,7 +82,7 @@ class SessionRoutes:
         """Return the paths of documents by their kernel: its user and its id.
 
         Args:
-            user: whose documents; None means everybody's.
+            user: the user; None means all users.
         """
         users = list(self._sessions) if user is None else [user]
         documents: dict[tuple[str, str], list[str]] = {}
@@ -105,7 +104,7 @@ class SessionRoutes:
                 session = _Session(
                     str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id=""
                 )
-                self._check_room(user, session)
+                self._check_limits(user, session)
                 gone = partial(wait_until_gone, request)
                 session.kernel_id = await self._kernel(user, wanted.kernel, wanted.path, gone=gone)
                 self._forget()
@@ -124,9 +123,9 @@ class SessionRoutes:
             path = change.path or session.path
             name = session.name if change.name is None else change.name
             changed = replace(session, path=path, name=name, type=change.type or session.type)
-            self._check_room(user, changed)
+            self._check_limits(user, changed)
             if change.kernel is not None and change.kernel.id != session.kernel_id:
-                await self._exchange_kernel(user, session, change.kernel, path)
+                await self._replace_kernel(user, session, change.kernel, path)
             session.path, session.name, session.type = path, name, changed.type
         return json_response(self._model(user, session))
 
@@ -138,13 +137,13 @@ class SessionRoutes:
         await self._release_unshared(user, session.kernel_id)
         return Response(status_code=204)
 
-    async def _exchange_kernel(
+    async def _replace_kernel(
         self, user: User, session: _Session, wanted: KernelRequest, path: str
     ) -> None:
-        """Give a session another kernel; the old one goes when the new one is there.
+        """Replace the kernel of a session; end the old kernel once the new one is ready.
 
-        Only where there is no room for both it goes first. Should the new one not start then, which
-        nobody can know before, the session is over, and its user is told.
+        If there is no room for both, the old kernel ends first. If the new kernel then fails to
+        start, the session ends, and the error says so.
         """
         old = session.kernel_id
         shared = [s for s in self._living(user).values() if s.kernel_id == old]
@@ -152,13 +151,15 @@ class SessionRoutes:
         try:
             session.kernel_id = await self._kernel(user, wanted, path, replaces=replaces)
         except KernelProtoError as error:
-            if self._desk.pool.find(old, user=user.name) is not None:
+            if self._user_kernels.pool.find(old, user=user.name) is not None:
                 raise
-            logger.warning("a session has lost its kernel %s for another one: %s", old, error)
+            logger.warning(
+                "a session ends: kernel %s was ended, and the next failed: %s", old, error
+            )
             raise HTTPException(
                 status_of(error),
-                f"{user_message(error)}; its place was that of the session's kernel, so this "
-                "session is over: open the document again",
+                f"{user_message(error)}; the session's old kernel was shut down to make room, so "
+                "this session has ended: open the document again",
             ) from None
         self._sessions.setdefault(user.name, {})[session.id] = session
         await self._release_unshared(user, old)
@@ -166,27 +167,28 @@ class SessionRoutes:
     async def _release_unshared(self, user: User, kernel_id: str) -> None:
         """End a kernel unless another session has it."""
         if all(session.kernel_id != kernel_id for session in self._living(user).values()):
-            with suppress(HTTPException):  # it has ended already
-                await self._desk.end(user, self._desk.find(user, kernel_id))
+            with suppress(HTTPException):  # the kernel has ended before
+                await self._user_kernels.end(user, self._user_kernels.find(user, kernel_id))
 
-    def _check_room(self, user: User, session: _Session) -> None:
-        """Make sure that a user may have a session, which is new or replaces one with its id.
+    def _check_limits(self, user: User, session: _Session) -> None:
+        """Check the limits of a user for a new or changed session.
 
         Raises:
-            HTTPException: 429, the user has too many, or their paths and names are too long.
+            HTTPException: 429, the user has too many sessions, or their paths and names are too
+                long.
         """
         others = [other for other in self._living(user).values() if other.id != session.id]
         if len(others) >= self._max_sessions:
             raise HTTPException(
                 429,
-                f"you have {len(others)} sessions, and may not have more "
+                f"you may have at most {self._max_sessions} sessions at the same time "
                 "(max_sessions_per_user): close one first",
             )
         if session.size + sum(other.size for other in others) > self._max_bytes:
             raise HTTPException(
                 429,
-                f"the paths and names of your sessions may have {self._max_bytes} bytes together "
-                "(max_session_bytes): close a session first",
+                "the paths and names of your sessions are too long: together they may have at most "
+                f"{self._max_bytes} bytes (max_session_bytes); close a session first",
             )
 
     async def _kernel(
@@ -200,22 +202,22 @@ class SessionRoutes:
     ) -> str:
         wanted = wanted or KernelRequest()
         wanted.path = wanted.path or path
-        return (await self._desk.start(user, wanted, replaces=replaces, gone=gone)).id
+        return (await self._user_kernels.start(user, wanted, replaces=replaces, gone=gone)).id
 
-    def _lock(self, user: User, what: str) -> anyio.Lock:
-        return self._locks.setdefault((user.name, what), anyio.Lock())
+    def _lock(self, user: User, key: str) -> anyio.Lock:
+        return self._locks.setdefault((user.name, key), anyio.Lock())
 
     def _forget(self) -> None:
-        """Forget sessions of users who do not return, when their kernels are gone.
+        """Forget sessions whose kernels have ended, also of users who never return.
 
-        Each new session has two users looked at, in turn, so this costs the same for any number.
+        Each new session checks two users in turn, so the cost does not grow with their number.
         """
         for user in list(islice(self._sessions, 2)):
-            self._sessions[user] = self._sessions.pop(user)  # the last one in turn
+            self._sessions[user] = self._sessions.pop(user)  # now the last one
             self._forget_ended(user)
 
     def _forget_ended(self, user: str) -> None:
-        kernels = {kernel.kernel_id for kernel in self._desk.pool.kernels(user)}
+        kernels = {kernel.kernel_id for kernel in self._user_kernels.pool.kernels(user)}
         sessions = self._sessions.get(user, {})
         for session in [s for s in sessions.values() if s.kernel_id not in kernels]:
             del sessions[session.id]
@@ -223,7 +225,7 @@ class SessionRoutes:
             self._sessions.pop(user, None)
 
     def _living(self, user: User) -> dict[str, _Session]:
-        """Return a user's sessions; those whose kernels are gone are forgotten."""
+        """Return a user's sessions; forget those whose kernels have ended."""
         self._forget_ended(user.name)
         return self._sessions.get(user.name, {})
 
@@ -238,5 +240,5 @@ class SessionRoutes:
         return session
 
     def _model(self, user: User, session: _Session) -> SessionModel:
-        kernel = kernel_model(self._desk.find(user, session.kernel_id))
+        kernel = kernel_model(self._user_kernels.find(user, session.kernel_id))
         return SessionModel(session.id, session.path, session.name, session.type, kernel)

@@ -5,7 +5,7 @@ log of text, an object under ``audit`` in a log of JSON. A refusal has the level
 event INFO. Users, clients and kernels choose some of the values. Each value is cut to a bounded
 length and quoted as JSON, with every control character escaped, so no value can begin a line.
 
-An event happens during a request. ``acting`` names the user and the address for all of them.
+Every event happens during a request. ``acting`` sets its user and address.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def acting(user: str | None, address: str | None) -> Generator[None]:
     """Name the user and the client's address for the events of the block.
 
     Args:
-        user: None while the user is unknown.
-        address: None where there is none, as for a unix socket.
+        user: the user; None while unknown.
+        address: the client's address; None for a unix socket.
     """
     actor = {"address": address, "user": user}
     token = _actor.set({name: value for name, value in actor.items() if value is not None})
@@ -73,13 +73,13 @@ def audit(event: Event, outcome: Outcome, **fields: str | int | None) -> None:
     """Log an event.
 
     Args:
-        event: its name.
-        outcome: how it ended.
-        fields: further facts; None is left out.
+        event: the event.
+        outcome: its outcome.
+        fields: further facts; None values are omitted.
     """
-    told = {name: _short(value) for name, value in fields.items() if value is not None}
+    facts = {name: _short(value) for name, value in fields.items() if value is not None}
     actor = {name: _short(value) for name, value in _actor.get({}).items()}
-    record = {"event": event, "outcome": outcome, **actor, **told}
+    record = {"event": event, "outcome": outcome, **actor, **facts}
     text = " ".join(f"{name}={_quoted(value)}" for name, value in record.items())
     level = logging.WARNING if outcome == "refused" else logging.INFO
     logger.log(level, "%s", text, extra={"audit": record})
@@ -87,10 +87,10 @@ def audit(event: Event, outcome: Outcome, **fields: str | int | None) -> None:
 
 @contextmanager
 def auditing(event: Event, **fields: str | None) -> Generator[None]:
-    """Log an event when the block that performs it has ended, with the outcome of the block.
+    """Log an event at the end of the block that performs it, with the outcome of the block.
 
     Args:
-        event: its name.
+        event: the event.
         fields: as for ``audit``.
     """
     try:
@@ -114,5 +114,5 @@ def _short(value: str | int) -> str | int:
 
 def _quoted(value: str | int) -> str:
     text = str(value)
-    # JSON leaves one control character as it is.
+    # JSON does not escape the control character DEL.
     return text if _PLAIN.fullmatch(text) else json.dumps(text).replace("\x7f", "\\u007f")

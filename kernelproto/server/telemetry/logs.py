@@ -1,6 +1,6 @@
-"""The server's log: lines of text for people, or of JSON for programs.
+"""The server's log, as lines of text or of JSON.
 
-Either tells which kernel and which user a line is about, where that is known.
+A line names its kernel and user where they are known.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from kernelproto.server.telemetry.audit import AUDIT_LOGGER
 LogFormat = Literal["text", "json"]
 
 
-# Control characters, and those that some programs take for the end of a line.
+# Control characters, and characters that some programs treat as the end of a line.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class TextLines(logging.Formatter):
-    """Formats a record as a line of text, and a traceback below it.
+    """Formats a record as a line of text, followed by a traceback if there is one.
 
-    Clients and kernels choose parts of some messages. Further lines of a message are indented and
-    control characters escaped, so none of them can look like another record.
+    Clients and kernels choose parts of some messages. Therefore further lines of a message are
+    indented and control characters escaped: no message can forge a record.
     """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line; the kernel and the user that it is about stand at its end."""
+        """Return the line, with the kernel and the user at its end."""
         about = "".join(f" {name}={value!r}" for name, value in log_fields().items())
         text = super().formatMessage(record).replace("\r\n", "\n")
         text = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
@@ -45,9 +45,8 @@ class TextLines(logging.Formatter):
 class JsonLines(logging.Formatter):
     """Formats a record as one line with a JSON object.
 
-    It has time (UTC), level, logger and message; ``kernel_id`` and ``user`` where they are known;
-    ``audit`` with the fields of an event of the audit log; and ``exception`` with the traceback,
-    where there is one.
+    The object has ``time`` (UTC), ``level``, ``logger`` and ``message``; ``kernel_id`` and ``user``
+    where known; ``audit`` with the fields of an audit event; ``exception`` with a traceback.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -64,20 +63,20 @@ class JsonLines(logging.Formatter):
             line["audit"] = event
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        # Not msgspec, which refuses lone surrogates: what a kernel says may have some.
+        # Not msgspec, which refuses the lone surrogates that a kernel's text may have.
         return json.dumps(line)
 
 
 def configure_logging(log_format: LogFormat, audit_file: str | None = None) -> None:
-    """Have the program's log written to stderr; that of uvicorn and other libraries is part of it.
+    """Write the log of the program and its libraries, such as uvicorn, to stderr.
 
     Args:
-        log_format: the format of its lines.
-        audit_file: a file that the lines of the audit log are appended to as well. It is opened
-            again when it was moved or removed, as logrotate does.
+        log_format: the format of the lines.
+        audit_file: a file to which the audit log is appended, too. It is reopened after it was
+            moved or removed, for example by logrotate.
 
     Raises:
-        InvalidSettings: the file cannot be opened.
+        InvalidSettings: the audit file cannot be opened.
     """
     formatter = JsonLines() if log_format == "json" else TextLines()
     handler = logging.StreamHandler()

@@ -1,7 +1,7 @@
 """Metrics of the server, for Prometheus.
 
-No label holds a user, a kernel id or any other text that clients choose. So the number of time
-series does not grow with the users, and reading the metrics does not tell who they are.
+No label holds a user name, a kernel id or any other text that clients choose. So the number of time
+series does not grow with the users, and the metrics do not reveal their names.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ _ENDS = ("evicted", "culled", "expired", "released", "lost", "failed")
 
 _STATES: tuple[str, ...] = get_args(PooledState)
 
-# The label of a kernel type that the finder does not have, and of other requests.
+# The label of an unknown kernel type or request.
 _OTHER = "other"
 
-# The kernel types are looked for again after so many seconds.
+# How long the list of kernel types is cached.
 _TYPES_SECONDS = 60.0
 
 # How often the lag of the event loop is measured.
 _LAG_PERIOD_SECONDS = 0.5
 
-# Requests with a label of their own; a client can make up any other.
+# Requests with a label of their own; a client may send any other msg_type.
 _REQUESTS = frozenset(
     (
         "execute_request",
@@ -64,21 +64,21 @@ _ROUND_TRIP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 
 
 
 class Metrics(Collector):
-    """All metrics. Most values are read from other objects when the metrics are asked for.
+    """All metrics. ``expose`` reads most values from the other parts of the server.
 
     Args:
-        pool: has the kernels.
-        broadcasts: have the messages that wait for clients.
-        finder: has the kernel types; only these become labels.
+        pool: the kernels.
+        broadcasts: the messages that wait for clients.
+        finder: the kernel types; only these become labels.
         meter: measures the kernels' processes.
-        logins: count refused log-ins.
-        sockets: count the WebSockets of each user.
+        logins: counts refused log-ins.
+        sockets: counts the WebSockets of each user.
 
     Attributes:
-        traffic: counts the messages.
-        start_seconds: how long users have waited for kernels.
-        rate_limited: how many starts and restarts were refused because they came too often.
-        connections: of the server; None where the program has another server than this package's.
+        traffic: counts messages.
+        start_seconds: the seconds from request to ready kernel.
+        rate_limited: the number of starts and restarts that the rate limit has refused.
+        connections: the connections of ``python -m kernelproto.server``; None in other programs.
     """
 
     def __init__(
@@ -106,21 +106,20 @@ class Metrics(Collector):
         self.traffic = Traffic(self._note_round_trip)
         self.start_seconds = Histogram(
             "kernelproto_kernel_start_seconds",
-            "Seconds from a user's request for a kernel until the kernel was ready.",
+            "Seconds from request to ready kernel.",
             buckets=_START_SECONDS,
             registry=self._registry,
         )
         self._round_trip_seconds = Histogram(
             "kernelproto_round_trip_seconds",
-            "Seconds from the receipt of a client's request on a WebSocket until its reply was "
-            "sent.",
+            "Seconds from a client's request on a WebSocket to its reply.",
             ["request"],
             buckets=_ROUND_TRIP_SECONDS,
             registry=self._registry,
         )
         self._lag_seconds = Histogram(
             "kernelproto_loop_lag_seconds",
-            "Seconds by which the event loop was late, measured twice a second.",
+            "Delay of the event loop in seconds, measured twice a second.",
             buckets=_LAG_SECONDS,
             registry=self._registry,
         )
@@ -128,7 +127,7 @@ class Metrics(Collector):
         ProcessCollector(registry=self._registry)
 
     async def expose(self) -> bytes:
-        """Return all metrics as text of CONTENT_TYPE."""
+        """Return all metrics as text with the media type CONTENT_TYPE."""
         if time.monotonic() >= self._types_until:
             found = [kernel_type async for kernel_type, _ in self._finder.find_kernels()]
             self._types = launch_names(found)
@@ -149,31 +148,31 @@ class Metrics(Collector):
             self._lag_seconds.observe(max(0.0, time.perf_counter() - due))
 
     def collect(self) -> Iterator[Metric]:
-        """Collect the values that other objects count; part of Collector."""
+        """Collect the values of the other parts of the server; part of Collector."""
         kernels = self._pool.kernels()
         counts = self._pool.counts
         backlog = self._broadcasts.backlog()
         yield self._kernels(kernels)
         yield GaugeMetricFamily(
             "kernelproto_kernels_memory_bytes",
-            "Resident memory of all processes of kernels on this machine. Memory that several "
-            "processes share counts for each of them.",
+            "Resident memory of all processes of kernels on this machine. Shared memory counts "
+            "for each process.",
             self._memory,
         )
         yield CounterMetricFamily(
             "kernelproto_kernels_cpu_seconds",
-            "Processor time of kernels on this machine, as seen when the metrics were read.",
+            "Processor time of kernels on this machine, as of the last measurement.",
             self._meter.cpu_seconds,
         )
         yield GaugeMetricFamily(
-            "kernelproto_users", "Users who have a kernel.", len({k.user for k in kernels})
+            "kernelproto_users", "Users with a kernel.", len({k.user for k in kernels})
         )
         yield GaugeMetricFamily(
-            "kernelproto_connected_users", "Users who have a WebSocket.", self._sockets.users
+            "kernelproto_connected_users", "Users with a WebSocket.", self._sockets.users
         )
         yield GaugeMetricFamily(
             "kernelproto_waiting_requests",
-            "Requests for a kernel that wait for room.",
+            "Requests for a kernel that wait in the queue.",
             self._pool.waiting,
         )
         limits = {
@@ -197,19 +196,19 @@ class Metrics(Collector):
         )
         yield CounterMetricFamily(
             "kernelproto_kernel_restarts",
-            "Restarts of kernels, by users and after a kernel has died.",
+            "Restarts of kernels, by users and after deaths.",
             counts["restarted"],
         )
         yield _by_label(
             CounterMetricFamily(
-                "kernelproto_kernel_ends", "Kernels that have ended, by reason.", labels=["reason"]
+                "kernelproto_kernel_ends", "Ends of kernels, by reason.", labels=["reason"]
             ),
             {reason: counts[reason] for reason in _ENDS},
         )
         yield _by_label(
             CounterMetricFamily(
                 "kernelproto_kernel_deaths",
-                "Deaths of kernels, followed by a restart or not, by cause.",
+                "Deaths of kernels, with and without a restart, by cause.",
                 labels=["cause"],
             ),
             {cause: self._pool.deaths[cause] for cause in get_args(DeathCause)},
@@ -217,8 +216,7 @@ class Metrics(Collector):
         yield _by_label(
             CounterMetricFamily(
                 "kernelproto_starts_refused",
-                "Starts and restarts that were refused: all kernels of the server were in use, the "
-                "user had as many as allowed, or the user had started too many in a short time.",
+                "Refused starts and restarts, by the limit that was reached.",
                 labels=["by"],
             ),
             {
@@ -230,8 +228,8 @@ class Metrics(Collector):
         yield _by_label(
             CounterMetricFamily(
                 "kernelproto_logins_refused",
-                "Requests with a token that were refused: the token was unknown, or too many "
-                "log-ins from the same address had failed.",
+                "Refused requests with a token: the token was unknown, or too many log-ins from "
+                "its address had failed.",
                 labels=["reason"],
             ),
             {"unknown_token": self._logins.refused, "too_many_failures": self._logins.limited},
@@ -245,19 +243,18 @@ class Metrics(Collector):
         if self.connections is not None:
             yield GaugeMetricFamily(
                 "kernelproto_open_connections",
-                "Connections of clients, including WebSockets.",
+                "Open connections, including WebSockets.",
                 self.connections.open,
             )
             yield CounterMetricFamily(
                 "kernelproto_connections_displaced",
-                "Connections without a request that were closed to make room for new ones.",
+                "Connections without a request that were closed to make room for new connections.",
                 self.connections.displaced,
             )
         yield _by_label(
             CounterMetricFamily(
                 "kernelproto_connections_refused",
-                "Connections that were refused because all were in use, and WebSockets that were "
-                "refused because their user had too many.",
+                "Refused connections and WebSockets, by the limit that was reached.",
                 labels=["limit"],
             ),
             {
@@ -267,7 +264,7 @@ class Metrics(Collector):
         )
         yield GaugeMetricFamily(
             "kernelproto_kept_bytes",
-            "Bytes of kernels' messages that are kept for clients that are slow or away.",
+            "Size of the messages that are kept for clients that are slow or away.",
             backlog.kept_bytes,
         )
         yield GaugeMetricFamily(
@@ -282,7 +279,7 @@ class Metrics(Collector):
         )
 
     def _kernels(self, kernels: list[PooledKernel]) -> Metric:
-        """Count kernels by type and state; a request may name a type that does not exist."""
+        """Count kernels by type and state; the type of a start that fails may be unknown."""
         types = sorted({*self._types.values(), _OTHER})
         found = dict.fromkeys(((name, state) for name in types for state in _STATES), 0)
         for kernel in kernels:

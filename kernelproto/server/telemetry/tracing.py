@@ -1,7 +1,4 @@
-"""Spans of OpenTelemetry, where its API is installed; nothing otherwise.
-
-The API does nothing either until the program has an SDK that collects spans.
-"""
+"""Spans of OpenTelemetry. Without its API, or without an SDK that collects spans, no operation."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ else:
 
 
 def span(name: str) -> AbstractContextManager[object]:
-    """Trace a block, and what is traced in it; an exception that leaves it is part of that.
+    """Trace a block. Inner spans become children; an exception is recorded.
 
-    Its attributes are those of the log's records.
+    The span has the kernel and the user of the log fields as attributes.
 
     Args:
-        name: what is done.
+        name: the name of the operation.
     """
     if _tracer is None:
         return nullcontext()
@@ -32,11 +29,11 @@ def span(name: str) -> AbstractContextManager[object]:
 
 
 def trace_past(name: str, seconds: float) -> None:
-    """Trace what is over now.
+    """Trace an operation that ends now.
 
     Args:
-        name: what it was.
-        seconds: how long it took.
+        name: the name of the operation.
+        seconds: its duration.
     """
     if _tracer is not None:
         now = time.time_ns()

@@ -1,4 +1,4 @@
-"""Usage: what kernels use of this machine, each with all the processes that it has started."""
+"""The memory and processor time of kernels, including all processes that they have started."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import psutil
 
 from kernelproto.pool import PooledKernel
 
-# Measuring takes no more than this part of one processor's time, however many processes there are.
+# Measuring takes at most this share of one processor, for any number of processes.
 _MOST_EFFORT = 0.1
 
-# A share of a longer time would say little about now.
+# An average over a longer time says little about the present.
 _LONGEST_SPAN_SECONDS = 60.0
 
 
 class Usage(NamedTuple):
-    """What a kernel uses.
+    """The usage of a kernel.
 
     Args:
-        memory: bytes in memory; those that processes share count for each of them.
-        cpu: processors kept busy since the measurement before this, 1.0 for one; None where there
-            was none lately.
+        memory: resident memory, in bytes; shared memory counts for each process.
+        cpu: the average number of busy processors since the previous measurement; None if there
+            was none in the last minute.
     """
 
     memory: int
@@ -35,13 +35,13 @@ class Usage(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What a process and all below it have in memory now, and have used until now.
+    """A measurement of a process and its descendants.
 
     Args:
-        began: when the process began, which tells it from another of the same number.
-        at: when this was measured, in seconds on the clock of ``time.monotonic``.
-        memory: bytes.
-        cpu_seconds: also of children that have ended and that their parents have waited for.
+        began: the start time of the process, which differs if its process id was reused.
+        at: the time of the measurement, in seconds on the clock of ``time.monotonic``.
+        memory: resident memory, in bytes.
+        cpu_seconds: processor time, including children that were reaped.
     """
 
     began: float
@@ -51,14 +51,14 @@ class Sample(NamedTuple):
 
 
 class UsageMeter:
-    """Measures in a worker thread, once for all who ask at about the same time.
+    """Measures processes in a worker thread; concurrent calls share a measurement.
 
     Args:
-        fresh_seconds: how long a measurement is good enough.
+        fresh_seconds: how long a measurement is reused.
 
     Attributes:
-        cpu_seconds: the processor time of all processes that were measured, from their start to
-            their last measurement; it never falls.
+        cpu_seconds: the processor time of all measured processes, from their start to their last
+            measurement; never decreases.
     """
 
     def __init__(self, *, fresh_seconds: float = 1.0) -> None:
@@ -70,12 +70,12 @@ class UsageMeter:
         self._lock = anyio.Lock()
 
     async def read(self, pids: Collection[int]) -> Mapping[int, Usage]:
-        """Return what processes use, each with all below it.
+        """Return the usage of processes, each with its descendants.
 
-        Those that have ended, or came after a measurement that is good enough, are not in it.
+        Processes that have ended or are newer than the reused measurement are missing.
 
         Args:
-            pids: the numbers of the processes; every call should have all that anybody asks for.
+            pids: the process ids. Pass those of all kernels: the result serves other calls, too.
         """
         async with self._lock:
             began = time.monotonic()
@@ -97,12 +97,12 @@ class UsageMeter:
 
 
 def pids_of(kernels: Iterable[PooledKernel]) -> list[int]:
-    """Return the numbers of the kernels' processes on this machine."""
+    """Return the process ids of the kernels on this machine."""
     return [kernel.pid for kernel in kernels if kernel.pid is not None]
 
 
 def usage_between(before: Sample | None, after: Sample) -> Usage:
-    """Return what a process used from one sample to the next."""
+    """Return the usage of a process between two samples."""
     cpu = None
     if before is not None and before.began == after.began:
         span = after.at - before.at
@@ -115,14 +115,14 @@ def cpu_seconds_between(before: Sample | None, after: Sample) -> float:
     """Return the processor time between two samples; all of it without an earlier sample."""
     if before is None or before.began != after.began:
         return after.cpu_seconds
-    # The sum may fall: an orphan's processor time goes with the orphan.
+    # The sum may decrease: the processor time of an orphan that ends is lost.
     return max(0.0, after.cpu_seconds - before.cpu_seconds)
 
 
 def measure(pids: Collection[int]) -> dict[int, Sample]:
-    """Return samples of processes; those that are gone, or not ours to look at, are left out.
+    """Return samples of processes, except those that have ended or that may not be read.
 
-    It looks once at every process of the machine, which takes about 20 µs for each.
+    Reads the parent of every process of the machine, which takes about 20 µs for each.
     """
     if not pids:
         return {}

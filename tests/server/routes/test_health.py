@@ -1,4 +1,4 @@
-"""What whoever watches over the server is told."""
+"""The routes for monitoring."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Numbers = dict[str, float]
 
 
 def numbers(text: str) -> Numbers:
-    """Return the samples of an exposition, by their names and the values of their labels."""
+    """Return the samples of an exposition by name and label values."""
     return {
         " ".join([sample.name.removeprefix("kernelproto_"), *sample.labels.values()]): sample.value
         for family in text_string_to_metric_families(text)
@@ -58,7 +58,7 @@ async def test_deaths_are_counted_by_cause(serving) -> None:
 
 
 @pytest.mark.parametrize("user", [None, "stranger", "ada"])
-async def test_everybody_learns_that_it_lives_and_no_more(serving, user: str | None) -> None:
+async def test_health_needs_no_token(serving, user: str | None) -> None:
     async with serving() as server, server.client(user) as client:
         response = await client.get("/healthz")
         assert (response.status_code, response.json()) == (200, {"status": "ok"})
@@ -82,7 +82,7 @@ async def test_everybody_learns_that_it_lives_and_no_more(serving, user: str | N
         ("scraper", "scrape", 403),
     ],
 )
-async def test_who_may_read_the_metrics(
+async def test_metrics_need_a_token(
     serving, metrics_token: str | None, token: str | None, status: int
 ) -> None:
     async with serving({"metrics_token": metrics_token}) as server, server.client(token) as client:
@@ -91,7 +91,7 @@ async def test_who_may_read_the_metrics(
         assert ("kernelproto_kernels" in response.text) == (status == 200)
 
 
-async def test_token_for_the_metrics_is_good_for_nothing_else(serving) -> None:
+async def test_metrics_token_opens_no_other_route(serving) -> None:
     class Nobody:
         async def authenticate(self, request: UserRequest) -> User | None:
             return None
@@ -104,7 +104,7 @@ async def test_token_for_the_metrics_is_good_for_nothing_else(serving) -> None:
         assert server.pool.kernels() == []
 
 
-async def test_scraper_needs_nobody_to_know_the_users(serving) -> None:
+async def test_metrics_token_works_without_the_authenticator(serving) -> None:
     class Unavailable:
         async def authenticate(self, request: UserRequest) -> User | None:
             raise AuthenticatorUnavailable("ask again later")
@@ -117,7 +117,7 @@ async def test_scraper_needs_nobody_to_know_the_users(serving) -> None:
                 assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_life_of_kernels_in_numbers(serving) -> None:
+async def test_metrics_of_kernels(serving) -> None:
     async with serving(max_kernels=2) as server:
         before = await metrics_of(server)
         assert before["kernels idle fake/kernel"] == before["kernel_starts_total"] == 0
@@ -129,7 +129,7 @@ async def test_life_of_kernels_in_numbers(serving) -> None:
             async with server.connect("ada", kernel_id) as socket:
                 request = await socket.execute("work")
                 await socket.receive_until("execute_input", request)
-                await server.start("eve")  # bob's kernel makes room
+                await server.start("eve")  # bob's kernel is evicted
                 during = await metrics_of(server)
                 assert (during["kernels busy fake/kernel"], during["kernels idle fake/kernel"]) == (
                     1,
@@ -148,7 +148,7 @@ async def test_life_of_kernels_in_numbers(serving) -> None:
     assert after["process_resident_memory_bytes"] > 2**20
 
 
-async def test_kernels_are_counted_by_known_types_only(serving) -> None:
+async def test_unknown_kernel_types_share_a_label(serving) -> None:
     async with serving(max_per_user=2, max_kernels=2) as server:
         await server.start("ada")
         async with anyio.create_task_group() as tasks, server.client("ada") as ada:
@@ -166,7 +166,7 @@ async def test_kernels_are_counted_by_known_types_only(serving) -> None:
     assert "made up" not in text
 
 
-async def test_users_and_limits_in_numbers(serving) -> None:
+async def test_metrics_of_users_and_limits(serving) -> None:
     settings = {"max_websockets_per_user": 7}
     async with serving(settings, max_kernels=5, max_per_user=2) as server:
         kernel_id = await server.start("ada")
@@ -184,7 +184,7 @@ async def test_users_and_limits_in_numbers(serving) -> None:
     }
 
 
-async def test_waiting_and_refused_requests_in_numbers(serving) -> None:
+async def test_metrics_of_waiting_and_refused_requests(serving) -> None:
     async with serving(max_kernels=1) as server:
         kernel_id = await server.start("ada")
         async with (
@@ -207,17 +207,17 @@ async def test_waiting_and_refused_requests_in_numbers(serving) -> None:
     assert after["logins_refused_total unknown_token"] == 1
 
 
-async def test_too_many_failed_logins_in_numbers(serving) -> None:
+async def test_metrics_of_failed_logins(serving) -> None:
     async with serving({"failed_logins_per_minute": 0.001}) as server:
         async with server.client("root") as root, server.client("stranger") as stranger:
-            await root.get("/metrics")  # known from now on
+            await root.get("/metrics")  # this token is accepted from now on
             while (await stranger.get("/api/kernels")).status_code != 429:
                 pass
         after = await metrics_of(server)
     assert after["logins_refused_total too_many_failures"] == 1
 
 
-async def test_memory_and_processors_of_kernels_in_numbers() -> None:
+async def test_metrics_of_memory_and_processor_time() -> None:
     finder = KernelFinder([IPykernelProvider()])
     with anyio.fail_after(60):
         async with KernelPool(finder=finder) as pool:
@@ -242,14 +242,14 @@ async def test_lag_of_the_event_loop_is_measured(serving) -> None:
     assert after["loop_lag_seconds_count"] > after["loop_lag_seconds_bucket 0.25"]
 
 
-async def test_messages_in_numbers(serving) -> None:
+async def test_metrics_of_messages(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with server.connect("ada", kernel_id) as socket:
             found = await socket.finish(await socket.execute("6 * 7"))
             await socket.finish(await socket.send("kernel_info_request", {}))
             while (during := await metrics_of(server))["unsent_messages"]:
-                await checkpoint()  # the client has them all; its server may not know it yet
+                await checkpoint()  # until the server has counted the last message
             assert during["unsent_messages_slowest"] == 0
             assert during["kept_bytes"] > 0
         after = await metrics_of(server)
@@ -260,12 +260,12 @@ async def test_messages_in_numbers(serving) -> None:
     assert 0 < after["round_trip_seconds_sum execute"] < 60
 
 
-async def test_what_waits_for_a_slow_client_in_numbers(serving) -> None:
+async def test_metrics_of_a_slow_client(serving) -> None:
     async with serving() as server:
         kernel_id = await server.start("ada")
         async with (
             server.connect("ada", kernel_id) as subscriber,
-            server.connect("ada", kernel_id, buffered=0),  # it never reads
+            server.connect("ada", kernel_id, buffered=0),  # never reads
         ):
             for _ in range(10):
                 await subscriber.finish(await subscriber.execute("6 * 7"))
@@ -273,7 +273,7 @@ async def test_what_waits_for_a_slow_client_in_numbers(serving) -> None:
     assert during["unsent_messages"] >= during["unsent_messages_slowest"] >= 10
 
 
-async def test_labels_are_not_for_clients_to_make_up(serving) -> None:
+async def test_clients_cannot_create_labels(serving) -> None:
     def prepare(fake: FakeKernel) -> None:
         fake.on("made_up_request", {"status": "ok"})
 

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 @pytest.fixture
 def kernelspec(tmp_path, monkeypatch):
-    """Install a kernelspec ``sample``; its folder."""
+    """Install a kernelspec ``sample``; return its folder."""
     folder = tmp_path / "share" / "kernels" / "sample"
     folder.mkdir(parents=True)
     spec = {"argv": ["x"], "display_name": "Sample", "language": "x", "env": {"SECRET": "1"}}
@@ -44,7 +44,7 @@ async def client(serving, kernelspec):
                 yield client
 
 
-async def test_lists_kernel_types_under_the_names_that_clients_know(client) -> None:
+async def test_kernel_types_have_the_names_of_jupyter(client) -> None:
     listed = (await client.get("/api/kernelspecs")).json()
     assert listed["default"] == "sample"
     sample = listed["kernelspecs"]["sample"]
@@ -61,7 +61,7 @@ async def test_lists_kernel_types_under_the_names_that_clients_know(client) -> N
     assert (await client.get("/api/kernelspecs/nonsense")).status_code == 404
 
 
-async def test_environment_of_a_kernelspec_is_not_told(client) -> None:
+async def test_environment_of_a_kernelspec_is_not_public(client) -> None:
     assert "SECRET" not in (await client.get("/api/kernelspecs")).text
 
 
@@ -88,7 +88,7 @@ async def test_resources(client) -> None:
         "nonsense/logo-64x64.png",
     ],
 )
-async def test_nothing_else_is_there(client, path: str) -> None:
+async def test_other_files_are_not_found(client, path: str) -> None:
     response = await client.get(f"/kernelspecs/{path}")
     assert response.status_code == 404
     assert set(response.json()) == {"message", "reason"}
@@ -105,7 +105,7 @@ async def test_kernel_that_cannot_be_launched_here(client, kernelspec) -> None:
     change = {"kernel": {"name": "sample"}}
     refused = await client.patch(f"/api/sessions/{model['id']}", json=change)
     assert (refused.status_code, "a launcher that" in refused.json()["message"]) == (502, True)
-    # The kernel that it would have replaced is still there.
+    # The kernel that the start would have replaced still runs.
     (left,) = (await client.get("/api/sessions")).json()
     assert left["kernel"]["id"] == model["kernel"]["id"]
 

@@ -1,4 +1,4 @@
-"""Sessions: which document has which kernel."""
+"""Sessions: a session assigns a kernel to a document."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_existing_path_returns_the_existing_session(serving) -> None:
         assert len(server.provider.kernels) == 1
 
 
-async def test_session_for_a_kernel_that_is_there(serving) -> None:
+async def test_session_for_an_existing_kernel(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
         body = {**NOTEBOOK, "kernel": {"id": kernel_id}}
@@ -76,7 +76,7 @@ async def test_change_of_kernel_ends_the_old_one(serving) -> None:
         assert (await ada.get(one)).json() == changed
 
 
-async def test_kernel_of_two_sessions_stays_when_one_takes_another(serving) -> None:
+async def test_shared_kernel_stays_when_a_session_replaces_its_kernel(serving) -> None:
     async with serving(max_per_user=2) as server, server.client("ada") as ada:
         first = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
         body = {**NOTEBOOK, "path": "b.ipynb", "kernel": {"id": first["kernel"]["id"]}}
@@ -87,7 +87,7 @@ async def test_kernel_of_two_sessions_stays_when_one_takes_another(serving) -> N
 
 
 async def open_shared(ada, first: dict, path: str) -> dict:
-    """Open a session of another document with the first one's kernel."""
+    """Open a session of another document with the kernel of the first one."""
     body = {"path": path, "type": "notebook", "kernel": {"id": first["kernel"]["id"]}}
     return (await ada.post("/api/sessions", json=body)).json()
 
@@ -103,7 +103,7 @@ async def test_kernel_ends_with_the_last_of_its_sessions(serving) -> None:
         assert (await ada.get("/api/kernels")).json() == []
 
 
-async def test_kernel_of_two_sessions_ends_once_when_both_end_at_once(serving) -> None:
+async def test_shared_kernel_ends_once_when_both_sessions_end(serving) -> None:
     statuses = []
 
     async with serving(max_per_user=2) as server, server.client("ada") as ada:
@@ -121,7 +121,7 @@ async def test_kernel_of_two_sessions_ends_once_when_both_end_at_once(serving) -
 
 
 @pytest.mark.parametrize("max_per_user", [1, 2])
-async def test_kernel_is_kept_when_another_cannot_be_had(serving, max_per_user: int) -> None:
+async def test_kernel_stays_when_the_next_cannot_start(serving, max_per_user: int) -> None:
     settings = {"starts_per_minute": 0.1, "start_burst": 2}
     async with serving(settings, max_per_user=max_per_user) as server, server.client("ada") as ada:
         model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
@@ -140,18 +140,18 @@ async def test_kernel_is_kept_when_another_cannot_be_had(serving, max_per_user: 
         ({"name": "fake/kernel", "env": {"KERNEL_X": "\0"}}, 400, "env"),
     ],
 )
-async def test_nothing_is_given_up_for_what_cannot_be(serving, kernel, status, says) -> None:
+async def test_kernel_stays_when_the_request_is_refused(serving, kernel, status, says) -> None:
     async with serving() as server, server.client("ada") as ada:
         model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
         one = f"/api/sessions/{model['id']}"
         refused = await ada.patch(one, json={"path": "b.ipynb", "kernel": kernel})
         assert refused.status_code == status
         assert says in refused.json()["message"]
-        assert (await ada.get(one)).json() == model  # which has its old path as well
+        assert (await ada.get(one)).json() == model  # including its old path
 
 
 @pytest.mark.parametrize("options", [{"max_per_user": 1}, {"max_per_user": 2, "max_kernels": 1}])
-async def test_session_that_loses_its_kernel_for_nothing_is_over(
+async def test_session_ends_when_its_old_kernel_was_ended_in_vain(
     serving, options, monkeypatch, caplog
 ) -> None:
     async def launch(self, name, **options):
@@ -164,17 +164,17 @@ async def test_session_that_loses_its_kernel_for_nothing_is_over(
         lost = await ada.patch(f"/api/sessions/{model['id']}", json=change)
         assert lost.status_code == 502
         assert lost.json()["message"] == (
-            "it does not start; its place was that of the session's kernel, so this session is "
-            "over: open the document again"
+            "it does not start; the session's old kernel was shut down to make room, so this "
+            "session has ended: open the document again"
         )
         assert (await ada.get("/api/sessions")).json() == []
         assert (await ada.get("/api/kernels")).json() == []
         monkeypatch.undo()
         assert (await ada.post("/api/sessions", json=NOTEBOOK)).status_code == 201
-    assert f"has lost its kernel {model['kernel']['id']}" in caplog.text
+    assert f"a session ends: kernel {model['kernel']['id']} was ended" in caplog.text
 
 
-async def test_nobody_gets_the_place_that_a_kernel_leaves_to_another(serving) -> None:
+async def test_replaced_kernel_gives_its_place_to_the_next_kernel_only(serving) -> None:
     ending, may_end = anyio.Event(), anyio.Event()
 
     def prepare(fake: FakeKernel) -> None:
@@ -209,7 +209,7 @@ async def test_nobody_gets_the_place_that_a_kernel_leaves_to_another(serving) ->
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-async def test_what_is_asked_of_a_session_is_done_one_after_the_other(serving, method: str) -> None:
+async def test_requests_for_a_session_are_handled_in_turn(serving, method: str) -> None:
     responses = {}
     async with serving() as server, server.client("ada") as ada:
         model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
@@ -231,7 +231,7 @@ async def test_what_is_asked_of_a_session_is_done_one_after_the_other(serving, m
         assert (await ada.get("/api/kernels")).json() == [session["kernel"] for session in left]
 
 
-async def test_no_sessions_are_kept_for_users_who_never_return(serving) -> None:
+async def test_sessions_of_users_who_never_return_are_forgotten(serving) -> None:
     async with serving() as server, server.client("ada") as ada, server.client("bob") as bob:
         model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
         (route,) = [
@@ -243,7 +243,7 @@ async def test_no_sessions_are_kept_for_users_who_never_return(serving) -> None:
         assert list(route.endpoint.__self__._sessions) == ["bob"]
 
 
-async def test_session_goes_with_its_kernel(serving) -> None:
+async def test_session_ends_with_its_kernel(serving) -> None:
     async with serving() as server, server.client("ada") as ada:
         model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
         await ada.delete(f"/api/kernels/{model['kernel']['id']}")
@@ -252,7 +252,7 @@ async def test_session_goes_with_its_kernel(serving) -> None:
         assert again["id"] != model["id"]
 
 
-async def test_sessions_of_others_are_not_there(serving) -> None:
+async def test_sessions_of_other_users_are_not_found(serving) -> None:
     async with serving() as server, server.client("ada") as ada, server.client("bob") as bob:
         model = (await ada.post("/api/sessions", json=NOTEBOOK)).json()
         one = f"/api/sessions/{model['id']}"
@@ -268,14 +268,14 @@ async def test_sessions_of_others_are_not_there(serving) -> None:
     ("body", "says"),
     [({}, "path"), ({"path": "a"}, "type"), ({**NOTEBOOK, "kernel": "x"}, "kernel")],
 )
-async def test_bodies_that_cannot_be_used(serving, body: object, says: str) -> None:
+async def test_invalid_bodies_are_refused(serving, body: object, says: str) -> None:
     async with serving() as server, server.client("ada") as ada:
         response = await ada.post("/api/sessions", json=body)
         assert response.status_code == 400
         assert says in response.json()["message"]
 
 
-async def test_sessions_are_bounded(serving) -> None:
+async def test_number_of_sessions_is_limited(serving) -> None:
     async with serving({"max_sessions_per_user": 2}) as server, server.client("ada") as ada:
         kernel = {"id": await server.start("ada")}
         for number in range(2):
@@ -284,14 +284,15 @@ async def test_sessions_are_bounded(serving) -> None:
         refused = await ada.post("/api/sessions", json={**body, "path": "2"})
         assert refused.status_code == 429
         assert refused.json()["message"] == (
-            "you have 2 sessions, and may not have more (max_sessions_per_user): close one first"
+            "you may have at most 2 sessions at the same time (max_sessions_per_user): "
+            "close one first"
         )
         one = f"/api/sessions/{(await ada.get('/api/sessions')).json()[0]['id']}"
         assert (await ada.patch(one, json={"path": "2"})).status_code == 200
         assert (await ada.delete(one)).status_code == 204
 
 
-async def test_paths_and_names_of_sessions_are_bounded_together(serving) -> None:
+async def test_size_of_paths_and_names_is_limited(serving) -> None:
     async with serving({"max_session_bytes": 100}) as server, server.client("ada") as ada:
         kernel = {"id": await server.start("ada")}
         body = {"path": "x" * 40, "type": "x" * 10, "kernel": kernel}

@@ -1,4 +1,4 @@
-"""Which events the audit log tells of, and that nothing in it can be forged."""
+"""The events of the audit log; clients cannot forge a line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVIL = 'ada\n2026-01-01 INFO login\x1b[2J\x85\u2028\x7f" outcome=ok'
 
 @pytest.fixture
 def events(caplog) -> Any:
-    """Give a function that returns the events so far, without those of kernels' starts."""
+    """Return a function that returns the events so far, except starts of kernels."""
     caplog.set_level(logging.INFO, "kernelproto.audit")
 
     def events(*names: str) -> list[dict[str, Any]]:
@@ -26,7 +26,7 @@ def events(caplog) -> Any:
     return events
 
 
-def test_values_cannot_begin_a_line(events, caplog) -> None:
+def test_value_cannot_begin_a_line(events, caplog) -> None:
     with acting(EVIL, "192.0.2.7"):
         audit("kernel.end", "refused", reason=EVIL, kernel_id="x" * 1000, port=1, owner=None)
     (record,) = caplog.records
@@ -44,7 +44,7 @@ def test_values_cannot_begin_a_line(events, caplog) -> None:
 
 
 @pytest.mark.anyio
-async def test_admin_acts_on_kernels_of_others(serving, events) -> None:
+async def test_actions_of_an_admin_name_the_owner(serving, events) -> None:
     async with serving() as server, server.client("root") as root:
         kernel_id = await server.start("ada")
         one = f"/api/kernels/{kernel_id}"
@@ -68,7 +68,7 @@ async def test_admin_acts_on_kernels_of_others(serving, events) -> None:
 
 
 @pytest.mark.anyio
-async def test_refused_restart_is_told_with_its_reason(serving, events) -> None:
+async def test_refused_restart_has_a_reason(serving, events) -> None:
     settings = {"starts_per_minute": 0.1, "start_burst": 1}
     async with serving(settings) as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
@@ -79,7 +79,7 @@ async def test_refused_restart_is_told_with_its_reason(serving, events) -> None:
 
 
 @pytest.mark.anyio
-async def test_start_is_told_with_its_outcome(serving, events) -> None:
+async def test_start_has_an_outcome(serving, events) -> None:
     async with serving({"start_burst": 2, "starts_per_minute": 0.1}) as server:
         kernel_id = await server.start("ada")
         async with server.client("ada") as ada:
@@ -100,7 +100,7 @@ async def test_start_is_told_with_its_outcome(serving, events) -> None:
 
 
 @pytest.mark.anyio
-async def test_log_in_and_websocket_are_told(serving, events) -> None:
+async def test_login_and_websocket_are_logged(serving, events) -> None:
     async with serving({"allow_origins": []}) as server:
         kernel_id = await server.start("ada")
         async with server.client("ada") as ada:

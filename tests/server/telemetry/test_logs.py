@@ -1,4 +1,4 @@
-"""Lines of the log."""
+"""The lines of the log, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def record(message: str, *args: object, error: Exception | None = None) -> loggi
     return logging.LogRecord("kernelproto.pool", logging.WARNING, "", 1, message, args, exc_info)
 
 
-def test_json_has_what_it_is_about() -> None:
+def test_json_names_the_kernel_and_the_user() -> None:
     with logging_about(kernel_id="1", user="ada"):
         line = json.loads(JsonLines().format(record("a kernel %s", "fails")))
     assert line.pop("time").endswith("Z")
@@ -32,7 +32,7 @@ def test_json_has_what_it_is_about() -> None:
 
 
 @pytest.mark.parametrize("text", ["two\nlines", "\ud800", '"', "\N{SNOWMAN}"])
-def test_json_is_one_line_whatever_is_said(text: str) -> None:
+def test_json_of_any_text_is_one_line(text: str) -> None:
     line = JsonLines().format(record("%s", text))
     assert line.isascii()
     assert "\n" not in line
@@ -44,7 +44,7 @@ def test_json_has_the_traceback() -> None:
     assert "ValueError: why" in line["exception"]
 
 
-def test_text_has_what_it_is_about_at_its_end() -> None:
+def test_text_ends_with_the_kernel_and_the_user() -> None:
     with logging_about(user="a\nb"):
         first, *traceback = (
             TextLines().format(record("it fails", error=ValueError("why"))).splitlines()
@@ -55,7 +55,7 @@ def test_text_has_what_it_is_about_at_its_end() -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\x0b", "\x85", "\u2028", "\x1b[2K\n"])
-def test_message_of_a_client_cannot_look_like_another_record(end: str) -> None:
+def test_message_of_a_client_cannot_forge_a_record(end: str) -> None:
     forged = f"no kernel type 'x{end}2026-01-01 INFO kernelproto.audit event=login'"
     first, *others = TextLines().format(record(forged)).splitlines()
     assert "no kernel type 'x" in first
@@ -72,7 +72,7 @@ def test_json_has_the_event_of_the_audit_log(caplog) -> None:
 
 @pytest.fixture
 def without_handlers():
-    """Leave the loggers as they were."""
+    """Restore the loggers."""
     yield
     logger = logging.getLogger(AUDIT_LOGGER)
     for handler in list(logger.handlers):
@@ -82,7 +82,7 @@ def without_handlers():
 
 
 @pytest.mark.usefixtures("without_handlers")
-def test_audit_file_has_the_events_and_nothing_else(tmp_path) -> None:
+def test_audit_file_has_only_events(tmp_path) -> None:
     path = tmp_path / "audit.log"
     configure_logging("json", str(path))
     logging.getLogger(AUDIT_LOGGER).setLevel(logging.INFO)

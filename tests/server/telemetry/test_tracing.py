@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 @pytest.fixture
 def exporter(monkeypatch) -> Iterator[InMemorySpanExporter]:
-    """Collect what is traced. The process itself has no collector, and could not lose it again."""
+    """Return a collector of spans; the process-wide one could not be removed after the test."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -31,7 +31,7 @@ def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
-async def test_life_of_a_kernel_in_spans(serving, exporter) -> None:
+async def test_spans_of_a_kernel(serving, exporter) -> None:
     async with serving() as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
         one = f"/api/kernels/{kernel_id}"
@@ -53,7 +53,7 @@ async def test_life_of_a_kernel_in_spans(serving, exporter) -> None:
         assert span.start_time < span.end_time
 
 
-async def test_failure_is_part_of_the_span(serving, exporter) -> None:
+async def test_span_records_a_failure(serving, exporter) -> None:
     async with serving() as server, server.client("ada") as ada:
         assert (await ada.post("/api/kernels", json={"name": "nonsense"})).status_code == 404
     (span,) = exporter.get_finished_spans()
@@ -61,7 +61,7 @@ async def test_failure_is_part_of_the_span(serving, exporter) -> None:
     assert [event.name for event in span.events] == ["exception"]
 
 
-def test_api_is_not_needed() -> None:
+def test_tracing_without_the_api() -> None:
     program = """
 import sys
 sys.modules["opentelemetry"] = sys.modules["opentelemetry.trace"] = None
