@@ -1,18 +1,12 @@
-"""The dashboard as HTML. tests/integration/browser/ uses it in a browser."""
+"""The routes of the dashboard. tests/integration/browser/ uses them in a browser."""
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
-from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
-from typing import Any
+from datetime import datetime, timedelta
 
 import anyio
 import httpx
-import msgspec
 import psutil
 import pytest
 from anyio.lowlevel import checkpoint
@@ -20,13 +14,10 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from kernelproto import KernelFinder, KernelPool
-from kernelproto.interfaces import User
 from kernelproto.launch.providers import IPykernelProvider
-from kernelproto.pool import KernelEnd, LostKernel, PooledKernel
 from kernelproto.server import SingleUserToken, create_app
-from kernelproto.server.dashboard.page import Html, HtmlTemplate, View, ago, amount, render
 from kernelproto.server.limits import LimitTables, UserLimits
-from kernelproto.server.telemetry.usage import Sample, Usage, UsageMeter, measure, usage_between
+from tests.server.dashboard.conftest import ParsedPage
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -34,29 +25,6 @@ GUARD_SECONDS = 60
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 FILES = ["style.css", "script.js", "icon.svg"]
 EVIL = "<script>alert(1)</script>\"'&"
-
-
-class ParsedPage(HTMLParser):
-    """The elements and the visible text of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.words)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 @pytest.mark.anyio
@@ -212,97 +180,6 @@ async def test_page_shows_the_memory_of_a_real_kernel() -> None:
     assert memory * 0.5 < int(shown) * 1_000_000 < memory * 1.5
 
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def kernel_of(user: str, **facts: object) -> PooledKernel:
-    known = {
-        "kernel_id": "0" * 36,
-        "user": user,
-        "name": "x",
-        "kernel_type": f"spec/{EVIL}",
-        "state": "busy",
-        "connections": 3,
-        "started_at": NOW,
-        "last_activity": NOW,
-        "pid": 17,
-    }
-    return msgspec.convert({**known, **facts}, PooledKernel)
-
-
-def view_of(*kernels: PooledKernel, **facts: Any) -> View:
-    view = View(
-        user=User("ada"),
-        kernels=kernels,
-        limit=50,
-        lost=[],
-        documents={},
-        usage={17: Usage(2_500_000_000, 1.25)},
-        now=NOW,
-        here="http://x/",
-        version="1.0",
-    )
-    return view._replace(**facts)
-
-
-def test_page_shows_the_facts_of_a_kernel() -> None:
-    view = view_of(kernel_of("ada", last_death=f"signal 9 {EVIL}"))
-    page = ParsedPage(render(view))
-    assert {EVIL, "busy", "3", "just now", "2.5 GB", "125%"} <= set(page.words)
-    assert f"died: signal 9 {EVIL}" in page.words
-    assert "1 of 50 kernels \N{MIDDLE DOT} 1 busy \N{MIDDLE DOT} 2.5 GB" in page.words
-    (time,) = page.all("time")
-    assert time == {"datetime": "2026-01-01T00:00:00Z", "title": "2026-01-01 00:00:00 UTC"}
-    unknown = ParsedPage(render(view._replace(usage={})))
-    assert unknown.words.count("\N{EN DASH}") == 2
-
-
-def test_template_escapes_all_values_but_html() -> None:
-    template = HtmlTemplate('<p title="$text">$text $html $number</p>')
-    filled = template.fill(text="<'\"&>", html=Html("<b>&amp;</b>"), number=1)
-    escaped = "&lt;&#x27;&quot;&amp;&gt;"
-    assert filled == f'<p title="{escaped}">{escaped} <b>&amp;</b> 1</p>'
-    assert HtmlTemplate("$inner").fill(inner=filled) == filled
-    assert HtmlTemplate("$inner").fill(inner=filled[:3]) == "&lt;p "  # a part of it is plain text
-
-
-@pytest.mark.parametrize(
-    ("paths", "shown"),
-    [
-        ([f"a/{EVIL}.ipynb"], f"a/{EVIL}.ipynb"),
-        (["a.ipynb", "b.ipynb", "c.ipynb"], "a.ipynb and 2 more"),
-        (["x" * 4000 + "/a.ipynb"], "\N{HORIZONTAL ELLIPSIS}" + "x" * 112 + "/a.ipynb"),
-    ],
-)
-def test_page_names_the_document_of_a_kernel(paths: list[str], shown: str) -> None:
-    documents = {("ada", "0" * 36): paths, ("bob", "0" * 36): ["other"]}
-    page = ParsedPage(render(view_of(kernel_of("ada"), documents=documents)))
-    assert shown in page.words
-    assert "other" not in page.text
-
-
-@pytest.mark.parametrize(
-    ("left", "limit", "reason", "warning"),
-    [
-        (180.5, 1800, "culled", None),
-        (180, 1800, "culled", "ends in 3 min unless used"),
-        (59.9, 1800, "culled", "ends in 59 s unless used"),
-        (0.9, 1800, "culled", "ends now unless used"),
-        (-5, 1800, "culled", "ends now unless used"),
-        (301, 86_400, "expired", None),
-        (299, 86_400, "expired", "ends in 4 min (maximum age)"),
-        (6, 60, "culled", "ends in 6 s unless used"),
-    ],
-)
-def test_page_warns_before_a_kernel_ends(
-    left: float, limit: float, reason: str, warning: str | None
-) -> None:
-    end = {"at": NOW + timedelta(seconds=left), "reason": reason, "limit": limit}
-    page = ParsedPage(render(view_of(kernel_of("ada", end=msgspec.convert(end, KernelEnd)))))
-    warnings = [word for word in page.words if word.startswith("ends ")]
-    assert warnings == ([] if warning is None else [warning])
-
-
 @pytest.mark.anyio
 async def test_page_and_api_tell_when_a_kernel_ends(serving) -> None:
     async with serving(idle_timeout=10_000, max_age=100) as server:
@@ -332,28 +209,6 @@ async def test_summary_has_the_limit_of_the_user(serving) -> None:
                 assert f"{summary} kernels" in (await client.get("/")).text
 
 
-def test_page_shows_lost_kernels_for_a_day() -> None:
-    lost = [
-        LostKernel(
-            kernel_id=f"{number:036}",
-            user=user,
-            kernel_type=f"spec/{EVIL}",
-            death=f"signal 9 {EVIL}",
-            died_at=NOW - age,
-        )
-        for number, (user, age) in enumerate(
-            [("ada", timedelta(minutes=3)), (EVIL, timedelta(hours=2)), ("ada", timedelta(days=1))]
-        )
-    ]
-    page = ParsedPage(render(view_of(lost=lost)))
-    text = " ".join(page.text.split())
-    assert f"{EVIL} 00000000: signal 9 {EVIL}, 3 min ago" in text
-    assert f"{EVIL} 00000000 of {EVIL}: signal 9 {EVIL}, 2 h ago" in text
-    assert len(page.all("li")) == 2
-    many = ParsedPage(render(view_of(lost=lost[:1] * 1000)))
-    assert len(many.all("li")) == 20
-
-
 @pytest.mark.anyio
 async def test_user_sees_their_own_documents_and_lost_kernels(serving) -> None:
     async with serving(max_per_user=2, restart=None) as server:
@@ -375,117 +230,3 @@ async def test_user_sees_their_own_documents_and_lost_kernels(serving) -> None:
         assert pages[user].count("signal 9 (SIGKILL)") == len(seen)
     assert "1 of 2 kernels" in pages["ada"]
     assert "2 of 50 kernels" in pages["root"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (-1, "just now"),  # the clock was set back
-        (9.9, "just now"),
-        (10, "10 s ago"),
-        (59.9, "59 s ago"),
-        (60, "1 min ago"),
-        (3599, "59 min ago"),
-        (3600, "1 h ago"),
-        (86_399, "23 h ago"),
-        (86_400, "1 day ago"),
-        (1e6, "11 days ago"),
-    ],
-)
-def test_ago(seconds: float, words: str) -> None:
-    assert ago(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [(0, "0 MB"), (85_400_000, "85 MB"), (999_400_000, "999 MB"), (999_600_000, "1.0 GB")],
-)
-def test_amount(size: int, words: str) -> None:
-    assert amount(size) == words
-
-
-BEFORE = Sample(began=100.0, at=10.0, memory=5, cpu_seconds=1.0)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "cpu"),
-    [
-        (None, BEFORE, None),
-        (BEFORE, BEFORE._replace(at=12.0, cpu_seconds=2.0), 0.5),
-        (BEFORE, BEFORE._replace(at=12.0, cpu_seconds=9.0), 4.0),
-        (BEFORE, BEFORE._replace(at=12.0, cpu_seconds=0.5), 0.0),
-        (BEFORE, BEFORE._replace(at=71.0, cpu_seconds=9.0), None),
-        (BEFORE, BEFORE._replace(at=12.0, began=101.0), None),
-        (BEFORE, BEFORE, None),
-    ],
-)
-def test_usage_between_samples(before: Sample | None, after: Sample, cpu: float | None) -> None:
-    assert usage_between(before, after) == Usage(5, cpu)
-
-
-PARENT = """
-import subprocess, sys
-ballast = "x = b'x' * 50_000_000; print(flush=True); input()"
-worker = "import time\\nwhile time.process_time() < 0.3: pass"
-pipe = subprocess.PIPE
-with subprocess.Popen([sys.executable, "-c", ballast], stdin=pipe, stdout=pipe) as child:
-    child.stdout.readline()
-    print(flush=True)
-    input()
-    subprocess.run([sys.executable, "-c", worker])
-    print(flush=True)
-    input()
-"""
-
-
-def test_measurement_includes_child_processes() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # it raises EOFError at the end
-    ) as parent:
-        assert parent.stdin is not None
-        assert parent.stdout is not None
-        parent.stdout.readline()
-        before = measure([parent.pid])[parent.pid]
-        (ballast,) = psutil.Process(parent.pid).children()
-        assert before.memory > ballast.memory_info().rss > 50_000_000
-        parent.stdin.write(b"\n")
-        parent.stdin.flush()
-        parent.stdout.readline()
-        after = measure([parent.pid])[parent.pid]
-        assert after.began == before.began
-        assert after.cpu_seconds - before.cpu_seconds > 0.25  # of a child that has ended
-    assert measure([parent.pid]) == {}
-
-
-@pytest.mark.anyio
-async def test_concurrent_reads_share_one_measurement() -> None:
-    meter = UsageMeter(fresh_seconds=GUARD_SECONDS)
-    readings: list[object] = []
-
-    async def read() -> None:
-        readings.append(await meter.read([os.getpid()]))
-
-    async with anyio.create_task_group() as tasks:
-        for _ in range(10):
-            tasks.start_soon(read)
-    assert len({id(reading) for reading in readings}) == 1
-    usage = (await meter.read([]))[os.getpid()]
-    assert usage.memory > 0
-    assert usage.cpu is None
-    assert meter.cpu_seconds > 0
-
-
-@pytest.mark.anyio
-async def test_meter_measures_the_use_of_processors() -> None:
-    meter = UsageMeter(fresh_seconds=0)
-    usage = Usage(0, None)
-    with anyio.fail_after(GUARD_SECONDS):
-        while not usage.cpu:
-            usage = (await meter.read([os.getpid()]))[os.getpid()]
-        seconds = meter.cpu_seconds
-        await meter.read([])  # the meter forgets the process
-        assert meter.cpu_seconds == seconds
-    assert 0 < usage.cpu < 1000
