@@ -1,4 +1,4 @@
-"""Fills in what a kernel server can be told: its settings, as it knows them itself."""
+"""Generate the table of the server's settings in the docs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _PLACE = "<!-- settings -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the place of the settings, where a page has one, by a table of them."""
+    """Replace the placeholder of a page, if any, with the table."""
     return markdown.replace(_PLACE, _table()) if _PLACE in markdown else markdown
 
 
 def _table() -> str:
-    rows = ["| setting | default | what it means |", "|---|---|---|"]
+    rows = ["| setting | default | meaning |", "|---|---|---|"]
     for option in OPTIONS.values():
         others = "".join(f"; also `{variable}`" for variable in option.variables[1:])
         rows.append(f"| `{option.key}` | {_shown(option.default)} | {option.description}{others} |")

@@ -63,7 +63,7 @@ TABLES = LimitTables(
         ),
     ],
 )
-def test_user_goes_before_group_and_group_before_kernel_type(user: User, limits) -> None:
+def test_user_overrides_groups_which_override_kernel_type(user: User, limits) -> None:
     of_type = {"idle_timeout": 60, "cull_connected": True}
     assert TABLES.find(user, TABLES.kernels.values()) == of_type | limits
 
@@ -103,7 +103,7 @@ async def test_starts_have_their_limits(serving) -> None:
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
 @pytest.mark.parametrize("name", [None, "kernel", "fake/kernel"])
-async def test_kernel_type_has_its_limits_whatever_name_a_client_uses(serving, name) -> None:
+async def test_limits_of_a_kernel_type_apply_to_all_its_names(serving, name) -> None:
     tables = LimitTables(kernels={"kernel": KernelLimits(idle_timeout=0.02)})
     async with serving({"limits": tables}) as server, server.client("ada") as client:
         started = await client.post("/api/kernels", json={} if name is None else {"name": name})
@@ -129,7 +129,7 @@ async def test_limits_of_an_unknown_kernel_type_are_refused() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are those of Linux")
-async def test_limits_that_the_system_cannot_enforce_are_refused(monkeypatch) -> None:
+async def test_limits_that_cannot_be_enforced_are_refused(monkeypatch) -> None:
     finder = KernelFinder([])
     tables = LimitTables(users={"ada": UserLimits(open_files=10**9)})
     with pytest.raises(InvalidSettings, match=r'limits\.users\."ada": .*open_files can be'):

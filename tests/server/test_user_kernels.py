@@ -106,7 +106,7 @@ STARTS = [("/api/kernels", {}), ("/api/sessions", {"path": "x", "type": "noteboo
 
 async def until_one_waits(server: Server) -> None:
     """Return when a start waits in the queue."""
-    while not server.pool._members._plan.somebody_waits:
+    while not server.pool._executor._plan.has_unserved:
         await checkpoint()
 
 

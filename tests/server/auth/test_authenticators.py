@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""The authenticators that need no other service."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def write(path: Path, **tokens: str) -> Path:
         ({}, {}, None),
     ],
 )
-def test_where_the_token_is(headers, query, token) -> None:
+def test_token_of_a_request(headers, query, token) -> None:
     assert token_of(UserRequest(headers=headers, query=query)) == token
 
 
@@ -113,14 +113,14 @@ async def test_token_file_is_read_again(tmp_path, caplog) -> None:
         "ada",
     ],
 )
-def test_token_file_that_cannot_be_used(tmp_path, text: str) -> None:
+def test_invalid_token_file(tmp_path, text: str) -> None:
     path = tmp_path / "users.toml"
     path.write_text(text)
     with pytest.raises(InvalidSettings, match=r"users\.toml"):
         TokenFile(path)
 
 
-def test_token_file_that_is_not_there(tmp_path) -> None:
+def test_missing_token_file(tmp_path) -> None:
     path = tmp_path / "users.toml"
     with pytest.raises(InvalidSettings) as caught:
         TokenFile(path)
@@ -147,7 +147,7 @@ async def test_proxy_header(peer: str | None, name: str | None, user: User | Non
     assert await proxy.authenticate(UserRequest(headers=headers, peer=peer)) == user
 
 
-async def test_proxy_names_groups() -> None:
+async def test_proxy_header_with_groups() -> None:
     headers = {"x-user": "ada", "x-groups": "students, , staff "}
     request = UserRequest(headers=headers, peer="10.0.0.7")
     for groups_header, groups in [("X-Groups", {"students", "staff"}), (None, set())]:
@@ -167,12 +167,12 @@ async def test_proxy_names_groups() -> None:
         ("", False),
     ],
 )
-async def test_anybody_on_this_machine(host: str, let_in: bool) -> None:
+async def test_anybody_needs_a_host_header_of_this_machine(host: str, let_in: bool) -> None:
     user = await Anybody().authenticate(UserRequest(headers={"host": host}))
     assert (user is not None) == let_in
 
 
-async def test_shared_kernels_have_one_user(tmp_path) -> None:
+async def test_shared_maps_all_users_to_one(tmp_path) -> None:
     users = Shared(TokenFile(write(tmp_path / "users.toml", ada="tick", bob="tock")))
     ada, bob = [await users.authenticate(bearing(token)) for token in ("tick", "tock")]
     assert ada == bob == User("user")

@@ -1,4 +1,4 @@
-"""Users whom a JupyterHub knows, with something on loopback that answers as one does."""
+"""Users of a JupyterHub, with a small server that answers like its API."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ Answer = Callable[[SocketStream, bytes], Awaitable[None]]
 
 
 class Hub:
-    """Listens on loopback; *answer* is called with each question."""
+    """A server on loopback that calls *answer* with each request."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/hub/api"
-        self.questions: list[bytes] = []
+        self.requests: list[bytes] = []
         self.answer: Answer = answer_as_a_hub
 
     async def serve(self, stream: SocketStream) -> None:
-        # Who asks may go at any time.
+        # The client may disconnect at any time.
         with suppress(anyio.BrokenResourceError, anyio.EndOfStream):
             async with stream:
-                question = await stream.receive()
-                while question.startswith(b"GET ") and b"\r\n\r\n" not in question:
-                    question += await stream.receive()
-                self.questions.append(question)
-                await self.answer(stream, question)
+                request = await stream.receive()
+                while request.startswith(b"GET ") and b"\r\n\r\n" not in request:
+                    request += await stream.receive()
+                self.requests.append(request)
+                await self.answer(stream, request)
 
 
 def response(status: str, body: bytes, *headers: str) -> bytes:
@@ -59,8 +59,8 @@ def response(status: str, body: bytes, *headers: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-async def answer_as_a_hub(stream: SocketStream, question: bytes) -> None:
-    token = question.partition(b"Authorization: token ")[2].partition(b"\r\n")[0].decode()
+async def answer_as_a_hub(stream: SocketStream, request: bytes) -> None:
+    token = request.partition(b"Authorization: token ")[2].partition(b"\r\n")[0].decode()
     if token in USERS:
         await stream.send(response("200 OK", json.dumps(USERS[token]).encode()))
     else:
@@ -68,7 +68,7 @@ async def answer_as_a_hub(stream: SocketStream, question: bytes) -> None:
 
 
 def always(data: bytes) -> Answer:
-    async def answer(stream: SocketStream, question: bytes) -> None:
+    async def answer(stream: SocketStream, request: bytes) -> None:
         await stream.send(data)
 
     return answer
@@ -86,9 +86,9 @@ def opened() -> Opened:
                 await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
                 anyio.create_task_group() as tasks,
             ):
-                it = Hub(listener.extra(SocketAttribute.local_port))
-                tasks.start_soon(listener.serve, it.serve)
-                yield it
+                hub = Hub(listener.extra(SocketAttribute.local_port))
+                tasks.start_soon(listener.serve, hub.serve)
+                yield hub
                 tasks.cancel_scope.cancel()
 
     return opened
@@ -98,9 +98,9 @@ def bearing(token: str) -> UserRequest:
     return UserRequest(headers={"authorization": f"Bearer {token}"})
 
 
-async def test_hub_says_who_it_is(opened) -> None:
-    async with opened() as it:
-        users = HubToken(it.url)
+async def test_hub_names_the_user(opened) -> None:
+    async with opened() as hub:
+        users = HubToken(hub.url)
         assert isinstance(users, Authenticator)
         assert await users.authenticate(bearing("ada's")) == User("ada")
         assert await users.authenticate(bearing("root's")) == User("root", admin=True)
@@ -111,35 +111,35 @@ async def test_hub_says_who_it_is(opened) -> None:
         for wrong in ("service's", "nobody's"):
             assert await users.authenticate(bearing(wrong)) is None
         assert await users.authenticate(UserRequest()) is None
-    first, *_ = it.questions
+    first, *_ = hub.requests
     assert first.startswith(b"GET /hub/api/user HTTP/1.1\r\n")
-    assert f"Host: {it.url.split('/')[2]}\r\n".encode() in first
+    assert f"Host: {hub.url.split('/')[2]}\r\n".encode() in first
 
 
 async def test_token_needs_a_scope(opened) -> None:
-    async with opened() as it:
-        users = HubToken(it.url, scopes=[SCOPE])
+    async with opened() as hub:
+        users = HubToken(hub.url, scopes=[SCOPE])
         let_in = [token for token in USERS if await users.authenticate(bearing(token))]
     assert let_in == ["fitting", "wide"]
 
 
-async def test_what_is_no_token_is_not_asked_about(opened) -> None:
-    async with opened() as it:
-        users = HubToken(it.url)
+async def test_malformed_token_is_not_sent_to_the_hub(opened) -> None:
+    async with opened() as hub:
+        users = HubToken(hub.url)
         for token in ("a b", "a\r\nX: y", "\N{SNOWMAN}", "\0", "x" * 1001):
             assert await users.authenticate(UserRequest(query={"token": token})) is None
-    assert it.questions == []
+    assert hub.requests == []
 
 
-async def test_hub_is_asked_once_for_a_while(opened, monkeypatch) -> None:
+async def test_answers_are_cached(opened, monkeypatch) -> None:
     monkeypatch.setattr(jupyterhub, "_MAX_REMEMBERED", 2)
-    async with opened() as it:
-        users = HubToken(it.url)
-        for token, questions in [
+    async with opened() as hub:
+        users = HubToken(hub.url)
+        for token, requests in [
             ("ada's", 1),
             ("ada's", 1),
             ("nobody's", 2),
-            ("nobody's", 3),  # it may be new in a moment
+            ("nobody's", 3),  # unknown tokens are not cached
             ("root's", 4),
             ("ada's", 4),
             ("old", 5),
@@ -147,39 +147,39 @@ async def test_hub_is_asked_once_for_a_while(opened, monkeypatch) -> None:
             ("ada's", 6),  # only two are remembered
         ]:
             await users.authenticate(bearing(token))
-            assert len(it.questions) == questions
-        forgetful = HubToken(it.url, cache_seconds=0)
-        for questions in (7, 8):
+            assert len(hub.requests) == requests
+        forgetful = HubToken(hub.url, cache_seconds=0)
+        for requests in (7, 8):
             assert await forgetful.authenticate(bearing("ada's")) == User("ada")
-            assert len(it.questions) == questions
+            assert len(hub.requests) == requests
 
 
-async def test_hub_is_asked_once_by_many(opened) -> None:
+async def test_concurrent_requests_share_an_answer(opened) -> None:
     found: list[User | None] = []
 
     async def ask(users: HubToken) -> None:
         found.append(await users.authenticate(bearing("ada's")))
 
-    async with opened() as it:
-        users = HubToken(it.url)
+    async with opened() as hub:
+        users = HubToken(hub.url)
         async with anyio.create_task_group() as tasks:
             for _ in range(50):
                 tasks.start_soon(ask, users)
     assert found == [User("ada")] * 50
-    assert len(it.questions) == 1
+    assert len(hub.requests) == 1
 
 
-async def test_who_gives_up_does_not_matter_to_others(opened) -> None:
+async def test_cancelled_request_does_not_disturb_others(opened) -> None:
     asked, answers = anyio.Event(), anyio.Event()
 
-    async def answer(stream: SocketStream, question: bytes) -> None:
+    async def answer(stream: SocketStream, request: bytes) -> None:
         asked.set()
         await answers.wait()
-        await answer_as_a_hub(stream, question)
+        await answer_as_a_hub(stream, request)
 
-    async with opened() as it:
-        it.answer = answer
-        users = HubToken(it.url, timeout=GUARD_SECONDS)
+    async with opened() as hub:
+        hub.answer = answer
+        users = HubToken(hub.url, timeout=GUARD_SECONDS)
         found: list[User | None] = []
 
         async def ask() -> None:
@@ -215,36 +215,36 @@ async def test_who_gives_up_does_not_matter_to_others(opened) -> None:
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
     ],
 )
-async def test_other_answers_than_a_hubs(opened, answer: bytes) -> None:
-    async with opened() as it:
-        users = HubToken(it.url)
-        it.answer = always(answer)
+async def test_invalid_answers(opened, answer: bytes) -> None:
+    async with opened() as hub:
+        users = HubToken(hub.url)
+        hub.answer = always(answer)
         with pytest.raises(AuthenticatorUnavailable):
             await users.authenticate(bearing("ada's"))
-        it.answer = always(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response("403 Forbidden", b""))
+        hub.answer = always(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response("403 Forbidden", b""))
         assert await users.authenticate(bearing("ada's")) is None
 
 
-async def test_hub_that_is_silent_is_not_waited_for(opened) -> None:
-    async def be_silent(stream: SocketStream, question: bytes) -> None:
+async def test_silent_hub_times_out(opened) -> None:
+    async def be_silent(stream: SocketStream, request: bytes) -> None:
         await anyio.sleep_forever()
 
     async def ask(users: HubToken, token: str) -> None:
         with pytest.raises(AuthenticatorUnavailable):
             await users.authenticate(bearing(token))
 
-    async with opened() as it:
-        it.answer = be_silent
-        users = HubToken(it.url, timeout=0.1)
+    async with opened() as hub:
+        hub.answer = be_silent
+        users = HubToken(hub.url, timeout=0.1)
         async with anyio.create_task_group() as tasks:
             for number in range(100):
                 tasks.start_soon(ask, users, f"token-{number % 50}")
 
 
-async def test_hub_is_not_asked_about_too_many_at_once(opened) -> None:
+async def test_concurrent_requests_are_limited(opened) -> None:
     waiting, most, answers = 0, 0, anyio.Event()
 
-    async def answer(stream: SocketStream, question: bytes) -> None:
+    async def answer(stream: SocketStream, request: bytes) -> None:
         nonlocal waiting, most
         waiting += 1
         most = max(most, waiting)
@@ -252,33 +252,33 @@ async def test_hub_is_not_asked_about_too_many_at_once(opened) -> None:
             answers.set()
         await answers.wait()
         waiting -= 1
-        await answer_as_a_hub(stream, question)
+        await answer_as_a_hub(stream, request)
 
     async def ask(users: HubToken, token: str) -> None:
         assert await users.authenticate(bearing(token)) is None
 
-    async with opened() as it:
-        it.answer = answer
-        users = HubToken(it.url, timeout=GUARD_SECONDS)
+    async with opened() as hub:
+        hub.answer = answer
+        users = HubToken(hub.url, timeout=GUARD_SECONDS)
         async with anyio.create_task_group() as tasks:
             for number in range(100):
                 tasks.start_soon(ask, users, f"token-{number}")
     assert most == 20
-    assert len(it.questions) == 100
+    assert len(hub.requests) == 100
 
 
-async def test_strangers_do_not_hold_up_users_whom_the_hub_has_let_in(opened) -> None:
-    async def answer(stream: SocketStream, question: bytes) -> None:
-        if b"random-" in question:
+async def test_unknown_tokens_do_not_delay_known_users(opened) -> None:
+    async def answer(stream: SocketStream, request: bytes) -> None:
+        if b"random-" in request:
             await anyio.sleep_forever()
-        await answer_as_a_hub(stream, question)
+        await answer_as_a_hub(stream, request)
 
     async def ask(token: str) -> None:
         await users.authenticate(bearing(token))
 
-    async with opened() as it:
-        it.answer = answer
-        users = HubToken(it.url, timeout=GUARD_SECONDS, cache_seconds=0)
+    async with opened() as hub:
+        hub.answer = answer
+        users = HubToken(hub.url, timeout=GUARD_SECONDS, cache_seconds=0)
         assert await users.authenticate(bearing("ada's")) == User("ada")
         async with anyio.create_task_group() as strangers:
             for number in range(100):
@@ -289,28 +289,28 @@ async def test_strangers_do_not_hold_up_users_whom_the_hub_has_let_in(opened) ->
             strangers.cancel_scope.cancel()
 
 
-async def test_hub_that_is_down_is_told_of_once(opened, caplog) -> None:
-    async with opened() as it:
+async def test_unreachable_hub_is_logged_once(opened, caplog) -> None:
+    async with opened() as hub:
         pass
-    users = HubToken(it.url)
+    users = HubToken(hub.url)
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             with pytest.raises(AuthenticatorUnavailable, match="try again later") as caught:
                 await users.authenticate(bearing("ada's"))
-            assert it.url not in str(caught.value)
+            assert hub.url not in str(caught.value)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert it.url in caplog.text
+    assert hub.url in caplog.text
     assert "ada's" not in caplog.text
 
 
-async def test_hub_that_is_back_is_told_of(opened, caplog) -> None:
-    async with opened() as it:
-        users = HubToken(it.url)
-        it.answer = always(response("503 Service Unavailable", b""))
+async def test_recovery_of_the_hub_is_logged(opened, caplog) -> None:
+    async with opened() as hub:
+        users = HubToken(hub.url)
+        hub.answer = always(response("503 Service Unavailable", b""))
         with caplog.at_level(logging.INFO):
             with pytest.raises(AuthenticatorUnavailable):
                 await users.authenticate(bearing("ada's"))
-            it.answer = answer_as_a_hub
+            hub.answer = answer_as_a_hub
             for _ in range(2):
                 assert await users.authenticate(bearing("ada's")) == User("ada")
     down, up = caplog.messages
@@ -318,20 +318,20 @@ async def test_hub_that_is_back_is_told_of(opened, caplog) -> None:
     assert "responds again" in up
 
 
-async def test_https_is_never_plain(opened) -> None:
-    async with opened() as it:
-        users = HubToken(it.url.replace("http:", "https:"))
-        it.answer = always(b"plain\r\n\r\n")
+async def test_https_sends_no_token_in_plain_text(opened) -> None:
+    async with opened() as hub:
+        users = HubToken(hub.url.replace("http:", "https:"))
+        hub.answer = always(b"plain\r\n\r\n")
         with pytest.raises(AuthenticatorUnavailable):
             await users.authenticate(bearing("ada's"))
-    assert it.questions
-    assert not any(b"ada's" in question for question in it.questions)
+    assert hub.requests
+    assert not any(b"ada's" in request for request in hub.requests)
 
 
-async def test_requests_are_told_that_the_hub_is_down(opened, serving) -> None:
-    async with opened() as it:
+async def test_response_is_503_while_the_hub_is_down(opened, serving) -> None:
+    async with opened() as hub:
         pass
-    async with serving(authenticator=HubToken(it.url)) as server:
+    async with serving(authenticator=HubToken(hub.url)) as server:
         async with server.client("ada's") as client:
             response = await client.get("/api/kernels")
             assert response.status_code == 503
@@ -342,19 +342,17 @@ async def test_requests_are_told_that_the_hub_is_down(opened, serving) -> None:
             assert b"try again later" in socket.refusal
 
 
-async def test_user_whom_the_hub_forgets_loses_open_websockets(
-    opened, serving, monkeypatch
-) -> None:
+async def test_revoked_token_closes_open_websockets(opened, serving, monkeypatch) -> None:
     monkeypatch.setattr("kernelproto.server.auth.revocation.RECHECK_SECONDS", 0.01)
     async with (
-        opened() as it,
-        serving(authenticator=HubToken(it.url, cache_seconds=0.01)) as server,
+        opened() as hub,
+        serving(authenticator=HubToken(hub.url, cache_seconds=0.01)) as server,
     ):
         kernel_id = await server.start("ada's")
         async with server.connect("ada's", kernel_id) as socket:
-            it.answer = always(response("500 Internal Server Error", b""))
+            hub.answer = always(response("500 Internal Server Error", b""))
             await socket.finish(await socket.execute("6 * 7"))
-            it.answer = always(response("403 Forbidden", b'{"status": 403}'))
+            hub.answer = always(response("403 Forbidden", b'{"status": 403}'))
             assert (await socket.receive_close())[0] == 4401
 
 
@@ -374,7 +372,7 @@ async def test_user_whom_the_hub_forgets_loses_open_websockets(
         "http://h\N{LATIN SMALL LETTER U WITH DIAERESIS}b/hub/api",
     ],
 )
-def test_addresses_that_cannot_be_used(url: str) -> None:
+def test_invalid_urls(url: str) -> None:
     with pytest.raises(InvalidSettings, match="hub_api_url") as caught:
         HubToken(url)
     assert "secret" not in str(caught.value)

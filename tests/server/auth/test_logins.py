@@ -1,4 +1,4 @@
-"""Attempts to log in: how many may fail, and what the audit log tells of them."""
+"""Login attempts: their limit, and their lines in the audit log."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def small(monkeypatch) -> None:
 
 
 class Known:
-    """Knows some names, which are their tokens; counts how often it is asked."""
+    """Accepts some names as tokens, and counts the calls."""
 
     def __init__(self, *names: str) -> None:
         self.names = set(names)
@@ -49,7 +49,7 @@ async def attempt(entries: Logins, token: str | None, address: str | None = "192
     return "refused" if user is None else user.name
 
 
-async def test_address_that_guesses_has_to_wait(caplog) -> None:
+async def test_address_with_failed_attempts_must_wait(caplog) -> None:
     users = Known("ada", "bob")
     entries = Logins(users, per_minute=0.01)
     assert await attempt(entries, "ada") == "ada"
@@ -58,12 +58,12 @@ async def test_address_that_guesses_has_to_wait(caplog) -> None:
             assert await attempt(entries, f"wrong-{number}") == "refused"
         asked = users.asked
         assert await attempt(entries, "wrong") == "wait"
-        assert await attempt(entries, "bob") == "wait"  # a right guess is not told from a wrong one
+        assert await attempt(entries, "bob") == "wait"  # even a valid token
         assert users.asked == asked
         assert await attempt(entries, "ada") == "ada"  # a known user of the same address
         assert await attempt(entries, None) == "refused"  # no guess
         assert await attempt(entries, "bob", "192.0.2.2") == "bob"
-        assert await attempt(entries, "bob") == "bob"  # it is known by now
+        assert await attempt(entries, "bob") == "bob"  # now a known user
     assert [(r.levelname, r.audit["outcome"], r.audit.get("reason")) for r in caplog.records] == [
         *[("WARNING", "refused", "unknown token")] * BURST,
         ("WARNING", "refused", "too many failed attempts"),  # once
@@ -105,7 +105,7 @@ async def test_attempts_at_the_same_time_are_limited_too() -> None:
     assert sorted(outcomes) == ["refused"] * BURST + ["wait"] * (10 - BURST)
 
 
-async def test_attempts_that_nobody_could_judge_count() -> None:
+async def test_attempts_count_while_the_authenticator_is_unavailable() -> None:
     users = Known("ada")
     entries = Logins(users, per_minute=0.01)
     assert await attempt(entries, "ada") == "ada"
@@ -141,7 +141,7 @@ async def test_no_limit() -> None:
     assert {await attempt(entries, f"wrong-{number}") for number in range(100)} == {"refused"}
 
 
-async def test_what_is_remembered_is_bounded(monkeypatch) -> None:
+async def test_tables_are_bounded(monkeypatch) -> None:
     monkeypatch.setattr(logins, "_MAX_REMEMBERED", 5)
     names = [f"user-{number}" for number in range(20)]
     entries = Logins(Known(*names), per_minute=0.01)
@@ -155,7 +155,7 @@ async def test_what_is_remembered_is_bounded(monkeypatch) -> None:
     assert len(entries._failures) == 5
 
 
-async def test_requests_and_websockets_have_to_wait(serving) -> None:
+async def test_requests_and_websockets_must_wait(serving) -> None:
     async with serving({"failed_logins_per_minute": 0.01}) as server:
         kernel_id = await server.start("ada")
         async with server.client() as client:

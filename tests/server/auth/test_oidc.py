@@ -1,4 +1,4 @@
-"""Users whom an OpenID Connect provider has given a token."""
+"""Users with a token of an OpenID Connect provider."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ ALGORITHMS = {
 
 
 def public(algorithm: str, kid: str, key: Any = None, **fields: str) -> dict[str, Any]:
-    """Return the public half of a key, as an issuer tells it."""
+    """Return the public half of a key in the format of an issuer."""
     private, kind = ALGORITHMS[algorithm]
     described = kind.to_jwk((key or private).public_key(), as_dict=True)
     return {**described, "kid": kid, "use": "sig", **fields}
 
 
 class Issuer:
-    """Tells its keys over HTTP, and signs tokens.
+    """An issuer that signs tokens and serves its public keys over HTTP.
 
     Attributes:
-        keys: the public keys that it tells.
-        asked: the paths that it was asked for.
-        answer: the bytes with which it answers everything; None for what it should.
+        keys: the public keys.
+        asked: the requested paths.
+        answer: the bytes of every response; None for valid responses.
     """
 
     def __init__(self, port: int) -> None:
@@ -63,10 +63,10 @@ class Issuer:
 
     async def serve(self, stream: SocketStream) -> None:
         async with stream:
-            question = b""
-            while b"\r\n\r\n" not in question:
-                question += await stream.receive()
-            path = question.split()[1].decode()
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += await stream.receive()
+            path = request.split()[1].decode()
             self.asked.append(path)
             documents = {
                 "/realm/.well-known/openid-configuration": {
@@ -127,7 +127,7 @@ async def test_token_names_its_user(opened, algorithm: str) -> None:
         assert len(issuer.asked) == 2  # once for both documents
 
 
-async def test_claims_that_are_told_apart(opened) -> None:
+async def test_claims(opened) -> None:
     async with opened() as issuer:
         users = OidcToken(
             issuer.url,
@@ -180,14 +180,14 @@ async def test_claims_that_are_told_apart(opened) -> None:
         f"{name}={'other' if name == 'key' else claims[name]}" for name in claims
     ),
 )
-async def test_token_that_does_not_count(opened, claims) -> None:
+async def test_invalid_token(opened, claims) -> None:
     async with opened() as issuer:
         users = OidcToken(issuer.url, audience=[AUDIENCE])
         assert await users.authenticate(bearing(issuer.token(**claims))) is None
 
 
-async def test_public_key_signs_nothing(opened) -> None:
-    """The one that an issuer tells everybody is no shared secret."""
+async def test_token_signed_with_the_public_key_is_refused(opened) -> None:
+    """Everyone has the public key, so it must not count as a shared secret."""
 
     def part(value: object) -> str:
         return urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
@@ -216,16 +216,14 @@ async def test_public_key_signs_nothing(opened) -> None:
         "\udcff",
     ],
 )
-async def test_what_is_no_token(opened, token: str) -> None:
+async def test_malformed_token(opened, token: str) -> None:
     async with opened() as issuer:
         users = OidcToken(issuer.url, audience=[AUDIENCE])
         assert await users.authenticate(UserRequest(query={"token": token})) is None
         assert issuer.asked == []
 
 
-async def test_key_that_is_new_is_fetched_and_one_that_is_gone_counts_no_more(
-    opened, monkeypatch
-) -> None:
+async def test_keys_are_rotated(opened, monkeypatch) -> None:
     monkeypatch.setattr(oidc, "_PAUSE_SECONDS", 0)
     async with opened() as issuer:
         users = OidcToken(issuer.url, audience=[AUDIENCE])
@@ -241,7 +239,7 @@ async def test_key_that_is_new_is_fetched_and_one_that_is_gone_counts_no_more(
         assert await users.authenticate(bearing(new)) == User("ada")
 
 
-async def test_unknown_keys_do_not_make_it_ask_again_and_again(opened) -> None:
+async def test_unknown_keys_do_not_cause_repeated_requests(opened) -> None:
     async with opened() as issuer:
         users = OidcToken(issuer.url, audience=[AUDIENCE])
         for number in range(20):
@@ -251,7 +249,7 @@ async def test_unknown_keys_do_not_make_it_ask_again_and_again(opened) -> None:
         assert len(issuer.asked) == 2
 
 
-async def test_only_key_needs_no_id(opened) -> None:
+async def test_single_key_needs_no_id(opened) -> None:
     async with opened() as issuer:
         issuer.keys = [public("RS256", "x"), {"kty": "oct"}, {"kty": "RSA"}, {"kid": 1}]
         del issuer.keys[0]["kid"]
@@ -259,7 +257,7 @@ async def test_only_key_needs_no_id(opened) -> None:
         assert await users.authenticate(bearing(issuer.token(kid=None))) == User("ada")
 
 
-async def test_keys_that_no_signature_needs_are_left_alone(opened) -> None:
+async def test_unsuitable_keys_are_ignored(opened) -> None:
     async with opened() as issuer:
         issuer.keys = [public("RS256", "RS256", use="enc")]
         users = OidcToken(issuer.url, audience=[AUDIENCE])
@@ -275,7 +273,7 @@ async def test_keys_that_no_signature_needs_are_left_alone(opened) -> None:
         b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>",
     ],
 )
-async def test_issuer_that_does_not_answer(opened, monkeypatch, caplog, answer: bytes) -> None:
+async def test_issuer_without_a_valid_response(opened, monkeypatch, caplog, answer: bytes) -> None:
     monkeypatch.setattr(oidc, "_PAUSE_SECONDS", 0)
     async with opened() as issuer:
         issuer.answer = answer
@@ -299,7 +297,7 @@ async def test_issuer_that_does_not_answer(opened, monkeypatch, caplog, answer: 
             await users.authenticate(bearing(issuer.token()))
 
 
-async def test_issuer_that_says_that_it_is_another(opened) -> None:
+async def test_configuration_of_another_issuer_is_refused(opened) -> None:
     async with opened() as issuer:
         issuer.name = "https://evil.test"
         users = OidcToken(issuer.url, audience=[AUDIENCE])
@@ -307,7 +305,7 @@ async def test_issuer_that_says_that_it_is_another(opened) -> None:
             await users.authenticate(bearing(issuer.token()))
 
 
-async def test_websocket_ends_with_its_token(opened, serving, monkeypatch) -> None:
+async def test_expired_token_closes_the_websocket(opened, serving, monkeypatch) -> None:
     monkeypatch.setattr("kernelproto.server.auth.revocation.RECHECK_SECONDS", 0.01)
     monkeypatch.setattr(oidc, "_LEEWAY", 0)
     async with opened() as issuer:
@@ -322,11 +320,11 @@ async def test_websocket_ends_with_its_token(opened, serving, monkeypatch) -> No
 @pytest.mark.parametrize(
     "issuer", ["", "login", "http://login.test", "ftp://login.test", "https://a:b@login.test"]
 )
-def test_issuer_that_cannot_be_used(issuer: str) -> None:
+def test_invalid_issuer(issuer: str) -> None:
     with pytest.raises(InvalidSettings, match="oidc_issuer"):
         OidcToken(issuer, audience=[AUDIENCE])
 
 
-def test_tokens_for_other_services_are_never_accepted() -> None:
+def test_audience_is_required() -> None:
     with pytest.raises(InvalidSettings, match="oidc_audience"):
         OidcToken("https://login.test", audience=[])

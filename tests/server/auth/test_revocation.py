@@ -1,4 +1,4 @@
-"""What ends when a user is not let in any more."""
+"""The end of WebSockets and kernels when the access of a user is revoked."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def asks_often(monkeypatch) -> None:
 
 
 class Revocable:
-    """Takes a token for a name, until that was revoked; counts how often it is asked."""
+    """Accepts a name as its token until the token is revoked, and counts the calls."""
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()
@@ -35,14 +35,14 @@ class Revocable:
     async def authenticate(self, request: UserRequest) -> User | None:
         self.asked += 1
         if self.unavailable:
-            raise AuthenticatorUnavailable("it is away")
+            raise AuthenticatorUnavailable("the hub is down")
         token = token_of(request)
         if token is None or token in self.revoked:
             return None
         return User(token.partition("-")[0], admin=token == "root")
 
     async def wait_until_asked(self) -> None:
-        """Wait until those who ask now have their answers."""
+        """Wait until the calls that are running now have ended."""
         before = self.asked
         while self.asked < before + 3:
             await checkpoint()
@@ -56,7 +56,7 @@ def write(path: Path, *users: str) -> Path:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_user_who_leaves_the_token_file_loses_open_websockets(
+async def test_user_removed_from_the_token_file_loses_open_websockets(
     serving, tmp_path, shared: bool
 ) -> None:
     path = write(tmp_path / "users.toml", "ada", "bob")
@@ -80,7 +80,7 @@ async def test_user_who_leaves_the_token_file_loses_open_websockets(
         assert len(server.pool.kernels()) == 2  # they are kept
 
 
-async def test_websocket_outlives_an_authenticator_that_is_away(serving) -> None:
+async def test_websocket_outlives_an_unavailable_authenticator(serving) -> None:
     users = Revocable()
     async with serving(authenticator=users) as server:
         kernel_id = await server.start("ada")
@@ -93,7 +93,7 @@ async def test_websocket_outlives_an_authenticator_that_is_away(serving) -> None
             assert (await socket.receive_close())[0] == 4401
 
 
-async def test_token_of_another_user_is_revoked_access(serving) -> None:
+async def test_token_that_changes_its_user_counts_as_revoked(serving) -> None:
     class Renaming(Revocable):
         name = "ada"
 
@@ -126,7 +126,7 @@ async def test_kernels_of_a_user_end_with_the_last_token(serving) -> None:
         assert [kernel.kernel_id for kernel in server.pool.kernels()] == [kernel_id]
 
 
-async def test_what_is_remembered_of_users_is_bounded(monkeypatch) -> None:
+async def test_remembered_requests_are_bounded(monkeypatch) -> None:
     monkeypatch.setattr(revocation, "_MOST_USERS", 3)
     monkeypatch.setattr(revocation, "_MOST_TOKENS", 2)
     users = Revocable()
@@ -139,13 +139,13 @@ async def test_what_is_remembered_of_users_is_bounded(monkeypatch) -> None:
         name: [f"{name}-2", f"{name}-3"] for name in "bcd"
     }
     users.revoked.update({"b-2", "b-3"})
-    with anyio.move_on_after(0.05) as waiting:  # a user who was forgotten is not revoked
+    with anyio.move_on_after(0.05) as waiting:  # a dropped user does not count as revoked
         await remembered.wait_until_user_revoked(User("a"))
     assert waiting.cancelled_caught
     for _ in range(2):  # also for the second kernel of the same user
         await remembered.wait_until_user_revoked(User("b"))
 
 
-def test_kernels_that_are_shared_do_not_end_with_one_user() -> None:
+def test_shared_kernels_cannot_be_shut_down_by_a_revocation() -> None:
     with pytest.raises(InvalidSettings, match="revoked_kernels"):
         Settings(multi_user=False, revoked_kernels="shutdown")

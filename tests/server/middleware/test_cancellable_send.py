@@ -1,4 +1,4 @@
-"""A WebSocket's client that does not read, on servers that shield what they send."""
+"""WebSocket clients that do not read, on servers that shield their sends from cancellation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GUARD_SECONDS = 60
 
 
 class Network:
-    """A server's end of a connection, with a client that reads when it is told to."""
+    """The server's end of a connection, with a client that reads when *reads* is set."""
 
     def __init__(self) -> None:
         self.read: list[str] = []
@@ -33,7 +33,7 @@ class Network:
         await anyio.sleep_forever()
 
 
-async def test_who_sends_can_be_cancelled_and_is_heard_later() -> None:
+async def test_cancelled_send_is_delivered_later() -> None:
     network = Network()
     given_up = anyio.Event()
 
@@ -69,7 +69,7 @@ async def test_order_is_kept() -> None:
     assert network.read == [f"{number}" for number in range(100)]
 
 
-async def test_error_of_the_server_is_for_who_sends() -> None:
+async def test_error_of_the_server_is_raised_in_the_sending_task() -> None:
     errors: list[str] = []
 
     async def app(scope, receive, send) -> None:
@@ -88,7 +88,7 @@ async def test_error_of_the_server_is_for_who_sends() -> None:
     assert errors == ["the client has gone"] * 2
 
 
-async def test_last_words_are_bounded_in_time(monkeypatch) -> None:
+async def test_last_events_have_a_time_limit(monkeypatch) -> None:
     monkeypatch.setattr("kernelproto.server.middleware.cancellable_send._LAST_EVENTS_SECONDS", 0.01)
 
     async def app(scope, receive, send) -> None:
@@ -105,7 +105,7 @@ async def test_last_words_are_bounded_in_time(monkeypatch) -> None:
 @pytest.mark.parametrize(
     "scope", [{"type": "http"}, {"type": "websocket", "extensions": {EXTENSION: {}}}]
 )
-async def test_nothing_stands_between_where_it_is_not_needed(scope) -> None:
+async def test_send_is_not_wrapped_where_that_is_unnecessary(scope) -> None:
     sends = []
 
     async def app(scope, receive, send) -> None:
@@ -118,7 +118,7 @@ async def test_nothing_stands_between_where_it_is_not_needed(scope) -> None:
 
 
 async def test_kernel_of_a_client_that_never_reads_is_free(serving, monkeypatch) -> None:
-    """The server does not let go of what it has begun to send; the application lets go of it."""
+    """The application ends although the server is still sending."""
     monkeypatch.setattr("kernelproto.server.routes.channels._CLOSING_SECONDS", 0.2)
     network = Network()
     begun = anyio.Event()

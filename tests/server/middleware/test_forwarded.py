@@ -1,4 +1,4 @@
-"""The address that a client uses, as a proxy tells it."""
+"""The client's address and URL, from the headers of a proxy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROXY = "10.0.0.1"
 
 
 async def tell(scope, receive, send) -> None:
-    """Answer what the application sees."""
+    """Respond with the scope that the application sees."""
     request = Request(scope)
     seen = {
         "root": scope.get("root_path", ""),
@@ -77,14 +77,14 @@ async def test_prefix(path: str, base_url: str, prefix: str, root: str, seen_pat
 
 
 @pytest.mark.parametrize("options", [{"base_url": "/x"}, {"prefix": "/x"}])
-async def test_prefix_itself_leads_to_the_page(options) -> None:
+async def test_prefix_itself_is_redirected(options) -> None:
     response = await ask("/x?token=a%26b", **options)
     assert response.status_code == 307
     assert response.headers["location"] == "/x/?token=a%26b"
 
 
 @pytest.mark.parametrize("prefix", ["x", "//evil.test", "/a b", "/a//b", "https://evil.test"])
-async def test_prefix_that_is_no_path_is_refused(prefix: str) -> None:
+async def test_invalid_prefix_is_refused(prefix: str) -> None:
     response = await ask("/api", prefix=prefix)
     assert response.status_code == 400
     assert "X-Forwarded-Prefix" in response.json()["message"]
@@ -128,7 +128,7 @@ async def test_address(hops: str, address: str) -> None:
     assert (found["address"], found["peer"]) == (address, PROXY)
 
 
-async def test_nobody_else_is_believed() -> None:
+async def test_headers_of_other_clients_are_ignored() -> None:
     headers = {"for": "6.6.6.6", "proto": "https", "prefix": "/evil"}
     found = await seen("/api", peer="192.0.2.7", **headers)
     assert found == {
@@ -142,7 +142,7 @@ async def test_nobody_else_is_believed() -> None:
 
 
 @pytest.mark.parametrize("base_url", ["x", "//x", "/a b", "/a/../%2e", "http://x"])
-async def test_base_url_that_is_no_path(base_url: str) -> None:
+async def test_invalid_base_url(base_url: str) -> None:
     with pytest.raises(InvalidSettings, match="base_url"):
         Settings(base_url=base_url)
 

@@ -1,4 +1,4 @@
-"""Receipts, from clients that are slow to give them, or do not."""
+"""Acknowledgements of clients that answer pings in time, late or never."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(use: Use, **options: Any) -> AsyncGenerator[int]:
-    """Serve an application that uses its WebSocket in this way; give the port."""
+    """Serve an application that calls *use* on each WebSocket; yield the port."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -66,7 +66,7 @@ async def serving(use: Use, **options: Any) -> AsyncGenerator[int]:
 
 @asynccontextmanager
 async def connected(use: Use, **options: Any) -> AsyncGenerator[SocketStream]:
-    """Serve such an application; give a client's connection."""
+    """Serve such an application; yield the connection of a client."""
     async with (
         serving(use, **options) as port,
         await anyio.connect_tcp("127.0.0.1", port) as client,
@@ -86,21 +86,21 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
 
 
 async def read_until(client: SocketStream, last: bytes) -> bytes:
-    """Return what a server has sent, its handshake aside, up to what ends like this."""
+    """Return the frames of a server, without the handshake, up to those that end with *last*."""
     data = b""
     while not data.endswith(last):
         data += await client.receive()
     return data.rpartition(b"\r\n\r\n")[2]
 
 
-async def test_what_is_sent_in_one_turn_is_answered_together() -> None:
+async def test_one_ping_follows_the_messages_of_one_turn() -> None:
     received: list[int] = []
     done = anyio.Event()
 
     async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
         for number in range(20):
-            on_receipt = partial(received.append, number)
-            await send({"type": "websocket.send", "text": "", EXTENSION: on_receipt})
+            on_acknowledged = partial(received.append, number)
+            await send({"type": "websocket.send", "text": "", EXTENSION: on_acknowledged})
         await receive()
         await send({"type": "websocket.send", "text": "", EXTENSION: partial(received.append, 20)})
         await send({"type": "websocket.close", "code": 1000})
@@ -111,14 +111,14 @@ async def test_what_is_sent_in_one_turn_is_answered_together() -> None:
         first = [*[(TEXT, b"")] * 16, (PING, pings[0]), *[(TEXT, b"")] * 4, (PING, pings[1])]
         assert frames(await read_until(client, pings[1])) == first
         await client.send(PONG + pings[1] + b"\x81\x81" + bytes(4) + b"x")
-        goodbye = (1000).to_bytes(2, "big")
-        last = frames(await read_until(client, goodbye))
-        assert last == [(TEXT, b""), (PING, pings[2]), (CLOSE, goodbye)]
+        close_code = (1000).to_bytes(2, "big")
+        last = frames(await read_until(client, close_code))
+        assert last == [(TEXT, b""), (PING, pings[2]), (CLOSE, close_code)]
         await done.wait()
     assert received == [15, 19]
 
 
-async def test_receipt_stands_for_all_before_it_also_for_those_that_are_forgotten(
+async def test_pong_acknowledges_all_messages_before_its_ping(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("kernelproto.server.program.acknowledgements._MESSAGES_PER_PING", 1)
@@ -128,8 +128,10 @@ async def test_receipt_stands_for_all_before_it_also_for_those_that_are_forgotte
 
     async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
         for number in range(1, 11):
-            on_receipt = partial(received.append, number)
-            await send({"type": "websocket.send", "text": f"<{number}>", EXTENSION: on_receipt})
+            on_acknowledged = partial(received.append, number)
+            await send(
+                {"type": "websocket.send", "text": f"<{number}>", EXTENSION: on_acknowledged}
+            )
         await receive()  # a message behind the pongs
         done.set()
 
@@ -143,8 +145,8 @@ async def test_receipt_stands_for_all_before_it_also_for_those_that_are_forgotte
     assert received == [8, 9]
 
 
-async def test_client_that_neither_answers_nor_reads_is_given_up() -> None:
-    """Its connection would stay open for as long as there is something to be sent."""
+async def test_client_that_answers_no_ping_is_disconnected() -> None:
+    """uvicorn alone would keep the connection until the client has read everything."""
     done = anyio.Event()
 
     async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
@@ -161,8 +163,8 @@ async def test_client_that_neither_answers_nor_reads_is_given_up() -> None:
         await done.wait()
 
 
-async def test_what_came_before_the_connection_was_lost_counts() -> None:
-    """A server that writes before it reads is told of the loss first."""
+async def test_pong_before_a_disconnect_counts() -> None:
+    """A server that writes before it reads notices the disconnect first."""
     received: list[int] = []
     done = anyio.Event()
     client = socket.socket()

@@ -1,4 +1,4 @@
-"""Clients that take their time to say what they want, over a real network."""
+"""Clients that send the header of a request slowly, over a real network."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Slow:
-    """An application that answers when it is told to; its WebSockets say what they are told."""
+    """An application that responds when *may_respond* is set, and echoes on WebSockets."""
 
     def __init__(self) -> None:
-        self.asked = anyio.Event()
-        self.may_answer = anyio.Event()
+        self.has_request = anyio.Event()
+        self.may_respond = anyio.Event()
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "websocket":
@@ -53,8 +53,8 @@ class Slow:
             await send({"type": "websocket.send", "text": event["text"]})
             await receive()
             return
-        self.asked.set()
-        await self.may_answer.wait()
+        self.has_request.set()
+        await self.may_respond.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
         await send({"type": "http.response.body", "body": b"done"})
 
@@ -76,16 +76,16 @@ async def read_to_end(stream: SocketStream) -> bytes:
     return b"".join([chunk async for chunk in stream])
 
 
-async def until_others_are_given_up(port: int) -> None:
-    """Wait for as long as a client that says nothing is waited for."""
+async def wait_for_timeout_of_another_client(port: int) -> None:
+    """Wait until a client that sends nothing is disconnected."""
     async with await anyio.connect_tcp("127.0.0.1", port) as silent:
         assert await read_to_end(silent) == b""
 
 
 @pytest.mark.parametrize("before", [b"", GET])
-async def test_head_that_does_not_end_is_answered(before: bytes) -> None:
+async def test_incomplete_header_gets_a_response(before: bytes) -> None:
     app = Slow()
-    app.may_answer.set()
+    app.may_respond.set()
     async with serving(app) as port, await anyio.connect_tcp("127.0.0.1", port) as client:
         await client.send(before)
         if before:
@@ -106,19 +106,19 @@ async def test_head_that_does_not_end_is_answered(before: bytes) -> None:
         b"GET / HTTP/1.1\r\nx: ",
         b"POST / HTTP/1.1\r\nHost: server.test\r\nContent-Length: 1000000000\r\n\r\n",
     ],
-    ids=["head", "body"],
+    ids=["header", "body"],
 )
-async def test_no_trickle_keeps_a_connection(begin: bytes) -> None:
-    """Nor does one of a body that nobody reads."""
+async def test_slow_bytes_do_not_keep_a_connection(begin: bytes) -> None:
+    """Neither those of a header, nor those of a body that the application does not read."""
     app = Slow()
-    app.may_answer.set()
+    app.may_respond.set()
     async with serving(app) as port, await anyio.connect_tcp("127.0.0.1", port) as client:
         await client.send(begin)
         with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
-            await send_for_ever(client)
+            await send_bytes_slowly(client)
 
 
-async def send_for_ever(client: SocketStream) -> None:
+async def send_bytes_slowly(client: SocketStream) -> None:
     while True:
         await client.send(b"y")
         with anyio.move_on_after(0.001):
@@ -126,36 +126,36 @@ async def send_for_ever(client: SocketStream) -> None:
 
 
 async def test_connection_is_kept_between_requests() -> None:
-    """The time for a head counts from its first byte."""
+    """The time limit starts with the first byte of a header."""
     app = Slow()
-    app.may_answer.set()
+    app.may_respond.set()
     async with serving(app) as port, await anyio.connect_tcp("127.0.0.1", port) as client:
         for _ in range(2):
             await client.send(GET)
             assert (await client.receive()).startswith(b"HTTP/1.1 200")
-            await until_others_are_given_up(port)
+            await wait_for_timeout_of_another_client(port)
         await client.send(GET[:10])
         assert (await read_to_end(client)).startswith(b"HTTP/1.1 408")
 
 
-async def test_answer_may_take_longer() -> None:
+async def test_response_may_take_longer() -> None:
     app = Slow()
     async with serving(app) as port, await anyio.connect_tcp("127.0.0.1", port) as client:
         await client.send(GET + GET)
-        await app.asked.wait()
-        await until_others_are_given_up(port)
-        app.may_answer.set()
+        await app.has_request.wait()
+        await wait_for_timeout_of_another_client(port)
+        app.may_respond.set()
         received = b""
         while received.count(b"done") < 2:
             received += await client.receive()
     assert received.count(b"HTTP/1.1 200") == 2
 
 
-async def test_websocket_has_no_head_to_come() -> None:
+async def test_websocket_has_no_header_timeout() -> None:
     async with (
         serving(Slow()) as port,
         connect(f"ws://127.0.0.1:{port}/", proxy=None, compression=None) as websocket,
     ):
-        await until_others_are_given_up(port)
+        await wait_for_timeout_of_another_client(port)
         await websocket.send("still here")
         assert await websocket.recv() == "still here"

@@ -12,7 +12,7 @@ from kernelproto.server.program.pacing import SLICE_BYTES, PacedTransport, Pacer
 
 
 class Loop:
-    """Calls what is due, one turn at a time."""
+    """An event loop that runs one turn at a time."""
 
     def __init__(self) -> None:
         self.ready: list[Callable[[], None]] = []
@@ -35,7 +35,7 @@ class Loop:
 
 
 class Wire:
-    """A transport that keeps what is done with it."""
+    """A transport that records the calls."""
 
     def __init__(self) -> None:
         self.is_reading = True
@@ -68,7 +68,7 @@ class Wire:
 
 
 class Connection:
-    """A paced transport whose protocol keeps the slices that it gets."""
+    """A paced transport with a protocol that records its slices."""
 
     def __init__(self, loop: Loop, pacer: Pacer, *, lingers: bool = False) -> None:
         self.wire = Wire()
@@ -92,12 +92,12 @@ def one_slice_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pacing, "TURN_SECONDS", 0.0)
 
 
-def test_slices_of_many_turns_are_what_was_received() -> None:
+def test_slices_add_up_to_the_received_data() -> None:
     loop, data = Loop(), bytes(range(256)) * 100
     connection = Connection(loop, Pacer())
     connection.paced.receive(data)
     assert not connection.wire.is_reading
-    for number in range(2, 13):  # the first one came before others, and does not any more
+    for number in range(2, 13):  # only the first turn had priority
         loop.turn()
         assert len(connection.slices) == number
     assert not connection.wire.is_reading
@@ -117,7 +117,7 @@ def test_turn_goes_on_while_there_is_time(monkeypatch: pytest.MonkeyPatch) -> No
     assert connection.sizes == [SLICE_BYTES] * 100
 
 
-def test_client_that_sends_little_comes_before_those_that_send_much() -> None:
+def test_clients_that_send_little_have_priority() -> None:
     loop, pacer = Loop(), Pacer()
     greedy = [Connection(loop, pacer) for _ in range(50)]
     for connection in greedy:
@@ -132,7 +132,7 @@ def test_client_that_sends_little_comes_before_those_that_send_much() -> None:
     assert sum(map(len, (connection.slices for connection in greedy))) == before + 1
 
 
-def test_clients_that_send_much_take_turns_whatever_comes_between() -> None:
+def test_clients_that_send_much_take_turns() -> None:
     loop, pacer = Loop(), Pacer()
     modest, first, second = (Connection(loop, pacer) for _ in range(3))
     for connection in (first, second):
@@ -165,7 +165,7 @@ def test_protocol_that_pauses_gets_nothing_until_it_resumes() -> None:
 
 
 @pytest.mark.parametrize(("most", "count"), [(None, 4), (1, 1)])
-def test_lost_connection_hands_on_what_had_come(most: int | None, count: int) -> None:
+def test_lost_connection_passes_on_buffered_data(most: int | None, count: int) -> None:
     loop = Loop()
     connection = Connection(loop, Pacer())
     connection.received(4 * SLICE_BYTES)
@@ -177,7 +177,7 @@ def test_lost_connection_hands_on_what_had_come(most: int | None, count: int) ->
     assert connection.sizes == [SLICE_BYTES] * count
 
 
-def test_other_protocol_gets_what_comes_for_it() -> None:
+def test_new_protocol_gets_only_new_data() -> None:
     loop = Loop()
     connection = Connection(loop, Pacer())
     slices: list[bytes] = []

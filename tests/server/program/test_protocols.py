@@ -1,4 +1,4 @@
-"""uvicorn's protocols with bounded work, over a real network."""
+"""uvicorn's protocols with pacing and limits, over a real network."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHUNKED = b"POST / HTTP/1.1\r\nHost: server.test\r\nTransfer-Encoding: chunked\r
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer at once, on /read with the size of the body; echo the messages of a WebSocket."""
+    """Respond at once, on /read with the size of the body; on a WebSocket with message sizes."""
     if scope["type"] == "websocket":
         await receive()
         if scope["path"] == "/refuse":
@@ -79,7 +79,7 @@ async def serving(connections: Connections | None = None) -> AsyncGenerator[int]
             server.should_exit = True
 
 
-async def until_all_are_closed(connections: Connections) -> None:
+async def wait_until_all_are_closed(connections: Connections) -> None:
     while connections.open:
         await checkpoint()
 
@@ -100,7 +100,7 @@ CONTINUATION, TEXT, PING, PONG = 0, 1, 9, 10
 @on_uvicorn
 @pytest.mark.anyio
 @pytest.mark.parametrize("size", [1, SLICE_BYTES, 300_000])
-async def test_body_comes_as_a_whole(size: int) -> None:
+async def test_body_is_complete(size: int) -> None:
     head = b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
     async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
         for _ in range(3):
@@ -114,8 +114,8 @@ async def test_body_comes_as_a_whole(size: int) -> None:
 
 @on_uvicorn
 @pytest.mark.anyio
-async def test_answer_before_the_end_of_the_body_closes_the_connection() -> None:
-    """The client gets the answer, although it sends on."""
+async def test_response_before_the_end_of_the_body_closes_the_connection() -> None:
+    """The client gets the response although it keeps sending."""
     async with serving() as port, await anyio.connect_tcp("127.0.0.1", port) as client:
         await client.send(CHUNKED + b"1\r\nx\r\n" * 200_000)
         answer = await read_to_end(client)
@@ -147,7 +147,7 @@ async def test_pipelined_requests_are_all_answered() -> None:
         frame(TEXT, b"x", fin=False) + frame(CONTINUATION, fin=False) * 20_000,
         frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x" * 100, fin=False) * 20_000,
     ],
-    ids=["pings", "pongs", "numbered pongs", "large pings", "continuations", "small pieces"],
+    ids=["pings", "pongs", "numbered pongs", "large pings", "continuations", "small fragments"],
 )
 async def test_too_many_small_frames_close_a_websocket(frames: bytes) -> None:
     connections = Connections(frames_per_second=100)
@@ -159,12 +159,12 @@ async def test_too_many_small_frames_close_a_websocket(frames: bytes) -> None:
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 1008
         assert "too many pings, pongs or small fragments" in caught.value.rcvd.reason
-        await until_all_are_closed(connections)
+        await wait_until_all_are_closed(connections)
 
 
 @on_uvicorn
 @pytest.mark.anyio
-async def test_messages_are_not_counted_however_many_and_in_however_many_pieces() -> None:
+async def test_whole_messages_and_large_fragments_are_not_limited() -> None:
     async with (
         serving(Connections(frames_per_second=1)) as port,
         connect(f"ws://127.0.0.1:{port}/", proxy=None, compression=None) as client,
@@ -185,7 +185,7 @@ async def test_messages_are_not_counted_however_many_and_in_however_many_pieces(
 
 @on_uvicorn
 @pytest.mark.anyio
-async def test_refused_handshake_leaves_no_error(caplog) -> None:
+async def test_refused_handshake_logs_no_error(caplog) -> None:
     async with serving() as port:
         with pytest.raises(InvalidStatus) as caught:
             await connect(f"ws://127.0.0.1:{port}/refuse", proxy=None).__aenter__()
@@ -196,13 +196,13 @@ async def test_refused_handshake_leaves_no_error(caplog) -> None:
 
 @on_uvicorn
 @pytest.mark.anyio
-async def test_silent_connections_keep_no_client_out() -> None:
+async def test_idle_connections_do_not_lock_out_clients() -> None:
     connections = Connections(most=5)
     async with serving(connections) as port, anyio.create_task_group() as tasks:
         begun = b"GET / HTTP/1.1\r\nx: "
         for number in range(40):
             silent = await anyio.connect_tcp("127.0.0.1", port)
-            tasks.start_soon(wait_for_the_end, silent)
+            tasks.start_soon(wait_until_closed, silent)
             if number % 2:
                 await silent.send(begun)
             async with await anyio.connect_tcp("127.0.0.1", port) as client:
@@ -213,7 +213,7 @@ async def test_silent_connections_keep_no_client_out() -> None:
     assert connections.refused == 0
 
 
-async def wait_for_the_end(stream: SocketStream) -> None:
+async def wait_until_closed(stream: SocketStream) -> None:
     async with stream:
         with anyio.CancelScope(), pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
             await stream.receive()
@@ -222,7 +222,7 @@ async def wait_for_the_end(stream: SocketStream) -> None:
 @on_uvicorn
 @pytest.mark.anyio
 @pytest.mark.parametrize("path", ["/", "/websocket"])
-async def test_connection_without_room_is_told(caplog, path: str) -> None:
+async def test_connection_above_the_limit_gets_a_response(caplog, path: str) -> None:
     connections = Connections(most=2)
     async with serving(connections) as port:
         url = f"ws://127.0.0.1:{port}/"
@@ -240,7 +240,7 @@ async def test_connection_without_room_is_told(caplog, path: str) -> None:
             assert b'"reason":"Service Unavailable"' in answer
             await first.send("x")
             assert await first.recv() == "1"
-        await until_all_are_closed(connections)
+        await wait_until_all_are_closed(connections)
         async with await anyio.connect_tcp("127.0.0.1", port) as client:
             await client.send(GET)
             assert (await client.receive()).startswith(b"HTTP/1.1 200")

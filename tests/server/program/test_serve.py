@@ -13,7 +13,6 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import anyio
 import httpx
@@ -24,7 +23,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from kernelproto.exceptions import InvalidSettings
-from kernelproto.extras import EXTRAS
 from kernelproto.server import (
     Settings,
 )
@@ -40,7 +38,7 @@ GUARD_SECONDS = 60
 
 @contextmanager
 def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Client]]:
-    """Run the program; give it and a client that has the token that it prints."""
+    """Run the program; yield it, and a client with the token that it prints."""
     command = [sys.executable, "-m", "kernelproto.server", "--port", "0", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -48,7 +46,7 @@ def served(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], httpx.Clien
             found = None
             while found is None:
                 line = process.stderr.readline()
-                assert line, "it has ended"
+                assert line, "the server has ended"
                 found = re.search(r"http://[\d.]+:\d+/(\?token=\S+)?", line)
             url = httpx.URL(found.group())
             headers = {"authorization": f"token {url.params.get('token', 'none')}"}
@@ -72,7 +70,7 @@ def channels(client: httpx.Client, kernel_id: str, *, v1: bool = True):
 
 
 def execute(socket, code: str, msg_id: str) -> list[Message]:
-    """Execute code; return what comes of it, up to the reply and "idle"."""
+    """Execute code; return the messages of it, up to the reply and "idle"."""
     framing = client_framing(socket.subprotocol)
     header = Header(msg_id=msg_id, msg_type="execute_request", session="s", version="5.4")
     socket.send(framing.encode("shell", Message.build(header, {"code": code})))
@@ -90,14 +88,14 @@ def execute(socket, code: str, msg_id: str) -> list[Message]:
 
 
 def closing_code(socket) -> int | None:
-    """Wait until the server has closed a WebSocket; return the code."""
+    """Wait until the server closes a WebSocket; return the code."""
     while socket.close_code is None:
         with suppress(ConnectionClosed):
             socket.recv(timeout=GUARD_SECONDS)
     return socket.close_code
 
 
-def test_serves_real_kernels_and_ends_them() -> None:
+def test_serves_real_kernels_and_shuts_them_down() -> None:
     with served() as (process, client):
         assert httpx.get(client.base_url.join("/api/kernels")).status_code == 403
         kernel_id = client.post("/api/kernels").json()["id"]
@@ -118,14 +116,14 @@ def test_serves_real_kernels_and_ends_them() -> None:
         assert process.wait(GUARD_SECONDS) == 0
 
 
-def test_frame_that_is_too_large_is_refused_before_it_is_read() -> None:
+def test_frame_above_the_limit_closes_the_websocket() -> None:
     with served("--max-message-bytes", "1000") as (_, client):
         kernel_id = client.post("/api/kernels").json()["id"]
         with channels(client, kernel_id) as socket:
             socket.send(b"x" * 1001)
             assert closing_code(socket) == 1009
         while client.get("/api/kernels").json()[0]["connections"]:
-            pass  # the server has closed it, and is still clearing up
+            pass  # the server is still cleaning up
 
 
 def test_users_of_a_token_file(tmp_path) -> None:
@@ -138,7 +136,7 @@ def test_users_of_a_token_file(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["pyimport/kernel", "fork/kernel"])
-def test_kernels_have_no_secret_of_the_server(monkeypatch, kernel: str) -> None:
+def test_kernels_do_not_inherit_secrets_of_the_server(monkeypatch, kernel: str) -> None:
     secrets = ("KERNELPROTO_TOKEN", "JUPYTERHUB_API_TOKEN", "OF_THE_DATABASE")
     for name in secrets:
         monkeypatch.setenv(name, "s3cret")
@@ -181,7 +179,7 @@ def test_kernel_type_of_the_settings_file_has_warm_kernels(tmp_path) -> None:
     pytest.fail("no kernel was warm")
 
 
-def test_log_for_programs_has_no_secrets() -> None:
+def test_json_log_has_no_secrets() -> None:
     with served("--log-format", "json", "--metrics-token", "for-metrics") as (process, client):
         token = client.headers.pop("authorization").split()[1]
         for path in ("/healthz", "/metrics?token=for-metrics", "/nowhere?token=wrong"):
@@ -192,43 +190,24 @@ def test_log_for_programs_has_no_secrets() -> None:
         assert process.stderr is not None
         text = process.stderr.read()
     lines = [json.loads(line) for line in text.splitlines()]
-    (ready,) = [line for line in lines if "is ready" in line["message"]]
+    (ready,) = [line for line in lines if "ready after" in line["message"]]
     assert (ready["kernel_id"], ready["user"]) == (kernel_id, "user")
-    assert "uvicorn.error" in [line["logger"] for line in lines]  # it is part of the log
+    assert "uvicorn.error" in [line["logger"] for line in lines]  # the log of uvicorn is included
     assert not any(secret in text for secret in (token, "for-metrics", "wrong"))
-
-
-@pytest.mark.parametrize("missing", ["starlette", "h11", "prometheus_client", "websockets"])
-def test_what_is_missing_is_told_in_a_line(missing: str) -> None:
-    program = (
-        f"import runpy, sys; sys.modules[{missing!r}] = None; "
-        "runpy.run_module('kernelproto.server', run_name='__main__')"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert (
-        done.stderr == f'error: {missing} cannot be imported: pip install "kernelproto[server]"\n'
-    )
-
-
-def test_nothing_is_missed_that_the_extra_does_not_bring() -> None:
-    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
-    brought = project["optional-dependencies"]["server"]
-    assert set(EXTRAS["server"]) == {line.partition(">")[0] for line in brought}
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_waits_for_no_head_and_ends_in_order_on_a_signal(capsys, monkeypatch) -> None:
+async def test_serves_with_a_header_timeout_until_a_signal(capsys, monkeypatch) -> None:
     settings = Settings(port=0, host="localhost", authentication="none", multi_user=False)
-    said = ""
+    output = ""
     with anyio.fail_after(GUARD_SECONDS):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(serve, settings)
-            while "http" not in said:
+            while "http" not in output:
                 await checkpoint()
-                said += capsys.readouterr().err
-            url = httpx.URL(said.split()[-1])
+                output += capsys.readouterr().err
+            url = httpx.URL(output.split()[-1])
             async with httpx.AsyncClient(base_url=url) as client:
                 assert (await client.get("/api/me")).json()["identity"]["username"] == "user"
                 assert "kernelproto_open_connections 1.0" in (await client.get("/metrics")).text
@@ -241,7 +220,7 @@ async def test_waits_for_no_head_and_ends_in_order_on_a_signal(capsys, monkeypat
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_mistake_is_told_at_once(monkeypatch, capsys) -> None:
+def test_invalid_settings_end_the_program(monkeypatch, capsys) -> None:
     monkeypatch.setenv("JUPYTER_KERNEL_MAX_PER_SERVER", "many")
     assert main([]) == 1
     assert "max_kernels from JUPYTER_KERNEL_MAX_PER_SERVER" in capsys.readouterr().err
@@ -252,7 +231,7 @@ def test_mistake_is_told_at_once(monkeypatch, capsys) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_port_that_is_taken_is_told() -> None:
+async def test_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidSettings) as caught:
@@ -265,7 +244,7 @@ async def test_port_that_is_taken_is_told() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_address_of_another_machine_is_told() -> None:
+async def test_address_of_another_machine() -> None:
     with pytest.raises(InvalidSettings) as caught:
         await serve(Settings(host="192.0.2.1", port=0))
     assert str(caught.value) == (
@@ -288,7 +267,7 @@ async def test_settings_are_checked_before_anything_is_served(monkeypatch, setti
 def test_new_token_fits_into_a_token_file(capsys) -> None:
     name = 'a"d\\a'
     assert main(["--new-token", name]) == 0
-    lines, told = capsys.readouterr()
-    token = told.strip().rpartition(": ")[2]
+    lines, message = capsys.readouterr()
+    token = message.strip().rpartition(": ")[2]
     assert tomllib.loads(lines) == {name: {"token": hash_token(token)}}
     assert token not in lines

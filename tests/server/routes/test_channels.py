@@ -349,8 +349,8 @@ async def test_close_reason_says_that_the_kernel_was_culled(serving) -> None:
         kernel = server.pool.find(kernel_id, user="ada")
         assert kernel is not None
         async with server.connect("ada", kernel_id) as socket:
-            (found,) = server.pool._members._members.values()
-            server.pool._members._end(found, "culled")
+            (found,) = server.pool._executor._kernels.values()
+            server.pool._executor._end(found, "culled")
             code, reason = await socket.receive_close()
     assert code == 1001
     assert reason == "This kernel was idle for too long and was shut down: start another one."
