@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import re
 from contextlib import suppress
@@ -39,6 +40,15 @@ def test_every_test_that_the_table_names_is_there() -> None:
 
     assert named
     assert named - set(re.findall(r"^async def (test_\w+)", TESTS, re.MULTILINE)) == set()
+
+
+def test_page_of_states_is_the_generated_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    states = importlib.import_module("docs.hooks.states")
+    page = states.PAGE.read_text("utf-8")
+    assert states.fill(page) == page, "run: python -m docs.hooks.states"
+    with pytest.raises(ValueError, match="has no place for the states 'kernel'"):
+        states.fill("")
 
 
 # What the tables call by a name of their own.

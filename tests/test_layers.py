@@ -83,6 +83,7 @@ CONFINED = {
 PURE = (
     "kernelproto/wire/",
     "kernelproto/supervise/restart_policy.py",
+    "kernelproto/supervise/states.py",
     "kernelproto/pool/queue.py",
     "kernelproto/pool/slots.py",
     "kernelproto/pool/plan.py",

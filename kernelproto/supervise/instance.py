@@ -79,11 +79,10 @@ class Instance:
         manager: the handle on its process.
         client: the client that talks to it.
         ready_at: when it was ready, on the clock of ``anyio.current_time``; None before.
-        dead: whether its process is known to have ended.
         gone: set when its process has ended and every pending call has raised.
         outlives: whether leaving lets go of the process instead of ending it.
         reason: why it was killed, if it was killed from here.
-        farewell: the error of calls that are pending when its block is left.
+        closing_error: the error of calls that are pending when its block is left.
     """
 
     def __init__(
@@ -93,11 +92,10 @@ class Instance:
         self.manager = manager
         self.client = client
         self.ready_at: float | None = None
-        self.dead = False
         self.gone = anyio.Event()
         self.outlives = False
         self.reason: str | None = None
-        self.farewell = ClientClosed("the kernel was shut down")
+        self.closing_error = ClientClosed("the kernel was shut down")
         self._owner = Owner()
         self._timeouts = timeouts
         self._ending = anyio.Lock()
@@ -175,7 +173,6 @@ class Instance:
         returncode = await self.manager.wait()
         if not self._ending.locked():
             await self.client.settle()
-        self.dead = True
         if not self._ending.locked():
             self.client.fail(on_death(returncode))
         self.gone.set()
@@ -194,7 +191,6 @@ class Instance:
                     partial(end_process, self.client, self.manager, self._timeouts, restart=restart)
                 )
             finally:
-                self.dead = True
                 self.client.fail(error)
                 await attempt(self.manager.cleanup)
                 self.gone.set()
@@ -325,7 +321,7 @@ async def _open(
                 if instance.outlives and isinstance(manager, MayOutlive):
                     finish = manager.detach
                 else:
-                    await instance.end(instance.farewell)
+                    await instance.end(instance.closing_error)
     finally:
         if owner.is_here:
             await to_the_end(partial(attempt, finish), seconds=timeouts.kill)

@@ -22,6 +22,7 @@ from kernelproto.supervise.current_client import CurrentClient
 from kernelproto.supervise.events import Callback, EventT, KernelEvents
 from kernelproto.supervise.instance import Launch
 from kernelproto.supervise.lifecycle import Lifecycle
+from kernelproto.supervise.states import Life
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire import content
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
@@ -108,11 +109,13 @@ class Kernel(Requests, Observable):
         A Kernel exists once its process is ready, so it is never "starting". The REST API has the
         state as ``execution_state``, the name that Jupyter's clients read.
         """
-        if self.lifecycle.replacement is not None:
-            return "restarting"
-        if self.lifecycle.over or self.lifecycle.current.dead:
-            return "dead"
-        return "busy" if self.client.busy else "idle"
+        match self.lifecycle.life:
+            case Life.RESTARTING:
+                return "restarting"
+            case Life.DEAD | Life.OVER:
+                return "dead"
+            case _:
+                return "busy" if self.client.busy else "idle"
 
     def events(self) -> KernelEvents:
         """Return an async iterator over what happens to the kernel from now on.

@@ -7,11 +7,8 @@ at most one at a time: further restarts join it, and requests wait for it. It en
 instance is ready, or with an error. A task carries it out: a task of the kernel for a restart, a
 task of the supervisor if the kernel has died.
 
-    serving --died, nobody supervises, or the supervisor gives up--> dead
-    serving --restart(), or died and supervised--> replacing --ready--> serving
-                                                             `-failed-> dead
-    dead    --restart()--> replacing
-    any     --end()--> over
+``states.py`` has the states and the events that change them. An event that its table does not allow
+raises, so a wrong order of calls shows at once.
 """
 
 from __future__ import annotations
@@ -48,6 +45,7 @@ from kernelproto.supervise.instance import (
     start_instance,
 )
 from kernelproto.supervise.restart_policy import Decision, GiveUp, Restart
+from kernelproto.supervise.states import Life, LifeEvent, next_life
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
@@ -104,7 +102,7 @@ class Lifecycle:
         current: the process that serves, or has served last.
         replacement: the next one, while there is to be one.
         failure: why there was no next one, while there is none.
-        over: whether the kernel was shut down for good.
+        life: the state of the kernel.
         kernel_id: what all of them are listed under; by default the id of the first one.
         cwd: the working directory of the next process; None means the caller's.
         env: environment variables of the next process, beside those of the first launch.
@@ -118,7 +116,7 @@ class Lifecycle:
         self.current: Instance
         self.replacement: Replacement | None = None
         self.failure: Exception | None = None
-        self.over = False
+        self.life = Life.STARTING
         self.kernel_id = ""
         self.cwd = cwd
         self.env: Mapping[str, str] = {}
@@ -130,7 +128,7 @@ class Lifecycle:
         self._timeouts = timeouts
         self._comm_targets: dict[str, OnCommOpen] = {}
         self._supervisor: Supervisor | None = None
-        self._farewell = ClientClosed("the kernel was shut down")
+        self._closing_error = ClientClosed("the kernel was shut down")
 
     async def begin(self) -> Instance:
         """Start a instance, in a task of the kernel's, and return it when it is ready.
@@ -163,9 +161,10 @@ class Lifecycle:
             self.replacement.hurry.set()
             with suppress(Exception):  # raised in the tasks that asked for this restart
                 await self.replacement.wait()
-        if self.over:
+        if self.life is Life.OVER:
             raise ClientClosed("the kernel was shut down: run another one")
         if self.replacement is None:
+            self._apply(LifeEvent.RESTART)
             self.replacement = Replacement(auto=False)
             work = partial(self._restart, env or {}, cwd)
             self._tasks.start_soon(self.carry_out, self.replacement, work)
@@ -191,19 +190,20 @@ class Lifecycle:
         finally:
             if self.replacement is replacement:
                 self.replacement = None
+                self._apply(LifeEvent.FAILED)
                 self.failure = failure = failure or self._abandoned()
                 self.observers.fail(failure)
                 replacement.fail(failure)
 
     async def end(self) -> int | None:
         """End the kernel for good; return the exit status of its process, None if unknown."""
-        self.over = True
+        self._apply(LifeEvent.END)
         try:
             if self.replacement is not None:
                 await to_the_end(partial(_abandon, self.replacement))
-            return await self.current.end(self._farewell)
+            return await self.current.end(self._closing_error)
         finally:
-            self.observers.fail(self._farewell)
+            self.observers.fail(self._closing_error)
             self.events.end()
 
     def list_as(self, kernel_id: str) -> None:
@@ -214,15 +214,15 @@ class Lifecycle:
 
     def explain_end(self, error: ClientClosed) -> None:
         """Say, before the kernel is ended, what those get who hold it still."""
-        self._farewell = self.current.farewell = error
+        self._closing_error = self.current.closing_error = error
 
     async def detach(self) -> None:
         """Let the kernel outlive this program, unless it was shut down or has died."""
-        if self.over or self.current.dead or self.replacement is not None:
-            await self.end()
-        else:
+        if self.life is Life.READY:
             self.current.outlives = True
             self.current.gone.set()
+        else:
+            await self.end()
 
     @contextmanager
     def supervised_by(self, supervisor: Supervisor) -> Generator[None]:
@@ -240,6 +240,9 @@ class Lifecycle:
         """Run an async function for as long as the kernel is served; what it raises is logged."""
         start_logged(self._tasks, function, *args)
 
+    def _apply(self, event: LifeEvent) -> None:
+        self.life = next_life(self.life, event)
+
     async def _serve(self, *, task_status: TaskStatus[Instance]) -> None:
         async with start_instance(
             partial(self._launch, env=self.env, cwd=self.cwd),
@@ -256,6 +259,7 @@ class Lifecycle:
 
     def _welcome(self, instance: Instance) -> None:
         """Let a new instance serve those who wait for it."""
+        self._apply(LifeEvent.READY)
         replacement, self.replacement = self.replacement, None
         if replacement is None:
             return  # the first one: nobody has it yet
@@ -267,12 +271,19 @@ class Lifecycle:
         self.events.emit(Restarted(replacement.auto, instance.info, replacement.attempt))
 
     def _died(self, instance: Instance, returncode: int | None) -> KernelProtoError:
-        """Decide what follows the death of a instance; return what those get who wait for it."""
+        """Decide what follows the death of an instance; return the error of pending calls."""
         death = instance.death(returncode)
+        self._apply(LifeEvent.DIED)
+        if self.life is not Life.DEAD:  # it is being restarted or ended: no more follows
+            self.events.emit(death)
+            if self.life is Life.OVER:
+                return self._closing_error
+            return death_error(death, KernelRestarted, "the kernel died and is being restarted")
         supervisor = self._supervisor
         decision = None if supervisor is None else supervisor.died(instance.uptime)
         if supervisor is not None and isinstance(decision, Restart):
             # A callback for Died sees from the state that the kernel is being restarted.
+            self._apply(LifeEvent.RESTART)
             self.replacement = Replacement(auto=True, attempt=decision.attempt)
             self.events.emit(death)
             supervisor.revive(self.replacement, decision)
@@ -295,7 +306,7 @@ class Lifecycle:
             raise
 
     def _abandoned(self) -> KernelProtoError:
-        if self.over:
+        if self.life is Life.OVER:
             return ClientClosed("the kernel was shut down while it was being restarted")
         return KernelDied("the kernel died, and whoever was restarting it has stopped")
 

@@ -367,6 +367,32 @@ async def test_restart_that_fails_can_be_tried_again() -> None:
         assert (await kernel.execute("6 * 7")).text == "42"
 
 
+async def test_death_just_when_a_restart_begins() -> None:
+    """Its moment is swept over every step from the death to its notice."""
+    policy = RestartPolicy(
+        limit=1000, time_to_dead=None, stable_after=0.0, backoff=Backoff(initial=0.0)
+    )
+    async with running(policy) as (kernel, provider):
+        for steps in range(40):
+            provider.kernels[-1].die()
+            for _ in range(steps):
+                await checkpoint()
+            await kernel.restart()
+            assert (await kernel.execute("6 * 7")).text == "42"
+
+
+async def test_death_just_when_the_kernel_is_shut_down() -> None:
+    for steps in range(0, 40, 3):
+        async with running() as (kernel, provider):
+            provider.kernels[-1].die()
+            for _ in range(steps):
+                await checkpoint()
+            await kernel.shutdown()
+            assert kernel.state == "dead"
+            with pytest.raises(ClientClosed):
+                await kernel.restart()
+
+
 async def test_restart_with_another_environment(tmp_path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()

@@ -1,0 +1,68 @@
+"""The states of a kernel, and the events that change them; see ``lifecycle.py``. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Life(StrEnum):
+    """What a kernel is, across all its processes."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    DEAD = "dead"
+    OVER = "over"
+
+
+class LifeEvent(StrEnum):
+    """What happens to a kernel.
+
+    READY: a process of it is ready. DIED: its ready process has ended by itself. RESTART: a caller
+    or a supervisor begins a restart. FAILED: a restart could not be completed. END: a caller ends
+    the kernel for good.
+    """
+
+    READY = "ready"
+    DIED = "died"
+    RESTART = "restart"
+    FAILED = "failed"
+    END = "end"
+
+
+# A restart that is under way ends the old process; if that dies meanwhile, nothing else follows.
+# A kernel that is over stays so, whatever its last process does before it is gone.
+LIFE: Mapping[Life, Mapping[LifeEvent, Life]] = {
+    Life.STARTING: {LifeEvent.READY: Life.READY},
+    Life.READY: {
+        LifeEvent.DIED: Life.DEAD,
+        LifeEvent.RESTART: Life.RESTARTING,
+        LifeEvent.END: Life.OVER,
+    },
+    Life.RESTARTING: {
+        LifeEvent.READY: Life.READY,
+        LifeEvent.DIED: Life.RESTARTING,
+        LifeEvent.FAILED: Life.DEAD,
+        LifeEvent.END: Life.OVER,
+    },
+    Life.DEAD: {LifeEvent.RESTART: Life.RESTARTING, LifeEvent.END: Life.OVER},
+    Life.OVER: {
+        LifeEvent.READY: Life.OVER,
+        LifeEvent.DIED: Life.OVER,
+        LifeEvent.FAILED: Life.OVER,
+        LifeEvent.END: Life.OVER,
+    },
+}
+
+
+def next_life(life: Life, event: LifeEvent) -> Life:
+    """Return the state that *event* leads to.
+
+    Raises:
+        RuntimeError: *event* cannot happen in this state, which is a bug of the caller.
+    """
+    try:
+        return LIFE[life][event]
+    except KeyError:
+        raise RuntimeError(f"{event.name} cannot happen to a kernel that is {life}") from None
