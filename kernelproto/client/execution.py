@@ -21,6 +21,7 @@ from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.reply import CATCHING_UP_SECONDS
 from kernelproto.client.result import ExecutionResult
 from kernelproto.client.stopping import OnTimeout, Stopper, Turn
+from kernelproto.concurrency.bell import Bell
 from kernelproto.exceptions import ClientClosed, ExecutionTimeout, MalformedMessage
 from kernelproto.wire.content import (
     ExecuteRequest,
@@ -136,7 +137,7 @@ class Execution:
         self._sent = False
         self._ended = False
         self._trailing = False
-        self._news = anyio.Event()
+        self._news = Bell()
         self._iterated = False
         self._reads = 0
         self._silence_until = math.inf
@@ -251,7 +252,7 @@ class Execution:
             self._receive_output(event.message)
         elif event.signal is Signal.INPUT:
             self._questions.ask(event.message)
-            self._news.set()
+            self._news.ring()
         elif event.signal is Signal.IDLE:
             self._turn.end()
         request = event.request
@@ -282,7 +283,7 @@ class Execution:
         kept = self._buffer.append(output, sum(map(len, message.parts)))
         # A task that awaits the result need not be woken for each output.
         if self._iterated or not kept:
-            self._news.set()
+            self._news.ring()
         if refusal is not None:
             raise refusal
 
@@ -299,7 +300,7 @@ class Execution:
         if silence is not None:
             self._silence_until = anyio.current_time() + silence
         if self._ended or silence is not None:
-            self._news.set()
+            self._news.ring()
 
     def share(self, displays: Displays) -> None:
         """Show the displays of the kernel that it is sent to; called by the client."""
@@ -315,7 +316,7 @@ class Execution:
         self._outcome.fail(error)
         self._ended = True
         self._questions.withdraw()
-        self._news.set()
+        self._news.ring()
 
     async def _result(self) -> ExecutionResult:
         await self._send()
@@ -333,7 +334,7 @@ class Execution:
             await self._sender.send_execution(self)
         except BaseException:
             self._sent = False
-            self._news.set()
+            self._news.ring()
             raise
 
     async def _progress(self) -> None:
@@ -357,23 +358,18 @@ class Execution:
             try:
                 await self._questions.answer()
             finally:
-                self._news.set()  # if this task has failed, another one may answer
+                self._news.ring()  # if this task has failed, another one may answer
         else:
-            await self._wait_for_news()
-
-    async def _wait_for_news(self) -> None:
-        if self._news.is_set():
-            self._news = anyio.Event()
-        await self._news.wait()
+            await self._news.wait()
 
     async def _end_after_silence(self) -> None:
         with anyio.move_on_after(CATCHING_UP_SECONDS):
-            await self._wait_for_news()
+            await self._news.wait()
             return
         self._sender.forget_execution(self)
         self._buffer.complete &= self._trailing
         self._ended = True
-        self._news.set()
+        self._news.ring()
 
     async def _interrupt_if_asked(self) -> None:
         if not self.options.interrupt_on_cancel or not self._sent or self._ended:
@@ -383,4 +379,4 @@ class Execution:
             with anyio.move_on_after(_INTERRUPT_SECONDS, shield=True):
                 # The kernel would abort requests that are sent while the code still runs.
                 while not (self._ended or self._trailing):
-                    await self._wait_for_news()
+                    await self._news.wait()

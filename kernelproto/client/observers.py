@@ -15,9 +15,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, Literal, Protocol, cast
 
-import anyio
 from anyio.lowlevel import checkpoint
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.exceptions import KernelProtoError, OutputOverflow, fresh
 from kernelproto.log_counts import LogCounts
@@ -70,7 +70,7 @@ class MessageStream(AsyncIterator[ObservedMessage]):
         self._lost = 0
         self._lost_bytes = 0
         self._failure: Exception | None = None
-        self._news = anyio.Event()
+        self._news = Bell()
         self._reads = 0
 
     def offer(self, message: Message, channel: ChannelName) -> None:
@@ -90,12 +90,12 @@ class MessageStream(AsyncIterator[ObservedMessage]):
             return
         self._buffer.append(((message, channel), size))
         self._bytes += size
-        self._news.set()
+        self._news.ring()
 
     def fail(self, error: Exception) -> None:
         """End the stream with *error*, after what is buffered; called by the client."""
         self._failure = self._failure or error
-        self._news.set()
+        self._news.ring()
 
     async def __anext__(self) -> ObservedMessage:
         while not self._buffer:
@@ -103,8 +103,6 @@ class MessageStream(AsyncIterator[ObservedMessage]):
                 raise self._gap()
             if self._failure is not None:
                 raise fresh(self._failure)
-            if self._news.is_set():
-                self._news = anyio.Event()
             await self._news.wait()
         observed, size = self._buffer.popleft()
         self._bytes -= size

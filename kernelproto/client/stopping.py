@@ -18,6 +18,7 @@ from typing import Literal, Protocol, TypeAlias
 import anyio
 
 from kernelproto.client.reply import CATCHING_UP_SECONDS
+from kernelproto.concurrency.bell import Bell
 from kernelproto.exceptions import ExecutionTimeout, KernelProtoError, KernelUnresponsive
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.transitions import Signal
@@ -98,7 +99,7 @@ class Turn:
         self.over = False
         self.unwanted = False
         self._kernel = kernel
-        self._change: anyio.Event | None = None  # for its tasks, if there are any
+        self._change = Bell()
 
     @property
     def occupies_kernel(self) -> bool:
@@ -134,16 +135,13 @@ class Turn:
 
     async def change(self) -> None:
         """Wait until something has changed."""
-        if self._change is None or self._change.is_set():
-            self._change = anyio.Event()
         await self._change.wait()
 
     def _start(self, function: Callable[[Turn, Stopper], Awaitable[None]]) -> None:
         self._kernel.start_task(function, self, self._kernel)
 
     def _wake_tasks(self) -> None:
-        if self._change is not None:
-            self._change.set()
+        self._change.ring()
 
 
 async def interrupt_when_running(turn: Turn, kernel: Stopper) -> None:

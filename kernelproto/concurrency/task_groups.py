@@ -86,9 +86,16 @@ async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -
     except for calls that come from a foreign thread. So a thread of its own makes the call, and
     waits for it: that is the task's visible parent.
 
+    One thread with a task group for all these tasks would not do. On Trio, a Ctrl-C raises
+    KeyboardInterrupt in any task that runs just then, also in the parent's own code, which anyio
+    cannot protect. It would cancel every kernel of the event loop.
+
     Args:
         serve: the task; it must not raise.
         name: of the thread.
+
+    Raises:
+        RuntimeError: no thread can be started.
     """
     from anyio import from_thread  # which loads concurrent.futures, for few programs
 
@@ -100,13 +107,13 @@ async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -
         try:
             await serve()
         except get_cancelled_exc_class():
-            pass  # the event loop ends, and has nobody to report this to
+            pass  # the event loop ends
 
     def call() -> None:
         try:
             from_thread.run(serve_until_cancelled, token=token)
         except KeyboardInterrupt:
-            # Trio lets a Ctrl-C strike whatever task runs just then; it is meant for the program.
+            # On Trio, a Ctrl-C raises it in any task that runs; the main task must get it.
             _thread.interrupt_main()
 
     threading.Thread(target=copy_context().run, args=[call], name=name, daemon=True).start()

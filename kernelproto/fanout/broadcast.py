@@ -11,6 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import anyio
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.exceptions import fresh
 from kernelproto.fanout.replay_log import Entry, ReplayLog
 from kernelproto.fanout.traffic import Unanswered
@@ -125,8 +126,8 @@ class Broadcast:
         self._kernel = kernel
         self._on_end = on_end
         self._subscribers: list[Subscriber] = []
-        self._more = anyio.Event()
-        self._client_left = anyio.Event()
+        self._more = Bell()
+        self._client_left = Bell()
         self._unanswered = Unanswered()
 
     @contextmanager
@@ -150,12 +151,10 @@ class Broadcast:
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
             self.log.leave(subscriber.cursor, anyio.current_time())
-            self._client_left.set()
+            self._client_left.ring()
 
     async def wait(self) -> None:
         """Wait for another message, or for the end of the kernel."""
-        if self._more.is_set():
-            self._more = anyio.Event()
         await self._more.wait()
 
     def offer(self, message: Message, channel: ChannelName) -> None:
@@ -200,7 +199,7 @@ class Broadcast:
             self.abort()
             self.failure = error
             self.ended.set()
-            self._more.set()
+            self._more.ring()
             self._on_end()
 
     def resume(self) -> None:
@@ -217,7 +216,6 @@ class Broadcast:
     async def serve(self) -> NoReturn:
         """Delete messages when their clients have been away for too long."""
         while True:
-            self._client_left = anyio.Event()
             with anyio.CancelScope(deadline=self.log.expires_at):
                 await self._client_left.wait()
             self.log.expire(anyio.current_time())
@@ -225,7 +223,7 @@ class Broadcast:
     def _put(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
         begin = self.log.begin
         self.log.append(message, channel, notice=notice)
-        self._more.set()
+        self._more.ring()
         if self.log.begin != begin:
             self._check()
 

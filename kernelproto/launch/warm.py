@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import anyio
 from anyio import AsyncContextManagerMixin
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider
@@ -77,7 +78,7 @@ class WarmProvider(AsyncContextManagerMixin):
         self._cwd = cwd
         self._launch_params = dict(launch_params or {})
         self._spares: deque[_Spare] = deque()
-        self._more = anyio.Event()
+        self._more = Bell()
         self._owner = Owner()
 
     @asynccontextmanager
@@ -152,8 +153,7 @@ class WarmProvider(AsyncContextManagerMixin):
             async with background_tasks() as tasks:
                 tasks.start_soon(spare.watch)
                 self._spares.append(spare)
-                self._more.set()
-                self._more = anyio.Event()
+                self._more.ring()
                 await spare.gone.wait()
         finally:
             if spare in self._spares:

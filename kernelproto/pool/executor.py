@@ -14,6 +14,7 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, PoolError, PoolFull, QuotaExceeded
@@ -139,7 +140,7 @@ class Executor(AsyncContextManagerMixin):
         self._ends: dict[tuple[str, str], str] = {}
         self._requests: dict[int, _Request] = {}
         self._tasks: TaskGroup | None = None
-        self._alarm: anyio.Event
+        self._alarm = Bell()
         self._alarm_at = 0.0
         self._look_at = 0.0
 
@@ -147,7 +148,6 @@ class Executor(AsyncContextManagerMixin):
     async def __asynccontextmanager__(self) -> AsyncGenerator[Executor]:
         async with background_tasks() as tasks:
             self._tasks = tasks
-            self._alarm = anyio.Event()
             tasks.start_soon(self._keep_time)
             try:
                 yield self
@@ -363,7 +363,6 @@ class Executor(AsyncContextManagerMixin):
     async def _keep_time(self) -> None:
         """Update when the next time limit of the plan is reached."""
         while True:
-            self._alarm = anyio.Event()
             self._alarm_at = self._next_look()
             with anyio.CancelScope(deadline=self._alarm_at) as waiting:
                 await self._alarm.wait()
@@ -375,7 +374,7 @@ class Executor(AsyncContextManagerMixin):
     def _arm(self) -> None:
         """Wake ``_keep_time`` if the next time limit is now earlier."""
         if self._next_look() < self._alarm_at:
-            self._alarm.set()
+            self._alarm.ring()
 
     def _next_look(self) -> float:
         return min(self._plan.wake_at, self._look_at) if self._busy else self._plan.wake_at

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import anyio
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.pool import KernelPool
 
 SHUTTING_DOWN = "the server is shutting down: try again in a moment"
@@ -33,7 +34,7 @@ class Drain:
         self.beginning = anyio.Event()
         self.closing = anyio.Event()
         self._connections = 0
-        self._empty = anyio.Event()
+        self._empty = Bell()
         self._hurried = False
 
     @property
@@ -50,7 +51,7 @@ class Drain:
         finally:
             self._connections -= 1
             if not self._connections:
-                self._empty.set()
+                self._empty.ring()
 
     async def run(self, pool: KernelPool, *, grace: float) -> None:
         """Wait for busy kernels, then close the WebSockets; return when the server can end.
@@ -68,7 +69,6 @@ class Drain:
         self.closing.set()
         with anyio.move_on_after(_CLOSING_SECONDS):
             while self._connections:
-                self._empty = anyio.Event()
                 await self._empty.wait()
 
     def hurry(self) -> None:

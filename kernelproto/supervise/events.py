@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakSet
 
-import anyio
 import msgspec
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.interfaces import DeathCause, DeathReason
 from kernelproto.launch.exit_status import describe_exit
@@ -86,23 +86,22 @@ class KernelEvents(AsyncIterator[KernelEvent]):
     def __init__(self) -> None:
         self._unread: deque[KernelEvent] = deque(maxlen=_MOST_KEPT)
         self._ended = False
-        self._news = anyio.Event()
+        self._news = Bell()
 
     def put(self, event: KernelEvent) -> None:
         """Take in an event."""
         self._unread.append(event)
-        self._news.set()
+        self._news.ring()
 
     def end(self) -> None:
         """End the iteration, after what is unread."""
         self._ended = True
-        self._news.set()
+        self._news.ring()
 
     async def __anext__(self) -> KernelEvent:
         while not self._unread:
             if self._ended:
                 raise StopAsyncIteration
-            self._news = anyio.Event()
             await self._news.wait()
         return self._unread.popleft()
 

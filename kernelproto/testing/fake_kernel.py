@@ -14,6 +14,7 @@ from anyio import AsyncContextManagerMixin, create_memory_object_stream
 from anyio.abc import TaskGroup, TaskStatus
 
 from kernelproto.client import KernelClient, open_client
+from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, KernelDied, RemoteProtocolError
 from kernelproto.interfaces import Channels, Deliver
@@ -101,7 +102,7 @@ class FakeKernel(AsyncContextManagerMixin):
         self._tasks: TaskGroup | None = None
         self._life = anyio.CancelScope()
         self._end = anyio.Event()
-        self._news = anyio.Event()
+        self._news = Bell()
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[FakeKernel]:
@@ -281,8 +282,7 @@ class FakeKernel(AsyncContextManagerMixin):
             self.refused[type(error).__name__] += 1
             return
         self.received.append(Received(channel, message))
-        self._news.set()
-        self._news = anyio.Event()
+        self._news.ring()
         if channel in self.deaf:
             return
         if channel == "stdin":

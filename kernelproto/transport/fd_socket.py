@@ -17,6 +17,7 @@ from __future__ import annotations
 import anyio
 import zmq
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.transport.raw import BaseSocket, Context
 
 
@@ -27,7 +28,7 @@ class FDSocket(BaseSocket):
         super().__init__(context, kind)
         self._fd = int(self.raw.get(zmq.FD))
         self._watch: anyio.CancelScope | None = None
-        self._news: anyio.Event | None = None
+        self._news = Bell()
         self._awaited = 0  # the events that a task waits for
 
     async def _wait(self, event: int) -> bool:
@@ -39,7 +40,6 @@ class FDSocket(BaseSocket):
                 if self._watch is None:
                     await self._watch_descriptor()
                 else:
-                    self._news = self._news or anyio.Event()
                     await self._news.wait()
         finally:
             self._awaited &= ~event
@@ -51,9 +51,7 @@ class FDSocket(BaseSocket):
                 await anyio.wait_readable(self._fd)
             finally:
                 self._watch = None
-                if self._news is not None:
-                    self._news.set()
-                    self._news = None
+                self._news.ring()
 
     def _tell_waiting(self) -> None:
         if self._awaited:

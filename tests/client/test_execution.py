@@ -93,7 +93,7 @@ async def test_it_ends_with_reply_and_idle_in_whichever_order(client, kernel, ru
 
 async def test_who_awaits_the_result_is_woken_by_nothing_but_the_end(kernel, run) -> None:
     execution, call, request = await run()
-    news = execution._news
+    news = execution._news._next  # the awaiting task waits for it
     kernel.status("busy", request)
     kernel.stream(request, "a part")
     kernel.reply(request)

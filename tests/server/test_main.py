@@ -20,7 +20,9 @@ def test_missing_packages_are_named_in_one_line(missing: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr == f'error: {missing} cannot be imported: pip install "kernelproto[server]"\n'
+    assert (
+        done.stderr == f'error: {missing} cannot be imported: pip install "kernelproto[server]"\n'
+    )
 
 
 def test_needed_packages_are_those_of_the_extra() -> None:
