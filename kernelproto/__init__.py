@@ -160,9 +160,9 @@ __all__ = [
 ]
 
 
-# Where the public names are, the lightest first. A room is entered when one of its names, or of the
-# next ones, is asked for: who wants the codec, or to catch an exception, need not load ZeroMQ.
-_ROOMS = (
+# The modules of the public names, the lightest first. A module is imported when one of its names, or
+# of the next modules, is first used: to catch an exception, a program need not load ZeroMQ.
+_MODULES = (
     "exceptions",
     "timeouts",
     "interfaces",
@@ -179,12 +179,12 @@ _ROOMS = (
 
 def __getattr__(name: str) -> object:
     if name in __all__:
-        for room in _ROOMS:
-            module = importlib.import_module(f"{__name__}.{room}")
+        for path in _MODULES:
+            module = importlib.import_module(f"{__name__}.{path}")
             if hasattr(module, name):
                 value = globals()[name] = getattr(module, name)
                 return value
-    if any(name == room.partition(".")[0] for room in _ROOMS):
+    if any(name == path.partition(".")[0] for path in _MODULES):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -6,9 +6,9 @@
     |- ProtocolError
     |  |- LocalProtocolError            you broke a rule of the messaging specification
     |  `- RemoteProtocolError           the other side did
-    |     |- MalformedMessage           frames that are no message
+    |     |- MalformedMessage           the frames are not a message
     |     |- InvalidSignature           the HMAC does not match: wrong key, or a forgery
-    |     |- ReplayedMessage            a message that was received before
+    |     |- ReplayedMessage            the message was received before
     |     `- ReplyLost                  the kernel finished an execution without a reply
     |- DiscoveryError
     |  |- NoSuchKernel (LookupError)    no provider has a kernel type of that name
@@ -17,29 +17,28 @@
     |  |- KernelExitedEarly             the process ended before the kernel was ready
     |  |- KernelNotReady (TimeoutError)
     |  `- InvalidLaunchParameter (ValueError)
-    |- KernelDied                       the kernel's process is gone
-    |  `- KernelRestarted               and another one takes its place
-    |- ClientClosed                     by us, in an orderly way
+    |- KernelDied                       the kernel's process has ended
+    |  `- KernelRestarted               ... and a new process takes its place
+    |- ClientClosed                     this program closed the client or ended the kernel
     |- ExecutionError                   the user's code failed; raise_for_error() raises it
-    |  `- ExecutionTimeout (TimeoutError)  it ran too long and was interrupted
+    |  `- ExecutionTimeout (TimeoutError)  the code ran too long and was interrupted
     |- KernelUnresponsive (TimeoutError)   an interrupt did not end the code
     |- OutputOverflow                   more output than the stated bound was left unread
     |- UnsupportedRequest               the kernel does not know this request
     |- WrongProcess                     an object of the parent was used in a forked child
     |- WrongEventLoop                   an object of one event loop was used in another one
-    |- PoolError                        a KernelPool does not do what it was asked for
+    |- PoolError                        a KernelPool refuses a request
     |  |- PoolFull                      every kernel is in use, and no more are allowed
     |  `- QuotaExceeded                 the user has as many kernels as allowed
     |- NotebookError                    a notebook cannot be executed
-    |  |- InvalidNotebook (ValueError)  it is no notebook, or cannot be written as one
-    |  |- InvalidParameter (ValueError) there is no way to write it in the notebook's language
+    |  |- InvalidNotebook (ValueError)  it breaks the notebook format
+    |  |- InvalidParameter (ValueError) a parameter cannot be written in the notebook's language
     |  `- CellTimeout (TimeoutError)    a cell took longer than allowed
-    |- InvalidSettings (ValueError)     a kernel server cannot be set up like that
-    `- AuthenticatorUnavailable         who somebody is cannot be found out, for now
+    |- InvalidSettings (ValueError)     a kernel server cannot use its settings
+    `- AuthenticatorUnavailable         a user cannot be authenticated for now
 
-Each takes its message first and keeps its facts as keyword attributes, so that every one of them
-can be copied and pickled: a failure is handed to many waiting tasks, each of which raises a copy of
-its own.
+Each exception takes its message first and has its facts as keyword attributes. So each can be
+copied and pickled: when many tasks wait for a kernel that fails, each task raises a copy.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ ErrorT = TypeVar("ErrorT", bound=BaseException)
 
 
 class KernelProtoError(Exception):
-    """Anything that kernelproto raises by itself."""
+    """The base class of all exceptions of kernelproto."""
 
 
 class ProtocolError(KernelProtoError):
@@ -60,19 +59,19 @@ class ProtocolError(KernelProtoError):
 
 
 class LocalProtocolError(ProtocolError):
-    """This side was asked to do what the specification does not allow."""
+    """The caller asked for something that the specification does not allow."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The other side sent what the specification does not allow."""
+    """The other side sent something that the specification does not allow."""
 
 
 class MalformedMessage(RemoteProtocolError):
-    """Received frames are no message: wrong shape, too large, or undecodable JSON."""
+    """Received frames are not a message: wrong shape, too large, or undecodable JSON."""
 
 
 class InvalidSignature(RemoteProtocolError):
-    """A received message carries a signature that the connection's key did not make."""
+    """The signature of a received message does not match the connection's key."""
 
 
 class ReplayedMessage(RemoteProtocolError):
@@ -80,7 +79,7 @@ class ReplayedMessage(RemoteProtocolError):
 
 
 class ReplyLost(RemoteProtocolError):
-    """The kernel has finished an execution and not replied, so its outcome is unknown.
+    """The kernel finished an execution without a reply, so the outcome is unknown.
 
     Attributes:
         result: an ExecutionResult with the outputs that were received.
@@ -100,7 +99,7 @@ class NoSuchKernel(DiscoveryError, LookupError):
 
     Attributes:
         name: the kernel type that was asked for.
-        available: the kernel types there are, nearest to *name* first.
+        available: the available kernel types, nearest to *name* first.
     """
 
     def __init__(self, message: str, *, name: str = "", available: Sequence[str] = ()) -> None:
@@ -114,7 +113,7 @@ class InvalidKernelSpec(DiscoveryError, ValueError):
 
     Attributes:
         path: the file.
-        key: the offending key, or None when the file as a whole is unreadable.
+        key: the invalid key; None if the whole file cannot be read.
     """
 
     def __init__(self, message: str, *, path: str = "", key: str | None = None) -> None:
@@ -132,9 +131,9 @@ class KernelExitedEarly(LaunchError):
 
     Attributes:
         command: the command line that was run.
-        returncode: its exit status, negative for a signal, None where it cannot be known or where
-            the command could not be run at all.
-        stderr: the tail of what it wrote to standard output and standard error.
+        returncode: the exit status, negative for a signal; None if unknown, or if the command could
+            not be run at all.
+        stderr: the last lines that the process wrote to standard output and standard error.
     """
 
     def __init__(
@@ -155,9 +154,9 @@ class KernelNotReady(LaunchError, TimeoutError):
     """The kernel did not become ready within the startup deadline.
 
     Attributes:
-        phase: what it was waiting for when the time was up.
-        seconds: how long it was waited for.
-        stderr: the tail of what the kernel's process wrote, where there is one.
+        phase: the phase that was not completed.
+        seconds: the startup deadline.
+        stderr: the last lines that the kernel's process wrote, if there is a process.
     """
 
     def __init__(
@@ -174,11 +173,12 @@ class InvalidLaunchParameter(LaunchError, ValueError):
 
 
 class KernelDied(KernelProtoError):
-    """The kernel's process is gone; what was in flight will never be answered.
+    """The kernel's process has ended; pending requests get no reply.
 
     Attributes:
-        returncode: its exit status, negative for a signal, None where it cannot be known.
-        reason: why, in words, where more is known: a resource limit, a silent heartbeat.
+        returncode: the exit status, negative for a signal; None if unknown.
+        reason: the reason in words, such as a resource limit or a silent heartbeat; None if
+            unknown.
     """
 
     def __init__(
@@ -190,18 +190,18 @@ class KernelDied(KernelProtoError):
 
 
 class KernelRestarted(KernelDied):
-    """The kernel's process is gone and another one takes its place; ask again.
+    """The kernel's process has ended and a new one takes its place: send the request again.
 
-    What was in flight will never be answered, and what the kernel had in memory is lost.
+    Pending requests get no reply, and the variables in the kernel are lost.
     """
 
 
 class ClientClosed(KernelProtoError):
-    """The client was closed from this side.
+    """This program closed the client or ended the kernel.
 
     Attributes:
         ended: how a KernelPool ended the kernel, as in ``KernelPool.counts``: "evicted", "culled",
-            "expired", "released" or "lost"; None if no pool has.
+            "expired", "released" or "lost"; None if no pool ended it.
     """
 
     def __init__(self, message: str, *, ended: str | None = None) -> None:
@@ -214,8 +214,8 @@ class ExecutionError(KernelProtoError):
 
     Attributes:
         ename: the exception's name.
-        evalue: its text.
-        traceback: its traceback, one entry a frame, with the kernel's ANSI colours.
+        evalue: the exception's text.
+        traceback: the traceback, one entry a frame, with the kernel's ANSI colours.
     """
 
     def __init__(
@@ -237,7 +237,7 @@ class ExecutionTimeout(ExecutionError, TimeoutError):
 
     Attributes:
         seconds: the timeout.
-        result: an ExecutionResult, as far as the execution has come.
+        result: an ExecutionResult with the outputs so far.
         restarted: whether the kernel was restarted, because the interrupt did not end the code.
     """
 
@@ -259,10 +259,10 @@ class ExecutionTimeout(ExecutionError, TimeoutError):
 
 
 class KernelUnresponsive(KernelProtoError, TimeoutError):
-    """Code ran longer than its timeout, and an interrupt has not ended it. It still runs.
+    """Code ran longer than its timeout and still runs, although it was interrupted.
 
     Attributes:
-        seconds: how long after the first interrupt the code still ran.
+        seconds: how long the code has run since the first interrupt.
         result: an ExecutionResult with the outputs that were received.
     """
 
@@ -273,10 +273,10 @@ class KernelUnresponsive(KernelProtoError, TimeoutError):
 
 
 class OutputOverflow(KernelProtoError):
-    """More output arrived than was read and than the bound allows to keep.
+    """More output was left unread than the limit allows to keep.
 
     Attributes:
-        discarded_messages: how many outputs were not kept.
+        discarded_messages: the number of discarded outputs.
         discarded_bytes: their size in bytes.
     """
 
@@ -293,10 +293,10 @@ class UnsupportedRequest(KernelProtoError):
 
 
 class WrongProcess(KernelProtoError):
-    """A kernel, a client or a connection was used in a fork of the process that it belongs to.
+    """A kernel, a client or a connection of the parent process was used in a forked child.
 
     Attributes:
-        pid: the process that it belongs to.
+        pid: the process that the object belongs to.
     """
 
     def __init__(self, message: str, *, pid: int = 0) -> None:
@@ -305,18 +305,18 @@ class WrongProcess(KernelProtoError):
 
 
 class WrongEventLoop(KernelProtoError):
-    """A kernel or a client was used in another event loop than the one that has opened it."""
+    """A kernel or a client was used outside the event loop that opened it."""
 
 
 class PoolError(KernelProtoError):
-    """A KernelPool cannot do, or does not allow, what it was asked for."""
+    """A KernelPool refuses a request."""
 
 
 class PoolFull(PoolError):
     """A KernelPool has as many kernels as allowed, and none of them is idle.
 
     Attributes:
-        limit: how many it may have.
+        limit: the maximum number of kernels.
     """
 
     def __init__(self, message: str, *, limit: int = 0) -> None:
@@ -328,7 +328,7 @@ class QuotaExceeded(PoolError):
     """A user has as many kernels of a KernelPool as allowed.
 
     Attributes:
-        limit: how many that is.
+        limit: the maximum number of kernels.
     """
 
     def __init__(self, message: str, *, limit: int = 0) -> None:
@@ -337,11 +337,11 @@ class QuotaExceeded(PoolError):
 
 
 class NotebookError(KernelProtoError):
-    """A notebook cannot be executed, or not to its end."""
+    """A notebook cannot be executed, or not completely."""
 
 
 class InvalidNotebook(NotebookError, ValueError):
-    """What should be a notebook is none, or what was put into one does not belong there."""
+    """A notebook, or something added to it, breaks the notebook format."""
 
 
 class InvalidParameter(NotebookError, ValueError):
@@ -352,8 +352,8 @@ class CellTimeout(NotebookError, TimeoutError):
     """A cell of a notebook took longer than allowed.
 
     Attributes:
-        index: its position among all cells of the notebook, from 0.
-        seconds: how long it ran.
+        index: the position among all cells of the notebook, from 0.
+        seconds: how long the cell ran.
     """
 
     def __init__(self, message: str, *, index: int = 0, seconds: float = 0.0) -> None:
@@ -363,17 +363,17 @@ class CellTimeout(NotebookError, TimeoutError):
 
 
 class InvalidSettings(KernelProtoError, ValueError):
-    """What a kernel server was told cannot be used; the message names the key and the place."""
+    """A setting of a kernel server is invalid; the message names the key and the source."""
 
 
 class AuthenticatorUnavailable(KernelProtoError):
-    """An Authenticator cannot find out who somebody is, for now: nobody new is let in."""
+    """An Authenticator cannot authenticate users for now, so new requests are refused."""
 
 
 def fresh(error: ErrorT) -> ErrorT:
-    """Return a copy of *error* without a traceback, to be raised in one of many waiting tasks.
+    """Return a copy of *error* without a traceback, for one of many tasks to raise.
 
-    A foreign exception that cannot be copied is returned itself.
+    An exception that cannot be copied is returned itself.
     """
     try:
         again = copy.copy(error)
@@ -381,5 +381,5 @@ def fresh(error: ErrorT) -> ErrorT:
         return error
     again.__cause__ = error.__cause__
     if hasattr(error, "__notes__"):
-        again.__notes__ = list(error.__notes__)  # a note on one is no note on all
+        again.__notes__ = list(error.__notes__)  # notes are for one copy only
     return again

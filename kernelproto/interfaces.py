@@ -1,6 +1,6 @@
-"""What the layers may expect of each other: every seam of the library as a ``typing.Protocol``.
+"""The interfaces between the layers, each a ``typing.Protocol``.
 
-A provider or manager from another package needs no base class; having these methods is enough.
+A provider or manager from another package needs these methods, but no base class.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from kernelproto.wire.message import Frame
 
 
 class KernelAttributes(TypedDict, total=False):
-    """What a provider tells about a kernel type; every key is optional.
+    """The description of a kernel type by its provider; every key is optional.
 
     Keys:
-        display_name: for people.
+        display_name: the name that frontends show.
         language: the programming language, for example ``"python"``.
-        argv: the command line with ``{connection_file}`` in it.
-        env: environment variables the kernel gets.
+        argv: the command line, which contains ``{connection_file}``.
+        env: environment variables of the kernel.
         interrupt_mode: ``"signal"`` or ``"message"``.
         metadata: the kernelspec's own metadata.
         resource_dir: the folder with logos and other resources.
-        resources: the paths of those that Jupyter knows, under its names for them, such as
-            ``"logo-64x64"``, ``"logo-svg"``, ``"kernel.js"`` and ``"kernel.css"``.
-        unavailable: why the kernel cannot be launched here; missing where it can.
+        resources: the paths of the resources that Jupyter has names for, by name:
+            ``"logo-64x64"``, ``"logo-svg"``, ``"kernel.js"``, ``"kernel.css"``.
+        unavailable: the reason why the kernel cannot be launched here; missing if it can.
     """
 
     display_name: str
@@ -46,8 +46,8 @@ class KernelAttributes(TypedDict, total=False):
 class KernelManager(Protocol):
     """The handle on one running kernel process.
 
-    Every method may be called at any time, by several tasks, also after the process has ended.
-    ``kernel_id`` is another one for each launch.
+    Every method may be called at any time, by several tasks, also after the process has ended. Each
+    launch gets a new ``kernel_id``.
     """
 
     kernel_id: str
@@ -57,14 +57,14 @@ class KernelManager(Protocol):
         ...
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status, None where it can't be known.
+        """Wait until the process has ended, and return its exit status; None if unknown.
 
-        A negative status is the number of the signal that ended it.
+        A negative status is the number of the signal that ended the process.
         """
         ...
 
     async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel and the processes it has started; a dead one ignores it."""
+        """Send a signal to the kernel and its child processes; if it is dead, do nothing."""
         ...
 
     async def interrupt(self) -> None:
@@ -80,20 +80,20 @@ class KernelManager(Protocol):
         ...
 
     async def kill(self) -> None:
-        """End the process and the ones it has started (SIGKILL)."""
+        """End the process and its child processes (SIGKILL)."""
         ...
 
     async def cleanup(self) -> None:
-        """Remove everything the launch has made: files, sockets, what is left of the process.
+        """Remove everything that the launch has made: files, sockets and processes.
 
-        It may be called again, and by several tasks at once, and is not cancelled half-way.
+        It may be called again, and by several tasks at once. Cancellation does not stop it.
         """
         ...
 
 
 @runtime_checkable
 class DescribesFailure(Protocol):
-    """Optional part of a KernelManager: what error messages quote of the kernel's process."""
+    """Optional part of a KernelManager: error messages quote the kernel's process."""
 
     command: Sequence[str]
 
@@ -117,11 +117,11 @@ DeathCause: TypeAlias = Literal[
 
 
 class DeathReason(str):
-    """Why a process has ended, in words, together with the kind of the reason.
+    """The reason in words why a process has ended, and the kind of the reason.
 
     Attributes:
-        cause: the kind: a limit that the kernel had reached, the memory of the machine, a heartbeat
-            that fell silent, or "other".
+        cause: the kind, such as a limit that the kernel reached, the machine's memory, a silent
+            heartbeat, or "other".
     """
 
     cause: DeathCause
@@ -139,22 +139,22 @@ class DeathReason(str):
 
 @runtime_checkable
 class ExplainsDeath(Protocol):
-    """Optional part of a KernelManager: why the process has ended, where more is known."""
+    """Optional part of a KernelManager: it may know why the process has ended."""
 
     def death_reason(self) -> str | None:
-        """Return the reason in words, such as a resource limit; None where none is known.
+        """Return the reason in words, such as a resource limit; None if unknown.
 
-        A DeathReason tells its kind as well; any other string counts as "other".
+        A DeathReason also has the kind of the reason; any other string counts as "other".
         """
         ...
 
 
 @runtime_checkable
 class HasProcess(Protocol):
-    """Optional part of a KernelManager: its kernel is a process of this machine.
+    """Optional part of a KernelManager: the kernel is a process of this machine.
 
     Attributes:
-        pid: the number of the process.
+        pid: the process id.
     """
 
     pid: int
@@ -162,28 +162,28 @@ class HasProcess(Protocol):
 
 @runtime_checkable
 class IsListed(Protocol):
-    """Optional part of a KernelManager: other programs find its kernel, by an id."""
+    """Optional part of a KernelManager: other programs can find the kernel by an id."""
 
     def list_as(self, kernel_id: str) -> None:
-        """Let them find it under the id of the Kernel, which outlives this process of it."""
+        """List the kernel under *kernel_id*, which stays the same across restarts."""
         ...
 
 
 @runtime_checkable
 class MayLoseAddress(Protocol):
-    """Optional part of a KernelManager: its kernel listens where others might have been first."""
+    """Optional part of a KernelManager: another program may take the kernel's address."""
 
     def address_was_taken(self) -> bool:
-        """Return whether somebody else listens at one of the addresses that the kernel was given.
+        """Return whether another program listens at one of the kernel's addresses.
 
-        A kernel of which this is true cannot become ready, and is launched again elsewhere.
+        In this case the kernel cannot become ready, and is launched again at other addresses.
         """
         ...
 
 
 @runtime_checkable
 class MayOutlive(Protocol):
-    """Optional part of a KernelManager: its kernel may go on when this program does not."""
+    """Optional part of a KernelManager: the kernel may outlive this program."""
 
     async def detach(self) -> None:
         """Close what this program holds of the kernel, which goes on."""
@@ -192,7 +192,7 @@ class MayOutlive(Protocol):
 
 @runtime_checkable
 class BringsChannels(Protocol):
-    """Optional part of a KernelManager: how to reach a kernel that has no zmq sockets."""
+    """Optional part of a KernelManager: it opens the channels of a kernel without zmq sockets."""
 
     open_channels: OpenChannels
 
@@ -204,9 +204,9 @@ class KernelProvider(Protocol):
     id: str
 
     def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Iterate over the kernel types: their names without the provider's id, and attributes.
+        """Iterate over the kernel types: names without the provider's id, and attributes.
 
-        A name is there once, has no slash, and is the same each time.
+        Each name occurs once, has no slash, and is the same each time.
         """
         ...
 
@@ -218,29 +218,29 @@ class KernelProvider(Protocol):
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Start a kernel of the type *name*; it need not be ready when this returns.
+        """Start a kernel of the type *name*; the kernel need not be ready when this returns.
 
         Args:
             name: a name that find_kernels() gave.
             cwd: the kernel's working directory; None means the caller's.
-            launch_params: ``env`` and ``transport`` have a meaning everywhere; the rest is the
-                provider's own.
+            launch_params: every provider knows ``env`` and ``transport``; the provider defines the
+                rest.
 
         Raises:
             NoSuchKernel: this provider has no such kernel type.
-            InvalidLaunchParameter: a parameter is of the wrong kind, or the working directory
-                cannot be entered.
-            LaunchError: it could not be started; nothing is left of the attempt.
+            InvalidLaunchParameter: a parameter has the wrong type, or the working directory cannot
+                be entered.
+            LaunchError: the kernel could not be started; nothing is left of the attempt.
         """
         ...
 
 
 @runtime_checkable
 class TakesConfig(Protocol):
-    """Optional part of a KernelProvider: what an application has been configured with."""
+    """Optional part of a KernelProvider: it takes the application's configuration."""
 
     def load_config(self, config: Mapping[str, object] | None) -> None:
-        """Take the configuration for this provider; None where there is none for it."""
+        """Take the configuration of this provider; None if there is none."""
         ...
 
 
@@ -248,10 +248,10 @@ Deliver = Callable[[ChannelName, Sequence[Frame]], None]
 
 
 class Channels(Protocol):
-    """The five channels to one kernel, open."""
+    """The five open channels to one kernel."""
 
     async def send(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
-        """Send one message; waits while the channel's send buffer is full.
+        """Send one message; wait while the channel's send buffer is full.
 
         Raises:
             ClientClosed: the channels have been closed.
@@ -259,15 +259,15 @@ class Channels(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Give up on the kernel, because there is none any more.
+        """Discard unsent messages, because the kernel has ended.
 
-        Whoever waits to send gets ClientClosed at once, and closing delivers nothing more.
+        Pending sends raise ClientClosed at once, and closing the channels sends nothing more.
         """
         ...
 
 
 class OpenChannels(Protocol):
-    """Opens the channels to a kernel; ``transport.open_channels`` is the usual one."""
+    """Opens the channels to a kernel, as ``transport.open_channels`` does for zmq."""
 
     def __call__(
         self,
@@ -280,22 +280,22 @@ class OpenChannels(Protocol):
         """Open the channels for the block.
 
         Args:
-            info: where the kernel listens, or will.
-            deliver: called with the channel and the frames of every message that arrives, in order.
-                It is a plain function and must neither block nor raise.
-            identity: the routing identity; shell and stdin need the same.
+            info: the addresses that the kernel listens at, now or later.
+            deliver: called with the channel and the frames of each message that arrives, in order.
+                It must neither block nor raise.
+            identity: the routing identity, the same for shell and stdin.
             topics: the iopub subscriptions.
         """
         ...
 
 
 class User(msgspec.Struct, frozen=True):
-    """Somebody who uses a kernel server.
+    """A user of a kernel server.
 
     Args:
-        name: whose kernels are theirs.
-        admin: whether they may see that others have kernels.
-        groups: the groups that they are in, for limits of groups.
+        name: identifies the user, who owns the kernels started under this name.
+        admin: whether the user may see the kernels of others.
+        groups: the user's groups, for limits by group.
     """
 
     name: str
@@ -304,12 +304,12 @@ class User(msgspec.Struct, frozen=True):
 
 
 class UserRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request or a WebSocket handshake tells about who makes it.
+    """The parts of an HTTP request or WebSocket handshake that identify its user.
 
     Args:
-        headers: the HTTP headers, their names in lower case; of a repeated one the first.
-        query: the parameters of the query string, likewise.
-        peer: the address of who has connected; None where there is none, as for a unix socket.
+        headers: the HTTP headers, with names in lower case; the first of a repeated header.
+        query: the parameters of the query string; the first of a repeated parameter.
+        peer: the address of the client; None if there is none, as for a unix socket.
     """
 
     headers: Mapping[str, str] = {}
@@ -319,12 +319,12 @@ class UserRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 @runtime_checkable
 class Authenticator(Protocol):
-    """Tells who makes a request to a kernel server."""
+    """Finds the user of a request to a kernel server."""
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return who makes a request; None refuses it. It is asked for every single one.
+        """Return the user of a request; None refuses the request. It is called for every request.
 
         Raises:
-            AuthenticatorUnavailable: it cannot find that out now. The request is told so.
+            AuthenticatorUnavailable: the user cannot be found out now; the client gets an error.
         """
         ...

@@ -1,9 +1,9 @@
-"""LogCounts: log lines that a kernel or a client could repeat without end.
+"""LogCounts: bounds log lines that a kernel or a client could repeat without end.
 
-The policy. Of the lines with the same key the 1st, 2nd, 4th, 8th ... are written, from the second
-on with the count, so 100,000 refused messages make 17 lines. A line has at most 1,000 characters.
-A key names a kind of event and is chosen by the program, never by the kernel or the client, so the
-number of keys is bounded.
+Of the lines with the same key, the 1st, 2nd, 4th, 8th ... are written, from the second on with the
+count: 100,000 refused messages make 17 lines. A line has at most 1,000 characters. A key names a
+kind of event. The program chooses the keys, never the kernel or the client, so their number is
+bounded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _MOST_CHARACTERS = 1000
 
 
 class LogCounts:
-    """Counts the lines of one client, connection or handler, and writes few of them."""
+    """Counts the log lines of one client, connection or handler, and writes few of them."""
 
     __slots__ = ("_counts",)
 
@@ -30,14 +30,14 @@ class LogCounts:
         *args: object,
         exc_info: bool = False,
     ) -> None:
-        """Log a line, unless its turn has not come.
+        """Count a line, and write it if it is the 1st, 2nd, 4th, 8th ... with this key.
 
         Args:
-            logger: writes it.
-            level: of the line.
+            logger: writes the line.
+            level: the log level.
             key: lines with the same key are counted together.
-            message: the line, with a place for each of *args*.
-            args: filled in only if the line is written.
+            message: the format of the line, with a place for each of *args*.
+            args: formatted only if the line is written.
             exc_info: whether to add the traceback of the current exception.
         """
         count = self._counts[key] = self._counts.get(key, 0) + 1

@@ -1,7 +1,7 @@
-"""What belongs to every log record of a task and of the tasks that it starts.
+"""Fields of every log record of a task and of the tasks that it starts.
 
-A warning from deep inside a launch does not know whose kernel it is about; who began the launch
-does. ``with logging_about(kernel_id=...)`` says so once, and a formatter asks ``log_fields``.
+Code deep inside a launch does not know the kernel's id and user. The code that begins the launch
+does: ``with logging_about(kernel_id=...)`` sets the fields, and a formatter reads ``log_fields()``.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _fields: ContextVar[Mapping[str, str]] = ContextVar("kernelproto.log_fields", de
 
 
 def log_fields() -> Mapping[str, str]:
-    """Return what the current task's log records are about."""
+    """Return the fields of the current task's log records."""
     return _fields.get()
 
 
 @contextmanager
 def logging_about(**fields: str) -> Generator[None]:
-    """Say what the log records of the block are about, and those of tasks that begin in it.
+    """Add fields to the log records of the block and of the tasks that start in it.
 
     Args:
-        fields: by name, such as ``kernel_id`` and ``user``, beside those of the block around it.
+        fields: by name, such as ``kernel_id`` and ``user``; added to those of the outer block.
     """
     token = _fields.set({**_fields.get(), **fields})
     try:

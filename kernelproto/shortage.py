@@ -17,8 +17,8 @@ def shortage(error: BaseException | None) -> str | None:
     """Describe the shortage that caused an error, and the remedy; None for other causes.
 
     Args:
-        error: of an operation that starts processes or opens files, or an error that has one as its
-            cause.
+        error: the error of an operation that starts processes or opens files, or an error caused by
+            one.
     """
     while error is not None:
         number: object = getattr(error, "errno", None)
@@ -49,11 +49,11 @@ def shortage(error: BaseException | None) -> str | None:
 
 
 class TooFewDescriptors(OSError):
-    """A program has not enough file descriptors left for an operation that was not begun.
+    """The program has too few file descriptors left for an operation, which was not begun.
 
     Args:
-        free: how many it has left.
-        needed: how many the operation takes.
+        free: the number of descriptors left.
+        needed: the number of descriptors that the operation takes.
     """
 
     def __init__(self, free: int, needed: int) -> None:
@@ -68,10 +68,10 @@ class TooFewDescriptors(OSError):
 
 
 def require_descriptors(needed: int) -> None:
-    """Check that this program can open so many more files; other threads may take them meanwhile.
+    """Check that this program can open *needed* more files; other threads may take them afterwards.
 
     Raises:
-        TooFewDescriptors: the program cannot.
+        TooFewDescriptors: too few file descriptors are left.
     """
     if sys.platform == "win32":
         return

@@ -1,4 +1,4 @@
-"""Outputs and questions of a kernel on a terminal."""
+"""Print outputs and ask for input on a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kernelproto.wire.content import ErrorOutput, InputRequest, MimeBundle, Outp
 
 
 def print_output(output: Output) -> None:
-    """Print an output as a terminal can show it: text, and tracebacks in colour."""
+    """Print the text of an output; a traceback keeps its colours."""
     match output:
         case Stream(name="stderr", text=text):
             print(text, end="", file=sys.stderr, flush=True)
@@ -24,7 +24,7 @@ def print_output(output: Output) -> None:
 
 
 def ask_on_terminal(question: InputRequest) -> str:
-    """Ask for a line on the terminal, without echo where the kernel asks for a password."""
+    """Ask for a line on the terminal, without echo for a password."""
     if question.password:
         return getpass.getpass(question.prompt)
     return input(question.prompt)

@@ -1,4 +1,4 @@
-"""The few waiting times that kernelproto decides; for others use ``anyio.fail_after``."""
+"""Timeouts of a kernel's life; for all others use ``anyio.fail_after``."""
 
 from __future__ import annotations
 
