@@ -163,13 +163,29 @@ def test_metrics_that_are_asked_for_are_served() -> None:
     asked = {
         name for text in expressions for name in re.findall(r"(?:kernelproto|process)_\w+", text)
     }
-    with served() as (address, _):
-        headers = {"authorization": f"token {TOKEN}"}
-        text = httpx.get(httpx.URL(address).join("/metrics"), headers=headers).text
-    types = re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)
+    types = re.findall(r"^# TYPE (\w+) (\w+)$", served_metrics(), re.MULTILINE)
     names = {f"{name}_bucket" if kind == "histogram" else name for name, kind in types}
     assert len(expressions) > 20
     assert asked <= names
+
+
+def test_label_values_in_the_alerts_are_served() -> None:
+    selectors = re.findall(r'(kernelproto_\w+)\{(\w+)=~?"([^"]+)"\}', read("alerts.yml"))
+    asked = {
+        f'{name}{{{label}="{value}"}}'
+        for name, label, values in selectors
+        for value in values.split("|")
+    }
+    text = served_metrics()
+    assert asked
+    assert {series for series in asked if f"\n{series} " not in text} == set()
+
+
+def served_metrics() -> str:
+    """Start a server; return its metrics."""
+    with served() as (address, _):
+        headers = {"authorization": f"token {TOKEN}"}
+        return httpx.get(httpx.URL(address).join("/metrics"), headers=headers).text
 
 
 @pytest.mark.parametrize(
