@@ -1,4 +1,4 @@
-"""Makes Markdown of what docstrings have beside Google's sections: literal blocks, other lists."""
+"""Convert docstrings to Markdown, beyond Google sections: literal blocks and lists."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from griffe import Extension, Object
 
 _GOOGLES = ("Args", "Attributes", "Raises", "Returns", "Yields")
 
-# A heading, and below it, indented, names that are explained.
+# A heading, followed by an indented list of names with explanations.
 _OTHER_LIST = re.compile(
     r"^(?P<heading>[A-Z][^:\n]*):\n(?P<items>    [^\s:]+: .*\n?(?:    .*\n?)*)", re.M
 )
@@ -17,10 +17,10 @@ _ITEM = re.compile(r"^    ([^\s:]+): ", re.M)
 
 
 class Docstrings(Extension):
-    """Rewrites the docstrings of a package that has been loaded."""
+    """Rewrite the docstrings of a loaded package."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
-        """Rewrite the docstring of an object, if it has one."""
+        """Rewrite the docstring of an object that has one."""
         if obj.docstring is not None:
             obj.docstring.value = _as_markdown(obj.docstring.value)
 

@@ -1,4 +1,4 @@
-"""Shows signatures as they are while the program runs: of Structs, and with their defaults."""
+"""Show complete signatures: those of Structs, and the values of private defaults."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _MADE_OF_FIELDS = {"msgspec.Struct", "typing.NamedTuple"}
 
 
 class Signatures(Extension):
-    """Completes the signatures of a package.
+    """Complete the signatures of a package.
 
-    msgspec's Structs and NamedTuples get the ``__init__`` that their fields amount to. Where a
-    default is a private name, what that stands for is shown.
+    msgspec's Structs and NamedTuples get an ``__init__`` with their fields. A default that is a
+    private name is replaced by its value.
     """
 
     def on_package(self, *, pkg: Module, **_: Any) -> None:
-        """Look through a package that has been loaded."""
+        """Complete the signatures of a loaded package."""
         _look_through(pkg)
 
 
