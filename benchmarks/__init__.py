@@ -1,1 +1,1 @@
-"""Measures kernelproto beside others, in the same run on the same machine; see README.md."""
+"""Compare kernelproto with other libraries, in one run on one machine; see README.md."""

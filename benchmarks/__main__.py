@@ -1,4 +1,4 @@
-"""Asks the questions and writes down the answers: python -m benchmarks [NAME ...]."""
+"""Ask the questions and write the answers: python -m benchmarks [NAME ...]."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def say(text: str) -> None:
-    """Tell of the progress, where it does not get into the results."""
+    """Print progress to standard error, apart from the results."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
@@ -74,7 +74,7 @@ def _chosen(names: Sequence[str]) -> Sequence[Question]:
 
 
 def _draw(answers: Sequence[Answer], folder: Path) -> str:
-    from benchmarks.plots import draw  # not everybody who measures has matplotlib
+    from benchmarks.plots import draw  # matplotlib is optional
 
     return "\n".join(f"![{file.stem}]({file.name})" for file in draw(answers, folder)) + "\n"
 

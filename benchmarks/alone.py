@@ -1,4 +1,4 @@
-"""Runs a function in a fresh interpreter, for what depends on all that a process has loaded."""
+"""Run a function in a fresh interpreter, for measurements that depend on the loaded modules."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.question import Skipped
 
 
 def run_alone(function: str, *arguments: object) -> Any:
-    """Call ``module:function`` in a process of its own; return its result.
+    """Call ``module:function`` in a new process; return its result.
 
     Args:
-        function: of which module, and its name.
-        arguments: what JSON can say.
+        function: module and name of the function.
+        arguments: values that JSON can represent.
 
     Raises:
-        Skipped: the function has raised it.
+        Skipped: the function raised it.
     """
     process = subprocess.run(
         [sys.executable, "-m", __name__, function, json.dumps(arguments)],
@@ -38,7 +38,7 @@ def run_alone(function: str, *arguments: object) -> Any:
 
 
 def main(function: str, arguments: str) -> None:
-    """Be the other process."""
+    """Run in the new process."""
     module, _, name = function.partition(":")
     try:
         result = getattr(importlib.import_module(module), name)(*json.loads(arguments))

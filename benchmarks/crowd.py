@@ -1,4 +1,4 @@
-"""Many clients of one peer at a time."""
+"""Many concurrent clients of one peer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ from benchmarks.peers import Client, Peer
 
 @asynccontextmanager
 async def connected(peer: Peer, files: Sequence[Path]) -> AsyncGenerator[list[Client]]:
-    """Give a client for the kernel of each connection file."""
+    """Yield one client per connection file."""
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(peer.connect(file)) for file in files]

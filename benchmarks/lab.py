@@ -1,4 +1,4 @@
-"""Lab: the kernels that the contenders share, and how much work they get."""
+"""Lab: the kernels that the contenders share, and the amount of work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
 class Sizes(NamedTuple):
-    """How much, at each scale."""
+    """An amount of work at each scale."""
 
     full: int
     quick: int
@@ -31,12 +31,12 @@ class Sizes(NamedTuple):
 
 
 class Lab:
-    """What every question works with; ``open_lab`` makes it.
+    """The environment of every question; ``open_lab`` creates it.
 
     Attributes:
-        scale: how much work there is: "full" to measure, "quick" to get an idea, "tiny" to see that
-            it works.
-        folder: for files; it goes with the lab.
+        scale: the amount of work: "full" to measure, "quick" for a first impression, "tiny" to
+            check that everything works.
+        folder: for files; removed with the lab.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Lab:
         self._servers: dict[tuple[str, ...], str] = {}
 
     def size(self, sizes: Sizes) -> int:
-        """Return how much it is at this scale."""
+        """Return the amount at this scale."""
         return sizes[("full", "quick", "tiny").index(self.scale)]
 
     @property
@@ -63,14 +63,14 @@ class Lab:
 
     @cached_property
     def fifty(self) -> Sequence[Path]:
-        """The connection files of 50 synthetic kernels, which live in two processes."""
+        """The connection files of 50 synthetic kernels, which run in two processes."""
         halves = (self._synthetic_kernels(25), self._synthetic_kernels(25))
         return [file for pair in zip(*halves, strict=True) for file in pair]
 
     @cached_property
     def ipykernel(self) -> Path:
         """The connection file of an ipykernel, over tcp."""
-        # Without the thread that writes history, and the warning that the cache of outputs is full.
+        # Disable the thread that writes history, and the warning that the output cache is full.
         quiet = ("--HistoryManager.enabled=False", "--InteractiveShell.cache_size=0")
         return self._started("ipykernel_launcher", *quiet)
 
@@ -80,10 +80,10 @@ class Lab:
         return self._started("xpython_launcher")
 
     def server(self, started: str, *command: str) -> str:
-        """Start a server, unless it runs; return its address.
+        """Start a server unless it is already running; return its address.
 
         Args:
-            started: a regular expression for what it says on standard error when it is there; its
+            started: a regular expression for the line on standard error that reports the start; its
                 first group is the address.
             command: the program and its arguments.
         """
@@ -139,7 +139,7 @@ class Lab:
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env={**os.environ, "JPY_PARENT_PID": str(os.getpid())},
-            stdin=subprocess.PIPE,  # who reads it learns when this process has ended
+            stdin=subprocess.PIPE,  # the reader learns when this process has ended
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
@@ -158,7 +158,7 @@ class Lab:
 def open_lab(scale: Literal["full", "quick", "tiny"]) -> Generator[Lab]:
     """Open a lab; leaving the block ends its kernels.
 
-    Jupyter and IPython get folders of their own meanwhile, in the environment of this process.
+    Meanwhile, environment variables of this process give Jupyter and IPython separate folders.
     """
     with ExitStack() as ends:
         folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="kp-bench-")))
@@ -171,7 +171,7 @@ def open_lab(scale: Literal["full", "quick", "tiny"]) -> Generator[Lab]:
 
 
 def _install_synthetic_kernel(data_dir: Path) -> None:
-    """Install it as ``synthetic``, for servers that start their kernels themselves."""
+    """Install the synthetic kernel as ``synthetic``, for servers that start their own kernels."""
     folder = data_dir / "kernels" / "synthetic"
     folder.mkdir(parents=True)
     argv = [sys.executable, str(ROOT / "benchmarks/synthetic_kernel.py"), "{connection_file}"]

@@ -1,4 +1,4 @@
-"""Who starts kernels: ours cold, forked and warm, and the others."""
+"""The contenders that start kernels: kernelproto cold, forked and warm, and the others."""
 
 from __future__ import annotations
 

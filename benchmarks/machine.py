@@ -1,4 +1,4 @@
-"""What was measured on: the machine and the versions, without names or paths."""
+"""Describe the machine and the versions, without names or paths."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PACKAGES = (
 
 
 def facts() -> Mapping[str, object]:
-    """Return what a reader needs to compare results."""
+    """Return the facts that a reader needs to compare results."""
     return {
         "cpu": _cpu(),
         "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""The results as pictures: no background, and colours that can be seen on light and dark pages."""
+"""Plots of the results, with colours that are visible on light and dark pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OTHERS = ("#e0803a", "#c9a227", "#a46fc4", "#55a868")
 
 
 def draw(answers: Sequence[Answer], folder: Path) -> Iterator[Path]:
-    """Draw a picture for each module of questions; give the files."""
+    """Draw one plot per module of questions; return the files."""
     for kind, group in groupby(answers, lambda answer: answer.question.name.partition(".")[0]):
         same = [answer for answer in group if answer.medians()]
         if not same:

@@ -1,4 +1,4 @@
-"""What Linux tells about processes."""
+"""Facts about processes from Linux."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PROC = Path("/proc")
 
 
 def pss(pid: int | str = "self") -> int:
-    """Return a process's proportional set size: its memory, and its share of what it shares.
+    """Return a process's proportional set size: its own memory and its part of shared memory.
 
     Returns:
         Bytes.
 
     Raises:
-        Skipped: this system does not tell.
+        Skipped: this system does not provide it.
     """
     try:
         lines = (_PROC / str(pid) / "smaps_rollup").read_text().splitlines()
@@ -27,7 +27,7 @@ def pss(pid: int | str = "self") -> int:
 
 
 def descendants(pid: int | str = "self") -> Iterator[int]:
-    """Iterate over the processes that a process has started, and those that they have."""
+    """Iterate over the descendants of a process."""
     for task in (_PROC / str(pid) / "task").glob("*"):
         try:
             children = (task / "children").read_text().split()

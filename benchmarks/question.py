@@ -1,4 +1,4 @@
-"""Question: what is measured, of whom, and what is hoped for; asking it gives an Answer."""
+"""Question: the measurement, the contenders and the goals; ask() returns an Answer."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _ROUNDS = Sizes(15, 3, 1)
 
 
 class Skipped(Exception):
-    """This contender cannot take part here; the message says why."""
+    """Raised if a contender cannot take part; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Somebody who is measured.
+    """A contender.
 
     Args:
-        name: as it stands in the tables.
-        sample: does the work once, and returns the measurement in the question's unit;
-            ``math.inf`` stands for never.
+        name: shown in the tables.
+        sample: does the work once and returns the measurement in the question's unit;
+            ``math.inf`` means never.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """How a contender should compare: a ratio of medians, or a median alone.
+    """A limit for a median, or for a ratio of medians.
 
     Args:
         subject: the name of a contender.
-        limit: what is hoped for: at most, or where more is better at least.
-        baseline: the contender that it is divided by; None compares the median itself.
-        floor: a contender that is taken away from both first.
+        limit: upper limit, or lower limit if more is better.
+        baseline: the contender to divide by; None uses the median itself.
+        floor: a contender to subtract from both first.
     """
 
     subject: str
@@ -50,17 +50,17 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """Something that is measured.
+    """A question.
 
     Args:
-        name: for the command line; questions of one module share what comes before the dot.
-        title: for the tables.
-        unit: of the samples.
+        name: for the command line; questions of one module share the part before the dot.
+        title: shown in the tables.
+        unit: unit of the samples.
         contenders: in the order in which they take turns.
-        better: whether less or more of it is better.
-        goals: what is hoped for.
-        rounds: how often everybody has a turn.
-        curve: where this is one point of a curve: the point's place, and what that counts.
+        better: whether less or more is better.
+        goals: the limits to check.
+        rounds: number of turns of each contender.
+        curve: for one point of a curve: its x value and the label of the x axis.
     """
 
     name: str
@@ -73,10 +73,10 @@ class Question:
     curve: tuple[int, str] | None = None
 
     def ask(self, lab: Lab, say: Callable[[str], None]) -> Answer:
-        """Let the contenders take turns: A B C, A B C, ...; who fails twice is out.
+        """Let the contenders take turns: A B C, A B C, ...; exclude one that fails twice.
 
-        Once may be the kernel's fault: now and then ipykernel sleeps over a request that comes just
-        when it has replied to the one before.
+        A single failure may be the kernel's: ipykernel sometimes misses a request that arrives just
+        after its previous reply.
         """
         answer = Answer(self)
         playing = list(self.contenders)
@@ -105,7 +105,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A goal, what was measured of it, and whether that is good enough."""
+    """A goal, the measurement, and whether it meets the goal."""
 
     goal: Goal
     measured: float
@@ -114,13 +114,13 @@ class Verdict:
 
 @dataclass(slots=True)
 class Answer:
-    """What asking a question has given.
+    """The answer to a question.
 
     Attributes:
-        samples: by contender.
-        skipped: who could not take part, and why.
-        mishaps: who failed once or more, and how it did last.
-        failed: who was given up for it, and why.
+        samples: samples by contender.
+        skipped: contenders that could not take part, with the reason.
+        mishaps: contenders that failed at least once, with the last failure.
+        failed: contenders that were given up, with the reason.
     """
 
     question: Question
@@ -131,7 +131,7 @@ class Answer:
 
     @property
     def absences(self) -> Mapping[str, str]:
-        """Who is not measured, for whatever reason."""
+        """The contenders without a result, with the reason."""
         return self.skipped | self.failed
 
     def medians(self) -> dict[str, float]:
@@ -143,7 +143,7 @@ class Answer:
         }
 
     def verdicts(self) -> Iterator[Verdict]:
-        """Iterate over the goals that can be judged because all they name were measured."""
+        """Iterate over the goals whose contenders were all measured."""
         medians = self.medians()
         for goal in self.question.goals:
             if not {goal.subject, goal.baseline or goal.subject, goal.floor or goal.subject} <= (
@@ -159,7 +159,7 @@ class Answer:
             yield Verdict(goal, measured, met)
 
     def slower(self, baseline: str) -> Iterator[tuple[str, float]]:
-        """Iterate over our contenders that are behind *baseline*, with their ratio to it."""
+        """Iterate over our contenders that are slower than *baseline*, with their ratio to it."""
         medians = self.medians()
         if baseline not in medians:
             return

@@ -13,7 +13,7 @@ _BASELINES = (BASELINE, "jupyter_client")
 
 
 def as_json(answers: Sequence[Answer], machine: Mapping[str, object], scale: str) -> Any:
-    """Return everything that was measured, as JSON can say it; never is null."""
+    """Return all measurements as JSON values; never is null."""
     return {
         "scale": scale,
         "machine": machine,
@@ -45,7 +45,7 @@ def as_json(answers: Sequence[Answer], machine: Mapping[str, object], scale: str
 
 
 def as_markdown(answers: Sequence[Answer], machine: Mapping[str, object], scale: str) -> str:
-    """Return the goals, who is slower than jupyter_client, and a table for each question."""
+    """Return the goals, the contenders slower than jupyter_client, and a table per question."""
     return "\n".join(_lines(answers, machine, scale)) + "\n"
 
 
@@ -110,7 +110,7 @@ def describe(answer: Answer, verdict: Verdict) -> str:
 
 
 def number(value: float) -> str:
-    """Return a number with three digits that count, or "never"."""
+    """Return a number with three significant digits, or "never"."""
     if not math.isfinite(value):
         return "never"
     if abs(value) >= 1000:

@@ -1,12 +1,12 @@
-"""Many kernels in one process, in plain pyzmq, that do nothing but talk.
+"""Many kernels in one process, in plain pyzmq, which only send outputs.
 
     python -m benchmarks.synthetic_kernel FOLDER COUNT
 
-writes COUNT connection files into FOLDER, says "ready", and serves until its standard input ends.
+writes COUNT connection files into FOLDER, prints "ready", and serves until standard input ends.
 
     python -m benchmarks.synthetic_kernel FILE
 
-serves one, as servers start kernels: by a connection file that is there, until it is shut down.
+serves one kernel with an existing connection file until it is shut down, as kernel servers need it.
 The code is a word and a number:
 
     pass            nothing
@@ -15,11 +15,11 @@ The code is a word and a number:
     display BYTES   one output, then a display of one long text
     buffer BYTES    one output, then a display with one binary buffer
 
-The last three are signed before anything is sent, and the first output is the time when that began,
-by the monotonic clock that all processes share.
+The last three sign all messages before they send the first. The first output is the time at which
+sending began, by the monotonic clock that all processes share.
 
-The reply tells how fast the outputs were sent, as ``sent_per_second``. All kernels have the same
-key, and share what need not be told apart: control, stdin and heartbeat.
+The reply contains ``sent_per_second``. All kernels have the same key, and share the control, stdin
+and heartbeat channels.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Voice:
     def message(
         self, msg_type: bytes, content: bytes, parent: bytes, *buffers: bytes
     ) -> list[bytes]:
-        """Return a message, signed, with an id that no other has."""
+        """Return a signed message with a unique id."""
         header = _HEADER % (self._session, next(self._count), msg_type, self._session)
         parts = (header, parent, b"{}", content)
         signature = hmac.digest(self._key, b"".join(parts), "sha256").hex().encode()
@@ -84,7 +84,7 @@ class SyntheticKernel:
         self._iopub = iopub
 
     def answer(self, request: Sequence[bytes], socket: Socket) -> bytes:
-        """Do what a request asks for, reply on the socket that it came from; return its type."""
+        """Perform a request and reply on the socket that it came from; return its type."""
         start = request.index(DELIMITER)
         client, parent, content = request[:start], request[start + 2], request[start + 5]
         msg_type = json.loads(parent)["msg_type"].encode()
@@ -126,7 +126,7 @@ class SyntheticKernel:
         )
 
     def _send(self, messages: Sequence[list[bytes]]) -> float:
-        # By hand, because send_multipart takes three times as long over checking each frame.
+        # Not send_multipart: it takes three times as long, because it checks each frame.
         send = self._iopub.send
         began = time.perf_counter()
         for message in messages:
@@ -162,7 +162,7 @@ def serve(folder: Path, count: int) -> None:
 
 
 def serve_launched(file: Path) -> None:
-    """Serve one kernel, whose connection file this is, until it is shut down."""
+    """Serve the kernel of a connection file until it is shut down."""
     context: zmq.Context[Socket] = zmq.Context()
     info = json.loads(file.read_text())
     separator = "-" if info["transport"] == "ipc" else ":"
@@ -179,7 +179,7 @@ def serve_launched(file: Path) -> None:
 
 
 def _answer(kernels: Mapping[Any, SyntheticKernel], heartbeat: Socket, *ends: Any) -> None:
-    """Answer requests, until one asks for the end, or one of *ends* can be read."""
+    """Answer requests until a shutdown_request, or until one of *ends* is readable."""
     poller = zmq.Poller()
     for socket in (*kernels, heartbeat, *ends):
         poller.register(socket, zmq.POLLIN)
@@ -196,7 +196,7 @@ def _answer(kernels: Mapping[Any, SyntheticKernel], heartbeat: Socket, *ends: An
 
 def _bound(context: zmq.Context[Socket], kind: int, endpoint: str = "tcp://127.0.0.1:*") -> Socket:
     socket = context.socket(kind)
-    # Whatever a client is slow to take is kept: what is lost was not lost here.
+    # No high-water mark: the kernel itself loses nothing, however slow a client is.
     socket.set(zmq.SNDHWM, 0)
     socket.set(zmq.RCVHWM, 0)
     socket.bind(endpoint)

@@ -1,4 +1,4 @@
-"""Who is measured. Everybody does the same: see ``benchmarks.peers.peer``."""
+"""The contenders. All have the methods of ``benchmarks.peers.peer``."""
 
 from benchmarks.peers.jupyter import JupyterClient, JupyterClientBlocking
 from benchmarks.peers.jupyverse import Jupyverse, ZmqAnyio

@@ -1,4 +1,4 @@
-"""What everybody has to do who is handed frames as they came: as ``frames.Wire`` does it."""
+"""A client for libraries that return raw frames: ``frames.Wire`` verifies and decodes them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTPUTS = frozenset(("stream", "display_data", "execute_result"))
 
 
 class DecodingClient(ABC):
-    """A client over something that hands over frames as they came."""
+    """A client over a source of raw frames."""
 
     def __init__(self, info: dict[str, Any]) -> None:
         self._wire = Wire(info)

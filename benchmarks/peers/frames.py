@@ -1,4 +1,4 @@
-"""Signing, verifying and decoding with nothing around it, for those who bring none of it."""
+"""Minimal signing, verifying and decoding, for libraries without it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Frames = Sequence[bytes]
 
 
 def read_info(file: Path) -> dict[str, Any]:
-    """Return what a connection file says."""
+    """Return the contents of a connection file."""
     info: dict[str, Any] = json.loads(file.read_text())
     return info
 
 
 class Wire:
-    """Signs, verifies and decodes, with nothing around it.
+    """Signs, verifies and decodes messages.
 
     Args:
-        info: what the connection file says.
+        info: the contents of the connection file.
     """
 
     def __init__(self, info: dict[str, Any]) -> None:
@@ -78,6 +78,6 @@ def is_idle(frames: Frames) -> bool:
 
 
 def text_of(content: Mapping[str, Any]) -> str | None:
-    """Return the text of an output, out of its content."""
+    """Return the text in the content of an output."""
     text: str | None = content.get("text") or content.get("data", {}).get("text/plain")
     return text

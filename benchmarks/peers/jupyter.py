@@ -74,7 +74,7 @@ class JupyterClient(Peer):
 
     @asynccontextmanager
     async def open(self, file: Path) -> AsyncGenerator[Any]:
-        """Open a client, bare."""
+        """Open a client and nothing else."""
         client = AsyncKernelClient(connection_file=str(file))
         client.load_connection_file()
         client.start_channels()
@@ -91,7 +91,7 @@ class JupyterClient(Peer):
 
 
 class _BlockingClient(_Client):
-    """The same over the blocking client: its calls return messages, not awaitables."""
+    """The same over the blocking client, whose calls return messages instead of awaitables."""
 
     def __init__(self, client: BlockingKernelClient) -> None:
         super().__init__(_Awaitable(client))

@@ -1,6 +1,6 @@
-"""jupyverse's kernel driver and the sockets under it, where they work.
+"""jupyverse's kernel driver and its sockets, on platforms where they work.
 
-Neither verifies nor decodes what it receives, so that is done for them, as ``frames.Wire`` does it.
+Neither verifies nor decodes messages, so ``frames.Wire`` does it for them.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ async def _started(argv: list[str], file: Path | None) -> AsyncGenerator[Any]:
 
 
 class Jupyverse(Peer):
-    """fps-kernel-subprocess. It always starts a process: here one that does nothing."""
+    """fps-kernel-subprocess, which always starts a process: here one that does nothing."""
 
     name = "fps-kernel-subprocess"
 

@@ -1,4 +1,4 @@
-"""kernelproto, on each event loop and through its blocking door."""
+"""kernelproto, on each event loop and with its blocking API."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kernelproto.blocking import BlockingClient, connect_kernel_blocking
 from kernelproto.launch import IPykernelProvider, WarmProvider
 from kernelproto.wire.content import Output
 
-# What an ipykernel takes to be ready, and some more.
+# More seconds than an ipykernel needs to be ready.
 _SETTLING_SECONDS = 2.0
 
 
@@ -88,7 +88,7 @@ class Kernelproto(Peer):
         return run_in(self._loop, program)
 
     def open(self, file: Path) -> AbstractAsyncContextManager[KernelClient]:
-        """Open a client, bare."""
+        """Open a client and nothing else."""
         return connect_kernel(str(file))
 
     @asynccontextmanager
@@ -123,7 +123,7 @@ class _BlockingClient:
 
 
 class KernelprotoBlocking(Peer):
-    """kernelproto's blocking door."""
+    """kernelproto's blocking API."""
 
     name = "kernelproto blocking"
 
@@ -159,8 +159,8 @@ class KernelprotoLauncher:
     Args:
         loop: the event loop.
         kernel: the kernel type.
-        prepared: whether a kernel of this type has been run before the clock starts, so that what
-            is kept for the next one is there.
+        prepared: whether a kernel of this type has run before the clock starts, so that everything
+            kept for the next one exists.
     """
 
     def __init__(self, loop: str, kernel: str, *, prepared: bool = False) -> None:
@@ -190,12 +190,12 @@ class KernelprotoLauncher:
         finder = KernelFinder.from_entrypoints()
         if self._kernel not in [name async for name, _ in finder.find_kernels()]:
             raise Skipped(f"there is no kernel type {self._kernel!r}")
-        # As a program has it that starts its first kernel, or one that goes on starting them.
+        # A program that starts its first kernel, or one that has started kernels before.
         yield (lambda: finder) if self._prepared else KernelFinder.from_entrypoints
 
 
 class WarmLauncher(KernelprotoLauncher):
-    """Hands out ipykernels that were launched before the clock starts."""
+    """Hands out ipykernels that are launched before the clock starts."""
 
     def __init__(self, loop: str) -> None:
         super().__init__(loop, "warm/kernel")
@@ -204,5 +204,5 @@ class WarmLauncher(KernelprotoLauncher):
     async def _finders(self) -> AsyncGenerator[Callable[[], KernelFinder]]:
         async with WarmProvider(IPykernelProvider(), "kernel", warm=1) as provider:
             await provider.wait_until_warm()
-            await anyio.sleep(_SETTLING_SECONDS)  # launched, and by then also ready
+            await anyio.sleep(_SETTLING_SECONDS)  # launched, and ready by then
             yield lambda: KernelFinder([provider])

@@ -1,7 +1,7 @@
-"""What everybody who is measured can do, in words that every question uses.
+"""The Protocols of the contenders.
 
-The questions are written as coroutines. Who has no event loop drives them by hand: its coroutines
-never wait for anything but their own blocking calls.
+The questions are coroutines. A contender without an event loop runs them step by step: its
+coroutines wait only inside their own blocking calls.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ LONGEST_SECONDS = 60.0
 
 
 class Streamed(NamedTuple):
-    """Outputs that were read as they came, and the time that it took.
+    """The number of outputs that were read, and the time it took.
 
     Args:
-        outputs: how many; of ``buffers`` the bytes.
-        seconds: from the time that the first output tells, by the kernel's clock, to the end.
+        outputs: number of outputs; for ``buffers``, number of bytes.
+        seconds: from the time in the first output, by the kernel's clock, to the end.
     """
 
     outputs: int
@@ -37,23 +37,23 @@ class Streamed(NamedTuple):
 
 
 def since(text: str | None) -> float:
-    """Return the seconds since the time that is written there; processes share this clock."""
+    """Return the seconds since the time in *text*; all processes share this clock."""
     return time.monotonic() - float(text or "nan")
 
 
 class Client(Protocol):
-    """Connected to a kernel, whose outputs arrive."""
+    """A client that is connected to a kernel and receives its outputs."""
 
     async def execute(self, code: str) -> int:
-        """Run code; return the number of outputs once they, the reply and "idle" are here."""
+        """Run code; wait for outputs, reply and "idle", and return the number of outputs."""
         ...
 
     async def stream(self, code: str) -> Streamed:
-        """Run code whose first output is the time, reading each output as it comes."""
+        """Run code whose first output is the time; read each output as it arrives."""
         ...
 
     async def buffers(self, code: str) -> Streamed:
-        """Run code; return the bytes of the buffers that its displays carry, and the time."""
+        """Run code; return the number of bytes in the buffers of its displays, and the time."""
         ...
 
     async def pipeline(self, code: str, count: int) -> None:
@@ -62,7 +62,7 @@ class Client(Protocol):
 
 
 class Launched(Protocol):
-    """A kernel of one's own that is ready."""
+    """A ready kernel that this contender has started."""
 
     client: Client
     pid: int
@@ -72,17 +72,17 @@ class Launched(Protocol):
         ...
 
     async def death(self, code: str) -> None:
-        """Run code, and return when one is told that the kernel has died."""
+        """Run code; return when the death of the kernel is reported."""
         ...
 
 
 class Launcher(Protocol):
-    """Somebody who starts kernels."""
+    """A contender that starts kernels."""
 
     name: str
 
     def run(self, program: Program[T]) -> T:
-        """Run a coroutine function in an event loop of its own."""
+        """Run a coroutine function in a new event loop."""
         ...
 
     def launch(self) -> AbstractAsyncContextManager[Launched]:
@@ -91,12 +91,12 @@ class Launcher(Protocol):
 
 
 class Peer(ABC):
-    """Somebody who talks to kernels; by default on asyncio."""
+    """A contender that talks to kernels; on asyncio by default."""
 
     name: str
 
     def run(self, program: Program[T]) -> T:
-        """Run a coroutine function in an event loop of its own."""
+        """Run a coroutine function in a new event loop."""
         return run_in("asyncio", program)
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Peer(ABC):
         """Connect to the kernel of a connection file."""
 
     async def each(self, clients: Sequence[Any], code: str, count: int) -> None:
-        """Run code *count* times on every one of *clients*, all at the same time."""
+        """Run code *count* times on each of *clients*, concurrently."""
 
         async def one(client: Client) -> None:
             for _ in range(count):
@@ -116,7 +116,7 @@ class Peer(ABC):
 
 
 def run_in(loop: str, program: Program[T]) -> T:
-    """Run a coroutine function in the event loop of that name: asyncio, uvloop or trio."""
+    """Run a coroutine function in the named event loop: asyncio, uvloop or trio."""
 
     async def bounded() -> T:
         with anyio.fail_after(LONGEST_SECONDS):

@@ -1,4 +1,4 @@
-"""Plain pyzmq in a blocking loop: the floor that nobody gets below."""
+"""Plain pyzmq in a blocking loop: the lower bound."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from benchmarks.peers.peer import LONGEST_SECONDS, Peer, Program, Streamed, T, r
 
 
 class PlainClient:
-    """A client without an event loop, and the parts of its work one by one.
+    """A client without an event loop, with one method per part of its work.
 
     Attributes:
-        outputs: how many the last request had.
+        outputs: number of outputs of the last request.
         reply: the content of its reply.
     """
 
@@ -43,7 +43,7 @@ class PlainClient:
         self._shell.send_multipart(self.wire.execute_request(code))
 
     def finish(self) -> Frames:
-        """Receive all that belongs to a request, and count the outputs; return the first."""
+        """Receive all messages of a request and count the outputs; return the first output."""
         receive, decode, decoding = self._iopub.recv_multipart, self.wire.decode, self._decoding
         first: Frames = ()
         count = 0
@@ -104,7 +104,7 @@ class Plain(Peer):
     """A loop around recv_multipart.
 
     Args:
-        decoding: whether outputs are verified and decoded, too; the floor does not.
+        decoding: whether to verify and decode outputs; the lower bound does not.
     """
 
     def __init__(self, *, decoding: bool = False) -> None:

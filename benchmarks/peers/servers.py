@@ -1,4 +1,4 @@
-"""Kernel servers, and the client that talks to all of them: over REST and a WebSocket on v1."""
+"""Kernel servers, and one client for all of them: REST and a WebSocket with the v1 subprotocol."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _STARTED = r"(http://127\.0\.0\.1:\d+)/"
 
 
 class Server:
-    """A server that runs as long as the lab.
+    """A server that runs until the lab closes.
 
     Args:
-        name: as it stands in the tables.
-        module: of the program, for ``python -m``.
-        arguments: of the program.
-        ipykernel: the name that its ipykernel has.
+        name: shown in the tables.
+        module: module of the program, for ``python -m``.
+        arguments: arguments of the program.
+        ipykernel: name of the server's ipykernel.
     """
 
     def __init__(self, name: str, module: str, arguments: Sequence[str], ipykernel: str) -> None:
@@ -42,7 +42,7 @@ class Server:
 
     @asynccontextmanager
     async def open(self, lab: Lab) -> AsyncGenerator[httpx.AsyncClient]:
-        """Start the server unless it runs, and open a client of its REST API."""
+        """Start the server unless it is running, and open a client of its REST API."""
         if find_spec(self._module) is None:
             raise Skipped(f"{self._module} is not installed")
         url = lab.server(_STARTED, sys.executable, "-m", self._module, *self._arguments)
@@ -52,7 +52,7 @@ class Server:
 
     @asynccontextmanager
     async def connected(self, api: httpx.AsyncClient, kernel: str) -> AsyncGenerator[Client]:
-        """Start a kernel of this name, and open a WebSocket to it; leaving the block ends it."""
+        """Start a kernel of this type and open a WebSocket to it; leaving the block ends it."""
         response = await api.post("/api/kernels", json={"name": kernel})
         path = f"/api/kernels/{response.raise_for_status().json()['id']}"
         url = str(api.base_url.join(f"{path}/channels?session_id=benchmarks"))
@@ -130,7 +130,7 @@ JUPYTER = Server(
     "jupyter_server",
     [
         *("--port=0", f"--IdentityProvider.token={_TOKEN}", "--no-browser", "--allow-root"),
-        # It would drop outputs of a flood.
+        # The limit would drop outputs of a flood.
         "--ZMQChannelsWebsocketConnection.limit_rate=False",
     ],
     "python3",

@@ -1,4 +1,4 @@
-"""The questions, in the order in which they are asked; each module has one, or some of a kind."""
+"""The questions, in the order in which they are asked; one module for each kind."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""How many of 20,000 displays are lost while the application does something else for 12 s?"""
+"""How many of 20,000 displays are lost while the application blocks for 12 s?"""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _lost_by_jupyter(lab: Lab) -> float:
             client.execute(_CODE.format(count))
             time.sleep(lab.size(_SECONDS))  # noqa: ASYNC251 - that is the question
             received = 0
-            # Its last message may be lost like any other, so silence ends it.
+            # The last message may be lost too, so silence ends the measurement.
             with anyio.move_on_after(_SILENCE_SECONDS) as silence:
                 while True:
                     message = await client.get_iopub_msg()

@@ -1,7 +1,7 @@
-"""How long does it take to write and to read a message? No sockets; everybody signs and verifies.
+"""How long does it take to write and to read a message? No sockets; all sign and verify.
 
 Writing goes from the content to the frames, header included. Reading goes from the frames to the
-content, signature and replay checked. The mix is that of a notebook that prints and draws.
+content, with signature and replay checks. The mix is that of a notebook that prints and plots.
 """
 
 from __future__ import annotations

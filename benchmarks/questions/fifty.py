@@ -1,4 +1,4 @@
-"""How many outputs a second, when 50 clients in one process listen to 50 kernels that all talk?"""
+"""How many outputs per second, if 50 clients in one process listen to 50 busy kernels?"""
 
 from __future__ import annotations
 

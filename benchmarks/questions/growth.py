@@ -1,8 +1,8 @@
-"""How does the time grow with a number that a kernel chooses: four times as many, how much longer?
+"""How does the time grow with a number that a kernel chooses?
 
 No sockets and no event loop. A kernel that could make the client take quadratic time would stop
 everything else in its program. ``tests/benchmarks/test_growth.py`` counts the same work in
-bytecode instructions, which takes no clock.
+bytecode instructions, without a clock.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from kernelproto.wire.content import Content, DisplayData, Stream, UpdateDisplay
 from kernelproto.wire.message import Message
 from kernelproto.wire.websocket import FROM_SERVER, V1Framing
 
-# Prepares work on so many items; the work itself is what is measured.
+# Prepares work on a number of items; only the work itself is measured.
 Prepare = Callable[[int], Callable[[], object]]
 
 _SIZE = Sizes(1_000, 1_000, 10)
@@ -56,7 +56,7 @@ def _factory() -> MessageFactory:
 
 
 def _page(displays: int, pages: int, count: int) -> Callable[[], object]:
-    """Show and update *count* outputs, with so many different displays, on so many pages."""
+    """Show and update *count* outputs, with the given numbers of displays and pages."""
     shown = [_display(number % displays) for number in range(count)]
     updates = [_update(number % displays) for number in range(count)]
 
@@ -233,7 +233,7 @@ def _observed(count: int) -> Callable[[], object]:
     return work
 
 
-# By name: what there are so many of, and the work on them.
+# By name: the kind of item, and the work on it.
 WORK: Mapping[str, tuple[str, Prepare]] = {
     "displays": ("displays, each updated", lambda count: _page(count, 1, count)),
     "one_display": ("outputs of one display, and updates", lambda count: _page(1, 1, count)),
@@ -255,7 +255,7 @@ WORK: Mapping[str, tuple[str, Prepare]] = {
 def _milliseconds(prepare: Prepare, times: int, lab: Lab) -> float:
     work = prepare(lab.size(_SIZE) * times)
     gc.collect()
-    gc.disable()  # when it collects depends on everything else in the process
+    gc.disable()  # collections depend on all other objects in the process
     try:
         began = time.process_time()
         work()

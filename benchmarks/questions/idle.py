@@ -1,4 +1,4 @@
-"""How much CPU time does a client use that waits for nothing in particular, in 10 s?"""
+"""How much CPU time does an idle client use in 10 s?"""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PEERS: list[Peer] = [*OURS, JUPYTER]
 
 
 def client(name: str, file: str, seconds: float) -> float:
-    """Return the milliseconds of CPU time, of all threads, that an idle client takes."""
+    """Return the CPU time of an idle client in milliseconds, in all threads."""
     peer = next(peer for peer in PEERS if peer.name == name)
 
     async def program() -> float:

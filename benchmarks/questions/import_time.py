@@ -1,6 +1,6 @@
-"""How long does the import take in a fresh interpreter: the package, and what starts kernels?
+"""How long does the import take in a fresh interpreter: the package, the parts that start kernels?
 
-Both count, because a package may put off what it has to do until it is asked for a name.
+Both matter, because a package may defer imports until a name is used.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ QUESTIONS = [
     ),
     _question(
         "names",
-        "Import of what starts kernels and talks to them",
+        "Import of the parts that start kernels and talk to them",
         {
             "kernelproto": "from kernelproto import run_kernel, connect_kernel",
             "jupyter_client": "from jupyter_client import AsyncKernelManager, AsyncKernelClient",

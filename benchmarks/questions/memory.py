@@ -1,6 +1,6 @@
-"""How much memory does a client take, and how much an idle kernel with all its processes?
+"""How much memory do a client and an idle kernel with all its processes use?
 
-It is measured in a fresh process, as PSS, between one and many of them.
+Measured in a fresh process, as the difference in PSS between one and many of them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def kernels(name: str, count: int) -> float:
             for _ in range(count):
                 kernel = await stack.enter_async_context(launcher.launch())
                 await kernel.client.execute("1")
-            # All of them, so that what forked kernels share is counted once, and their server too.
+            # All processes: memory shared by forked kernels counts once, with the fork server.
             return sum(map(pss, descendants())) / count / 2**20
 
     return launcher.run(program)

@@ -1,4 +1,4 @@
-"""How many executions a second, when many are sent before the first has ended?"""
+"""How many executions per second, if many are sent before the first has ended?"""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""How much longer does a pool take for its work when it has 5,000 kernels instead of 10?
+"""How much longer does a pool take for its work with 5,000 kernels than with 10?
 
-The kernels are FakeKernels in the same process, whose CPU time is measured. Python's cyclic garbage
-collector is off, because its work grows with all objects of the process, so only the pool's own
-bookkeeping can grow.
+The kernels are FakeKernels in the measured process. Python's cyclic garbage collector is off,
+because its work grows with all objects of the process. So only the pool's own bookkeeping can grow.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from kernelproto import KernelFinder, KernelPool, Timeouts
 from kernelproto.testing import FakeProvider
 
 _MEMBERS = (10, 100, 1_000, 5_000)
-_STARTED = 500  # at most, of the members: those that are started last, all at once
+_STARTED = 500  # at most; the kernels that are started last, all at once
 _MOST_MEMBERS = Sizes(5_000, 1_000, 10)
 _REPETITIONS = Sizes(1_000, 200, 10)
 
 
 class Measured(NamedTuple):
-    """The CPU time that a pool takes for its work, the client and the fake kernels included.
+    """The CPU time of a pool for its work, including the client and the fake kernels.
 
     Attributes:
-        start: ms for each kernel, when up to 500 are started at once beside the others.
-        get: µs for a user's own kernel that runs.
+        start: ms per kernel, if up to 500 are started at once in addition to the others.
+        get: µs for a user's own running kernel.
         execute: µs for an execution on it.
-        close: ms for each kernel, when the pool ends with all of them.
+        close: ms per kernel, when the pool ends.
     """
 
     start: float
@@ -46,7 +45,7 @@ class Measured(NamedTuple):
 
 
 def measure(members: int, repetitions: int) -> Measured:
-    """Measure a pool of so many kernels; called in a process of its own."""
+    """Measure a pool of *size* kernels; called in a new process."""
     gc.disable()
     return anyio.run(_measure, members, repetitions)
 
@@ -98,7 +97,7 @@ async def _start(pool: KernelPool, users: Sequence[int]) -> None:
 
 
 def _measured() -> Callable[[int, str, Lab], float]:
-    """Return a function that measures each size once, and gives one figure of it."""
+    """Return a function that measures each size once and returns one figure."""
     known: dict[tuple[int, int], Measured] = {}
 
     def figure(members: int, name: str, lab: Lab) -> float:

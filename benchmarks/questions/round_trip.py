@@ -1,4 +1,4 @@
-"""How long does a short execution take, from asking to having its reply, output and "idle"?"""
+"""How long does a short execution take, from the request to its reply, output and "idle"?"""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ PEERS: list[Peer] = [
 
 
 def _milliseconds(peer: Peer, kernel: Callable[[Lab], Path], code: str, lab: Lab) -> float:
-    """Return the median of some round trips, after a few that do not count."""
+    """Return the median of some round trips, after a warm-up."""
     count = lab.size(_TRIPS)
 
     async def program() -> float:

@@ -1,4 +1,4 @@
-"""How does the number of executions a second grow with the clients in one process, from 1 to 50?"""
+"""How do executions per second grow from 1 client to 50 in one process?"""
 
 from __future__ import annotations
 

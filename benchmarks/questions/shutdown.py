@@ -1,4 +1,4 @@
-"""How long does it take to end an ipykernel in order, until its process is gone?"""
+"""How long does it take to shut an ipykernel down, until its process is gone?"""
 
 from __future__ import annotations
 

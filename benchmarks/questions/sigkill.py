@@ -18,7 +18,7 @@ _PATIENCE_SECONDS = Sizes(10, 3, 1)
 
 
 def _milliseconds(launcher: Launcher, lab: Lab) -> float:
-    """Let the kernel kill itself, so that it runs when it ends, and tell when by its own clock."""
+    """Let the kernel kill itself while it runs code, and report the time by its own clock."""
 
     async def program() -> float:
         told = math.inf

@@ -1,4 +1,4 @@
-"""How long does it take from asking for an ipykernel to its first result?"""
+"""How long does it take from the request for an ipykernel to its first result?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast is the synthetic kernel? It must not be what is measured."""
+"""How fast is the synthetic kernel? It must not be the bottleneck."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MESSAGES = Sizes(20_000, 5_000, 100)
 
 
 def _sent(lab: Lab) -> float:
-    """Let the kernel talk to a loop that reads along, and ask it how fast it was."""
+    """Let the kernel send to a loop that reads, and return how fast the kernel was."""
 
     async def program() -> float:
         async with PLAIN.connect(lab.synthetic) as client:

@@ -1,4 +1,4 @@
-"""How long until 20 ipykernels that are started at once have all given a result?"""
+"""How long until 20 ipykernels, started at once, have all returned a result?"""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _TRIPS = Sizes(200, 50, 3)
 
 
 def _round_trip(server: Server, kernel: str, code: str, lab: Lab) -> float:
-    """Return the median of some round trips in milliseconds, after a few that do not count."""
+    """Return the median of some round trips in milliseconds, after a warm-up."""
     count = lab.size(_TRIPS)
 
     async def program() -> float:
@@ -46,12 +46,12 @@ def _per_second(server: Server, kernel: str, code: str, messages: Sizes, lab: La
 
 
 def _first_cell(server: Server, lab: Lab) -> float:
-    """Return the milliseconds from asking for a kernel to the end of its first execution."""
+    """Return the milliseconds from the request for a kernel to the end of its first execution."""
 
     async def program() -> float:
         async with server.open(lab) as api:
             async with server.connected(api, server.ipykernel):
-                pass  # what is kept for the next one is there
+                pass  # everything kept for the next one exists
             began = time.perf_counter()
             async with server.connected(api, server.ipykernel) as client:
                 assert await client.execute("6 * 7") == 1
