@@ -1,4 +1,4 @@
-"""Shows: starting a kernel, reading its output as it comes, printing a result.
+"""Shows: starting a kernel, reading its output as it arrives, printing a result.
 
 Needs: kernelproto[ipykernel]
 Run:   python examples/01_hello.py
@@ -21,11 +21,11 @@ print("go!")
 async def main() -> None:
     print("Starting a kernel.")
     async with run_kernel("pyimport/kernel") as kernel:
-        async for output in kernel.execute(COUNTDOWN):  # iterating gives outputs, one by one
+        async for output in kernel.execute(COUNTDOWN):  # iterate for each output
             if isinstance(output, Stream):
                 print(output.text, end="", flush=True)
 
-        result = await kernel.execute("6 * 7")  # awaiting gives the whole result
+        result = await kernel.execute("6 * 7")  # await for the whole result
         print("6 * 7 =", result.text)
     print("The kernel is gone.")
 

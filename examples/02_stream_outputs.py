@@ -1,4 +1,4 @@
-"""Shows: telling outputs apart, answering input(), interrupting code that takes too long.
+"""Shows: distinguishing outputs, answering input(), interrupting code that takes too long.
 
 Needs: kernelproto[ipykernel]
 Run:   python examples/02_stream_outputs.py
@@ -47,7 +47,7 @@ async def main() -> None:
         async with kernel.execute("while True: pass") as execution:  # entering starts it
             with anyio.move_on_after(1) as scope:
                 await execution
-            if scope.cancelled_caught:  # we stopped waiting; the kernel has not noticed
+            if scope.cancelled_caught:  # the wait is over, but the code still runs
                 await kernel.interrupt()
             result = await execution
         print(result.status, result.error and result.error.ename)

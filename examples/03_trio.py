@@ -1,4 +1,4 @@
-"""Shows: one program on Trio, on asyncio, and on uvloop where it is installed.
+"""Shows: one program on Trio, on asyncio, and, if installed, on uvloop.
 
 Needs: kernelproto[ipykernel,trio]
 Run:   python examples/03_trio.py

@@ -1,4 +1,4 @@
-"""Shows: what a frontend asks besides running code: completion, documentation, history.
+"""Shows: the requests of a frontend besides running code: completion, documentation, history.
 
 Needs: kernelproto[ipykernel,trio]
 Run:   python examples/04_inspect_and_complete.py

@@ -1,4 +1,4 @@
-"""Shows: a second client on a running kernel, which watches what the first one does.
+"""Shows: a second client of a running kernel, which observes the first one.
 
 Needs: kernelproto[ipykernel,trio]
 Run:   python examples/05_two_clients.py
@@ -23,10 +23,10 @@ async def main() -> None:
                 print("        ", message.content.text.rstrip())
                 break
 
-        # Each client has replies and outputs of its own; the variables they share.
+        # Each client gets its own replies and outputs. They share the kernel's variables.
         await kernel.execute("shared = 42")
         print("the watcher sees", (await watcher.execute("shared")).text)
-    # Leaving connect_kernel never ends a kernel; leaving run_kernel does.
+    # Leaving the block of connect_kernel does not end the kernel; leaving that of run_kernel does.
 
 
 for backend in ("asyncio", "trio"):

@@ -25,7 +25,7 @@ async def main() -> None:
     async with run_kernel("pyimport/kernel") as kernel:
         print((await kernel.execute(SIGN_IN, on_input=answer)).text)
 
-        refused = await kernel.execute("input()")  # nobody to ask, and the kernel knows
+        refused = await kernel.execute("input()")  # without on_input, input() raises in the kernel
         print("without on_input:", refused.error and refused.error.ename)
 
         try:
@@ -33,7 +33,7 @@ async def main() -> None:
         except ExecutionTimeout as late:
             print("after half a second:", late.ename)
 
-        with anyio.move_on_after(0.5):  # giving up, and stopping the code with it
+        with anyio.move_on_after(0.5):  # give up, and interrupt the code
             await kernel.execute("while True: pass", interrupt_on_cancel=True)
         print("still there:", (await kernel.execute("6 * 7")).text)
 

@@ -1,4 +1,4 @@
-"""Shows: driving a widget through its comm; its Python callback's output arrives.
+"""Shows: changing a widget through its comm, and reading the output of its callback.
 
 Needs: kernelproto[ipykernel,trio], ipywidgets
 Run:   python examples/07_widget.py
@@ -23,7 +23,7 @@ async def main() -> None:
 
         await slider.send({"method": "update", "state": {"value": 42}, "buffer_paths": []})
 
-        # What a callback prints belongs to no execution: it is on iopub for all who watch.
+        # The output of a callback belongs to no execution. Observers of iopub receive it.
         async for message, _channel in messages:
             if message.msg_type == "stream":
                 print("the callback says:", message.content.text.rstrip())

@@ -1,4 +1,4 @@
-"""Shows: the debugger: set a breakpoint, hit it, look at a variable, go on.
+"""Shows: the debugger: set a breakpoint, stop there, read a variable, continue.
 
 Needs: kernelproto[ipykernel,trio]
 Run:   python examples/08_debugger.py

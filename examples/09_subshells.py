@@ -1,4 +1,4 @@
-"""Shows: two subshells of one kernel that run code side by side.
+"""Shows: two subshells of one kernel that run code in parallel.
 
 Needs: kernelproto[ipykernel,trio]
 Run:   python examples/09_subshells.py
@@ -8,7 +8,7 @@ import anyio
 
 from kernelproto import run_kernel
 
-# Each waits for the other: one after the other they would wait for ever.
+# Each piece of code waits for the other, so they must run in parallel.
 MEET = "{mine}.set(); print({other}.wait(timeout=30))"
 
 

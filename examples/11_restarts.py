@@ -1,4 +1,4 @@
-"""Shows: a kernel that is restarted by hand, and by itself when it dies.
+"""Shows: restarting a kernel on request, and automatically when it dies.
 
 Needs: kernelproto[ipykernel]
 Run:   python examples/11_restarts.py

@@ -1,10 +1,10 @@
-"""Shows: a kernel server for many users, and a client of it that knows nothing of kernelproto.
+"""Shows: a kernel server for many users, and a client that does not use kernelproto.
 
 Needs: kernelproto[ipykernel,server]
 Run:   python examples/13_serve.py
 
-It is the program `python -m kernelproto.server`, which JupyterLab can use as well:
-`jupyter lab --gateway-url=http://127.0.0.1:8888` and the token as `--GatewayClient.auth_token=...`.
+JupyterLab can use the same server, `python -m kernelproto.server`, with the options
+`--gateway-url=http://127.0.0.1:8888` and `--GatewayClient.auth_token=TOKEN`.
 """
 
 import json
@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection, connect
 
 
 def execute(socket: ClientConnection, code: str) -> str:
-    """Run code by Jupyter's messages; return what it prints."""
+    """Run code with Jupyter's messages; return the printed text."""
     header = {"msg_id": f"cell-{next(numbers)}", "msg_type": "execute_request"}
     header |= {"session": "me", "version": "5.3"}
     request = {"channel": "shell", "header": header, "content": {"code": code}}
@@ -37,7 +37,7 @@ numbers = count(1)
 command = [sys.executable, "-m", "kernelproto.server", "--port", "0", "--token", "secret"]
 with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
     assert server.stderr is not None
-    line = next(line for line in server.stderr if "http://" in line)  # it says where it is
+    line = next(line for line in server.stderr if "http://" in line)  # the address of the server
     url = line[line.index("http://") :].strip().rstrip("/")
 
     headers = {"Authorization": "token secret"}
@@ -51,5 +51,5 @@ with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
         execute(socket, "x = 6")
         print("it prints:", execute(socket, "print(x * 7)").strip())
 
-    server.terminate()  # it ends its kernels, and says goodbye to their clients
+    server.terminate()  # it closes WebSockets and ends all kernels
 print("the server has ended with", server.returncode)

@@ -1,4 +1,4 @@
-"""Shows: kernels as a part of a web service that is there already, for the users that it knows.
+"""Shows: kernels in an existing web service, for the users of that service.
 
 Needs: kernelproto[ipykernel,server]
 Run:   python examples/14_mount_in_starlette.py
@@ -23,7 +23,7 @@ from kernelproto.server import create_app
 
 
 class Customers:
-    """Whom the service knows; anything with this method will do."""
+    """Identifies the users of the service. Any class with this method is an Authenticator."""
 
     async def authenticate(self, request: UserRequest) -> User | None:
         name = {"Bearer 4711": "ada"}.get(request.headers.get("authorization", ""))
