@@ -1,4 +1,4 @@
-"""The documentation says what is there."""
+"""The documentation matches the package."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_message_type_is_in_the_table_of_messages() -> None:
     assert set(CONTENT_TYPES) - set(re.findall(r"`(\w+)`", TABLE)) == set()
 
 
-def test_every_test_that_the_table_names_is_there() -> None:
+def test_every_test_in_the_table_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", TABLE))
 
     assert named
@@ -51,7 +51,7 @@ def test_page_of_states_is_the_generated_one(monkeypatch: pytest.MonkeyPatch) ->
         states.fill("")
 
 
-# What the tables call by a name of their own.
+# The variables in the tables, with their classes.
 VARIABLES = {
     "client": KernelClient,
     "finder": KernelFinder,
@@ -59,7 +59,7 @@ VARIABLES = {
     "pool": KernelPool,
 }
 
-# Arguments, keys and parts of what kernelproto has, where a table says what they belong to.
+# Arguments and keys whose owner is named in the table.
 WORDS = {
     "cwd",
     "env",
@@ -76,13 +76,13 @@ MIGRATIONS = sorted((ROOT / "docs" / "howto").glob("from-*.md"))
 
 
 def rows(text: str) -> list[list[str]]:
-    """Return the cells of all tables in a page, without their headers."""
+    """Return the cells of all tables on a page, without headers."""
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
 @pytest.mark.parametrize("page", MIGRATIONS, ids=lambda page: page.stem)
-def test_every_name_that_takes_the_place_of_another_is_there(page: Path) -> None:
+def test_every_replacement_in_the_tables_exists(page: Path) -> None:
     names = [
         name
         for _, ours in rows(page.read_text("utf-8"))
@@ -90,21 +90,21 @@ def test_every_name_that_takes_the_place_of_another_is_there(page: Path) -> None
     ]
 
     assert len(names) > 30
-    assert [name for name in names if not is_there(name)] == []
+    assert [name for name in names if not exists(name)] == []
 
 
-def is_there(name: str) -> bool:
+def exists(name: str) -> bool:
     first, *others = name.split(".")
     if first == "kernelproto":
         return is_importable(name)
     found: object = VARIABLES.get(first) or getattr(kernelproto, first, None)
-    if found is None:  # an argument of a function, a key, a word
+    if found is None:  # an argument or a key
         return not others and first in WORDS
     for other in others:
         owner, found = found, getattr(found, other, None)
-        if found is None:  # it gets that when it is made
+        if found is None:  # an attribute that __init__ sets
             return other in owner.__annotations__ or f" {other}: " in (owner.__doc__ or "")
-        if isinstance(found, property):  # of which it goes on with its value
+        if isinstance(found, property):  # continue with the type of its value
             assert found.fget is not None
             found = get_type_hints(found.fget)["return"]
     return True
@@ -161,7 +161,7 @@ def test_everything_public_is_in_the_reference() -> None:
         page.read_text("utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")
     )
     shown = set(re.findall(r"^::: kernelproto\.(?:\w+\.)*(\w+)$", reference, re.MULTILINE))
-    shown |= set(kernelproto.exceptions.__dict__)  # the whole module is there
+    shown |= set(kernelproto.exceptions.__dict__)  # the page has the whole module
 
     public = {name for module in modules for name in module.__all__} - {"__version__"}
     aliases = {"CHANNEL_NAMES", "CellEvent", "ChannelName", "Frame"}

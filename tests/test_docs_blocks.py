@@ -1,4 +1,4 @@
-"""Every block of code in the documentation is run, as CONTRIBUTING.md says."""
+"""Run every code block of the documentation, as CONTRIBUTING.md says."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kernelproto.launch.process.forkserver import ForkServer
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-# A fence begins a line: what is indented would be overlooked.
+# A fence starts at the beginning of a line; an indented one would be missed.
 FENCE = re.compile(
     r"^(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?"
     r'^```(?P<language>\w+)(?: title="(?P<title>[^"\n]+)")?\n(?P<text>.*?)^```$'
@@ -44,12 +44,12 @@ class Block:
 
     Attributes:
         page: the page.
-        line: the number of the block's first line there.
-        language: what it is written in.
-        title: the name of the file that it is, where it is one.
+        line: the number of the block's first line on the page.
+        language: the language of the block.
+        title: the name of the file to write the block to, or None.
         text: the code.
-        output: what it prints, as the page has it; ``...`` stands for anything.
-        reason: why it is not run, where it is not.
+        output: the output on the page, or None; ``...`` matches any text.
+        reason: why the block is not run, or None.
     """
 
     page: str
@@ -78,7 +78,7 @@ BLOCKS = {f"{block.page}:{block.line}": block for page in PAGES for block in blo
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Be in a folder of its own, from which modules can be imported, with this Python first."""
+    """Change to an empty folder, make its modules importable, and put this Python first on PATH."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
@@ -87,7 +87,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded() -> Iterator[ForkServer]:
-    """Have an interpreter that has ipykernel loaded."""
+    """Run a fork server with ipykernel loaded."""
     yield ForkServer.running(())
     ForkServer.close_all()
 
@@ -96,7 +96,7 @@ def loaded() -> Iterator[ForkServer]:
 def quick_kernels(
     loaded: ForkServer, no_leaks: None, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[None]:
-    """Fork what asks for pyimport/kernel: the same kernel, sooner."""
+    """Fork kernels of the type pyimport/kernel, which is faster."""
     provider = ForkServerProvider()
     provider.id = "pyimport"
     monkeypatch.setattr(IPykernelProvider, "launch", provider.launch)
@@ -130,8 +130,8 @@ def test_block(block: Block, folder: Path, capfd: pytest.CaptureFixture[str]) ->
 
 
 def python(block: Block) -> list[Callable[[], object]]:
-    """Run a program; one that awaits outside of functions on asyncio and on Trio."""
-    # An empty line for each one before it, so that a traceback has the lines of the page.
+    """Run a program. If it awaits outside of functions, run it on asyncio and on Trio."""
+    # Prepend empty lines, so that tracebacks have the line numbers of the page.
     source = "\n" * (block.line - 1) + block.text
     code = compile(
         source, block.page, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True
@@ -147,7 +147,7 @@ async def awaiting(code: CodeType) -> None:
 
 
 def console(block: Block) -> list[Callable[[], object]]:
-    """Run the commands behind a ``$``, and compare what they print."""
+    """Run the commands after each ``$``, and compare their output."""
     return [partial(run_commands, block)]
 
 
@@ -178,7 +178,7 @@ RUNNERS: dict[str, Callable[[Block], list[Callable[[], object]]]] = {
 
 
 def assert_same(expected: str, printed: str) -> None:
-    expected = expected.replace("\n...\n", "...\n")  # a line of dots stands for no line as well
+    expected = expected.replace("\n...\n", "...\n")  # a line of dots also matches no line
     same = doctest.OutputChecker().check_output(
         expected, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     )

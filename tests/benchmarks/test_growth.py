@@ -1,4 +1,4 @@
-"""Four times as much takes at most five times as many steps, of whatever a kernel chooses.
+"""Four times as many items take at most five times as many steps.
 
 Steps are bytecode instructions, which are the same in each run. What C code does in one step is
 measured by ``python -m benchmarks growth``.
@@ -20,7 +20,7 @@ FEW = 200
 
 
 def count_steps(work: Callable[[], object]) -> int:
-    """Return how many bytecode instructions *work* takes."""
+    """Return the number of bytecode instructions of *work*."""
     steps = 0
 
     def trace(frame: FrameType, event: str, argument: object) -> Any:
@@ -32,7 +32,7 @@ def count_steps(work: Callable[[], object]) -> int:
 
     before = sys.gettrace()
     gc.collect()
-    gc.disable()  # what is freed meanwhile may run code of its own
+    gc.disable()  # a collection may run finalizers
     sys.settrace(trace)
     try:
         work()
@@ -54,8 +54,8 @@ def test_steps_are_counted() -> None:
 
 
 @pytest.mark.parametrize("name", WORK)
-def test_steps_grow_with_the_number_and_not_with_its_square(name: str) -> None:
+def test_steps_grow_linearly(name: str) -> None:
     _, prepare = WORK[name]
-    prepare(FEW)()  # what is done only once is done
+    prepare(FEW)()  # do one-time work first
     few, many = count_steps(prepare(FEW)), count_steps(prepare(4 * FEW))
     assert many <= 5 * few

@@ -1,4 +1,4 @@
-"""Asking, judging and reporting, with contenders that need no kernel."""
+"""Questions, goals and reports, with contenders that need no kernel."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_contenders_take_turns(lab: Lab) -> None:
     assert turns == ["a", "b", "a", "b"]
 
 
-def test_who_cannot_take_part_is_named_and_not_asked_again(lab: Lab) -> None:
+def test_skipped_contender_is_named_and_not_sampled_again(lab: Lab) -> None:
     asked = 0
 
     def skip(lab: Lab) -> float:
@@ -79,7 +79,7 @@ def failing(rounds: set[int]) -> Contender:
     return Contender("a", sample)
 
 
-def test_who_fails_once_goes_on(lab: Lab) -> None:
+def test_contender_that_fails_once_continues(lab: Lab) -> None:
     answer = ask(question(failing({1})), lab)
 
     assert answer.samples == {"a": [0.0, 2.0]}
@@ -88,14 +88,14 @@ def test_who_fails_once_goes_on(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("rounds", [{0, 1}, {1, 2}])
-def test_who_fails_twice_is_not_measured_at_all(rounds: set[int], lab: Lab) -> None:
+def test_contender_that_fails_twice_is_not_measured(rounds: set[int], lab: Lab) -> None:
     answer = ask(question(failing(rounds), constant("b", 1.0)), lab)
 
     assert answer.failed == {"a": "OSError: no luck"}
     assert answer.medians() == {"b": 1.0}
 
 
-def test_who_has_no_sample_has_failed(lab: Lab) -> None:
+def test_contender_without_samples_has_failed(lab: Lab) -> None:
     assert ask(question(failing({0}), rounds=1), lab).failed == {"a": "OSError: no luck"}
 
 
@@ -123,13 +123,13 @@ def test_goals_where_more_is_better(lab: Lab) -> None:
     assert [verdict.met for verdict in ask(asked, lab).verdicts()] == [True, False]
 
 
-def test_goal_about_someone_absent_is_not_judged(lab: Lab) -> None:
+def test_goal_of_absent_contender_is_not_judged(lab: Lab) -> None:
     goals = (Goal(subject="a", baseline="absent", limit=1.0),)
 
     assert list(ask(question(constant("a", 1.0), goals=goals), lab).verdicts()) == []
 
 
-def test_report_names_what_is_missed_behind_never_and_absent(lab: Lab) -> None:
+def test_report_names_missed_goals_slower_never_and_absent(lab: Lab) -> None:
     def skip(lab: Lab) -> float:
         raise Skipped("not installed")
 

@@ -1,4 +1,4 @@
-"""Every question can be asked, as small as can be. How fast anything is is not tested here."""
+"""Every question can be asked at the smallest scale. No test checks any speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def ask(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Mapping[str, Any]]:
-    """Give a function that asks a module's questions, once, and gives what was written down."""
+    """Return a function that asks a module's questions once and returns the results."""
 
     @functools.cache
     def ask(module: str) -> Mapping[str, Any]:
@@ -38,7 +38,7 @@ def test_question_is_answered(question: Question, ask: Callable[[str], Mapping[s
     answers = ask(question.name.partition(".")[0])
     (answer,) = [answer for answer in answers["questions"] if answer["name"] == question.name]
 
-    # A peer may fail, and then the answer says how. A plain loop has lost ipykernel's reply before.
+    # A peer may fail, and the answer says how: a plain loop has lost ipykernel's reply before.
     assert [name for name in answer["failed"] if name.startswith("kernelproto")] == []
     assert {contender.name for contender in question.contenders} == (
         answer["samples"].keys() | answer["skipped"].keys() | answer["failed"].keys()
@@ -54,7 +54,7 @@ def test_question_is_answered(question: Question, ask: Callable[[str], Mapping[s
     }
 
 
-def test_results_tell_of_the_machine_but_not_which_one_it_is(
+def test_results_describe_the_machine_without_identifying_it(
     ask: Callable[[str], Mapping[str, Any]],
 ) -> None:
     answers = ask("codec")

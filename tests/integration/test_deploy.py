@@ -1,4 +1,4 @@
-"""The files in deploy/, as far as their programs are here, and the pages that show them."""
+"""The files in deploy/, if their programs are installed, and the pages that show them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ http {{
 
 
 def read(file: str, **changes: tuple[str, str]) -> str:
-    """Return a file of deploy/ with some of its parts exchanged, each of which it must have."""
+    """Return a file of deploy/ with some parts replaced; each part must exist."""
     text = DEPLOY.joinpath(file).read_text("utf-8")
     for old, new in changes.values():
         assert old in text
@@ -62,7 +62,7 @@ def free_port() -> int:
 
 @contextmanager
 def proxying(command: Sequence[str], port: int, certificate: Path) -> Iterator[str]:
-    """Run a reverse proxy; give the address below which it has the server."""
+    """Run a reverse proxy; yield the address of the server below it."""
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     with running(process):
         url = f"https://127.0.0.1:{port}/kernels/"
@@ -80,7 +80,7 @@ def proxying(command: Sequence[str], port: int, certificate: Path) -> Iterator[s
 
 @contextmanager
 def behind() -> Iterator[int]:
-    """Run the server with the settings of the pages; give its port."""
+    """Run the server with the settings of the pages; yield its port."""
     with served("--base-url", "/kernels", "--trusted-proxies", "127.0.0.1") as (address, _):
         port = httpx.URL(address).port
         assert port is not None
@@ -144,7 +144,7 @@ def test_systemd_unit(tmp_path) -> None:
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
-def test_dockerfile_copies_and_runs_what_there_is() -> None:
+def test_files_and_options_of_the_dockerfile_exist() -> None:
     text = read("Dockerfile")
     for sources in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
         for source in sources.split():
@@ -156,7 +156,7 @@ def test_dockerfile_copies_and_runs_what_there_is() -> None:
         assert option == "--config" or option.removeprefix("--").replace("-", "_") in OPTIONS
 
 
-def test_metrics_that_are_asked_for_are_served() -> None:
+def test_metrics_in_alerts_and_dashboard_are_served() -> None:
     board = json.loads(read("grafana.json"))
     expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
     expressions += re.findall(r"^ +expr: (.+)$", read("alerts.yml"), re.MULTILINE)
@@ -169,7 +169,7 @@ def test_metrics_that_are_asked_for_are_served() -> None:
     assert asked <= names
 
 
-def test_label_values_in_the_alerts_are_served() -> None:
+def test_label_values_in_alerts_are_served() -> None:
     selectors = re.findall(r'(kernelproto_\w+)\{(\w+)=~?"([^"]+)"\}', read("alerts.yml"))
     asked = {
         f'{name}{{{label}="{value}"}}'
