@@ -129,7 +129,7 @@ def _widget_contents(msg_id: str, count: int) -> list[Content]:
     return said
 
 
-class _NobodyThere:
+class _NoClient:
     """Implements CommSender: the kernel's side of the comms is not part of this."""
 
     async def send_comm(self, *arguments: object) -> None: ...
@@ -144,7 +144,7 @@ def _comms(count: int) -> Callable[[], object]:
     messages = [factory.message(message_type(type(item)), item) for item in [*said, *closed]]
 
     def work() -> object:
-        comms = Comms(_NobodyThere(), {})
+        comms = Comms(_NoClient(), {})
         for number in range(count):
             comms.attach(f"{number}", "target")
         for message in messages:
