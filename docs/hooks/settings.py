@@ -11,7 +11,7 @@ _PLACE = "<!-- settings -->"
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the placeholder for the settings, if the page has one."""
+    """Replace the placeholder of a page, if any, with the table."""
     return markdown.replace(_PLACE, _table()) if _PLACE in markdown else markdown
 
 
