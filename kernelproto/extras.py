@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-# Import names are distribution names, except for PyJWT (jwt).
+# By import name, which is also the name of the distribution unless DISTRIBUTIONS has another one.
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
@@ -13,6 +13,9 @@ EXTRAS = {
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
     "trio": ("trio",),
 }
+
+
+DISTRIBUTIONS = {"jwt": "PyJWT"}
 
 
 def fault(extra: str) -> str | None:

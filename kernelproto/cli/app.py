@@ -193,13 +193,13 @@ def notebook_command(
     The notebook is saved after each cell. The exit status is 1 if a notebook fails.
     """
     from kernelproto.cli.notebook import (
-        NotebookOptions,
+        ExecutionOptions,
         execute_notebooks,
         plan_tasks,
         read_parameters,
     )
 
-    options = NotebookOptions(
+    options = ExecutionOptions(
         kernel=kernel,
         timeout=timeout,
         allow_errors=allow_errors,

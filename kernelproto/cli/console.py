@@ -1,4 +1,4 @@
-"""``kernelproto console``: code is typed, run, and answered for."""
+"""``kernelproto console``: an interactive prompt for a kernel."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kernelproto.run import connect_kernel, run_kernel
 from kernelproto.supervise.kernel import Kernel
 from kernelproto.wire.content import ExecuteResult, InputRequest, LanguageInfo
 
-# Of a kernel that another program has started, only its heartbeat tells that it is there.
+# The death of a kernel started by another program shows only in its heartbeat.
 _HEARTBEAT_EVERY = 5.0
 _HEARTBEATS_MISSED = 3
 
@@ -38,18 +38,18 @@ _INSPECTION = re.compile(r"\s*([\w.]*\w)\s*(\?{1,2})\s*")
 
 
 def open_console(kernel_type: str, existing: str | None) -> int:
-    """Read code at the terminal and run it, until the user has had enough.
+    """Read code from the terminal and run it, until the user leaves; return the exit status.
 
     Args:
-        kernel_type: the kernel type of a new kernel, which ends with the console.
-        existing: the connection file of a running kernel instead, which goes on afterwards.
+        kernel_type: the type of a new kernel, which ends with the console.
+        existing: the id or connection file of a running kernel to use instead; it keeps running.
 
     Raises:
-        CliError: there is no terminal.
-        KernelProtoError: there is no kernel.
+        CliError: standard input or output is not a terminal.
+        KernelProtoError: the kernel cannot be started or reached.
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise CliError("the console needs a terminal; `kernelproto run` does without")
+        raise CliError("the console needs a terminal; use `kernelproto run` without one")
     return anyio.run(_open, kernel_type, existing)
 
 
@@ -66,12 +66,12 @@ async def _open(kernel_type: str, existing: str | None) -> int:
             tasks.start_soon(_watch, kernel)
         await _Console(kernel, signals).talk()
         if isinstance(kernel, KernelClient):
-            print("The kernel goes on.")
+            print("The kernel keeps running.")
     return 0 if signals.ended_by is None else KILLED + signals.ended_by
 
 
 async def _watch(client: KernelClient) -> None:
-    """Let nobody wait for a kernel that is not there any more."""
+    """Fail the client's calls when its kernel misses several heartbeats."""
     missed = 0
     while missed < _HEARTBEATS_MISSED:
         await anyio.sleep(_HEARTBEAT_EVERY)
@@ -79,31 +79,31 @@ async def _watch(client: KernelClient) -> None:
         with anyio.move_on_after(_HEARTBEAT_EVERY):
             await client.heartbeat()
             missed = 0
-    client.fail(KernelDied("the kernel does not answer heartbeats any more"))
+    client.fail(KernelDied("the kernel no longer answers heartbeats"))
 
 
 class _Console:
-    """What is typed and what comes of it."""
+    """The dialogue of the prompt and the kernel."""
 
     def __init__(self, kernel: Kernel | KernelClient, signals: Signals) -> None:
         self._kernel = kernel
         self._signals = signals
         self._printer = OutputPrinter()
         self._number: int | None = 1 if isinstance(kernel, Kernel) else None
-        self._over = False
+        self._done = False
         self._next_code = ""
 
     async def talk(self) -> None:
-        """Read and run code until Ctrl-D, or until the kernel is told to exit."""
+        """Read and run code until Ctrl-D, or until the code calls ``exit``."""
         from kernelproto.cli.prompt import Prompt, earlier_code  # which loads prompt_toolkit
 
         info = self._kernel.info
         if info is not None:
             print(info.banner.rstrip())
-        print("Ctrl-D leaves, Ctrl-C interrupts, name? explains a name.\n")
+        print("Ctrl-C interrupts the code, Ctrl-D leaves, name? shows help for a name.\n")
         language = LanguageInfo() if info is None else info.language_info
         prompt = Prompt(self._kernel, language, await earlier_code(self._kernel))
-        while not self._over:
+        while not self._done:
             default, self._next_code = self._next_code, ""
             try:
                 code = await prompt.read(self._number, default)
@@ -112,10 +112,10 @@ class _Console:
             except EOFError:
                 return
             if code.strip():
-                await self._survive(code)
+                await self._handle(code)
 
-    async def _survive(self, code: str) -> None:
-        """Run code, and go on with a new kernel where it was the end of the old one."""
+    async def _handle(self, code: str) -> None:
+        """Run code or show help; if the kernel dies, restart it."""
         try:
             if (inspection := _INSPECTION.fullmatch(code)) is not None:
                 await self._inspect(inspection[1], len(inspection[2]) - 1)
@@ -124,7 +124,7 @@ class _Console:
         except KernelDied as error:
             if not isinstance(self._kernel, Kernel):
                 raise
-            print_error(f"{describe(error)}; starting it again, with nothing in memory")
+            print_error(f"{describe(error)}; restarting it, all variables are lost")
             await self._kernel.restart()
             self._number = 1
         except (OutputOverflow, ProtocolError, UnsupportedRequest) as error:
@@ -140,8 +140,8 @@ class _Console:
                 self._printer.print(output)
             result = await execution
         self._printer.end_line()
-        for wish in result.payload:
-            self._heed(wish)
+        for entry in result.payload:
+            self._handle_payload(entry)
         if result.execution_count is not None:
             self._number = result.execution_count + 1
         print()
@@ -152,15 +152,15 @@ class _Console:
         lines = str(output.data.get("text/plain", "")).count("\n")
         print(styled(f"Out{number}:", RED, sys.stdout), end="\n" if lines else " ")
 
-    def _heed(self, wish: Mapping[str, Any]) -> None:
-        """Do what the kernel asks the frontend for."""
-        match wish:
+    def _handle_payload(self, entry: Mapping[str, Any]) -> None:
+        """Perform an action that the kernel requests from the frontend."""
+        match entry:
             case {"source": "page", "data": {"text/plain": str(text)}}:
                 print(text)
             case {"source": "set_next_input", "text": str(text)}:
                 self._next_code = text
             case {"source": "ask_exit"}:
-                self._over = True
+                self._done = True
             case _:
                 pass
 
@@ -168,14 +168,14 @@ class _Console:
         with anyio.move_on_after(_INSPECTION_SECONDS) as waiting:
             reply = await self._kernel.inspect(name, detail_level=detail_level)
             text = reply.data.get("text/plain")
-            print(text if reply.found and text else f"The kernel knows nothing of {name!r}.")
+            print(text if reply.found and text else f"The kernel has no help for {name!r}.")
         if waiting.cancelled_caught:
-            print_error(f"the kernel has said nothing within {_INSPECTION_SECONDS:g} s")
+            print_error(f"the kernel did not reply within {_INSPECTION_SECONDS:g} s")
         print()
 
     async def _interrupt(self) -> None:
         if self._signals.interrupts == _INTERRUPTS:
-            print_error("it still runs; Ctrl-C once more ends the console")
+            print_error("the code is still running; Ctrl-C again ends the console")
         await self._kernel.interrupt()
 
     async def _ask(self, question: InputRequest) -> str:
@@ -186,7 +186,7 @@ class _Console:
             return await ask(question)
         except EOFError:
             return END_OF_INPUT
-        except KeyboardInterrupt:  # a key, which is no signal while something is typed
+        except KeyboardInterrupt:  # at the prompt Ctrl-C is a key, not a signal
             await self._kernel.interrupt()
-            await anyio.sleep_forever()  # until the question is withdrawn
+            await anyio.sleep_forever()  # until the interrupted execution cancels the question
             raise

@@ -1,4 +1,4 @@
-"""``kernelproto doctor``: what is installed, which kernels start, how fast, and what is wrong."""
+"""``kernelproto doctor``: checks the installation, the system and each kernel type."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from kernelproto.cli.list import find_kernel_types
 from kernelproto.cli.screen import BOLD, DIM, GREEN, RED, styled
 from kernelproto.cli.table import printable
 from kernelproto.exceptions import KernelProtoError
-from kernelproto.extras import EXTRAS, advice
+from kernelproto.extras import DISTRIBUTIONS, EXTRAS, advice
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.records import records_fault
 from kernelproto.run import run_kernel
 from kernelproto.timeouts import Timeouts
 
-_NEEDED = ("anyio", "msgspec", "pyzmq")
+_DEPENDENCIES = ("anyio", "msgspec", "pyzmq")
 
-# Each running kernel takes about a dozen of the program that has started it.
+# A program needs about a dozen descriptors for each kernel that it runs.
 _ENOUGH_DESCRIPTORS = 1024
 
 _SUBJECT_WIDTH = 18
@@ -37,12 +37,12 @@ _MARKS = {True: ("ok", GREEN), False: ("!!", RED), None: ("--", DIM)}
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        good: whether it is as it should be; None for what is neither right nor wrong.
-        subject: what was looked at.
-        text: how it is.
+        good: True for "ok", False for a problem, None for information.
+        subject: the subject of the check.
+        text: the result.
     """
 
     good: bool | None
@@ -51,17 +51,17 @@ class Finding(NamedTuple):
 
 
 def examine(*, start: bool, timeout: float) -> int:
-    """Print what is found, as it is found; return the exit status: 1 where something is wrong.
+    """Run all checks and print each result; return the exit status, 1 if a check fails.
 
     Args:
-        start: whether a kernel of each type is started.
-        timeout: how long each may take until it is ready, in seconds.
+        start: whether to start a kernel of each type.
+        timeout: seconds that each kernel may take to become ready.
     """
     return anyio.run(_examine, start, timeout)
 
 
 async def _examine(start: bool, startup: float) -> int:
-    wrong = 0
+    problems = 0
     for title, findings in (
         ("Installed", _packages()),
         ("System", _system()),
@@ -69,12 +69,12 @@ async def _examine(start: bool, startup: float) -> int:
     ):
         print(styled(title, BOLD, sys.stdout))
         async for finding in findings:
-            wrong += finding.good is False
+            problems += finding.good is False
             print(_line(finding), flush=True)
-    if wrong:
-        print(f"\n{wrong} {'thing is' if wrong == 1 else 'things are'} wrong.")
+    if problems:
+        print(f"\n{problems} {'problem' if problems == 1 else 'problems'} found.")
         return FAILED
-    print("\nAll is well.")
+    print("\nNo problems found.")
     return 0
 
 
@@ -86,13 +86,14 @@ def _line(finding: Finding) -> str:
 
 async def _packages() -> AsyncIterator[Finding]:
     yield Finding(True, "Python", f"{platform.python_version()}, {platform.platform(terse=True)}")
-    needed = ", ".join(f"{name} {_version(name)}" for name in _NEEDED)
-    yield Finding(True, "kernelproto", f"{_version('kernelproto')}, with {needed}")
+    dependencies = ", ".join(f"{name} {_version(name)}" for name in _DEPENDENCIES)
+    yield Finding(True, "kernelproto", f"{_version('kernelproto')}, with {dependencies}")
     for extra, names in EXTRAS.items():
         versions = [(name, _version(name)) for name in names]
         missing = [name for name, version in versions if version is None]
         if missing:
-            yield Finding(None, f"[{extra}]", f"without {', '.join(missing)}: {advice(extra)}")
+            text = f"{', '.join(missing)} not installed: {advice(extra)}"
+            yield Finding(None, f"[{extra}]", text)
         else:
             found = ", ".join(f"{name} {version}" for name, version in versions)
             yield Finding(True, f"[{extra}]", found)
@@ -100,7 +101,7 @@ async def _packages() -> AsyncIterator[Finding]:
 
 def _version(package: str) -> str | None:
     try:
-        return metadata.version(package)
+        return metadata.version(DISTRIBUTIONS.get(package, package))
     except metadata.PackageNotFoundError:
         return None
 
@@ -109,20 +110,20 @@ async def _system() -> AsyncIterator[Finding]:
     folder = runtime_folder()
     yield _runtime_folder(folder)
     for name in _missing_folders():
-        # No fault: Jupyter passes over it, and it may well be there on other machines.
-        yield Finding(None, "JUPYTER_PATH", f"there is no folder {name}: nothing is found there")
+        # No problem: Jupyter ignores the entry, and the folder may exist on other machines.
+        yield Finding(None, "JUPYTER_PATH", f"{name} does not exist; it is ignored")
     kernels = await with_states(find_running_kernels())
     dead = [kernel for kernel in kernels if kernel.state == "dead"]
     yield Finding(True, "running kernels", str(len(kernels) - len(dead)))
     if dead:
         command = f"kernelproto stop {dead[0].kernel_id[:8]}"
-        yield Finding(None, "dead kernels", f"{len(dead)} have left files: {command} ...")
+        yield Finding(None, "dead kernels", f"{len(dead)} left files behind; remove: {command} ...")
     if sys.platform != "win32":
         import resource
 
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         enough = limit == resource.RLIM_INFINITY or limit >= _ENOUGH_DESCRIPTORS
-        text = f"{limit} open files" if enough else f"{limit} open files are few: ulimit -n 4096"
+        text = f"{limit} open files" + ("" if enough else " are too few: run `ulimit -n 4096`")
         yield Finding(enough, "limits", text)
 
 
@@ -136,13 +137,13 @@ def _runtime_folder(folder: str) -> Finding:
     try:
         os.stat(folder)
     except FileNotFoundError:
-        return Finding(True, subject, f"{folder}: made when it is needed")
+        return Finding(True, subject, f"{folder}: does not exist yet; created on demand")
     except OSError as error:
         return Finding(False, subject, describe(error))
     if not os.access(folder, os.W_OK | os.X_OK):
         return Finding(False, subject, f"{folder}: not writable; set JUPYTER_RUNTIME_DIR")
     if (fault := records_fault(folder)) is not None:
-        return Finding(False, subject, f"{fault}; the records of kernels in it are not used")
+        return Finding(False, subject, f"{fault}; the kernel records in it are ignored")
     return Finding(True, subject, folder)
 
 
@@ -153,10 +154,10 @@ async def _kernel_types(start: bool, startup: float) -> AsyncIterator[Finding]:
         yield Finding(False, "skipped", warning)
     if not kernel_types:
         folders = ", ".join(jupyter_path("kernels"))
-        yield Finding(False, "none", f"pip install ipykernel; kernelspecs belong into {folders}")
+        yield Finding(False, "none", f"pip install ipykernel, or put kernelspecs into {folders}")
     for name, about in kernel_types.items():
         if "unavailable" in about:
-            yield Finding(None, name, f"cannot be launched: {about['unavailable']}")
+            yield Finding(None, name, f"cannot be launched here: {about['unavailable']}")
         elif start:
             yield await _start(name, startup)
         else:
@@ -171,8 +172,8 @@ async def _start(name: str, startup: float) -> Finding:
             info = kernel.info
     except KernelProtoError as error:
         return Finding(False, name, describe(error))
-    what = f"{info.implementation} {info.implementation_version}" if info else "?"
-    return Finding(True, name, f"{what}, ready after {ready * 1000:.0f} ms")
+    implementation = f"{info.implementation} {info.implementation_version}" if info else "?"
+    return Finding(True, name, f"{implementation}, ready after {ready * 1000:.0f} ms")
 
 
 class _Collector(logging.Handler):
@@ -188,7 +189,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def _warnings() -> Generator[list[str]]:
-    """Collect what kernelproto would warn of during the block."""
+    """Collect kernelproto's log warnings during the block, instead of logging them."""
     logger, collector = logging.getLogger("kernelproto"), _Collector()
     logger.addHandler(collector)
     propagated, logger.propagate = logger.propagate, False

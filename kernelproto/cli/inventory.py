@@ -1,9 +1,9 @@
-"""The running kernels of this user: found by their connection files, known by their records.
+"""The running kernels of this user, found by their connection files and records.
 
-kernelproto writes a record for each kernel that it starts, which says whose it is. The kernels of
-other programs have a connection file and nothing else; on Linux their process is found by its
-command line, which names that file. What only a process tells (its memory, whether it runs) is
-therefore not known of every kernel on other systems.
+kernelproto writes a record for each kernel that it starts, with the kernel's process and owner.
+Kernels of other programs have only a connection file. On Linux their process is found by its
+command line, which contains the path of that file. On other systems the process of such a kernel is
+unknown, and so are its memory and its end.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.launch.own_files import is_own_file, leave_alone
 from kernelproto.launch.process.process_id import ProcessId
 
-# Who runs has answered a heartbeat by then, even where the machine is busy.
+# A running kernel answers a heartbeat within this time, even on a busy machine.
 _HEARTBEAT_SECONDS = 2.0
 
-# How many kernels are asked at the same time; each takes sockets.
-_ASKED_AT_ONCE = 16
+# So many kernels are examined at the same time; each takes several sockets.
+_CONCURRENT = 16
 
 _CONNECTION_FILE = re.compile(r"kernel-(.+)\.json")
 
-State = Literal["starting", "alive", "silent", "dead", "elsewhere", "unknown"]
+ProcessState = Literal["starting", "alive", "silent", "dead", "elsewhere", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +41,17 @@ class RunningKernel:
     """A kernel that has a connection file.
 
     Attributes:
-        kernel_id: what its program knows it by, as far as there is a record; otherwise what its
-            connection file is named by.
-        kernel_type: the kernel type, "" where it is not told.
-        connection_file: the path.
+        kernel_id: the id in its record; without a record, the id in the name of its connection
+            file.
+        kernel_type: the kernel type; "" if unknown.
+        connection_file: the path of the connection file.
         started: when the file was written, in seconds since the epoch.
-        process: its process, None where it is not known.
-        memory: what its process has in memory, in bytes; None where that is not known.
-        record: what kernelproto knows of it; None when another program has started it.
-        state: "starting" before it has a process, "alive" when it answers heartbeats, "silent" when
-            it runs and does not, "dead" when nothing but files is left, "elsewhere" when it runs on
-            another machine or in another container, "unknown" when it has not been asked.
+        process: its process; None if unknown.
+        memory: the resident memory of its process in bytes; None if unknown.
+        record: the record that kernelproto has written; None for kernels of other programs.
+        state: "starting" before it has a process, "alive" if it answers heartbeats, "silent" if it
+            runs without an answer, "dead" if only files are left, "elsewhere" if it runs on another
+            machine or in another container, "unknown" before ``with_states``.
     """
 
     kernel_id: str
@@ -61,47 +61,47 @@ class RunningKernel:
     process: ProcessId | None
     memory: int | None
     record: Record | None
-    state: State = "unknown"
+    state: ProcessState = "unknown"
 
     @property
     def owner(self) -> str:
-        """Whose it is, in words."""
+        """The program that runs the kernel, for people."""
         if self.record is None:
             return "another program"
         if self.record.detached:
-            return "nobody: detached"
+            return "none (detached)"
         if self.record.owner.is_gone:
-            return "nobody: its program has died"
+            return "none (program died)"
         return f"process {self.record.owner.pid}"
 
 
 def find_running_kernels() -> list[RunningKernel]:
-    """Return the kernels that have a connection file in Jupyter's runtime folder, oldest first.
+    """Return the kernels with a connection file in Jupyter's runtime folder, oldest first.
 
-    What belongs to another user, or is not a regular file, is logged and left out.
+    Files that belong to another user or are not regular are logged and skipped.
     """
     folder = runtime_folder()
     records = {os.path.realpath(record.connection_file): record for record in read_records(folder)}
     processes = _processes_by_connection_file()
     kernels: list[RunningKernel] = []
-    with suppress(OSError):  # there is no such folder: there are no kernels
+    with suppress(OSError):  # the folder does not exist
         for name in os.listdir(folder):
             if (match := _CONNECTION_FILE.fullmatch(name)) is not None:
                 path = os.path.join(folder, name)
                 if not is_own_file(path):
-                    if os.path.lexists(path):  # it has not just been removed
+                    if os.path.lexists(path):  # otherwise it was just removed
                         leave_alone(path, "it is not a regular file of this user")
                     continue
                 record = records.get(os.path.realpath(path))
-                with suppress(OSError):  # it has just ended
+                with suppress(OSError):  # the kernel has just ended
                     kernels.append(_describe(match[1], path, record, processes))
     return sorted(kernels, key=lambda kernel: kernel.started)
 
 
 async def with_states(kernels: list[RunningKernel]) -> list[RunningKernel]:
-    """Return the same kernels, after asking each for a heartbeat."""
+    """Return the same kernels with their states, after sending each a heartbeat."""
     known = {kernel.connection_file: kernel for kernel in kernels}
-    limit = anyio.Semaphore(_ASKED_AT_ONCE)
+    limit = anyio.Semaphore(_CONCURRENT)
 
     async def ask(kernel: RunningKernel) -> None:
         async with limit:
@@ -113,7 +113,7 @@ async def with_states(kernels: list[RunningKernel]) -> list[RunningKernel]:
     return list(known.values())
 
 
-async def _state(kernel: RunningKernel) -> State:
+async def _state(kernel: RunningKernel) -> ProcessState:
     record, process = kernel.record, kernel.process
     if record is not None and process is None:
         return "dead" if record.owner.is_gone else "starting"
@@ -125,7 +125,7 @@ async def _state(kernel: RunningKernel) -> State:
         async with open_client(read_connection_file(kernel.connection_file)) as client:
             await client.heartbeat()
             return "alive"
-    # Without a process there is nobody to be found who could still answer.
+    # A kernel without a known process counts as dead if it does not answer.
     return "dead" if process is None else "silent"
 
 
@@ -153,7 +153,7 @@ def _describe(
 
 
 def _memory(process: ProcessId) -> int | None:
-    """Return what a process has in memory, in bytes."""
+    """Return the resident memory of a process in bytes."""
     if process.is_here and not process.is_gone:
         with suppress(OSError), open(f"/proc/{process.pid}/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -161,13 +161,13 @@ def _memory(process: ProcessId) -> int | None:
 
 
 def _processes_by_connection_file() -> dict[str, int]:
-    """Return the processes of this user whose command line names a connection file."""
+    """Return the pids of this user's processes whose command line names a connection file."""
     found: dict[str, int] = {}
-    with suppress(OSError):  # there is no such list on this system
+    with suppress(OSError):  # no /proc on this system
         for name in filter(str.isdecimal, os.listdir("/proc")):
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # the process has ended
                 if os.stat(f"/proc/{name}").st_uid != os.geteuid():
-                    continue  # any process may name any file
+                    continue  # other users' processes may name any file
                 with open(f"/proc/{name}/cmdline", "rb") as file:
                     words = os.fsdecode(file.read()).split("\0")
                 for word in words:

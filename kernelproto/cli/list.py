@@ -12,14 +12,14 @@ from kernelproto.cli.screen import print_json, print_table, terminal_width
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
 
-_NOTHING = (
-    "No kernel types found. For a Python kernel: pip install ipykernel\n"
-    "Kernelspecs are looked for in JUPYTER_PATH and in the folders that `jupyter --paths` lists."
+_NONE_FOUND = (
+    "No kernel types found. To get a Python kernel: pip install ipykernel\n"
+    "Kernelspecs are searched in JUPYTER_PATH and in the data folders of `jupyter --paths`."
 )
 
 
 def print_kernel_types(*, as_json: bool) -> None:
-    """Print the kernel types, as a table or as a JSON object with all that is known of them."""
+    """Print the kernel types, as a table or with all their attributes as JSON."""
     kernel_types = anyio.run(find_kernel_types)
     if as_json:
         print_json(kernel_types)
@@ -29,11 +29,11 @@ def print_kernel_types(*, as_json: bool) -> None:
             if "unavailable" in about:
                 print(f"{name} cannot be launched: {about['unavailable']}", file=sys.stderr)
     else:
-        print(_NOTHING, file=sys.stderr)
+        print(_NONE_FOUND, file=sys.stderr)
 
 
 async def find_kernel_types() -> dict[str, KernelAttributes]:
-    """Return what the providers tell about their kernel types, by name."""
+    """Return the attributes of all kernel types, by name."""
     return {name: about async for name, about in KernelFinder.from_entrypoints().find_kernels()}
 
 
@@ -44,12 +44,12 @@ def format_table(
 ) -> list[str]:
     """Return the lines of a table of kernel types.
 
-    Names are never shortened: they are there to be copied. What cannot be printed is replaced.
+    Names are never shortened, so that they can be copied. Unprintable characters are replaced.
 
     Args:
-        kernel_types: what is known about them, by name.
-        width: how many columns the terminal has; None means any number.
-        encoding: what the terminal understands.
+        kernel_types: the attributes of the kernel types, by name.
+        width: the columns of the terminal; None means no limit.
+        encoding: the encoding of the terminal.
     """
     return table.format_table(
         ("NAME", "DISPLAY NAME", "LANGUAGE"),

@@ -1,4 +1,4 @@
-"""The program ``kernelproto``: takes the command line to the commands."""
+"""The program ``kernelproto``: runs the command named on the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kernelproto.cli.errors import need, status_of
 def program() -> NoReturn:
     """Run the command ``kernelproto`` as this process, and end the process."""
     status = main()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # while the interpreter ends, it would complain
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # no traceback while the interpreter exits
     sys.exit(status)
 
 
@@ -24,8 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command ``kernelproto``; return the exit status.
 
     Args:
-        arguments: the command line without the program; None means that of the process.
-            Without any word it is the help that is printed.
+        arguments: the command line without the program; None means that of the process. An empty
+            command line prints the help.
     """
     _open_closed_streams()
     words = sys.argv[1:] if arguments is None else list(arguments)
@@ -40,15 +40,15 @@ def _run(words: list[str]) -> object:
 
 
 def _open_closed_streams() -> None:
-    """Give the process the standard streams that it was started without (``>&-``).
+    """Open the standard streams that the process was started without (``>&-``) as the null device.
 
-    Else the next file that is opened has the number of one, and gets whatever is written to it.
+    Otherwise the next opened file would get the number of a stream, and its output.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

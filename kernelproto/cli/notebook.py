@@ -1,4 +1,4 @@
-"""``kernelproto notebook``: notebooks are executed, several side by side."""
+"""``kernelproto notebook``: executes notebooks, several at the same time."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _WORDS = {"True": True, "False": False, "None": None}
 
 
 class Task(NamedTuple):
-    """A notebook that is to be executed, and the file that it is written to."""
+    """A notebook to execute, and the file to write it to."""
 
     source: Path
     target: Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotebookOptions:
-    """How notebooks are executed; see ``execute_notebook``."""
+class ExecutionOptions:
+    """Options for all notebooks; see ``execute_notebook``."""
 
     kernel: str | None
     timeout: float | None
@@ -54,15 +54,15 @@ class NotebookOptions:
 
 @dataclass
 class Outcome:
-    """What has become of a notebook.
+    """The outcome of a notebook.
 
     Attributes:
-        status: "ok", what is wrong with the cell at which it stopped, "failed" where that was no
-            cell's fault, "stopped" where it was stopped from outside.
-        done: how many cells were executed.
-        total: of how many.
-        seconds: how long it took.
-        problem: what went wrong, in one line.
+        status: "ok", the status of the cell that ended the execution, "failed" after another
+            error, or "stopped" after a signal.
+        done: the number of executed cells.
+        total: the number of cells to execute.
+        seconds: the duration in seconds.
+        problem: the error in one line; "" for none.
     """
 
     status: str = "stopped"
@@ -72,17 +72,17 @@ class Outcome:
     problem: str = ""
 
 
-def execute_notebooks(tasks: Sequence[Task], options: NotebookOptions, *, jobs: int) -> int:
-    """Execute notebooks, and print what has become of each; return the exit status.
+def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs: int) -> int:
+    """Execute notebooks, and print the outcome of each; return the exit status.
 
     Args:
         tasks: the notebooks.
-        options: how all of them are executed.
-        jobs: how many are executed at a time.
+        options: the options for all of them.
+        jobs: how many to execute at the same time.
 
     Raises:
         CliError: the extra ``notebook`` is not installed.
-        InvalidParameter: a parameter's name is one in no language.
+        InvalidParameter: a parameter's name is not a valid name in any language.
     """
     need("notebook")
     from kernelproto.cli.progress import Progress  # which loads rich
@@ -102,42 +102,43 @@ def execute_notebooks(tasks: Sequence[Task], options: NotebookOptions, *, jobs: 
 
 
 def plan_tasks(sources: Sequence[Path], output: Path | None) -> list[Task]:
-    """Return which notebook is written where.
+    """Return the tasks: each notebook with the file to write it to.
 
     Args:
         sources: the notebooks.
-        output: the file that one is written to, or the folder for all; None means where they are.
+        output: a file for one notebook, or a folder for all; None overwrites the notebooks.
 
     Raises:
-        CliError: there is no such folder, or several would be written to the same file.
+        CliError: the folder does not exist, or two notebooks have the same target.
     """
     into_folder = output is not None and (output.is_dir() or len(sources) > 1)
     if into_folder and output is not None and not output.is_dir():
-        raise CliError(f"{output} is no folder, and several notebooks go into one")
+        raise CliError(f"{output} is not a folder; several notebooks need one")
     if output is not None and not output.parent.is_dir():
-        raise CliError(f"{output} cannot be written: there is no folder {output.parent}")
+        raise CliError(f"cannot write {output}: the folder {output.parent} does not exist")
     tasks: dict[Path, Task] = {}
     for source in sources:
         target = source if output is None else output / source.name if into_folder else output
         if target.resolve() in tasks:
-            raise CliError(f"{source} would be written to {target}, as another one is")
+            other = tasks[target.resolve()].source
+            raise CliError(f"{other} and {source} would both be written to {target}")
         tasks[target.resolve()] = Task(source, target)
     return list(tasks.values())
 
 
 def read_parameters(assignments: Sequence[str]) -> dict[str, object]:
-    """Return the parameters that ``name=value`` gives.
+    """Return the parameters from assignments such as ``year=2026``.
 
-    A value is what it is in JSON, or True, False or None; everything else is text.
+    A value is JSON, or True, False or None; any other value is text.
 
     Raises:
-        CliError: there is no name, or no value.
+        CliError: an assignment has no name or no ``=``.
     """
     parameters: dict[str, object] = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not (name and equals):
-            raise CliError(f"a parameter is given as name=value, not as {assignment!r}")
+            raise CliError(f"parameter {assignment!r} must have the form NAME=VALUE")
         try:
             parameters[name.strip()] = _WORDS[text] if text in _WORDS else json.loads(text)
         except ValueError:
@@ -148,7 +149,7 @@ def read_parameters(assignments: Sequence[str]) -> dict[str, object]:
 def format_outcomes(
     outcomes: Mapping[Task, Outcome], width: int | None, encoding: str
 ) -> list[str]:
-    """Return the lines of a table: what has become of each notebook."""
+    """Return the lines of a table with the outcome of each notebook."""
     return format_table(
         ("NOTEBOOK", "STATUS", "CELLS", "TIME", "WRITTEN TO"),
         [
@@ -169,17 +170,17 @@ def format_outcomes(
 
 
 def _with_name(name: str, problem: str) -> str:
-    """Return a problem with the notebook's name before it, which some errors have already."""
+    """Return a problem that begins with the notebook's name, as some errors already do."""
     return problem if problem.startswith((f"{name}: ", f"{name} is ")) else f"{name}: {problem}"
 
 
 async def _execute_all(
-    outcomes: Mapping[Task, Outcome], options: NotebookOptions, progress: Progress, jobs: int
+    outcomes: Mapping[Task, Outcome], options: ExecutionOptions, progress: Progress, jobs: int
 ) -> int | None:
-    places = anyio.Semaphore(jobs)
+    limit = anyio.Semaphore(jobs)
 
     async def execute(task: Task, outcome: Outcome) -> None:
-        async with places:
+        async with limit:
             await _execute(task, outcome, options, progress)
 
     async with receive_signals(interrupts=0) as signals, anyio.create_task_group() as running:
@@ -189,7 +190,7 @@ async def _execute_all(
 
 
 async def _execute(
-    task: Task, outcome: Outcome, options: NotebookOptions, progress: Progress
+    task: Task, outcome: Outcome, options: ExecutionOptions, progress: Progress
 ) -> None:
     from kernelproto.notebook import CellFinished, CellStarted, execute_notebook, read_notebook
 

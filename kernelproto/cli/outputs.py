@@ -1,4 +1,4 @@
-"""Outputs on a terminal: text as it comes, tracebacks with colours or without, images as files."""
+"""OutputPrinter: prints text and tracebacks, and saves images as files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kernelproto.cli.table import printable
 from kernelproto.terminal import print_output
 from kernelproto.wire.content import ErrorOutput, MimeBundle, Output, Stream
 
-# The kinds of images, the best first, and what their files are called.
+# Suffixes of image files by MIME type, preferred types first.
 _IMAGES = {
     "image/png": ".png",
     "image/jpeg": ".jpg",
@@ -27,16 +27,16 @@ _IMAGES = {
     "application/pdf": ".pdf",
     "image/svg+xml": ".svg",
 }
-_AS_TEXT = "image/svg+xml"  # the others come in base64
+_AS_TEXT = "image/svg+xml"  # the other types are base64
 
 _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class OutputPrinter:
-    """Prints outputs; images are saved, and their paths printed.
+    """Prints outputs; saves images and prints their paths.
 
     Args:
-        images: the folder for images; None means a temporary one, made with the first image.
+        images: the folder for images; None means a temporary folder, created for the first image.
     """
 
     def __init__(self, images: Path | None = None) -> None:
@@ -48,7 +48,7 @@ class OutputPrinter:
         """Print one output.
 
         Raises:
-            OSError: an image cannot be saved, or nobody reads what is printed.
+            OSError: an image cannot be saved, or standard output is closed.
         """
         if isinstance(output, Stream):
             if output.text:
@@ -65,7 +65,7 @@ class OutputPrinter:
                 print_output(output)
 
     def end_line(self) -> None:
-        """Begin a new line, unless one has just begun."""
+        """End the current line, unless it is empty."""
         if self._line_is_open:
             self._line_is_open = False
             print(flush=True)
@@ -81,7 +81,7 @@ class OutputPrinter:
             try:
                 with open(path, "xb") as file:
                     file.write(content)
-            except FileExistsError:  # of an earlier run: it stays
+            except FileExistsError:  # from an earlier run; keep it
                 continue
             return path
 
@@ -100,6 +100,6 @@ def _content(mime: str, text: str) -> bytes:
 
 
 def _plain(error: ErrorOutput) -> ErrorOutput:
-    """Return the error without colours, for a file or a pipe."""
+    """Return the error without colours."""
     traceback = [_CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
     return msgspec.structs.replace(error, traceback=traceback)

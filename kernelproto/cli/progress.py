@@ -1,4 +1,4 @@
-"""Bars that show how far notebooks are: on standard error, where that is a terminal."""
+"""Progress bars of notebooks, on standard error if it is a terminal; this module loads rich."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME_WIDTH = 40
 
 
 class Progress:
-    """A bar for each notebook that is being executed, during the block."""
+    """Shows a bar for each running notebook, during the block."""
 
     def __init__(self) -> None:
         self._bars = Bars(
@@ -38,12 +38,12 @@ class Progress:
 
     def begin(self, name: str) -> TaskID:
         """Add the bar of a notebook."""
-        # Of a long path the end tells more; the numbers behind it must have room.
+        # Keep the end of a long path, and leave room for the numbers.
         shown = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
         return self._bars.add_task(printable(shown), total=None, code="")
 
     def show(self, bar: TaskID, done: int, total: int, code: str) -> None:
-        """Show how many cells were executed, and the first line of the one that runs."""
+        """Show the number of executed cells, and the first line of the running cell."""
         line = printable(code.strip().partition("\n")[0])
         shown = line if len(line) <= _CODE_WIDTH else f"{line[: _CODE_WIDTH - 3]}..."
         self._bars.update(bar, completed=done, total=total, code=shown)

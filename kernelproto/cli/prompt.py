@@ -1,4 +1,4 @@
-"""The prompt of the console: what the kernel knows of the code helps to write it."""
+"""The prompt of the console, with completion, history and indentation from the kernel."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from kernelproto.client.requests import Requests
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.wire.content import CompleteReply, InputRequest, IsCompleteReply, LanguageInfo
 
-# A kernel that works for somebody else answers later. Nobody who has typed Enter waits for that; to
-# complete code may take a kernel long, but one can go on typing.
+# A kernel that is busy for another client answers late. Enter must not wait for that. Completion
+# may take longer, because the user can continue typing.
 _ANSWER_SECONDS = 2.0
 _COMPLETION_SECONDS = 10.0
 
@@ -39,9 +39,9 @@ class Prompt:
     """Reads code at a terminal.
 
     Args:
-        kernel: it completes the code, and says whether it is complete.
-        language: its language, by whose rules the code is coloured.
-        history: earlier code, the oldest first.
+        kernel: completes code, and decides whether code is complete.
+        language: the kernel's language, for syntax colours.
+        history: earlier code, oldest first.
     """
 
     def __init__(self, kernel: Requests, language: LanguageInfo, history: Sequence[str]) -> None:
@@ -60,22 +60,22 @@ class Prompt:
         """Return the next piece of code.
 
         Args:
-            number: the number that it will have, None where that is not known.
-            default: what stands there already.
+            number: its execution count; None if unknown.
+            default: initial text.
 
         Raises:
             EOFError: Ctrl-D was typed.
             KeyboardInterrupt: Ctrl-C was typed.
         """
         name = "In: " if number is None else f"In [{number}]: "
-        # Signals are received already.
+        # Another task handles signals.
         return await self._session.prompt_async(
             FormattedText([("ansigreen", name)]), default=default, handle_sigint=False
         )
 
 
 async def ask(question: InputRequest) -> str:
-    """Return the answer to a question of the kernel.
+    """Return the answer to an input_request.
 
     Raises:
         EOFError: Ctrl-D was typed.
@@ -88,18 +88,18 @@ async def ask(question: InputRequest) -> str:
 
 
 async def earlier_code(kernel: Requests) -> list[str]:
-    """Return what was run earlier, the oldest first, as far as the kernel remembers it."""
+    """Return the code in the kernel's history, oldest first."""
     with anyio.move_on_after(_ANSWER_SECONDS):
         try:
             entries = (await kernel.history("tail", n=_HISTORY)).history
-        except KernelProtoError:  # it keeps none
+        except KernelProtoError:  # a kernel without history
             return []
         return [code for _, _, code in entries if isinstance(code, str)]
     return []
 
 
 class _KernelCompleter(Completer):
-    """Completes what the kernel can complete."""
+    """Completes code with the kernel's completions."""
 
     def __init__(self, kernel: Requests) -> None:
         self._kernel = kernel
@@ -107,7 +107,7 @@ class _KernelCompleter(Completer):
     def get_completions(
         self, document: Document, complete_event: CompleteEvent
     ) -> Iterable[Completion]:
-        return ()  # nothing that need not be waited for
+        return ()  # all completions are asynchronous
 
     async def get_completions_async(
         self, document: Document, complete_event: CompleteEvent
@@ -129,39 +129,39 @@ class _KernelCompleter(Completer):
 
 
 class _Enter:
-    """Enter runs the code if it is complete, and begins another line if it is not.
+    """The Enter key: runs complete code, and begins a new line after incomplete code.
 
-    Only the kernel can tell. What is typed until it has is kept back, and then typed again: it may
-    belong to the next line, or to the next piece of code.
+    Only the kernel knows which it is. Keys typed before its reply are held back and replayed
+    afterwards: they may belong to the next line, or to the next piece of code.
     """
 
     def __init__(self, kernel: Requests) -> None:
         self._kernel = kernel
         self._asking = False
-        self._kept_back: list[KeyPress] = []
+        self._held: list[KeyPress] = []
 
     def bindings(self) -> KeyBindings:
-        """Return what the keys do."""
+        """Return the key bindings."""
         bindings = KeyBindings()
         asking = Condition(lambda: self._asking)
         at_code = has_focus(DEFAULT_BUFFER)
-        bindings.add(Keys.Any, filter=asking, eager=True)(self._keep_back)
-        bindings.add("c-c", filter=asking, eager=True)(_give_up)
+        bindings.add(Keys.Any, filter=asking, eager=True)(self._hold)
+        bindings.add("c-c", filter=asking, eager=True)(_cancel)
         bindings.add("enter", filter=at_code & ~asking)(self._enter)
         bindings.add("escape", "enter", filter=at_code & ~asking)(_new_line)
         return bindings
 
-    def _keep_back(self, event: KeyPressEvent) -> None:
-        self._kept_back += event.key_sequence
+    def _hold(self, event: KeyPressEvent) -> None:
+        self._held += event.key_sequence
 
     def _enter(self, event: KeyPressEvent) -> None:
         buffer = event.current_buffer
         if buffer.complete_state is not None and buffer.complete_state.current_completion:
-            buffer.complete_state = None  # it is taken, and no more
+            buffer.complete_state = None  # accept the completion only
         elif "\n" in buffer.text and buffer.document.text_after_cursor.strip():
             _new_line(event)
         else:
-            self._asking = True  # from now on, and not when the task begins
+            self._asking = True  # now: the task begins later
             event.app.create_background_task(self._ask(event.app, buffer))
 
     async def _ask(self, app: Application[Any], buffer: Buffer) -> None:
@@ -169,17 +169,17 @@ class _Enter:
             reply = await self._is_complete(buffer.text)
         finally:
             self._asking = False
-            kept_back, self._kept_back = self._kept_back, []
-        if app.is_done:  # Ctrl-C was faster
+            held, self._held = self._held, []
+        if app.is_done:  # after Ctrl-C
             return
-        app.key_processor.feed_multiple(kept_back)
+        app.key_processor.feed_multiple(held)
         if reply.status == "incomplete":
             buffer.cursor_position = len(buffer.text)
             buffer.newline(copy_margin=False)
             buffer.insert_text(reply.indent)
             app.key_processor.process_keys()
         else:
-            buffer.validate_and_handle()  # what is not processed is typed at the next prompt
+            buffer.validate_and_handle()  # unprocessed keys are typed at the next prompt
 
     async def _is_complete(self, code: str) -> IsCompleteReply:
         if code.strip():
@@ -188,7 +188,7 @@ class _Enter:
         return IsCompleteReply()
 
 
-def _give_up(event: KeyPressEvent) -> None:
+def _cancel(event: KeyPressEvent) -> None:
     event.app.exit(exception=KeyboardInterrupt)
 
 
@@ -202,7 +202,7 @@ def _continuation(width: int, line_number: int, is_soft_wrap: int) -> FormattedT
 
 
 def _kinds(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return what kind of thing each completion is, where the kernel tells as ipykernel does."""
+    """Return the type of each completion, if the kernel sends types as ipykernel does."""
     try:
         described = msgspec.convert(metadata.get(_KINDS, []), list[dict[str, Any]])
     except msgspec.ValidationError:

@@ -11,7 +11,7 @@ from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_
 from kernelproto.cli.screen import print_json, print_table, terminal_width
 from kernelproto.cli.table import format_table
 
-_SHORTEST_ID = 8  # what is long enough to be told from others, mostly
+_SHORTEST_ID = 8  # almost always unique
 
 
 def print_running_kernels(*, as_json: bool) -> None:
@@ -31,7 +31,7 @@ def format_kernels(
     """Return the lines of a table of running kernels."""
     shown = short_ids([kernel.kernel_id for kernel in kernels])
     return format_table(
-        ("ID", "KERNEL TYPE", "PID", "STATE", "AGE", "MEMORY", "BELONGS TO"),
+        ("ID", "KERNEL TYPE", "PID", "STATE", "AGE", "MEMORY", "OWNER"),
         [
             (
                 shown[kernel.kernel_id],
@@ -52,7 +52,7 @@ def format_kernels(
 
 
 def short_ids(kernel_ids: list[str]) -> dict[str, str]:
-    """Return the beginnings of ids, all of one length, by which they can be told apart."""
+    """Return unique prefixes of ids, all of the same length."""
     length = _SHORTEST_ID
     while len({kernel_id[:length] for kernel_id in kernel_ids}) < len(set(kernel_ids)):
         length += 1
@@ -60,7 +60,7 @@ def short_ids(kernel_ids: list[str]) -> dict[str, str]:
 
 
 def format_age(seconds: float) -> str:
-    """Return a time as people say it: its two largest units."""
+    """Return a time in its two largest units, such as ``1h 5m``."""
     rest = max(int(seconds), 0)
     for unit, smaller, size, part in (("d", "h", 86400, 3600), ("h", "m", 3600, 60)):
         if rest >= size:

@@ -1,4 +1,4 @@
-"""Questions of a kernel, answered by whoever sits at standard input."""
+"""Answers to a kernel's ``input()``, read from standard input or the terminal."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import anyio
 
 from kernelproto.wire.content import InputRequest
 
-# What ipykernel takes for the end of the input: the code gets an EOFError.
+# ipykernel takes this answer for the end of input: the code gets an EOFError.
 END_OF_INPUT = "\x04"
 
 _READ_BYTES = 4096
 
 
 class LineReader:
-    """Reads lines of standard input for code that asks for them; no thread is left waiting.
+    """Reads the answers to ``input()``, without a thread that could be left behind.
 
     Args:
-        code_from_stdin: whether standard input was the code: the answers come from the terminal.
+        code_from_stdin: whether to read from the terminal, because standard input was the code.
     """
 
     def __init__(self, *, code_from_stdin: bool = False) -> None:
@@ -31,14 +31,14 @@ class LineReader:
 
     async def answer(self, question: InputRequest) -> str:
         """Print the question, and return the line that answers it."""
-        # Who keeps the output does not want the questions in it.
+        # Keep prompts out of redirected output.
         sys.stdout.flush()
         shown_at = sys.stdout if sys.stdout.isatty() else sys.stderr
         descriptor = self._open()
         if descriptor is None or not question.password:
             print(question.prompt, end="", file=shown_at, flush=True)
             return END_OF_INPUT if descriptor is None else await self._line(descriptor)
-        with _without_echo(descriptor) as hidden:  # before anybody is asked to type
+        with _without_echo(descriptor) as hidden:  # before the prompt
             print(question.prompt, end="", file=shown_at, flush=True)
             line = await self._line(descriptor)
         if hidden:
@@ -49,13 +49,13 @@ class LineReader:
         if not self._from_terminal:
             return sys.stdin.fileno()
         if self._descriptor is None:
-            with suppress(OSError):  # nobody sits at a terminal
+            with suppress(OSError):  # no terminal
                 self._descriptor = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         return self._descriptor
 
     async def _line(self, descriptor: int) -> str:
         while b"\n" not in self._unread:
-            with suppress(PermissionError):  # a file, which can be read at any time
+            with suppress(PermissionError):  # a regular file, which is always readable
                 await anyio.wait_readable(descriptor)
             data = os.read(descriptor, _READ_BYTES)
             if not data:
@@ -69,11 +69,11 @@ class LineReader:
 
 @contextmanager
 def _without_echo(descriptor: int) -> Generator[bool]:
-    """Let a terminal not show what is typed; give whether it is one."""
+    """Hide typed text during the block; yield whether the descriptor is a terminal."""
     if not os.isatty(descriptor):
         yield False
         return
-    import termios  # which Windows has not
+    import termios  # POSIX only
 
     before = termios.tcgetattr(descriptor)
     silent = [*before]

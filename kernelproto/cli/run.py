@@ -1,4 +1,4 @@
-"""``kernelproto run``: code in a kernel of its own."""
+"""``kernelproto run``: runs code in a new kernel."""
 
 from __future__ import annotations
 
@@ -17,43 +17,44 @@ from kernelproto.terminal import ask_on_terminal
 
 
 def read_code(file: str | None, code: str | None) -> str:
-    """Return the code that the command line names.
+    """Return the code given on the command line.
 
     Args:
-        file: the path of a file, "-" for standard input.
+        file: the path of a file, or "-" for standard input.
         code: the code itself.
 
     Raises:
-        CliError: there is none, or two, or it is no text.
+        CliError: both or neither are given, or the file is a notebook or not UTF-8.
         OSError: the file cannot be read.
     """
     if (file is None) == (code is None):
-        raise CliError("name what to run: either a FILE, or - for standard input, or -c CODE")
+        raise CliError("give the code as FILE, as - for standard input, or as -c CODE")
     if file is None:
         return code or ""
     if file.endswith(".ipynb"):
-        raise CliError(f"{file} is a notebook: kernelproto notebook {file}")
+        raise CliError(f"{file} is a notebook; use `kernelproto notebook {file}`")
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise CliError(f"{file}: not UTF-8, at byte {error.start}") from None
+        raise CliError(f"{file} is not UTF-8 text: invalid byte {error.start}") from None
 
 
 def run_code(kernel_type: str, code: str, *, images: Path | None, code_from_stdin: bool) -> int:
-    """Run code in a new kernel and return the exit status: 1 when it fails.
+    """Run code in a new kernel; return the exit status, 1 if the code raises an error.
 
     Args:
         kernel_type: the kernel type.
         code: the code, in the kernel's language.
-        images: where images are saved; None means a temporary folder.
-        code_from_stdin: whether standard input was the code, so that answers are not there.
+        images: the folder for images; None means a temporary folder.
+        code_from_stdin: whether the code came from standard input; then ``input()`` reads from the
+            terminal.
     """
     return anyio.run(_run, kernel_type, code, OutputPrinter(images), code_from_stdin)
 
 
 async def _run(kernel_type: str, code: str, printer: OutputPrinter, code_from_stdin: bool) -> int:
-    # Where terminals are no descriptors to wait for, a thread waits.
+    # Elsewhere a thread waits: terminals are not descriptors that an event loop can wait for.
     ask = LineReader(code_from_stdin=code_from_stdin).answer if os.name == "posix" else None
     async with receive_signals() as signals, run_kernel(kernel_type) as kernel:
         with signals.interrupting(kernel.interrupt):

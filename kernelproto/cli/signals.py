@@ -1,4 +1,4 @@
-"""Ctrl-C, and other signals that end programs: some are for the code that runs in the kernel."""
+"""Signals: Ctrl-C interrupts running code first; other signals end the command in order."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Interrupt = Callable[[], Awaitable[object]]
 
 
 class Signals:
-    """What is done about signals.
+    """Handles SIGINT, SIGTERM and SIGHUP.
 
     Args:
-        tasks: interrupt the kernel, which may take as long as it likes.
-        interrupts: how many times Ctrl-C interrupts code before it ends the program.
-        idle_ends: whether Ctrl-C ends the program while no code runs; otherwise it does nothing.
+        tasks: runs the interrupts of the kernel, which may take long.
+        interrupts: how often Ctrl-C interrupts code before it ends the program.
+        idle_ends: whether Ctrl-C ends the program while no code runs; otherwise it is ignored.
 
     Attributes:
-        interrupts: how many times the code that runs, or has run last, was interrupted.
-        ended_by: the signal that has ended the program, None for none.
-        scope: cancelled when the program is to end.
+        interrupts: how often the current or last code was interrupted.
+        ended_by: the signal that ended the program; None for none.
+        scope: cancelled by a signal that ends the program.
     """
 
     def __init__(self, tasks: TaskGroup, *, interrupts: int, idle_ends: bool) -> None:
@@ -43,7 +43,7 @@ class Signals:
 
     @contextmanager
     def interrupting(self, interrupt: Interrupt) -> Generator[None]:
-        """Let Ctrl-C call *interrupt* during the block, in which code runs."""
+        """Call *interrupt* on Ctrl-C during the block, in which code runs."""
         self._interrupt = interrupt
         self.interrupts = 0
         try:
@@ -52,7 +52,7 @@ class Signals:
             self._interrupt = None
 
     async def listen(self, *, task_status: TaskStatus[None]) -> None:
-        """Receive signals until cancelled."""
+        """Handle signals until cancelled."""
         with anyio.open_signal_receiver(*_ENDING) as signals:
             task_status.started()
             async for signum in signals:
@@ -74,7 +74,7 @@ class Signals:
 async def receive_signals(
     *, interrupts: int = 1, idle_ends: bool = True
 ) -> AsyncGenerator[Signals]:
-    """Receive signals for the block, which ends early when one of them says so; see Signals."""
+    """Handle signals during the block, and cancel it if a signal ends the program; see Signals."""
     async with background_tasks() as tasks:
         signals = Signals(tasks, interrupts=interrupts, idle_ends=idle_ends)
         await tasks.start(signals.listen)

@@ -1,4 +1,4 @@
-"""``kernelproto stop``: end running kernels, whoever has started them."""
+"""``kernelproto stop``: shuts running kernels down, including those of other programs."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from kernelproto.launch.programs.watchdog import kill_group
 from kernelproto.run import adopt_kernel
 from kernelproto.timeouts import Timeouts
 
-# How long a kernel that was asked to end may take, and how often it is looked at meanwhile.
+# How long a kernel may take to shut down, and how often its state is checked meanwhile.
 _END_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
-# A kernel that is taken over need not answer: it is ended all the same.
-_TAKE_OVER = Timeouts(startup=2.0)
+# An adopted kernel is ended even if it does not answer.
+_ADOPTION = Timeouts(startup=2.0)
 
 
 def stop_kernels(names: Sequence[str], *, every: bool, force: bool) -> int:
-    """End kernels, and print what became of each; return the exit status.
+    """Shut kernels down, and print the outcome for each; return the exit status.
 
     Args:
-        names: ids or their beginnings, process ids, paths of connection files.
-        every: whether all there are are meant instead.
-        force: whether one that does not end is killed.
+        names: ids, prefixes of ids, process ids, or paths of connection files.
+        every: whether to stop all running kernels instead.
+        force: whether to kill kernels that do not shut down.
 
     Raises:
-        CliError: a name means no kernel, or several.
+        CliError: a name matches no kernel, or several.
     """
     if bool(names) == every:
-        raise CliError("name the kernels to stop, or --all; `kernelproto ps` lists them")
+        raise CliError("name the kernels to stop, or use --all; `kernelproto ps` lists them")
     kernels = find_running_kernels()
     if every and not kernels:
         print("No kernels are running.", file=sys.stderr)
@@ -50,10 +50,10 @@ def stop_kernels(names: Sequence[str], *, every: bool, force: bool) -> int:
 
 
 def choose(name: str, kernels: Sequence[RunningKernel]) -> RunningKernel:
-    """Return the kernel that *name* means.
+    """Return the kernel that *name* identifies.
 
     Raises:
-        CliError: there is none, or there are several.
+        CliError: the name matches no kernel, or several.
     """
     found = [kernel for kernel in kernels if name in _names(kernel)] or [
         kernel for kernel in kernels if name and kernel.kernel_id.startswith(name)
@@ -62,8 +62,8 @@ def choose(name: str, kernels: Sequence[RunningKernel]) -> RunningKernel:
         return found[0]
     if found:
         ids = ", ".join(kernel.kernel_id for kernel in found)
-        raise CliError(f"{name!r} means several kernels: {ids}")
-    raise CliError(f"no running kernel {name!r}; `kernelproto ps` lists those there are")
+        raise CliError(f"{name!r} matches several kernels: {ids}")
+    raise CliError(f"no running kernel matches {name!r}; `kernelproto ps` lists them")
 
 
 def _names(kernel: RunningKernel) -> set[str]:
@@ -99,16 +99,16 @@ async def _stop_all(kernels: list[RunningKernel], force: bool) -> int:
 async def _stop(kernel: RunningKernel, force: bool) -> str:
     record = kernel.record
     if kernel.state == "elsewhere":
-        raise CliError("it runs on another machine, or in another container")
+        raise CliError("the kernel runs on another machine or in another container; stop it there")
     if kernel.state == "starting":
-        raise CliError("it is just being started; ask again in a moment")
+        raise CliError("the kernel is still starting; try again in a moment")
     if kernel.state == "dead":
         if not _remove_leftovers(kernel):
-            raise CliError("a process of another program runs under its number; nothing is removed")
-        return "it was dead; its files are removed"
+            raise CliError("its process id now belongs to another process; its files are kept")
+        return "already dead, files removed"
     if record is not None and (record.detached or record.owner.is_gone):
-        with suppress(KernelNotReady):  # and so it was killed
-            async with adopt_kernel(kernel.connection_file, timeouts=_TAKE_OVER):
+        with suppress(KernelNotReady):  # then adopt_kernel has killed it
+            async with adopt_kernel(kernel.connection_file, timeouts=_ADOPTION):
                 pass
         return "stopped"
     if kernel.state == "alive":
@@ -118,17 +118,17 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
         if await _ends(kernel):
             return "stopped"
     if not force:
-        raise CliError("it does not end when asked to; --force kills it")
+        raise CliError("the kernel does not shut down; use --force to kill it")
     if kernel.process is None:
-        raise CliError("its process is not known, so that it cannot be killed")
+        raise CliError("the kernel's process is unknown, so it cannot be killed")
     if not _is_of(kernel, kernel.process.pid):
-        raise CliError(f"process {kernel.process.pid} does not show that it is this kernel")
+        raise CliError(f"process {kernel.process.pid} may not be this kernel; it is not killed")
     kill_group(kernel.process.pid, kernel.process.started)
-    return "killed" if await _ends(kernel) else "killed, but it has not ended yet"
+    return "killed" if await _ends(kernel) else "killed, but the process has not ended yet"
 
 
 async def _ends(kernel: RunningKernel) -> bool:
-    """Wait until a kernel has ended, for a while."""
+    """Wait until a kernel has ended; return whether it did in time."""
     deadline = time.monotonic() + _END_SECONDS
     while time.monotonic() < deadline:
         if kernel.process is None:
@@ -142,7 +142,7 @@ async def _ends(kernel: RunningKernel) -> bool:
 
 
 def _is_of(kernel: RunningKernel, pid: int) -> bool:
-    """Return whether a process shows that it is the kernel, and not one of its clients."""
+    """Return whether a process is verifiably the kernel, and not one of its clients."""
     if kernel.record is not None:
         return kernel.record.is_of(pid)
     return listens_at(read_connection_file(kernel.connection_file), pid)

@@ -1,4 +1,4 @@
-"""Tables of plain text, for terminals and for whatever reads them through a pipe."""
+"""Plain-text tables for terminals and pipes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 _GAP = "  "
 _ELLIPSIS = "..."
-_NARROWEST = 12  # what a shortened column keeps at the least
+_NARROWEST = 12  # the minimum width of a shortened column
 
 
 def format_table(
@@ -19,16 +19,16 @@ def format_table(
     width: int | None = None,
     encoding: str = "utf-8",
 ) -> list[str]:
-    """Return the lines of a table; what cannot be printed is replaced.
+    """Return the lines of a table; unprintable characters are replaced.
 
     Args:
-        header: the names of the columns.
-        rows: as many cells each.
-        shrinking: the columns, from 0, that are shortened where the terminal is too narrow; the
-            others are there to be copied.
-        right: the columns that are aligned at their right, as numbers are.
-        width: how many columns the terminal has; None means any number.
-        encoding: what the terminal understands.
+        header: the titles of the columns.
+        rows: rows with one cell for each column.
+        shrinking: indexes of the columns that may be shortened to fit the width; other columns
+            are kept whole, so that they can be copied.
+        right: indexes of the columns to align at the right.
+        width: the columns of the terminal; None means no limit.
+        encoding: the encoding of the terminal.
     """
     cells = [[printable(cell, encoding) for cell in row] for row in (header, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
@@ -47,13 +47,13 @@ def format_table(
 
 
 def printable(text: object, encoding: str = "utf-8") -> str:
-    """Return *text* without what would move a terminal's cursor, or do worse."""
+    """Return *text* without control characters and characters that *encoding* lacks."""
     shown = "".join(character if character.isprintable() else "?" for character in str(text))
     return shown.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _width(text: str) -> int:
-    """Return how many columns *text* takes on a terminal."""
+    """Return the number of terminal columns of *text*."""
     return sum(
         1 + (unicodedata.east_asian_width(character) in "FW")
         for character in text
@@ -64,7 +64,7 @@ def _width(text: str) -> int:
 def _fit(text: str, width: int, *, at_right: bool) -> str:
     """Fill or shorten *text* to *width* columns."""
     if _width(text) > width:
-        text = text[:width]  # what is cut off is not measured again and again
+        text = text[:width]  # bounds the loop below
         while _width(text) > width - len(_ELLIPSIS):
             text = text[:-1]
         text += _ELLIPSIS

@@ -12,9 +12,12 @@ import termios
 import time
 from collections.abc import Callable, Iterator
 
+import coverage
 import pytest
 
-PROGRAM = [sys.executable, "-m", "kernelproto"]
+# Under pytest --cov the command is measured as well, but not its kernels.
+_MEASURED = ["-m", "coverage", "run", "--parallel-mode"] if coverage.Coverage.current() else []
+PROGRAM = [sys.executable, *_MEASURED, "-m", "kernelproto"]
 
 GUARD_SECONDS = 60  # against hanging for ever; nothing takes that long
 

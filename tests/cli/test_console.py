@@ -64,7 +64,7 @@ def test_conversation(terminal) -> None:
     console.until("In [6]")
 
     console.type("import os; os._exit(3)\r")
-    console.until("the kernel died: exit status 3; starting it again")
+    console.until("the kernel died: exit status 3; restarting it")
     console.until("In [1]")
     console.type("'double' in globals()\r")
     console.until("False")
@@ -91,7 +91,7 @@ def test_kernel_that_runs_already(running: str, terminal) -> None:
     console.type("y = 'from the console'\r")
     console.until("In [4]")
     console.type(CTRL_D)
-    console.until("The kernel goes on.")
+    console.until("The kernel keeps running.")
     assert console.end() == 0
 
 
@@ -105,6 +105,6 @@ def test_kernel_that_cannot_be_interrupted(terminal) -> None:
     console.until("so what")
     console.until("running\r\n")
     console.type(CTRL_C)
-    console.until("Ctrl-C once more ends the console")
+    console.until("Ctrl-C again ends the console")
     console.type(CTRL_C)
     assert console.end() == 130

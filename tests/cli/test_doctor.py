@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from kernelproto.cli.main import main
+from kernelproto.extras import EXTRAS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
-NO_FOLDER = "there is no folder /no/such/folder: nothing is found there"
+NO_FOLDER = "/no/such/folder does not exist; it is ignored"
 
 
 def write_kernelspec(name: str, **entries: object) -> None:
@@ -46,8 +48,11 @@ def test_what_works_and_what_does_not(runtime_dir: Path, kernelproto) -> None:
     assert found["JUPYTER_PATH"] == ("--", NO_FOLDER)
     assert found["runtime"][0] == "!!"
     assert f"chmod go-w {runtime_dir}" in found["runtime"][1]
-    assert found["dead"] == ("--", "kernels       1 have left files: kernelproto stop dead ...")
-    assert done.stdout.endswith("\n3 things are wrong.\n")
+    assert found["dead"] == (
+        "--",
+        "kernels       1 left files behind; remove: kernelproto stop dead ...",
+    )
+    assert done.stdout.endswith("\n3 problems found.\n")
     assert "\x1b" not in done.stdout
     assert (done.stderr, done.returncode) == ("", 1)
     dead.unlink()
@@ -60,4 +65,16 @@ def test_nothing_is_started(monkeypatch, capsys) -> None:
 
     out = capsys.readouterr().out
     assert findings(out)["pyimport/kernel"][0] == "--"
-    assert out.endswith("\nAll is well.\n")
+    assert out.endswith("\nNo problems found.\n")
+
+
+def test_installed_extras_are_found_by_their_distributions(monkeypatch, capsys) -> None:
+    """PyJWT, which the extra ``oidc`` installs, is imported as jwt."""
+    monkeypatch.setenv("JUPYTER_PATH", "")
+
+    main(["doctor", "--no-start"])
+
+    found = findings(capsys.readouterr().out)
+    for extra, names in EXTRAS.items():
+        installed = all(find_spec(name) is not None for name in names)
+        assert found[f"[{extra}]"][0] == ("ok" if installed else "--")

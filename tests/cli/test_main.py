@@ -81,17 +81,17 @@ def test_misuse_is_told_in_one_line(words: list[str], line: str, capsys) -> None
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["run", "k"], "name what to run: either a FILE, or - for standard input, or -c CODE"),
-        (["run", "k", "a.py", "-c", "1"], "name what to run: "),
+        (["run", "k"], "give the code as FILE, as - for standard input, or as -c CODE"),
+        (["run", "k", "a.py", "-c", "1"], "give the code as FILE"),
         (["run", "k", "no/such/file"], "no/such/file: No such file or directory"),
-        (["run", "k", "a.ipynb"], "a.ipynb is a notebook: kernelproto notebook a.ipynb"),
+        (["run", "k", "a.ipynb"], "a.ipynb is a notebook; use `kernelproto notebook a.ipynb`"),
         (["run", "pyimport/karnel", "-c", "1"], "no kernel type 'pyimport/karnel'; there are "),
-        (["stop"], "name the kernels to stop, or --all; `kernelproto ps` lists them"),
-        (["stop", "1"], "no running kernel '1'; `kernelproto ps` lists those there are"),
-        (["console"], "the console needs a terminal; `kernelproto run` does without"),
+        (["stop"], "name the kernels to stop, or use --all; `kernelproto ps` lists them"),
+        (["stop", "1"], "no running kernel matches '1'; `kernelproto ps` lists them"),
+        (["console"], "the console needs a terminal; use `kernelproto run` without one"),
         (["serve", "--port", "x"], "port on the command line: "),
-        (["notebook", "a.ipynb", "-o", "no/b.ipynb"], "there is no folder no"),
-        (["notebook", "a.ipynb", "-p", "x"], "a parameter is given as name=value, not as 'x'"),
+        (["notebook", "a.ipynb", "-o", "no/b.ipynb"], "the folder no does not exist"),
+        (["notebook", "a.ipynb", "-p", "x"], "parameter 'x' must have the form NAME=VALUE"),
     ],
 )
 def test_errors_are_told_in_one_line(words: list[str], line: str, capsys) -> None:
@@ -108,7 +108,7 @@ def test_file_that_is_no_text(tmp_path, capsys) -> None:
     file = tmp_path / "code"
     file.write_bytes(b"ab\xff")
     assert main(["run", "k", str(file)]) == 1
-    assert capsys.readouterr().err == f"error: {file}: not UTF-8, at byte 2\n"
+    assert capsys.readouterr().err == f"error: {file} is not UTF-8 text: invalid byte 2\n"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_verbose_shows_where_an_error_comes_from(kernelproto) -> None:
     done = kernelproto("stop", "1", "--verbose")
     assert done.stderr.startswith("Traceback (most recent call last):")
     assert done.stderr.endswith(
-        "error: no running kernel '1'; `kernelproto ps` lists those there are\n"
+        "error: no running kernel matches '1'; `kernelproto ps` lists them\n"
     )
 
 

@@ -53,7 +53,7 @@ def test_table() -> None:
         kernel("abcdefghij", process=process, memory=2**26),
     ]
     assert format_kernels(kernels, 1061.5, None, "utf-8") == [
-        "ID        KERNEL TYPE   PID  STATE    AGE  MEMORY  BELONGS TO",
+        "ID        KERNEL TYPE   PID  STATE    AGE  MEMORY  OWNER",
         "01234567  ?               ?  dead   1m 1s       ?  another program",
         "abcdefgh  python3      4321  alive  1m 1s  64 MiB  another program",
     ]
@@ -82,9 +82,9 @@ def test_kernels_of_the_same_id_are_two(runtime_dir: Path, capsys) -> None:
         msgspec.structs.replace(record, listed_as="same", owner=gone, process=gone).write()
         Path(record.connection_file).touch()
     assert main(["stop", "same"]) == 1
-    assert "'same' means several kernels: same, same" in capsys.readouterr().err
+    assert "'same' matches several kernels: same, same" in capsys.readouterr().err
     assert main(["stop", "--all"]) == 0
-    assert capsys.readouterr().out == "same: it was dead; its files are removed\n" * 2
+    assert capsys.readouterr().out == "same: already dead, files removed\n" * 2
     assert list(runtime_dir.iterdir()) == []
 
 
@@ -94,9 +94,9 @@ def test_names_of_a_kernel() -> None:
     for name in ("abd", str(here.pid), "/runtime/kernel-abd.json", "kernel-abd.json"):
         assert choose(name, kernels) is kernels[1]
     assert choose("ab", kernels) is kernels[2]  # all of it goes before a beginning
-    with pytest.raises(CliError, match="'a' means several kernels: abc, abd, ab"):
+    with pytest.raises(CliError, match="'a' matches several kernels: abc, abd, ab"):
         choose("a", kernels)
-    with pytest.raises(CliError, match="no running kernel ''"):
+    with pytest.raises(CliError, match="no running kernel matches ''"):
         choose("", kernels)
 
 
@@ -138,13 +138,13 @@ def test_kernels_of_all_kinds(
         assert main(["ps"]) == 0
         table = capsysbinary.readouterr().out.decode()
         assert f"process {os.getpid()}" in table
-        assert "nobody: detached" in table
+        assert "none (detached)" in table
         assert "another program" in table
 
         names = ["dead", "strange", detached.kernel_id[:8]]
         assert main(["stop", *names]) == 0
         assert capsysbinary.readouterr().out.decode().splitlines() == [
-            "dead: it was dead; its files are removed",
+            "dead: already dead, files removed",
             "strange: stopped",
             f"{detached.kernel_id}: stopped",
         ]
@@ -186,7 +186,10 @@ def test_kernel_that_does_not_answer(
 
     assert main(["stop", "--all"]) == 1
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "error: strange: it does not end when asked to; --force kills it\n")
+    assert (out, err) == (
+        "",
+        "error: strange: the kernel does not shut down; use --force to kill it\n",
+    )
     assert main(["stop", "--all", "--force"]) == 0
     assert capsys.readouterr().out == "strange: killed\n"
     assert strangers_kernel.wait(GUARD_SECONDS) == -signal.SIGKILL
@@ -209,7 +212,7 @@ def test_client_is_not_taken_for_the_kernel(runtime_dir: Path, capsys, monkeypat
     command = [sys.executable, "-c", "import time; time.sleep(1000)", "--existing", str(path)]
     with subprocess.Popen(command, start_new_session=True) as client:
         assert main(["stop", "--all", "--force"]) == 1
-        assert f"process {client.pid} does not show" in capsys.readouterr().err
+        assert f"process {client.pid} may not be this kernel" in capsys.readouterr().err
         assert client.poll() is None
         client.kill()
 
@@ -221,7 +224,7 @@ def test_process_in_a_record_that_is_not_the_kernel(runtime_dir: Path, capsys, m
         record.of_process(ProcessId.of(stranger.pid)).write()
         Path(record.connection_file).write_text("{}")
         assert main(["stop", "--all", "--force"]) == 1
-        assert f"process {stranger.pid} does not show" in capsys.readouterr().err
+        assert f"process {stranger.pid} may not be this kernel" in capsys.readouterr().err
         gone = ProcessId(os.getpid(), "1", record.owner.machine)
         msgspec.structs.replace(record, owner=gone).of_process(ProcessId.of(stranger.pid)).write()
         assert main(["stop", "--all", "--force"]) == 1
