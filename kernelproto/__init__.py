@@ -160,8 +160,8 @@ __all__ = [
 ]
 
 
-# The modules of the public names, the lightest first. A module is imported when one of its names, or
-# of the next modules, is first used: to catch an exception, a program need not load ZeroMQ.
+# The modules of the public names, the lightest first. A module is imported when one of its names,
+# or of the next modules, is first used: to catch an exception, a program need not load ZeroMQ.
 _MODULES = (
     "exceptions",
     "timeouts",

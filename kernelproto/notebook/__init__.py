@@ -1,6 +1,6 @@
-"""Notebooks are executed, cell by cell. Needs the extra ``notebook``.
+"""Executes notebooks, cell by cell. Needs the extra ``notebook``.
 
-The whole of it, or each cell as it comes::
+Await the whole execution, or iterate over its events::
 
     nb = read_notebook("in.ipynb")
     result = await execute_notebook(nb, save_to="out.ipynb", parameters={"year": 2026})
@@ -16,8 +16,8 @@ The whole of it, or each cell as it comes::
                 case CellFinished(status=status, duration=seconds):
                     print(f"{status} after {seconds:.1f} s")
 
-The notebook is changed in place. Several are executed side by side in a task group; each has a
-kernel of its own.
+The notebook is changed in place. To execute several notebooks at the same time, use a task group;
+each execution starts its own kernel.
 """
 
 from kernelproto.notebook.events import CellEvent, CellFinished, CellOutput, CellStarted

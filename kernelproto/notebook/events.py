@@ -1,4 +1,4 @@
-"""What happens to the cells of a notebook while it is executed. Pure: plain values."""
+"""Events of an execution: CellStarted, CellOutput and CellFinished. Pure: plain values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class CellStarted(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         index: its position among all cells of the notebook, from 0.
-        number: its position among those that are executed, from 1.
-        total: how many cells are executed, if none fails.
+        number: its position among the cells to execute, from 1.
+        total: the number of cells to execute.
     """
 
     index: int
@@ -26,11 +26,11 @@ class CellStarted(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellOutput(msgspec.Struct, frozen=True, kw_only=True):
-    """The code of a cell has produced something, which is in the notebook already.
+    """The code of a cell has produced an output, which the notebook contains already.
 
     Attributes:
         index: the cell's position among all cells of the notebook, from 0.
-        output: what the kernel has sent; also updates, and outputs that a widget has taken.
+        output: the output, including updates and outputs captured by a widget.
     """
 
     index: int
@@ -38,18 +38,18 @@ class CellOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellFinished(msgspec.Struct, frozen=True, kw_only=True):
-    """A cell was executed; the notebook has all of its outputs, and is saved if it is to be.
+    """A cell was executed; the notebook has all of its outputs, and is saved with ``save_to``.
 
     Attributes:
         index: its position among all cells of the notebook, from 0.
-        number: its position among those that are executed, from 1.
-        total: how many cells are executed, if none fails.
-        status: "ok"; "error" when the code raised one; "timeout" when it took too long and was
-            interrupted; "aborted" when the kernel did not run it.
-        duration: how long it took, in seconds.
-        execution_count: the kernel's number for it.
-        error: what the code raised, if it did.
-        allowed: whether the notebook goes on; True for every cell that is "ok".
+        number: its position among the cells to execute, from 1.
+        total: the number of cells to execute.
+        status: "ok"; "error" if the code raised an exception; "timeout" if it exceeded its time and
+            was interrupted; "aborted" if the kernel did not run it.
+        duration: its duration in seconds.
+        execution_count: its execution count in the kernel.
+        error: the exception of the code; None without one.
+        allowed: whether the execution continues; True for every "ok" cell.
     """
 
     index: int
@@ -66,5 +66,5 @@ CellEvent: TypeAlias = CellStarted | CellOutput | CellFinished
 
 
 def describe_cell(number: int, total: int) -> str:
-    """Return what errors call a cell: people count from 1, and a new kernel numbers it the same."""
+    """Return the name of a cell in errors, counted from 1 like the kernel's execution count."""
     return f"cell {number} of {total}"

@@ -1,4 +1,4 @@
-"""NotebookExecution: a notebook that is being executed, or is about to be."""
+"""NotebookExecution: the execution of a notebook; ``execute_notebook`` prepares it."""
 
 from __future__ import annotations
 
@@ -22,30 +22,29 @@ from kernelproto.supervise import Kernel
 
 
 class NotebookExecution:
-    """A notebook that is being executed, or is about to be; ``execute_notebook`` makes it.
+    """The execution of a notebook; ``execute_notebook`` prepares it.
 
-    It begins when it is first awaited or iterated. Then
+    The execution begins when you first await or iterate it:
 
-    - ``await execution`` goes through to the end and returns the NotebookResult; it may be
-      repeated, and what was iterated over before counts,
-    - ``async for event in execution`` gives CellStarted, CellOutput and CellFinished as they come.
-      The next cell is executed when the next event is asked for,
-    - ``async with execute_notebook(...) as execution`` makes sure that nothing is left behind
-      when the iteration is left before its end.
+    - ``await execution`` runs the rest of the notebook and returns the NotebookResult. You may
+      await it again, and you may iterate first.
+    - ``async for event in execution`` yields CellStarted, CellOutput and CellFinished events. The
+      next cell runs when you request the next event.
+    - ``async with execute_notebook(...) as execution`` cleans up if you leave an iteration early.
 
-    However it ends, the notebook has everything that was received, and is saved if it is to be. A
-    kernel that was started for it is shut down then; another one is left as it is, and goes on with
-    a cell that was not waited for.
+    Whenever and however the execution ends, the notebook contains every received output, and is
+    saved with ``save_to``. A kernel started for the execution is then shut down. A kernel that you
+    passed is left running, including the code of a cell that was not awaited.
 
-    It is for one task at a time. Outputs are kept until they are read: who iterates and leaves
-    more than ``output_limit`` bytes unread gets OutputOverflow.
+    Use it from one task at a time. Outputs are buffered until you read them: an iteration that
+    leaves more than ``output_limit`` bytes unread raises OutputOverflow.
 
     Awaiting and iterating raise:
         KernelDied: the kernel's process has ended.
-        CellTimeout: a cell goes on 5 s after it was interrupted because its time was over.
-        InvalidNotebook: the notebook is none, or the kernel has sent an output that nbformat does
-            not allow.
-        InvalidParameter: the parameters cannot be written in the kernel's language.
+        CellTimeout: a cell still runs 5 s after its timeout and interrupt.
+        InvalidNotebook: the notebook is invalid, or the kernel has sent an output that nbformat
+            does not allow.
+        InvalidParameter: a parameter cannot be written in the kernel's language.
         OutputOverflow: a cell shows more than ``output_limit`` bytes.
         OSError: the notebook cannot be saved.
         KernelProtoError: the kernel cannot be started, as for ``run_kernel``, or the block was left
@@ -74,7 +73,11 @@ class NotebookExecution:
 
     def __del__(self) -> None:
         if self._events is None:
-            warnings.warn("a notebook was never executed", RuntimeWarning, stacklevel=2)
+            warnings.warn(
+                "execute_notebook() was called, but its result was never awaited or iterated",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def __await__(self) -> Generator[Any, Any, NotebookResult]:
         return self._finish().__await__()
@@ -101,7 +104,7 @@ class NotebookExecution:
             pass
         if self._result is not None:
             return self._result
-        raise fresh(self._failure or ClientClosed("the notebook was left before its end"))
+        raise fresh(self._failure or ClientClosed("the execution was closed before its end"))
 
     async def _run(self) -> AsyncGenerator[CellEvent]:
         try:
@@ -141,34 +144,34 @@ def execute_notebook(
     output_limit: int = OUTPUT_LIMIT,
     **run_options: Unpack[RunOptions],
 ) -> NotebookExecution:
-    """Execute the code cells of a notebook, in order; see NotebookExecution for how to wait for it.
+    """Execute the code cells of a notebook, in order; await or iterate the NotebookExecution.
 
-    Cells without code, and those tagged ``skip-execution``, stay as they are. An exception in the
-    code of a cell is data: it ends the execution, unless it is allowed, and only
-    ``NotebookResult.raise_for_error`` raises it. Code that asks for input gets an exception. An
-    ipykernel that is started keeps its history to itself, not in the user's file.
+    Empty cells, and cells tagged ``skip-execution``, are left unchanged. An exception in the code
+    of a cell ends the execution unless it is allowed, but only ``NotebookResult.raise_for_error``
+    raises it. Code that calls ``input()`` gets an exception. An ipykernel started for the notebook
+    keeps its history in memory, apart from the user's history file.
 
     Args:
         nb: the notebook, of nbformat 4, which is changed; ``read_notebook`` reads it.
         kernel: executes it, and is not ended; None starts one, which is.
-        kernel_type: starts a kernel of this type; None means the one in the notebook's metadata, or
-            else ``pyimport/kernel``.
-        timeout: how many seconds each cell may take; it is interrupted then, which counts as an
-            exception. None means as long as it likes.
-        allow_errors: whether to go on behind a cell that raises an exception, as behind one tagged
-            ``raises-exception``.
-        allow_error_names: names of exceptions that are allowed all the same.
-        force_raise_errors: whether no exception is allowed, whatever else says so.
-        parameters: names and values that are put into the notebook; see ``inject_parameters``.
-        save_to: a file that gets the notebook after each cell and at the end, all of it or nothing.
-        record_timing: whether each cell gets the times of its messages in
-            ``metadata.execution``.
-        store_widget_state: whether the notebook gets the state of its widgets in its metadata.
-        output_limit: how many bytes of outputs each cell keeps.
-        run_options: how the kernel is started, as for ``run_kernel``.
+            name: the kernel type to be started; None means that in the notebook's metadata, or else
+            ``pyimport/kernel``.
+        timeout: seconds that each cell may take. A cell that takes longer is interrupted, which
+            counts as an exception. None means no limit.
+        allow_errors: whether to continue after a cell raises an exception. A cell tagged
+            ``raises-exception`` may always raise one.
+        allow_error_names: names of exceptions that are always allowed.
+        force_raise_errors: whether to allow no exception, regardless of the other options.
+        parameters: names and values to write into the notebook; see ``inject_parameters``.
+        save_to: a file to save the notebook to, atomically, after each cell and at the end.
+        record_timing: whether to record the times of each cell's messages in
+                ``metadata.execution``.
+        store_widget_state: whether to store the state of widgets in the notebook's metadata.
+        output_limit: the maximum size of a cell's outputs in bytes.
+        run_options: options for the start of the kernel, as for ``run_kernel``.
 
     Raises:
-        LocalProtocolError: both a kernel and how to start one are given.
+        LocalProtocolError: both a kernel and options to start one are given.
     """
     if kernel is not None and (kernel_type is not None or run_options):
         raise LocalProtocolError(

@@ -1,4 +1,4 @@
-"""Notebooks as files: read whole, written whole or not at all."""
+"""Reads, checks and atomically writes notebook files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kernelproto.notebook.nodes import Node, reads, validate, writes
 
 
 def read_notebook(path: str | os.PathLike[str]) -> Node:
-    """Read a notebook; an older format is brought up to nbformat 4.
+    """Read a notebook; convert older formats to nbformat 4.
 
     Args:
         path: the file.
@@ -22,58 +22,59 @@ def read_notebook(path: str | os.PathLike[str]) -> Node:
         A ``nbformat.NotebookNode``.
 
     Raises:
-        OSError: it cannot be read.
-        InvalidNotebook: it is no notebook.
+        OSError: the file cannot be read.
+        InvalidNotebook: the file is not a valid notebook.
     """
     with open(path, "rb") as file:
         data = file.read()
     faults: dict[str, Exception] = {}
     try:
         nb = reads(data.decode(), as_version=4, capture_validation_error=faults)
-    except Exception as error:  # whatever it stumbles over: the upgrade of a list is a TypeError
-        raise InvalidNotebook(f"{os.fspath(path)} is no notebook: {_first_line(error)}") from error
+    except Exception as error:  # nbformat raises many types: a TypeError for a list, for example
+        raise _invalid(os.fspath(path), error) from error
     for fault in faults.values():
-        raise InvalidNotebook(f"{os.fspath(path)} is no notebook: {_first_line(fault)}")
+        raise _invalid(os.fspath(path), fault)
     return nb
 
 
 def write_notebook(nb: Node, path: str | os.PathLike[str]) -> None:
-    """Write a notebook: afterwards the file is the new one; before, and if this fails, the old one.
+    """Write a notebook atomically: if this fails, the old file is unchanged.
 
     Args:
         nb: the notebook.
-        path: the file; its folder must exist. A symbolic link stays one.
+        path: the file; its folder must exist. A symbolic link is kept, and its target replaced.
 
     Raises:
-        OSError: it cannot be written.
-        InvalidNotebook: it is no notebook.
+        OSError: the file cannot be written.
+        InvalidNotebook: the notebook is invalid.
     """
     check_notebook(nb)
     replace_file(path, dump(nb))
 
 
 def check_notebook(nb: Node) -> None:
-    """Raise InvalidNotebook for what is no notebook of nbformat 4."""
+    """Raise InvalidNotebook unless a notebook is valid in nbformat 4."""
     if nb.get("nbformat") != 4:
         raise InvalidNotebook(
-            f"nbformat 4 is wanted, not {nb.get('nbformat')}: read_notebook brings it up to date"
+            f"the notebook has nbformat {nb.get('nbformat')} instead of 4: read it with "
+            "read_notebook, which converts it"
         )
     try:
         validate(nb)
     except Exception as error:
-        raise InvalidNotebook(f"this is no notebook: {_first_line(error)}") from error
+        raise InvalidNotebook(f"the notebook is invalid: {_first_line(error)}") from error
 
 
 def check_outputs(nb: Node, index: int, *, name: str) -> None:
-    """Take the outputs that nbformat does not allow out of a cell.
+    """Remove the outputs that nbformat does not allow from a cell.
 
     Args:
         nb: the notebook.
         index: the cell's position.
-        name: what the error calls the cell.
+        name: the name of the cell in the error.
 
     Raises:
-        InvalidNotebook: there was one.
+        InvalidNotebook: the cell had such an output.
     """
     cell = nb["cells"][index]
     if all(map(_is_text, cell["outputs"])):
@@ -85,28 +86,28 @@ def check_outputs(nb: Node, index: int, *, name: str) -> None:
         allowed = [output for output in cell["outputs"] if _is_output(output, options)]
         cell["outputs"][:] = allowed
         raise InvalidNotebook(
-            f"{name} has an output that does not belong into a notebook, and was left out: "
+            f"{name} has an output that nbformat does not allow, and that was removed: "
             f"{_first_line(error)}"
         ) from error
 
 
 def dump(nb: Node) -> bytes:
-    """Return a notebook as it is written, without looking at what it is."""
-    # What is no text in UTF-8, half of a surrogate pair, is written as JSON's escape for it.
+    """Return the bytes of a notebook file, without a check."""
+    # Lone surrogates, which UTF-8 lacks, are written as JSON escapes.
     return (writes(nb) + "\n").encode(errors="backslashreplace")
 
 
 def dump_quickly(nb: Node) -> bytes:
-    """Return a notebook in a form that is soon replaced: to read it gives the same."""
+    """Return the bytes of an equal notebook file, faster than ``dump``, with other formatting."""
     try:
-        # A hundredth of the time, which counts where it is done after each of many cells.
+        # Takes a hundredth of the time, which matters after each of many cells.
         return msgspec.json.format(msgspec.json.encode(nb), indent=1)
-    except (TypeError, ValueError):  # half of a surrogate pair, or something that is no JSON
+    except (TypeError, ValueError):  # a lone surrogate, or a value that JSON lacks
         return dump(nb)
 
 
 def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Put *data* into a file, all of it or nothing."""
+    """Write *data* to a file atomically."""
     target = os.path.realpath(path)
     draft = f"{target}.{secrets.token_hex(4)}~"
     try:
@@ -122,7 +123,7 @@ def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def _is_text(output: Node) -> bool:
-    # Whatever else an output has is of the right type already: it was read as such.
+    # The other fields have the right types, because decoding has checked them.
     return all(isinstance(data, str) for data in output.get("data", {}).values())
 
 
@@ -132,6 +133,10 @@ def _is_output(output: Node, options: dict[str, int]) -> bool:
     except Exception:
         return False
     return True
+
+
+def _invalid(name: str, error: Exception) -> InvalidNotebook:
+    return InvalidNotebook(f"{name} is not a valid notebook: {_first_line(error)}")
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""IPython's history, which is the user's: notebooks that are executed have no place in it."""
+"""Keeps the code of executed notebooks out of the user's IPython history."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _OPTION = "--HistoryManager.hist_file"
 
 
 async def without_history(kernel_type: str, options: RunOptions) -> RunOptions:
-    """Return options with which an ipykernel keeps its history in memory.
+    """Return options that make an ipykernel keep its history in memory.
 
-    In a file, which they share, kernels that run side by side would wait for each other as well.
+    This also avoids that concurrent kernels wait for the lock of a shared history file.
 
     Args:
         kernel_type: the kernel type.
-        options: how it is started; what they say about the history stays.
+        options: the options of the start; an explicit history option takes precedence.
     """
     finder = options.get("finder") or KernelFinder.from_entrypoints()
     params = dict(options.get("launch_params") or {})

@@ -1,4 +1,4 @@
-"""What is needed of nbformat, whose functions say little about their types."""
+"""Typed access to the functions of nbformat."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nbformat import v4
 
 from kernelproto.exceptions import MalformedMessage
 
-# nbformat converts and writes by recursion, which ends at 500 levels or so.
+# nbformat converts and writes recursively, which fails at about 500 levels.
 _MOST_LEVELS: Final = 300
 
-# A NotebookNode: a dict whose keys are attributes as well. Dicts that are put in become such.
+# A NotebookNode: a dict with attribute access. Dicts assigned to its keys become NotebookNodes.
 Node: TypeAlias = Any
 
 _nbformat = cast("Any", nbformat)
@@ -27,10 +27,10 @@ writes: Callable[[Node], str] = _v4.writes
 
 
 def check_depth(*values: object) -> None:
-    """Make sure that a notebook can hold some values.
+    """Check that values are nested less deeply than nbformat's limit.
 
     Raises:
-        MalformedMessage: one is nested too deeply.
+        MalformedMessage: a value is nested too deeply.
     """
     containers: list[object] = list(values)
     for _ in range(_MOST_LEVELS):

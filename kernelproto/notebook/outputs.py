@@ -1,8 +1,8 @@
-"""Pages: what a cell, or a widget that takes a cell's outputs, has to show. Pure.
+"""NotebookPage: the visible outputs of a cell, or of an Output widget. Pure.
 
-The policy. A page keeps what is to be seen, up to a limit in bytes; what was cleared or updated
-does not count any more. What exceeds the limit is discarded and counted: whoever executes the
-notebook raises OutputOverflow for it.
+The policy: a page keeps visible outputs up to a limit in bytes. Cleared and replaced outputs no
+longer count. Outputs beyond the limit are discarded and counted, and the runner of the notebook
+raises OutputOverflow.
 """
 
 from __future__ import annotations
@@ -12,24 +12,23 @@ from kernelproto.client.page import Displays, LastingOutput, Shown
 from kernelproto.notebook.nodes import Node, to_node
 from kernelproto.wire.content import MimeBundle, Stream
 
-__all__ = ["Displays", "Page"]
+__all__ = ["Displays", "NotebookPage"]
 
 
-class Page(page.Page):
-    """The outputs of one cell, or of one widget.
+class NotebookPage(page.Page):
+    """The outputs of one cell, or of one widget, as nbformat outputs.
 
-    Outputs are written at once. Text in pieces is joined, and updated displays are written, by
-    ``settle``.
+    Outputs are added immediately. ``settle`` joins pieces of text and applies display updates.
 
     Args:
-        outputs: where they go, as nbformat has them.
-        displays: those of the whole notebook.
-        limit: how many bytes of outputs are kept.
+        outputs: the list that receives the nbformat outputs.
+        displays: the displays of the whole notebook.
+        limit: the maximum size of the outputs in bytes.
 
     Attributes:
-        outputs: where they go.
-        discarded_messages: how many outputs were more than that.
-        discarded_bytes: their size in bytes.
+        outputs: the list of nbformat outputs.
+        discarded_messages: the number of outputs beyond the limit.
+        discarded_bytes: the size of these outputs in bytes.
     """
 
     def __init__(self, outputs: list[Node], displays: Displays, limit: int) -> None:
@@ -38,7 +37,7 @@ class Page(page.Page):
         self.discarded_messages = 0
         self.discarded_bytes = 0
         self._limit = limit
-        # What the last output, if it is text, consists of: joined once, not at every piece.
+        # The pieces of the last output, if it is text; joining at every piece would be quadratic.
         self._pieces: list[str] = []
         self._updatable: list[tuple[Shown, Node]] = []
         self._settled = 0
@@ -51,7 +50,7 @@ class Page(page.Page):
         self.outputs.clear()
 
     def settle(self) -> None:
-        """Join the pieces of text and apply the updates; the outputs are complete then."""
+        """Complete the outputs: join the pieces of text and apply the display updates."""
         self._join()
         if self._settled == self.displays.updates:
             return
@@ -67,7 +66,7 @@ class Page(page.Page):
             self.discarded_bytes += size
             return
         if isinstance(output, MimeBundle):
-            # The same display, shown once more, is shown anew wherever it stands.
+            # A display with a known display_id also updates its earlier occurrences.
             self._update(output, size)
         shown = self._charge(output, size)
         if isinstance(output, Stream) and self._ends_in(output.name):

@@ -1,8 +1,8 @@
-"""Parameters: values from outside, written into a notebook as code. Pure.
+"""Writes parameters into a notebook, as code. Pure.
 
-They go into a cell of their own, tagged ``injected-parameters``, behind the one tagged
-``parameters``, which has their defaults; without such a cell they come first. A notebook that has
-been given parameters before is given others in their place. Other tools do the same.
+The parameters go into a new cell tagged ``injected-parameters``, after the cell tagged
+``parameters`` with their defaults, or else at the beginning. An earlier cell with injected
+parameters is replaced. papermill uses the same tags.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Values: TypeAlias = Mapping[str, object]
 
 
 def inject_parameters(nb: Node, parameters: Values, language: str) -> None:
-    """Put parameters into a notebook.
+    """Write parameters into a notebook, as a cell of code.
 
     Args:
         nb: the notebook, which is changed.
         parameters: names and values: None, bool, int, float, str, and lists, tuples and dicts of
-            them; the keys of dicts are strings.
-        language: that of the kernel: "python", "R", "julia", "javascript" or "typescript".
+            these; the keys of dicts are strings.
+        language: the kernel's language: "python", "R", "julia", "javascript" or "typescript".
 
     Raises:
-        InvalidParameter: a name or a value cannot be written in this language, or this language is
-            none of them.
+        InvalidParameter: a name or value cannot be written in this language, or the language is
+            not supported.
     """
     cells: list[Node] = nb["cells"]
     source = parameters_source(parameters, language)
@@ -52,31 +52,31 @@ def inject_parameters(nb: Node, parameters: Values, language: str) -> None:
 
 
 def parameters_source(parameters: Values, language: str) -> str:
-    """Return the code that gives names their values; arguments and exceptions as above."""
+    """Return the code that assigns the parameters; see ``inject_parameters``."""
     dialect = _LANGUAGES.get(language.lower())
     if dialect is None:
         known = ", ".join(sorted(_LANGUAGES))
-        raise InvalidParameter(f"parameters cannot be written in {language!r}, only in {known}")
+        raise InvalidParameter(f"parameters cannot be written in {language!r}; only in {known}")
     lines = [f"{dialect.comment} Parameters"]
     for name, value in parameters.items():
         try:
             lines.append(dialect.assign(name, value))
         except InvalidParameter as error:
-            raise InvalidParameter(f"the parameter {name!r}, in {language}: {error}") from None
+            raise InvalidParameter(f"parameter {name!r} in {language}: {error}") from None
     return "\n".join(lines)
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse names that parameters have in no language, before it is known which one it is.
+    """Check names against all languages, before the kernel's language is known.
 
     Raises:
-        InvalidParameter: it is about the first of them.
+        InvalidParameter: a name is not valid in any language.
     """
     for name in names:
         if not any(dialect.name.fullmatch(name) for dialect in _LANGUAGES.values()):
             raise InvalidParameter(
-                f"no parameter can be called {name!r}: a name has letters, digits and _, "
-                "and begins with no digit"
+                f"{name!r} is not a valid parameter name: use letters, digits and _, and begin "
+                "with a letter or _"
             )
 
 
@@ -92,7 +92,7 @@ def _position(cells: Sequence[Node], tag: str) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Language:
-    """How a language writes what JSON can say, and what floats can be."""
+    """The syntax of a language for JSON values, nan and infinity."""
 
     comment: str = "#"
     name: re.Pattern[str] = re.compile(r"[^\W\d]\w*", re.ASCII)
@@ -110,7 +110,7 @@ class _Language:
 
     def assign(self, name: str, value: object) -> str:
         if not self.name.fullmatch(name) or name in self.reserved:
-            raise InvalidParameter(f"no parameter can be called {name!r}")
+            raise InvalidParameter(f"{name!r} is not a valid name")
         return self.assignment.format(name, self.literal(value))
 
     def literal(self, value: object) -> str:
@@ -132,7 +132,7 @@ class _Language:
                 items = cast("dict[object, object]", value).items()
                 return self.mapping.format(", ".join(starmap(self.item, items)))
             case _:
-                raise InvalidParameter(f"there is no literal for a {type(value).__name__}")
+                raise InvalidParameter(f"values of type {type(value).__name__} are not supported")
 
     def number(self, value: float) -> str:
         if math.isnan(value):
@@ -143,12 +143,12 @@ class _Language:
 
     def item(self, key: object, value: object) -> str:
         if not isinstance(key, str):
-            raise InvalidParameter(f"the keys of a dict must be strings, not {key!r}")
+            raise InvalidParameter(f"keys of dicts must be strings, not {key!r}")
         return self.pair.format(self.string(key), self.literal(value))
 
 
 def _json_string(text: str) -> str:
-    # All of these languages know its escapes, save for the pairs of surrogates.
+    # All of these languages have JSON's escapes, except for surrogate pairs.
     return json.dumps(text, ensure_ascii=False)
 
 

@@ -1,7 +1,7 @@
-"""Recorder: what a kernel sends while a notebook is executed, written into the notebook. Pure.
+"""Recorder: writes a kernel's messages into the cells of a notebook. Pure.
 
-Everything goes to the cell whose request has caused it, also what comes when that is over: threads
-of the code write whenever they like.
+Each message goes to the cell whose request caused it, even after the end of that cell: threads of
+its code may write later.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Protocol, get_args
 from kernelproto.client.refusals import OUTPUT_TYPES, RefusedOutput
 from kernelproto.exceptions import MalformedMessage, OutputOverflow
 from kernelproto.notebook.nodes import Node, check_depth
-from kernelproto.notebook.outputs import Displays, Page
+from kernelproto.notebook.outputs import Displays, NotebookPage
 from kernelproto.notebook.widgets import Widgets
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import (
@@ -28,22 +28,22 @@ _COMM_STATES = frozenset(("comm_open", "comm_msg"))
 _OUTPUTS = get_args(Output)
 
 
-class Request(Protocol):
-    """What a cell is executed by: its msg_id is known once it is sent."""
+class CellRequest(Protocol):
+    """The request that executes a cell; its msg_id is known once it was sent."""
 
     @property
     def msg_id(self) -> str | None: ...
 
 
 class Recorder:
-    """Writes what a kernel sends into the cells of a notebook; a Watcher of observers.
+    """Writes a kernel's messages into the cells of a notebook; a Watcher of observers.
 
     Args:
-        record_timing: whether cells get the times of their messages in their metadata.
-        limit: how many bytes of outputs each cell, and each Output widget, keeps.
+        record_timing: whether to record the times of messages in the metadata of cells.
+        limit: the maximum size of the outputs of each cell and each Output widget, in bytes.
 
     Attributes:
-        widgets: those of the notebook.
+        widgets: the widgets of the notebook.
     """
 
     def __init__(self, *, record_timing: bool, limit: int) -> None:
@@ -52,28 +52,28 @@ class Recorder:
         self._displays = Displays(limit)
         self.widgets = Widgets(self._displays, limit)
         self._cells: dict[str, _Cell] = {}
-        self._begun: tuple[Request, _Cell] | None = None
+        self._begun: tuple[CellRequest, _Cell] | None = None
 
-    def begin(self, request: Request, node: Node) -> None:
-        """Take what is caused by *request*, which is not sent yet, for the cell *node*."""
+    def begin(self, request: CellRequest, node: Node) -> None:
+        """Write the messages caused by *request*, which is not sent yet, into the cell *node*."""
         self.settle()
         node["outputs"] = []
         node["execution_count"] = None
         times: Node | None = None
         if self._record_timing:
-            # A NotebookNode makes another one of a dict that is put into it.
+            # A NotebookNode stores a copy of an assigned dict.
             node["metadata"]["execution"] = {}
             times = node["metadata"]["execution"]
-        cell = _Cell(node, Page(node["outputs"], self._displays, self._limit), times)
+        cell = _Cell(node, NotebookPage(node["outputs"], self._displays, self._limit), times)
         self._begun = (request, cell)
 
-    def add(self, output: ErrorOutput, request: Request) -> None:
-        """Add an output to the cell that *request* executes."""
+    def add(self, output: ErrorOutput, request: CellRequest) -> None:
+        """Add an output to the cell of *request*."""
         self.settle()
         self._cells[request.msg_id or ""].page.take(output, len(output.evalue))
 
     def settle(self) -> None:
-        """Let everything that was received be in the notebook."""
+        """Complete the outputs of all cells and widgets; see NotebookPage."""
         if self._begun is not None:
             request, cell = self._begun
             self._cells[request.msg_id or ""] = cell
@@ -82,8 +82,8 @@ class Recorder:
             page.settle()
 
     def overflow(self) -> OutputOverflow | None:
-        """Return the exception that tells what a page has discarded; None when nothing was."""
-        parts: list[Page | Displays] = [*self._pages(), self._displays]
+        """Return an OutputOverflow for discarded outputs; None if none were discarded."""
+        parts: list[NotebookPage | Displays] = [*self._pages(), self._displays]
         for part in parts:
             if part.discarded_messages:
                 return OutputOverflow(
@@ -95,7 +95,7 @@ class Recorder:
         return None
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take a message, if a cell has caused it."""
+        """Observe a message, and record it if a cell caused it."""
         parent = message.parent_header
         cell = None if parent is None else self._cell(parent.msg_id)
         if parent is None or cell is None:
@@ -108,12 +108,12 @@ class Recorder:
                 self._record(message, refused, cell, parent.msg_id)
 
     def fail(self, error: Exception) -> None:
-        """Do nothing: whoever waits for the cell is told."""
+        """Do nothing: the execution of the cell raises the error."""
 
     def resume(self) -> None:
-        """Do nothing: no cell is executed by a kernel that has come back."""
+        """Do nothing: no cell is running after a restart."""
 
-    def _pages(self) -> list[Page]:
+    def _pages(self) -> list[NotebookPage]:
         return [*(cell.page for cell in self._cells.values()), *self.widgets.pages()]
 
     def _cell(self, msg_id: str) -> _Cell | None:
@@ -143,13 +143,13 @@ class Recorder:
 class _Cell:
     """A cell, and the page of its outputs."""
 
-    def __init__(self, node: Node, page: Page, times: dict[str, str] | None) -> None:
+    def __init__(self, node: Node, page: NotebookPage, times: dict[str, str] | None) -> None:
         self.node = node
         self.page = page
         self._times = times
 
     def note_time(self, name: str, message: Message) -> None:
-        """Take note of when the kernel has sent a message."""
+        """Record the time of a message."""
         if self._times is not None:
             self._times[name] = message.header.date
 

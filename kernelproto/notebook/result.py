@@ -1,4 +1,4 @@
-"""NotebookResult: what the execution of a notebook has come to. Pure: plain values."""
+"""NotebookResult: the outcome of an execution. Pure: plain values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kernelproto.notebook.events import CellFinished, CellStatus, describe_cell
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotebookResult:
-    """How the execution of a notebook ended.
+    """The outcome of the execution of a notebook.
 
     Attributes:
         notebook: the notebook itself, with the outputs.
-        cells: the cells that were executed, in order.
-        total: how many were to be executed.
-        duration: how long it took, in seconds, without starting and ending the kernel.
+        cells: the executed cells, in order.
+        total: the number of cells to execute.
+        duration: the duration in seconds, without start and shutdown of the kernel.
     """
 
     notebook: Any
@@ -28,20 +28,20 @@ class NotebookResult:
 
     @property
     def failed(self) -> CellFinished | None:
-        """The cell at which the execution stopped; None when it came to the notebook's end."""
+        """The cell that ended the execution early; None if the execution reached the end."""
         return next((cell for cell in self.cells if not cell.allowed), None)
 
     @property
     def status(self) -> CellStatus:
-        """The status of the cell at which it stopped; "ok" when it came to the notebook's end."""
+        """The status of the cell that ended the execution early; "ok" if there is none."""
         return "ok" if self.failed is None else self.failed.status
 
     def raise_for_error(self) -> NotebookResult:
-        """Return the result itself if the execution came to the notebook's end.
+        """Return the result itself if the execution reached the end of the notebook.
 
         Raises:
             ExecutionError: the code of a cell raised an exception, or the kernel did not run it.
-            CellTimeout: a cell took too long.
+            CellTimeout: a cell exceeded its timeout.
         """
         failed = self.failed
         if failed is None:
@@ -49,7 +49,7 @@ class NotebookResult:
         cell = describe_cell(failed.number, failed.total)
         if failed.status == "timeout":
             raise CellTimeout(
-                f"{cell} was interrupted after {failed.duration:.1f} s: give it a longer timeout",
+                f"{cell} was interrupted after {failed.duration:.1f} s: increase the timeout",
                 index=failed.index,
                 seconds=failed.duration,
             )

@@ -1,4 +1,4 @@
-"""Executes the cells of a notebook on a kernel that runs."""
+"""NotebookRunner: executes the cells of a notebook on a running kernel."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from kernelproto.wire.content import CommMessage, ErrorOutput, KernelInfoRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotebookOptions:
-    """How a notebook is executed; the arguments of ``execute_notebook``."""
+    """The options of ``execute_notebook``."""
 
     timeout: float | None
     allow_errors: bool
@@ -54,12 +54,12 @@ class NotebookOptions:
 
 
 class NotebookRunner:
-    """One run through a notebook.
+    """One execution of a notebook.
 
     Args:
         nb: the notebook.
-        kernel: executes it.
-        options: how.
+        kernel: the kernel, or a client of it.
+        options: the options of the execution.
     """
 
     def __init__(self, nb: Node, kernel: Kernel | KernelClient, options: NotebookOptions) -> None:
@@ -73,7 +73,7 @@ class NotebookRunner:
 
     @property
     def result(self) -> NotebookResult:
-        """What it has come to so far."""
+        """The result so far."""
         return NotebookResult(
             notebook=self._nb,
             cells=tuple(self._finished),
@@ -82,7 +82,7 @@ class NotebookRunner:
         )
 
     async def run(self) -> AsyncGenerator[CellEvent]:
-        """Execute one cell after the other, as long as they do not fail."""
+        """Execute the cells in order, until one fails."""
         await self._introduce()
         observers = self._client.observers
         observers.watch(self._recorder)
@@ -98,17 +98,17 @@ class NotebookRunner:
                     break
         finally:
             observers.unwatch(self._recorder)
-            await to_the_end(partial(self._save, dump))  # no longer than writing the file takes
+            await to_the_end(partial(self._save, dump))  # bounded by the write of the file
 
     @property
     def _client(self) -> KernelClient:
         return self._kernel.client if isinstance(self._kernel, Kernel) else self._kernel
 
     async def _introduce(self) -> None:
-        """Tell the notebook what language this is, and give it its parameters in that."""
+        """Record the kernel's language in the notebook, and write the parameters in it."""
         request = KernelInfoRequest()
         reply = await self._kernel.request("kernel_info_request", request)
-        # Not as a Struct: a notebook has whatever a kernel tells of its language.
+        # Not as a Struct: the notebook keeps all fields, also those unknown to kernelproto.
         info: Node = tolerant_json.decode(reply.raw_content, dict[str, Any])
         language = to_node(info.get("language_info") or {})
         if language.get("name"):
@@ -118,7 +118,7 @@ class NotebookRunner:
 
     async def _execute(self, index: int, number: int) -> AsyncGenerator[CellEvent]:
         cell = self._nb["cells"][index]
-        # One request at a time: there is nothing behind it that an error should abort.
+        # One request at a time, so stop_on_error has nothing to abort.
         execution = self._kernel.execute(
             cell["source"], allow_stdin=False, stop_on_error=False, timeout=self._options.timeout
         )
@@ -171,14 +171,14 @@ class NotebookRunner:
         self, index: int, number: int, seconds: float, grace: float
     ) -> CellTimeout:
         return CellTimeout(
-            f"{describe_cell(number, self._total)} still runs after {seconds:.1f} s, although it "
-            f"was interrupted {grace:g} s ago: give it a longer timeout, or restart its kernel",
+            f"{describe_cell(number, self._total)} is still running after {seconds:.1f} s, "
+            f"{grace:g} s after its interrupt: increase the timeout, or restart the kernel",
             index=index,
             seconds=seconds,
         )
 
     async def _settle(self, index: int, number: int) -> None:
-        """Bring notebook, file and kernel to where they should be behind a cell."""
+        """Complete the notebook, the saved file and the kernel's widgets after a cell."""
         self._recorder.settle()
         overflow = self._recorder.overflow()
         if overflow is not None:
@@ -195,13 +195,13 @@ class NotebookRunner:
         if widgets is not None:
             self._nb["metadata"]["widgets"] = widgets
         if self._options.save_to is not None:
-            # Written here: the notebook may change while a thread is at work.
+            # Encoded here, not in the thread: the notebook may change meanwhile.
             data = write(self._nb)
             await to_thread.run_sync(replace_file, self._options.save_to, data)
 
 
 def _executable(cells: Sequence[Node]) -> list[int]:
-    """Return the positions of the cells that have code which is not to be skipped."""
+    """Return the positions of the code cells that are neither empty nor skipped."""
     return [
         index
         for index, cell in enumerate(cells)

@@ -1,8 +1,7 @@
-"""Widgets: what their comms tell about them, and the outputs that some of them take. Pure.
+"""Widgets: records the state of widgets, and the outputs captured by Output widgets. Pure.
 
-A notebook that was saved shows its widgets without a kernel, from the state in its metadata. An
-Output widget shows what cells print while it is entered; this is the frontend's work, so it is done
-here.
+A saved notebook shows its widgets without a kernel, from the state in its metadata. Capturing
+outputs for an Output widget is the task of the frontend, and therefore of this module.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any, cast
 
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.notebook.nodes import Node, check_depth, to_node
-from kernelproto.notebook.outputs import Displays, Page
+from kernelproto.notebook.outputs import Displays, NotebookPage
 from kernelproto.wire.content import CommMessage, CommOpen, Output, UpdateDisplayData
 from kernelproto.wire.message import Message
 
@@ -23,40 +22,40 @@ _OUTPUT_WIDGET = ("@jupyter-widgets/output", "OutputModel")
 
 
 class Widgets:
-    """The widgets of a notebook, each in its last state; closed ones can still be seen.
+    """The widgets of a notebook with their latest states; closed widgets are kept.
 
     Args:
-        displays: those of the whole notebook.
-        limit: how many bytes of outputs each Output widget keeps.
+        displays: the displays of the whole notebook.
+        limit: the maximum size of each Output widget's outputs in bytes.
     """
 
     def __init__(self, displays: Displays, limit: int) -> None:
         self._displays = displays
         self._limit = limit
         self._models: dict[str, _Model] = {}
-        # By request: the widgets that take its outputs, by comm; the last one has them.
-        self._taking: dict[str, dict[str, _Model]] = {}
-        # By comm: those that have taken outputs the kernel does not know of.
+        # By request: the widgets that capture its outputs, by comm; the last one gets them.
+        self._capturing: dict[str, dict[str, _Model]] = {}
+        # By comm: the widgets with captured outputs that the kernel has not received yet.
         self._changed: dict[str, _Model] = {}
 
     def receive(self, message: Message) -> None:
-        """Take in what the kernel has sent on a comm.
+        """Record a comm message of the kernel.
 
         Raises:
-            MalformedMessage: a widget cannot have this state; it keeps the one that it has.
+            MalformedMessage: the state is invalid; the widget keeps its old state.
         """
         content: CommOpen | CommMessage = message.content
         state = content.data.get("state")
-        if not isinstance(state, Mapping):  # a message of the widget's own kind
+        if not isinstance(state, Mapping):  # a custom message of the widget
             return
         changes = cast("Mapping[str, Any]", state)
         check_depth(changes)
         paths = content.data.get("buffer_paths") or ()
         if not _are(list, paths) or not all(_are(str | int, path) for path in paths):
-            raise MalformedMessage("the buffer_paths of a widget are no paths")
+            raise MalformedMessage("the buffer_paths of a widget are not lists of keys")
         model = self._models.get(content.comm_id)
         if model is None:
-            page = Page([], self._displays, self._limit)
+            page = NotebookPage([], self._displays, self._limit)
             model = self._models[content.comm_id] = _Model(content.comm_id, page)
         model.state.update(changes)
         model.keep_buffers(paths, message.buffers)
@@ -64,42 +63,42 @@ class Widgets:
             self._note_output_widget(model, changes)
 
     def take(self, msg_id: str, output: Output, size: int) -> bool:
-        """Take in an output of a request, if there is a widget that takes those.
+        """Add an output of a request to the widget that captures it, if there is one.
 
         Args:
-            msg_id: the request's.
+            msg_id: the msg_id of the request.
             output: the output.
-            size: of its message in bytes.
+            size: the size of its message in bytes.
 
         Returns:
-            Whether there is one; otherwise the output belongs to the cell.
+            Whether a widget has captured the output; otherwise it belongs to the cell.
         """
-        taking = self._taking.get(msg_id)
-        if not taking or isinstance(output, UpdateDisplayData):
+        capturing = self._capturing.get(msg_id)
+        if not capturing or isinstance(output, UpdateDisplayData):
             return False
-        comm_id, model = next(reversed(taking.items()))
+        comm_id, model = next(reversed(capturing.items()))
         model.page.take(output, size)
         self._changed[comm_id] = model
         return True
 
     def unsynchronised(self) -> dict[str, dict[str, Any]]:
-        """Return what the kernel does not know of its widgets yet, by comm; only once."""
+        """Return the states that the kernel has not received yet, by comm, and forget them."""
         self.settle()
         states = {name: {"outputs": model.page.outputs} for name, model in self._changed.items()}
         self._changed.clear()
         return states
 
     def settle(self) -> None:
-        """Let the outputs be complete; see Page."""
+        """Complete the outputs; see NotebookPage."""
         for page in self.pages():
             page.settle()
 
-    def pages(self) -> Sequence[Page]:
+    def pages(self) -> Sequence[NotebookPage]:
         """Return the outputs of all Output widgets."""
         return [model.page for model in self._models.values()]
 
     def metadata(self) -> Node | None:
-        """Return what belongs into a notebook's metadata as ``widgets``; None without widgets."""
+        """Return the value of ``widgets`` in a notebook's metadata; None without widgets."""
         self.settle()
         models = {
             comm_id: model.saved()
@@ -112,34 +111,34 @@ class Widgets:
 
     def _note_output_widget(self, model: _Model, changes: Mapping[str, Any]) -> None:
         if not _are(dict, changes.get("outputs", [])):
-            raise MalformedMessage("the outputs of an Output widget are no objects")
+            raise MalformedMessage("the outputs of an Output widget are not objects")
         if not isinstance(changes.get("msg_id", ""), str | None):
-            raise MalformedMessage("the msg_id of an Output widget is no string")
+            raise MalformedMessage("the msg_id of an Output widget is not a string")
         if "outputs" in changes:
             model.page.clear()
             model.page.outputs += map(to_node, changes["outputs"])
         model.state["outputs"] = model.page.outputs
         if "msg_id" in changes:
-            self._take_from(model, changes["msg_id"])
+            self._capture(model, changes["msg_id"])
 
-    def _take_from(self, model: _Model, msg_id: str | None) -> None:
-        """Let a widget take the outputs of a request; of none where its id is empty."""
-        before = self._taking.get(model.takes_from, {})
+    def _capture(self, model: _Model, msg_id: str | None) -> None:
+        """Make a widget capture the outputs of a request, or of none if *msg_id* is empty."""
+        before = self._capturing.get(model.captures, {})
         before.pop(model.comm_id, None)
         if not before:
-            self._taking.pop(model.takes_from, None)
-        model.takes_from = msg_id or ""
+            self._capturing.pop(model.captures, None)
+        model.captures = msg_id or ""
         if msg_id:
-            self._taking.setdefault(msg_id, {})[model.comm_id] = model
+            self._capturing.setdefault(msg_id, {})[model.comm_id] = model
 
 
 class _Model:
-    """One widget: its state, what of it was sent as binary, and the outputs that it has taken."""
+    """One widget: its state, its binary buffers, and the outputs that it has captured."""
 
-    def __init__(self, comm_id: str, page: Page) -> None:
+    def __init__(self, comm_id: str, page: NotebookPage) -> None:
         self.comm_id = comm_id
         self.page = page
-        self.takes_from = ""
+        self.captures = ""
         self.state: dict[str, Any] = {}
         self._buffers: dict[tuple[Any, ...], dict[str, Any]] = {}
 
@@ -149,7 +148,7 @@ class _Model:
             self._buffers[tuple(path)] = {"data": data, "encoding": "base64", "path": list(path)}
 
     def saved(self) -> dict[str, Any]:
-        """Return it as the schema of @jupyter-widgets has it."""
+        """Return the state in the format of @jupyter-widgets."""
         saved: dict[str, Any] = {
             "model_name": self.state.get("_model_name"),
             "model_module": self.state.get("_model_module"),

@@ -68,7 +68,7 @@ def test_notebooks_side_by_side(write, tmp_path: Path, capsys) -> None:
         f"error: {bad}: cell 3 of 4: ZeroDivisionError: division by zero",
         f"error: {missing}: No such file or directory",
     ]
-    assert errors.splitlines()[2].startswith(f"error: {broken} is no notebook: ")
+    assert errors.splitlines()[2].startswith(f"error: {broken} is not a valid notebook: ")
     assert outputs(out / "good.ipynb") == ["", "2026 a b\n", ""]
     assert outputs(out / "bad.ipynb") == ["", "1\n", "ZeroDivisionError", ""]
     assert outputs(good) == ["", ""]
@@ -89,7 +89,7 @@ def test_cell_that_takes_too_long(write, capsys) -> None:
     assert main(["notebook", str(notebook), "-k", KERNEL, "--timeout", "0.2"]) == 1
     err = capsys.readouterr().err
     assert "cell 1 of 1 was interrupted after " in err
-    assert err.endswith(" s: give it a longer timeout\n")
+    assert err.endswith(" s: increase the timeout\n")
 
 
 def test_interrupted_notebook_has_what_it_came_to(write, terminal) -> None:
@@ -138,8 +138,8 @@ def test_parameter_that_can_have_no_name(write, tmp_path: Path, capsys) -> None:
     assert main(["notebook", str(notebook), "-k", KERNEL, "-p", "good=1", "-p", "1x=3"]) == 1
     assert capsys.readouterr() == (
         "",
-        "error: no parameter can be called '1x': a name has letters, digits and _, "
-        "and begins with no digit\n",
+        "error: '1x' is not a valid parameter name: use letters, digits and _, and begin "
+        "with a letter or _\n",
     )
     assert not (tmp_path / "started").exists()
 

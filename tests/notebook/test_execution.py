@@ -59,7 +59,7 @@ async def test_cells_are_executed_in_order(notebook, connected) -> None:
     assert result.raise_for_error() is result
 
 
-async def test_events_tell_of_every_cell(notebook, connected) -> None:
+async def test_events_of_every_cell(notebook, connected) -> None:
     nb = notebook("", "say one", "raise Oops", "say three")
 
     async with connected() as (_, client), execute_notebook(nb, client) as execution:
@@ -77,7 +77,7 @@ async def test_events_tell_of_every_cell(notebook, connected) -> None:
     assert (failed.status, failed.allowed, failed.error.ename) == ("error", False, "Oops")
 
 
-async def test_an_exception_ends_it(notebook, connected) -> None:
+async def test_exception_ends_the_execution(notebook, connected) -> None:
     nb = notebook("say one", "raise Oops", "say three")
 
     async with connected() as (_, client):
@@ -102,7 +102,7 @@ async def test_an_exception_ends_it(notebook, connected) -> None:
         ((), {"allow_errors": True, "force_raise_errors": True}, 1),
     ],
 )
-async def test_an_exception_may_be_allowed(tags, options, executed, notebook, connected) -> None:
+async def test_allowed_exceptions(tags, options, executed, notebook, connected) -> None:
     nb = notebook(("raise Oops", *tags), "say on")
 
     async with connected() as (_, client):
@@ -112,7 +112,7 @@ async def test_an_exception_may_be_allowed(tags, options, executed, notebook, co
     assert result.status == ("ok" if executed == 2 else "error")
 
 
-async def test_what_is_not_to_be_executed_stays_as_it_is(notebook, connected) -> None:
+async def test_skipped_cells_are_unchanged(notebook, connected) -> None:
     nb = notebook(("say no", "skip-execution"), "  \n", "say yes")
     nb.cells[0].outputs = [{"output_type": "stream", "name": "stdout", "text": "earlier"}]
     nb.cells[2].outputs = [{"output_type": "stream", "name": "stdout", "text": "earlier"}]
@@ -124,7 +124,7 @@ async def test_what_is_not_to_be_executed_stays_as_it_is(notebook, connected) ->
     assert texts(nb) == ["earlier", "", "yes"]
 
 
-async def test_a_cell_that_takes_too_long_is_interrupted(notebook, connected) -> None:
+async def test_timeout_interrupts_the_cell(notebook, connected) -> None:
     nb = notebook("sleep", "say on")
 
     async with connected() as (_, client):
@@ -138,7 +138,7 @@ async def test_a_cell_that_takes_too_long_is_interrupted(notebook, connected) ->
     assert nb.cells[0].outputs[0].text == "sleeping"
 
 
-async def test_code_that_ignores_the_interrupt_is_given_up(
+async def test_code_that_ignores_the_interrupt(
     notebook, connected, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nb = notebook("sleep", "say on")
@@ -146,7 +146,7 @@ async def test_code_that_ignores_the_interrupt_is_given_up(
     async with connected() as (fake, client):
         monkeypatch.setattr(client.executions, "_timeouts", Timeouts(interrupt=0.01))
         fake.deaf.add("control")
-        with pytest.raises(CellTimeout, match="cell 1 of 2 still runs") as caught:
+        with pytest.raises(CellTimeout, match="cell 1 of 2 is still running") as caught:
             await execute_notebook(nb, client, timeout=0.01, allow_errors=True)
 
     assert caught.value.index == 0
@@ -178,7 +178,7 @@ async def test_input_is_refused(notebook, connected) -> None:
     assert result.failed.error.ename == "StdinNotImplementedError"
 
 
-async def test_a_kernel_that_dies_is_noticed_and_its_last_words_are_kept(
+async def test_death_of_the_kernel_keeps_earlier_outputs(
     notebook, connected, tmp_path: Path
 ) -> None:
     nb = notebook("say one", "die", "say three")
@@ -194,7 +194,7 @@ async def test_a_kernel_that_dies_is_noticed_and_its_last_words_are_kept(
     assert texts(nb) == texts(read_notebook(path)) == ["one", "last words", ""]
 
 
-async def test_it_is_saved_after_each_cell(notebook, connected, tmp_path: Path) -> None:
+async def test_notebook_is_saved_after_each_cell(notebook, connected, tmp_path: Path) -> None:
     path = tmp_path / "out.ipynb"
     saved = []
 
@@ -208,7 +208,7 @@ async def test_it_is_saved_after_each_cell(notebook, connected, tmp_path: Path) 
     assert os.listdir(tmp_path) == [path.name]
 
 
-async def test_it_is_saved_when_it_is_cancelled(notebook, connected, tmp_path: Path) -> None:
+async def test_notebook_is_saved_on_cancellation(notebook, connected, tmp_path: Path) -> None:
     path = tmp_path / "out.ipynb"
     nb = notebook("say one", "sleep")
 
@@ -223,7 +223,7 @@ async def test_it_is_saved_when_it_is_cancelled(notebook, connected, tmp_path: P
     assert texts(read_notebook(path)) == ["one", "sleeping"]
 
 
-async def test_it_goes_on_where_the_iteration_was_left(notebook, connected) -> None:
+async def test_await_continues_after_an_iteration(notebook, connected) -> None:
     nb = notebook("say one", "say two")
 
     async with connected() as (_, client):
@@ -239,7 +239,7 @@ async def test_it_goes_on_where_the_iteration_was_left(notebook, connected) -> N
     assert len(result.cells) == 2
 
 
-async def test_leaving_the_block_ends_it(notebook, connected) -> None:
+async def test_leaving_the_block_ends_the_execution(notebook, connected) -> None:
     nb = notebook("say one", "say two")
 
     async with connected() as (fake, client):
@@ -255,20 +255,20 @@ async def test_leaving_the_block_ends_it(notebook, connected) -> None:
     assert len(fake.contents(ExecuteRequest)) == 2
 
 
-async def test_a_block_that_does_nothing_executes_nothing(notebook, connected) -> None:
+async def test_empty_block_executes_no_cell(notebook, connected) -> None:
     async with connected() as (fake, client), execute_notebook(notebook("say one"), client):
         pass
 
     assert not fake.contents(ExecuteRequest)
 
 
-async def test_one_that_is_never_used_warns(notebook) -> None:
+async def test_unused_execution_warns(notebook) -> None:
     execution = execute_notebook(notebook("say one"))
-    with pytest.warns(RuntimeWarning, match="never executed"):
+    with pytest.warns(RuntimeWarning, match="never awaited or iterated"):
         del execution
 
 
-async def test_late_output_goes_to_the_cell_that_has_caused_it(notebook, connected) -> None:
+async def test_late_output_goes_to_the_cell_that_caused_it(notebook, connected) -> None:
     nb = notebook("begin", "end")
 
     async with connected() as (fake, client):
@@ -287,7 +287,7 @@ async def test_late_output_goes_to_the_cell_that_has_caused_it(notebook, connect
     assert texts(nb) == ["late", ""]
 
 
-async def test_more_output_than_is_kept_ends_it(notebook, connected) -> None:
+async def test_output_beyond_the_limit_ends_the_execution(notebook, connected) -> None:
     nb = notebook("show", "say on")
 
     async def show(exchange) -> None:
@@ -303,7 +303,7 @@ async def test_more_output_than_is_kept_ends_it(notebook, connected) -> None:
     assert caught.value.discarded_messages == 10 - len(nb.cells[0].outputs)
 
 
-async def test_an_output_that_no_notebook_may_have_is_left_out(notebook, connected) -> None:
+async def test_output_that_nbformat_does_not_allow_is_removed(notebook, connected) -> None:
     nb = notebook("show")
 
     async def show(exchange) -> None:
@@ -318,9 +318,9 @@ async def test_an_output_that_no_notebook_may_have_is_left_out(notebook, connect
     assert texts(nb) == ["before"]
 
 
-async def test_what_is_no_notebook_is_not_executed(connected) -> None:
+async def test_invalid_notebook_is_not_executed(connected) -> None:
     async with connected() as (fake, client):
-        with pytest.raises(InvalidNotebook, match="no notebook"):
+        with pytest.raises(InvalidNotebook, match="the notebook is invalid"):
             await execute_notebook({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, client)
 
     assert not fake.contents(ExecuteRequest)
@@ -360,7 +360,7 @@ async def test_parameters_are_written_in_the_language_of_the_kernel(notebook, co
     assert nb.metadata.language_info.name == "python"
 
 
-async def test_a_kernel_of_its_own_is_started_and_ended(notebook) -> None:
+async def test_own_kernel_is_started_and_ended(notebook) -> None:
     nb = notebook("one")
     nb.metadata.kernelspec = {"name": "fake/kernel", "display_name": "Fake"}
 
@@ -376,7 +376,7 @@ async def test_a_kernel_of_its_own_is_started_and_ended(notebook) -> None:
     assert [fake.returncode for fake in provider.kernels] == [0, 0, 0]
 
 
-async def test_a_kernel_that_is_given_is_not_ended(notebook) -> None:
+async def test_given_kernel_is_not_ended(notebook) -> None:
     with anyio.fail_after(GUARD_SECONDS):
         async with (
             FakeProvider() as provider,
@@ -386,7 +386,7 @@ async def test_a_kernel_that_is_given_is_not_ended(notebook) -> None:
             assert kernel.state == "idle"
 
 
-async def test_a_kernel_that_is_given_cannot_be_chosen_as_well(notebook, connected) -> None:
+async def test_given_kernel_excludes_start_options(notebook, connected) -> None:
     async with connected() as (_, client):
         with pytest.raises(LocalProtocolError, match="leave out"):
             execute_notebook(notebook("one"), client, kernel_type="fake/kernel")

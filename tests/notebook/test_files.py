@@ -13,7 +13,7 @@ from kernelproto.notebook import read_notebook, write_notebook
 from kernelproto.notebook.files import dump_quickly, replace_file
 
 
-def test_what_was_written_is_read(notebook, tmp_path: Path) -> None:
+def test_written_notebook_is_read(notebook, tmp_path: Path) -> None:
     nb, path = notebook("print('żółć')"), tmp_path / "a.ipynb"
 
     write_notebook(nb, path)
@@ -23,7 +23,7 @@ def test_what_was_written_is_read(notebook, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.ipynb"]
 
 
-def test_half_a_surrogate_pair_survives(notebook, tmp_path: Path) -> None:
+def test_lone_surrogate_is_kept(notebook, tmp_path: Path) -> None:
     nb, path = notebook("'\udc80'"), tmp_path / "a.ipynb"
 
     write_notebook(nb, path)
@@ -31,7 +31,7 @@ def test_half_a_surrogate_pair_survives(notebook, tmp_path: Path) -> None:
     assert read_notebook(path) == nb
 
 
-def test_an_old_format_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_old_format_is_converted(tmp_path: Path) -> None:
     path = tmp_path / "old.ipynb"
     cell = {"cell_type": "code", "input": "1", "language": "python", "outputs": [], "metadata": {}}
     worksheets = [{"cells": [cell], "metadata": {}}]
@@ -56,33 +56,33 @@ def test_an_old_format_is_brought_up_to_date(tmp_path: Path) -> None:
         b'{"nbformat": 99, "nbformat_minor": 0}',
     ],
 )
-def test_what_is_no_notebook_is_refused_by_its_name(text, tmp_path: Path) -> None:
+def test_invalid_file_is_refused_by_its_name(text, tmp_path: Path) -> None:
     path = tmp_path / "bad.ipynb"
     path.write_bytes(text)
 
-    with pytest.raises(InvalidNotebook, match=r"bad\.ipynb is no notebook: \S"):
+    with pytest.raises(InvalidNotebook, match=r"bad\.ipynb is not a valid notebook: \S"):
         read_notebook(path)
 
 
-def test_what_is_missing_is_not_found(tmp_path: Path) -> None:
+def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_notebook(tmp_path / "missing.ipynb")
 
 
-def test_the_old_file_stays_when_the_new_one_is_none(notebook, tmp_path: Path) -> None:
+def test_old_file_is_kept_when_the_notebook_is_invalid(notebook, tmp_path: Path) -> None:
     path = tmp_path / "a.ipynb"
     write_notebook(notebook("old"), path)
     before = path.read_bytes()
 
     with pytest.raises(InvalidNotebook):
         write_notebook({"nbformat": 4, "nbformat_minor": 5, "metadata": {}}, path)
-    with pytest.raises(InvalidNotebook, match="nbformat 4 is wanted, not 3"):
+    with pytest.raises(InvalidNotebook, match="has nbformat 3 instead of 4"):
         write_notebook({"nbformat": 3}, path)
 
     assert path.read_bytes() == before
 
 
-def test_nothing_is_left_of_what_could_not_be_written(notebook, tmp_path: Path) -> None:
+def test_failed_write_leaves_no_file(notebook, tmp_path: Path) -> None:
     folder = tmp_path / "a.ipynb"
     folder.mkdir()
 
@@ -106,7 +106,7 @@ def test_a_file_keeps_its_mode_and_a_link_its_target(notebook, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("source", ["print('żółć')", "'\udc80'"])
-def test_what_was_written_quickly_is_the_same_notebook(source, notebook, tmp_path: Path) -> None:
+def test_quick_dump_is_the_same_notebook(source, notebook, tmp_path: Path) -> None:
     nb, path = notebook(source), tmp_path / "a.ipynb"
 
     replace_file(path, dump_quickly(nb))

@@ -28,7 +28,7 @@ R = KernelFinder([Provider(["R", "--slave"])])
 
 
 @pytest.mark.parametrize("name", ["kernel", "fake/kernel"])
-async def test_that_of_an_ipykernel_is_kept_in_memory(name: str) -> None:
+async def test_history_of_an_ipykernel_is_in_memory(name: str) -> None:
     options = {"finder": IPYKERNEL, "launch_params": {"extra_arguments": ["--quiet"]}}
 
     changed = await without_history(name, options)
@@ -52,5 +52,5 @@ async def test_that_of_an_ipykernel_is_kept_in_memory(name: str) -> None:
         ),
     ],
 )
-async def test_all_else_stays_as_it_is(name: str, options) -> None:
+async def test_other_options_are_unchanged(name: str, options) -> None:
     assert await without_history(name, options) is options

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernelproto.notebook.outputs import Displays, Page
+from kernelproto.notebook.outputs import Displays, NotebookPage
 from kernelproto.wire.content import (
     ClearOutput,
     DisplayData,
@@ -16,7 +16,7 @@ from kernelproto.wire.content import (
 )
 
 
-def shown(page: Page) -> list[str]:
+def shown(page: NotebookPage) -> list[str]:
     page.settle()
     return [
         output.get("text") or output.get("ename") or output["data"]["text/plain"]
@@ -51,8 +51,8 @@ def update(text: str, name: str) -> UpdateDisplayData:
         ([update("a", "x"), display("b", "x")], ["b"]),
     ],
 )
-def test_what_is_seen(outputs: list[Output], expected: list[str]) -> None:
-    page = Page([], Displays(1000), limit=1000)
+def test_visible_outputs(outputs: list[Output], expected: list[str]) -> None:
+    page = NotebookPage([], Displays(1000), limit=1000)
     for output in outputs:
         page.take(output, 10)
 
@@ -61,7 +61,7 @@ def test_what_is_seen(outputs: list[Output], expected: list[str]) -> None:
 
 def test_a_display_is_updated_on_every_page() -> None:
     displays = Displays(1000)
-    first, second = Page([], displays, limit=1000), Page([], displays, limit=1000)
+    first, second = NotebookPage([], displays, limit=1000), NotebookPage([], displays, limit=1000)
     first.take(display("a", "x"), 10)
     second.take(ClearOutput(), 10)
     second.take(update("b", "x"), 10)
@@ -74,7 +74,7 @@ def test_a_display_is_updated_on_every_page() -> None:
 
 
 def test_text_in_many_pieces_is_joined_once_and_goes_on() -> None:
-    page = Page([], Displays(1000), limit=1000)
+    page = NotebookPage([], Displays(1000), limit=1000)
     for text in "abc":
         page.take(Stream("stdout", text), 10)
     assert shown(page) == ["abc"]
@@ -83,8 +83,8 @@ def test_text_in_many_pieces_is_joined_once_and_goes_on() -> None:
     assert shown(page) == ["abcd"]
 
 
-def test_what_exceeds_the_limit_is_counted() -> None:
-    page = Page([], Displays(1000), limit=25)
+def test_outputs_beyond_the_limit_are_counted() -> None:
+    page = NotebookPage([], Displays(1000), limit=25)
     for text in "abc":
         page.take(display(text), 10)
 
@@ -92,8 +92,8 @@ def test_what_exceeds_the_limit_is_counted() -> None:
     assert (page.discarded_messages, page.discarded_bytes) == (1, 10)
 
 
-def test_what_was_cleared_or_updated_does_not_count() -> None:
-    page = Page([], Displays(1000), limit=25)
+def test_cleared_and_updated_outputs_do_not_count() -> None:
+    page = NotebookPage([], Displays(1000), limit=25)
     for _ in range(10):
         page.take(display("a", "x"), 20)
         page.take(update("b", "x"), 5)

@@ -80,7 +80,7 @@ def outputs(*texts: str) -> dict[str, Any]:
     }
 
 
-def test_no_widgets_leave_nothing() -> None:
+def test_no_widgets() -> None:
     cell = Cell()
     cell.tell(CommOpen(comm_id="c", target_name="other", data={"state": {"a": 1}}))
     cell.tell(CommMessage(comm_id="d", data={"method": "custom"}))
@@ -88,7 +88,7 @@ def test_no_widgets_leave_nothing() -> None:
     assert cell.widgets.metadata() is None
 
 
-def test_the_last_state_is_kept_and_outlives_the_widget() -> None:
+def test_last_state_is_kept_after_the_widget_is_closed() -> None:
     cell = Cell()
     cell.open("slider", {**SLIDER, "value": 1, "max": 10})
     cell.change("slider", method="update", state={"value": 2})
@@ -114,7 +114,7 @@ def test_binary_state_is_kept_by_its_path() -> None:
     ]
 
 
-def test_an_output_widget_takes_what_comes_while_it_is_entered() -> None:
+def test_entered_output_widget_captures_outputs() -> None:
     cell = Cell()
     cell.open("out", OUTPUT)
     cell.tell(say("before"))
@@ -129,7 +129,7 @@ def test_an_output_widget_takes_what_comes_while_it_is_entered() -> None:
     assert cell.saved("out")["state"]["outputs"] == outputs("taken twice")["outputs"]
 
 
-def test_the_innermost_output_widget_takes_it() -> None:
+def test_innermost_output_widget_captures() -> None:
     cell = Cell()
     for name in ("outer", "inner"):
         cell.open(name, OUTPUT)
@@ -142,7 +142,7 @@ def test_the_innermost_output_widget_takes_it() -> None:
     assert cell.texts == []
 
 
-def test_an_output_widget_takes_of_one_request_alone() -> None:
+def test_output_widget_captures_outputs_of_one_request() -> None:
     first = Cell()
     first.open("out", OUTPUT)
     first.change("out", state={"msg_id": first.msg_id})
@@ -185,7 +185,7 @@ def test_a_display_in_an_output_widget_is_updated() -> None:
     assert cell.saved("out")["state"]["outputs"][0]["data"] == {"text/plain": "b"}
 
 
-def test_what_an_output_widget_cannot_keep_is_told() -> None:
+def test_outputs_beyond_the_limit_of_an_output_widget() -> None:
     cell = Cell()
     cell.open("out", OUTPUT)
     cell.change("out", state={"msg_id": cell.msg_id})
@@ -199,7 +199,7 @@ def unreadable(message: Message) -> Message:
     return message
 
 
-def test_an_output_that_cannot_be_read_leaves_a_trace() -> None:
+def test_unreadable_output_leaves_a_placeholder() -> None:
     cell = Cell()
     cell.tell(say("before"))
     cell.recorder.offer(unreadable(cell.message(say("unreadable"))), "iopub")
@@ -213,7 +213,7 @@ def test_an_output_that_cannot_be_read_leaves_a_trace() -> None:
 
 
 @pytest.mark.parametrize("levels", [100, 400, 900])
-def test_what_is_nested_too_deeply_for_a_notebook_is_left_out(levels: int) -> None:
+def test_deeply_nested_output_is_left_out(levels: int) -> None:
     cell = Cell(Recorder(record_timing=True, limit=100_000))
     nested: list[object] = []
     for _ in range(levels):
@@ -254,7 +254,7 @@ def test_what_is_nested_too_deeply_for_a_notebook_is_left_out(levels: int) -> No
         {"state": {}, "buffer_paths": [[[]]]},
     ],
 )
-def test_a_widget_with_values_of_wrong_types_raises_nothing(data: dict[str, Any]) -> None:
+def test_widget_with_values_of_wrong_types(data: dict[str, Any]) -> None:
     cell = Cell()
     cell.open("out", OUTPUT)
     cell.change("out", (b"x",), **data)
@@ -264,7 +264,7 @@ def test_a_widget_with_values_of_wrong_types_raises_nothing(data: dict[str, Any]
     assert cell.widgets.unsynchronised() == {"out": outputs("text")}
 
 
-def test_what_others_have_caused_is_left_alone() -> None:
+def test_messages_of_other_requests_are_ignored() -> None:
     cell, other = Cell(), Cell()
     cell.recorder.offer(other.message(say("somebody else's")), "iopub")
     cell.recorder.offer(factory.message("stream", say("nobody's")), "iopub")
