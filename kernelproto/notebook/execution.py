@@ -154,8 +154,8 @@ def execute_notebook(
     Args:
         nb: the notebook, of nbformat 4, which is changed; ``read_notebook`` reads it.
         kernel: executes it, and is not ended; None starts one, which is.
-            name: the kernel type to be started; None means that in the notebook's metadata, or else
-            ``pyimport/kernel``.
+        kernel_type: the kernel type to be started; None means that in the notebook's metadata, or
+            else ``pyimport/kernel``.
         timeout: seconds that each cell may take. A cell that takes longer is interrupted, which
             counts as an exception. None means no limit.
         allow_errors: whether to continue after a cell raises an exception. A cell tagged

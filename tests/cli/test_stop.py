@@ -16,19 +16,15 @@ import msgspec
 import pytest
 
 from kernelproto import (
-    KernelPool,
-    run_kernel,
     run_kernel_blocking,
     start_kernel_blocking,
 )
 from kernelproto.cli.errors import CliError
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels
 from kernelproto.cli.main import main
-from kernelproto.cli.ps import format_age, format_kernels, short_ids
 from kernelproto.cli.stop import choose
 from kernelproto.launch.leftovers.records import Record
-from kernelproto.launch.leftovers.running import read_connection_file
-from kernelproto.launch.process.process_id import Machine, ProcessId
+from kernelproto.launch.process.process_id import ProcessId
 
 GUARD_SECONDS = 60
 
@@ -44,35 +40,6 @@ def kernel(kernel_id: str, **about: object) -> RunningKernel:
         "state": "alive",
     }
     return RunningKernel(kernel_id=kernel_id, **(defaults | about))
-
-
-def test_table() -> None:
-    process = ProcessId(4321, "", Machine("", "", ""))
-    kernels = [
-        kernel("0123456789", state="dead", kernel_type=""),
-        kernel("abcdefghij", process=process, memory=2**26),
-    ]
-    assert format_kernels(kernels, 1061.5, None, "utf-8") == [
-        "ID        KERNEL TYPE   PID  STATE    AGE  MEMORY  OWNER",
-        "01234567  ?               ?  dead   1m 1s       ?  another program",
-        "abcdefgh  python3      4321  alive  1m 1s  64 MiB  another program",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(-1, "0s"), (59.9, "59s"), (60, "1m 0s"), (3661, "1h 1m"), (90000, "1d 1h")],
-)
-def test_age(seconds: float, text: str) -> None:
-    assert format_age(seconds) == text
-
-
-def test_short_ids_can_be_told_apart() -> None:
-    assert short_ids(["0123456789", "0123456780"]) == {
-        "0123456789": "0123456789",
-        "0123456780": "0123456780",
-    }
-    assert short_ids(["0123456789", "a"]) == {"0123456789": "01234567", "a": "a"}
 
 
 def test_kernels_of_the_same_id_are_two(runtime_dir: Path, capsys) -> None:
@@ -154,28 +121,6 @@ def test_kernels_of_all_kinds(
     assert find_running_kernels() == []
 
 
-@pytest.mark.anyio
-async def test_kernels_of_a_pool_have_the_ids_that_it_gives_them() -> None:
-    async with KernelPool(kernel_type="fork/kernel") as pool:
-        kernel = await pool.get("ada")
-        (found,) = find_running_kernels()
-        assert found.kernel_id == kernel.kernel_id == pool.kernels()[0].kernel_id
-        assert choose(kernel.kernel_id[:8], [found]) is found
-        assert read_connection_file(kernel.kernel_id[:8]) == kernel.connection_info
-
-        await kernel.restart()
-        (found,) = find_running_kernels()
-        assert found.kernel_id == kernel.kernel_id
-        assert read_connection_file(kernel.kernel_id) == kernel.connection_info
-
-
-@pytest.mark.anyio
-async def test_kernel_keeps_its_id_when_it_is_restarted() -> None:
-    async with run_kernel("fork/kernel") as kernel:
-        await kernel.restart()
-        assert [found.kernel_id for found in find_running_kernels()] == [kernel.kernel_id]
-
-
 def test_kernel_that_does_not_answer(
     strangers_kernel: subprocess.Popen[bytes], monkeypatch, capsys
 ) -> None:
@@ -193,15 +138,6 @@ def test_kernel_that_does_not_answer(
     assert main(["stop", "--all", "--force"]) == 0
     assert capsys.readouterr().out == "strange: killed\n"
     assert strangers_kernel.wait(GUARD_SECONDS) == -signal.SIGKILL
-
-
-def test_files_that_are_no_connection_files(runtime_dir: Path, capsys, caplog) -> None:
-    os.mkfifo(runtime_dir / "kernel-pipe.json")
-    (runtime_dir / "kernel-zero.json").symlink_to("/dev/zero")
-    assert main(["ps"]) == 0
-    assert capsys.readouterr().out == ""
-    assert main(["stop", "--all"]) == 0
-    assert len(list(runtime_dir.iterdir())) == 2
 
 
 def test_client_is_not_taken_for_the_kernel(runtime_dir: Path, capsys, monkeypatch) -> None:

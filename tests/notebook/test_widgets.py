@@ -17,7 +17,6 @@ from kernelproto.wire.content import (
     Content,
     DisplayData,
     ExecuteRequest,
-    Status,
     Stream,
     UpdateDisplayData,
     message_type,
@@ -194,53 +193,6 @@ def test_outputs_beyond_the_limit_of_an_output_widget() -> None:
     assert cell.recorder.overflow().discarded_messages == 1
 
 
-def unreadable(message: Message) -> Message:
-    message.parts = (*message.parts[:3], b"no JSON")
-    return message
-
-
-def test_unreadable_output_leaves_a_placeholder() -> None:
-    cell = Cell()
-    cell.tell(say("before"))
-    cell.recorder.offer(unreadable(cell.message(say("unreadable"))), "iopub")
-    cell.recorder.offer(unreadable(cell.message(Status("busy"))), "iopub")
-
-    assert cell.texts == [
-        "before",
-        "[an output is missing here: the kernel's stream cannot be read as Stream: "
-        "Expecting value: line 1 column 1 (char 0)]\n",
-    ]
-
-
-@pytest.mark.parametrize("levels", [100, 400, 900])
-def test_deeply_nested_output_is_left_out(levels: int) -> None:
-    cell = Cell(Recorder(record_timing=True, limit=100_000))
-    nested: list[object] = []
-    for _ in range(levels):
-        nested = [nested]
-    cell.tell(DisplayData({"text/plain": "shown"}, {}, {"display_id": "x"}))
-    cell.tell(DisplayData({"application/json": nested}))
-    cell.tell(UpdateDisplayData({"application/json": nested}, {}, {"display_id": "x"}))
-    cell.open("widget", SLIDER)
-    cell.change("widget", state={"value": nested})
-    cell.recorder.settle()
-
-    first, second, *others = cell.node["outputs"]
-    if levels == 100:
-        assert first["data"] == second["data"] == {"application/json": nested}
-        assert others == []
-        assert cell.saved("widget")["state"]["value"] == nested
-    else:
-        assert first["data"] == {"text/plain": "shown"}
-        assert second["text"].splitlines() == [
-            "[an output is missing here: the kernel's display_data cannot be kept in a notebook: "
-            "it has more than 300 levels of JSON]",
-            "[an output is missing here: the kernel's update_display_data cannot be kept in a "
-            "notebook: it has more than 300 levels of JSON]",
-        ]
-        assert "value" not in cell.saved("widget")["state"]
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -262,11 +214,3 @@ def test_widget_with_values_of_wrong_types(data: dict[str, Any]) -> None:
     cell.tell(say("text"))
 
     assert cell.widgets.unsynchronised() == {"out": outputs("text")}
-
-
-def test_messages_of_other_requests_are_ignored() -> None:
-    cell, other = Cell(), Cell()
-    cell.recorder.offer(other.message(say("somebody else's")), "iopub")
-    cell.recorder.offer(factory.message("stream", say("nobody's")), "iopub")
-
-    assert cell.texts == []
