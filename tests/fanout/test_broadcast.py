@@ -1,0 +1,168 @@
+"""One kernel's messages for several clients, without a server. See tests/server for deaths."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import anyio
+import pytest
+
+from kernelproto import ClientClosed, Kernel, KernelDied, KernelFinder, run_kernel
+from kernelproto.fanout.broadcast import Broadcasts, Subscriber
+from kernelproto.testing import Exchange, FakeKernel, FakeProvider
+from kernelproto.wire.message import Header, Message
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+
+GUARD_SECONDS = 60
+
+
+def prepare(fake: FakeKernel) -> None:
+    async def say(exchange: Exchange) -> None:
+        exchange.stream(exchange.code.removeprefix("say "))
+
+    fake.on_execute(lambda code: code.startswith("say "), say)
+
+
+@asynccontextmanager
+async def running(limit: int = 2**20) -> AsyncGenerator[tuple[FakeKernel, Kernel, Broadcasts]]:
+    """Run a fake kernel with its broadcasts."""
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            FakeProvider(prepare) as provider,
+            run_kernel("fake/kernel", finder=KernelFinder([provider])) as kernel,
+        ):
+            yield provider.kernels[0], kernel, Broadcasts(limit=limit, seconds=GUARD_SECONDS)
+
+
+async def read_texts(subscriber: Subscriber, count: int) -> list[str]:
+    """Read until *count* outputs have come; return their texts."""
+    texts: list[str] = []
+    while len(texts) < count:
+        message = (await subscriber.next()).message
+        subscriber.advance()
+        if message.msg_type == "stream":
+            texts.append(message.content.text)
+    return texts
+
+
+async def test_each_subscriber_reads_at_its_own_pace() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        assert broadcasts.of(kernel) is broadcast
+        with broadcast.join("a", None) as quick, broadcast.join("b", None) as slow:
+            for text in "12":
+                await kernel.execute(f"say {text}")
+                assert await read_texts(quick, 1) == [text]
+            assert await slow.next() == await slow.next()  # the same one until advance
+            assert await read_texts(slow, 2) == ["1", "2"]
+            assert not slow.cut_off.is_set()
+
+
+async def test_subscriber_waits_for_the_next_message() -> None:
+    async with running() as (_, kernel, broadcasts), anyio.create_task_group() as tasks:
+        with broadcasts.of(kernel).join("a", None) as subscriber:
+            read: list[str] = []
+
+            async def read_one() -> None:
+                read.extend(await read_texts(subscriber, 1))
+
+            tasks.start_soon(read_one)
+            await anyio.wait_all_tasks_blocked()
+            assert read == []
+            await kernel.execute("say x")
+            await anyio.wait_all_tasks_blocked()
+            assert read == ["x"]
+
+
+async def test_slow_subscriber_is_cut_off() -> None:
+    async with running(limit=10_000) as (_, kernel, broadcasts):
+        with broadcasts.of(kernel).join("a", None) as subscriber:
+            await kernel.execute(f"say {'x' * 10_000}")
+            await kernel.execute("say y")
+            assert subscriber.cut_off.is_set()
+            assert "too slow" in subscriber.reason
+
+
+async def test_subscriber_with_the_same_session_replaces_the_first() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", None) as first, broadcast.join("a", None) as second:
+            assert (first.cut_off.is_set(), second.cut_off.is_set()) == (True, False)
+            assert "session" in first.reason
+
+
+async def test_gap_notice_has_the_parent_of_the_next_output() -> None:
+    async with running(limit=20_000) as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", None) as subscriber:
+            assert subscriber.gap_notice() is None
+        await kernel.execute(f"say {'x' * 20_000}")
+        await kernel.execute("say y")
+        with broadcast.join("a", None) as subscriber:
+            notice = subscriber.gap_notice()
+            assert notice is not None
+            assert notice.content.text.startswith("[outputs are missing: the server deleted up to ")
+            assert notice.parent_header == (await subscriber.next()).message.parent_header
+            subscriber.acknowledge(0)
+            assert subscriber.gap_notice() is None
+
+
+async def test_gap_of_an_unknown_size_without_a_next_output() -> None:
+    async with running() as (_, kernel, broadcasts):
+        with broadcasts.of(kernel).join("a", "unknown") as subscriber:
+            notice = subscriber.gap_notice()
+    assert notice is not None
+    assert "the server deleted messages before" in notice.content.text
+    assert notice.parent_header is None
+
+
+async def test_backlog_counts_bytes_and_unsent_messages() -> None:
+    async with running() as (_, kernel, broadcasts):
+        assert tuple(broadcasts.backlog()) == (0, 0, 0)
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", None) as quick, broadcast.join("b", None):
+            await kernel.execute("say x")
+            await read_texts(quick, 1)
+            kept_bytes, unsent, slowest = broadcasts.backlog()
+            assert kept_bytes > 0
+            assert broadcast.unsent() == [unsent - slowest, slowest]
+            assert slowest > unsent - slowest
+        assert broadcasts.backlog().unsent == 0
+
+
+@pytest.mark.parametrize("how", ["death", "shutdown"])
+async def test_end_of_the_kernel_follows_its_last_messages(how: str) -> None:
+    async with running() as (fake, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", None) as subscriber:
+            await kernel.execute("say last")
+            if how == "death":
+                fake.die()
+            else:
+                await kernel.shutdown()
+            await broadcast.ended.wait()
+            assert await read_texts(subscriber, 1) == ["last"]
+            with pytest.raises(KernelDied if how == "death" else ClientClosed):
+                await read_texts(subscriber, 99)
+        assert broadcasts.backlog().kept_bytes == 0  # the broadcast is forgotten
+        assert broadcasts.of(kernel) is not broadcast
+
+
+async def test_aborted_request_gets_a_reply_and_a_status() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", None) as subscriber:
+            header = Header(msg_id="1", msg_type="complete_request", session="a")
+            subscriber.note_request(Message.build(header, {}), "shell")
+            broadcast.abort("1")
+            broadcast.abort("1")  # once is enough
+            reply = (await subscriber.next()).message
+            subscriber.advance()
+            status = (await subscriber.next()).message
+            subscriber.advance()
+            assert (reply.msg_type, reply.content.status) == ("complete_reply", "aborted")
+            assert (status.msg_type, status.content.execution_state) == ("status", "idle")
+            assert reply.parent_header == status.parent_header == header
+            assert broadcast.log.next(subscriber.cursor) is None
