@@ -40,7 +40,7 @@ _REVOKED = "the access of the user was revoked"
 
 _ALLOWED_ENV_PREFIX = "KERNEL_"
 
-# Returns when the client of a request has disconnected.
+# Waits until the client of a request has disconnected.
 Gone: TypeAlias = Callable[[], Awaitable[object]]
 
 
@@ -189,7 +189,7 @@ class UserKernels:
 
     async def interrupt(self, user: User, kernel: PooledKernel) -> None:
         """Interrupt a kernel from ``find``; raises as ``KernelPool.interrupt`` does."""
-        with self._doing("kernel.interrupt", user, kernel):
+        with self._logged_action("kernel.interrupt", user, kernel):
             await self.pool.interrupt(kernel.user, name=kernel.name)
 
     async def restart(self, user: User, kernel: PooledKernel) -> None:
@@ -198,13 +198,13 @@ class UserKernels:
         Raises:
             HTTPException: 429, the user has started or restarted too many in a short time.
         """
-        with self._doing("kernel.restart", user, kernel):
+        with self._logged_action("kernel.restart", user, kernel):
             self._count_start(user)
             await self.pool.restart(kernel.user, name=kernel.name)
 
     async def end(self, user: User, kernel: PooledKernel) -> None:
         """End a kernel from ``find``."""
-        with self._doing("kernel.end", user, kernel):
+        with self._logged_action("kernel.end", user, kernel):
             await self.pool.release(kernel.user, name=kernel.name)
 
     async def _wait_in_queue(
@@ -216,9 +216,8 @@ class UserKernels:
 
         async def leave_after(event: Gone) -> None:
             await event()
-            if (
-                self.pool.find(kernel_id, user=user.name) is None
-            ):  # otherwise the kernel is already starting
+            is_starting = self.pool.find(kernel_id, user=user.name) is not None
+            if not is_starting:
                 ended_by.append(event)
                 in_queue.cancel()
 
@@ -246,7 +245,7 @@ class UserKernels:
         LaunchParameters.check({"env": env}, argv=())
 
     @contextmanager
-    def _doing(self, event: Event, user: User, kernel: PooledKernel) -> Generator[None]:
+    def _logged_action(self, event: Event, user: User, kernel: PooledKernel) -> Generator[None]:
         """Log an action of a user and the outcome of the block that performs it."""
         owner = None if kernel.user == user.name else kernel.user
         action = event.removeprefix("kernel.")
