@@ -17,7 +17,7 @@ from kernelproto.server.responses import RETRY_SECONDS, SECURITY_HEADERS, error_
 logger = logging.getLogger(__name__)
 
 # Refused connections that may wait for a response at the same time, beside the admitted ones.
-MOST_REFUSED = 64
+MAX_REFUSED = 64
 
 _WARNINGS_PER_MINUTE = 6
 
@@ -105,7 +105,7 @@ class Connections:
 
     def may_respond(self) -> bool:
         """Return whether few enough refused connections wait for a response to add another one."""
-        return len(self._refusing) <= MOST_REFUSED
+        return len(self._refusing) <= MAX_REFUSED
 
     def wait_for_request(self, connection: HttpConnection) -> None:
         """Note that a connection has no request."""

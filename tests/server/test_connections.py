@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from kernelproto.server.connections import (
-    MOST_REFUSED,
+    MAX_REFUSED,
     Connections,
     FewWarnings,
     FrameBudget,
@@ -59,12 +59,12 @@ def test_few_refused_connections_are_answered() -> None:
     served = Connection()
     connections.admit(served)
     connections.begin_request(served)
-    refused = [Connection() for _ in range(MOST_REFUSED + 1)]
+    refused = [Connection() for _ in range(MAX_REFUSED + 1)]
     responses = []
     for connection in refused:
         assert not connections.admit(connection)
         responses.append(connections.may_respond())
-    assert responses == [True] * MOST_REFUSED + [False]
+    assert responses == [True] * MAX_REFUSED + [False]
     connections.remove(refused[0])
     assert connections.may_respond()
 

@@ -17,7 +17,7 @@ _PORTS = {"http": 80, "https": 443}
 _READ_BYTES = 65_536
 
 # The longest response body: that of a JupyterHub user with thousands of servers is long.
-_MOST_BYTES = 2**20
+_MAX_BYTES = 2**20
 
 # The errors of ``get``, and those of decoding a response.
 FAILURES = (
@@ -117,8 +117,8 @@ async def _read_response(http: h11.Connection, stream: ByteStream) -> tuple[int,
                 pass
             case h11.Data(data=data):
                 body += data
-                if len(body) > _MOST_BYTES:
-                    raise ValueError(f"the response is longer than {_MOST_BYTES} bytes")
+                if len(body) > _MAX_BYTES:
+                    raise ValueError(f"the response is longer than {_MAX_BYTES} bytes")
             case h11.EndOfMessage():
                 return status, bytes(body)
             case event:

@@ -37,9 +37,9 @@ _KEY_TYPES = {
 _TOKEN_TYPES = (None, "jwt", "at+jwt", "application/at+jwt")
 
 # Longer than tokens with hundreds of groups.
-_MOST_CHARACTERS = 16_384
-_MOST_NAME_CHARACTERS = 255
-_MOST_KEYS = 100
+_MAX_CHARACTERS = 16_384
+_MAX_NAME_CHARACTERS = 255
+_MAX_KEYS = 100
 
 # The seconds by which the clocks of the issuer and of this machine may differ.
 _LEEWAY = 30
@@ -129,7 +129,7 @@ class OidcToken:
             AuthenticatorUnavailable: the keys cannot be fetched from the issuer.
         """
         token = token_of(request)
-        if not token or len(token) > _MOST_CHARACTERS:
+        if not token or len(token) > _MAX_CHARACTERS:
             return None
         try:
             header = jwt.get_unverified_header(token)
@@ -157,7 +157,7 @@ class OidcToken:
 
     def _user(self, claims: Mapping[str, Any]) -> User | None:
         name = _claim(claims, self._name_claim)
-        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME_CHARACTERS:
+        if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARACTERS:
             return None
         roles = _strings(claims, self._admin_claim)
         return User(
@@ -217,7 +217,7 @@ class OidcToken:
         if status != 200:
             raise ValueError(f"unexpected status {status} from {discovery.jwks_uri}")
         found: dict[str | None, jwt.PyJWK] = {}
-        for description in msgspec.json.decode(body, type=_KeySet).keys[:_MOST_KEYS]:
+        for description in msgspec.json.decode(body, type=_KeySet).keys[:_MAX_KEYS]:
             key = _read_key(description)
             if key is not None:
                 found[key.key_id] = key

@@ -17,8 +17,8 @@ from kernelproto.server.auth.authenticators import token_of
 RECHECK_SECONDS = 1.5
 
 # The users whose requests are remembered, and the tokens per user.
-_MOST_USERS = 10_000
-_MOST_TOKENS = 8
+_MAX_USERS = 10_000
+_MAX_TOKENS = 8
 
 
 class Access:
@@ -39,10 +39,10 @@ class Access:
         token = token_of(request)
         requests.pop(token, None)
         requests[token] = request
-        if len(requests) > _MOST_TOKENS:
+        if len(requests) > _MAX_TOKENS:
             del requests[next(iter(requests))]
         self._requests[user.name] = requests
-        if len(self._requests) > _MOST_USERS:
+        if len(self._requests) > _MAX_USERS:
             del self._requests[next(iter(self._requests))]
 
     async def wait_until_revoked(self, user: User, request: UserRequest) -> None:

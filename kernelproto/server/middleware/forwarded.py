@@ -22,7 +22,7 @@ from kernelproto.server.settings import BASE_URL
 _SCHEMES = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
 
 # The largest number of proxies on the way of a request.
-_MOST_HOPS = 20
+_MAX_HOPS = 20
 
 # An IPv4 address with a port, or an IPv6 address in brackets.
 _WITH_PORT = re.compile(r"(\d+\.\d+\.\d+\.\d+):\d+|\[([^\]]+)\](?::\d+)?")
@@ -95,7 +95,7 @@ class Forwarded:
     def _client(self, headers: Headers) -> str | None:
         """Return the last address that is not a trusted proxy; None without a valid address."""
         address = None
-        hops = ",".join(headers.getlist("x-forwarded-for")).rsplit(",", _MOST_HOPS)[-_MOST_HOPS:]
+        hops = ",".join(headers.getlist("x-forwarded-for")).rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]
         for hop in reversed(hops):
             found = _WITH_PORT.fullmatch(hop.strip())
             text = hop.strip() if found is None else found[1] or found[2]

@@ -9,7 +9,7 @@ from kernelproto.exceptions import InvalidSettings, NoSuchKernel
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.process.open_files import raise_open_files
 from kernelproto.launch.spec.naming import check_kernel_type
-from kernelproto.server.connections import MOST_REFUSED
+from kernelproto.server.connections import MAX_REFUSED
 from kernelproto.server.limits import check_limits
 from kernelproto.server.settings import Settings
 
@@ -37,7 +37,7 @@ def check_open_files(settings: Settings) -> None:
         InvalidSettings: they do not.
     """
     allowed = raise_open_files()
-    connections = settings.max_connections + MOST_REFUSED
+    connections = settings.max_connections + MAX_REFUSED
     needed = connections + settings.max_kernels * _FILES_PER_KERNEL + _OTHER_FILES
     if allowed is not None and needed > allowed:
         raise InvalidSettings(

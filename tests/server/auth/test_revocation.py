@@ -127,8 +127,8 @@ async def test_kernels_of_a_user_end_with_the_last_token(serving) -> None:
 
 
 async def test_remembered_requests_are_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(revocation, "_MOST_USERS", 3)
-    monkeypatch.setattr(revocation, "_MOST_TOKENS", 2)
+    monkeypatch.setattr(revocation, "_MAX_USERS", 3)
+    monkeypatch.setattr(revocation, "_MAX_TOKENS", 2)
     users = Revocable()
     remembered = Access(users)
     for name in "abcd":
