@@ -29,7 +29,7 @@ for module in pkgutil.walk_packages(kernelproto.server.__path__, PREFIX):
 async def main():
     async with FakeProvider() as provider:
         finder = KernelFinder([provider])
-        async with KernelPool(finder=finder, kernel="fake/kernel") as pool:
+        async with KernelPool(finder=finder, kernel_type="fake/kernel") as pool:
             app = create_app(pool, finder=finder, authenticator=SingleUserToken("t"))
             async with httpx.AsyncClient(
                 transport=httpx.ASGITransport(app=app),
