@@ -93,7 +93,6 @@ PURE = (
     "kernelproto/fanout/traffic.py",
     "kernelproto/server/dashboard/page.py",
     "kernelproto/client/page.py",
-    "kernelproto/client/refusals.py",
     "kernelproto/notebook/events.py",
     "kernelproto/notebook/outputs.py",
     "kernelproto/notebook/parameters.py",

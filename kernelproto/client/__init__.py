@@ -5,8 +5,8 @@ from kernelproto.client.comms import Comm, Comms
 from kernelproto.client.execution import Execution, ExecutionState
 from kernelproto.client.observers import MessageStream
 from kernelproto.client.questions import OnInput
-from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.result import ExecutionResult
+from kernelproto.wire.refusals import RefusedOutput
 
 __all__ = [
     "Comm",

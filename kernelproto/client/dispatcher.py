@@ -1,4 +1,4 @@
-"""Dispatcher: sends messages, and hands arriving messages to the calls that wait for them."""
+"""Dispatcher: the I/O around a Session; sends its frames and wakes the calls that wait."""
 
 from __future__ import annotations
 
@@ -14,24 +14,20 @@ from typing import Protocol
 
 import anyio
 
-from kernelproto.client.refusals import stand_in
 from kernelproto.concurrency.process_owner import LoopOwner
 from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import (
     ClientClosed,
     KernelProtoError,
-    MalformedMessage,
     RemoteProtocolError,
     fresh,
 )
 from kernelproto.interfaces import Channels
 from kernelproto.log_counts import LogCounts
-from kernelproto.wire.adapter_v4 import AdapterV4, needs_adapter, protocol_version
-from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
-from kernelproto.wire.content import Stream
-from kernelproto.wire.conversation import Conversation, Event, Origin, Request
+from kernelproto.wire.conversation import Event, Origin, Request
 from kernelproto.wire.message import Frame, Message, MessageFactory, timestamp
+from kernelproto.wire.session import Session
 from kernelproto.wire.transitions import Signal, State
 
 logger = logging.getLogger(__name__)
@@ -56,45 +52,43 @@ class Pending(Protocol):
 class Dispatcher:
     """Sends the messages of one client session, and hands arriving messages to their requests.
 
-    Messages that are no messages, carry a wrong signature or were received before are refused:
-    counted, and logged as LogCounts says. If the headers of a refused message can be trusted, its
-    request is told: an output leaves a RefusedOutput, a refused reply or question ends the request
-    with MalformedMessage. The first kernel_info_reply decides whether the kernel is spoken to in
-    version 4 of the specification.
+    Refused messages are counted, and logged as LogCounts says: malformed messages, wrong signatures
+    and replays. If the client can tell which of its requests a malformed message belongs to, that
+    request learns of the loss: an output leaves a RefusedOutput, a refused reply or question ends
+    the request with MalformedMessage.
 
     Args:
-        info: where the kernel is, and the key.
-        session: the client session id.
+        info: the kernel's address and key.
+        session_id: the client session id.
         on_event: called for every message that arrives, after its request has received it.
 
     Attributes:
+        session: encodes and decodes the messages.
         factory: makes the messages of this session.
         conversation: the open requests and their states.
-        refused: how many messages were refused, by the name of the exception.
+        refused: the number of refused messages, by the name of the exception.
         failure: the error of every call once the client is closed or the kernel has died.
     """
 
     def __init__(
         self,
         info: ConnectionInfo,
-        session: str,
+        session_id: str,
         on_event: Callable[[Event, ChannelName], None],
     ) -> None:
-        self.conversation = Conversation(session)
         self.refused: Counter[str] = Counter()
         self.failure: KernelProtoError | None = None
         self._log_counts = LogCounts()
         self._on_event = on_event
-        self._codec = Codec(signer=info.signer())
         count = itertools.count(1)
         self.factory = MessageFactory(
-            session=session,
+            session=session_id,
             username=os.environ.get("USER") or os.environ.get("USERNAME") or "kernelproto",
-            new_id=lambda: f"{session}_{next(count)}",
+            new_id=lambda: f"{session_id}_{next(count)}",
             now=lambda: timestamp(datetime.now(UTC)),
         )
-        self._adapter: AdapterV4 | None = None
-        self._negotiated = False
+        self.session = Session(self.factory, info.signer())
+        self.conversation = self.session.conversation
         self._channels: Channels
         self._owner: LoopOwner
         self._pending: dict[str, Pending] = {}
@@ -112,19 +106,16 @@ class Dispatcher:
         """Send a message.
 
         Args:
-            message: what to send.
-            channel: where.
-            pending: receives every message that belongs to the request, until it is over or
-                forgotten.
+            message: the message.
+            channel: the channel to send it on.
+            pending: receives every message that belongs to the request, until the request is over
+                or forgotten. None if the client expects no reply.
         """
-        if self._adapter is not None:
-            frames = self._codec.encode(self._adapter.to_kernel(message))
+        if pending is None:
+            frames = self.session.encode(message)
         else:
-            frames = self._codec.encode(message)
-        if pending is not None:
-            # Before it is sent: the reply may be here before this task runs again.
+            frames = self.session.send(message, channel)
             self._pending[message.msg_id] = pending
-            self.conversation.sent(message, channel)
         try:
             await self._send_frames(channel, frames)
         except BaseException:
@@ -152,7 +143,7 @@ class Dispatcher:
             self._echoes.pop(beat, None)
 
     def deliver(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
-        """Take in what has arrived on *channel*; called by the channels."""
+        """Take in a message that has arrived on *channel*; called by the channels."""
         self._arrivals += 1
         if channel == "hb":
             echo = self._echoes.get(bytes(frames[-1]))
@@ -161,14 +152,13 @@ class Dispatcher:
             return
         if self.failure is not None:
             return
-        try:
-            message = self._decode(frames)
-        except RemoteProtocolError as error:
-            self._note_refusal(error, channel)
-            if isinstance(error, MalformedMessage):
-                self._report_loss(frames, channel, error)
-        else:
-            self._route(message, channel)
+        for event in self.session.receive(channel, frames):
+            if isinstance(event, Event):
+                self._hand_over(event, channel)
+            else:
+                self._note_refusal(event.error, channel)
+                if event.lost_by in self._pending:
+                    self._pending.pop(event.lost_by).fail(event.error)
 
     def give_up(self, request: Request) -> None:
         """End a request to which the kernel will not reply, unless it was forgotten."""
@@ -199,20 +189,18 @@ class Dispatcher:
             before = self._arrivals
             await anyio.sleep(_SETTLING_SECONDS)
 
-    def _route(self, message: Message, channel: ChannelName) -> None:
-        try:
-            event = self.conversation.received(message, channel)
-        except MalformedMessage as error:
-            # A status that cannot be read changes nothing here. Observers may be able to read it.
-            self._note_refusal(error, channel)
-            self._on_event(Event(Signal.OTHER, Origin.KERNEL, message), channel)
-            return
+    def _hand_over(self, event: Event, channel: ChannelName) -> None:
         try:
             try:
                 for earlier in event.ended:
                     self._end(earlier)
-                if event.request is not None:
-                    self._hand_over(event, event.request)
+                request = event.request
+                if request is not None:
+                    msg_id = request.message.header.msg_id
+                    pending = self._pending[msg_id]
+                    if request.state is State.DONE:
+                        del self._pending[msg_id]
+                    pending.receive(event)
             finally:
                 self._on_event(event, channel)
         except RemoteProtocolError as error:
@@ -224,32 +212,6 @@ class Dispatcher:
         text = "refused a message on %s: %s"
         self._log_counts.log(logger, logging.WARNING, name, text, channel, error)
 
-    def _report_loss(
-        self, frames: Sequence[Frame], channel: ChannelName, error: MalformedMessage
-    ) -> None:
-        """Tell the request that a refused message belongs to, if its parent can be read."""
-        refused = self._codec.salvage(frames)
-        if refused is None or refused.parent_header is None:
-            return
-        msg_id = refused.parent_header.msg_id
-        if channel == "iopub":
-            header = self.factory.message("stream", Stream(), parent=refused).header
-            output = stand_in(refused, header, error)
-            if output is not None:
-                self._route(output, channel)
-        elif (pending := self._pending.get(msg_id)) is not None:
-            # A reply or a question: no other message would end the wait.
-            self.forget(msg_id)
-            pending.fail(error)
-
-    def _decode(self, frames: Sequence[Frame]) -> Message:
-        message = self._codec.decode(frames)
-        if not self._negotiated and message.msg_type == "kernel_info_reply":
-            self._negotiated = True
-            if needs_adapter(protocol_version(message)):
-                self._adapter = AdapterV4()
-        return message if self._adapter is None else self._adapter.from_kernel(message)
-
     async def _send_frames(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
         self._raise_failure()
         try:
@@ -257,13 +219,6 @@ class Dispatcher:
         except ClientClosed:
             self._raise_failure()  # the reason why they are closed
             raise
-
-    def _hand_over(self, event: Event, request: Request) -> None:
-        msg_id = request.message.header.msg_id
-        pending = self._pending[msg_id]
-        if request.state is State.DONE:
-            del self._pending[msg_id]
-        pending.receive(event)
 
     def _end(self, request: Request) -> None:
         """End a request of which a message is missing; nothing more will come."""

@@ -17,7 +17,6 @@ from kernelproto.client.outcome import Outcome, reply_lost
 from kernelproto.client.output_buffer import OutputBuffer
 from kernelproto.client.page import Displays, LastingOutput
 from kernelproto.client.questions import OnInput, Questions
-from kernelproto.client.refusals import RefusedOutput
 from kernelproto.client.reply import CATCHING_UP_SECONDS
 from kernelproto.client.result import ExecutionResult
 from kernelproto.client.stopping import OnTimeout, Stopper, Turn
@@ -29,6 +28,7 @@ from kernelproto.wire.content import (
 )
 from kernelproto.wire.conversation import Event, Request
 from kernelproto.wire.message import Message
+from kernelproto.wire.refusals import RefusedOutput
 from kernelproto.wire.transitions import Signal, State
 
 ExecutionState: TypeAlias = Literal["prepared", "queued", "running", "done"]

@@ -19,7 +19,6 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from kernelproto.client.refusals import RefusedOutput
 from kernelproto.wire.content import (
     ClearOutput,
     DisplayData,
@@ -30,6 +29,7 @@ from kernelproto.wire.content import (
     Stream,
     UpdateDisplayData,
 )
+from kernelproto.wire.refusals import RefusedOutput
 
 LastingOutput = Stream | DisplayData | ExecuteResult | ErrorOutput
 

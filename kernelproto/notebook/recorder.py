@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any, Protocol, get_args
 
-from kernelproto.client.refusals import OUTPUT_TYPES, RefusedOutput
 from kernelproto.exceptions import MalformedMessage, OutputOverflow
 from kernelproto.notebook.nodes import Node, check_depth
 from kernelproto.notebook.outputs import Displays, NotebookPage
@@ -23,6 +22,7 @@ from kernelproto.wire.content import (
     Status,
 )
 from kernelproto.wire.message import Message
+from kernelproto.wire.refusals import OUTPUT_TYPES, RefusedOutput
 
 _COMM_STATES = frozenset(("comm_open", "comm_msg"))
 _OUTPUTS = get_args(Output)

@@ -1,13 +1,14 @@
-"""The Jupyter messaging format without IO: bytes in, messages out, and back.
+"""The Jupyter messaging format without I/O: bytes in, messages out, and back.
 
-Nothing in this package awaits, opens, sleeps, reads a clock or draws a random number; what it needs
-of the world is handed in.
+Nothing in this package awaits, opens, sleeps, reads a clock or draws a random number; the caller
+provides time and identifiers. ``Session`` is the whole protocol of a client in one object.
 """
 
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.conversation import Conversation, Event, Origin, Request
 from kernelproto.wire.message import Frame, Header, Message, MessageFactory
+from kernelproto.wire.session import Refusal, Session
 from kernelproto.wire.signing import ReplayWindow, Signer
 from kernelproto.wire.transitions import Signal, State
 
@@ -23,8 +24,10 @@ __all__ = [
     "Message",
     "MessageFactory",
     "Origin",
+    "Refusal",
     "ReplayWindow",
     "Request",
+    "Session",
     "Signal",
     "Signer",
     "State",

@@ -44,6 +44,11 @@ def needs_adapter(version: str) -> bool:
     return version.partition(".")[0] == "4"
 
 
+def name_in_v5(msg_type: str) -> str:
+    """Return the name that version 5 has for a message type of version 4."""
+    return _NAMES_IN_V5.get(msg_type, msg_type)
+
+
 class AdapterV4:
     """Stands between clients that speak version 5 and one kernel that speaks version 4.
 

@@ -10,10 +10,10 @@ from anyio.lowlevel import checkpoint
 
 from kernelproto.client import dispatcher as module
 from kernelproto.client import open_client, reply
-from kernelproto.client.refusals import RefusedOutput
 from kernelproto.exceptions import ClientClosed, KernelDied, MalformedMessage, UnsupportedRequest
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.content import Stream
+from kernelproto.wire.refusals import RefusedOutput
 
 pytestmark = pytest.mark.anyio
 

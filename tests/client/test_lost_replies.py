@@ -5,6 +5,7 @@ import pytest
 
 from kernelproto.client import lost_replies as module
 from kernelproto.exceptions import ClientClosed, ReplyLost, UnsupportedRequest
+from kernelproto.wire import fences
 from kernelproto.wire.content import ExecuteRequest, Stream
 
 pytestmark = pytest.mark.anyio
@@ -15,7 +16,7 @@ GUARD_SECONDS = 60
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Look often, so that a silence is short."""
-    monkeypatch.setattr(module, "_LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(module, "CATCHING_UP_SECONDS", 0.02)
 
 
@@ -122,7 +123,7 @@ async def test_kernel_that_works_on_something_else_needs_no_fence(kernel, execut
 
 
 async def test_later_reply_proves_the_loss_at_once(kernel, execute, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_LOOK_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(module, "LOOK_SECONDS", GUARD_SECONDS)
     _, lost, request = await execute()
     _, later, next_request = await execute()
     kernel.status("idle", request)
@@ -226,8 +227,8 @@ async def test_kernel_that_runs_executions_side_by_side_is_waited_for(
     _, quick, next_request = await execute()
     kernel.finish(next_request)
     await quick.result()
-    for _ in range(3 * module._PATIENCE_LOOKS):
-        await anyio.sleep(module._LOOK_SECONDS)  # in which a fence would be sent
+    for _ in range(3 * fences._PATIENCE_LOOKS):
+        await anyio.sleep(module.LOOK_SECONDS)  # in which a fence would be sent
     info = await start(client.kernel_info)
     kernel.reply(await kernel.expect("kernel_info_request"))  # and nothing before
     await info.result()
@@ -246,7 +247,7 @@ async def test_aborted_fence_is_repeated(kernel, execute) -> None:
 
 
 async def test_interrupt_makes_the_fence_come_soon(kernel, client, execute, start, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE_LOOKS", 10**9)
+    monkeypatch.setattr(fences, "_PATIENCE_LOOKS", 10**9)
     _, call, request = await execute()
     kernel.status("busy", request)
     kernel.stream(request, "I run")
@@ -266,7 +267,7 @@ async def test_interrupt_makes_the_fence_come_soon(kernel, client, execute, star
 
 
 async def test_lost_idle_is_found_by_a_later_execution(kernel, execute, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_LOOK_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(module, "LOOK_SECONDS", GUARD_SECONDS)
     _, first, request = await execute()
     kernel.status("busy", request)
     kernel.stream(request, "what it has printed")

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelproto.client.page import Displays, OutputPage
-from kernelproto.client.refusals import RefusedOutput
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.content import (
     ClearOutput,
@@ -17,6 +16,7 @@ from kernelproto.wire.content import (
     Stream,
     UpdateDisplayData,
 )
+from kernelproto.wire.refusals import RefusedOutput
 
 
 def display(data: str, display_id: str = "id") -> DisplayData:

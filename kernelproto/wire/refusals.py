@@ -1,8 +1,8 @@
-"""Refusals: the traces of outputs that the client could not read. Pure.
+"""Refusals: the traces of messages that the client could not read.
 
-The policy. A refused output leaves a RefusedOutput in its place. The result of its execution says
-that its outputs are not complete. If the headers of a message cannot be read, a stream message
-with the same parent takes its place, so observers see the loss as well.
+The policy. A refused output leaves a RefusedOutput in its place, and the result of its execution
+is marked as incomplete. If the headers of a message cannot be read, a stream message with the same
+parent takes its place, so observers see the loss as well.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class RefusedOutput(Stream, frozen=True):
 
     Attributes:
         msg_type: the type of the refused message; empty if its header could not be read.
-        reason: why it was refused.
+        reason: the reason for the refusal.
     """
 
     msg_type: str = ""
@@ -41,20 +41,23 @@ class RefusedOutput(Stream, frozen=True):
         return cls("stderr", text, msg_type, reason)
 
 
-def stand_in(refused: Message, header: Header, error: MalformedMessage) -> Message | None:
+def stand_in(
+    refused: Message, msg_type: str, header: Header, error: MalformedMessage
+) -> Message | None:
     """Return the message to deliver in place of a refused one on iopub.
 
     Args:
         refused: the refused message, as ``Codec.salvage`` returns it.
+        msg_type: its type in version 5 of the specification; empty if unknown.
         header: the header of a new stream message.
-        error: why it was refused.
+        error: the reason for the refusal.
 
     Returns:
-        A stream message with the same parent; None if the refused message was no output.
+        A stream message with the same parent; None if the refused message was not an output.
     """
-    if refused.msg_type and refused.msg_type not in OUTPUT_TYPES:
+    if msg_type and msg_type not in OUTPUT_TYPES:
         return None
-    output = RefusedOutput.of(refused.msg_type, error)
+    output = RefusedOutput.of(msg_type, error)
     stream = Stream(output.name, output.text)
     parts = (
         tolerant_json.encode(header),

@@ -1,0 +1,134 @@
+"""Session: one client's messages to and from a kernel, without I/O.
+
+Theory of operation
+===================
+
+The session turns messages into frames and frames into events. The caller does the I/O:
+
+- Before it sends a message, it calls ``send`` for a request whose reply it waits for, or ``encode``
+  for any other message, and then writes the frames to the channel of its choice.
+- For each multipart message that arrives, it calls ``receive`` and acts on the events in order.
+- While executions are open, it looks at ``fences`` twice a second.
+
+The session signs and verifies, detects replays, keeps the state of every open request
+(``Conversation``), and finds the executions whose reply is lost (``Fences``). The first
+kernel_info_reply tells the kernel's version of the specification. If that is version 4, the session
+translates every later message in both directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from kernelproto.exceptions import MalformedMessage, RemoteProtocolError
+from kernelproto.wire.adapter_v4 import AdapterV4, name_in_v5, needs_adapter, protocol_version
+from kernelproto.wire.codec import Codec
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.content import Stream
+from kernelproto.wire.conversation import Conversation, Event, Origin
+from kernelproto.wire.fences import Fences
+from kernelproto.wire.message import Frame, Message, MessageFactory
+from kernelproto.wire.refusals import stand_in
+from kernelproto.wire.signing import Signer
+from kernelproto.wire.transitions import Signal
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A received message that the session refused.
+
+    Attributes:
+        error: the reason.
+        lost_by: the msg_id of the request whose reply or question the message was. No other message
+            would end the wait for it, so the session has forgotten the request. None if unknown.
+    """
+
+    error: RemoteProtocolError
+    lost_by: str | None = None
+
+
+class Session:
+    """The messages of one client session; see the module for the calls that its owner makes.
+
+    Args:
+        factory: makes the messages of the session.
+        signer: signs and verifies them.
+
+    Attributes:
+        factory: the same.
+        conversation: the open requests and their states.
+        fences: finds the executions to which the kernel will not reply.
+    """
+
+    def __init__(self, factory: MessageFactory, signer: Signer) -> None:
+        self.factory = factory
+        self.conversation = Conversation(factory.session)
+        self.fences = Fences(self.conversation, factory)
+        self._codec = Codec(signer=signer)
+        self._adapter: AdapterV4 | None = None
+        self._negotiated = False
+
+    def send(self, request: Message, channel: ChannelName) -> list[Frame]:
+        """Open a request; return the frames to send.
+
+        Call it before the I/O, because the reply may arrive before the sending task runs again.
+        Forget the request if it could not be sent: ``conversation.forget``.
+
+        Raises:
+            MalformedMessage: a header of the message is no JSON object, and the kernel speaks
+                version 4.
+        """
+        frames = self.encode(request)
+        self.conversation.sent(request, channel)
+        return frames
+
+    def encode(self, message: Message) -> list[Frame]:
+        """Return the frames of a message to which no reply is expected; raises as ``send`` does."""
+        if self._adapter is not None:
+            message = self._adapter.to_kernel(message)
+        return self._codec.encode(message)
+
+    def receive(self, channel: ChannelName, frames: Sequence[Frame]) -> tuple[Event | Refusal, ...]:
+        """Take in a received multipart message; return its events, nearly always one.
+
+        A refused message gives a Refusal. An Event may follow: a RefusedOutput in place of an
+        output that cannot be read, or the message itself if only its content cannot be read.
+        """
+        try:
+            message = self._codec.decode(frames)
+            if not self._negotiated and message.msg_type == "kernel_info_reply":
+                self._negotiated = True
+                if needs_adapter(protocol_version(message)):
+                    self._adapter = AdapterV4()
+            if self._adapter is not None:
+                message = self._adapter.from_kernel(message)
+        except MalformedMessage as error:
+            return self._refuse(channel, frames, error)
+        except RemoteProtocolError as error:
+            return (Refusal(error),)
+        try:
+            return (self.conversation.received(message, channel),)
+        except MalformedMessage as error:
+            # A status that cannot be read changes nothing here. Observers may be able to read it.
+            return (Refusal(error), Event(Signal.OTHER, Origin.KERNEL, message))
+
+    def _refuse(
+        self, channel: ChannelName, frames: Sequence[Frame], error: MalformedMessage
+    ) -> tuple[Event | Refusal, ...]:
+        """Return the events of a malformed message, for the request that it belongs to as well."""
+        refused = self._codec.salvage(frames)
+        if refused is None or refused.parent_header is None:
+            return (Refusal(error),)
+        if channel == "iopub":
+            msg_type = refused.msg_type
+            if self._adapter is not None:
+                msg_type = name_in_v5(msg_type)
+            header = self.factory.message("stream", Stream(), parent=refused).header
+            output = stand_in(refused, msg_type, header, error)
+            if output is None:
+                return (Refusal(error),)
+            return (Refusal(error), self.conversation.received(output, channel))
+        msg_id = refused.parent_header.msg_id
+        self.conversation.forget(msg_id)
+        return (Refusal(error, lost_by=msg_id),)
