@@ -16,6 +16,7 @@ from kernelproto.cli.questions import END_OF_INPUT
 from kernelproto.cli.screen import RED, styled
 from kernelproto.cli.signals import Signals, receive_signals
 from kernelproto.client.client import KernelClient
+from kernelproto.client.heartbeat import until_silent
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     KernelDied,
@@ -28,8 +29,7 @@ from kernelproto.supervise.kernel import Kernel
 from kernelproto.wire.content import ExecuteResult, InputRequest, LanguageInfo
 
 # The death of a kernel started by another program shows only in its heartbeat.
-_HEARTBEAT_EVERY = 5.0
-_HEARTBEATS_MISSED = 3
+_SILENT_SECONDS = 30.0
 
 _INTERRUPTS = 2
 _INSPECTION_SECONDS = 10.0
@@ -71,14 +71,8 @@ async def _open(kernel_type: str, existing: str | None) -> int:
 
 
 async def _watch(client: KernelClient) -> None:
-    """Fail the client's calls when its kernel misses several heartbeats."""
-    missed = 0
-    while missed < _HEARTBEATS_MISSED:
-        await anyio.sleep(_HEARTBEAT_EVERY)
-        missed += 1
-        with anyio.move_on_after(_HEARTBEAT_EVERY):
-            await client.heartbeat()
-            missed = 0
+    """Fail the client's calls when its kernel no longer answers heartbeats."""
+    await until_silent(client, _SILENT_SECONDS)
     client.fail(KernelDied("the kernel no longer answers heartbeats"))
 
 

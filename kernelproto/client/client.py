@@ -24,7 +24,7 @@ from kernelproto.client.observers import (
     Observers,
 )
 from kernelproto.client.page import Displays
-from kernelproto.client.quirks import SIDE_BY_SIDE, TRAILING_SECONDS
+from kernelproto.client.quirks import apply_quirks
 from kernelproto.client.readiness import Readiness
 from kernelproto.client.reply import ask
 from kernelproto.client.requests import Requests, content_of
@@ -158,10 +158,7 @@ class KernelClient(Requests, Observable):
             for msg_id in asked:
                 self._dispatcher.forget(msg_id)
         self._info = content_of(answer, content.KernelInfoReply)
-        trailing = TRAILING_SECONDS.get(self._info.implementation, 0.0)
-        self._dispatcher.conversation.trailing_seconds = trailing
-        if self._info.implementation in SIDE_BY_SIDE:
-            self._dispatcher.conversation.side_by_side = True
+        apply_quirks(self._dispatcher.conversation, self._info.implementation)
         return self._info
 
     async def request(

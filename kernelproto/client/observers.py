@@ -1,9 +1,16 @@
-"""Observers: every message of some channels, for whoever wants to watch.
+"""Observers: every message of some channels, beside the calls that wait for single messages.
 
-The policy. Each stream has a buffer of its own, bounded in bytes, so a slow observer holds up
-nobody: not the client, not an execution, not another observer. What happens when it is full is
-chosen per stream: "raise" keeps what is there, discards the rest, and raises OutputOverflow once
-the reader gets to the gap; "drop_oldest" makes room at the front and counts what went.
+There are three ways to observe:
+
+- ``messages`` opens a MessageStream: a task iterates at its own pace.
+- ``add_handler`` calls a function in a task of its own, which iterates over such a stream.
+- ``watch`` calls a Watcher at once, while the message is being received. The library uses it for
+  pure code that only takes note.
+
+The policy. Each stream has its own buffer, bounded in bytes, so a slow observer delays neither the
+client nor an execution nor another observer. The stream's *overflow* decides about a full buffer:
+"raise" keeps the messages in the buffer, discards later ones, and raises OutputOverflow once the
+reader gets to the gap; "drop_oldest" drops and counts the oldest messages.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import anyio
 from anyio import AsyncContextManagerMixin
 from anyio.abc import TaskGroup
 
-from kernelproto.client.client import KernelClient
+from kernelproto.client.heartbeat import until_silent
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import KernelDied, KernelProtoError
 from kernelproto.interfaces import DeathReason
@@ -23,10 +23,6 @@ from kernelproto.supervise.lifecycle import Replacement
 from kernelproto.supervise.restart_policy import Decision, Restart, RestartPolicy
 
 logger = logging.getLogger(__name__)
-
-# A kernel is silent when so many heartbeats in a row had no echo. One would not do: when the
-# application itself was held up, the echo is here and only was not looked at in time.
-_BEATS = 3
 
 
 class KernelRestarter(AsyncContextManagerMixin):
@@ -82,8 +78,7 @@ class KernelRestarter(AsyncContextManagerMixin):
         if not auto:
             self._uptimes.clear()
         if self.policy.time_to_dead is not None:
-            interval = self.policy.time_to_dead / _BEATS
-            self._tasks.start_soon(self._watch_heartbeat, instance, interval)
+            self._tasks.start_soon(self._watch_heartbeat, instance, self.policy.time_to_dead)
 
     def died(self, uptime: float) -> Decision:
         """Say what to do with a kernel that has died after *uptime* seconds; called by the kernel.
@@ -120,23 +115,10 @@ class KernelRestarter(AsyncContextManagerMixin):
             f"the kernel died, and {decision.attempts} restarts in a row were in vain: {failure}"
         ) from failure
 
-    async def _watch_heartbeat(self, instance: Instance, interval: float) -> None:
+    async def _watch_heartbeat(self, instance: Instance, seconds: float) -> None:
         with suppress(KernelProtoError):  # it has died, or was ended
             await instance.client.heartbeat()  # a kernel that has none never answers
-            await _until_silent(instance.client, interval)
-            words = f"its heartbeat was silent for {self.policy.time_to_dead:g} s"
-            silence = DeathReason(words, "silence")
+            await until_silent(instance.client, seconds)
+            silence = DeathReason(f"its heartbeat was silent for {seconds:g} s", "silence")
             logger.warning("a kernel is taken for dead: %s", silence)
             await instance.kill(silence)
-
-
-async def _until_silent(client: KernelClient, interval: float) -> None:
-    missed = 0
-    while missed < _BEATS:
-        with anyio.move_on_after(interval) as waiting:
-            await client.heartbeat()
-        if waiting.cancelled_caught:
-            missed += 1
-        else:
-            missed = 0
-            await anyio.sleep(interval)
