@@ -12,10 +12,11 @@ import pytest
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
-from kernelproto.client import KernelClient, open_client
+from kernelproto.client import KernelClient, open_client, stopping
 from kernelproto.transport.memory import MemoryTransport
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
+from kernelproto.wire.content import Stream
 from kernelproto.wire.message import Frame, Message, MessageFactory
 
 GUARD_SECONDS = 60
@@ -174,3 +175,62 @@ async def all_blocked() -> None:
 @pytest.fixture(name="all_blocked")
 def _all_blocked() -> Callable[[], Awaitable[None]]:
     return all_blocked
+
+
+def text(text: str) -> Stream:
+    return Stream("stdout", text)
+
+
+@pytest.fixture
+def run(client, kernel, start):
+    """Give a function that has code executed: the execution, the task that awaits it, the request.
+
+    The code is of no interest, because the kernel does what it is told.
+    """
+
+    async def run(**options):
+        execution = client.execute("code", **options)
+        call = await start(execution_result, execution)
+        return execution, call, await kernel.expect("execute_request")
+
+    return run
+
+
+async def execution_result(execution):
+    return await execution
+
+
+async def outputs_of(execution) -> list[object]:
+    return [output async for output in execution]
+
+
+def nothing_is_tracked(client) -> bool:
+    return not len(client._dispatcher.conversation) and not client._dispatcher._pending
+
+
+async def outputs_until_failure(execution) -> tuple[list[object], type[Exception]]:
+    outputs = []
+    try:
+        async for output in execution:
+            outputs.append(output)
+    except Exception as error:
+        return outputs, type(error)
+    raise AssertionError("it did not fail")
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Let interrupts follow each other quickly, and the code begin at once."""
+    monkeypatch.setattr(stopping, "_FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(stopping, "_SIGN_SECONDS", 0.02)
+    monkeypatch.setattr(stopping, "_HEAD_START_SECONDS", 0.0)
+    monkeypatch.setattr(stopping, "CATCHING_UP_SECONDS", 0.02)
+
+
+async def next_interrupt(kernel) -> None:
+    """Wait for an interrupt, and reply to it."""
+    while True:
+        channel, message = await kernel.receive()
+        if message.msg_type == "interrupt_request":
+            return kernel.reply(message, channel)
+        assert message.msg_type == "kernel_info_request"  # it wakes the kernel

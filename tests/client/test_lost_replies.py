@@ -7,6 +7,7 @@ from kernelproto.client import lost_replies as module
 from kernelproto.exceptions import ClientClosed, ReplyLost, UnsupportedRequest
 from kernelproto.wire import fences
 from kernelproto.wire.content import ExecuteRequest, Stream
+from tests.client.conftest import execution_result, nothing_is_tracked
 
 pytestmark = pytest.mark.anyio
 
@@ -20,17 +21,13 @@ def quick(monkeypatch):
     monkeypatch.setattr(module, "CATCHING_UP_SECONDS", 0.02)
 
 
-async def result_of(execution):
-    return await execution
-
-
 @pytest.fixture
 def execute(client, kernel, start):
     """Give a function that has code executed; it returns execution, call and request."""
 
     async def execute(**options):
         execution = client.execute("code", **options)
-        call = await start(result_of, execution)
+        call = await start(execution_result, execution)
         return execution, call, await kernel.expect("execute_request")
 
     return execute
@@ -43,10 +40,6 @@ async def answer(kernel, msg_type, channel="shell"):
     kernel.reply(request)
     kernel.status("idle", request)
     return request
-
-
-def nothing_is_tracked(client) -> bool:
-    return not len(client._dispatcher.conversation) and not client._dispatcher._pending
 
 
 async def forgotten(client) -> None:
@@ -294,7 +287,7 @@ async def test_lost_idle_is_found_by_two_fences(kernel, execute) -> None:
 
 async def test_closing_ends_the_watching(kernel, start) -> None:
     async with kernel.client() as client:
-        call = await start(result_of, client.execute("code"))
+        call = await start(execution_result, client.execute("code"))
         await kernel.expect("execute_request")
         await kernel.expect("kernel_info_request")
     assert isinstance(await call.failure(), ClientClosed)
