@@ -1,4 +1,4 @@
-"""The channels to a kernel over ZeroMQ: the only package that knows zmq."""
+"""The channels to a kernel over ZeroMQ; no other package imports zmq."""
 
 from kernelproto.transport.channels import open_channels
 

@@ -1,4 +1,4 @@
-"""A message socket that an asyncio loop watches: the loop itself, without a task of its own."""
+"""A message socket that an asyncio loop watches directly, without a task of its own."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def usable() -> bool:
 class AsyncioSocket(BaseSocket):
     """Implements MessageSocket.
 
-    The descriptor is watched from the first to the last, because beginning to takes longer than
-    all the rest of a receive. Whoever waits has a future, which is resolved by whoever finds in
-    EVENTS what is waited for. Who listens does not wait: messages are handed over in the turn of
-    the loop that finds them, where waking a task would take another one.
+    The loop watches the descriptor for the whole life of the socket, because ``add_reader`` takes
+    longer than the rest of a receive. Each waiting task has a future, which is resolved by any code
+    that reads EVENTS and finds the awaited event. ``listen`` has no future: messages are handed
+    over in the same turn of the loop that finds them; to wake a task would take another turn.
     """
 
     def __init__(self, context: Context, kind: int) -> None:
@@ -50,7 +50,7 @@ class AsyncioSocket(BaseSocket):
         self._context.run(self._loop.add_reader, self._fd, self._arrived)
 
     def close(self, linger_ms: int) -> None:
-        if self.owner.is_here:  # a forked child shares the descriptor that its parent waits for
+        if self.owner.is_here:  # a forked child shares its parent's descriptor
             self._loop.remove_reader(self._fd)
         super().close(linger_ms)
 
@@ -85,9 +85,9 @@ class AsyncioSocket(BaseSocket):
             self._events()
 
     def _events(self) -> int:
-        """Read EVENTS, which takes the edge away, and wake those who wait for what they have."""
+        """Read EVENTS, which clears the edge, and wake the tasks that wait for these events."""
         if not self.owner.is_here:
-            return 0  # libzmq does nothing in a fork, and pyzmq would try again for ever
+            return 0  # libzmq does nothing in a fork, and pyzmq would retry without end
         events = int(self.raw.get(zmq.EVENTS))
         for event, future in self._waiting.items():
             if events & event and not future.done():
@@ -117,12 +117,12 @@ class AsyncioSocket(BaseSocket):
             if not self._over.done():
                 self._over.set_exception(error)
         else:
-            if self._events() & READABLE:  # others come first
+            if self._events() & READABLE:  # let other tasks run first
                 self._hand_over_soon()
 
 
 def _context_of_asyncio() -> Variables:
-    """Return the current context, in which anyio knows that it is on asyncio without a task."""
+    """Return a copy of the current context in which anyio detects asyncio without a task."""
     context = copy_context()
     if sniffio is not None:
         context.run(sniffio.current_async_library_cvar.set, "asyncio")

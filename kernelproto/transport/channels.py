@@ -1,4 +1,4 @@
-"""The five channels to one kernel: a socket and a receiving task each, in one task group."""
+"""The five channels to one kernel: each has a socket and a receiving task, in one task group."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _SOCKET_TYPES = {
     "hb": zmq.DEALER,
 }
 
-# The kernel binds a while after the client connects; libzmq's 100 ms would all be waited.
+# The kernel binds after the client connects. libzmq's default interval of 100 ms would delay that.
 _RECONNECT_MS = 2
 _RECONNECT_MAX_MS = 50
 
-# How long what was sent just before an orderly close may take to leave.
+# How long messages that were sent just before an orderly close may take to leave.
 _LINGER_MS = 100
 _LINGERING = ("shell", "stdin", "control")
 
 _SENDS_BETWEEN_CHECKPOINTS = 32
 
-# A socket takes one, and its connection another.
+# One for each socket and one for its connection.
 _DESCRIPTORS = 2 * len(CHANNEL_NAMES)
 
 
@@ -55,8 +55,8 @@ class _ZmqChannels:
         self._unblocked = anyio.Event()
 
     async def send(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
-        # Who is cancelled already sends nothing. Who sends for ever lets others run now and then;
-        # always would take a turn of the event loop before a request can leave.
+        # A cancelled task must not send. A full checkpoint would delay the request by a turn of the
+        # event loop, so only one send in 32 has one.
         self._sends += 1
         if self._sends % _SENDS_BETWEEN_CHECKPOINTS == 0:
             await checkpoint()
@@ -65,7 +65,7 @@ class _ZmqChannels:
         if self._closed:
             raise ClientClosed("the channels to the kernel are closed")
         socket = self._sockets[channel]
-        # While others wait for room nobody may overtake them.
+        # Messages must not overtake those that wait for room.
         if not self._blocked and socket.try_send(frames):
             return
         with anyio.CancelScope() as scope:
@@ -109,19 +109,19 @@ async def open_channels(
     identity: bytes,
     topics: Sequence[bytes] = (b"",),
 ) -> AsyncGenerator[Channels]:
-    """Open the channels to a kernel that need not be listening yet.
+    """Open the channels to a kernel, which may begin to listen later.
 
     Args:
-        info: where the kernel listens, or will.
+        info: the kernel's addresses.
         deliver: called with the channel and the frames of every message that arrives, in order. It
             is a plain function and must neither block nor raise.
         identity: the routing identity; shell and stdin need the same.
         topics: the iopub subscriptions.
 
     Raises:
-        LocalProtocolError: *info* has no address that one could connect to, or it asks for
-            encryption and this pyzmq has none.
-        OSError: there are too few file descriptors left.
+        LocalProtocolError: *info* has an invalid address, or requires encryption, which this pyzmq
+            does not support.
+        OSError: too few file descriptors are left.
     """
     with _open_channels(info, identity, topics) as channels:
         async with background_tasks() as tasks:
@@ -169,8 +169,8 @@ def _configure(
 ) -> None:
     raw.set(zmq.RECONNECT_IVL, _RECONNECT_MS)
     raw.set(zmq.RECONNECT_IVL_MAX, _RECONNECT_MAX_MS)
-    # While the application is busy libzmq's own thread goes on reading, without limit: beyond one
-    # the kernel would throw away outputs, and replies.
+    # No limit: while the application is busy, libzmq's thread goes on reading. At a limit, the
+    # kernel would discard outputs and replies.
     raw.set(zmq.RCVHWM, 0)
     if channel == "iopub":
         for topic in topics:

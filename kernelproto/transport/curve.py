@@ -1,7 +1,7 @@
 """CurveZMQ: pairs of keys, and the client's end of an encrypted connection.
 
-Whoever knows the kernel's public key is let in: the pair that a client brings encrypts, and proves
-nothing. So that key is treated as a secret, as the one that signs messages is.
+Kernels accept every client that knows their public key. The client's own keys encrypt and do not
+authenticate. So the public key is a secret, like the key that signs messages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CurveKeys(NamedTuple):
 
 
 def has_curve() -> bool:
-    """Return whether this pyzmq can encrypt; the wheels on PyPI can."""
+    """Return whether this pyzmq supports encryption; the wheels on PyPI do."""
     return zmq.has("curve")
 
 
@@ -33,24 +33,24 @@ def new_curve_keys() -> CurveKeys:
     """Return a fresh pair of keys.
 
     Raises:
-        LocalProtocolError: this pyzmq cannot encrypt.
+        LocalProtocolError: this pyzmq does not support encryption.
     """
     if not has_curve():
         raise LocalProtocolError(
-            "this pyzmq was built without CurveZMQ: install the one from PyPI to talk to kernels "
-            "that encrypt"
+            "this pyzmq was built without CurveZMQ: install the wheel from PyPI to connect to "
+            "encrypted kernels"
         )
     public, secret = zmq.curve_keypair()
     return CurveKeys(public.decode(), secret.decode())
 
 
 def encrypt(raw: RawSocket, keys: CurveKeys, *, kernel_publickey: str) -> None:
-    """Let *raw* talk only to the kernel that has the other half of *kernel_publickey*.
+    """Restrict a socket to the kernel that has the secret half of *kernel_publickey*.
 
     Args:
         raw: a socket that is not connected yet.
-        keys: the client's own pair.
-        kernel_publickey: as the connection file says.
+        keys: the client's own keys.
+        kernel_publickey: the key in the connection file.
     """
     raw.set(zmq.CURVE_SERVERKEY, kernel_publickey.encode())
     raw.set(zmq.CURVE_PUBLICKEY, keys.public.encode())

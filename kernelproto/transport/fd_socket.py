@@ -3,13 +3,12 @@
 Theory of operation
 ===================
 
-A zmq socket has one descriptor for both directions, and BaseSocket tells how it behaves. Two rules
-follow for those who wait:
+A zmq socket has one descriptor for both directions; BaseSocket describes its behaviour. Two rules
+follow for waiting tasks:
 
-- One task at a time watches the descriptor; the others wait for its news, and one of them takes
-  its place when it leaves.
-- Whoever reads EVENTS, which takes the edge away, wakes the watching task if there is something
-  that is waited for.
+- One task at a time watches the descriptor. The others wait for that task, and one of them takes
+  over when it stops.
+- Code that reads EVENTS, which clears the edge, wakes the watching task if an awaited event is set.
 """
 
 from __future__ import annotations
@@ -58,9 +57,9 @@ class FDSocket(BaseSocket):
             self._events()
 
     def _events(self) -> int:
-        """Read EVENTS, and wake the watching task if they have what is waited for."""
+        """Read EVENTS, and wake the watching task if an awaited event is set."""
         if not self.owner.is_here:
-            return 0  # libzmq does nothing in a fork, and pyzmq would try again for ever
+            return 0  # libzmq does nothing in a fork, and pyzmq would retry without end
         events = int(self.raw.get(zmq.EVENTS))
         if self._watch is not None and events & self._awaited:
             self._watch.cancel()

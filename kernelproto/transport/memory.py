@@ -1,4 +1,4 @@
-"""The channels to a kernel that lives in the same process, for tests and for embedding."""
+"""The channels to a kernel in the same process, for tests and for embedding."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kernelproto.interfaces import Channels, Deliver
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.message import Frame
 
-# As many as zmq holds for a kernel that does not read.
+# As many as zmq buffers for a kernel that does not read.
 _SEND_BUFFER_MESSAGES = 1000
 
-_Letter = tuple[ChannelName, Sequence[Frame]]
+_Outgoing = tuple[ChannelName, Sequence[Frame]]
 
 
 class _MemoryChannels:
@@ -24,8 +24,8 @@ class _MemoryChannels:
 
     def __init__(
         self,
-        outbox: MemoryObjectSendStream[_Letter],
-        inbox: MemoryObjectReceiveStream[_Letter],
+        outbox: MemoryObjectSendStream[_Outgoing],
+        inbox: MemoryObjectReceiveStream[_Outgoing],
     ) -> None:
         self._outbox = outbox
         self._inbox = inbox
@@ -43,19 +43,19 @@ class _MemoryChannels:
 class MemoryTransport:
     """Both ends of one client's channels: ``open_channels`` is the client's, the rest the kernel's.
 
-    What the kernel sends is delivered at once. What the client sends waits until the kernel
-    receives it, up to 1000 messages; after that the client waits.
+    Messages from the kernel are delivered at once. Up to 1000 messages from the client wait until
+    the kernel receives them; then the client waits.
 
     Attributes:
-        identity: the routing identity of the client, once it is there.
-        topics: its iopub subscriptions.
+        identity: the client's routing identity, once the client is connected.
+        topics: the client's iopub subscriptions.
     """
 
     def __init__(self) -> None:
         self.identity = b""
         self.topics: Sequence[bytes] = ()
         self._connected = anyio.Event()
-        self._inbox: MemoryObjectReceiveStream[_Letter] | None = None
+        self._inbox: MemoryObjectReceiveStream[_Outgoing] | None = None
         self._deliver: Deliver | None = None
 
     @asynccontextmanager
@@ -68,7 +68,7 @@ class MemoryTransport:
         topics: Sequence[bytes] = (b"",),
     ) -> AsyncGenerator[Channels]:
         """Open the client's end, once; arguments as in ``interfaces.OpenChannels``."""
-        outbox, inbox = anyio.create_memory_object_stream[_Letter](_SEND_BUFFER_MESSAGES)
+        outbox, inbox = anyio.create_memory_object_stream[_Outgoing](_SEND_BUFFER_MESSAGES)
         self.identity, self.topics = identity, topics
         self._inbox, self._deliver = inbox, deliver
         self._connected.set()
@@ -92,6 +92,6 @@ class MemoryTransport:
             raise ClientClosed("the client has closed its channels") from None
 
     def send(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
-        """Send a message to the client; without one it is lost, as it would be on a network."""
+        """Send a message to the client; without a client it is lost, as on a network."""
         if self._deliver is not None:
             self._deliver(channel, frames)

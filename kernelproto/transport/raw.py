@@ -1,4 +1,4 @@
-"""What both kinds of message sockets share: everything but how they wait."""
+"""The common part of both kinds of message sockets: everything except waiting."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Context: TypeAlias = zmq.Context[RawSocket]
 
 Take: TypeAlias = Callable[[list[Frame]], None]
 
-# Draining in one go is what makes receiving fast; stopping now and then lets other tasks run.
+# Draining in one go makes receiving fast; the limit lets other tasks run.
 MOST_AT_ONCE = 256
 
-# A frame of this size or more is not copied out of libzmq's memory.
+# Frames of this size and more are not copied out of libzmq's memory.
 COPY_BELOW_BYTES = 65_536
 
-# As plain numbers: the operators of pyzmq's flags take longer than the calls that they are for.
+# Plain numbers: the operators of pyzmq's flags take longer than the calls that use the flags.
 READABLE = int(zmq.POLLIN)
 WRITABLE = int(zmq.POLLOUT)
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -32,17 +32,17 @@ _NOBLOCK_AND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class BaseSocket(ABC):
-    """Implements MessageSocket, for those who know how to wait.
+    """Implements MessageSocket, except waiting.
 
     The descriptor of a zmq socket is edge-triggered: it becomes readable when the socket's state
-    changes, and any operation on the socket may take that edge away. So whoever operates on the
-    socket must look at EVENTS for those who wait, and nobody may wait without having looked.
+    changes, and any operation on the socket may clear that edge. So after each operation EVENTS
+    must be read on behalf of the waiting tasks, and a task must read EVENTS before it waits.
     """
 
     def __init__(self, context: Context, kind: int) -> None:
         self.owner = Owner()
         self.raw: RawSocket = context.socket(kind)
-        # One task at a time waits to send, so that messages leave in the order they were given in.
+        # One task at a time waits to send, so that messages leave in the order of the calls.
         self._sending = anyio.Lock(fast_acquire=True)
 
     async def receive(self) -> list[list[Frame]]:
@@ -74,17 +74,17 @@ class BaseSocket(ABC):
 
     @abstractmethod
     async def _wait(self, event: int) -> bool:
-        """Wait until EVENTS has *event*; return whether there was need to."""
+        """Wait until EVENTS has *event*; return whether the call had to wait."""
 
     @abstractmethod
     def _tell_waiting(self) -> None:
-        """Wake those who wait for what EVENTS has."""
+        """Wake the tasks that wait for an event in EVENTS."""
 
 
 def drain(raw: RawSocket) -> list[list[Frame]]:
-    """Return the messages that are there, MOST_AT_ONCE at most; large frames are not copied."""
+    """Return the received messages, MOST_AT_ONCE at most; large frames are not copied."""
     batch: list[list[Frame]] = []
-    # To ask the socket whether more follows takes longer than to receive; a Frame knows it.
+    # Asking the socket whether more frames follow takes longer than receiving; each Frame tells.
     receive = raw.recv
     try:
         while len(batch) < MOST_AT_ONCE:

@@ -1,4 +1,4 @@
-"""The socket at which a kernel registers its ports: on loopback, and open only meanwhile."""
+"""The socket at which a kernel registers its ports, on loopback; open only for one launch."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 LOOPBACK = "127.0.0.1"
 
-# A registration has some three hundred bytes. libzmq cuts off who sends more in one frame.
+# A registration has some three hundred bytes. libzmq disconnects a sender of larger frames.
 _LARGEST_FRAME_BYTES = 16_384
-# How much of a flood is kept, for each sender; libzmq reads from all senders in turn.
+# The backlog for each sender; libzmq reads from all senders in turn.
 _RECEIVE_BUFFER_MESSAGES = 100
 # How long the acknowledgement, sent just before the end, may take to leave.
 _LINGER_MS = 1000
@@ -47,12 +47,12 @@ class RegistrationSocket:
         """Wait for the first message that *receive* accepts, and answer it.
 
         Args:
-            receive: gives a result and an answer for the frames of a message, or raises
-                RemoteProtocolError. Such a message is ignored: any program of this machine can
-                connect. The first one is logged.
+            receive: returns a result and an answer for the frames of a message, or raises
+                RemoteProtocolError. A refused message is ignored, because any program of this
+                machine can connect. The first refusal is logged.
 
         Returns:
-            The result that it gave.
+            The result of *receive*.
         """
         refused = 0
         while True:
@@ -62,8 +62,8 @@ class RegistrationSocket:
                 except RemoteProtocolError as error:
                     if not refused:
                         logger.warning(
-                            "at the registration port %d, one message was refused, and others "
-                            "will be without a word: %s",
+                            "refused a message at the registration port %d; later refusals are not "
+                            "logged: %s",
                             self.port,
                             error,
                         )
@@ -78,7 +78,7 @@ def listen_for_registration() -> Generator[RegistrationSocket]:
     """Listen on a port of the loopback interface for the block.
 
     Raises:
-        OSError: there is no port or descriptor left.
+        OSError: no port or descriptor is left.
     """
     with shared_context() as context:
         socket = _listen(context)
@@ -96,7 +96,7 @@ def _listen(context: Context) -> MessageSocket:
             socket.raw.set(zmq.MAXMSGSIZE, _LARGEST_FRAME_BYTES)
             socket.raw.set(zmq.RCVHWM, _RECEIVE_BUFFER_MESSAGES)
             socket.raw.bind(f"tcp://{LOOPBACK}:*")
-        except zmq.ZMQError as error:  # which is no OSError, though it looks like one
+        except zmq.ZMQError as error:  # not an OSError, although it has an errno
             raise OSError(error.errno, error.strerror) from None
         undo.pop_all()
     return socket

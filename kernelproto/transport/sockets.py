@@ -1,4 +1,4 @@
-"""Opening zmq sockets: one shared context, and what fits the running event loop."""
+"""Opening zmq sockets: one shared context, and the socket class for the running event loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kernelproto.transport.fd_socket import FDSocket
 from kernelproto.transport.raw import Context, RawSocket, Take
 from kernelproto.wire.message import Frame
 
-# With fewer descriptors left when it starts, libzmq would end the program.
+# libzmq aborts the program if fewer descriptors are left when it starts.
 _CONTEXT_DESCRIPTORS = 16
 
 # libzmq's default of 1023 sockets is some two hundred clients.
@@ -27,23 +27,23 @@ class MessageSocket(Protocol):
     """A zmq socket for whole messages; one task receives, any task sends.
 
     Attributes:
-        raw: the zmq socket behind it, to set options on and to connect; nothing else.
+        raw: the underlying zmq socket; use it only to set options and to connect.
     """
 
     raw: RawSocket
 
     async def receive(self) -> list[list[Frame]]:
-        """Wait for messages; return those that are there, at least one, a few hundred at most.
+        """Wait for messages; return at least one, and a few hundred at most.
 
-        Cancelling it may lose a message: do so only when the socket is about to be closed.
+        Cancellation may lose a message: cancel only when the socket is about to be closed.
         """
         ...
 
     async def listen(self, take: Take) -> None:
-        """Call *take* with every message that arrives, until cancelled; nobody may receive beside.
+        """Call *take* with every message that arrives, until cancelled; no other task may receive.
 
         Args:
-            take: a plain function that does not block; what it raises is raised here.
+            take: a plain function that does not block; its exceptions are raised here.
         """
         ...
 
@@ -59,15 +59,15 @@ class MessageSocket(Protocol):
         """Close the socket; no task may be using it.
 
         Args:
-            linger_ms: how long libzmq goes on delivering what was sent, in milliseconds.
+            linger_ms: how long libzmq goes on delivering sent messages, in milliseconds.
         """
         ...
 
 
 def open_socket(context: Context, kind: int) -> MessageSocket:
     """Open a socket of the zmq type *kind* for the running event loop."""
-    # Where an asyncio loop runs, asyncio is loaded. A program on Trio has no use for it, and
-    # loading it takes a fifth of the time that loading all the rest does.
+    # An asyncio loop can only run if asyncio is loaded. A program on Trio does not need asyncio,
+    # and importing it would add a fifth to the import time of the package.
     if "asyncio" in sys.modules:
         from kernelproto.transport import asyncio_socket
 
@@ -86,7 +86,7 @@ def shared_context() -> Generator[Context]:
     """Give the process's zmq context, which exists, with its two threads, only while it is used.
 
     Raises:
-        OSError: there are too few file descriptors left for it and a kernel's sockets.
+        OSError: too few file descriptors are left for the context and a kernel's sockets.
     """
     global _context, _users
     with _lock:

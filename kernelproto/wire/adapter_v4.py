@@ -1,8 +1,8 @@
 """Kernels that speak version 4 of the messaging specification, for clients that speak version 5.
 
-Version 5.0 renamed messages and fields and gave new shapes to others. Clients only send requests
-and kernels only answer them, so requests are adapted on their way down and everything else on its
-way up. What both versions have alike, what neither knows and what cannot be read passes unchanged.
+Version 5.0 renamed messages and fields and reshaped others. The adapter translates requests to
+version 4, and all messages from the kernel to version 5. Messages that are the same in both
+versions, unknown messages and unreadable messages pass unchanged.
 
 Specification: "Changelog", 4.1 and 5.0.
 """
@@ -23,24 +23,24 @@ from kernelproto.wire.message import Frame, Header, Message
 _Fields: TypeAlias = dict[str, Any]
 _Adapt: TypeAlias = Callable[[_Fields], None]
 
-# A kernel that never answers must not make the adapter grow.
+# The adapter must not grow without limit if a kernel never answers.
 _MOST_CURSORS = 1024
 
 
 def protocol_version(kernel_info_reply: Message) -> str:
-    """Return the version of the specification that a kernel speaks, from its kernel_info_reply.
+    """Return the kernel's version of the specification, from its kernel_info_reply.
 
-    Version 4 has it as a list of numbers, which ``KernelInfoReply`` does not read. A kernel that
-    does not tell has the version ``""``.
+    Version 4 has a list of numbers, which ``KernelInfoReply`` does not read. Without an entry the
+    version is ``""``.
 
     Raises:
-        MalformedMessage: the content is no JSON object.
+        MalformedMessage: the content is not a JSON object.
     """
     return _dotted(_fields(kernel_info_reply.raw_content).get("protocol_version"))
 
 
 def needs_adapter(version: str) -> bool:
-    """Return whether a kernel that speaks *version* is to be spoken to through an AdapterV4."""
+    """Return whether a kernel with this version of the specification needs an AdapterV4."""
     return version.partition(".")[0] == "4"
 
 
@@ -50,30 +50,30 @@ def name_in_v5(msg_type: str) -> str:
 
 
 class AdapterV4:
-    """Stands between clients that speak version 5 and one kernel that speaks version 4.
+    """Translates between clients that speak version 5 and one kernel that speaks version 4.
 
-    It remembers where the cursor was in the completions that went through it, because the replies
-    of version 4 do not tell what they replace.
+    It remembers the cursor position of each complete_request, because the replies of version 4 do
+    not contain the range that they replace.
     """
 
     def __init__(self) -> None:
         self._cursors: dict[str, int] = {}
 
     def to_kernel(self, message: Message) -> Message:
-        """Return the message of version 4 that says what *message* says.
+        """Return *message* translated to version 4.
 
         Raises:
-            MalformedMessage: a header of the message is no JSON object.
+            MalformedMessage: a header of the message is not a JSON object.
         """
         if message.msg_type == "complete_request":
             self._remember_cursor(message)
         return _adapted(message, _NAMES_IN_V4, None, _TO_V4.get(message.msg_type))
 
     def from_kernel(self, message: Message) -> Message:
-        """Return the message of version 5 that says what *message* says.
+        """Return *message* translated to version 5.
 
         Raises:
-            MalformedMessage: a header of the message is no JSON object.
+            MalformedMessage: a header of the message is not a JSON object.
         """
         adapt = _FROM_V4.get(message.msg_type)
         parent = message.parent_header
@@ -121,14 +121,14 @@ def _adapted_content(raw: Frame, adapt: _Adapt) -> Frame:
     try:
         fields = _fields(raw)
         if fields.get("status", "ok") != "ok":
-            return raw  # failures are told alike
+            return raw  # errors have the same shape in both versions
         adapt(fields)
         return _json(fields)
     except MalformedMessage:
-        return raw  # whoever reads the content is told what is wrong with it
+        return raw  # reading the content raises the error
 
 
-# Down to version 4: what it calls a message, and what it has in its content.
+# To version 4: the names and contents of its messages.
 
 _NAMES_IN_V4 = {"inspect_request": "object_info_request"}
 
@@ -162,12 +162,12 @@ def _line_at_cursor(fields: _Fields) -> tuple[str, str]:
 
 
 def _name_at_cursor(before: str, after: str) -> str:
-    """Return the function whose arguments the cursor is among, else the dotted name at the cursor.
+    """Return the function in whose arguments the cursor is, else the dotted name at the cursor.
 
-    Version 5 leaves this to the kernel, which knows its language.
+    In version 5 the kernel, which knows its language, does this.
     """
     line = before + _END_OF_NAME.split(after, maxsplit=1)[0]
-    levels: list[list[str]] = [[]]  # the texts within the parentheses that are open, one in another
+    levels: list[list[str]] = [[]]  # the texts within each open pair of parentheses
     for text in _PARENTHESIS.split(line):
         if text == "(":
             levels.append([])
@@ -192,7 +192,7 @@ _TO_V4: Mapping[str, _Adapt] = {
 }
 
 
-# Up to version 5.
+# To version 5.
 
 _NAMES_IN_V5 = {
     "pyin": "execute_input",
@@ -202,7 +202,7 @@ _NAMES_IN_V5 = {
     "object_info_reply": "inspect_reply",
 }
 
-# What is shown of an object, in this order: of each line the first that the kernel tells.
+# The text about an object, line by line: of each group the first field that is not empty.
 _SHOWN = (
     ("call_def", "init_definition", "definition"),
     ("call_docstring", "init_docstring", "docstring"),
@@ -238,7 +238,7 @@ def _as_result(value: Any) -> Any:
 
 
 def _as_payload(payload: Any) -> Any:
-    """Return a payload; what the pager is to show becomes a MIME bundle."""
+    """Return a payload; the pager's text becomes a MIME bundle."""
     fields = _object(payload)
     if "text" in fields and str(fields.get("source")).endswith("page"):
         fields["source"] = "page"  # IPython 1 has a module's name here
@@ -268,7 +268,7 @@ def _inspect_reply(fields: _Fields) -> None:
 def _first(fields: _Fields, names: Iterable[str]) -> str:
     for name in names:
         text = fields.get(name)
-        if isinstance(text, str) and text not in ("", "None"):  # "None" is a source not found
+        if isinstance(text, str) and text not in ("", "None"):  # "None" means: no source found
             return text
     return ""
 
@@ -328,7 +328,7 @@ def _fields(raw: Frame) -> _Fields:
 
 
 def _json(fields: _Fields) -> bytes:
-    # Unlike msgspec this writes whatever was read: NaN and lone surrogates, too.
+    # Unlike msgspec, json writes everything that it has read, NaN and lone surrogates included.
     try:
         return json.dumps(fields, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:

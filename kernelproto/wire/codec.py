@@ -28,18 +28,19 @@ _EMPTY_OBJECT = b"{}"
 class Codec:
     """Encodes and decodes the messages of one connection.
 
-    Received messages are checked in this order: shape and size, signature, replay. Only one that
-    passed all three is remembered and decoded. The signature covers the four JSON frames; buffers
-    and identities are not signed. Without signing there is no replay check either.
+    Received messages are checked in this order: shape and size, signature, replay. Only messages
+    that pass all three checks are remembered and decoded. The signature covers the four JSON
+    frames, not the buffers and identities. Without signing there is no replay check either.
 
     Args:
-        key: the connection's shared secret. For an unsigned connection give ``signer`` instead.
+        key: the connection's shared secret. For an unsigned connection give *signer* instead.
         signature_scheme: ``"hmac-"`` and the name of a hash.
         signer: replaces *key* and *signature_scheme*; ``Signer.disabled()`` turns signing off.
         max_frame_bytes: the largest frame that is accepted.
 
     Raises:
-        LocalProtocolError: there is no key and no signer, the key is empty, or the scheme unknown.
+        LocalProtocolError: neither a key nor a signer, or both, are given; the key is empty; or the
+            scheme is unknown.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Codec:
         self._last_parent: Header | None = None
 
     def encode(self, message: Message, identities: Sequence[Frame] = ()) -> list[Frame]:
-        """Return the frames of *message*, behind the routing *identities* where there are any."""
+        """Return the frames of *message*, after the routing *identities*."""
         parts = message.parts
         return [*identities, DELIMITER, self._sign(parts[:_JSON_FRAMES]), *parts]
 
@@ -69,9 +70,9 @@ class Codec:
         """Return the message that *frames* carry.
 
         Raises:
-            MalformedMessage: no delimiter, too few frames, a frame that is too large, or JSON that
-                cannot be read as a header or as metadata.
-            InvalidSignature: the signature is not the one that the key makes.
+            MalformedMessage: the delimiter is missing, there are too few frames, a frame is too
+                large, or the headers or the metadata cannot be read.
+            InvalidSignature: the message was not signed with the key.
             ReplayedMessage: the message was received before.
         """
         try:
@@ -80,7 +81,7 @@ class Codec:
             raise MalformedMessage(
                 f"no {DELIMITER.decode()} delimiter among {len(frames)} frames"
             ) from None
-        parts = tuple(frames[delimiter + 2 :])  # which, of bytes, costs a garbage collector nothing
+        parts = tuple(frames[delimiter + 2 :])  # the garbage collector ignores a tuple of bytes
         if len(parts) < _JSON_FRAMES:
             raise MalformedMessage(
                 f"{len(parts)} frames after the signature, at least {_JSON_FRAMES} are needed"
@@ -93,30 +94,28 @@ class Codec:
         if expected:  # it is empty where signing is off
             if not compare_digest(expected, frames[delimiter + 1]):
                 raise InvalidSignature(
-                    "the signature does not match: the sender has another key, or is an intruder"
+                    "the signature does not match: the sender does not have the connection's key"
                 )
             self._record(expected)
         raw_header, raw_parent, raw_metadata, _ = signed
         header = tolerant_json.decode(raw_header, Header)
-        # All outputs of an execution quote the same parent, so the last one is worth remembering.
+        # All outputs of an execution quote the same parent, so the last parent is cached.
         if raw_parent != self._last_raw_parent:
             self._last_parent = read_parent_header(raw_parent)
             self._last_raw_parent = raw_parent
         message = Message(header, self._last_parent, parts, frames[:delimiter])
         if raw_metadata != _EMPTY_OBJECT:
-            # The signature covers the joined frames, not where one ends and the next begins. That
-            # each of them is a JSON object of its own keeps a forger from cutting them elsewhere.
+            # The signature covers the joined frames, not the borders between them. Reading each
+            # frame as a JSON object of its own detects a forger who has moved a border.
             _ = message.metadata
         return message
 
     def salvage(self, frames: Sequence[Frame]) -> Message | None:
-        """Return the headers of a message that ``decode`` refused as malformed, without the rest.
-
-        The message has an empty header where its own cannot be read.
+        """Return the headers of a message that ``decode`` refused as malformed.
 
         Returns:
-            None where the signature does not match, or where no parent header can be read: nobody
-            can say then which request the message belongs to.
+            The message; its header is empty if it cannot be read. None if the signature does not
+            match, or if the parent header cannot be read: the request is then unknown.
         """
         if DELIMITER not in frames:
             return None

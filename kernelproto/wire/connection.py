@@ -1,7 +1,6 @@
-"""ConnectionInfo: where a kernel's channels are, and the keys that sign and encrypt its messages.
+"""ConnectionInfo: a kernel's addresses, and the keys that sign and encrypt its messages.
 
-Specification: "Connection files". Reading and writing the file itself is the business of
-``launch/connection_file.py``.
+Specification: "Connection files". ``launch/address/connection_file.py`` reads and writes the file.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ CHANNEL_NAMES: tuple[ChannelName, ...] = get_args(ChannelName)
 
 _HIGHEST_PORT = 65535
 
-# Whoever has one of them can read or write the kernel's messages. A client needs no more than the
-# public key to be let in, so that one is as secret as the others.
+# Each of these is enough to read or write the kernel's messages. Kernels accept every client that
+# has the public key, so that key is secret as well.
 _SECRETS = frozenset({"key", "curve_publickey", "curve_secretkey"})
 _OPTIONAL_TEXTS = ("kernel_name", "curve_publickey", "curve_secretkey")
 _CURVE_KEYS = ("curve_publickey", "curve_secretkey")
@@ -44,12 +43,12 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         hb_port: the same.
         key: the shared secret that signs every message; empty means unsigned.
         signature_scheme: ``"hmac-"`` and the name of a hash.
-        kernel_name: the kernel type, for people.
-        curve_publickey: the key that clients encrypt for, as 40 characters of Z85; empty means
-            unencrypted. A client needs no other to connect.
-        curve_secretkey: the other half, which the kernel needs.
+        kernel_name: the kernel type, for display.
+        curve_publickey: the kernel's public CurveZMQ key, 40 characters of Z85; empty means
+            unencrypted. A client needs only this key to connect.
+        curve_secretkey: the secret half, which the kernel needs.
 
-    Neither ``repr`` nor any exception tells a key; ``to_json`` does.
+    Neither ``repr`` nor any exception contains a key; ``to_json`` does.
 
     Raises:
         LocalProtocolError: a value is out of range.
@@ -78,11 +77,11 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
                     f"ConnectionInfo.{channel}_port is {port}, not between 1 and {_HIGHEST_PORT}"
                 )
         for name in _CURVE_KEYS:
-            # The key is no variable here: some tools show those of a traceback.
+            # Not a local variable: some tools show the variables of a traceback.
             if getattr(self, name) and not _is_curve_key(getattr(self, name)):
                 raise LocalProtocolError(
-                    f"ConnectionInfo.{name} is no CurveZMQ key: "
-                    f"that is {_CURVE_KEY_CHARACTERS} characters of Z85"
+                    f"ConnectionInfo.{name} is not a CurveZMQ key, which has "
+                    f"{_CURVE_KEY_CHARACTERS} characters of Z85"
                 )
         if self.curve_secretkey and not self.curve_publickey:
             raise LocalProtocolError("ConnectionInfo has a curve_secretkey and no curve_publickey")
@@ -91,11 +90,11 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
     def from_json(cls, data: bytes | str) -> ConnectionInfo:
         """Read the text of a connection file.
 
-        Unknown keys are ignored: other programs keep notes of their own there. So is a byte order
-        mark, and null where a text is optional.
+        Unknown entries are ignored, because other programs store their own data there. A byte order
+        mark is ignored, and so is null for an optional text.
 
         Raises:
-            RemoteProtocolError: the text is no connection file; the message names the key.
+            RemoteProtocolError: the text is not a connection file; the message names the entry.
         """
         values: dict[str, Any] = {}
         try:
@@ -110,20 +109,20 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise RemoteProtocolError(f"not a connection file: {error}") from None
         finally:
-            del data, values  # their keys must not show in a traceback
+            del data, values  # a traceback must not show their keys
         return info
 
     def to_json(self) -> bytes:
-        """Return the text of the connection file, indented for people. It contains the keys."""
+        """Return the text of the connection file, indented. The text contains the keys."""
         fields = msgspec.structs.asdict(self)
         for name in _CURVE_KEYS:
             if not fields[name]:
-                del fields[name]  # a kernel that finds one turns encryption on
+                del fields[name]  # a kernel turns encryption on if the entry exists
         return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
     @property
     def encrypted(self) -> bool:
-        """Whether the kernel talks to nobody who does not encrypt (CurveZMQ)."""
+        """Whether the kernel accepts only encrypted connections (CurveZMQ)."""
         return bool(self.curve_publickey)
 
     def port(self, channel: ChannelName) -> int:
@@ -135,21 +134,21 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         """Return the zmq endpoint of *channel*: ``tcp://ip:port`` or ``ipc://ip-port``."""
         if self.transport == "ipc":
             return f"ipc://{self.ip}-{self.port(channel)}"
-        # jupyter_client adds no brackets, so files made for it may have them already.
+        # jupyter_client adds no brackets, so files written for it may have them already.
         ip = f"[{self.ip}]" if ":" in self.ip and not self.ip.startswith("[") else self.ip
         return f"tcp://{ip}:{self.port(channel)}"
 
     def signer(self) -> Signer:
-        """Return the signer that the key and scheme ask for; an empty key turns signing off.
+        """Return the signer for the key and scheme; an empty key turns signing off.
 
         Raises:
-            LocalProtocolError: the scheme is unknown, or the key is no text that UTF-8 can write.
+            LocalProtocolError: the scheme is unknown, or the key cannot be encoded as UTF-8.
         """
         if not self.key:
             return Signer.disabled()
         try:
             return Signer(self.key.encode(), self.signature_scheme)
-        except UnicodeEncodeError:  # which would quote the key
+        except UnicodeEncodeError:  # its message would contain the key
             raise LocalProtocolError("ConnectionInfo.key holds a lone surrogate") from None
 
     def __repr__(self) -> str:
@@ -160,22 +159,22 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
         return f"<ConnectionInfo {endpoints} {ports} kernel_name={self.kernel_name!r}{encrypted}>"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        # The pretty printer rich asks for it, and msgspec would tell it the keys.
+        # For the pretty printer rich: msgspec's version would contain the keys.
         return [field for field in super().__rich_repr__() if field[0] not in _SECRETS]
 
 
 def _without_mark(data: bytes | str) -> bytes | str:
-    """Return a text without the byte order mark that some editors begin a file with."""
+    """Return a text without the byte order mark that some editors write."""
     if isinstance(data, str):
         return data.removeprefix("\ufeff")
     return bytes(data).removeprefix(b"\xef\xbb\xbf")
 
 
 def _is_curve_key(text: str) -> bool:
-    """Return whether *text* is Z85 for the 32 bytes of a CurveZMQ key."""
+    """Return whether *text* is 32 bytes in Z85, as a CurveZMQ key is."""
     if len(text) != _CURVE_KEY_CHARACTERS or not set(text) <= set(_Z85_ALPHABET):
         return False
-    # Five characters can say more than four bytes can hold; libzmq then takes none of the key.
+    # Five characters can exceed the range of four bytes; libzmq then refuses the key.
     numbers = [_Z85_ALPHABET.index(character) for character in text]
     quintets = [numbers[start : start + 5] for start in range(0, len(numbers), 5)]
     return all(sum(n * 85**i for i, n in enumerate(reversed(q))) < 2**32 for q in quintets)

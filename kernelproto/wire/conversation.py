@@ -49,7 +49,7 @@ reply to one request is a signal to the earlier ones of its line:
 An aborted reply proves nothing: a kernel may abort its queue before it replies to the execution
 that has failed.
 
-The tables of ``transitions.py`` are the whole of it; a pair that is not in them changes nothing.
+The tables of ``transitions.py`` have all transitions; a pair that is not in them changes nothing.
 
 The parent header of an arrival tells its Origin: a request that is still open (OWN), a request of
 this session that is over or was given up (LATE: background threads write at any time), another
@@ -112,19 +112,19 @@ _STATUS_SIGNALS = {"busy": Signal.BUSY, "idle": Signal.IDLE, "starting": Signal.
 
 
 class Request:
-    """A request under way.
+    """An open request.
 
     Attributes:
         message: the request itself.
-        channel: where it was sent.
+        channel: the channel that it was sent on.
         line: the requests that the kernel serves in order with this one.
         is_execution: whether it is an execute_request.
-        state: how far it has come.
-        reply: its reply, once that is here.
+        state: its state.
+        reply: its reply, once received.
         was_overtaken: whether the kernel has ever replied to a later execution before this one.
         busy_at: the number of its "busy" among the status messages; None before.
         idle_at: the number of its "idle"; None before.
-        trailing_seconds: how long a silence ends it when it is TRAILING.
+        trailing_seconds: the length of the silence that ends a TRAILING request.
     """
 
     __slots__ = (
@@ -162,11 +162,11 @@ class Request:
 
     @property
     def over(self) -> bool:
-        """Whether nothing more is expected for it."""
+        """Whether no more messages are expected for it."""
         return self.state in _OVER
 
     def advance(self, signal: Signal) -> bool:
-        """Take the step that the table has for *signal*; return whether there is one."""
+        """Make the table's transition for *signal*; return whether the table has one."""
         state = self._transitions.get(self.state, _NO_STEPS).get(signal)
         if state is None:
             return False
@@ -181,9 +181,8 @@ class Event(msgspec.Struct, frozen=True):
         signal: its meaning.
         origin: the sender of the request that it belongs to.
         message: the message.
-        request: that request when the origin is OWN, in the state that the message has brought it
-            to.
-        ended: the earlier requests that the message has brought to their end.
+        request: that request if the origin is OWN, in its new state.
+        ended: the earlier requests that the message has ended.
     """
 
     signal: Signal
@@ -201,7 +200,7 @@ class Conversation:
 
     Attributes:
         trailing_seconds: how long the kernel's outputs may trail behind its reply and "idle"; zero
-            for most kernels. It counts for what is sent from then on.
+            for most kernels. A change applies to later requests.
         side_by_side: whether the kernel is known to run executions of one line side by side.
     """
 
@@ -246,7 +245,7 @@ class Conversation:
         return request
 
     def forget(self, msg_id: str) -> None:
-        """Give up a request; messages that still arrive for it are LATE."""
+        """Forget a request; messages that still arrive for it are LATE."""
         self._open.pop(msg_id, None)
 
     def give_up(self, request: Request) -> None:
@@ -255,9 +254,9 @@ class Conversation:
         self._end(request)
 
     def assume_busy(self, msg_id: str) -> None:
-        """Take the kernel for busy until it comes to the request *msg_id*, which waits for it.
+        """Treat the kernel as busy until it answers the request *msg_id*.
 
-        A client that joins a kernel has not heard its last "busy".
+        For a client that connects to a busy kernel, and so has missed the last "busy".
         """
         self._waits_for = msg_id
 
@@ -269,14 +268,14 @@ class Conversation:
         """Return the meaning of an arriving message.
 
         Raises:
-            MalformedMessage: it is a status message whose content cannot be read.
+            MalformedMessage: the message is a status message and cannot be read.
         """
         signal = _signal(message, channel)
         parent = message.parent_header
         if message.header.msg_type == "status":
             if parent is None:
                 self._note_status(signal, "", False)
-            elif parent.msg_type != _QUESTION:  # clients ask it by themselves, and it is no work
+            elif parent.msg_type != _QUESTION:  # clients send it unasked, and it is not work
                 self._note_status(signal, parent.msg_id, parent.session != self._session)
         if parent is None:
             return Event(signal, Origin.KERNEL, message)
@@ -311,7 +310,7 @@ class Conversation:
             request.idle_at = number
 
     def _tell_earlier(self, request: Request, signal: Signal) -> tuple[Request, ...]:
-        """Give the earlier requests of the line a signal; return those that it has ended."""
+        """Send a signal to the earlier requests of the line; return the requests that it ended."""
         open_requests = self.open_requests()
         earlier = next(open_requests)
         ended: list[Request] = []
@@ -327,13 +326,13 @@ class Conversation:
         return tuple(ended)
 
     def _end(self, request: Request) -> None:
-        """Forget a request of which the kernel has lost a message; it may be the "idle"."""
+        """Forget a request whose reply or "idle" the kernel has lost."""
         msg_id = request.message.msg_id
         self._open.pop(msg_id, None)
         self._busy_with.pop(msg_id, None)
 
     def _proves(self, later: Request, earlier: Request) -> bool:
-        """Return whether the end of *later* says anything about *earlier*; see "Lost replies"."""
+        """Return whether the end of *later* is a signal to *earlier*; see "Lost replies"."""
         if earlier.state is State.IDLED and earlier.idle_at is not None:
             return later.busy_at is None or later.busy_at > earlier.idle_at
         return later.is_execution and not self.side_by_side
@@ -345,7 +344,7 @@ class Conversation:
                 del self._busy_with[next(iter(self._busy_with))]
         elif signal is Signal.IDLE:
             self._busy_with.pop(parent_id, None)
-        elif signal is Signal.STARTING:  # again: whatever it was busy with, it is no more
+        elif signal is Signal.STARTING:  # after a restart; all earlier work has ended
             self._busy_with.clear()
             self._waits_for = None
 

@@ -1,7 +1,7 @@
-"""Message: a header that is read at once and four JSON frames that are kept as they came.
+"""Message: a header that is decoded at once, and four JSON frames that are kept unchanged.
 
-Content and metadata are decoded when somebody asks for them, so a message can be routed and
-forwarded without being understood, and what is unknown about it survives byte for byte.
+Content and metadata are decoded on first use. So a message can be routed and forwarded without
+being decoded, and unknown fields survive byte for byte.
 
 Specification: "General Message Format".
 """
@@ -30,12 +30,12 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
 
     Args:
         msg_id: unique among all messages.
-        msg_type: names the shape of the content.
-        session: the client session id; a kernel has one of its own.
-        username: who sent it, for people.
-        date: ISO 8601; kept as text, because kernels disagree about the format.
-        version: of the messaging specification.
-        subshell_id: the subshell that a shell request is meant for.
+        msg_type: determines the shape of the content.
+        session: the client session id; a kernel has its own.
+        username: the name of the sender, for display.
+        date: ISO 8601; kept as text, because the formats of kernels differ.
+        version: the version of the messaging specification.
+        subshell_id: the subshell that serves a shell request.
     """
 
     msg_id: str
@@ -47,15 +47,15 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     subshell_id: str | None = None
 
 
-# Without gc, because nothing that it refers to can refer to it; many may be kept for a long time.
+# Without gc: a message cannot be part of a reference cycle, and programs keep many messages.
 class Message(msgspec.Struct, eq=False, gc=False):
     """One message of the Jupyter messaging specification; immutable.
 
     Args:
         header: its header, decoded.
-        parent_header: the header of the message that caused it; None when there is none.
+        parent_header: the header of the message that caused it; None if it has no parent.
         parts: header, parent_header, metadata and content as JSON, then the buffers.
-        identities: the routing frames before the delimiter; on iopub the topic, where there is one.
+        identities: the routing frames before the delimiter; on iopub the topic, if any.
     """
 
     header: Header
@@ -75,13 +75,13 @@ class Message(msgspec.Struct, eq=False, gc=False):
         metadata: Mapping[str, Any] | None = None,
         buffers: Sequence[Frame] = (),
     ) -> Message:
-        """Make a message to be sent.
+        """Make a message to send.
 
         Args:
             header: its header.
             content: a Struct of ``kernelproto.wire.content``, or a mapping.
-            parent: the message that it answers; its header is quoted byte for byte.
-            metadata: anything; empty by default.
+            parent: the message that this one answers; its header is quoted byte for byte.
+            metadata: any JSON object; empty by default.
             buffers: binary frames that follow the content.
 
         Raises:
@@ -114,10 +114,10 @@ class Message(msgspec.Struct, eq=False, gc=False):
         """The content: a Struct for the specification's message types, a dict for any other.
 
         Raises:
-            MalformedMessage: the content is no JSON object of that shape.
+            MalformedMessage: the content is not a JSON object of that shape.
         """
-        # An empty frame is not taken for an empty object. The signature covers the joined frames:
-        # whoever moved the bytes of an error into the metadata would leave a success behind.
+        # An empty frame does not count as an empty object. The signature covers only the joined
+        # frames: moving an error's bytes into the metadata would turn the error into a success.
         if self._content is None:
             kind = CONTENT_TYPES.get(self.header.msg_type, dict)
             self._content = tolerant_json.decode(self.parts[3], kind)
@@ -128,7 +128,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
         """The metadata; null and an empty frame count as empty.
 
         Raises:
-            MalformedMessage: it is no JSON object.
+            MalformedMessage: the metadata is not a JSON object.
         """
         if self._metadata is None:
             self._metadata = tolerant_json.decode(self.parts[2] or _EMPTY_OBJECT, dict)
@@ -141,22 +141,22 @@ class Message(msgspec.Struct, eq=False, gc=False):
 
     @property
     def raw_header(self) -> Frame:
-        """The header as JSON, exactly as it came or will go."""
+        """The header as JSON, exactly as received or to be sent."""
         return self.parts[0]
 
     @property
     def raw_parent_header(self) -> Frame:
-        """The parent header as JSON, exactly as it came or will go."""
+        """The parent header as JSON, exactly as received or to be sent."""
         return self.parts[1]
 
     @property
     def raw_metadata(self) -> Frame:
-        """The metadata as JSON, exactly as it came or will go."""
+        """The metadata as JSON, exactly as received or to be sent."""
         return self.parts[2]
 
     @property
     def raw_content(self) -> Frame:
-        """The content as JSON, exactly as it came or will go."""
+        """The content as JSON, exactly as received or to be sent."""
         return self.parts[3]
 
     def __repr__(self) -> str:
@@ -165,13 +165,13 @@ class Message(msgspec.Struct, eq=False, gc=False):
 
 
 def with_version(message: Message) -> Message:
-    """Return a message whose header says of which version it is.
+    """Return the message with a version in its header.
 
-    One that says nothing is taken for one of this version, where kernels would take it for one of
-    version 4. Whatever else is in its header stays there.
+    A message without a version gets PROTOCOL_VERSION, because kernels would read it as version 4.
+    All other fields of its header stay.
 
     Raises:
-        LocalProtocolError: its header cannot be written as JSON again.
+        LocalProtocolError: the header cannot be written as JSON again.
     """
     if message.header.version:
         return message
@@ -185,10 +185,10 @@ def with_version(message: Message) -> Message:
 
 
 def read_parent_header(raw: Frame) -> Header | None:
-    """Return the parent header that a frame holds; None where it tells of no parent.
+    """Return the parent header in a frame; None if the message has no parent.
 
     Raises:
-        MalformedMessage: it is neither a header nor empty.
+        MalformedMessage: the frame is neither a header nor empty.
     """
     if raw in _NO_PARENT:
         return None
@@ -197,15 +197,15 @@ def read_parent_header(raw: Frame) -> Header | None:
 
 
 class _Quoted(Header, frozen=True, kw_only=True):
-    """As much of a header as a kernel quotes; the msg_id alone tells whose request it is."""
+    """A parent header; kernels may leave fields out, but the msg_id identifies the request."""
 
     msg_id: str = ""
     msg_type: str = ""
 
 
 def timestamp(moment: datetime) -> str:
-    """Return a time as headers have it: in ISO 8601, with its time zone."""
-    # A third of the time of isoformat(), which took a fifth of that of writing a whole message.
+    """Return a time in the format of headers: ISO 8601 with its time zone."""
+    # Three times as fast as isoformat(), which took a fifth of the time to write a message.
     return cast("str", msgspec.to_builtins(moment))
 
 
@@ -214,7 +214,7 @@ class MessageFactory:
 
     Args:
         session: the client session id.
-        username: who sends, for people.
+        username: the name of the sender, for display.
         new_id: returns a msg_id that was never used before.
         now: returns the current time in ISO 8601 with a time zone.
     """

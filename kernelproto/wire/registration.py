@@ -1,8 +1,9 @@
-"""Registration: a kernel chooses its own ports and tells its launcher, who acknowledges them.
+"""Registration: a kernel chooses its own ports and sends them to its launcher.
 
-The kernel is handed a registration file in place of a connection file. It binds, connects to the
-address in the file and sends ``[identity..., b"<IDS|MSG>", signature, content]``, where the content
-is JSON with its ports; the answer has the same shape. The signature covers the content alone.
+The launcher gives the kernel a registration file in place of a connection file. The kernel binds,
+connects to the address in the file and sends
+``[identity..., b"<IDS|MSG>", signature, content]``, where the content is JSON with the ports. The
+acknowledgement has the same shape. The signature covers the content alone.
 
 Specification: "Kernel startup handshake", "Registration file format"; new in 5.6.
 """
@@ -29,12 +30,12 @@ from kernelproto.wire.message import Frame
 _FIRST_VERSION = (5, 6)
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})(?![0-9])")
 
-# What it says is left to the implementation; that it is signed is what counts.
+# The specification leaves the text to the implementation; only the signature matters.
 _ACKNOWLEDGEMENT = b'{"status": "ok"}'
 
 
 class _Ports(msgspec.Struct):
-    """What the kernel sends. The specification has the ports as strings; numbers are as good."""
+    """The content of a registration; the specification has strings for the ports, or numbers."""
 
     kernel_id: str
     shell_port: int
@@ -45,16 +46,16 @@ class _Ports(msgspec.Struct):
 
 
 class Registration:
-    """One kernel's registration, from the file that it is handed to the answer that it gets.
+    """One kernel's registration, from the registration file to the acknowledgement.
 
     Args:
-        kernel_id: tells this kernel from others.
+        kernel_id: identifies the kernel.
         ip: the IPv4 address that the kernel binds.
-        key: signs the registration, and everything afterwards.
-        kernel_name: the kernel type, for people.
-        curve_publickey: with the next one, lets the kernel encrypt its channels; the registration
-            itself is signed, not encrypted.
-        curve_secretkey: the other half.
+        key: signs the registration and all later messages.
+        kernel_name: the kernel type, for display.
+        curve_publickey: with *curve_secretkey*, lets the kernel encrypt its channels. The
+            registration itself is signed, not encrypted.
+        curve_secretkey: the secret half.
 
     Attributes:
         kernel_id: the same.
@@ -74,9 +75,11 @@ class Registration:
         curve_secretkey: str = "",
     ) -> None:
         if not key:
-            raise LocalProtocolError("a registration without a key could come from anybody")
+            raise LocalProtocolError(
+                "a registration needs a key: without one, any program could register"
+            )
         self.kernel_id = kernel_id
-        # The connection file, but for the ports, which are still to come.
+        # The connection file, with placeholders for the ports.
         self._template = ConnectionInfo(
             ip=ip,
             shell_port=1,
@@ -92,19 +95,19 @@ class Registration:
         self._signer = self._template.signer()
 
     def file(self, *, ip: str, port: int) -> bytes:
-        """Return the text of the registration file; it contains the keys.
+        """Return the text of the registration file, which contains the keys.
 
         Args:
-            ip: where this side listens for the registration.
-            port: the same.
+            ip: the address at which the launcher listens for the registration.
+            port: the port of that address.
         """
         info = self._template
         fields: dict[str, Any] = {
             "kernel_id": self.kernel_id,
             "transport": info.transport,
             "registration_ip": ip,
-            # Two things that the specification does not say: xeus, the first to register, wants the
-            # port to be a string as those in its answer are, and the address for its own ports.
+            # xeus needs two things beyond the specification: the port as a string, and the address
+            # that it binds.
             "registration_port": str(port),
             "ip": info.ip,
             "signature_scheme": info.signature_scheme,
@@ -117,15 +120,15 @@ class Registration:
         return msgspec.json.format(msgspec.json.encode(fields), indent=2) + b"\n"
 
     def receive(self, frames: Sequence[Frame]) -> tuple[ConnectionInfo, list[Frame]]:
-        """Take a message that has come to the registration port.
+        """Read a message that has arrived at the registration port.
 
         Returns:
-            Where the kernel listens, and the frames to acknowledge it with.
+            The kernel's addresses, and the frames of the acknowledgement.
 
         Raises:
-            MalformedMessage: these frames are no registration.
+            MalformedMessage: the frames are not a registration.
             InvalidSignature: the sender does not have the key.
-            RemoteProtocolError: it is the registration of another kernel, or of impossible ports.
+            RemoteProtocolError: another kernel's registration, or invalid ports.
         """
         if DELIMITER not in frames:
             raise MalformedMessage(f"no {DELIMITER.decode()} delimiter in a registration")
@@ -165,8 +168,8 @@ def registers(kernel_protocol_version: str) -> bool:
     """Return whether a kernel of this version of the specification registers its ports.
 
     Args:
-        kernel_protocol_version: as the kernelspec says, for example ``"5.6"``. A kernelspec that
-            says nothing, or nothing of this form, belongs to a kernel that does not register.
+        kernel_protocol_version: the kernelspec's entry, for example ``"5.6"``. Kernels without an
+            entry, or with one of another form, do not register.
     """
     version = _VERSION.match(kernel_protocol_version)
     return version is not None and (int(version[1]), int(version[2])) >= _FIRST_VERSION

@@ -1,4 +1,4 @@
-"""Signing: the HMAC over a message's four JSON frames, and the memory of those received before.
+"""Signing: the HMAC over a message's four JSON frames, and the detection of replays.
 
 Specification: "The Wire Protocol".
 """
@@ -18,34 +18,32 @@ if TYPE_CHECKING:
 
 _SCHEME_PREFIX = "hmac-"
 
-# Up to here one joined update is faster than four; beyond it the copy costs more than the calls.
+# Below this size one joined update is faster than four; above it, the copy takes longer.
 _JOIN_BELOW_BYTES = 16_384
 
 
 class Signer:
     """Signs JSON frames with a shared key.
 
-    The two keyed halves of the HMAC (RFC 2104) are hashed once and copied for every message, which
-    takes half the time of the ``hmac`` module's own copy.
+    The two keyed halves of the HMAC (RFC 2104) are hashed once and copied for every message: twice
+    as fast as copying an object of the ``hmac`` module.
 
     Args:
         key: the shared secret, not empty.
-        scheme: ``"hmac-"`` and the name of a hash that ``hashlib`` knows.
+        scheme: ``"hmac-"`` and the name of a hash in ``hashlib``.
 
     Attributes:
-        enabled: whether messages are signed and verified at all.
+        enabled: whether messages are signed and verified.
 
     Raises:
-        LocalProtocolError: the key is empty or the scheme unknown.
+        LocalProtocolError: the key is empty, or the scheme is unknown.
     """
 
     __slots__ = ("_inner", "_outer", "enabled")
 
     def __init__(self, key: bytes, scheme: str = "hmac-sha256") -> None:
         if not key:
-            raise LocalProtocolError(
-                "an empty key turns signing off: say so with Signer.disabled()"
-            )
+            raise LocalProtocolError("the key is empty: use Signer.disabled() to turn signing off")
         hashed = _hash_constructor(scheme)
         blank = hashed(b"")
         block_key = key if len(key) <= blank.block_size else hashed(key).digest()
@@ -56,7 +54,7 @@ class Signer:
 
     @classmethod
     def disabled(cls) -> Signer:
-        """Return the signer that signs nothing: empty signatures, every message accepted."""
+        """Return a signer that makes empty signatures and accepts every message."""
         signer = cls(b"unused")
         signer.enabled = False
         return signer
@@ -80,7 +78,7 @@ class ReplayWindow:
     """Remembers the last signatures, first in, first out.
 
     Args:
-        size: how many signatures are remembered; the oldest is forgotten for each one beyond.
+        size: the number of signatures to remember.
     """
 
     __slots__ = ("_order", "_seen", "_size")
@@ -97,7 +95,7 @@ class ReplayWindow:
         """Record a verified signature.
 
         Raises:
-            ReplayedMessage: it is in the window already.
+            ReplayedMessage: the window has this signature already.
         """
         if signature in self._seen:
             raise ReplayedMessage("this message was received before: a replay, or a looping proxy")
@@ -112,7 +110,7 @@ def _hash_constructor(scheme: str) -> Callable[[bytes], HASH]:
     # The shake hashes have no digest of a fixed size, which an HMAC needs.
     if name == scheme or name not in hashlib.algorithms_available or name.startswith("shake"):
         raise LocalProtocolError(
-            f"unknown signature scheme {scheme!r}: it is 'hmac-' and the name of a hash, "
+            f"unknown signature scheme {scheme!r}: use 'hmac-' and the name of a hash, "
             "for example 'hmac-sha256'"
         )
     return partial(hashlib.new, name)

@@ -1,8 +1,8 @@
-"""JSON as the specification wants it on the way out, and as kernels really send it on the way in.
+"""JSON: strict when written, tolerant when read.
 
 Kernels send NaN and Infinity, lone surrogates, bytes that are not valid UTF-8, null where an object
-or a string belongs and numbers where a string belongs. msgspec refuses these. The standard
-library's parser then reads the same bytes again. Valid messages pay nothing for this.
+or a string belongs and numbers where a string belongs. msgspec refuses these; then the standard
+library's parser reads the same bytes again. This takes no time for valid messages.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kernelproto.exceptions import LocalProtocolError, MalformedMessage
 
 T = TypeVar("T")
 
-# SystemError is what msgspec before 0.22 says to an integer beyond the largest float.
+# msgspec before 0.22 raises SystemError for an integer beyond the largest float.
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError, SystemError)
 
 
@@ -30,7 +30,7 @@ class _StrictReaders(dict[type[Any], Callable[[bytes | memoryview], Any]]):
 
 
 def _plain(value: object) -> object:
-    """Give msgspec, which takes no subclasses of these types, what it takes; numpy's are such."""
+    """Convert a value that msgspec refuses, such as a subclass of int or float (numpy)."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[object, object]", value))
     if isinstance(value, str):
@@ -39,7 +39,7 @@ def _plain(value: object) -> object:
         return operator.index(value)
     if isinstance(value, numbers.Real):
         return float(value)
-    raise TypeError(f"there is no JSON for {type(value).__name__}")
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
@@ -49,29 +49,28 @@ _strict_readers = _StrictReaders()
 def encode(value: object) -> bytes:
     """Write *value*, a Struct or a mapping, as a JSON object.
 
-    NaN and infinities have no place in JSON and become null, as they do in JavaScript. Tuples and
-    sets become arrays, bytes text in base64, dates text in ISO 8601, numbers of other libraries
-    plain ones.
+    NaN and infinities become null, as in JavaScript. Tuples and sets become arrays, bytes become
+    text in base64, dates text in ISO 8601, and numbers of other libraries plain numbers.
 
     Raises:
-        LocalProtocolError: it is no JSON object, or it holds something JSON cannot say.
+        LocalProtocolError: *value* is not a JSON object, or contains a value without a JSON form.
     """
     try:
         data = _encoder.encode(value)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         raise LocalProtocolError(f"cannot be written as JSON: {error}") from None
     if not data.startswith(b"{"):
-        raise LocalProtocolError(f"a JSON object is wanted here, not {type(value).__name__}")
+        raise LocalProtocolError(f"expected a JSON object, not a {type(value).__name__}")
     return data
 
 
 def decode(data: bytes | memoryview, kind: type[T]) -> T:
-    """Read a JSON object as *kind*, a Struct type or ``dict``, forgiving what kernels get wrong.
+    """Read a JSON object as *kind*, a Struct type or ``dict``, despite common faults of kernels.
 
     Bytes that are not valid UTF-8 become U+FFFD, as in jupyter_client.
 
     Raises:
-        MalformedMessage: no reading of *data* gives a *kind*.
+        MalformedMessage: *data* cannot be read as a *kind*.
     """
     read: Callable[[bytes | memoryview], T] = _strict_readers[kind]
     try:
@@ -116,9 +115,9 @@ def _repair_text(frame: bytes | memoryview) -> bytes | memoryview:
 
 
 def _repaired(value: Any, kind: Any) -> Any:
-    """Turn numbers into strings where strings belong, and let Structs have their defaults for null.
+    """Convert numbers to strings where strings belong; drop nulls, for the defaults of Structs.
 
-    Unknown fields are dropped: msgspec would stumble over a name with a lone surrogate.
+    Unknown fields are dropped as well: msgspec refuses a name with a lone surrogate.
     """
     if kind is str and isinstance(value, int | float):
         return str(value)

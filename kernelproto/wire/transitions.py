@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """How far a request has come."""
+    """The state of a request."""
 
     SENT = "sent"
     OVERTAKEN = "overtaken"

@@ -1,15 +1,16 @@
-"""Both ways in which Jupyter servers carry messages over a WebSocket.
+"""The two framings of messages on the WebSockets of Jupyter servers.
 
-One WebSocket carries every channel but the heartbeat, so each frame names its channel. It has no
-signature: the WebSocket belongs to one user, and the key of a kernel's connection stays behind.
+One WebSocket carries all channels except the heartbeat, so each frame names its channel. Frames
+have no signature: the WebSocket belongs to one user, and the key of the kernel's connection stays
+on the server.
 
 ``v1.kernel.websocket.jupyter.org``
     A binary frame: a table of offsets, then the channel and the message's own parts.
-legacy, when no subprotocol was agreed on
+legacy, without a subprotocol
     A text frame with one JSON object; with buffers a binary frame: offsets, that object, buffers.
 
 Both framings forward the JSON of a message unread. They replace bytes that are not valid UTF-8 by
-U+FFFD, because many clients cannot read those. Decoded messages are views into the received frame,
+U+FFFD, because many clients cannot read them. Decoded messages are views into the received frame,
 which must not be changed afterwards.
 
 Specification: "WebSocket kernel wire protocols" of jupyter_server.
@@ -39,23 +40,23 @@ FROM_SERVER: Final[tuple[ChannelName, ...]] = (*FROM_CLIENT, "iopub")
 
 _MAX_SIZE = 2**30
 
-# Servers keep what a header names, and kernels repeat it in each message that it has caused.
+# Servers store parts of a header, and kernels quote it in each message that it causes.
 _MOST_HEADER_BYTES = 65_536
 
-# An empty buffer takes 8 bytes of a frame and 200 of memory: a small frame must not become a large
-# list.
+# An empty buffer takes 8 bytes of a frame and 200 bytes of memory: a small frame must not become a
+# large list.
 _MOST_PARTS = 65_536
 
 
 class Framing(ABC):
-    """One way of carrying messages over a WebSocket; without state, for any number of connections.
+    """A framing of messages on a WebSocket; stateless, for any number of connections.
 
     Args:
-        receives: the channels on which messages may arrive: ``FROM_CLIENT`` or ``FROM_SERVER``.
-        max_size: the largest frame that is accepted, in bytes, a text frame in characters.
+        receives: the channels of received messages: ``FROM_CLIENT`` or ``FROM_SERVER``.
+        max_size: the size of the largest accepted frame, in bytes, or in characters of text frames.
 
     Attributes:
-        subprotocol: the WebSocket subprotocol to agree on, None for the legacy framing.
+        subprotocol: the WebSocket subprotocol; None for the legacy framing.
     """
 
     subprotocol: ClassVar[str | None]
@@ -76,11 +77,11 @@ class Framing(ABC):
 
     @abstractmethod
     def decode(self, data: Frame | str) -> tuple[ChannelName, Message]:
-        """Return the message that a frame carries, and its channel.
+        """Return the channel and the message of a frame.
 
         Raises:
-            MalformedMessage: the frame carries no message, is too large, or belongs to a channel on
-                which nothing may arrive.
+            MalformedMessage: the frame carries no message, is too large, or names a channel that is
+                not in *receives*.
         """
 
     def _check_size(self, data: Frame | str) -> None:
@@ -92,7 +93,7 @@ class Framing(ABC):
     def _channel(self, name: str) -> ChannelName:
         channel = self._channels.get(name)
         if channel is None:
-            raise MalformedMessage(f"no message may arrive on a channel {name[:20]!r}")
+            raise MalformedMessage(f"messages on the channel {name[:20]!r} are not accepted")
         return channel
 
 
@@ -107,7 +108,7 @@ class V1Framing(Framing):
 
     def decode(self, data: Frame | str) -> tuple[ChannelName, Message]:
         if isinstance(data, str):
-            raise MalformedMessage(f"a text frame; {self.subprotocol} has binary ones only")
+            raise MalformedMessage(f"a text frame; {self.subprotocol} has binary frames only")
         self._check_size(data)
         name, *parts = _V1_TABLE.split(data)
         return self._channel(str(name, "utf-8", "replace")), _message(parts)
@@ -116,7 +117,7 @@ class V1Framing(Framing):
 class LegacyFraming(Framing):
     """The framing of a WebSocket without a subprotocol.
 
-    A message without a channel is taken for one on shell, as jupyter_server does.
+    A message without a channel counts as a message on shell, as in jupyter_server.
     """
 
     subprotocol = None
@@ -144,8 +145,8 @@ class LegacyFraming(Framing):
         self._check_size(data)
         if isinstance(data, str):
             data = data.encode(errors="replace")
-        # What a frame starts with tells what it is: the gateway client of jupyter_server sends
-        # everything in text frames. No JSON begins with a zero, and every acceptable table does.
+        # The first byte tells the format, because the gateway client of jupyter_server sends binary
+        # data in text frames. JSON never begins with a zero; every acceptable table does.
         envelope, *buffers = _LEGACY_TABLE.split(data) if data[:1] == b"\0" else [data]
         channel, parts = _open_envelope(envelope)
         return self._channel(channel), _message([*parts, *buffers])
@@ -154,17 +155,17 @@ class LegacyFraming(Framing):
 def server_framing(offered: Iterable[str], *, max_size: int = _MAX_SIZE) -> Framing:
     """Return the framing for a client that offers these subprotocols.
 
-    Its ``subprotocol`` is the server's answer; None means that there is none to be named.
+    Its ``subprotocol`` is the server's answer; None means an answer without a subprotocol.
     """
     kind = V1Framing if V1_SUBPROTOCOL in offered else LegacyFraming
     return kind(FROM_CLIENT, max_size=max_size)
 
 
 def client_framing(selected: str | None, *, max_size: int = _MAX_SIZE) -> Framing:
-    """Return the framing for a server that was offered V1_SUBPROTOCOL and has *selected* this.
+    """Return the framing for a server that was offered V1_SUBPROTOCOL and answered *selected*.
 
     Raises:
-        RemoteProtocolError: that was not on offer.
+        RemoteProtocolError: the server selected a subprotocol that was not offered.
     """
     if selected and selected != V1_SUBPROTOCOL:
         raise RemoteProtocolError(f"the server selected the WebSocket subprotocol {selected!r}")
@@ -173,11 +174,12 @@ def client_framing(selected: str | None, *, max_size: int = _MAX_SIZE) -> Framin
 
 
 class _Table:
-    """Joins parts behind a table of their offsets: how many, then where in the frame each begins.
+    """Joins parts after a table: the number of offsets, then the offset of each part in the frame.
 
     Args:
-        byte_order, number: of the table's numbers, in the letters of ``struct``.
-        parts: how many parts there are at least.
+        byte_order: the byte order of the table's numbers, as a letter of ``struct``.
+        number: the type of the numbers, as a letter of ``struct``.
+        parts: the minimum number of parts.
         ends: whether the table ends with the length of the frame.
     """
 
@@ -223,7 +225,7 @@ def _struct(form: str, count: int) -> struct.Struct:
 _V1_TABLE = _Table("<", "Q", parts=5, ends=True)
 _LEGACY_TABLE = _Table("!", "I", parts=1, ends=False)
 
-# In JSON the last of equal keys wins: a content that is no JSON value cannot forge what follows it.
+# In JSON the last of equal keys wins: a content that is not valid JSON cannot forge later fields.
 _ENVELOPE = (
     b'{"content": ',
     b', "metadata": ',
@@ -250,12 +252,12 @@ _envelopes = msgspec.json.Decoder(_Envelope)
 
 
 def _open_envelope(data: Frame) -> tuple[str, list[Frame]]:
-    """Return the channel and the four JSON parts, cut out and not decoded."""
+    """Return the channel and the four JSON parts, undecoded."""
     parts: list[Frame]
     try:
         envelope = _envelopes.decode(data)
     except (ValueError, RecursionError):
-        # It may still hold what kernels and browsers get wrong, such as NaN and lone surrogates.
+        # It may have common faults of kernels and browsers, such as NaN and lone surrogates.
         fields = cast("dict[str, Any]", tolerant_json.decode(data, dict))
         names = ("header", "parent_header", "metadata", "content")
         parts = [json.dumps(fields.get(name, {})).encode() for name in names]

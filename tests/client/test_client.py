@@ -206,7 +206,7 @@ async def test_code_may_be_executed_as_a_plain_request(kernel, client, start) ->
         (("custom_request", {}, "stdin"), "requests go on shell or control, not on stdin"),
         (("custom_request", {}, "hb"), "requests go on shell or control, not on hb"),
         (("custom_request", {"x": object()}), "cannot be written as JSON"),
-        (("custom_request", [1]), "a JSON object is wanted here"),
+        (("custom_request", [1]), "expected a JSON object"),
     ],
     ids=["a message", "a reply", "on iopub", "on stdin", "on hb", "unwritable", "a list"],
 )

@@ -51,8 +51,8 @@ async def test_a_wrong_signature_is_refused(kernel, client, start, caplog, forge
         (
             "kernelproto.client.dispatcher",
             logging.WARNING,
-            "refused a message on shell: the signature does not match: the sender has another key, "
-            "or is an intruder",
+            "refused a message on shell: the signature does not match: the sender does not have "
+            "the connection's key",
         )
     ]
     kernel.reply(request, implementation="mine")
@@ -238,7 +238,7 @@ async def test_a_flood_of_refused_messages_writes_few_lines(kernel, client, capl
     kernel.transport.send("shell", [b"garbage"])
     assert client.refused == {"InvalidSignature": 10_000, "MalformedMessage": 1}
     first, *counts, other = caplog.messages
-    assert first.endswith("the sender has another key, or is an intruder")
+    assert first.endswith("the sender does not have the connection's key")
     assert len(counts) == 13
     assert counts[-1].endswith("(8192 times so far)")
     assert other.startswith("refused a message on shell: ")

@@ -224,9 +224,9 @@ def test_keys_for_encryption(public) -> None:
     ],
 )
 def test_key_for_encryption_that_is_none(name, key) -> None:
-    with pytest.raises(LocalProtocolError, match=f"{name} is no CurveZMQ key"):
+    with pytest.raises(LocalProtocolError, match=f"{name} is not a CurveZMQ key"):
         info(**{"curve_publickey": PUBLIC, name: key})
-    with pytest.raises(RemoteProtocolError, match=f"{name} is no CurveZMQ key"):
+    with pytest.raises(RemoteProtocolError, match=f"{name} is not a CurveZMQ key"):
         ConnectionInfo.from_json(file(**{"curve_publickey": PUBLIC, name: key}))
 
 

@@ -163,7 +163,7 @@ def test_refused_messages_change_nothing() -> None:
 
 
 def test_unsigned_registration_is_not_to_be_had() -> None:
-    with pytest.raises(LocalProtocolError, match="without a key"):
+    with pytest.raises(LocalProtocolError, match="needs a key"):
         registration(key="")
 
 

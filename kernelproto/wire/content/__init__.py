@@ -1,8 +1,8 @@
 """The content of every message type of the messaging specification 5.5, one Struct each.
 
-There is a module for each channel. ``content_type(msg_type)`` finds the Struct by the message type;
-an unknown type has a plain dict. Fields that kernels are known to leave out have defaults. Extra
-fields are ignored here and survive in ``Message.raw_content``.
+There is a module for each channel. ``content_type(msg_type)`` returns the Struct of a message type,
+or ``dict`` for an unknown type. Fields that some kernels leave out have defaults. Extra fields are
+ignored here and survive in ``Message.raw_content``.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ __all__ = [
 
 Output = Stream | DisplayData | UpdateDisplayData | ExecuteResult | ErrorOutput | ClearOutput
 
-# debug_request, debug_reply and debug_event are messages of the Debug Adapter Protocol, whose
-# shapes are not the specification's to fix: they stay dicts.
+# debug_request, debug_reply and debug_event stay dicts, because the Debug Adapter Protocol defines
+# them.
 CONTENT_TYPES: dict[str, type[Content]] = {
     "execute_request": ExecuteRequest,
     "execute_reply": ExecuteReply,
@@ -172,15 +172,15 @@ CONTENT_TYPES: dict[str, type[Content]] = {
 
 
 def content_type(msg_type: str) -> type[Any]:
-    """Return the Struct for the content of *msg_type*, or ``dict`` where there is none."""
+    """Return the Struct for the content of *msg_type*; ``dict`` for an unknown type."""
     return CONTENT_TYPES.get(msg_type, dict)
 
 
 def message_type(kind: type[Content]) -> str:
-    """Return the msg_type whose content is a *kind*.
+    """Return the msg_type of the messages with a *kind* as their content.
 
     Raises:
-        KeyError: it is not the content of any one message type.
+        KeyError: there is no such message type.
     """
     return _MESSAGE_TYPES[kind]
 

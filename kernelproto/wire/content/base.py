@@ -1,4 +1,4 @@
-"""What all contents have in common."""
+"""The base classes of all contents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Request(Content, frozen=True, kw_only=True):
 
 
 class Reply(Content, frozen=True, kw_only=True):
-    """What every reply has: ``status`` "ok", "error" or "aborted", and the error, if any."""
+    """The common fields of replies: ``status`` "ok", "error" or "aborted", and the error."""
 
     status: str = "ok"
     ename: str = ""

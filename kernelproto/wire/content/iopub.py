@@ -22,7 +22,7 @@ class Stream(Content, frozen=True):
 
 
 class MimeBundle(Content, frozen=True):
-    """One thing in several representations: MIME type to data, and metadata likewise."""
+    """One object in several formats: MIME type to data, and MIME type to metadata."""
 
     data: dict[str, Any] = {}
     metadata: dict[str, Any] = {}
@@ -90,7 +90,7 @@ class ErrorOutput(Content, frozen=True):
 
 
 class ClearOutput(Content, frozen=True):
-    """Remove the outputs so far; with ``wait`` only once the next output is there."""
+    """Remove the outputs so far; with ``wait`` only when the next output arrives."""
 
     wait: bool = False
 
@@ -100,7 +100,7 @@ class ClearOutput(Content, frozen=True):
 
 
 class ExecuteInput(Content, frozen=True):
-    """The code that a client has just asked to run. Section "Code inputs"."""
+    """The code of an execute_request, for all clients. Section "Code inputs"."""
 
     code: str = ""
     execution_count: int | None = None

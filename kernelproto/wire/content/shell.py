@@ -30,12 +30,12 @@ class ExecuteReply(Reply, frozen=True, kw_only=True):
 
     @property
     def aborted(self) -> bool:
-        """Whether the kernel did not run the code; what it has counted it has run."""
+        """Whether the kernel did not run the code; code with an execution count did run."""
         return self.execution_count is None and super().aborted
 
     @property
     def interrupted(self) -> bool:
-        """Whether the code was run and interrupted, for which some kernels say "abort" as well."""
+        """Whether the code ran and was interrupted, which some kernels report as "abort" too."""
         return self.execution_count is not None and super().aborted
 
 
@@ -48,7 +48,7 @@ class InspectRequest(Request, frozen=True, kw_only=True):
 
 
 class InspectReply(Reply, frozen=True, kw_only=True):
-    """What is known about the object, as a MIME bundle."""
+    """A description of the object, as a MIME bundle."""
 
     found: bool = False
     data: dict[str, Any] = {}
@@ -63,7 +63,7 @@ class CompleteRequest(Request, frozen=True, kw_only=True):
 
 
 class CompleteReply(Reply, frozen=True, kw_only=True):
-    """Texts that may replace ``code[cursor_start:cursor_end]``."""
+    """Possible replacements for ``code[cursor_start:cursor_end]``."""
 
     matches: list[str] = []
     cursor_start: int = 0
@@ -131,7 +131,7 @@ class CommInfoReply(Reply, frozen=True, kw_only=True):
 
 
 class KernelInfoRequest(Request, frozen=True, kw_only=True):
-    """Ask what the kernel is. Section "Kernel info"."""
+    """Ask for a description of the kernel. Section "Kernel info"."""
 
 
 class LanguageInfo(Content, frozen=True, kw_only=True):
@@ -147,7 +147,7 @@ class LanguageInfo(Content, frozen=True, kw_only=True):
 
 
 class KernelInfoReply(Reply, frozen=True, kw_only=True):
-    """What the kernel is and can do."""
+    """The kernel's name, version, language and features."""
 
     protocol_version: str = ""
     implementation: str = ""
