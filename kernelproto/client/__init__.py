@@ -1,4 +1,4 @@
-"""Talking to a running kernel: requests, executions, comms, and whatever it publishes."""
+"""The client of a running kernel: requests, executions, comms and published messages."""
 
 from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.comms import Comm, Comms

@@ -53,17 +53,21 @@ _COMM_MESSAGES = frozenset(("comm_open", "comm_msg", "comm_close"))
 class KernelClient(Requests, Observable):
     """Talks to one running kernel; ``open_client`` and ``connect_kernel`` make it.
 
-    Messages that are no messages, carry a wrong signature or were received before are refused: they
-    are counted in ``refused`` and logged as warnings. If the client can tell which of its requests
-    a malformed message belongs to, that request is told: a lost output leaves a RefusedOutput, a
-    lost reply raises MalformedMessage.
+    The client refuses malformed messages, wrong signatures and replays: it counts them in
+    ``refused`` and logs warnings. If it can tell which of its requests a malformed message belongs
+    to, that request learns of the loss: a lost output leaves a RefusedOutput, a lost reply raises
+    MalformedMessage.
+
+    There are three ways to receive messages beside those of your own requests: iterate over
+    ``messages``, have a function called by ``add_handler``, or, for the debugger, iterate over
+    ``debug_events``.
 
     Attributes:
-        connection_info: where the kernel is.
+        connection_info: the kernel's addresses and keys.
         session: the client session id.
-        interrupter: how ``execute`` interrupts the kernel; by default an interrupt_request.
+        interrupter: interrupts the kernel for ``execute``; by default with an interrupt_request.
         comms: the comms of this client.
-        executions: sends executions, and watches over them.
+        executions: sends and interrupts executions, and finds lost replies.
         observers: the observers of messages; all clients of a Kernel share them.
     """
 
@@ -99,7 +103,7 @@ class KernelClient(Requests, Observable):
 
     @property
     def refused(self) -> Mapping[str, int]:
-        """How many messages were refused, by the name of the exception."""
+        """The number of refused messages, by the name of the exception."""
         return self._dispatcher.refused
 
     @property
@@ -114,7 +118,7 @@ class KernelClient(Requests, Observable):
 
     @property
     def busy(self) -> bool:
-        """Whether the kernel works on a request of any client, as far as is known here."""
+        """Whether the kernel works on a request of any client, as far as this client knows."""
         return self._dispatcher.conversation.kernel_busy
 
     @property
@@ -124,14 +128,14 @@ class KernelClient(Requests, Observable):
 
     @property
     def awaited(self) -> str:
-        """The phase that ``wait_for_ready`` is in, or was in last; see ``KernelNotReady.phase``."""
+        """The current or last phase of ``wait_for_ready``; see ``KernelNotReady.phase``."""
         return self._readiness.awaited
 
     async def wait_for_ready(self) -> content.KernelInfoReply:
-        """Wait until the kernel answers and its outputs get here; set a deadline around it.
+        """Wait until the kernel answers and its outputs arrive; set a deadline around the call.
 
-        A kernel that answers on control alone is busy with another client's request: ``busy`` says
-        so until the kernel answers on shell.
+        A kernel that answers only on control is busy with another client's request: ``busy`` is
+        then True until the kernel answers on shell.
 
         Returns:
             The kernel_info_reply.
@@ -172,9 +176,9 @@ class KernelClient(Requests, Observable):
         subshell_id: str | None = None,
     ) -> Message:
         if not msg_type.endswith("_request"):
-            raise LocalProtocolError(f"{msg_type!r} is no request: nobody would answer it")
+            raise LocalProtocolError(f"{msg_type!r} is not a request, so no reply would come")
         if channel not in ("shell", "control"):
-            raise LocalProtocolError(f"requests go on shell or control, not on {channel}")
+            raise LocalProtocolError(f"send requests on shell or control, not on {channel}")
         message = self._dispatcher.factory.message(
             msg_type, content, metadata=metadata, buffers=buffers, subshell_id=subshell_id
         )
@@ -186,7 +190,7 @@ class KernelClient(Requests, Observable):
     ) -> Execution:
         if options.on_timeout == "restart":
             raise LocalProtocolError(
-                'on_timeout="restart" needs a Kernel: a client has no process to replace'
+                'on_timeout="restart" needs a Kernel: a KernelClient cannot restart its kernel'
             )
         limit = self._output_limit
         return Execution(self.executions, request, options=options, output_limit=limit)
@@ -196,7 +200,7 @@ class KernelClient(Requests, Observable):
         return await self.executions.interrupt(self.request_interrupt)
 
     async def request_interrupt(self) -> content.InterruptReply:
-        """Send the interrupt_request, and do nothing else; for ``interrupter``."""
+        """Send the interrupt_request and do nothing else; for ``interrupter``."""
         return await self._ask(content.InterruptRequest(), content.InterruptReply, "control")
 
     async def shutdown(
@@ -205,21 +209,26 @@ class KernelClient(Requests, Observable):
         """Ask the kernel to end. Specification: "Kernel shutdown".
 
         Args:
-            restart: whether the kernel is told that it will be started again.
-            channel: "control", or "shell" for kernels that know it there alone.
+            restart: tells the kernel whether it will be started again.
+            channel: "control", or "shell" for kernels that support the request only there.
         """
         request = content.ShutdownRequest(restart=restart)
         return await self._ask(request, content.ShutdownReply, channel)
 
     async def heartbeat(self) -> float:
+        """Send a heartbeat and wait for its echo. Specification: "Heartbeat for kernels".
+
+        Returns:
+            The delay in seconds.
+        """
         return await self._dispatcher.heartbeat()
 
     def deliver(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
-        """Take in what has arrived on *channel*; called by the channels."""
+        """Take in a message that has arrived on *channel*; called by the channels."""
         self._dispatcher.deliver(channel, frames)
 
     def fail(self, error: KernelProtoError) -> None:
-        """End every wait, because there is no kernel any more.
+        """End every wait, because the kernel has ended.
 
         Every wait, now or later, raises a copy of *error*. Only the first call counts.
         """
@@ -246,7 +255,7 @@ class KernelClient(Requests, Observable):
         await self._dispatcher.settle()
 
     async def interrupt_kernel(self) -> None:
-        """Interrupt the running code, in whichever way the kernel wants it."""
+        """Interrupt the running code with ``interrupter``."""
         await self.executions.interrupt_kernel()
 
     async def send_comm(
@@ -263,7 +272,7 @@ class KernelClient(Requests, Observable):
         await self._dispatcher.send(message, "shell")
 
     async def forward(self, message: Message, channel: ChannelName) -> None:
-        """Send the message of another client, unchanged; ``messages`` has the replies to it."""
+        """Send another client's message unchanged; the replies come with ``messages``."""
         await self._dispatcher.send(message, channel)
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -299,18 +308,19 @@ async def open_client(
     observers: Observers | None = None,
     comm_targets: dict[str, OnCommOpen] | None = None,
 ) -> AsyncGenerator[KernelClient]:
-    """Open a client for a kernel that need not be listening yet; leaving the block closes it.
+    """Open a client for a kernel, which may begin to listen later; leaving the block closes it.
 
     Args:
-        info: where the kernel listens, or will.
+        info: the kernel's addresses and keys.
         open_channels: opens the channels to the kernel; ZeroMQ by default.
-        output_limit: how many bytes of unread outputs each execution keeps; see Execution.
-        timeouts: only ``interrupt`` matters here.
-        observers: they receive messages, and outlive this client; None means observers of its own.
-        comm_targets: those that are registered already.
+        output_limit: the size of each execution's buffer for unread outputs, in bytes; see
+            Execution.
+        timeouts: only ``interrupt`` applies to a client.
+        observers: receive the messages, and outlive this client; None means new ones.
+        comm_targets: the comm targets that are registered already.
     """
     session = uuid.uuid4().hex
-    # A topic that no other client has makes the kernel send its welcome message to this client.
+    # The kernel sends its welcome message to this client because no other client has this topic.
     topics = (b"", uuid.uuid4().hex.encode())
     client = KernelClient(
         info,

@@ -24,7 +24,7 @@ OnCommOpen = Callable[["Comm", Message], Awaitable[None] | None]
 
 
 class CommSender(Protocol):
-    """What comms need of the client that they belong to."""
+    """Sends the messages of comms; implemented by the client."""
 
     async def send_comm(
         self,
@@ -36,25 +36,25 @@ class CommSender(Protocol):
         ...
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run an async function for as long as the client is open; what it raises is logged."""
+        """Run an async function while the client is open; its exceptions are logged."""
         ...
 
 
 class Comm:
-    """One comm; ``Comms.open`` and the kernel open it.
+    """One comm; ``Comms.open`` and the kernel open comms.
 
-    Iterate over it for the messages that the kernel sends on it: the iteration ends when the kernel
-    closes the comm. Leaving its block closes it from this side. It ends with the client.
+    Iterate over a comm to receive the kernel's messages; the iteration ends when the kernel closes
+    the comm. Leaving the block of a comm closes it. A comm ends with its client.
 
-    Iterating raises, after what was received before:
+    Iterating raises, after the messages received before:
         OutputOverflow: more than 64 MiB were waiting to be read.
         KernelDied: the kernel's process has ended.
         ClientClosed: the client was closed.
 
     Attributes:
-        comm_id: the id that both sides know it by.
-        target_name: what it was opened for.
-        closed: whether either side has closed it.
+        comm_id: the id of the comm on both sides.
+        target_name: the name of the target that it was opened for.
+        closed: whether either side has closed the comm.
     """
 
     def __init__(self, comms: Comms, comm_id: str, target_name: str) -> None:
@@ -75,8 +75,8 @@ class Comm:
 
         Args:
             data: a JSON object.
-            metadata: likewise.
-            buffers: binary frames; when this returns they have been copied, and may be changed.
+            metadata: a JSON object.
+            buffers: binary frames; you may change them after the call, which has copied them.
 
         Raises:
             LocalProtocolError: the comm is closed.
@@ -86,7 +86,7 @@ class Comm:
         await self._comms.sender.send_comm(content, metadata, buffers)
 
     async def close(self, data: Mapping[str, Any] | None = None) -> None:
-        """Close the comm; a closed one stays closed."""
+        """Close the comm, unless it is closed already."""
         if self.closed:
             return
         self.closed = True
@@ -95,7 +95,7 @@ class Comm:
         await self._comms.sender.send_comm(content, None, ())
 
     def receive(self, message: Message) -> None:
-        """Take in what the kernel has sent on this comm; called by Comms."""
+        """Take in a message that the kernel has sent on this comm; called by Comms."""
         if isinstance(message.content, CommClose):
             self.closed = True
         self._stream.offer(message, "iopub")
@@ -111,7 +111,7 @@ class Comm:
     async def __anext__(self) -> Message:
         message, _ = await anext(self._stream)
         if isinstance(message.content, CommClose):
-            self._stream.offer(message, "iopub")  # for whoever iterates again
+            self._stream.offer(message, "iopub")  # so that the next iteration ends as well
             raise StopAsyncIteration
         return message
 
@@ -128,12 +128,11 @@ class Comm:
 
 
 class Comms:
-    """The comms of one client: those it has opened, and those that the kernel opens for it.
+    """The comms of one client, opened by the client or by the kernel.
 
     Args:
         sender: the client.
-        targets: those that are registered, by name; shared by the clients that a kernel has one
-            after the other.
+        targets: the registered targets, by name; the successive clients of a kernel share them.
     """
 
     def __init__(self, sender: CommSender, targets: dict[str, OnCommOpen]) -> None:
@@ -153,10 +152,10 @@ class Comms:
         """Open a comm to a target that the kernel has registered.
 
         Args:
-            target_name: the target; a kernel that does not know it closes the comm at once.
-            data: a JSON object for it.
-            metadata: likewise.
-            buffers: binary frames; when this returns they have been copied, and may be changed.
+            target_name: the target; a kernel without this target closes the comm at once.
+            data: a JSON object for the target.
+            metadata: a JSON object.
+            buffers: binary frames; you may change them after the call, which has copied them.
         """
         comm = self._add(uuid.uuid4().hex, target_name)
         content = CommOpen(comm_id=comm.comm_id, target_name=target_name, data=dict(data or {}))
@@ -168,32 +167,32 @@ class Comms:
         return comm
 
     def attach(self, comm_id: str, target_name: str) -> Comm:
-        """Take part in a comm that is open already, as ``comm_info`` tells."""
+        """Join a comm that is open already, as listed by ``comm_info``."""
         return self._open.get(comm_id) or self._add(comm_id, target_name)
 
     def register_target(self, target_name: str, on_open: OnCommOpen) -> None:
-        """Let the kernel open comms here.
+        """Let the kernel open comms to a target of this client.
 
-        A comm to a target that is not registered is left alone: it may be another client's.
+        A comm to an unregistered target is ignored: it may be another client's.
 
         Args:
             target_name: the target.
             on_open: called with the comm and the comm_open message, in a task of the client; an
-                async function may go on while the client is open. What it raises is logged.
+                async function may run as long as the client is open. Its exceptions are logged.
         """
         self._targets[target_name] = on_open
 
     def unregister_target(self, target_name: str) -> None:
-        """Let the kernel open no more comms to *target_name*; those that are open stay."""
+        """Ignore new comms to *target_name*; open comms stay open."""
         self._targets.pop(target_name, None)
 
     def receive(self, message: Message) -> None:
         """Take in a comm message; called by the client.
 
-        Where nobody has comms it is not decoded: who keeps the message need not keep that as well.
+        Without comms and targets the content is not decoded, so a stored message takes less memory.
 
         Raises:
-            MalformedMessage: its content cannot be read.
+            MalformedMessage: the content cannot be read.
         """
         if not self._open and not self._targets:
             return
@@ -229,7 +228,7 @@ class Comms:
             if inspect.isawaitable(outcome):
                 await outcome
         except Exception:
-            # The target's name was registered here, so the kernel does not choose the key.
+            # The client has registered this name, so the kernel cannot add keys without limit.
             text = "%r failed on a comm"
             self._log_counts.log(
                 logger, logging.ERROR, comm.target_name, text, on_open, exc_info=True

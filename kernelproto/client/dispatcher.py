@@ -41,11 +41,11 @@ class Pending(Protocol):
     """Receives the messages that belong to one request."""
 
     def receive(self, event: Event) -> None:
-        """Take in an arrival, or the end of a request of which the kernel has lost a message."""
+        """Take in a message, or the end of a request whose reply or "idle" is lost."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Give up: nothing more will arrive."""
+        """End with *error*: no more messages will arrive."""
         ...
 
 
@@ -96,7 +96,7 @@ class Dispatcher:
         self._arrivals = 0
 
     def attach(self, channels: Channels) -> None:
-        """Send on *channels* from now on; called once they are open."""
+        """Send on *channels* from now on; called when they are open."""
         self._channels = channels
         self._owner = LoopOwner()
 
@@ -123,16 +123,16 @@ class Dispatcher:
             raise
 
     def forget(self, msg_id: str) -> None:
-        """Give up a request; one that is not there is ignored."""
+        """Forget a request; an unknown msg_id is ignored."""
         self._pending.pop(msg_id, None)
         self.conversation.forget(msg_id)
 
     def pending_for(self, request: Request) -> Pending | None:
-        """Return the receiver of a request's messages; None for a request that is not open."""
+        """Return the receiver of a request's messages; None if the request is not open."""
         return self._pending.get(request.message.msg_id)
 
     async def heartbeat(self) -> float:
-        """Send a heartbeat and wait for its echo; return how long it took, in seconds."""
+        """Send a heartbeat and wait for its echo; return the delay in seconds."""
         beat = uuid.uuid4().bytes
         echo = self._echoes[beat] = Waiter[float]()
         sent_at = time.perf_counter()
@@ -181,7 +181,7 @@ class Dispatcher:
         self._channels.abandon()
 
     async def settle(self) -> None:
-        """Wait until nothing more arrives from a kernel whose process has ended."""
+        """Wait until no more messages arrive from a kernel after the end of its process."""
         before = -1
         for _ in range(_MOST_SETTLING_ROUNDS):
             if before == self._arrivals:
@@ -217,11 +217,11 @@ class Dispatcher:
         try:
             await self._channels.send(channel, frames)
         except ClientClosed:
-            self._raise_failure()  # the reason why they are closed
+            self._raise_failure()  # the reason why the channels are closed
             raise
 
     def _end(self, request: Request) -> None:
-        """End a request of which a message is missing; nothing more will come."""
+        """End a request whose reply or "idle" is lost."""
         pending = self._pending.pop(request.message.msg_id)
         pending.receive(Event(Signal.LATER_REPLY, Origin.OWN, request.message, request))
 

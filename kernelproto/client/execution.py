@@ -1,4 +1,4 @@
-"""Execution: one execute_request, from before it is sent until all its outputs are here."""
+"""Execution: one execute_request, from before it is sent until all its outputs have arrived."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from kernelproto.wire.transitions import Signal, State
 
 ExecutionState: TypeAlias = Literal["prepared", "queued", "running", "done"]
 
-# How long a cancelled task waits for the end of the code that it has interrupted.
+# How long a cancelled task waits for the end of the code that it interrupted.
 _INTERRUPT_SECONDS = 2.0
 
-# Outputs that are here already are read without waiting, up to this number; then other tasks run.
+# Up to this number, outputs that have arrived are read without a checkpoint.
 _READS_BETWEEN_CHECKPOINTS = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOptions:
-    """How an execution is waited for; the arguments of ``execute`` that the kernel never sees."""
+    """The arguments of ``execute`` that are not sent to the kernel."""
 
     on_input: OnInput | None = None
     subshell_id: str | None = None
@@ -56,11 +56,11 @@ class ExecutionSender(Stopper, Protocol):
     """Sends the messages of an Execution; implemented by the client."""
 
     async def send_execution(self, execution: Execution) -> None:
-        """Send the execute_request; its messages come to ``execution.receive``."""
+        """Send the execute_request and pass its messages to ``execution.receive``."""
         ...
 
     def forget_execution(self, execution: Execution) -> None:
-        """Deliver nothing more to it."""
+        """Stop passing messages to the execution."""
         ...
 
     async def send_input(self, text: str, request: Message) -> None:
@@ -69,31 +69,32 @@ class ExecutionSender(Stopper, Protocol):
 
 
 class Execution:
-    """Code that is being run, or is about to be.
+    """Code that the kernel runs or will run.
 
-    The request is sent when the execution is first awaited, iterated or entered. Then
+    ``execute`` only prepares the request. It is sent when you await, iterate or enter the
+    execution:
 
-    - ``await execution`` waits for the end and returns the ExecutionResult; it may be repeated,
-    - ``async for output in execution`` gives the outputs as they come, each once, and ends with the
-      execution; awaiting it afterwards gives the result at once,
+    - ``await execution`` waits for the end and returns the ExecutionResult. You may await it again.
+    - ``async for output in execution`` gives each output once, as it arrives, and stops at the end
+      of the execution. Awaiting it afterwards returns the result at once.
     - ``async with kernel.execute(...) as execution`` sends the request on entry. Leaving the block
       before the end discards later outputs and the reply; the kernel is not interrupted.
 
-    Cancelling the task that waits does nothing to the kernel; it can be waited for again. With
-    ``interrupt_on_cancel`` it interrupts the code: at once when the code runs, otherwise as soon as
-    its turn comes. No interrupt of an execution strikes the code of another one.
+    Cancelling a waiting task does not affect the kernel; another task may wait for the execution.
+    With ``interrupt_on_cancel`` cancellation interrupts the code: at once if the code runs,
+    otherwise as soon as it runs. An interrupt of one execution never strikes another one.
 
-    Outputs are kept, in order, until they are read, up to the client's ``output_limit`` in bytes.
-    Outputs beyond the limit are discarded, and the reader gets OutputOverflow after the others.
-    Outputs that were read by iteration are kept for the result up to the same limit; beyond it the
-    oldest are dropped and ``ExecutionResult.outputs_complete`` is False. It is also False if an
-    output cannot be read: a RefusedOutput takes its place.
+    Unread outputs are kept in order, up to the client's ``output_limit`` in bytes. Outputs beyond
+    the limit are discarded, and the reader gets OutputOverflow after the kept outputs. Outputs that
+    were read by iteration are kept for the result up to the same limit; beyond it the oldest are
+    dropped and ``ExecutionResult.outputs_complete`` is False. It is also False if an output cannot
+    be read: a RefusedOutput takes its place.
 
-    ``on_input`` is called in the task that waits, when the kernel asks for input; a plain function
-    runs in a worker thread. An exception from it is raised in the waiting task. If the kernel asks
-    although the request does not allow it, the answer is empty, and a warning is logged.
+    ``on_input`` is called in a waiting task when the kernel asks for input; a plain function runs
+    in a worker thread. Its exceptions are raised in the waiting task. If the kernel asks although
+    the request does not allow input, the answer is empty, and a warning is logged.
 
-    The ``timeout`` counts from when the kernel begins the execution, whether a task waits or not.
+    The ``timeout`` begins when the kernel begins the execution, whether or not a task waits.
 
     An execution ends with the kernel's reply and "idle". A few kernels send their last outputs
     later; the execution then ends a quarter of a second after the last output.
@@ -103,17 +104,16 @@ class Execution:
         ClientClosed: the client was closed, or the execution's block was left before its end.
         OutputOverflow: outputs were not read in time.
         MalformedMessage: the kernel's reply cannot be read.
-        ReplyLost: the kernel is done with the execution and has not replied. The outputs are in its
-            ``result``.
-        ExecutionTimeout: the code ran longer than its ``timeout``. Its ``result`` is the result so
-            far; iterating first gives the outputs.
+        ReplyLost: the kernel went on without a reply. The exception's ``result`` has the outputs.
+        ExecutionTimeout: the code ran longer than its ``timeout``. The exception's ``result`` is
+            the result so far; iterating first gives the outputs.
         KernelUnresponsive: the code ran longer, and the interrupt has not ended it.
 
     Specification: "Execute".
 
     Attributes:
         request: the content of the execute_request.
-        msg_id: the request's msg_id once it was sent, before that None.
+        msg_id: the msg_id of the sent request; None before.
     """
 
     def __init__(
@@ -152,10 +152,10 @@ class Execution:
 
     @property
     def state(self) -> ExecutionState:
-        """How far it has come.
+        """The progress of the execution.
 
-        "prepared" before it is sent; "queued" until the kernel begins it; "running" until its
-        reply and its last outputs are here; "done".
+        "prepared" before the request is sent; "queued" until the kernel begins the execution;
+        "running" until its reply and its last outputs have arrived; then "done".
         """
         if self._ended:
             return "done"
@@ -165,7 +165,7 @@ class Execution:
 
     @property
     def outputs(self) -> Sequence[LastingOutput]:
-        """The outputs so far, as ``ExecutionResult.outputs`` has them; also after a failure."""
+        """The outputs so far, in the form of ``ExecutionResult.outputs``; also after a failure."""
         return self._buffer.page.outputs()
 
     def __await__(self) -> Generator[Any, Any, ExecutionResult]:
@@ -203,7 +203,7 @@ class Execution:
             await self._interrupt_if_asked()
         if not self._ended:
             error = ClientClosed("the execution's block was left before its end")
-            if self._turn.unwanted:  # it is still to be interrupted
+            if self._turn.unwanted:  # an interrupt is still to be sent
                 self._close(error)
             else:
                 self.let_go()
@@ -212,13 +212,13 @@ class Execution:
     async def interrupt(self) -> None:
         """Interrupt this execution, and no other one.
 
-        Code that runs is interrupted at once. An execution that is prepared or queued, or whose
-        code has not begun yet, is interrupted as soon as its code runs, and again until it ends:
-        this returns before. It does nothing to an execution that is over.
+        Running code is interrupted at once. For a prepared or queued execution the call returns at
+        once; the client interrupts the code as soon as it runs, and again until it ends. The call
+        has no effect on an execution that is over.
 
         Raises:
-            UnsupportedRequest: the kernel cannot be interrupted.
-            KernelDied, ClientClosed: there is no kernel any more.
+            UnsupportedRequest: the kernel does not support interrupts.
+            KernelDied, ClientClosed: the kernel has ended, or the client was closed.
         """
         if self._turn.occupies_kernel and self._turn.shows_code:
             await self._sender.interrupt_kernel()
@@ -228,7 +228,7 @@ class Execution:
 
     @property
     def turn(self) -> Turn:
-        """How far the kernel has come with it; for the client."""
+        """The kernel's progress with this execution; for the client."""
         return self._turn
 
     def time_is_up(self, error: ExecutionTimeout) -> None:
@@ -236,15 +236,15 @@ class Execution:
         self._outcome.timed_out = error
 
     def let_go(self) -> None:
-        """Expect nothing more from the kernel, not even its end."""
+        """Expect no more messages from the kernel."""
         self._sender.forget_execution(self)
         self._buffer.complete = False
 
     def receive(self, event: Event) -> None:
-        """Take in what the kernel has sent for this execution; called by the client.
+        """Take in a message for this execution; called by the client.
 
         Raises:
-            MalformedMessage: an output whose content cannot be read.
+            MalformedMessage: the content of an output cannot be read.
         """
         if not self._turn.shows_code:
             self._note_progress(event.signal)
@@ -262,7 +262,7 @@ class Execution:
             self._buffer.complete &= request.idle_at is not None
             self.fail(reply_lost(request))
         elif request.reply is not None:
-            # Without its "idle" nothing tells whether all outputs are here.
+            # Without "idle" outputs may be missing.
             self._buffer.complete &= event.signal is not Signal.LATER_REPLY
             self._receive_reply(request, request.reply)
 
@@ -281,7 +281,7 @@ class Execution:
         if self._ended:
             return  # its block was left
         kept = self._buffer.append(output, sum(map(len, message.parts)))
-        # A task that awaits the result need not be woken for each output.
+        # Outputs do not wake a task that only awaits the result.
         if self._iterated or not kept:
             self._news.ring()
         if refusal is not None:
@@ -303,7 +303,7 @@ class Execution:
             self._news.ring()
 
     def share(self, displays: Displays) -> None:
-        """Show the displays of the kernel that it is sent to; called by the client."""
+        """Use the displays of the kernel; called by the client before it sends the request."""
         self._buffer.page.displays = displays
 
     def fail(self, error: Exception) -> None:
@@ -338,7 +338,7 @@ class Execution:
             raise
 
     async def _progress(self) -> None:
-        """Wait until something may have changed, answering the kernel's question meanwhile."""
+        """Wait for a change, and answer the kernel's question meanwhile."""
         try:
             if self._silence_until == math.inf:
                 await self._change()
@@ -352,13 +352,13 @@ class Execution:
             raise
 
     async def _change(self) -> None:
-        if not self._sent:  # the task that was about to send it has failed
+        if not self._sent:  # the sending task has failed
             await self._send()
         elif self._questions.needs_answer:
             try:
                 await self._questions.answer()
             finally:
-                self._news.ring()  # if this task has failed, another one may answer
+                self._news.ring()  # if this task has failed, another task answers
         else:
             await self._news.wait()
 
@@ -377,6 +377,6 @@ class Execution:
         self._turn.interrupt_when_running()
         if self._turn.begun or self._turn.over:
             with anyio.move_on_after(_INTERRUPT_SECONDS, shield=True):
-                # The kernel would abort requests that are sent while the code still runs.
+                # The kernel would abort requests that it receives while the code still runs.
                 while not (self._ended or self._trailing):
                     await self._news.wait()

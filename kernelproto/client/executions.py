@@ -20,10 +20,10 @@ from kernelproto.wire.message import Message
 
 T = TypeVar("T")
 
-# How many requests that wake the kernel may wait for it on shell.
+# The number of unanswered requests that may wait on shell to wake the kernel.
 _MOST_WAKE_UPS = 8
 
-# How many seconds after the interrupt, and after each other, these requests are sent.
+# The seconds between the interrupt and the first of these requests, and between the requests.
 _WAKE_UP_PAUSES = (0.02, 0.1, 0.3, 0.6)
 
 
@@ -31,11 +31,11 @@ class Executions:
     """Implements ExecutionSender for the executions of a client.
 
     Args:
-        dispatcher: sends them.
+        dispatcher: sends the requests.
         start_task: runs a task while the client is open.
         interrupt: interrupts the kernel.
-        timeouts: how long the kernel may take to react to that.
-        displays: those of the kernel, which all executions share.
+        timeouts: the time limits for the kernel's reaction to an interrupt.
+        displays: the kernel's displays, which all executions share.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Executions:
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long the kernel may take to react to an interrupt."""
+        """The time limits for the kernel's reaction to an interrupt."""
         return self._timeouts
 
     async def send_execution(self, execution: Execution) -> None:
@@ -73,7 +73,7 @@ class Executions:
         self._lost_replies.watch()
 
     def forget_execution(self, execution: Execution) -> None:
-        """Deliver nothing more to an execution."""
+        """Stop passing messages to an execution."""
         if execution.msg_id is not None:
             self._dispatcher.forget(execution.msg_id)
 
@@ -85,15 +85,15 @@ class Executions:
         )
 
     async def interrupt_kernel(self) -> None:
-        """Interrupt the running code, in whichever way the kernel wants it."""
+        """Interrupt the running code with the client's ``interrupter``."""
         await self.interrupt(self._interrupt)
 
     async def interrupt(self, send: Callable[[], Awaitable[T]]) -> T:
         """Interrupt the running code by calling *send*; return its value.
 
-        The first execution of this client may have been sent already and not run yet, so that the
-        interrupt would be too early. It is interrupted again when it runs, unless the kernel works
-        for another client.
+        If the first execution of this client was sent but does not run yet, the interrupt comes too
+        early. That execution is interrupted again when it runs, unless the kernel works for another
+        client.
         """
         first = self._first()
         if first is not None and not first.turn.shows_code:
@@ -108,16 +108,16 @@ class Executions:
         return sent
 
     async def restart_kernel(self) -> None:
-        """Refuse: a client has no process to replace."""
-        raise LocalProtocolError("a client has no process to replace")
+        """Raise LocalProtocolError: a client cannot restart its kernel."""
+        raise LocalProtocolError("a KernelClient cannot restart its kernel: use a Kernel")
 
     def update_displays(self, message: Message) -> None:
-        """Update a display wherever the outputs of an execution show it."""
+        """Update a display in the outputs of all executions."""
         if self._displays:
             self._displays.update(message.content, sum(map(len, message.parts)))
 
     def note_shell(self) -> None:
-        """Take note that the kernel has replied to something on shell: it is awake."""
+        """Take note of a message on shell, which shows that the kernel is awake."""
         self._wake_ups = 0
         self._asleep = False
 
@@ -126,11 +126,11 @@ class Executions:
         self._start_task(function, *args)
 
     async def _wake_kernel(self) -> None:
-        """Let the kernel notice the interrupt.
+        """Send requests so that the kernel notices the interrupt.
 
-        A Python kernel whose code sleeps in a top-level ``await`` notices a signal only when its
-        event loop wakes up, so a request wakes it. No task waits for the reply. On a busy machine
-        the request may overtake the signal, so that others follow.
+        A Python kernel that sleeps in a top-level ``await`` handles a signal only when its event
+        loop wakes up, and a request wakes it. No task waits for the reply. On a busy machine the
+        request may overtake the signal, so more requests follow.
         """
         try:
             with suppress(KernelProtoError):  # the kernel has ended

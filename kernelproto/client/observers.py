@@ -42,7 +42,7 @@ STREAM_LIMIT = 64 * 2**20
 
 IOPUB: Sequence[ChannelName] = ("iopub",)
 
-# What a message takes in memory beside its bytes.
+# The memory that a message takes besides its bytes.
 _OBJECT_BYTES = 1000
 _READS_BETWEEN_CHECKPOINTS = 256
 
@@ -50,13 +50,13 @@ _READS_BETWEEN_CHECKPOINTS = 256
 class MessageStream(AsyncIterator[ObservedMessage]):
     """Iterates over messages as ``(message, channel)``; ``KernelClient.messages`` makes it.
 
-    Iterating raises, after what was received before:
+    Iterating raises, after the messages received before:
         OutputOverflow: the buffer was full, and the policy is "raise".
         KernelDied: the kernel's process has ended.
         ClientClosed: the client was closed.
 
     Attributes:
-        dropped: how many messages gave way to newer ones.
+        dropped: the number of messages that were dropped for newer ones.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MessageStream(AsyncIterator[ObservedMessage]):
         self._reads = 0
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take a message, if it is one that was asked for; called by the client."""
+        """Take in a message; ignore it unless its channel and type match; called by the client."""
         if channel not in self._channels:
             return
         if self._msg_types is not None and message.msg_type not in self._msg_types:
@@ -100,7 +100,7 @@ class MessageStream(AsyncIterator[ObservedMessage]):
         self._news.ring()
 
     def fail(self, error: Exception) -> None:
-        """End the stream with *error*, after what is buffered; called by the client."""
+        """End the stream with *error*, after the buffered messages; called by the client."""
         self._failure = self._failure or error
         self._news.ring()
 
@@ -140,25 +140,23 @@ class DebugEvents(AsyncIterator[dict[str, Any]]):
 
 
 class Watcher(Protocol):
-    """Is told everything at once, in plain calls: it must neither block nor raise."""
+    """Receives every message in plain calls, which must neither block nor raise."""
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take note of a message; whoever waits for it has it already."""
+        """Take note of a message; the waiting call has already received it."""
         ...
 
     def fail(self, error: Exception) -> None:
-        """Take note that there is no kernel any more."""
+        """Take note that the kernel has ended."""
         ...
 
     def resume(self) -> None:
-        """Take note that there is a kernel again."""
+        """Take note that a new kernel runs."""
         ...
 
 
 class Observers:
-    """Who watches: open streams, handlers that are called from streams, and watchers.
-
-    They are those of one client, or of all the clients that a kernel has one after the other.
+    """The open streams, handlers and watchers of one client, or of a kernel's successive clients.
 
     Args:
         start_task: runs the handlers.
@@ -172,7 +170,7 @@ class Observers:
         self._failure: Exception | None = None
 
     def __bool__(self) -> bool:
-        """Whether anybody watches."""
+        """Whether there are any observers."""
         return bool(self._streams or self._watchers)
 
     @asynccontextmanager
@@ -195,13 +193,13 @@ class Observers:
             self._streams.remove(stream)
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell *watcher* everything from now on, and at once if there is no kernel any more."""
+        """Call *watcher* for every message; if the kernel has ended, call its ``fail`` at once."""
         self._watchers.append(watcher)
         if self._failure is not None:
             watcher.fail(self._failure)
 
     def unwatch(self, watcher: Watcher) -> None:
-        """Tell *watcher* nothing more."""
+        """Stop calling *watcher*."""
         self._watchers.remove(watcher)
 
     def add_handler(self, handler: Handler, channels: Collection[ChannelName]) -> None:
@@ -213,21 +211,21 @@ class Observers:
         self._start_task(self._serve, handler, stream)
 
     def remove_handler(self, handler: Handler) -> None:
-        """Call *handler* no more; one that is not there is ignored."""
+        """Stop calling *handler*; an unknown handler is ignored."""
         stream = self._handlers.pop(handler, None)
         if stream is not None:
             self._streams.remove(stream)
             stream.fail(_HandlerRemoved())
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take a message for everybody; called by the client."""
+        """Pass a message to all observers; called by the client."""
         for stream in self._streams:
             stream.offer(message, channel)
         for watcher in self._watchers:
             watcher.offer(message, channel)
 
     def fail(self, error: Exception) -> None:
-        """End every iteration, now and later, with *error*; handlers just get nothing more."""
+        """End every iteration, now or later, with *error*; handlers are just not called."""
         self._failure = error
         served = set(map(id, self._handlers.values()))
         for stream in self._streams:
@@ -237,7 +235,7 @@ class Observers:
             watcher.fail(error)
 
     def resume(self) -> None:
-        """Let new iterations begin: there is a kernel again."""
+        """Allow new iterations, because a new kernel runs."""
         self._failure = None
         for watcher in self._watchers:
             watcher.resume()
@@ -279,42 +277,42 @@ class Observable:
         limit: int = STREAM_LIMIT,
         overflow: OverflowPolicy = "raise",
     ) -> AbstractAsyncContextManager[MessageStream]:
-        """Watch every message from the kernel, also those for other clients, during the block.
+        """Receive every message from the kernel during the block, for all clients on iopub.
 
         Iterate over the value of the block: ``async for message, channel in messages``.
 
         Args:
-            channels: which ones; on "iopub" the kernel publishes to all clients.
-            msg_types: only these; None means all.
-            limit: how many bytes of messages may wait to be read.
-            overflow: "raise" OutputOverflow, after the messages that were kept, or "drop_oldest",
-                which is counted.
+            channels: the channels; on "iopub" the kernel publishes to all clients.
+            msg_types: the message types; None means all.
+            limit: the size of the buffer for unread messages, in bytes.
+            overflow: "raise" OutputOverflow after the buffered messages, or "drop_oldest", which
+                counts the dropped messages.
         """
         return self.observers.stream(channels, msg_types, limit=limit, overflow=overflow)
 
     def add_handler(self, handler: Handler, channels: Collection[ChannelName] = IOPUB) -> None:
         """Call a function for every message from the kernel, in order, one at a time.
 
-        Each handler has a task and a buffer of 64 MiB of its own. When the buffer is full, the
+        Each handler has its own task and its own buffer of 64 MiB. When the buffer is full, the
         oldest messages are dropped, and a warning is logged. An exception from the handler is
         logged, too. Both are logged the 1st, 2nd, 4th, 8th ... time.
 
         Args:
             handler: called with the message and the channel; may be async.
-            channels: which ones.
+            channels: the channels.
         """
         self.observers.add_handler(handler, channels)
 
     def remove_handler(self, handler: Handler) -> None:
-        """Call a handler no more; one that is not there is ignored."""
+        """Stop calling a handler; an unknown handler is ignored."""
         self.observers.remove_handler(handler)
 
     @asynccontextmanager
     async def debug_events(self) -> AsyncGenerator[AsyncIterator[dict[str, Any]]]:
         """Iterate over the events of the debugger during the block. Specification: "Debug event".
 
-        They are those of the Debug Adapter Protocol: ``event`` and ``body``. The iterator ends as
-        that of ``messages`` does.
+        An event has the fields ``event`` and ``body`` of the Debug Adapter Protocol. The iterator
+        ends as the iterator of ``messages`` does.
         """
         async with self.messages(msg_types=("debug_event",)) as messages:
             yield DebugEvents(messages)

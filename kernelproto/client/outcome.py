@@ -1,4 +1,4 @@
-"""Outcome: how an execution has ended, for the tasks that wait for it."""
+"""Outcome: the result or the exception for the tasks that wait for an execution."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kernelproto.wire.message import Message
 
 
 class Outcome:
-    """How an execution has ended: its reply, or a failure, or an exceeded timeout as well.
+    """The end of an execution: a reply or a failure, and possibly an exceeded timeout.
 
     Args:
-        buffer: its outputs.
+        buffer: the outputs of the execution.
 
     Attributes:
-        reply: the kernel's reply, once that is here.
-        timed_out: raised in place of the result, once the execution has ended.
+        reply: the kernel's reply, once received.
+        timed_out: raised in place of the result when the execution has ended.
     """
 
     __slots__ = ("_buffer", "_error", "reply", "timed_out")
@@ -36,7 +36,7 @@ class Outcome:
         self._buffer = buffer
 
     def fail(self, error: Exception) -> None:
-        """Raise *error* in the tasks that wait; only the first one counts."""
+        """Raise *error* in the waiting tasks; only the first error counts."""
         if self._error is None:
             self._error = error
             if isinstance(error, ExecutionTimeout):
@@ -46,14 +46,14 @@ class Outcome:
         """Return the result of an execution that has ended with a reply.
 
         Raises:
-            ExecutionTimeout: its time was up.
+            ExecutionTimeout: the code exceeded its timeout.
             MalformedMessage: the reply cannot be read.
         """
         self.raise_timeout()
         return self._whole_result()
 
     def raise_timeout(self) -> None:
-        """Raise ExecutionTimeout, with the result so far, if the time of the code was up."""
+        """Raise ExecutionTimeout, with the result so far, if the code exceeded its timeout."""
         if self.timed_out is None:
             return
         error = fresh(self.timed_out)
@@ -65,14 +65,14 @@ class Outcome:
         raise error
 
     def raise_failure(self) -> None:
-        """Raise the reason why there will be no result, if there is one."""
+        """Raise the error that prevents a result, if there is one."""
         overflow = self._buffer.overflow()
         if overflow is not None:
             raise overflow
         if self._error is None:
             return
         if isinstance(self._error, ReplyLost | ExecutionTimeout):
-            self.raise_timeout()  # an interrupt may well cost the kernel its reply
+            self.raise_timeout()  # the interrupt may have cost the reply
         error = fresh(self._error)
         if isinstance(error, ReplyLost | KernelUnresponsive):
             error.result = self._result_so_far()
@@ -82,7 +82,7 @@ class Outcome:
         assert self.reply is not None
         reply = self.reply.content
         if not isinstance(reply, ExecuteReply):
-            raise MalformedMessage(f"an execute_request was answered by {self.reply.msg_type}")
+            raise MalformedMessage(f"the reply to an execute_request was a {self.reply.msg_type}")
         return ExecutionResult.of(
             reply, self._buffer.page.outputs(), outputs_complete=self._buffer.complete
         )
@@ -96,9 +96,9 @@ class Outcome:
 def reply_lost(request: Request) -> ReplyLost:
     """Return the error for an execution to which the kernel will not reply."""
     if request.idle_at is not None:
-        news = "has executed the code and sent no reply"
+        news = "executed the code and sent no reply"
     elif request.busy_at is not None:
         news = "began to execute the code, went on with other requests and sent no reply"
     else:
-        news = "has answered later requests and never said that it executes the code"
+        news = "answered later requests and never reported that it executes the code"
     return ReplyLost(f"the kernel {news}: the outcome is unknown, the outputs were kept")

@@ -1,10 +1,10 @@
 """OutputBuffer: the outputs of one execution, between the kernel and their reader.
 
 The policy. Unread outputs are kept up to a limit in bytes. An output beyond the limit is discarded,
-and so are all later outputs, so that the outputs before have no gap; the reader gets an error with
-the number of missing outputs. Outputs that were read stay on the page for the result up to the same
-limit; beyond it the oldest are dropped, and the result says that it is incomplete. Cleared outputs
-do not count.
+and so are all later outputs, so that the kept outputs have no gap; the reader gets an error with
+the number of missing outputs. Outputs that were read stay on the page for the result, up to the
+same limit; beyond it the oldest are dropped, and the result is marked as incomplete. Cleared
+outputs do not count.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class OutputBuffer:
     """Outputs in order, with a reading position; bounded as described above.
 
     Args:
-        limit: how many bytes of unread, and of read, outputs are kept.
+        limit: the bytes of unread outputs, and of read outputs, that are kept.
 
     Attributes:
-        page: all outputs, read or not, as they are to be seen.
+        page: all outputs, read or not, after clear_output and display updates.
     """
 
     __slots__ = ("_complete", "_limit", "_lost", "_lost_bytes", "_unread", "_unread_bytes", "page")
@@ -42,7 +42,7 @@ class OutputBuffer:
 
     @property
     def complete(self) -> bool:
-        """Whether the page has everything that the kernel has sent."""
+        """Whether the page has all outputs of the kernel."""
         return self._complete and self.page.complete
 
     @complete.setter
@@ -50,7 +50,12 @@ class OutputBuffer:
         self._complete = complete
 
     def append(self, output: Output, size: int) -> bool:
-        """Add an output whose message has *size* bytes; return whether it is kept."""
+        """Add an output; return whether it is kept.
+
+        Args:
+            output: the output.
+            size: the size of its message in bytes.
+        """
         size += _OBJECT_BYTES
         if self._lost or self._unread_bytes + size > self._limit:
             self._lost += 1
@@ -63,7 +68,7 @@ class OutputBuffer:
         return True
 
     def read(self) -> Output | None:
-        """Return the next unread output, or None when there is none."""
+        """Return the next unread output; None if there is none."""
         if not self._unread:
             return None
         output, size = self._unread.popleft()
@@ -73,7 +78,7 @@ class OutputBuffer:
         return output
 
     def overflow(self) -> OutputOverflow | None:
-        """Return the exception that tells what was discarded unread, or None when nothing was."""
+        """Return the exception for discarded unread outputs; None if there are none."""
         if not self._lost:
             return None
         return OutputOverflow(

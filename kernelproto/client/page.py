@@ -1,14 +1,14 @@
-"""Page: the outputs that can be seen, after clear_output and display updates. Pure.
+"""Page: the visible outputs, after clear_output and display updates. Pure.
 
-Results, live outputs and the cells of notebooks are pages. The displays of one kernel are shared by
-all its pages: an update is noted once, and a page applies it when it is read. So the time for n
-displays and m updates grows with n + m, also if they all have the same display_id and stand on
-many pages.
+Results, live outputs and the cells of notebooks are pages. All pages of one kernel share its
+displays: an update is stored once, and a page applies it when the page is read. So the time for n
+displays and m updates grows with n + m, even if they all have the same display_id and many pages
+show them.
 
-The policy. A page has no limit of its own: its owner keeps ``size`` in bounds, which counts
-the updates that come through the page. ``Displays`` bounds the updates that come from elsewhere:
-it keeps the last one of each display, up to a limit in bytes for all of them. An update beyond the
-limit is not applied, and the pages that show its display are not complete.
+The policy. A page has no limit of its own: its owner bounds ``size``, which includes the updates
+that come through the page. ``Displays`` bounds all other updates: it keeps the last update of each
+display, up to a limit in bytes for all of them. An update beyond the limit is not applied, and the
+pages that show its display are not complete.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class Displays:
     """The displays of one kernel, by display_id; a display ends with the last page that shows it.
 
     Args:
-        limit: how many bytes of updates from elsewhere are kept.
+        limit: the bytes of updates from other pages and clients that are kept.
 
     Attributes:
-        updates: how many updates there were.
-        discarded_messages: how many updates were more than the limit.
-        discarded_bytes: their size in bytes.
+        updates: the number of updates.
+        discarded_messages: the number of updates beyond the limit.
+        discarded_bytes: the size of these updates in bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -62,7 +62,7 @@ class Displays:
         return bool(self._displays)
 
     def find(self, display_id: str) -> Display:
-        """Return the display with this id, a new one if no page shows it."""
+        """Return the display with this id; a new one if no page shows the id."""
         display = self._displays.get(display_id)
         if display is None:
             display = self._displays[display_id] = Display(self)
@@ -72,8 +72,8 @@ class Displays:
         """Update a display on all its pages; the same update may be given twice.
 
         Args:
-            update: its display_id and new data.
-            size: of its message in bytes; 0 if a page counts it.
+            update: the display_id and the new data.
+            size: the size of the update's message in bytes; 0 if a page counts the update.
         """
         display = self._displays.get(update.display_id or "")
         if display is None or display.update is update:
@@ -88,7 +88,7 @@ class Displays:
         display.note(update, size, self.updates)
 
     def release(self, size: int) -> None:
-        """Note that an update of *size* bytes is not kept any longer."""
+        """Take note that an update of *size* bytes was dropped."""
         self._bytes -= size
 
 
@@ -97,8 +97,8 @@ class Display:
 
     Attributes:
         update: the last update; None before the first one.
-        size: of its message in bytes; 0 if a page counts it.
-        version: the number of that update among all of ``Displays.updates``.
+        size: the size of the update's message in bytes; 0 if a page counts the update.
+        version: the value of ``Displays.updates`` at that update.
         outdated: whether a later update was not kept.
     """
 
@@ -126,9 +126,9 @@ class Shown(msgspec.Struct, eq=False, gc=False):
     """One output on a page.
 
     Attributes:
-        output: the output itself, as of *version*.
-        display: its display; None for outputs that nothing updates.
-        version: ``Displays.updates`` when *output* was current.
+        output: the output, as of *version*.
+        display: the output's display; None for outputs without a display_id.
+        version: the value of ``Displays.updates`` when *output* was current.
     """
 
     output: LastingOutput
@@ -137,7 +137,7 @@ class Shown(msgspec.Struct, eq=False, gc=False):
     version: int = 0
 
     def refresh(self) -> bool:
-        """Apply the last update of its display; return whether there is a new one."""
+        """Apply the last update of the display; return whether there was a new one."""
         display = self.display
         if display is None or display.version <= self.version or display.update is None:
             return False
@@ -148,15 +148,15 @@ class Shown(msgspec.Struct, eq=False, gc=False):
 
 
 class Page(ABC):
-    """Outputs as they are to be seen; a subclass keeps them in its own form.
+    """Visible outputs; a subclass stores them in its own form.
 
     Args:
-        displays: those of the kernel.
+        displays: the displays of the kernel.
 
     Attributes:
-        displays: those of the kernel.
-        size: how many bytes are shown: for each output that of its message, or of the last update
-            that came through this page.
+        displays: the displays of the kernel.
+        size: the bytes shown: for each output the size of its message, or of the last update that
+            came through this page.
     """
 
     def __init__(self, displays: Displays) -> None:
@@ -168,12 +168,12 @@ class Page(ABC):
 
     @property
     def complete(self) -> bool:
-        """Whether everything is shown that is to be seen."""
+        """Whether no output is missing."""
         outdated = any(charge.display.outdated for charge in self._charges.values())
         return not (self._refused or outdated)
 
     def take(self, output: Output, size: int) -> None:
-        """Take in an output whose message has *size* bytes."""
+        """Take in an output; its message has *size* bytes."""
         if isinstance(output, ClearOutput):
             if output.wait:
                 self._clear_before_next = True
@@ -198,10 +198,10 @@ class Page(ABC):
 
     @abstractmethod
     def _add(self, output: LastingOutput, size: int) -> None:
-        """Show one more output, and charge it."""
+        """Show one more output and count its size with ``_charge``."""
 
     def _charge(self, output: LastingOutput, size: int) -> Shown:
-        """Count an output's size, and return it together with its display."""
+        """Count an output's size, and return the output with its display."""
         self.size += size
         if not isinstance(output, MimeBundle) or (display_id := output.display_id) is None:
             return Shown(output, size)
@@ -223,7 +223,7 @@ class Page(ABC):
             charge.size = charge.count * size
 
     def _discharge(self, shown: Shown) -> None:
-        """Take an output out of the count."""
+        """Subtract an output's size."""
         output = shown.output
         if shown.display is None or not isinstance(output, MimeBundle):
             self.size -= shown.size
@@ -242,7 +242,7 @@ class OutputPage(Page):
     """The page of an execution: its outputs as Structs.
 
     Args:
-        displays: those of the kernel.
+        displays: the displays of the kernel.
     """
 
     def __init__(self, displays: Displays) -> None:
@@ -252,7 +252,7 @@ class OutputPage(Page):
 
     @property
     def complete(self) -> bool:
-        """Whether everything is shown that is to be seen."""
+        """Whether no output is missing."""
         return super().complete and not self._dropped
 
     def outputs(self) -> list[LastingOutput]:
@@ -263,8 +263,8 @@ class OutputPage(Page):
         return [shown.output for shown in self._shown]
 
     def take(self, output: Output, size: int) -> None:
-        """Take in an output whose message has *size* bytes."""
-        if type(output) is Stream and not self._clear_before_next:  # the most frequent one
+        """Take in an output; its message has *size* bytes."""
+        if type(output) is Stream and not self._clear_before_next:  # the most frequent kind
             self.size += size
             self._shown.append(Shown(output, size))
         else:
@@ -286,7 +286,7 @@ class OutputPage(Page):
 
 
 class _Charge:
-    """How many outputs of a page show a display, and the size that is counted for them."""
+    """The outputs of a page that show one display: their number and their total size."""
 
     __slots__ = ("count", "display", "size")
 

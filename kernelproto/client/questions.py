@@ -1,4 +1,4 @@
-"""The kernel's questions: ``input()`` in code that runs."""
+"""The kernel's requests for input: ``input()`` in running code."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OnInput = Callable[[InputRequest], str | Awaitable[str]]
 
 
 class Questions:
-    """The question that one execution asks, if it asks one.
+    """The current question of one execution, if any.
 
     Args:
-        on_input: answers it; None means that the code may not ask.
-        send: sends the answer to a question.
+        on_input: answers the question; None means that the code may not ask.
+        send: sends the answer.
     """
 
     __slots__ = ("_answering", "_asked", "_log_counts", "_on_input", "_send")
@@ -40,7 +40,7 @@ class Questions:
 
     @property
     def needs_answer(self) -> bool:
-        """Whether there is a question that no task answers."""
+        """Whether there is a question and no task answers it."""
         return self._asked is not None and self._answering is None
 
     def ask(self, question: Message) -> None:
@@ -48,17 +48,17 @@ class Questions:
         self._asked = question
 
     def withdraw(self) -> None:
-        """Note that the kernel no longer waits for an answer."""
+        """Take note that the kernel no longer waits for an answer."""
         self._asked = None
         if self._answering is not None:
             self._answering.cancel()
 
     async def answer(self) -> None:
-        """Answer the question, unless it is withdrawn meanwhile.
+        """Answer the question, unless the kernel withdraws it meanwhile.
 
         Raises:
-            LocalProtocolError: the answer is not text.
-            Exception: *on_input* has raised it; the question stays.
+            LocalProtocolError: the answer is not a str.
+            Exception: an exception of *on_input*; the question stays open.
         """
         question = self._asked
         if question is None:
@@ -76,8 +76,8 @@ class Questions:
     async def _answer_to(self, question: InputRequest) -> str:
         if self._on_input is not None:
             return await _ask(self._on_input, question)
-        # Without an answer the kernel would wait for ever, and all its clients with it.
-        text = "the kernel asks %r and gets no text: allow_stdin is False"
+        # Without an answer the kernel would block, and all its clients would wait without end.
+        text = "the kernel asks for input (%r) although allow_stdin is False: the answer is empty"
         self._log_counts.log(logger, logging.WARNING, "asked", text, question.prompt[:200])
         return ""
 
@@ -86,8 +86,8 @@ async def _ask(on_input: OnInput, question: InputRequest) -> str:
     if inspect.iscoroutinefunction(on_input):
         answer = await on_input(question)
     else:
-        # It may be input() or getpass(), which would block the event loop. The answer comes in a
-        # tuple, because Trio lets no awaitable out of a thread.
+        # The function may call input() or getpass(), which would block the event loop. A tuple
+        # holds the answer, because Trio does not allow a thread to return an awaitable.
         (answer,) = await to_thread.run_sync(lambda: (on_input(question),), abandon_on_cancel=True)
         if inspect.isawaitable(answer):
             answer = await answer

@@ -1,4 +1,4 @@
-"""Readiness: a kernel is ready when it answers, and when its iopub messages arrive."""
+"""Readiness: a kernel is ready when it answers and its iopub messages arrive."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from kernelproto.wire.message import Message
 ANSWER = "kernel_info_reply"
 SUBSCRIPTION = "iopub messages"
 
-# How long to wait before kernel_info is asked again, in seconds. A kernel that starts finds the
-# first question as soon as it listens, so asking again only guards against one that was lost.
+# The pauses before each further kernel_info_request, in seconds. A kernel that starts reads the
+# first request as soon as it listens; the further ones only guard against a lost request.
 _ANSWER_SECONDS = (1.0, 2.0, 4.0)
-# Here it is the status messages of the next question that are waited for.
+# In this phase the client waits for the status messages of the next request.
 _SUBSCRIPTION_SECONDS = (0.02, 0.05, 0.1, 0.5)
 
-# How long a kernel that has answered on control may take to answer on shell, if it is idle.
+# How long an idle kernel may take to answer on shell after its answer on control.
 _IDLE_SECONDS = 0.2
 
 Ask = Callable[[ChannelName], Awaitable[None]]
 
 
 class Readiness:
-    """Whether a kernel is ready, as far as it is known.
+    """Finds out whether a kernel is ready.
 
-    The kernel is asked on shell and on control, because a busy one answers on control alone and
-    some know kernel_info on shell alone. The first message on iopub proves that iopub works: the
-    welcome message for this client's own topic (JEP 65), or, from kernels without it, the status
-    messages of further kernel_info_requests.
+    The client asks on shell and on control, because a busy kernel answers only on control, and some
+    kernels support kernel_info only on shell. The first message on iopub proves that iopub works:
+    the welcome message for this client's own topic (JEP 65), or, from kernels without welcome
+    messages, the status messages of further kernel_info_requests.
 
     Attributes:
         answered: the kernel's first answer to kernel_info.
@@ -52,7 +52,7 @@ class Readiness:
 
     @property
     def shell_answers(self) -> bool:
-        """Whether the kernel has answered on shell; otherwise it is busy there."""
+        """Whether the kernel has answered on shell; otherwise it is busy."""
         return self._answered_on_shell.is_set
 
     def answer_on(self, channel: ChannelName) -> Reply:
@@ -60,7 +60,7 @@ class Readiness:
         return self._answered_on_shell if channel == "shell" else self.answered
 
     async def wait(self, ask: Ask) -> Message:
-        """Wait until the kernel is ready; set a deadline around it.
+        """Wait until the kernel is ready; set a deadline around the call.
 
         Args:
             ask: sends a kernel_info_request on a channel; the answer goes to ``answer_on``.
@@ -84,7 +84,7 @@ class Readiness:
 
 
 class _ShellReply(Reply):
-    """Waits for the answer on shell, which is an answer to the question on control as well."""
+    """Waits for the answer on shell, which counts for control as well."""
 
     __slots__ = ("_either",)
 

@@ -1,21 +1,21 @@
-"""Waiting for the reply to one request, and finding out that none will come.
+"""Reply: waits for the reply to one request, or finds that no reply will come.
 
 Theory of operation
 ===================
 
-A kernel that does not know a request need not say so. Its other messages tell whether the reply can
+A kernel may ignore requests that it does not support. Its other messages show whether the reply can
 still come:
 
-- "busy" for this request: it works on it, and may take as long as it likes.
-- "idle" for this request: it is through with it. The reply comes by another socket and may be late,
-  but not by much.
-- Nothing at all: some kernels ignore requests on control. So after a while a *fence* is sent after
-  the request: a kernel_info_request, which every kernel answers. The requests of a
-  channel are served in order, hence a fence that is answered has found the request dealt with. On
-  a busy shell both wait. A kernel that serves a channel's requests side by side is not judged by
-  that as long as it reports "busy".
-- Some kernels answer kernel_info on shell alone. A request on control therefore has a second fence
-  there. Nobody promises an order between the two channels, so that one counts much later.
+- "busy" for this request: the kernel works on the request, for as long as it needs.
+- "idle" for this request: the kernel has finished the request. The reply comes by another socket
+  and may be a little late.
+- No message: some kernels ignore requests on control. So after a while the client sends a *fence*
+  after the request: a kernel_info_request, which every kernel answers. A kernel serves the requests
+  of a channel in order, so the answer to the fence shows that the kernel has passed the request. On
+  a busy shell both wait. Some kernels serve the requests of a channel side by side; for these, the
+  fence does not count while "busy" is reported.
+- Some kernels answer kernel_info only on shell. So a request on control has a second fence on
+  shell. The order between the two channels is undefined, so that fence counts much later.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
 from kernelproto.wire.transitions import Signal, State
 
-# How long a request goes without any sign of life before fences are sent after it.
+# How long the client waits for any sign of life before it sends fences.
 _FENCE_SECONDS = 1.0
 
-# How long a reply may take when the kernel is known to be through with the request.
+# How long a reply may take after the kernel has finished or passed the request.
 _GRACE_SECONDS = 2.0
 
-# The same when that is known from the other channel.
+# The same, if only the fence on the other channel was answered.
 _GRACE_BESIDE_SECONDS = 5.0
 
-# When the time is up it may be here nevertheless, and only the application has been too busy to
-# let it in: how long that may take.
+# After a deadline the message may have arrived and be unread, because the application was busy: how
+# long the client still waits for it.
 CATCHING_UP_SECONDS = 0.1
 
-# Which fences a request has: their channels, and whether those are its own.
+# The fences of a request: the channel, and whether it is the request's own channel.
 _FENCES: Mapping[ChannelName, Sequence[tuple[ChannelName, bool]]] = {
     "shell": [("shell", True)],
     "control": [("control", True), ("shell", False)],
@@ -68,7 +68,7 @@ class Reply(Waiter[Message]):
         self._scope: anyio.CancelScope | None = None
 
     def receive(self, event: Event) -> None:
-        """Take in an arrival; see Pending."""
+        """Take in a message; see Pending."""
         if event.request is not None and event.request.reply is not None:
             self.set(event.request.reply)
         elif event.request is not None and event.request.state is State.LOST:
@@ -81,21 +81,21 @@ class Reply(Waiter[Message]):
             self._wait_until(anyio.current_time() + _GRACE_SECONDS)
 
     def passed(self, seconds: float) -> None:
-        """Take note that the kernel has come to a fence; the reply may be late by *seconds*."""
+        """Take note that the kernel has passed the request; wait *seconds* for the reply."""
         if not self._reported:
             self._wait_until(min(self._deadline, anyio.current_time() + seconds))
 
     async def wait_for_it(
         self, send_fences: Callable[[], Coroutine[Any, Any, None]]
     ) -> Message | None:
-        """Wait for the reply; None when there will be none.
+        """Wait for the reply; return None if no reply will come.
 
         Raises:
             Exception: a copy of the error that ``fail`` was called with.
         """
         with anyio.move_on_after(_FENCE_SECONDS):
             return await self.wait()
-        # Beside the waiting: a kernel that does not read shell can answer on control.
+        # In a task of its own: the kernel can answer on control while shell is not read.
         async with background_tasks() as tasks:
             if not self._reported:
                 tasks.start_soon(send_fences)
@@ -112,7 +112,7 @@ class Reply(Waiter[Message]):
 
 
 class _Fence:
-    """Implements Pending for a request that only shows that the kernel has come so far."""
+    """Implements Pending for a request whose answer shows that the kernel has passed another."""
 
     def __init__(self, reply: Reply, seconds: float) -> None:
         self._reply = reply
@@ -133,13 +133,13 @@ async def ask(
     """Send a request and wait for its reply.
 
     Args:
-        dispatcher: sends it.
-        request: any but an execute_request.
+        dispatcher: sends the request.
+        request: any request except an execute_request.
         channel: "shell" or "control".
         kernel: the name of the kernel in the error.
 
     Raises:
-        UnsupportedRequest: the kernel has dealt with the request, and not replied.
+        UnsupportedRequest: the kernel has passed the request without a reply.
         KernelDied, ClientClosed: no reply can come.
     """
     reply = Reply()
@@ -164,7 +164,7 @@ async def ask(
             dispatcher.forget(msg_id)
     if found is None:
         raise UnsupportedRequest(
-            f"{kernel} has dealt with the {request.msg_type} and not replied: it does not know "
-            f"this request on {channel}"
+            f"{kernel} went on without a reply to the {request.msg_type}: it does not support this "
+            f"request on {channel}"
         )
     return found

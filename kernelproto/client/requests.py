@@ -1,4 +1,4 @@
-"""Every typed request, written once over the one that sends and awaits a reply."""
+"""Requests: every typed request, on top of one method that sends a request and awaits its reply."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _debug_sequence = itertools.count(1)
 
 
 class Requests(ABC):
-    """The requests to a kernel; the client and the kernel handle both offer them.
+    """The requests to a kernel, common to KernelClient and Kernel.
 
     Every request raises:
-        UnsupportedRequest: the kernel does not know it. Few kernels say so; the others go on
-            without a reply. It is raised 2 s after the kernel has gone on, or 6 s after the request
-            if the kernel is silent on control. While the kernel is busy with it, or has not
-            come to it yet, the call waits without limit.
-        KernelDied: the kernel's process has ended, before or while the reply was awaited.
+        UnsupportedRequest: the kernel does not support the request. Few kernels report that; the
+            others go on without a reply. The exception is raised 2 s after the kernel has gone on,
+            or 6 s after the request if the kernel is silent on control. While the kernel works on
+            the request or on earlier ones, the call waits without limit.
+        KernelDied: the kernel's process has ended, before the request or during it.
         ClientClosed: the client was closed.
         MalformedMessage: the reply cannot be read.
     """
@@ -57,11 +57,12 @@ class Requests(ABC):
             channel: "shell" or "control".
             metadata: the message's metadata.
             buffers: binary frames that follow the content.
-            subshell_id: the subshell that a shell request is meant for.
+            subshell_id: the subshell that serves a shell request.
 
         Raises:
-            UnsupportedRequest: the kernel has dealt with it and not replied.
-            LocalProtocolError: it is no request, or its content cannot be written as JSON.
+            UnsupportedRequest: the kernel has gone on without a reply.
+            LocalProtocolError: *msg_type* is not a request, or the content cannot be written as
+                JSON.
         """
 
     @property
@@ -109,29 +110,29 @@ class Requests(ABC):
             code: the code, in the kernel's language.
             silent: run it without output, history or execution count.
             store_history: whether the code goes into the kernel's history.
-            user_expressions: name to expression; evaluated after the code, and found in the result.
-            allow_stdin: whether the code may ask for input; None means when there is an *on_input*.
+            user_expressions: name to expression; evaluated after the code, for the result.
+            allow_stdin: whether the code may ask for input; None means: if *on_input* is given.
             stop_on_error: whether an error makes the kernel abort the executions queued behind it.
             on_input: called with an InputRequest when the code asks for input; returns the answer.
                 An async function, or a plain one, which runs in a worker thread.
-            subshell_id: the subshell to run it in, beside what the main shell runs.
-            timeout: how many seconds the code may run, from when the kernel begins it; waiting in
-                the kernel's queue does not count. Then it is interrupted, and when it has ended the
-                execution raises ExecutionTimeout, which carries the result. To limit the waiting
-                instead, put ``anyio.fail_after`` around it.
-            on_timeout: what happens if the code goes on for ``Timeouts.interrupt`` seconds after
-                the interrupt: "raise" raises KernelUnresponsive; "restart" restarts the kernel and
+            subshell_id: the subshell to run the code in, in parallel with the main shell.
+            timeout: the number of seconds that the code may run; waiting in the kernel's queue does
+                not count. Then the code is interrupted, and at its end the execution raises
+                ExecutionTimeout, which carries the result. To limit your own waiting instead, use
+                ``anyio.fail_after``.
+            on_timeout: the action if the code goes on for ``Timeouts.interrupt`` seconds after the
+                interrupt: "raise" raises KernelUnresponsive; "restart" restarts the kernel and
                 raises ExecutionTimeout. Only a Kernel can be restarted, not a KernelClient.
-            idle_timeout: after so many seconds of silence after the reply, the execution ends
-                although the kernel has not reported "idle"; the result's ``outputs_complete`` is
-                then False. None means to wait for "idle".
-            interrupt_on_cancel: whether cancelling the task that waits interrupts the code, which
-                otherwise goes on. Code whose turn has not come yet is interrupted when it comes.
+            idle_timeout: the seconds of silence after the reply that end the execution if the
+                kernel does not report "idle"; the result's ``outputs_complete`` is then False. None
+                means to wait for "idle".
+            interrupt_on_cancel: whether cancelling the waiting task interrupts the code, which
+                otherwise goes on. Code that does not run yet is interrupted when it begins.
 
         Raises:
             LocalProtocolError: *allow_stdin* is True without *on_input*, *timeout* is negative, or
                 the kernel cannot be restarted *on_timeout*.
-            UnsupportedRequest: a *subshell_id* is given and the kernel has no subshells.
+            UnsupportedRequest: *subshell_id* is given and the kernel does not support subshells.
 
         Specification: "Execute".
         """
@@ -164,7 +165,7 @@ class Requests(ABC):
         return self.new_execution(request, options)
 
     async def kernel_info(self) -> content.KernelInfoReply:
-        """Ask what the kernel is and can do. Specification: "Kernel info"."""
+        """Ask for the kernel's name, language and features. Specification: "Kernel info"."""
         return await self._ask(content.KernelInfoRequest(), content.KernelInfoReply)
 
     async def complete(self, code: str, cursor_pos: int | None = None) -> content.CompleteReply:
@@ -181,12 +182,12 @@ class Requests(ABC):
     async def inspect(
         self, code: str, cursor_pos: int | None = None, detail_level: int = 0
     ) -> content.InspectReply:
-        """Ask what is known about the object at the cursor. Specification: "Introspection".
+        """Ask for a description of the object at the cursor. Specification: "Introspection".
 
         Args:
             code: the code around the cursor.
             cursor_pos: the cursor's position in characters; None means the end.
-            detail_level: 0, or 1 for more, such as source code.
+            detail_level: 0, or 1 for more details, such as source code.
         """
         position = len(code) if cursor_pos is None else cursor_pos
         request = content.InspectRequest(code=code, cursor_pos=position, detail_level=detail_level)
@@ -214,7 +215,7 @@ class Requests(ABC):
         Args:
             hist_access_type: "tail" for the last *n*, "range" for the lines from *start* to before
                 *stop* of *session*, "search" for the last *n* that match the glob *pattern*.
-            n: how many entries.
+            n: the number of entries.
             session: counted from 1, or backwards from 0, the current one.
             start: the first line number.
             stop: the line number after the last.
@@ -234,7 +235,7 @@ class Requests(ABC):
             "output": output,
             "raw": raw,
         }
-        # Those that do not matter are left out: a kernel in C++ may take no null for a number.
+        # Unused fields are left out: some kernels in C++ do not accept null for a number.
         request = {name: value for name, value in fields.items() if value is not None}
         return content_of(await self.request("history_request", request), content.HistoryReply)
 
@@ -244,7 +245,7 @@ class Requests(ABC):
         return await self._ask(request, content.CommInfoReply)
 
     async def create_subshell(self) -> content.CreateSubshellReply:
-        """Make a subshell, which runs code beside the main shell. Specification: JEP 91.
+        """Create a subshell, which runs code beside the main shell. Specification: JEP 91.
 
         Raises:
             UnsupportedRequest: the kernel has no subshells.
@@ -254,7 +255,7 @@ class Requests(ABC):
         return await self._ask(request, content.CreateSubshellReply, "control")
 
     async def delete_subshell(self, subshell_id: str) -> content.DeleteSubshellReply:
-        """End a subshell. Specification: JEP 91.
+        """Delete a subshell. Specification: JEP 91.
 
         Raises:
             UnsupportedRequest: the kernel has no subshells.
@@ -283,7 +284,7 @@ class Requests(ABC):
             arguments: its arguments.
 
         Returns:
-            The response, as the Debug Adapter Protocol has it: ``success``, ``body``, ``message``.
+            The response of the Debug Adapter Protocol: ``success``, ``body``, ``message``.
 
         Raises:
             UnsupportedRequest: the kernel has no debugger.
@@ -302,7 +303,7 @@ class Requests(ABC):
         """Ask how much memory and CPU the kernel uses; an extension of ipykernel.
 
         Raises:
-            UnsupportedRequest: the kernel does not know this request.
+            UnsupportedRequest: the kernel does not support this request.
         """
         return await self._ask(content.UsageRequest(), content.UsageReply, "control")
 
@@ -310,7 +311,7 @@ class Requests(ABC):
         info = self.info
         if info is None or feature in info.supported_features:
             return
-        # Older kernels say it in a field of its own.
+        # Older kernels have a separate field for the debugger.
         if feature == _DEBUGGER and info.debugger:
             return
         raise UnsupportedRequest(
@@ -330,12 +331,12 @@ def content_of(reply: Message, reply_type: type[ReplyT]) -> ReplyT:
     """Return the content of a reply.
 
     Raises:
-        RemoteProtocolError: it is the reply to something else.
-        MalformedMessage: it cannot be read.
+        RemoteProtocolError: the reply has another type.
+        MalformedMessage: the reply cannot be read.
     """
     found = reply.content
     if not isinstance(found, reply_type):
         raise RemoteProtocolError(
-            f"a {content.message_type(reply_type)} was awaited, not a {reply.msg_type}"
+            f"expected a {content.message_type(reply_type)}, received a {reply.msg_type}"
         )
     return found

@@ -19,23 +19,23 @@ from kernelproto.wire.content import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionResult:
-    """How an execution ended and what it left on the page.
+    """The status and the outputs of an execution that has ended.
 
     Attributes:
-        status: "ok", "error", or "aborted" when the kernel did not run it because an earlier one
-            failed. Code that was interrupted is an "error". "unknown" is the status of a result
-            that an exception carries: the kernel has not reported how the execution ended.
+        status: "ok"; "error", also for interrupted code; or "aborted" if the kernel did not run the
+            code because an earlier execution failed. The result that an exception carries may be
+            "unknown": the kernel has not reported how the execution ended.
         outputs: the outputs in order, with update_display_data and clear_output applied; each has
             ``to_dict()``, for JSON.
-        outputs_complete: whether ``outputs`` has all of them. It is False if the outputs were read
-            by iteration and exceeded the limit, or if the client could not read one: a
+        outputs_complete: whether ``outputs`` has all outputs. False if the outputs were read by
+            iteration and exceeded the limit, or if the client could not read an output: a
             RefusedOutput is in its place.
         execution_count: the kernel's number for this execution.
         user_expressions: name to the evaluated expression, as in section "Execution results".
         payload: the kernel's requests to the frontend.
-        error: the exception that the code raised, or None. Of interrupted code some kernels say no
-            more than that: its ``ename`` is then "Interrupted". Where the kernel tells the error in
-            its outputs alone, ``ename`` is empty.
+        error: the exception that the code raised, or None. Some kernels report interrupted code
+            without an exception: ``ename`` is then "Interrupted". If the kernel reports the error
+            only in its outputs, ``ename`` is empty.
     """
 
     status: Literal["ok", "error", "aborted", "unknown"]
@@ -54,7 +54,7 @@ class ExecutionResult:
         *,
         outputs_complete: bool = True,
     ) -> ExecutionResult:
-        """Return the result that *reply* and the *outputs* of a page amount to."""
+        """Return the result for a reply and the outputs of a page."""
         error = _error(reply)
         return cls(
             status="aborted" if reply.aborted else "error" if error is not None else "ok",
@@ -77,7 +77,7 @@ class ExecutionResult:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """The MIME bundle of the last expression's value; empty when there is none."""
+        """The MIME bundle of the last expression's value; empty if there is none."""
         for output in reversed(self.outputs):
             if isinstance(output, ExecuteResult):
                 return output.data
@@ -85,7 +85,7 @@ class ExecutionResult:
 
     @property
     def text(self) -> str | None:
-        """The result as plain text, or None when there is none."""
+        """The last expression's value as plain text; None if there is none."""
         text = self.data.get("text/plain")
         return text if isinstance(text, str) else None
 
@@ -103,12 +103,12 @@ class ExecutionResult:
         """Return the result itself if the code ran to its end.
 
         Raises:
-            ExecutionError: it raised an exception, was not run at all, or its end is unknown.
+            ExecutionError: the code raised an exception, was not run, or its status is unknown.
         """
         if self.status == "ok":
             return self
         if self.status == "unknown":
-            raise ExecutionError("the kernel has not told how the execution ended")
+            raise ExecutionError("the kernel has not reported how the execution ended")
         if self.error is None:
             raise ExecutionError("not executed: an earlier execution failed")
         error = self.error
@@ -120,7 +120,7 @@ class ExecutionResult:
         )
 
     def to_notebook_outputs(self) -> list[dict[str, Any]]:
-        """Return the outputs as a code cell of nbformat 4 holds them; adjacent text is joined."""
+        """Return the outputs in the form of a code cell of nbformat 4; adjacent text is joined."""
         cells: list[dict[str, Any]] = []
         for name, outputs in groupby(self.outputs, _stream_name):
             if name is None:

@@ -1,7 +1,7 @@
-"""Interrupting one execution: when its time is up, or when it is no longer wanted.
+"""Stopping: interrupts one execution, after its timeout or on request.
 
-A kernel's interrupt strikes whatever code runs. So it is sent only while the execution is known to
-occupy the kernel: after its own "busy", and before its own "idle" and its reply.
+An interrupt strikes the code that runs at that moment. So the client sends it only while the
+execution occupies the kernel: after its own "busy", and before its own "idle" and its reply.
 
 Between "busy" and the first line of the code an interrupt is too early. The kernel ignores it, or
 it strikes the kernel's own code, which then loses the reply. So the client waits for a sign of the
@@ -25,19 +25,19 @@ from kernelproto.wire.transitions import Signal
 
 logger = logging.getLogger(__name__)
 
-# How long the kernel may take from "busy" to a sign of the code, and from the sign to the code.
+# The time limits from "busy" to a sign of the code, and from that sign to the code.
 _SIGN_SECONDS = 1.0
 _HEAD_START_SECONDS = 0.05
 
-# After how long an interrupt is repeated: first, and at the most. Each pause is twice as long as
-# the one before, because code that handles an interrupt needs time.
+# The first and the longest pause between interrupts. Each pause is twice as long as the one before,
+# because code that handles an interrupt needs time.
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 16.0
 
 
 OnTimeout: TypeAlias = Literal["raise", "restart"]
 
-# Messages that the kernel sends only once the code runs, or is about to.
+# Messages that the kernel sends only when the code runs or is about to run.
 _SIGNS_OF_CODE = frozenset((Signal.OUTPUT, Signal.INPUT, Signal.OTHER))
 
 
@@ -46,11 +46,11 @@ class Stopper(Protocol):
 
     @property
     def timeouts(self) -> Timeouts:
-        """How long the kernel may take to react to an interrupt."""
+        """The time limits for the kernel's reaction to an interrupt."""
         ...
 
     async def interrupt_kernel(self) -> None:
-        """Interrupt the running code, in whichever way the kernel wants it."""
+        """Interrupt the running code."""
         ...
 
     async def restart_kernel(self) -> None:
@@ -58,7 +58,7 @@ class Stopper(Protocol):
         ...
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run an async function for as long as the kernel is served."""
+        """Run an async function while the client is open."""
         ...
 
 
@@ -66,11 +66,11 @@ class Stopped(Protocol):
     """An execution that can be ended; implemented by Execution."""
 
     def time_is_up(self, error: ExecutionTimeout) -> None:
-        """Raise *error* in the tasks that wait, once the execution has ended."""
+        """Raise *error* in the waiting tasks when the execution has ended."""
         ...
 
     def let_go(self) -> None:
-        """Expect nothing more from the kernel, not even its end."""
+        """Expect no more messages from the kernel."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -79,16 +79,16 @@ class Stopped(Protocol):
 
 
 class Turn:
-    """How far the kernel has come with one execution, and the tasks that interrupt it.
+    """The kernel's progress with one execution, and the tasks that interrupt the execution.
 
     Args:
-        kernel: executes it.
+        kernel: executes the code.
 
     Attributes:
-        begun: whether the kernel has begun it.
-        shows_code: whether the kernel has shown that the code runs.
-        over: whether the kernel is done with it: "idle" or the reply is here, or none will come.
-        unwanted: whether it is to be interrupted when it runs.
+        begun: whether the kernel has begun the execution.
+        shows_code: whether a message has shown that the code runs.
+        over: whether the kernel has finished: "idle" or the reply has arrived, or none will come.
+        unwanted: whether to interrupt the code when it runs.
     """
 
     __slots__ = ("_change", "_kernel", "begun", "over", "shows_code", "unwanted")
@@ -103,11 +103,11 @@ class Turn:
 
     @property
     def occupies_kernel(self) -> bool:
-        """Whether an interrupt would strike this execution, as far as is known here."""
+        """Whether an interrupt would strike this execution, as far as the client knows."""
         return self.begun and not self.over
 
     def note(self, signal: Signal) -> bool:
-        """Take note of a message for the execution; return whether the kernel has just begun it."""
+        """Take note of a message for the execution; return whether it shows the beginning."""
         self.shows_code = signal in _SIGNS_OF_CODE
         begins = not self.begun and (self.shows_code or signal is Signal.BUSY)
         self.begun |= begins
@@ -117,7 +117,7 @@ class Turn:
         return begins
 
     def end(self) -> None:
-        """Take note that the kernel is done with the execution."""
+        """Take note that the kernel has finished the execution."""
         self.over = True
         self._wake_tasks()
 
@@ -130,11 +130,11 @@ class Turn:
             self._start(interrupt_when_running)
 
     def limit(self, execution: Stopped, *, seconds: float, on_timeout: OnTimeout) -> None:
-        """Give the execution, which has just begun, so many seconds to run."""
+        """Limit the running time of the execution, which has just begun."""
         self._start(partial(limit_time, execution, seconds=seconds, on_timeout=on_timeout))
 
     async def change(self) -> None:
-        """Wait until something has changed."""
+        """Wait until an attribute has changed."""
         await self._change.wait()
 
     def _start(self, function: Callable[[Turn, Stopper], Awaitable[None]]) -> None:
@@ -170,25 +170,25 @@ async def _try_to_interrupt(kernel: Stopper) -> None:
     try:
         await kernel.interrupt_kernel()
     except KernelProtoError:
-        pass  # the kernel or the client has ended, or cannot be interrupted
-    except Exception:  # of an application's KernelManager, or a kernel of another user
-        logger.exception("an execution cannot be interrupted")
+        pass  # the kernel or the client has ended, or the kernel does not support interrupts
+    except Exception:  # of an application's KernelManager, or another user's kernel
+        logger.exception("cannot interrupt an execution")
 
 
 async def limit_time(
     execution: Stopped, turn: Turn, kernel: Stopper, *, seconds: float, on_timeout: OnTimeout
 ) -> None:
-    """Give an execution that has just begun so many seconds to run.
+    """Limit the running time of an execution that has just begun.
 
     Args:
         execution: the execution.
-        turn: its turn.
-        kernel: executes it.
-        seconds: how long it may run.
-        on_timeout: the action if an interrupt does not end it.
+        turn: the kernel's progress with the execution.
+        kernel: executes the code.
+        seconds: the limit.
+        on_timeout: the action if an interrupt does not end the code.
     """
     await _wait_for_end(turn, seconds)
-    # It may have ended in time, and only the application has been too busy to notice.
+    # The end may have arrived in time and be unread, because the application was busy.
     await _wait_for_end(turn, CATCHING_UP_SECONDS)
     if not turn.occupies_kernel:
         return
@@ -209,8 +209,8 @@ async def limit_time(
     else:
         execution.fail(
             KernelUnresponsive(
-                f"the code still runs {grace:g} s after it was interrupted, because it exceeded "
-                f"its timeout of {seconds:g} s: restart the kernel",
+                f"the code exceeded its timeout of {seconds:g} s and still runs {grace:g} s after "
+                "the interrupt: restart the kernel",
                 seconds=grace,
             )
         )
@@ -237,7 +237,7 @@ async def _restart(execution: Stopped, kernel: Stopper, seconds: float, grace: f
 
 
 async def _wait_for_end(turn: Turn, seconds: float) -> None:
-    """Wait until the kernel is done with the execution, but no longer than this."""
+    """Wait until the kernel has finished the execution, at most *seconds*."""
     with anyio.move_on_after(seconds):
         while turn.occupies_kernel:
             await turn.change()

@@ -66,7 +66,7 @@ def test_lost_reply_is_an_error(kernelproto) -> None:
     done = kernelproto("run", KERNEL, "-", stdin=LOSES_ITS_REPLY)
 
     assert done.stdout == "before\n"
-    assert "error: the kernel has executed the code and sent no reply" in done.stderr
+    assert "error: the kernel executed the code and sent no reply" in done.stderr
     assert done.returncode == 1
 
 

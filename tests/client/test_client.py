@@ -200,11 +200,11 @@ async def test_code_may_be_executed_as_a_plain_request(kernel, client, start) ->
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("comm_open", {}), "'comm_open' is no request"),
-        (("execute_reply", {}), "'execute_reply' is no request"),
-        (("custom_request", {}, "iopub"), "requests go on shell or control, not on iopub"),
-        (("custom_request", {}, "stdin"), "requests go on shell or control, not on stdin"),
-        (("custom_request", {}, "hb"), "requests go on shell or control, not on hb"),
+        (("comm_open", {}), "'comm_open' is not a request"),
+        (("execute_reply", {}), "'execute_reply' is not a request"),
+        (("custom_request", {}, "iopub"), "send requests on shell or control, not on iopub"),
+        (("custom_request", {}, "stdin"), "send requests on shell or control, not on stdin"),
+        (("custom_request", {}, "hb"), "send requests on shell or control, not on hb"),
         (("custom_request", {"x": object()}), "cannot be written as JSON"),
         (("custom_request", [1]), "expected a JSON object"),
     ],

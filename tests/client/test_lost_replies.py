@@ -63,7 +63,7 @@ async def test_reply_that_never_comes_is_lost_once_a_fence_is_answered(
     error = await call.failure()
     assert isinstance(error, ReplyLost)
     assert str(error) == (
-        "the kernel has executed the code and sent no reply: the outcome is unknown, the outputs "
+        "the kernel executed the code and sent no reply: the outcome is unknown, the outputs "
         "were kept"
     )
     assert (error.result.status, error.result.stdout) == ("unknown", "what it has printed")
@@ -172,7 +172,7 @@ async def test_lost_request_is_found_by_two_fences(kernel, execute) -> None:
     await answer(kernel, "execute_request")
     error = await call.failure()
     assert isinstance(error, ReplyLost)
-    assert "never said that it executes the code" in str(error)
+    assert "never reported that it executes the code" in str(error)
 
 
 async def test_code_that_runs_has_fences_behind_it_and_is_not_struck(

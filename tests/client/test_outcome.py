@@ -104,9 +104,9 @@ def test_overflow_comes_before_any_other_failure() -> None:
 @pytest.mark.parametrize(
     ("busy_at", "idle_at", "words"),
     [
-        (0, 1, "has executed the code and sent no reply"),
+        (0, 1, "executed the code and sent no reply"),
         (0, None, "began to execute the code"),
-        (None, None, "never said that it executes the code"),
+        (None, None, "never reported that it executes the code"),
     ],
 )
 def test_error_tells_the_progress_of_the_kernel(busy_at, idle_at, words) -> None:

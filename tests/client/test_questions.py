@@ -138,7 +138,9 @@ async def test_a_question_that_was_not_allowed_gets_an_empty_answer(
     kernel.finish(request)
     assert (await call.result()).status == "ok"
     assert person.asked == []
-    assert caplog.messages == ["the kernel asks 'name? ' and gets no text: allow_stdin is False"]
+    assert caplog.messages == [
+        "the kernel asks for input ('name? ') although allow_stdin is False: the answer is empty"
+    ]
 
 
 async def test_a_kernel_that_asks_without_end_writes_few_lines(kernel, run, caplog) -> None:

@@ -105,8 +105,8 @@ async def test_a_fence_that_is_answered_tells_that_the_request_is_not(
     error = await call.failure()
     assert isinstance(error, UnsupportedRequest)
     assert str(error) == (
-        "the kernel has dealt with the ping_request and not replied: "
-        f"it does not know this request on {channel}"
+        "the kernel went on without a reply to the ping_request: "
+        f"it does not support this request on {channel}"
     )
     assert nothing_is_tracked(client)
 
@@ -219,7 +219,7 @@ async def test_the_error_names_the_kernel(kernel, client, start, ask) -> None:
     await ready.result()
     call, _ = await ask()
     kernel.reply(await kernel.expect("kernel_info_request"))
-    assert str(await call.failure()).startswith("mine has dealt with the ping_request")
+    assert str(await call.failure()).startswith("mine went on without a reply to the ping_request")
 
 
 async def test_a_kernel_that_dies_behind_a_fence_is_told_of(client, kernel, ask) -> None:

@@ -232,7 +232,7 @@ async def test_a_reply_to_something_else_is_raised(kernel, client, start) -> Non
     kernel.send("shell", "inspect_reply", {}, await kernel.expect("complete_request"))
     error = await call.failure()
     assert type(error) is RemoteProtocolError
-    assert str(error) == "a complete_reply was awaited, not a inspect_reply"
+    assert str(error) == "expected a complete_reply, received a inspect_reply"
 
 
 SUBSHELLS = [
