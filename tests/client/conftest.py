@@ -1,4 +1,4 @@
-"""A kernel that says what the test tells it to say, and calls that run beside the test."""
+"""A kernel that sends the messages of the test, and calls that run beside the test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GUARD_SECONDS = 60
 
 
 class ScriptedKernel:
-    """The kernel's end of the wire. What it sends is delivered before the call returns."""
+    """The kernel's end of the wire; its messages are delivered before the call returns."""
 
     def __init__(self) -> None:
         self.info = ConnectionInfo(
@@ -131,7 +131,7 @@ class Call:
             self._end.set()
 
     async def result(self) -> Any:
-        """Wait for what it returns; raises what it raises."""
+        """Wait for the return value; raises the exception of the call."""
         with anyio.fail_after(GUARD_SECONDS):
             await self._end.wait()
         if self.error is not None:
@@ -139,7 +139,7 @@ class Call:
         return self._value
 
     async def failure(self) -> Exception:
-        """Wait for what it raises."""
+        """Wait for the exception of the call and return it."""
         with anyio.fail_after(GUARD_SECONDS):
             await self._end.wait()
         assert self.error is not None, f"it returned {self._value!r}"
@@ -185,7 +185,7 @@ def text(text: str) -> Stream:
 def run(client, kernel, start):
     """Give a function that has code executed: the execution, the task that awaits it, the request.
 
-    The code is of no interest, because the kernel does what it is told.
+    The code does not matter: the test sends the kernel's messages.
     """
 
     async def run(**options):

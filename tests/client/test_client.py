@@ -90,7 +90,7 @@ async def ending(kernel, start):  # the calls outlive the client
 
 @each_wait
 @each_end
-async def test_nobody_waits_any_longer_when(ending, start, wait, end) -> None:
+async def test_every_wait_ends_when(ending, start, wait, end) -> None:
     client = ending.client
     calls = [await start(wait, client) for _ in range(2)]
     assert not any(call.ended for call in calls)
@@ -104,7 +104,7 @@ async def test_nobody_waits_any_longer_when(ending, start, wait, end) -> None:
 
 @each_wait
 @each_end
-async def test_nobody_begins_to_wait_after(ending, wait, end) -> None:
+async def test_no_call_waits_after(ending, wait, end) -> None:
     expected = await ending.by(end)
     with anyio.fail_after(GUARD_SECONDS):
         for _ in range(2):
@@ -119,7 +119,7 @@ async def test_nobody_begins_to_wait_after(ending, wait, end) -> None:
     ids=["request", "heartbeat", "execution"],
 )
 @pytest.mark.parametrize("end", ["the kernel dies", "leaving"])
-async def test_nobody_waits_any_longer_to_send_when(ending, start, wait, end) -> None:
+async def test_blocked_senders_end_when(ending, start, wait, end) -> None:
     client = ending.client
     for _ in range(1000):
         await client.send_comm(content.CommClose(comm_id="filler"), None, ())
@@ -210,7 +210,7 @@ async def test_code_may_be_executed_as_a_plain_request(kernel, client, start) ->
     ],
     ids=["a message", "a reply", "on iopub", "on stdin", "on hb", "unwritable", "a list"],
 )
-async def test_what_is_no_request_is_not_sent(kernel, client, start, arguments, why) -> None:
+async def test_invalid_request_is_not_sent(kernel, client, start, arguments, why) -> None:
     with pytest.raises(LocalProtocolError, match=why):
         await client.request(*arguments)
     assert nothing_is_tracked(client)
@@ -248,7 +248,7 @@ async def test_only_the_first_reply_counts(kernel, client, start) -> None:
 
 
 @each_wait
-async def test_cancelled_it_leaves_nothing_behind(kernel, client, start, wait) -> None:
+async def test_cancelled_call_leaves_nothing_tracked(kernel, client, start, wait) -> None:
     call = await start(wait, client)
     await call.cancel()
     if wait not in (await_execution, iterate_execution):  # which can be waited for again
@@ -263,7 +263,7 @@ async def test_a_late_reply_to_a_cancelled_request_is_no_garbage(kernel, client,
     assert client.refused == {}
 
 
-# What is known of the kernel.
+# The state of the kernel.
 
 
 async def test_the_kernel_is_busy_as_long_as_it_says(kernel, client) -> None:
@@ -329,7 +329,7 @@ async def await_it(awaitable):
     return await awaitable
 
 
-async def test_it_waits_until_it_has_the_answer_or_nobody_wants_it(kernel, client, start) -> None:
+async def test_call_waits_until_it_has_the_answer_or_is_cancelled(kernel, client, start) -> None:
     assert not client.waiting
     call = await start(await_it, client.execute("code"))
     request = await kernel.expect("execute_request")
@@ -346,7 +346,7 @@ async def test_it_waits_until_it_has_the_answer_or_nobody_wants_it(kernel, clien
     assert not client.waiting
 
 
-async def test_message_of_somebody_else_is_forwarded_as_it_is() -> None:
+async def test_message_of_another_client_is_forwarded_unchanged() -> None:
     header = Header(msg_id="theirs", msg_type="kernel_info_request", session="their own")
     with anyio.fail_after(GUARD_SECONDS):
         async with (

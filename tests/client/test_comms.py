@@ -31,7 +31,9 @@ async def client(fake: FakeKernel) -> AsyncIterator[KernelClient]:
         yield client
 
 
-async def test_what_is_sent_is_the_specifications(fake: FakeKernel, client: KernelClient) -> None:
+async def test_sent_messages_are_those_of_the_specification(
+    fake: FakeKernel, client: KernelClient
+) -> None:
     async with await client.comms.open("target", {"open": 1}) as comm:
         await comm.send({"n": 1}, metadata={"m": 2}, buffers=[b"binary", memoryview(b"more")])
     await fake.wait_for("comm_close")
@@ -91,7 +93,7 @@ async def test_the_kernel_opens_comms_to_registered_targets(
     assert sorted(opened) == [("async", {"b": 2}), ("plain", {"a": 1})]
 
 
-async def test_what_a_target_raises_is_logged(
+async def test_exception_of_a_target_is_logged(
     fake: FakeKernel, client: KernelClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     called = anyio.Event()
@@ -172,7 +174,7 @@ async def test_an_unreadable_comm_message_is_refused(
     assert client.refused == {"MalformedMessage": 1}
 
 
-async def test_where_nobody_has_comms_their_messages_are_not_decoded(
+async def test_without_comms_their_messages_are_not_decoded(
     client: KernelClient,
 ) -> None:
     message = Message(Header(msg_id="1", msg_type="comm_msg"), None, (b"{}", b"{}", b"{}", b"?"))

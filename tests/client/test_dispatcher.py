@@ -26,7 +26,7 @@ async def kernel_still_answers(kernel, client, start) -> bool:
     return (await call.result()).implementation == "mine"
 
 
-# What is refused.
+# Refused messages.
 
 
 def forged(kernel, request) -> list[bytes]:
@@ -103,7 +103,7 @@ async def test_a_signed_message_with_a_bad_header_is_refused(kernel, client, sta
     assert await kernel_still_answers(kernel, client, start)
 
 
-# What becomes of the request that a refused message belongs to.
+# The request that a refused message belongs to.
 
 
 TOO_DEEP = b'{"a":' * 100_000
@@ -169,7 +169,7 @@ async def test_a_refused_output_leaves_a_trace(kernel, client, parts, msg_type, 
     ("msg_type", "part"),
     [("status", "content"), ("status", "metadata"), ("comm_msg", "metadata")],
 )
-async def test_what_is_no_output_leaves_none(kernel, client, msg_type, part) -> None:
+async def test_other_refused_messages_leave_no_output(kernel, client, msg_type, part) -> None:
     async with client.messages() as messages, client.execute("code") as execution:
         request = await kernel.expect("execute_request")
         kernel.transport.send("iopub", broken(kernel, msg_type, request, **{part: b"[]"}))
@@ -253,9 +253,7 @@ async def test_refusals_are_counted_by_reason(kernel, client) -> None:
 
 
 @pytest.mark.parametrize("channel", ["shell", "iopub", "stdin", "control"])
-async def test_messages_of_unknown_types_are_nobodys_but_no_garbage(
-    kernel, client, start, channel
-) -> None:
+async def test_messages_of_unknown_types_are_not_refused(kernel, client, start, channel) -> None:
     kernel.send(channel, "from_the_future", {"x": 1})
     assert client.refused == {}
     assert await kernel_still_answers(kernel, client, start)
@@ -342,7 +340,7 @@ async def test_after_the_end_nothing_is_taken_in(kernel, client) -> None:
     assert client.refused == {}
 
 
-async def test_channels_that_close_by_themselves_are_told(kernel) -> None:
+async def test_channels_that_close_by_themselves_raise_client_closed(kernel) -> None:
     class Closed:
         async def send(self, channel: str, frames: list[bytes]) -> None:
             raise ClientClosed("the tunnel has collapsed")

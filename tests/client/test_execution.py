@@ -1,4 +1,4 @@
-# ruff: noqa: PT012, PT031 (what whole blocks raise is the subject here)
+# ruff: noqa: PT012, PT031 (whole blocks raise in these tests)
 from __future__ import annotations
 
 import gc
@@ -56,13 +56,13 @@ async def test_it_ends_with_reply_and_idle_in_whichever_order(client, kernel, ru
     assert result.status == "ok"
     assert result.execution_count == 3
     assert result.outputs_complete
-    # What is written after the end is late: a background thread's, say.
+    # Output after the end is late; a background thread may write it.
     assert result.outputs == ([] if order[-1] == "output" else [text("hello")])
     assert nothing_is_tracked(client)
     assert not client.refused
 
 
-async def test_who_awaits_the_result_is_woken_by_nothing_but_the_end(kernel, run) -> None:
+async def test_outputs_do_not_wake_a_task_that_awaits_the_result(kernel, run) -> None:
     execution, call, request = await run()
     news = execution._news._next  # the awaiting task waits for it
     kernel.status("busy", request)
@@ -85,7 +85,7 @@ async def test_one_task_awaits_the_result_and_another_one_iterates(kernel, run, 
     assert (await result.result()).stdout == "012"
 
 
-async def test_late_outputs_disturb_nobody(client, kernel, run) -> None:
+async def test_late_outputs_disturb_no_execution(client, kernel, run) -> None:
     _, call, request = await run()
     kernel.finish(request)
     assert (await call.result()).outputs == []
@@ -300,7 +300,7 @@ async def test_cancelled_it_can_be_awaited_again(kernel, run) -> None:
     assert (await execution).stdout == "meanwhile"
 
 
-async def test_cancelling_one_who_waits_leaves_the_others(kernel, run, start) -> None:
+async def test_cancelling_one_waiting_task_leaves_the_others(kernel, run, start) -> None:
     execution, first, request = await run()
     second = await start(execution_result, execution)
     await first.cancel()
@@ -385,7 +385,7 @@ async def test_used_it_does_not_warn(kernel, client, use) -> None:
     assert warned == []
 
 
-async def test_code_that_cannot_be_written_is_told_each_time(client) -> None:
+async def test_code_that_cannot_be_written_raises_each_time(client) -> None:
     execution = client.execute("code", user_expressions={"x": object()})
     for _ in range(2):
         with pytest.raises(LocalProtocolError, match="cannot be written as JSON"):
@@ -394,7 +394,7 @@ async def test_code_that_cannot_be_written_is_told_each_time(client) -> None:
 
 
 async def test_sent_again_by_another_task_it_misses_nothing(kernel, start) -> None:
-    """The task that sends is cancelled, and what the next one sends is answered meanwhile."""
+    """The sending task is cancelled, and the request of the next task is answered."""
 
     class Channels:
         sent = 0
@@ -424,7 +424,7 @@ async def test_sent_again_by_another_task_it_misses_nothing(kernel, start) -> No
 # Its state, and kernels that do not report "idle".
 
 
-async def test_state_tells_how_far_it_has_come(client, kernel, start) -> None:
+async def test_state_shows_the_progress(client, kernel, start) -> None:
     execution = client.execute("code")
     assert execution.state == "prepared"
     call = await start(execution_result, execution)
@@ -463,7 +463,7 @@ async def test_idle_in_time_makes_the_result_complete(kernel, run) -> None:
     assert result.outputs_complete
 
 
-async def test_what_a_busy_application_has_not_let_in_is_no_silence(
+async def test_unread_messages_of_a_busy_application_are_not_silence(
     kernel, run, monkeypatch
 ) -> None:
     monkeypatch.setattr(module, "CATCHING_UP_SECONDS", GUARD_SECONDS)
@@ -484,7 +484,7 @@ async def test_what_a_busy_application_has_not_let_in_is_no_silence(
     assert result.outputs_complete
 
 
-# Kernels whose outputs trail behind reply and idle.
+# Kernels that send outputs after reply and idle.
 
 
 async def test_outputs_that_trail_are_in_the_result(client, kernel, run, monkeypatch) -> None:
@@ -509,7 +509,7 @@ async def test_outputs_that_trail_are_iterated_over(client, kernel, start, monke
     assert await call.result() == [text("late")]
 
 
-async def test_no_silence_is_too_short_for_what_trails(client, kernel, run, all_blocked) -> None:
+async def test_idle_timeout_does_not_end_trailing_outputs(client, kernel, run, all_blocked) -> None:
     client._dispatcher.conversation.trailing_seconds = GUARD_SECONDS
     execution, call, request = await run(idle_timeout=0)
     kernel.finish(request)
@@ -520,14 +520,14 @@ async def test_no_silence_is_too_short_for_what_trails(client, kernel, run, all_
     assert execution.outputs == [text("late")]
 
 
-async def test_nothing_trails_behind_what_was_aborted(client, kernel, run) -> None:
+async def test_aborted_execution_has_no_trailing_outputs(client, kernel, run) -> None:
     client._dispatcher.conversation.trailing_seconds = GUARD_SECONDS
     _, call, request = await run()
     kernel.reply(request, status="aborted")
     assert (await call.result()).status == "aborted"
 
 
-async def test_what_only_trails_is_not_interrupted(client, kernel, run, start) -> None:
+async def test_trailing_execution_is_not_interrupted(client, kernel, run, start) -> None:
     """Some kernels die of an interrupt when they run nothing."""
     client._dispatcher.conversation.trailing_seconds = GUARD_SECONDS
     _, call, request = await run(interrupt_on_cancel=True)
@@ -603,7 +603,7 @@ async def test_read_outputs_beyond_the_limit_only_make_the_result_incomplete(
 # The end of the kernel, or of the client.
 
 
-async def test_what_was_received_before_the_kernel_died_can_be_read(kernel, client) -> None:
+async def test_outputs_received_before_the_kernel_died_can_be_read(kernel, client) -> None:
     async with client.execute("code") as execution:
         request = await kernel.expect("execute_request")
         kernel.stream(request, "last words")
@@ -614,7 +614,9 @@ async def test_what_was_received_before_the_kernel_died_can_be_read(kernel, clie
         assert execution.outputs == [text("last words")]
 
 
-async def test_what_ended_before_the_kernel_died_has_its_result(kernel, client, run) -> None:
+async def test_execution_that_ended_before_the_kernel_died_has_its_result(
+    kernel, client, run
+) -> None:
     execution, call, request = await run()
     kernel.finish(request)
     await call.result()

@@ -57,7 +57,7 @@ async def test_reply_that_never_comes_is_lost_once_a_fence_is_answered(
 ) -> None:
     execution, call, request = await execute()
     kernel.status("busy", request)
-    kernel.stream(request, "what it has printed")
+    kernel.stream(request, "printed")
     kernel.status("idle", request)
     await answer(kernel, "kernel_info_request")
     error = await call.failure()
@@ -66,9 +66,9 @@ async def test_reply_that_never_comes_is_lost_once_a_fence_is_answered(
         "the kernel executed the code and sent no reply: the outcome is unknown, the outputs "
         "were kept"
     )
-    assert (error.result.status, error.result.stdout) == ("unknown", "what it has printed")
+    assert (error.result.status, error.result.stdout) == ("unknown", "printed")
     assert error.result.outputs_complete
-    assert execution.outputs == [Stream("stdout", "what it has printed")]
+    assert execution.outputs == [Stream("stdout", "printed")]
     assert execution.state == "done"
     assert nothing_is_tracked(client)
 
@@ -152,7 +152,7 @@ async def test_one_fence_is_enough_for_many(kernel, execute) -> None:
 async def test_lost_reply_and_idle_are_found_by_two_fences(client, kernel, execute) -> None:
     _, call, request = await execute()
     kernel.status("busy", request)
-    kernel.stream(request, "what it has printed")
+    kernel.stream(request, "printed")
     await answer(kernel, "kernel_info_request")
     fence = await answer(kernel, "execute_request")
     assert fence.content == ExecuteRequest(
@@ -161,7 +161,7 @@ async def test_lost_reply_and_idle_are_found_by_two_fences(client, kernel, execu
     error = await call.failure()
     assert isinstance(error, ReplyLost)
     assert "began to execute the code" in str(error)
-    assert (error.result.stdout, error.result.outputs_complete) == ("what it has printed", False)
+    assert (error.result.stdout, error.result.outputs_complete) == ("printed", False)
     assert nothing_is_tracked(client)
     assert not client.busy
 
@@ -175,7 +175,7 @@ async def test_lost_request_is_found_by_two_fences(kernel, execute) -> None:
     assert "never reported that it executes the code" in str(error)
 
 
-async def test_code_that_runs_has_fences_behind_it_and_is_not_struck(
+async def test_running_code_with_fences_after_it_is_not_interrupted(
     client, kernel, execute
 ) -> None:
     """Neither is answered before the code has ended."""
@@ -200,7 +200,7 @@ async def test_kernel_that_answers_beside_the_code_is_no_proof(kernel, execute) 
     assert (await call.result()).stdout == "I run"
 
 
-async def test_sign_of_life_saves_what_was_overtaken(kernel, execute) -> None:
+async def test_sign_of_life_saves_an_overtaken_execution(kernel, execute) -> None:
     _, slow, request = await execute()
     kernel.status("busy", request)
     _, quick, next_request = await execute()
@@ -263,14 +263,14 @@ async def test_lost_idle_is_found_by_a_later_execution(kernel, execute, monkeypa
     monkeypatch.setattr(module, "LOOK_SECONDS", GUARD_SECONDS)
     _, first, request = await execute()
     kernel.status("busy", request)
-    kernel.stream(request, "what it has printed")
+    kernel.stream(request, "printed")
     kernel.reply(request, execution_count=1)
     _, later, next_request = await execute()
     kernel.status("busy", next_request)
     kernel.finish(next_request)
     await later.result()
     result = await first.result()
-    assert (result.status, result.stdout) == ("ok", "what it has printed")
+    assert (result.status, result.stdout) == ("ok", "printed")
     assert not result.outputs_complete
 
 

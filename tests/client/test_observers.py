@@ -1,4 +1,4 @@
-"""Streams and handlers: bounded, with a policy, and nobody waits for them."""
+"""Streams and handlers: bounded, with a policy, and without delays for the client."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_stream_has_the_channels_and_types_that_were_asked_for(
     ]
 
 
-async def test_a_full_stream_raises_after_what_it_has_kept(
+async def test_a_full_stream_raises_after_the_kept_messages(
     fake: FakeKernel, client: KernelClient
 ) -> None:
     async with client.messages(limit=3_000) as messages:
@@ -75,7 +75,7 @@ async def test_a_forgetful_stream_keeps_the_newest_and_counts_the_rest(
     assert messages.dropped == 8
 
 
-async def test_a_stream_ends_with_the_kernel_after_what_was_received(
+async def test_a_stream_ends_with_the_kernel_after_the_received_messages(
     fake: FakeKernel, client: KernelClient
 ) -> None:
     async with client.messages(msg_types=("stream",)) as messages:
@@ -97,7 +97,7 @@ async def test_a_stream_ends_with_the_client(fake: FakeKernel) -> None:
                 pass
 
 
-async def test_reading_what_is_there_lets_others_run(
+async def test_reading_buffered_messages_lets_other_tasks_run(
     fake: FakeKernel, client: KernelClient
 ) -> None:
     turns = 0
@@ -148,7 +148,7 @@ async def test_handlers_plain_and_async_get_every_message_until_removed(
     assert sorted(seen) == ["async 1", "async 2", "plain 1", "plain 2"]
 
 
-async def test_what_a_handler_raises_is_logged_and_it_goes_on(
+async def test_exception_of_a_handler_is_logged_and_the_handler_goes_on(
     fake: FakeKernel, client: KernelClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen = anyio.Event()
@@ -186,7 +186,7 @@ async def test_a_handler_that_always_fails_writes_few_lines(
     assert caplog.messages[-1].endswith("failed on a stream (64 times so far)")
 
 
-async def test_a_handler_that_is_too_slow_is_told_in_the_log(
+async def test_a_slow_handler_is_logged(
     fake: FakeKernel,
     client: KernelClient,
     caplog: pytest.LogCaptureFixture,
@@ -235,7 +235,9 @@ async def test_debug_events_are_an_iterator_of_their_contents(
         assert await anext(events) == {"event": "stopped", "body": {"threadId": 1}}
 
 
-async def test_a_watcher_is_told_everything_at_once(fake: FakeKernel, client: KernelClient) -> None:
+async def test_a_watcher_receives_every_message_at_once(
+    fake: FakeKernel, client: KernelClient
+) -> None:
     told: list[object] = []
 
     class Diary:

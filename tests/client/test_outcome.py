@@ -109,7 +109,7 @@ def test_overflow_comes_before_any_other_failure() -> None:
         (None, None, "never reported that it executes the code"),
     ],
 )
-def test_error_tells_the_progress_of_the_kernel(busy_at, idle_at, words) -> None:
+def test_error_has_the_progress_of_the_kernel(busy_at, idle_at, words) -> None:
     message = Message.build(Header(msg_id="r", msg_type="execute_request"), {})
     request = Request(message, "shell", REPLY_AND_IDLE)
     request.busy_at, request.idle_at = busy_at, idle_at

@@ -41,14 +41,14 @@ def test_outputs_are_read_once_and_in_order() -> None:
     assert [buffer.read() for _ in range(2)] == [text(3), None]
 
 
-def test_what_was_read_is_kept_as_well() -> None:
+def test_read_outputs_are_kept_as_well() -> None:
     buffer = filled(ROOMY, 3)
     buffer.read()
     assert buffer.page.outputs() == [text(0), text(1), text(2)]
     assert buffer.complete
 
 
-def test_what_exceeds_the_limit_is_discarded_and_told() -> None:
+def test_outputs_beyond_the_limit_are_discarded_and_counted() -> None:
     buffer = filled(holds(2), 5)
     assert buffer.page.outputs() == [text(0), text(1)]
     assert not buffer.complete
@@ -88,7 +88,7 @@ def test_an_output_over_the_limit_is_discarded_at_once() -> None:
     assert buffer.overflow() is not None
 
 
-def test_of_what_was_read_the_oldest_goes_and_that_is_no_overflow() -> None:
+def test_oldest_read_outputs_are_dropped_without_an_overflow() -> None:
     buffer = filled(holds(3), 3)
     for number in range(3, 8):
         assert buffer.read() == text(number - 3)
@@ -123,7 +123,7 @@ class Model:
     limit=st.integers(0, holds(10)),
     steps=st.lists(st.one_of(st.none(), st.integers(0, 1000)), max_size=100),
 )
-def test_the_policy_holds_whatever_happens(limit: int, steps: list[int | None]) -> None:
+def test_the_policy_holds_for_any_sequence(limit: int, steps: list[int | None]) -> None:
     buffer, model = OutputBuffer(limit), Model(limit)
     for number, size in enumerate(steps):
         if size is not None:
@@ -135,7 +135,7 @@ def test_the_policy_holds_whatever_happens(limit: int, steps: list[int | None]) 
         else:
             assert buffer.read() is None
 
-        # What is kept has no gap, all that is unread is there, and both parts are bounded.
+        # The kept outputs have no gap, all unread ones are kept, and both parts are bounded.
         kept = model.accepted[len(model.accepted) - len(buffer.page.outputs()) :]
         assert buffer.page.outputs() == [output for output, _ in kept]
         unread = model.accepted[model.read :]
@@ -163,7 +163,7 @@ def update(data: str, display_id: str = "id") -> UpdateDisplayData:
 
 
 class TestUpdatesFromOtherExecutions:
-    """What counts is the order in which the kernel has sent everything."""
+    """Updates apply in the order in which the kernel sent them."""
 
     def shown(self, buffer: OutputBuffer) -> list[str]:
         return [output.data["text/plain"] for output in buffer.page.outputs()]
@@ -211,7 +211,7 @@ class TestUpdatesFromOtherExecutions:
         buffer.page.displays.update(update("from elsewhere"), 0)
         assert self.shown(buffer) == ["from elsewhere"]
 
-    def test_they_apply_to_what_is_left_after_the_oldest_went(self) -> None:
+    def test_they_apply_after_the_oldest_outputs_were_dropped(self) -> None:
         buffer = OutputBuffer(_OBJECT_BYTES * 2)
         for number in range(5):
             buffer.append(display(f"{number}", f"{number}"), 0)
@@ -222,7 +222,7 @@ class TestUpdatesFromOtherExecutions:
         left = self.shown(buffer)
         assert left == [f"{number}, updated" for number in range(5)][-len(left) :]
 
-    @pytest.mark.parametrize("display_id", ["of somebody else", None])
+    @pytest.mark.parametrize("display_id", ["of another client", None])
     def test_others_leave_no_trace(self, display_id) -> None:
         buffer = OutputBuffer(ROOMY)
         buffer.append(display("mine"), 0)

@@ -1,4 +1,4 @@
-"""Pages: displays are updated wherever they stand, and what is counted is what is shown."""
+"""Pages: displays are updated on every page, and ``size`` is the size of the shown outputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_update_reaches_every_page_of_the_kernel() -> None:
     assert (shown(first), shown(second)) == (["d"], ["d"])
 
 
-def test_an_update_between_two_readings_is_applied_to_what_was_read() -> None:
+def test_an_update_between_two_readings_changes_read_outputs() -> None:
     page = OutputPage(Displays(1000))
     for text in "abc":
         page.take(display(text), 10)
@@ -52,7 +52,7 @@ def test_an_update_between_two_readings_is_applied_to_what_was_read() -> None:
     assert shown(page) == ["cc"] * 3
 
 
-def test_what_is_shown_is_counted() -> None:
+def test_size_is_the_size_of_shown_outputs() -> None:
     page = OutputPage(Displays(1000))
     page.take(Stream("stdout", "text"), 10)
     page.take(display("a"), 10)
@@ -94,7 +94,7 @@ def test_shrinking_drops_the_oldest_and_never_counts_wrong(
     assert (page.outputs(), page.size) == ([], 0)
 
 
-def test_updates_from_elsewhere_are_bounded_and_what_is_too_much_is_told() -> None:
+def test_updates_from_elsewhere_are_bounded_and_discarded_ones_counted() -> None:
     displays = Displays(100)
     page, other = OutputPage(displays), OutputPage(displays)
     for name in "abc":
@@ -125,7 +125,7 @@ def test_the_same_update_counts_once() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 10, 11, 1000])
-def test_refused_outputs_are_told_and_not_without_end(count: int) -> None:
+def test_refused_outputs_are_shown_up_to_a_limit(count: int) -> None:
     page = OutputPage(Displays(1000))
     page.take(Stream("stdout", "text"), 10)
     assert page.complete

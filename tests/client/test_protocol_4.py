@@ -22,7 +22,7 @@ INFO = ConnectionInfo(
 
 
 class KernelV4:
-    """Answers as IPython 2 did; remembers the names and contents of what it was asked."""
+    """Answers as IPython 2 did; records the names and contents of the requests."""
 
     def __init__(self) -> None:
         self.transport = MemoryTransport()

@@ -112,7 +112,9 @@ async def test_code_may_ask_several_times(kernel, ask_for_input, person) -> None
     assert [question.prompt for question in person.asked] == ["one?", "two?"]
 
 
-async def test_nobody_is_asked_while_nobody_waits(kernel, client, person, all_blocked) -> None:
+async def test_on_input_is_not_called_while_no_task_waits(
+    kernel, client, person, all_blocked
+) -> None:
     person.ready.set()
     async with client.execute("code", on_input=person.ask) as execution:
         request = await kernel.expect("execute_request")
@@ -154,7 +156,7 @@ async def test_a_kernel_that_asks_without_end_writes_few_lines(kernel, run, capl
     assert max(map(len, caplog.messages)) < 300
 
 
-async def test_what_on_input_raises_is_raised_and_the_question_stays(
+async def test_exception_of_on_input_is_raised_and_the_question_stays(
     kernel, ask_for_input, start
 ) -> None:
     errors = [EOFError("first"), KeyError("second")]
@@ -174,7 +176,7 @@ async def test_what_on_input_raises_is_raised_and_the_question_stays(
     assert (await call.result()).status == "ok"
 
 
-async def test_an_answer_that_is_no_text_is_told(ask_for_input) -> None:
+async def test_an_answer_must_be_text(ask_for_input) -> None:
     async def count(question: InputRequest) -> int:
         return 42
 
@@ -240,7 +242,7 @@ async def test_cancelled_while_it_asks_it_asks_again(kernel, ask_for_input, pers
     assert (len(person.asked), person.given_up) == (2, 1)
 
 
-async def test_only_one_of_several_who_wait_asks(
+async def test_only_one_of_several_waiting_tasks_asks(
     kernel, ask_for_input, person, start, all_blocked
 ) -> None:
     execution, first, request = await ask_for_input(person.ask)
@@ -254,7 +256,7 @@ async def test_only_one_of_several_who_wait_asks(
 
 
 @pytest.mark.parametrize("end", ["cancelled", "failed"])
-async def test_when_the_one_who_asks_has_gone_another_one_asks(
+async def test_when_the_asking_task_has_ended_another_task_asks(
     kernel, ask_for_input, start, person, end
 ) -> None:
     async def fail_first(question: InputRequest) -> str:

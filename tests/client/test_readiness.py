@@ -1,4 +1,4 @@
-"""Ready means: it answers, and what it publishes gets here."""
+"""A ready kernel answers, and its iopub messages arrive."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_client_that_joins_an_idle_kernel_knows_that_it_is_idle(fake: Fake
     assert not client.busy
 
 
-async def test_nobody_waits_for_a_kernel_that_dies(fake: FakeKernel) -> None:
+async def test_the_wait_ends_when_the_kernel_dies(fake: FakeKernel) -> None:
     fake.deaf.update(("shell", "control"))
     async with fake.connect() as client, anyio.create_task_group() as tasks:
 
@@ -103,7 +103,7 @@ async def test_nobody_waits_for_a_kernel_that_dies(fake: FakeKernel) -> None:
         fake.die()
 
 
-async def test_nobody_waits_with_a_closed_client(fake: FakeKernel) -> None:
+async def test_the_wait_ends_when_the_client_is_closed(fake: FakeKernel) -> None:
     async with fake.connect() as client:
         client.close()
         with pytest.raises(ClientClosed):
@@ -150,7 +150,7 @@ async def test_late_answers_to_other_questions_are_ignored(kernel, client, start
     assert client.refused == {}
 
 
-async def test_what_counts_on_iopub_is_what_is_signed(kernel, client, start, all_blocked) -> None:
+async def test_only_signed_messages_on_iopub_count(kernel, client, start, all_blocked) -> None:
     call = await start(client.wait_for_ready)
     kernel.reply(await kernel.expect("kernel_info_request"))
     kernel.transport.send("iopub", [b"garbage"])

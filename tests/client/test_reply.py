@@ -95,7 +95,7 @@ def nothing_is_tracked(client) -> bool:
 
 
 @pytest.mark.parametrize("channel", ["shell", "control"])
-async def test_a_fence_that_is_answered_tells_that_the_request_is_not(
+async def test_an_answered_fence_shows_that_no_reply_will_come(
     client, kernel, ask, channel
 ) -> None:
     call, _ = await ask(channel)
@@ -119,9 +119,7 @@ async def test_a_request_on_control_has_a_fence_on_shell_too(client, kernel, ask
     assert nothing_is_tracked(client)
 
 
-async def test_behind_running_code_the_fence_waits_as_the_request_does(
-    client, kernel, ask, all_blocked
-) -> None:
+async def test_request_and_fence_wait_while_code_runs(client, kernel, ask, all_blocked) -> None:
     call, request = await ask()
     await kernel.expect("kernel_info_request")
     await all_blocked()
@@ -153,9 +151,7 @@ async def test_a_fence_goes_to_the_subshell_of_its_request(kernel, ask) -> None:
     assert fence.header.subshell_id == "sub"
 
 
-async def test_what_the_kernel_is_known_to_work_on_gets_no_fence(
-    kernel, start, monkeypatch
-) -> None:
+async def test_request_that_is_reported_busy_has_no_fence(kernel, start, monkeypatch) -> None:
     monkeypatch.setattr(module, "_FENCE_SECONDS", 0.0)
 
     async def send_fences() -> None:
@@ -170,7 +166,7 @@ async def test_what_the_kernel_is_known_to_work_on_gets_no_fence(
     assert await call.result() is request
 
 
-async def test_what_the_kernel_is_busy_with_is_waited_for_whatever_the_fence_says(
+async def test_busy_request_is_awaited_although_the_fence_is_answered(
     kernel, ask, all_blocked
 ) -> None:
     """It serves requests side by side."""
@@ -222,14 +218,14 @@ async def test_the_error_names_the_kernel(kernel, client, start, ask) -> None:
     assert str(await call.failure()).startswith("mine went on without a reply to the ping_request")
 
 
-async def test_a_kernel_that_dies_behind_a_fence_is_told_of(client, kernel, ask) -> None:
+async def test_kernel_that_dies_after_a_fence_raises(client, kernel, ask) -> None:
     call, _ = await ask()
     await kernel.expect("kernel_info_request")
     client.fail(KernelDied("gone"))
     assert isinstance(await call.failure(), KernelDied)
 
 
-async def test_cancelled_behind_a_fence_it_leaves_nothing(client, kernel, ask) -> None:
+async def test_cancelled_after_a_fence_the_call_leaves_nothing_tracked(client, kernel, ask) -> None:
     call, request = await ask()
     fence = await kernel.expect("kernel_info_request")
     await call.cancel()

@@ -1,4 +1,4 @@
-"""What is sent is exactly what the specification has, and what comes back is typed."""
+"""Requests are exactly those of the specification, and replies are typed."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ async def test_a_request(kernel, client, start, call, name, expected) -> None:
         pytest.param(
             {"on_input": answer, "allow_stdin": False}, {"allow_stdin": False}, id="without input"
         ),
-        pytest.param({"allow_stdin": False}, {"allow_stdin": False}, id="nobody to ask"),
+        pytest.param({"allow_stdin": False}, {"allow_stdin": False}, id="no on_input"),
     ],
 )
 async def test_an_execute_request(kernel, client, options, expected) -> None:
@@ -155,7 +155,7 @@ async def test_an_execute_request(kernel, client, options, expected) -> None:
     )
 
 
-async def test_input_needs_somebody_to_ask(client) -> None:
+async def test_allow_stdin_needs_on_input(client) -> None:
     with pytest.raises(LocalProtocolError, match="allow_stdin=True needs an on_input"):
         client.execute("input()", allow_stdin=True)
 
@@ -201,7 +201,7 @@ async def test_a_debug_request_is_numbered(kernel, client, start) -> None:
     assert numbers[1] == numbers[0] + 1
 
 
-async def test_the_reply_has_what_the_kernel_says(kernel, client, start) -> None:
+async def test_the_reply_has_the_content_of_the_kernel(kernel, client, start) -> None:
     call = await start(client.complete, "pr")
     request = await kernel.expect("complete_request")
     kernel.reply(request, matches=["print"], cursor_start=0, cursor_end=2, metadata={"x": 1})
@@ -211,7 +211,7 @@ async def test_the_reply_has_what_the_kernel_says(kernel, client, start) -> None
 
 
 @pytest.mark.parametrize("status", ["error", "aborted"])
-async def test_an_error_is_told_in_the_reply(kernel, client, start, status) -> None:
+async def test_an_error_is_in_the_reply(kernel, client, start, status) -> None:
     call = await start(client.inspect, "x")
     request = await kernel.expect("inspect_request")
     kernel.reply(request, status=status, ename="ValueError", evalue="bad")
@@ -246,7 +246,7 @@ DEBUGGER = [pytest.param(lambda kernel: kernel.debug("initialize"), id="debug")]
 
 @pytest.fixture
 def be_ready(kernel, client, start):
-    """Give a function that lets the client learn what the kernel can do."""
+    """Give a function that tells the client the kernel's features."""
 
     async def be_ready(**info):
         call = await start(client.wait_for_ready)
@@ -259,7 +259,7 @@ def be_ready(kernel, client, start):
 
 
 @pytest.mark.parametrize("call", [*SUBSHELLS, *DEBUGGER])
-async def test_what_the_kernel_has_not_is_not_asked_for(client, be_ready, call) -> None:
+async def test_missing_features_are_not_requested(client, be_ready, call) -> None:
     await be_ready(supported_features=["something else"])
     with pytest.raises(UnsupportedRequest, match=r"mine has no .*: its supported_features are"):
         await call(client)
@@ -274,7 +274,7 @@ async def test_what_the_kernel_has_not_is_not_asked_for(client, be_ready, call) 
     ],
     ids=["subshells", "debugger", "debugger, said the old way"],
 )
-async def test_what_the_kernel_has_is_asked_for(
+async def test_supported_features_are_requested(
     kernel, client, start, be_ready, info, calls
 ) -> None:
     await be_ready(**info)

@@ -74,7 +74,7 @@ def update(text: str, display_id: str | None = None) -> UpdateDisplayData:
         pytest.param(
             [shown("x", "i"), CLEAR_LATER, update("y", "i"), A],
             [A],
-            id="what was updated is cleared",
+            id="clear removes an updated output",
         ),
         pytest.param([shown("x", "i"), update("y", "i")], [shown("y", "i")], id="update"),
         pytest.param([value("x", "i"), update("y", "i")], [value("y", "i")], id="update a result"),
@@ -88,9 +88,11 @@ def update(text: str, display_id: str | None = None) -> UpdateDisplayData:
         ),
         pytest.param([shown("x"), update("y")], [shown("x")], id="update without an id"),
         pytest.param([update("y", "i"), shown("x", "i")], [shown("x", "i")], id="update too early"),
-        pytest.param([A, ERROR, update("y", "i")], [A, ERROR], id="update of what has no id"),
         pytest.param(
-            [shown("x", "i"), CLEAR, update("y", "i")], [], id="update of what was cleared"
+            [A, ERROR, update("y", "i")], [A, ERROR], id="update of an output without an id"
+        ),
+        pytest.param(
+            [shown("x", "i"), CLEAR, update("y", "i")], [], id="update of a cleared output"
         ),
     ],
 )
@@ -112,8 +114,8 @@ any_output = st.one_of(
 
 
 @given(st.lists(any_output, max_size=30))
-def test_folding_leaves_what_the_specification_says(outputs: list[Output]) -> None:
-    """Each output is looked at by itself: does it survive what follows, and as what?"""
+def test_folding_follows_the_specification(outputs: list[Output]) -> None:
+    """For each output: does it survive the later ones, and in which form?"""
 
     def is_lasting(output: Output) -> bool:
         return not isinstance(output, ClearOutput | UpdateDisplayData)
@@ -230,7 +232,7 @@ def of(outputs: list[Output] | tuple[Output, ...] = (), **reply: object) -> Exec
     return ExecutionResult.of(ExecuteReply(**reply), fold_outputs(outputs))
 
 
-def test_a_result_has_what_the_reply_says() -> None:
+def test_a_result_has_the_fields_of_the_reply() -> None:
     result = of(
         execution_count=5,
         user_expressions={"x": {"status": "ok", "data": {"text/plain": "1"}}},
@@ -303,7 +305,7 @@ def test_raising_for_an_error() -> None:
     assert raised.value.traceback == ("line 1", "line 2")
 
 
-def test_the_error_may_be_told_in_the_outputs_alone() -> None:
+def test_the_error_may_be_only_in_the_outputs() -> None:
     result = of([Stream("stderr", "bad")], status="error")
     assert result.error == ErrorOutput()
     with pytest.raises(ExecutionError, match=r"^the code failed: see its outputs$"):
@@ -311,7 +313,7 @@ def test_the_error_may_be_told_in_the_outputs_alone() -> None:
 
 
 @pytest.mark.parametrize("status", ["aborted", "abort"])
-def test_what_was_counted_was_run_and_interrupted(status) -> None:
+def test_aborted_reply_with_a_count_was_interrupted(status) -> None:
     result = of(status=status, execution_count=3)
     assert (result.status, result.execution_count) == ("error", 3)
     with pytest.raises(ExecutionError, match=r"^Interrupted: the code was interrupted$") as raised:
@@ -319,7 +321,7 @@ def test_what_was_counted_was_run_and_interrupted(status) -> None:
     assert raised.value.ename == "Interrupted"
 
 
-def test_raising_for_what_was_aborted() -> None:
+def test_raising_for_an_aborted_execution() -> None:
     result = of(status="aborted")
     assert result.error is None
     with pytest.raises(ExecutionError, match=r"^not executed: an earlier execution failed$"):

@@ -70,7 +70,7 @@ async def test_code_that_ends_in_time_is_not_interrupted(kernel, client, run, st
     await info.result()
 
 
-async def test_end_that_a_busy_application_has_not_let_in_is_in_time(
+async def test_unread_end_of_a_busy_application_is_in_time(
     kernel, client, run, start, monkeypatch, all_blocked
 ) -> None:
     monkeypatch.setattr(stopping, "CATCHING_UP_SECONDS", GUARD_SECONDS)
@@ -110,7 +110,9 @@ async def test_time_is_limited_although_no_task_waits(client, kernel, start, qui
         await execution
 
 
-async def test_code_that_ignores_interrupts_is_told_of(kernel, start, quick) -> None:
+async def test_code_that_ignores_interrupts_raises_kernel_unresponsive(
+    kernel, start, quick
+) -> None:
     async with kernel.client(timeouts=Timeouts(interrupt=0.1)) as client:
         execution = client.execute("code", timeout=0)
         call = await start(execution_result, execution)
@@ -215,7 +217,7 @@ async def test_interrupt_before_it_is_sent_waits_for_its_turn(client, kernel, st
 
 
 @pytest.mark.parametrize("aborted", [False, True], ids=["done", "aborted"])
-async def test_interrupt_of_what_is_over_strikes_nothing(
+async def test_interrupt_of_a_finished_execution_has_no_effect(
     client, kernel, run, start, aborted
 ) -> None:
     execution, call, request = await run()
@@ -257,7 +259,7 @@ async def test_cancelling_may_interrupt_and_wait_for_the_end(
     assert (await execution).error.ename == "KeyboardInterrupt"
 
 
-async def test_cancelling_does_not_wait_for_ever_for_the_end(
+async def test_cancelling_waits_for_the_end_only_for_a_while(
     kernel, run, quick, monkeypatch
 ) -> None:
     monkeypatch.setattr(module, "_INTERRUPT_SECONDS", 0.3)
@@ -314,7 +316,7 @@ async def test_cancelling_after_the_end_of_the_kernel_does_not_wait(
     await call.cancel()
 
 
-async def test_what_has_replied_is_not_interrupted_any_more(
+async def test_execution_with_a_reply_is_not_interrupted(
     kernel, client, run, start, all_blocked
 ) -> None:
     """The interrupt would hit whatever the kernel runs next."""

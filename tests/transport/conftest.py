@@ -60,7 +60,7 @@ class HandMadeKernel:
                 raw.set(zmq.CURVE_SECRETKEY, self.info.curve_secretkey.encode())
             raw.set(zmq.RCVTIMEO, GUARD_MS)
             raw.set(zmq.SNDTIMEO, GUARD_MS)
-            # A real kernel throws away what there is no room for; this one waits for room.
+            # A real kernel discards messages when its buffer is full; this one waits.
             if kind == zmq.XPUB:
                 raw.set(zmq.XPUB_NODROP, 1)
             elif kind == zmq.ROUTER:
@@ -83,7 +83,7 @@ class HandMadeKernel:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that the system gives nobody by itself, all different.
+    """Return different ports that the system does not assign by itself.
 
     A client that tries to connect again and again would in the end be given the very port that it
     connects to, and talk to itself.

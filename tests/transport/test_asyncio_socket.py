@@ -1,4 +1,4 @@
-"""Where the event loop can watch; what the socket does is in test_sockets.py."""
+"""The choice of the socket class; test_sockets.py tests the socket itself."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_closing_ends_the_watching(no_leaks) -> None:
     asyncio.run(open_and_close())
 
 
-def test_what_nobody_receives_does_not_keep_the_event_loop_awake(no_leaks) -> None:
+def test_unread_messages_do_not_keep_the_event_loop_awake(no_leaks) -> None:
     async def ignore_a_message() -> None:
         with shared_context() as context, context.socket(zmq.PAIR) as peer:
             socket = AsyncioSocket(context, zmq.PAIR)

@@ -1,4 +1,4 @@
-# ruff: noqa: PT012 (what a whole block raises is the subject here)
+# ruff: noqa: PT012 (whole blocks raise in these tests)
 from __future__ import annotations
 
 import threading
@@ -29,7 +29,7 @@ async def all_blocked() -> None:
 
 
 class Inbox:
-    """What has arrived, on which channel."""
+    """The received messages, with their channels."""
 
     def __init__(self) -> None:
         self.messages: list[tuple[str, list[bytes]]] = []
@@ -146,7 +146,7 @@ async def test_nothing_is_lost_while_the_event_loop_is_blocked(
 
 
 @dealers
-async def test_what_is_sent_to_a_kernel_that_binds_later_arrives(kernel, connect, channel) -> None:
+async def test_messages_to_a_kernel_that_binds_later_arrive(kernel, connect, channel) -> None:
     async with connect() as channels:
         await channels.send(channel, [b"early"])
         await all_blocked()
@@ -214,7 +214,7 @@ class EndOfBlock(Exception):
 
 
 @pytest.mark.parametrize("end", ["leaving", "an exception", "cancelling", "abandoning"])
-async def test_who_waits_to_send_gets_client_closed_at_once_by(connect, end) -> None:
+async def test_blocked_sender_gets_client_closed_at_once_by(connect, end) -> None:
     async def send(channels, channel: str) -> None:
         with pytest.raises(ClientClosed):
             await channels.send(channel, [b"one too many"])
@@ -249,7 +249,7 @@ async def test_nothing_can_be_sent_after_closing(connect) -> None:
         await channels.send("shell", [b"late"])
 
 
-async def test_who_is_cancelled_sends_nothing(kernel, connect) -> None:
+async def test_cancelled_task_sends_nothing(kernel, connect) -> None:
     kernel.bind()
     async with connect() as channels:
         with anyio.CancelScope() as scope:
@@ -268,7 +268,7 @@ async def test_a_message_leaves_before_others_have_their_turn(kernel, connect) -
         assert kernel.receive("shell") == [b"client", b"at once"]
 
 
-async def test_who_sends_for_ever_lets_others_run(connect) -> None:
+async def test_sending_in_a_loop_lets_other_tasks_run(connect) -> None:
     async with connect() as channels:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(fill, channels, "shell")
@@ -279,7 +279,7 @@ async def test_who_sends_for_ever_lets_others_run(connect) -> None:
 
 
 @dealers
-async def test_what_was_sent_just_before_an_orderly_close_arrives(
+async def test_messages_sent_just_before_an_orderly_close_arrive(
     kernel, connect, channel, monkeypatch
 ) -> None:
     monkeypatch.setattr(module, "_LINGER_MS", GUARD_SECONDS * 1000)  # the machine may be slow
@@ -343,7 +343,7 @@ async def test_cancelling_the_block_leaves_nothing(kernel, connect) -> None:
 
 
 @pytest.mark.parametrize("address", ["no address", "*"])
-async def test_an_impossible_address_is_told(inbox, address) -> None:
+async def test_an_impossible_address_is_refused(inbox, address) -> None:
     ports = {f"{name}_port": number for number, name in enumerate(CHANNEL_NAMES, 1)}
     info = ConnectionInfo(ip=address, **ports)
     with pytest.raises(LocalProtocolError, match=r"cannot connect: Invalid argument .*tcp://"):

@@ -80,7 +80,7 @@ class TestEncryptedKernel:
             open_channels(encrypted, lambda *_: arrived.set(), identity=b"client") as channels,
             background_tasks() as tasks,
         ):
-            # Once libzmq has been refused there is nobody to send to, and sending waits for ever.
+            # After libzmq was refused it has no peer, and sending waits without end.
             for name in ("shell", "stdin", "control"):
                 tasks.start_soon(strangers.send, name, [b"let me in"])
             tasks.start_soon(strangers.send, "hb", [b"", b"let me in"])

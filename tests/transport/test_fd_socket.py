@@ -1,7 +1,7 @@
-"""How a receiver and a sender share one descriptor, whoever watches it for them.
+"""A receiver and a sender share one descriptor; either of them may watch it.
 
-The transport's event loops bring the asyncio socket as well. What all sockets do is in
-test_sockets.py.
+The transport's event loops bring the asyncio socket as well. The common behaviour of all sockets is
+tested in test_sockets.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ async def all_blocked() -> None:
 
 
 class Shared:
-    """A socket whose send buffer is full, with a task that receives and one that sends."""
+    """A socket with a full send buffer, with a receiving and a sending task."""
 
     def __init__(self, socket: MessageSocket, peer: RawSocket) -> None:
         self.socket = socket
@@ -80,7 +80,7 @@ async def shared():
 
 @both_orders
 @pytest.mark.parametrize("then", ["message", "room"])
-async def test_each_gets_what_it_waits_for(shared, first, then) -> None:
+async def test_receiver_and_sender_each_get_their_event(shared, first, then) -> None:
     with anyio.fail_after(GUARD_SECONDS):
         async with anyio.create_task_group() as tasks:
             await shared.wait(tasks, first)
@@ -101,7 +101,7 @@ async def test_each_gets_what_it_waits_for(shared, first, then) -> None:
 
 
 @both_orders
-async def test_both_get_what_they_wait_for_at_once(shared, first) -> None:
+async def test_receiver_and_sender_get_their_events_at_once(shared, first) -> None:
     with anyio.fail_after(GUARD_SECONDS):
         async with anyio.create_task_group() as tasks:
             await shared.wait(tasks, first)

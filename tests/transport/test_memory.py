@@ -22,7 +22,7 @@ async def all_blocked() -> None:
 
 @pytest.fixture
 def info() -> ConnectionInfo:
-    """Give an address, which nobody looks at."""
+    """Give an address, which is not used."""
     return ConnectionInfo(**{f"{name}_port": 1 for name in CHANNEL_NAMES})
 
 
@@ -38,7 +38,7 @@ def transport() -> MemoryTransport:
 
 @pytest.fixture
 def open_channels(transport, delivered, info: ConnectionInfo):
-    """Give a function that opens the client's end; what arrives there is in *delivered*."""
+    """Give a function that opens the client's end; *delivered* has its messages."""
 
     def deliver(channel: str, frames: list[bytes]) -> None:
         delivered.append((channel, frames))
@@ -48,13 +48,13 @@ def open_channels(transport, delivered, info: ConnectionInfo):
     )
 
 
-async def test_the_kernel_sees_who_connects(transport, open_channels) -> None:
+async def test_the_kernel_sees_the_identity_of_the_client(transport, open_channels) -> None:
     async with open_channels(identity=b"me", topics=(b"", b"nonce")):
         assert transport.identity == b"me"
         assert transport.topics == (b"", b"nonce")
 
 
-async def test_what_the_kernel_sends_is_delivered_at_once(
+async def test_messages_from_the_kernel_are_delivered_at_once(
     transport, open_channels, delivered
 ) -> None:
     sent = [(channel, [b"one", b"two"]) for channel in CHANNEL_NAMES]
@@ -64,7 +64,7 @@ async def test_what_the_kernel_sends_is_delivered_at_once(
         assert delivered == sent
 
 
-async def test_what_the_client_sends_arrives_in_order(transport, open_channels) -> None:
+async def test_messages_from_the_client_arrive_in_order(transport, open_channels) -> None:
     sent = [(channel, [b"%d" % number]) for number in range(10) for channel in CHANNEL_NAMES]
     with anyio.fail_after(GUARD_SECONDS):
         async with open_channels() as channels:
@@ -91,7 +91,7 @@ async def test_the_kernel_may_wait_for_the_client(transport, open_channels) -> N
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-async def test_without_a_client_what_the_kernel_sends_is_lost(
+async def test_messages_from_the_kernel_are_lost_without_a_client(
     transport, open_channels, delivered, when
 ) -> None:
     if when == "after":
@@ -104,7 +104,9 @@ async def test_without_a_client_what_the_kernel_sends_is_lost(
     assert delivered == []
 
 
-async def test_the_kernel_is_told_that_the_client_has_left(transport, open_channels) -> None:
+async def test_the_kernel_gets_client_closed_after_the_client_has_left(
+    transport, open_channels
+) -> None:
     async def receive() -> None:
         with pytest.raises(ClientClosed, match="client has closed"):
             await transport.receive()
@@ -138,7 +140,7 @@ async def test_the_client_waits_for_a_kernel_that_does_not_receive(
 
 
 @pytest.mark.parametrize("end", ["closing", "abandoning"])
-async def test_who_waits_to_send_is_released_by(open_channels, end) -> None:
+async def test_blocked_sender_is_released_by(open_channels, end) -> None:
     async def send(channels) -> None:
         with pytest.raises(ClientClosed, match="channels to the kernel are closed"):
             await channels.send("shell", [b"one too many"])
@@ -156,7 +158,7 @@ async def test_who_waits_to_send_is_released_by(open_channels, end) -> None:
                 await send(channels)
 
 
-async def test_who_is_cancelled_sends_nothing(transport, open_channels) -> None:
+async def test_cancelled_task_sends_nothing(transport, open_channels) -> None:
     with anyio.fail_after(GUARD_SECONDS):
         async with open_channels() as channels:
             with anyio.CancelScope() as scope:

@@ -110,7 +110,7 @@ async def test_flood_does_not_keep_the_kernel_out(connect) -> None:
         pytest.param(b"", id="silence"),
     ],
 )
-async def test_those_who_do_not_speak_zmq(connect, garbage) -> None:
+async def test_connections_without_zmq_are_ignored(connect, garbage) -> None:
     with (
         listen_for_registration() as listener,
         socket.create_connection(("127.0.0.1", listener.port)) as stranger,
@@ -140,7 +140,7 @@ async def test_cancelled_wait(connect) -> None:
         assert scope.cancelled_caught
 
 
-async def test_nobody_else_can_listen_there_nor_reach_it_from_outside() -> None:
+async def test_the_port_is_exclusive_and_on_loopback_only() -> None:
     with listen_for_registration() as listener:
         with socket.socket() as probe, pytest.raises(OSError, match="in use"):
             probe.bind(("127.0.0.1", listener.port))
@@ -148,8 +148,8 @@ async def test_nobody_else_can_listen_there_nor_reach_it_from_outside() -> None:
             other.bind(("127.0.0.2", listener.port))
 
 
-async def test_no_port_to_be_had(monkeypatch) -> None:
-    monkeypatch.setattr(module, "LOOPBACK", "192.0.2.1")  # an address of nobody
+async def test_no_port_is_left(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LOOPBACK", "192.0.2.1")  # not an address of this machine
     with pytest.raises(OSError, match=r".") as caught, listen_for_registration():
         raise AssertionError("it does listen")
     assert caught.value.errno

@@ -1,4 +1,4 @@
-"""What every MessageSocket does, and the context that they share."""
+"""The common behaviour of all MessageSockets, and their shared context."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class TestMessageSocket:
                 received.append(len(await pair.socket.receive()))
         assert max(received) <= MOST_AT_ONCE
 
-    async def test_receiving_what_is_there_lets_others_run(self, pair) -> None:
+    async def test_receiving_waiting_messages_lets_other_tasks_run(self, pair) -> None:
         pair.connect()
         pair.listen()
         turns = 0
@@ -137,7 +137,7 @@ class TestMessageSocket:
                 assert pair.socket.try_send(message)
         assert [pair.peer.recv_multipart() for _ in range(500)] == numbered(500)
 
-    async def test_a_full_buffer_is_told_and_takes_nothing(self, pair) -> None:
+    async def test_a_full_buffer_refuses_the_message(self, pair) -> None:
         pair.connect(send_buffer=10)
         assert pair.fill() == 10
         assert not pair.socket.try_send([b"too many"])
@@ -158,7 +158,7 @@ class TestMessageSocket:
                 )
         assert arrived == [b"%d" % number for number in range(60)]
 
-    async def test_nobody_overtakes_a_blocked_sender(self, pair) -> None:
+    async def test_messages_do_not_overtake_a_blocked_sender(self, pair) -> None:
         pair.connect(send_buffer=1)
         pair.fill()
         with anyio.fail_after(GUARD_SECONDS):
@@ -219,7 +219,7 @@ class TestMessageSocket:
                     arrived = anyio.Event()
                     await all_blocked()
                     pair.peer.send(b"%d" % number)
-                    # The edge is here, nobody has seen it, and sending takes it away.
+                    # The edge has arrived and is unread, and sending clears it.
                     pair.wait_for_edge()
                     if number % 2:
                         await pair.socket.send([b""])
@@ -239,7 +239,7 @@ class TestMessageSocket:
                 await all_blocked()
                 pair.listen()
                 assert pair.peer.recv() == b"0"
-                # There is room, nobody has seen it, and finding nothing takes the edge away.
+                # There is room, unnoticed, and an empty receive clears the edge.
                 pair.wait_for_edge()
                 tasks.start_soon(anyio.to_thread.run_sync, pair.peer.recv)
                 with anyio.move_on_after(0):
@@ -291,13 +291,13 @@ class TestMessageSocket:
 
 
 class EnoughError(Exception):
-    """Whoever listens has heard what it was waiting for."""
+    """Ends ``listen`` when the awaited messages have arrived."""
 
 
 @pytest.mark.anyio
 @pytest.mark.usefixtures("no_leaks")
 class TestListening:
-    async def test_what_has_come_before_and_what_comes_later(self, pair) -> None:
+    async def test_earlier_and_later_messages_are_listened_to(self, pair) -> None:
         pair.connect()
         pair.listen()
         received: list[list[bytes]] = []
@@ -397,7 +397,7 @@ class TestSharedContext:
             assert not one.closed
         assert one.closed
 
-    def test_it_lives_while_anybody_uses_it(self) -> None:
+    def test_the_context_lives_while_it_is_used(self) -> None:
         with ExitStack() as first, ExitStack() as second:
             context = first.enter_context(shared_context())
             second.enter_context(shared_context())

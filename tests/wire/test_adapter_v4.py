@@ -330,14 +330,14 @@ def test_golden_output(v4, v5) -> None:
         ("stdin", InputRequest(prompt="who? ")),
     ],
 )
-def test_golden_output_is_read_as_what_it_is(name, content) -> None:
+def test_golden_output_is_read_with_its_own_type(name, content) -> None:
     msg_type, v4 = OUTPUTS[name][0]
     if name == "execute":  # a Struct holds no payload that is none
         v4 = {**v4, "payload": v4["payload"][:-1]}
     assert AdapterV4().from_kernel(reply(msg_type, v4)).content == content
 
 
-# What an object is described by.
+# The description of an object.
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_completions_may_be_answered_in_any_order_and_once() -> None:
     assert [is_placed(adapter, parent_id) for parent_id in "baxa"] == [True, True, False, False]
 
 
-def test_completion_of_nobody_passes_unchanged() -> None:
+def test_completion_without_a_request_passes_unchanged() -> None:
     content = b'{"matches": ["abs"], "matched_text": "ab"}'
     adapted = AdapterV4().from_kernel(message("complete_reply", content))
     assert adapted.raw_content == content
@@ -469,7 +469,7 @@ def test_completion_that_failed_is_over() -> None:
     assert not is_placed(adapter, "a")
 
 
-# Headers, and what else there is.
+# Headers and other messages.
 
 
 def test_request_has_no_version_and_keeps_the_rest() -> None:
@@ -534,7 +534,7 @@ def test_output_has_a_version_and_keeps_the_rest() -> None:
         pytest.param("input_reply", b'{"value" :"ada"}', id="answer"),
     ],
 )
-def test_what_is_alike_or_unknown_passes_unchanged(msg_type, content) -> None:
+def test_messages_that_are_alike_or_unknown_pass_unchanged(msg_type, content) -> None:
     original = message(msg_type, content, parent=REQUEST_HEADER, buffers=(b"\xff",))
     for adapted in (AdapterV4().to_kernel(original), AdapterV4().from_kernel(original)):
         assert adapted.msg_type == msg_type
@@ -558,7 +558,7 @@ def test_text_that_is_not_utf_8_is_adapted() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"null", b"[]", b"5", b"garbage", b'{"a":' * 100_000])
-def test_content_that_cannot_be_read_is_left_to_whoever_reads_it(content) -> None:
+def test_unreadable_content_passes_unchanged(content) -> None:
     adapter = AdapterV4()
     for msg_type in ("execute_request", "complete_request", "inspect_request"):
         adapted = adapter.to_kernel(request(msg_type, content))
@@ -598,7 +598,7 @@ def nested(depth: int) -> bytes:
     return b'{"msg_id":"1","msg_type":"pyout","x":%b%b}' % (b"[" * depth, b"]" * depth)
 
 
-def test_what_can_be_read_may_be_too_deep_to_be_written() -> None:
+def test_readable_content_may_be_too_deep_to_be_written() -> None:
     adapt = AdapterV4().from_kernel
     original = message("pyout", {})
     deepest = deepest_that_can_be_read()
@@ -633,13 +633,13 @@ def test_what_can_be_read_may_be_too_deep_to_be_written() -> None:
         (b"null", "", False),
     ],
 )
-def test_kernel_tells_which_version_it_speaks(content, version, needed) -> None:
+def test_version_is_read_from_kernel_info(content, version, needed) -> None:
     told = protocol_version(message("kernel_info_reply", content))
     assert told == version
     assert needs_adapter(told) is needed
 
 
-def test_adapted_kernel_still_tells_that_it_speaks_version_4() -> None:
+def test_adapted_kernel_info_keeps_version_4() -> None:
     adapted = AdapterV4().from_kernel(message("kernel_info_reply", {"protocol_version": [4, 1]}))
     assert protocol_version(adapted) == adapted.content.protocol_version == "4.1"
 

@@ -147,7 +147,7 @@ def test_arbitrary_frames_without_signatures(before, after, channel) -> None:
     channel=channels,
     frame_type=frame_types,
 )
-def test_arbitrary_frames_from_who_has_the_key(
+def test_arbitrary_frames_signed_with_the_key(
     header, parent, metadata, content, channel, frame_type
 ) -> None:
     codec = Codec(KEY)
@@ -188,7 +188,7 @@ def mutations(draw: st.DrawFn) -> list[bytes]:
 
 
 @given(frames=mutations(), channel=channels)
-def test_what_is_accepted_says_what_was_signed(frames, channel) -> None:
+def test_accepted_message_is_the_signed_one(frames, channel) -> None:
     original = Codec(KEY).decode(VALID)
     with suppress(RemoteProtocolError):
         message = take_in(Codec(KEY), frames, channel)

@@ -227,7 +227,7 @@ def test_malformed_message_is_recorded_before_it_is_decoded(parts) -> None:
         receiver.decode(frames(**parts))
 
 
-def test_replay_is_refused_whoever_is_named_and_whatever_follows() -> None:
+def test_replay_is_refused_with_other_identities_and_buffers() -> None:
     receiver = codec()
     receiver.decode(frames())
     for replay in (frames(), frames(identities=[b"other"]), [*frames(), b"buffer"]):
@@ -267,7 +267,7 @@ def test_bytes_that_are_cut_elsewhere_do_not_become_another_message() -> None:
             assert found == original.content
 
 
-# What is read.
+# Decoding.
 
 
 @pytest.mark.parametrize(
@@ -312,7 +312,7 @@ def test_odd_headers_are_read(text, header) -> None:
         b"\xff\xfe",
     ],
 )
-def test_what_is_no_header(text) -> None:
+def test_invalid_header(text) -> None:
     with pytest.raises(MalformedMessage, match="as Header"):
         codec().decode(frames(header=text))
 
@@ -366,7 +366,7 @@ def test_of_a_malformed_message_the_headers_are_salvaged(parts, header) -> None:
         pytest.param(frames(metadata=b"[]", parent=b"[]"), id="parent that cannot be read"),
     ],
 )
-def test_nothing_is_salvaged_where_nobody_can_say_whose_it_is(received) -> None:
+def test_message_without_a_known_request_is_not_salvaged(received) -> None:
     assert codec().salvage(received) is None
 
 
@@ -390,7 +390,7 @@ def test_no_parent(text) -> None:
         assert message.raw_parent_header == text
 
 
-def test_of_a_parent_header_what_is_there_is_kept() -> None:
+def test_incomplete_parent_header_is_accepted() -> None:
     text = b'{"msg_id":"s_1","session":"s"}'
     message = codec().decode(frames(parent=text))
     assert message.parent_header == Header(msg_id="s_1", msg_type="", session="s")
@@ -400,7 +400,7 @@ def test_of_a_parent_header_what_is_there_is_kept() -> None:
 @pytest.mark.parametrize(
     "text", [b"[]", b"1", b"{", b'{"msg_id":[1],"msg_type":"x"}', b'{"msg_id":"x"', b"\xff"]
 )
-def test_what_is_no_parent_header(text) -> None:
+def test_invalid_parent_header(text) -> None:
     with pytest.raises(MalformedMessage):
         codec().decode(frames(parent=text))
 
@@ -462,7 +462,7 @@ def test_status_abort() -> None:
     assert reply.content.aborted
 
 
-# What is passed on.
+# Forwarding.
 
 
 @pytest.mark.parametrize(

@@ -309,7 +309,7 @@ def test_empty_key_turns_signing_off() -> None:
     assert not info(key="", signature_scheme="anything").signer().enabled
 
 
-def test_unknown_scheme_in_a_file_is_the_fault_of_who_wrote_it() -> None:
+def test_unknown_scheme_in_a_file_is_a_remote_error() -> None:
     with pytest.raises(RemoteProtocolError, match="'rot13'"):
         ConnectionInfo.from_json(file(key=KEY, signature_scheme="rot13"))
     with pytest.raises(LocalProtocolError, match="'rot13'"):

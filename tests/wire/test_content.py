@@ -212,7 +212,7 @@ def test_unknown_fields_are_passed_over(msg_type) -> None:
 
 
 @each_type
-def test_only_what_cannot_be_guessed_is_required(msg_type) -> None:
+def test_only_fields_without_a_sensible_default_are_required(msg_type) -> None:
     required = REQUIRED.get(msg_type, [])
     fields = {name: EXAMPLES[msg_type][name] for name in required}
     assert isinstance(read(msg_type, fields), content.Content)
@@ -253,7 +253,7 @@ def test_every_reply_can_be_aborted(msg_type, status) -> None:
 
 
 @pytest.mark.parametrize("status", ["aborted", "abort"])
-def test_what_the_kernel_has_counted_it_has_run(status) -> None:
+def test_execution_with_a_count_was_run(status) -> None:
     not_run = read("execute_reply", {"status": status})
     assert (not_run.aborted, not_run.interrupted) == (True, False)
     run = read("execute_reply", {"status": status, "execution_count": 3})
@@ -268,7 +268,7 @@ def test_reply_without_status_is_a_success(msg_type) -> None:
     assert not reply.aborted
 
 
-def test_defaults_are_nobodys_to_share() -> None:
+def test_defaults_are_not_shared() -> None:
     one, two = content.ExecuteReply(), content.ExecuteReply()
     one.payload.append({"source": "page"})
     assert two.payload == []

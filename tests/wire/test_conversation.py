@@ -52,7 +52,7 @@ def status(state: str, parent: Message | None = None) -> Message:
 
 
 def unreadable(msg_type: str, parent: Message | None = None) -> Message:
-    """Return a message whose content is no JSON."""
+    """Return a message with content that is not JSON."""
     whole = message(msg_type, parent=parent)
     return Message(whole.header, whole.parent_header, [*whole.parts[:3], b"garbage"])
 
@@ -87,7 +87,7 @@ SIGNALS = (
     "later_done",
 )
 
-# What each signal makes of a request in each state; a dot means that nothing changes.
+# The new state of a request for each signal and state; a dot means no change.
 TABLES = {
     "execute_request": """
         state     busy idle     output input reply    abort starting other later_reply later_done
@@ -234,7 +234,7 @@ def test_every_request_ends_with_its_reply_on_either_channel(msg_type, channel) 
 
 
 @pytest.mark.parametrize("msg_type", ["comm_open", "comm_msg", "comm_close", "input_reply"])
-def test_nobody_replies_to_a_message_that_is_no_request(msg_type) -> None:
+def test_other_messages_than_requests_expect_no_reply(msg_type) -> None:
     conversation = Conversation(US)
     assert conversation.sent(request(msg_type), "shell") is None
     assert len(conversation) == 0
@@ -309,8 +309,8 @@ def test_both_spellings_of_aborted(answer) -> None:
 
 
 @pytest.mark.parametrize("answer", ["aborted", "abort"])
-def test_what_was_run_is_not_over_before_it_is_idle(answer) -> None:
-    """The code was interrupted, and what it has written may still be on its way."""
+def test_execution_is_not_over_before_idle(answer) -> None:
+    """The code was interrupted, and its outputs may still be under way."""
     conversation = Conversation(US)
     asked = request()
     conversation.sent(asked, "shell")
@@ -338,7 +338,7 @@ def test_execution_is_over_with_reply_and_idle_in_any_order(order) -> None:
         assert (opened.reply is not None) == ("reply" in seen)
 
 
-def test_late_output_belongs_to_nobody_any_more() -> None:
+def test_late_output_belongs_to_no_open_request() -> None:
     conversation = Conversation(US)
     asked = request()
     conversation.sent(asked, "shell")
@@ -535,7 +535,7 @@ def test_another_line_proves_nothing(conversation, other) -> None:
 
 
 def test_aborted_reply_proves_nothing(conversation) -> None:
-    """Some kernels abort what is queued before they reply to the execution that has failed."""
+    """Some kernels abort queued executions before they reply to the failed one."""
     failed, replied, queued = send(conversation), send(conversation), send(conversation)
     hear(conversation, failed, Signal.IDLE)
     assert hear(conversation, queued, Signal.IDLE, Signal.ABORT).ended == ()
@@ -596,7 +596,7 @@ def test_later_execution_proves_that_idle_is_lost(conversation) -> None:
 # Whether the kernel is busy.
 
 
-def test_kernel_is_busy_until_it_is_idle_for_everybody() -> None:
+def test_kernel_is_busy_until_it_is_idle_for_all_clients() -> None:
     conversation = Conversation(US)
     ours, theirs, unheard = request(), request(session=THEM), request(session=THEM)
     conversation.sent(ours, "shell")
@@ -679,7 +679,7 @@ def test_requests_that_never_end_are_remembered_up_to_a_bound() -> None:
     assert not conversation.kernel_busy  # the older ones are forgotten
 
 
-# Against a model: no automaton, only what was said about each request.
+# Against a model without states: only the messages of each request.
 
 
 class Asked:
@@ -781,7 +781,7 @@ class ConversationMachine(RuleBasedStateMachine):
         return [one for one in earlier if one.open and one.channel == asked.channel]
 
     def ends(self, earlier: Asked, later: Asked, replies: bool) -> bool:
-        """Return whether what *later* has just heard is the end of *earlier*."""
+        """Return whether the last message of *later* ends *earlier*."""
         if not earlier.is_execution:
             return False
         if earlier.first_answer is not None:

@@ -140,7 +140,7 @@ def test_sign_of_life_revokes_the_loss(line) -> None:
     assert line.fences.lost() == []
 
 
-def test_aborted_fence_is_repeated_with_longer_pauses_and_not_for_ever(line) -> None:
+def test_aborted_fence_is_repeated_with_longer_pauses_a_few_times(line) -> None:
     request = line.execute()
     line.reply(request)
     looks = []

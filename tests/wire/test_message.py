@@ -110,7 +110,7 @@ def test_no_metadata_is_an_empty_object(metadata) -> None:
         pytest.param({"header": Header(msg_id="\ud800", msg_type="x"), "content": {}}, id="header"),
     ],
 )
-def test_what_is_no_json_cannot_be_sent(arguments) -> None:
+def test_content_without_a_json_form_cannot_be_sent(arguments) -> None:
     with pytest.raises(LocalProtocolError):
         Message.build(**arguments)
 
@@ -142,7 +142,7 @@ def test_null_is_an_empty_content(text) -> None:
 
 
 def test_no_content_is_not_an_empty_content() -> None:
-    # Who cuts the signed bytes elsewhere could make a success of any error with it.
+    # A forger who moves the border between signed frames could turn an error into a success.
     with pytest.raises(MalformedMessage):
         _ = arrived(content=b"", msg_type="execute_reply").content
 
@@ -186,7 +186,7 @@ def test_repr_names_type_and_ids_and_shows_no_content() -> None:
         (datetime(2026, 1, 2, tzinfo=timezone(-timedelta(hours=3))), "2026-01-02T00:00:00-03:00"),
     ],
 )
-def test_timestamp_is_what_the_specification_wants(moment, text) -> None:
+def test_timestamp_has_the_format_of_the_specification(moment, text) -> None:
     assert timestamp(moment) == text
     assert datetime.fromisoformat(text) == moment
 
@@ -197,7 +197,7 @@ def test_message_is_equal_to_itself_alone() -> None:
     assert len({one, two, one}) == 2
 
 
-def test_factory_numbers_and_dates_what_it_makes() -> None:
+def test_factory_numbers_and_dates_its_messages() -> None:
     numbers = itertools.count(1)
     days = iter(["2026-11-20T12:00:00Z", "2026-11-21T12:00:00Z"])
     factory = MessageFactory(

@@ -22,7 +22,7 @@ def test_trace_is_a_line_on_standard_error() -> None:
     assert output.text == "[an output is missing here: the kernel's stream cannot be read]\n"
 
 
-def test_trace_is_short_whatever_the_kernel_sends() -> None:
+def test_trace_of_a_long_type_and_reason_is_short() -> None:
     output = RefusedOutput.of("t" * 10_000, MalformedMessage("r" * 10_000))
     assert (len(output.msg_type), len(output.reason)) == (50, 300)
     assert len(output.text) < 500
@@ -35,7 +35,7 @@ def test_stand_in_has_the_parent_of_the_refused_output(msg_type: str) -> None:
     assert (message.header, message.parent_header) == (HEADER, PARENT.header)
     assert message.raw_parent_header == PARENT.raw_header
     assert isinstance(message.content, RefusedOutput)
-    sent = Message(message.header, message.parent_header, message.parts)  # what observers forward
+    sent = Message(message.header, message.parent_header, message.parts)  # as observers forward it
     assert sent.content == Stream("stderr", message.content.text)
 
 

@@ -119,7 +119,7 @@ def test_ports_may_be_numbers() -> None:
         pytest.param(message(b'{"kernel_id": "one"}'), id="no ports"),
     ],
 )
-def test_what_is_no_registration(frames) -> None:
+def test_invalid_registration(frames) -> None:
     with pytest.raises(MalformedMessage, match="registration"):
         registration().receive(frames)
 
@@ -162,7 +162,7 @@ def test_refused_messages_change_nothing() -> None:
     assert one.receive(message()) == registration().receive(message())
 
 
-def test_unsigned_registration_is_not_to_be_had() -> None:
+def test_registration_without_a_key_is_refused() -> None:
     with pytest.raises(LocalProtocolError, match="needs a key"):
         registration(key="")
 

@@ -74,7 +74,7 @@ def test_any_signature_is_the_one_of_the_standard_library(key, frames) -> None:
     assert Signer(key).sign(frames) == stdlib_signature(key, frames, "sha256")
 
 
-def test_scheme_is_sha256_unless_told() -> None:
+def test_scheme_is_sha256_by_default() -> None:
     frames = [b"{}"] * 4
     assert Signer(b"key").sign(frames) == Signer(b"key", "hmac-sha256").sign(frames)
 
@@ -110,7 +110,7 @@ def test_disabled_signer_signs_nothing() -> None:
     assert Signer(b"key").enabled
 
 
-def test_window_refuses_what_it_has_seen() -> None:
+def test_window_refuses_a_known_signature() -> None:
     window = ReplayWindow()
     window.record(b"one")
     for _ in range(2):

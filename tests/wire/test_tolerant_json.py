@@ -85,7 +85,7 @@ TOO_LONG_TO_READ = 10 ** sys.get_int_max_str_digits()
         ),
     ],
 )
-def test_what_can_be_said_is_written_as_a_json_object(value, text) -> None:
+def test_values_with_a_json_form_are_written(value, text) -> None:
     assert encode(value) == text
 
 
@@ -106,13 +106,13 @@ def test_what_can_be_said_is_written_as_a_json_object(value, text) -> None:
         pytest.param({"\udfff": 1}, id="lone surrogate in a name"),
         pytest.param({None: 1}, id="None for a name"),
         pytest.param({(1, 2): 1}, id="tuple for a name"),
-        pytest.param({"a": TOO_LONG_TO_READ}, id="integer that nobody could read"),
+        pytest.param({"a": TOO_LONG_TO_READ}, id="integer that is too long to read"),
         pytest.param(RECURSIVE, id="recursive dict"),
         pytest.param(RECURSIVE_MAPPING, id="recursive mapping"),
         pytest.param(Inner(text=object()), id="Struct with an object"),
     ],
 )
-def test_what_cannot_be_said_is_refused(value) -> None:
+def test_values_without_a_json_form_are_refused(value) -> None:
     with pytest.raises(LocalProtocolError):
         encode(value)
 
@@ -159,7 +159,7 @@ def thing(**fields: object) -> Thing:
         pytest.param(b'{"number":1,"number":2}', thing(number=2), id="name that stands twice"),
     ],
 )
-def test_what_kernels_get_wrong_is_forgiven(data, expected) -> None:
+def test_common_faults_of_kernels_are_repaired(data, expected) -> None:
     assert decode(data, Thing) == expected
     assert decode(memoryview(data), Thing) == expected
 
@@ -190,7 +190,7 @@ def test_what_kernels_get_wrong_is_forgiven(data, expected) -> None:
         pytest.param(b"\x00\x01\x02", id="no text"),
     ],
 )
-def test_what_cannot_be_read_is_malformed(data) -> None:
+def test_unreadable_json_is_malformed(data) -> None:
     with pytest.raises(MalformedMessage, match="as Thing"):
         decode(data, Thing)
 
@@ -269,12 +269,12 @@ odd_scalars = st.integers() | st.floats() | odd_text
 
 
 @given(json_objects(st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text, text))
-def test_what_is_written_is_read(value) -> None:
+def test_written_json_is_read_back(value) -> None:
     assert decode(encode(value), dict) == json.loads(encode(value)) == value
 
 
 @given(json_objects(odd_scalars, odd_text), st.booleans())
-def test_reads_what_the_standard_library_writes(value, escape) -> None:
+def test_reads_the_json_of_the_standard_library(value, escape) -> None:
     data = json.dumps(value, ensure_ascii=escape).encode("utf-8", "surrogatepass")
     assert repr(decode(data, dict)) == repr(json.loads(data))
 

@@ -144,7 +144,7 @@ def test_client_follows_the_server(selected, kind) -> None:
     assert framing.decode(framing.encode("iopub", message(*PARTS)))[0] == "iopub"
 
 
-def test_server_may_not_select_what_was_not_offered() -> None:
+def test_server_may_not_select_another_subprotocol() -> None:
     with pytest.raises(RemoteProtocolError, match=r"v9\.future"):
         client_framing("v9.future")
 
@@ -160,7 +160,7 @@ def test_size_limit_is_handed_on(choose) -> None:
 
 
 @both
-def test_key_signature_and_identities_stay_behind(framing: Framing) -> None:
+def test_frames_have_no_key_signature_or_identities(framing: Framing) -> None:
     codec = Codec(b"secret key")
     frames = codec.encode(message(*PARTS, b"buffer"), [b"kernel.topic"])
     data = framing.encode("iopub", codec.decode(frames))
@@ -235,7 +235,7 @@ def test_received_frame_may_be_a_view(framing: Framing) -> None:
         assert list(framing.decode(view)[1].parts) == [*PARTS, b"\xff"]
 
 
-# What the legacy framing owes its clients.
+# Details of the legacy framing that clients need.
 
 
 def test_gateway_clients_find_their_names_at_the_top() -> None:
@@ -330,7 +330,7 @@ def test_names_may_hold_anything() -> None:
         b'{}, "channel": "shell", "x',
     ],
 )
-def test_content_cannot_forge_what_it_is_wrapped_in(forgery) -> None:
+def test_content_cannot_forge_its_envelope(forgery) -> None:
     for metadata, content in ((b"{}", forgery), (forgery, b"{}"), (forgery, forgery)):
         data = legacy.encode("iopub", message(HEADER, PARENT, metadata, content))
         try:
@@ -363,13 +363,13 @@ def with_channel(framing: Framing, name: str) -> bytes | str:
 
 @pytest.mark.parametrize("name", FROM_CLIENT)
 @both
-def test_what_a_client_may_send_on(framing: Framing, name) -> None:
+def test_channels_of_a_client(framing: Framing, name) -> None:
     assert type(framing)().decode(with_channel(framing, name))[0] == name
 
 
 @pytest.mark.parametrize("name", FROM_SERVER)
 @both
-def test_what_a_server_may_send_on(framing: Framing, name) -> None:
+def test_channels_of_a_server(framing: Framing, name) -> None:
     assert framing.decode(with_channel(framing, name))[0] == name
 
 
@@ -389,7 +389,7 @@ def test_forged_channel(framing: Framing, name) -> None:
 
 
 @both
-def test_nobody_sends_heartbeats(framing: Framing) -> None:
+def test_heartbeats_are_not_accepted(framing: Framing) -> None:
     with pytest.raises(MalformedMessage, match="hb"):
         framing.decode(with_channel(framing, "hb"))
 
