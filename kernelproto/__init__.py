@@ -82,7 +82,7 @@ if typing.TYPE_CHECKING:
         UpdateDisplayData,
     )
 
-__version__ = "0.1.0"
+__version__: str
 
 __all__ = [
     "AuthenticatorUnavailable",
@@ -178,6 +178,11 @@ _MODULES = (
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version  # slow to import
+
+        value = globals()[name] = version(__name__)
+        return value
     if name in __all__:
         for path in _MODULES:
             module = importlib.import_module(f"{__name__}.{path}")
