@@ -1,22 +1,24 @@
-# Everything runs in .venv, which is made on first use and brought up to date when pyproject.toml
-# changes. Stamps in it say what has been done.
+# Everything runs in $(VENV). It is made on first use and updated when pyproject.toml changes. Stamp
+# files in it record the steps that are done.
 
-BIN := .venv/bin
-READY := .venv/ready
-TOOLS := .venv/tools
-TESTED := .venv/tested
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+TOOLS := $(VENV)/tools
+TESTED := $(VENV)/tested
 WHEEL_BIN := build/wheel-venv/bin
 
 # The newest Python that the tests run on, else whatever python3 is. Each one is tried, not looked up:
 # version managers have shims for versions that are not there.
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
 	$$python -c "$(SUITABLE)" 2>/dev/null && { echo $$python; break; }; done)
 SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kernels clients coverage lint format types wheel examples docs check clean
+.PHONY: help demo test quick nightly kernels clients coverage lint format types wheel examples docs \
+	check clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -33,9 +35,15 @@ PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --max-worker-rest
 BOUNDED := $(shell timeout --foreground --signal=INT --kill-after=60 9 true 2>/dev/null && \
 	echo timeout --foreground --signal=INT --kill-after=60)
 
-test: $(READY)  ## run all tests
+test: $(READY)  ## run all tests on asyncio and Trio, and on uvloop where the loop matters
 	$(BOUNDED:%60=%60 2100) $(PYTEST) --cov --cov-report=
 	@touch $(TESTED)
+
+quick: $(READY)  ## run the quick tests on asyncio: in a minute, without real kernels
+	$(BOUNDED:%60=%60 600) $(PYTEST) --quick
+
+nightly: $(READY)  ## run all tests on all event loops
+	$(BOUNDED:%60=%60 3600) $(PYTEST) --loops=all
 
 # Tests that passed since the last change are not run again.
 $(TESTED): $(READY) $(SOURCES)
@@ -51,9 +59,14 @@ coverage: $(TESTED)  ## hold what the tests covered against the thresholds
 	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100
 	$(BIN)/coverage report --omit='kernelproto/wire/*' --fail-under=95
 
-lint: $(TOOLS)  ## check style and formatting
+SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor.github
+lint: $(TOOLS)  ## check style, formatting, spelling and the workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
+	$(SCHEMA)-workflows .github/workflows/*.yml
+	$(SCHEMA)-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(SCHEMA)-issue-config .github/ISSUE_TEMPLATE/config.yml
 
 format: $(TOOLS)  ## repair what can be repaired of them
 	$(BIN)/ruff check --fix
@@ -80,15 +93,15 @@ docs: $(TOOLS)  ## build the documentation's site, in build/site
 check: lint types wheel examples docs coverage  ## all of these checks
 
 clean:  ## remove everything that was made here
-	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find kernelproto tests examples -name __pycache__ -prune -exec rm -r {} +
 
 $(READY): pyproject.toml
 	@"$(PYTHON)" -c "$(SUITABLE)" 2>/dev/null || { \
 		echo "kernelproto needs Python 3.11 or newer, with its venv module." >&2; \
 		echo "Name one: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
-	@echo "Installing into .venv; this takes a minute."
-	@"$(PYTHON)" -m venv .venv
+	@echo "Installing into $(VENV); this takes a minute."
+	@"$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'  # earlier ones know no --group
 	@$(BIN)/python -m pip install --quiet --editable '.[all]' --group test
 	@touch $@

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import shutil
@@ -26,6 +27,105 @@ except ImportError:
     uvloop = None
 else:
     uvloop.new_event_loop().close()  # its first loop makes a pipe, which the process then keeps
+
+LOOPS = ("asyncio", "trio", "uvloop")
+
+# By default only these folders repeat their tests on uvloop: their code depends on the event loop
+# itself, on its transports, descriptors, signals and threads. `--loops=all` repeats all tests.
+UVLOOP_FOLDERS = (
+    "client",
+    "concurrency",
+    "integration",
+    "launch/output",
+    "launch/process",
+    "server/program",
+    "transport",
+)
+
+# `--quick` leaves out the tests whose processor time is spent by real kernels and other programs,
+# and by measurements.
+SLOW = (
+    "benchmarks",
+    "cli",
+    "concurrency/test_process_owner.py",
+    "fuzz",
+    "integration",
+    "launch/leftovers",
+    "launch/process",
+    "launch/programs",
+    "server/program",
+    "server/test_dashboard.py",
+    "server/test_fields.py",
+    "test_blocking.py",
+    "test_docs_blocks.py",
+    "test_embedding.py",
+    "test_pytest_plugin.py",
+    "test_shortage.py",
+    "testing/test_manager_checks.py",
+    "testing/test_provider_checks.py",
+)
+
+HERE = Path(__file__).parent
+assert all((HERE / name).exists() for name in (*UVLOOP_FOLDERS, *SLOW)), "a folder was renamed"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose tests."""
+    parser.addoption(
+        "--loops",
+        type=_loops,
+        metavar="LOOP,...",
+        help=f"run tests on these event loops only: {', '.join(LOOPS)}, or all; "
+        f"by default asyncio and trio, and uvloop in {', '.join(UVLOOP_FOLDERS)}",
+    )
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="run the quick tests only, on asyncio; leave out real kernels and other programs",
+    )
+
+
+def _loops(text: str) -> tuple[str, ...]:
+    loops = LOOPS if text == "all" else tuple(text.split(","))
+    if unknown := sorted(set(loops) - set(LOOPS)):
+        raise argparse.ArgumentTypeError(
+            f"unknown event loop {', '.join(unknown)}: choose from {', '.join(LOOPS)}, or all"
+        )
+    return loops
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the folders that are slow, with ``--quick``."""
+    quick = config.getoption("quick")
+    return True if quick and collection_path in {HERE / name for name in SLOW} else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests on event loops that ``--loops`` or ``--quick`` do not want."""
+    left_out = [item for item in items if _loop_of(item) not in (None, *_loops_for(item, config))]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _loop_of(item: pytest.Item) -> str | None:
+    """Return the event loop that a test marked ``anyio`` runs on, None for other tests."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    if "anyio_backend" not in parameters:
+        return None
+    backend = repr(parameters["anyio_backend"])  # a name, or a tuple of a name and options
+    return "uvloop" if "uvloop" in backend else "trio" if "trio" in backend else "asyncio"
+
+
+def _loops_for(item: pytest.Item, config: pytest.Config) -> tuple[str, ...]:
+    if chosen := config.getoption("loops"):
+        return chosen
+    if config.getoption("quick"):
+        return ("asyncio",)
+    if any(item.path.is_relative_to(HERE / name) for name in UVLOOP_FOLDERS):
+        return LOOPS
+    return ("asyncio", "trio")
+
 
 _running: dict[str, float] = {}  # tests under way, and when each began; with xdist of all workers
 
