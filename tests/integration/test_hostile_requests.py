@@ -26,7 +26,7 @@ from anyio.abc import SocketStream
 from anyio.lowlevel import checkpoint
 from websockets.asyncio.client import ClientConnection, connect
 
-from kernelproto.fanout.replay_log import Place
+from kernelproto.fanout.replay_log import Cursor
 from kernelproto.launch.process.forkserver import ForkServer
 from kernelproto.server import Settings, hash_token
 from kernelproto.server.program.serve import serve
@@ -227,7 +227,7 @@ def inventory() -> Counter[str]:
     counts = Counter(
         type(thing).__name__
         for thing in gc.get_objects()
-        if str(type(thing).__module__).startswith(WORKERS) and type(thing) is not Place
+        if str(type(thing).__module__).startswith(WORKERS) and type(thing) is not Cursor
     )
     counts["descriptors"] = len(os.listdir("/proc/self/fd"))
     counts["tasks"] = len(anyio.get_running_tasks())
