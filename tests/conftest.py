@@ -16,6 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from blockbuster import blockbuster_ctx
 
 # An example takes as long as it takes: the machine may be busy. Otherwise hypothesis' own profile.
 hypothesis.settings.register_profile("no deadline", hypothesis.settings(), deadline=None)
@@ -185,6 +186,21 @@ def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("IPYTHONDIR", str(home / "ipython"))
     yield runtime
     shutil.rmtree(home, ignore_errors=True)  # a kernel that a failed test left may still write
+
+
+@pytest.fixture
+def no_blocking() -> Iterator[None]:
+    """Raise BlockingError in code of kernelproto that blocks asyncio's event loop."""
+    with blockbuster_ctx("kernelproto", excluded_modules=["kernelproto.testing"]) as functions:
+        for name, places in MAY_BLOCK.items():
+            for file, function in places:
+                functions.functions[name].can_block_in(file, function)
+        yield
+
+
+# A handler of the logging module writes where the program has told it to.
+_LOGGING = [("logging/__init__.py", "emit"), ("logging/__init__.py", "flush")]
+MAY_BLOCK = {"io.TextIOWrapper.write": _LOGGING, "io.BufferedWriter.write": _LOGGING}
 
 
 @pytest.fixture

@@ -22,6 +22,11 @@ from kernelproto.wire.message import Frame, Message, MessageFactory
 GUARD_SECONDS = 60
 
 
+@pytest.fixture(autouse=True)
+def must_not_block(no_blocking: None) -> None:
+    """Apply ``no_blocking`` to every test here."""
+
+
 class ScriptedKernel:
     """The kernel's end of the wire; its messages are delivered before the call returns."""
 
