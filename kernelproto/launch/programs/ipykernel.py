@@ -90,9 +90,13 @@ class InterruptUserCode:
     def interrupt_again(self, request: int) -> None:
         """Send the interrupt of a request again, unless the kernel serves a later request."""
         time.sleep(RETRY_SECONDS)
-        main_thread = threading.main_thread().ident
-        if request == self.requests and main_thread is not None:
-            signal.pthread_kill(main_thread, signal.SIGINT)
+        if request != self.requests:
+            return
+        if hasattr(signal, "pthread_kill"):
+            # A signal to the main thread also ends a blocking call there.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        else:
+            signal.raise_signal(signal.SIGINT)
 
 
 def spare_own_code(kernel: Any) -> None:
