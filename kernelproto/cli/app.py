@@ -123,6 +123,12 @@ def run_command(
         Path | None,
         typer.Option(metavar="DIR", help="The folder for images; by default a temporary one."),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print how the kernel would be launched, and start nothing."
+        ),
+    ] = False,
     verbose: Verbose = False,
 ) -> int:
     """Run code in a new kernel, then shut the kernel down.
@@ -130,8 +136,10 @@ def run_command(
     Outputs are printed as they arrive, and input() reads from the terminal. Ctrl-C interrupts the
     code; a second Ctrl-C ends the kernel. The exit status is 1 if the code raises an error.
     """
-    from kernelproto.cli.run import read_code, run_code
+    from kernelproto.cli.run import print_plan, read_code, run_code
 
+    if dry_run:
+        return print_plan(kernel)
     return run_code(kernel, read_code(file, code), images=images, code_from_stdin=file == "-")
 
 

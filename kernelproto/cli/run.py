@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import anyio
+import msgspec
 
 from kernelproto.cli.errors import FAILED, INTERRUPTED, KILLED, CliError
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.questions import LineReader
 from kernelproto.cli.signals import receive_signals
+from kernelproto.launch.finder import KernelFinder
 from kernelproto.run import run_kernel
 from kernelproto.terminal import ask_on_terminal
 
@@ -51,6 +53,15 @@ def run_code(kernel_type: str, code: str, *, images: Path | None, code_from_stdi
             terminal.
     """
     return anyio.run(_run, kernel_type, code, OutputPrinter(images), code_from_stdin)
+
+
+def print_plan(kernel_type: str) -> int:
+    """Print how a kernel of this type would be launched, as JSON; start nothing."""
+    plan = anyio.run(KernelFinder.from_entrypoints().plan, kernel_type)
+    description = plan.describe()
+    description["cwd"] = description["cwd"] or os.getcwd()
+    print(msgspec.json.format(msgspec.json.encode(description), indent=2).decode())
+    return 0
 
 
 async def _run(kernel_type: str, code: str, printer: OutputPrinter, code_from_stdin: bool) -> int:

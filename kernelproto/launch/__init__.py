@@ -1,15 +1,24 @@
-"""Finding kernel types and starting kernels: the only place that starts processes.
+"""Finding kernel types and starting kernels: the only part that starts processes.
 
-``finder.py`` asks the providers, ``providers.py`` says which kernel types there are, and
-``launcher.py`` turns one of them into a running process, which ``local.py`` has the handle on.
-Nothing here talks to a kernel; that begins with the ConnectionInfo that a launch returns.
+``finder.py`` asks the providers, ``providers.py`` has the built-in ones, ``spec/plan.py`` plans a
+launch, ``launcher.py`` performs the plan, and ``local.py`` is the handle on the process. Nothing
+here talks to a kernel; that begins with the ConnectionInfo that a launch returns.
 """
 
+from kernelproto.launch.finder import PlansLaunch
 from kernelproto.launch.providers import (
     ForkServerProvider,
     IPykernelProvider,
     KernelSpecProvider,
 )
+from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.launch.warm import WarmProvider
 
-__all__ = ["ForkServerProvider", "IPykernelProvider", "KernelSpecProvider", "WarmProvider"]
+__all__ = [
+    "ForkServerProvider",
+    "IPykernelProvider",
+    "KernelSpecProvider",
+    "LaunchPlan",
+    "PlansLaunch",
+    "WarmProvider",
+]

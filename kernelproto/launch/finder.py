@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol, cast, runtime_checkable
 
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider, TakesConfig
@@ -18,6 +19,7 @@ from kernelproto.launch.spec.naming import (
     means_own_python,
     no_such_kernel,
 )
+from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.shortage import require_descriptors
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -31,6 +33,21 @@ _CHOOSE = "choose one of these, or install the kernelspec of another one"
 _DISCOVERY_DESCRIPTORS = 8
 
 KernelType = tuple[str, KernelAttributes]
+
+
+@runtime_checkable
+class PlansLaunch(Protocol):
+    """Optional part of a KernelProvider: it says how it would launch a kernel."""
+
+    def plan(
+        self,
+        name: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> LaunchPlan:
+        """Return how launch() would start the kernel; arguments and exceptions as there."""
+        ...
 
 
 class KernelFinder:
@@ -131,6 +148,67 @@ class KernelFinder:
             InvalidKernelSpec: there is, but its ``kernel.json`` cannot be used.
             LaunchError: the kernel cannot be started, or its provider is broken.
         """
+        refusal: NoSuchKernel | None = None
+        failure: _BrokenProvider | None = None
+        for provider, kernel in self._candidates(kernel_type):
+            try:
+                with _faults_named(provider, kernel):
+                    launched = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
+                return _checked(provider, kernel, launched)
+            except NoSuchKernel as error:
+                refusal = error
+            except _BrokenProvider as error:
+                if "/" in kernel_type:
+                    raise LaunchError(str(error)) from error.__cause__
+                logger.warning("%s", error, exc_info=error.__cause__)
+                failure = error
+        if failure is not None:
+            raise LaunchError(str(failure)) from failure.__cause__
+        raise await self._no_such_kernel(kernel_type) from refusal
+
+    async def plan(
+        self,
+        kernel_type: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> LaunchPlan:
+        """Return the plan that launch() would perform, without starting anything.
+
+        The providers in kernelproto have plans. Those of other packages may have them: see
+        PlansLaunch.
+
+        Args:
+            kernel_type: as for launch().
+            cwd: as for launch().
+            launch_params: as for launch().
+
+        Raises:
+            NoSuchKernel: there is no such kernel type.
+            InvalidKernelSpec: there is, but its ``kernel.json`` cannot be used.
+            LaunchError: the parameters are wrong, or the provider has no plans.
+        """
+        refusal: NoSuchKernel | None = None
+        for provider, kernel in self._candidates(kernel_type):
+            if isinstance(provider, PlansLaunch):
+                try:
+                    with _faults_named(provider, kernel):
+                        return provider.plan(kernel, cwd=cwd, launch_params=launch_params)
+                except NoSuchKernel as error:
+                    refusal = error
+                except _BrokenProvider as error:
+                    raise LaunchError(str(error)) from error.__cause__
+            elif "/" in kernel_type or f"{provider.id}/{kernel}" in dict(
+                await _kernels_of(provider)
+            ):
+                raise LaunchError(
+                    f"the kernel provider {provider.id!r} cannot show how it launches {kernel!r}: "
+                    "it has no method 'plan'"
+                )
+        raise await self._no_such_kernel(kernel_type) from refusal
+
+    def _candidates(self, kernel_type: str) -> Iterator[tuple[KernelProvider, str]]:
+        """Yield the providers that may have the kernel type, in order, each with its name there."""
         provider_id, slash, kernel = kernel_type.partition("/")
         if slash:
             candidates = [(provider_id, kernel)]
@@ -140,56 +218,51 @@ class KernelFinder:
             if means_own_python(kernel_type):
                 own_provider, _, own_kernel = OWN_KERNEL.partition("/")
                 candidates.append((own_provider, own_kernel))
-        refusal: NoSuchKernel | None = None
-        failure: _BrokenProvider | None = None
         for provider_id, kernel in candidates:
-            if provider_id not in self._providers:
-                continue
-            try:
-                return await _launch(self._providers[provider_id], kernel, cwd, launch_params)
-            except NoSuchKernel as error:
-                refusal = error
-            except _BrokenProvider as error:
-                if slash:
-                    raise LaunchError(str(error)) from error.__cause__
-                logger.warning("%s", error, exc_info=error.__cause__)
-                failure = error
-        if failure is not None:
-            raise LaunchError(str(failure)) from failure.__cause__
-        raise no_such_kernel(
+            if provider_id in self._providers:
+                yield self._providers[provider_id], kernel
+
+    async def _no_such_kernel(self, kernel_type: str) -> NoSuchKernel:
+        return no_such_kernel(
             kernel_type,
             [available async for available, _ in self.find_kernels()],
             remedy=_INSTALL if importlib.util.find_spec("ipykernel") is None else _CHOOSE,
-        ) from refusal
+        )
 
 
 class _BrokenProvider(Exception):
-    """A provider does not do what it promises; the cause tells what it did, where it raised."""
+    """A provider has broken its contract; the exception that it raised, if any, is the cause."""
 
 
-async def _launch(
-    provider: KernelProvider,
-    kernel: str,
-    cwd: str | None,
-    launch_params: Mapping[str, object] | None,
-) -> tuple[ConnectionInfo, KernelManager]:
-    """Let *provider* launch a kernel, and look at what it gives."""
-    broken = f"kernel provider {provider.id!r} is broken: launching {kernel!r}, it"
+@contextmanager
+def _faults_named(provider: KernelProvider, kernel: str) -> Generator[None]:
+    """Raise a _BrokenProvider where the block, a call of the provider, fails unexpectedly."""
     try:
         with shortages_named():
             require_descriptors(_DISCOVERY_DESCRIPTORS)
-            launched: Any = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
+            yield
     except KernelProtoError:
         raise
     except Exception as error:
-        raise _BrokenProvider(f"{broken} raised {type(error).__name__}: {error}") from error
+        raise _broken(provider, kernel, f"raised {type(error).__name__}: {error}") from error
+
+
+def _checked(
+    provider: KernelProvider, kernel: str, launched: Any
+) -> tuple[ConnectionInfo, KernelManager]:
+    """Return the result of a launch, or raise where a provider has returned something else."""
     match launched:
         case ConnectionInfo() as info, KernelManager() as manager:
             return info, manager
         case _:
-            raise _BrokenProvider(
-                f"{broken} returned no ConnectionInfo and KernelManager: {launched!r}"
-            )
+            words = f"returned no ConnectionInfo and KernelManager: {launched!r}"
+            raise _broken(provider, kernel, words)
+
+
+def _broken(provider: KernelProvider, kernel: str, words: str) -> _BrokenProvider:
+    return _BrokenProvider(
+        f"kernel provider {provider.id!r} is broken: launching {kernel!r}, it {words}"
+    )
 
 
 class _KernelTypes(AsyncIterator[KernelType]):

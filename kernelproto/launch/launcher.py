@@ -1,11 +1,13 @@
-"""Launching a kernel as a process on this machine."""
+"""Performing a LaunchPlan: the files, the process, the registration."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import anyio
 
@@ -15,10 +17,10 @@ from kernelproto.exceptions import InvalidLaunchParameter, KernelExitedEarly, La
 from kernelproto.launch.address.connection_file import (
     LOOPBACK,
     ConnectionFile,
-    Transport,
     new_registration,
     require_socket_folder,
 )
+from kernelproto.launch.address.paths import choose_socket_folder, is_text
 from kernelproto.launch.failures import (
     NOT_REGISTERED,
     exited_early,
@@ -26,120 +28,177 @@ from kernelproto.launch.failures import (
     shortages_named,
 )
 from kernelproto.launch.leftovers.records import Record, sweep
-from kernelproto.launch.local import InterruptMode, LocalKernelManager
-from kernelproto.launch.process.interface import Spawn
-from kernelproto.launch.process.limits import Limits
-from kernelproto.launch.spec.parameters import fill_in
-from kernelproto.launch.start import ProcessOptions, start_process
+from kernelproto.launch.leftovers.watchdog import Watch
+from kernelproto.launch.local import LocalKernelManager
+from kernelproto.launch.output.file import OutputFile
+from kernelproto.launch.output.forward import Forwarder, open_forwarder, open_output
+from kernelproto.launch.process.interface import StartedProcess
+from kernelproto.launch.process.open_files import lower_open_files
+from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
+from kernelproto.launch.spec.plan import Host, LaunchPlan
+from kernelproto.transport.curve import has_curve
 from kernelproto.transport.registration import RegistrationSocket, listen_for_registration
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import Registration
 
-# For callers that set no deadline of their own. Until then a kernel loads its libraries.
+if sys.platform == "win32":
+    from functools import partial
+
+    from kernelproto.launch.process.windows import JobProcess, SystemWin32
+    from kernelproto.launch.process.windows import ThreadedTail as OutputTail
+
+    ProcessGroup = partial(JobProcess, win32=SystemWin32())
+else:
+    from kernelproto.launch.output.tail import OutputTail
+    from kernelproto.launch.process.posix import ProcessGroup
+
+_PARENT_VARIABLE = "JPY_PARENT_PID"
+
+# For callers without a deadline of their own. A kernel loads its libraries before it registers.
 _REGISTRATION_SECONDS = 120.0
 
-# Giving up so long before the caller's deadline is what lets the caller know why.
-_LAST_WORDS_SECONDS = 0.05
+# The launch gives up this long before the caller's deadline, so that it can raise the reason.
+_MARGIN_SECONDS = 0.05
+
+# All ids have the same length, so there is room for the sockets of every kernel or of none.
+_ANY_KERNEL_ID = "0" * 36
 
 
-async def launch_local(
-    argv: Sequence[str],
-    *,
-    env: Mapping[str, str],
-    cwd: str | None = None,
-    transport: Transport = "tcp",
-    ip: str = LOOPBACK,
-    encrypted: bool = False,
-    registers: bool = False,
-    interrupt_mode: InterruptMode = "signal",
-    kernel_name: str = "",
-    values: Mapping[str, str] | None = None,
-    limits: Limits | None = None,
-    detached: bool = False,
-    output: object = None,
-    spawn: Spawn | None = None,
-) -> tuple[ConnectionInfo, LocalKernelManager]:
-    """Start a kernel as a process on this machine; it is not ready yet when this returns.
+def this_host() -> Host:
+    """Return the facts of this machine and this program that a plan depends on."""
+    return Host(
+        python=sys.executable,
+        prefix=sys.prefix,
+        has_ipc=os.name == "posix" and choose_socket_folder(_ANY_KERNEL_ID) is not None,
+        has_curve=has_curve(),
+    )
 
-    Whoever gets the manager calls its cleanup(). When this raises, nothing is left of the attempt.
+
+async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
+    """Start a kernel as a process on this machine; it need not be ready when this returns.
+
+    The caller has to call the manager's cleanup(). If this raises, nothing is left of the attempt.
+    A kernel that registers has done so when this returns; the launch fails after 2 minutes without
+    a registration, or just before the caller's deadline.
 
     Args:
-        argv: the command line; ``{connection_file}`` and ``{kernel_id}`` in it are filled in.
-        env: the kernel's environment; ``start_process`` adds to it.
-        cwd: the working directory; None means the caller's.
-        transport: ``"tcp"`` or ``"ipc"``.
-        ip: the IPv4 address that the kernel is to bind; it has no meaning with ipc.
-        encrypted: whether the kernel gets CurveZMQ keys.
-        registers: whether the kernel chooses its tcp ports by itself and registers them (JEP 66).
-            This then returns when it has, and fails after 2 minutes in which it has not, or just
-            before the caller's deadline.
-        interrupt_mode: ``"signal"`` or ``"message"``, as the kernelspec says.
-        kernel_name: the kernel type, for people.
-        values: for other names in braces in *argv*.
-        limits: what each process of the kernel may use.
-        detached: whether the kernel outlives this program.
-        output: where its output goes as well, see launch/forwarder.py.
-        spawn: starts the process; by default as a program of its own.
+        plan: how the kernel is launched. JPY_PARENT_PID and KERNELPROTO_KERNEL_ID are added to its
+            environment.
 
     Raises:
-        KernelExitedEarly: the command cannot be run, or the process has ended unregistered.
-        KernelNotReady: the kernel has not registered in time.
+        KernelExitedEarly: the command cannot be run, or the process ended before it registered.
+        KernelNotReady: the kernel did not register in time.
         InvalidLaunchParameter: the working directory cannot be entered, an argument or variable
-            holds what no program can be given, *ip* is no address of this machine, a limit cannot
-            be set, or *output* is nothing to write to.
-        LaunchError: the connection file or the record cannot be made.
+            cannot be passed to a program, the ip is no address of this machine, a limit cannot be
+            set, or the output cannot be written to.
+        LaunchError: the connection file or the record cannot be written.
     """
     await turn()
-    options = ProcessOptions(kernel_name, interrupt_mode, limits, detached, output, spawn)
     kernel_id = str(uuid.uuid4())
-
-    async def start(files: ConnectionFile) -> LocalKernelManager:
-        names = {**(values or {}), "connection_file": files.path, "kernel_id": kernel_id}
-        return await _start(kernel_id, fill_in(argv, names), env, cwd, files, options)
-
     with shortages_named(), ExitStack() as undo:
         sweep()
-        # First of all: by its record is found what is left if this program is killed.
-        folder = require_socket_folder(kernel_id) if transport == "ipc" else None
+        # First, because the next program finds by the record what is left if this one is killed.
+        folder = require_socket_folder(kernel_id) if plan.transport == "ipc" else None
         undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)
-        if registers and transport == "tcp":  # sockets in a folder of its own nobody can take away
-            registration = new_registration(
-                kernel_id, ip=ip, encrypted=encrypted, kernel_name=kernel_name
-            )
-            launched = await _start_and_register(start, registration)
+        # Other programs can take tcp ports, but not the sockets in the kernel's own folder.
+        if plan.registers and plan.transport == "tcp":
+            launched = await _start_and_register(plan, kernel_id)
         else:
             files = ConnectionFile.create(
-                kernel_id, transport=transport, ip=ip, encrypted=encrypted, kernel_name=kernel_name
+                kernel_id,
+                transport=plan.transport,
+                ip=plan.ip,
+                encrypted=plan.encrypted,
+                kernel_name=plan.kernel_type,
             )
-            launched = files.info, await start(files)
+            launched = files.info, await _start(plan, kernel_id, files)
         undo.pop_all()
     return launched
 
 
-async def _start(
-    kernel_id: str,
-    command: Sequence[str],
-    env: Mapping[str, str],
-    cwd: str | None,
-    files: ConnectionFile,
-    options: ProcessOptions,
-) -> LocalKernelManager:
-    """Start the process; its files are removed if that fails."""
-    with ExitStack() as undo:
+async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> LocalKernelManager:
+    """Start the process; record it, limit it, and have it watched.
+
+    If this raises, nothing is left of the process, and the files are removed.
+    """
+    command = plan.command(connection_file=files.path, kernel_id=kernel_id)
+    with ExitStack() as undo, _launch_errors(command, plan.cwd):
         undo.callback(files.remove)
-        try:
-            manager = await start_process(kernel_id, command, env, cwd, files, options)
-        except LaunchError:
-            raise
-        except (OSError, RuntimeError, ValueError) as error:
-            raise _launch_error(error, command, cwd) from error
+        if plan.limits is not None:
+            plan.limits.check()
+        record = Record(
+            kernel_id=kernel_id,
+            kernel_name=plan.kernel_type,
+            command=tuple(map(_readable, command)),
+            interrupt_mode=plan.interrupt_mode,
+            connection_file=files.path,
+            socket_folder=files.socket_folder,
+            output=_path(plan.output) if plan.detached else None,
+            detached=plan.detached,
+            owner=ProcessId.of(os.getpid()),
+        )
+        undo.callback(record.remove)
+        record.write()
+        forwarder: Forwarder | None = None
+        kept: OutputTail | OutputFile
+        if plan.detached:
+            kept = _open_file(plan.output)
+        else:
+            if plan.output is not None:
+                forwarder = open_forwarder(plan.output)
+                undo.callback(forwarder.end)
+            kept = OutputTail(forwarder)
+        undo.callback(kept.close)
+        watch = None
+        if sys.platform != "win32" and not plan.detached:
+            watch = Watch(record.watched())
+            undo.callback(watch.close)
+        with kept.write_end:
+            env = {**plan.environment(os.environ), KERNEL_ID_VARIABLE: kernel_id}
+            if plan.detached:
+                env.pop(_PARENT_VARIABLE, None)
+            else:
+                env[_PARENT_VARIABLE] = str(os.getpid())
+            process: StartedProcess
+            if plan.spawn == "fork":
+                # Imported here because there is no such thing on Windows.
+                from kernelproto.launch.process.forkserver import fork_kernel
+
+                process = await fork_kernel(
+                    plan.preload, command, env=env, cwd=plan.cwd, output=kept.write_end
+                )
+            else:
+                process = ProcessGroup(command, env=env, cwd=plan.cwd, output=kept.write_end)
+        undo.callback(process.abort)
+        lower_open_files(process.pid)
+        if plan.limits is not None:
+            plan.limits.apply(process.pid)
+        identity = ProcessId.of(process.pid)
+        if watch is not None:
+            watch.group_started(identity.pid, identity.started)
+            process.before_reaping = watch.group_ended
+        record = record.of_process(identity)
+        record.write()
         undo.pop_all()
-    return manager
+    return LocalKernelManager(
+        record,
+        process=process,
+        output=kept,
+        connection_file=files,
+        interrupt_mode=plan.interrupt_mode,
+        watch=watch,
+        limits=plan.limits,
+        forwarder=forwarder,
+    )
 
 
 async def _start_and_register(
-    start: Callable[[ConnectionFile], Awaitable[LocalKernelManager]], registration: Registration
+    plan: LaunchPlan, kernel_id: str
 ) -> tuple[ConnectionInfo, LocalKernelManager]:
+    registration = new_registration(
+        kernel_id, ip=plan.ip, encrypted=plan.encrypted, kernel_name=plan.kernel_type
+    )
     with ExitStack() as stack:
         try:
             socket = stack.enter_context(listen_for_registration())
@@ -148,7 +207,7 @@ async def _start_and_register(
                 f"cannot listen for the registration of a kernel: {error.strerror}"
             ) from error
         files = ConnectionFile.create_for_registration(registration, ip=LOOPBACK, port=socket.port)
-        manager = await start(files)
+        manager = await _start(plan, kernel_id, files)
         try:
             files.complete(await _wait_for_registration(manager, registration, socket))
         except BaseException:
@@ -164,7 +223,7 @@ async def _wait_for_registration(
         raise exited_early(manager, await manager.wait())
 
     began = anyio.current_time()
-    callers_deadline = anyio.current_effective_deadline() - _LAST_WORDS_SECONDS
+    callers_deadline = anyio.current_effective_deadline() - _MARGIN_SECONDS
     with anyio.CancelScope(deadline=min(began + _REGISTRATION_SECONDS, callers_deadline)):
         async with background_tasks() as tasks:
             tasks.start_soon(fail_at_the_end)
@@ -173,21 +232,54 @@ async def _wait_for_registration(
     raise not_ready(manager, "registration", seconds, remedy=NOT_REGISTERED)
 
 
-def _launch_error(error: Exception, command: Sequence[str], cwd: str | None) -> LaunchError:
-    """Say which part of a launch the operating system did not like."""
-    if isinstance(error, ValueError):
-        return InvalidLaunchParameter(f"{shlex.join(command)!r} cannot be run: {error}")
-    if isinstance(error, OSError) and cwd is not None and error.filename == cwd:
-        return InvalidLaunchParameter(
-            f"the working directory {cwd!r} cannot be entered: {error.strerror}"
+def _open_file(output: object) -> OutputFile:
+    """Open the output of a detached kernel: a file, not a pipe to this program."""
+    if callable(output):
+        raise InvalidLaunchParameter(
+            "launch parameter 'output' cannot be a callable for a detached kernel, which outlives "
+            "this program; give it a file or a path"
         )
-    reason = error.strerror if isinstance(error, OSError) else str(error)
-    remedy = (
-        "; see that it is installed, executable and on PATH"
-        if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
-        else ""
-    )
-    return KernelExitedEarly(
-        f"cannot run {command[0]!r}: {reason}{remedy} (command line: {shlex.join(command)})",
-        command=command,
-    )
+    return OutputFile(_path(output), open_output(os.devnull if output is None else output))
+
+
+def _path(output: object) -> str | None:
+    if not isinstance(output, str):
+        return None
+    path = os.path.abspath(output)
+    if not is_text(path):
+        raise InvalidLaunchParameter(
+            f"launch parameter 'output' must be a path that is valid UTF-8, not {path!r}: it is "
+            "written to the record of the kernel"
+        )
+    return path
+
+
+def _readable(argument: str) -> str:
+    """Return an argument as text; a file name need not be valid UTF-8."""
+    return os.fsencode(argument).decode("utf-8", "replace")
+
+
+@contextmanager
+def _launch_errors(command: Sequence[str], cwd: str | None) -> Generator[None]:
+    """Raise the LaunchError that names the part of the launch that the system refused."""
+    try:
+        yield
+    except LaunchError:
+        raise
+    except ValueError as error:
+        raise InvalidLaunchParameter(f"{shlex.join(command)!r} cannot be run: {error}") from error
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, OSError) and cwd is not None and error.filename == cwd:
+            raise InvalidLaunchParameter(
+                f"the working directory {cwd!r} cannot be entered: {error.strerror}"
+            ) from error
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        remedy = (
+            "; see that it is installed, executable and on PATH"
+            if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
+            else ""
+        )
+        raise KernelExitedEarly(
+            f"cannot run {command[0]!r}: {reason}{remedy} (command line: {shlex.join(command)})",
+            command=command,
+        ) from error

@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import anyio
 import anyio.to_thread
@@ -23,10 +23,9 @@ from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits, inherited_peak, oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
+from kernelproto.launch.spec.kernelspec import InterruptMode
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
-
-InterruptMode = Literal["signal", "message"]
 
 logger = logging.getLogger(__name__)
 

@@ -6,14 +6,13 @@ import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import KernelAttributes, KernelManager
-from kernelproto.launch.kernelspec_launcher import launch_kernelspec
+from kernelproto.launch.launcher import launch, this_host
 from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.spec.kernelspec import (
     KernelSpec,
@@ -23,6 +22,7 @@ from kernelproto.launch.spec.kernelspec import (
     read_kernelspecs,
 )
 from kernelproto.launch.spec.naming import no_such_kernel
+from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
 from kernelproto.wire.connection import ConnectionInfo
 
 
@@ -58,6 +58,16 @@ class KernelSpecProvider:
             InvalidLaunchParameter: one is missing, not allowed or unknown.
             LaunchError: the kernel cannot be started.
         """
+        return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
+
+    def plan(
+        self,
+        name: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> LaunchPlan:
+        """Return the plan that launch() performs; arguments and exceptions as there."""
         folders = find_kernelspecs()
         folder = folders.get(name.lower())
         if folder is None:
@@ -65,7 +75,7 @@ class KernelSpecProvider:
                 name, folders, remedy="install its kernelspec, or add its folder to JUPYTER_PATH"
             )
         kernelspec = read_kernelspec(name.lower(), folder)
-        return await launch_kernelspec(self.id, kernelspec, cwd, launch_params)
+        return plan_launch(self.id, kernelspec, this_host(), cwd=cwd, launch_params=launch_params)
 
 
 class IPykernelProvider:
@@ -98,7 +108,18 @@ class IPykernelProvider:
             NoSuchKernel: ipykernel is not installed, or another name was asked for.
             LaunchError: the kernel cannot be started.
         """
-        return await launch_kernelspec(self.id, _ipykernel_named(name), cwd, launch_params)
+        return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
+
+    def plan(
+        self,
+        name: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> LaunchPlan:
+        """Return the plan that launch() performs; arguments and exceptions as there."""
+        kernelspec = _ipykernel_named(name)
+        return plan_launch(self.id, kernelspec, this_host(), cwd=cwd, launch_params=launch_params)
 
 
 class ForkServerProvider:
@@ -160,6 +181,19 @@ class ForkServerProvider:
             InvalidLaunchParameter: one is of the wrong kind, or a module cannot be preloaded.
             LaunchError: the kernel cannot be started.
         """
+        return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
+
+    def plan(
+        self,
+        name: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> LaunchPlan:
+        """Return the plan that launch() performs; arguments and exceptions as there.
+
+        Modules that cannot be preloaded are found by launch() alone.
+        """
         kernelspec = _ipykernel_named(name)
         if not hasattr(os, "fork"):
             raise no_such_kernel(name, [], remedy="use pyimport/kernel: this system cannot fork")
@@ -168,11 +202,15 @@ class ForkServerProvider:
                 "a forked kernel ends with the program that has started it and cannot be "
                 "'detached'; use pyimport/kernel"
             )
-        # Imported here because there is no such thing on Windows.
-        from kernelproto.launch.process.forkserver import fork_kernel
-
-        spawn = partial(fork_kernel, self._preload)
-        return await launch_kernelspec(self.id, kernelspec, cwd, launch_params, spawn=spawn)
+        return plan_launch(
+            self.id,
+            kernelspec,
+            this_host(),
+            cwd=cwd,
+            launch_params=launch_params,
+            spawn="fork",
+            preload=self._preload,
+        )
 
 
 def _ipykernel_named(name: str) -> KernelSpec:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import os
 import signal
 from pathlib import Path
 
@@ -167,3 +169,30 @@ def test_reader_that_has_seen_enough(kernelproto, deaf_pipe: int) -> None:
 
     assert done.stderr == ""
     assert done.returncode == 141
+
+
+def test_dry_run_prints_the_plan_and_starts_nothing(kernelproto, tmp_path: Path) -> None:
+    folder = tmp_path / "kernels" / "calc"
+    folder.mkdir(parents=True)
+    kernelspec = {
+        "argv": ["calc", "-f", "{connection_file}"],
+        "env": {"HUB_TOKEN": "s3cret", "LEVEL": "${HOME}"},
+    }
+    folder.joinpath("kernel.json").write_text(json.dumps(kernelspec))
+
+    done = kernelproto("run", "calc", "--dry-run", JUPYTER_PATH=str(tmp_path), INHERITED="1")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    plan = json.loads(done.stdout)
+    assert plan["provider"] == "spec"
+    assert plan["kernel_type"] == "spec/calc"
+    assert plan["argv"] == kernelspec["argv"]
+    assert plan["env"] == {"HUB_TOKEN": "***", "LEVEL": "${HOME}"}
+    assert plan["cwd"] == os.getcwd()
+    assert (plan["transport"], plan["encrypted"], plan["limits"]) == ("tcp", False, None)
+
+
+def test_dry_run_of_no_kernel_type(kernelproto) -> None:
+    done = kernelproto("run", "calc", "--dry-run")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no kernel type 'calc'; there are ")

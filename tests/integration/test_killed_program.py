@@ -134,7 +134,8 @@ def test_detached_kernels_live_on(run) -> None:
 KILLED_AT_EACH_STEP = """
 import anyio, os, signal, sys
 from itertools import count
-from kernelproto.launch.launcher import launch_local
+from kernelproto.launch import launcher
+from kernelproto.launch.spec.plan import LaunchPlan
 
 def die_at(step):
     steps = iter(range(step))
@@ -147,7 +148,7 @@ def die_at(step):
     sys.addaudithook(hook)
 
 async def launch():
-    await launch_local(["sleep", "1000"], env=os.environ, transport="ipc")
+    await launcher.launch(LaunchPlan(argv=("sleep", "1000"), transport="ipc"))
 
 TOUCHING = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 for step in count():

@@ -12,11 +12,12 @@ import msgspec
 import pytest
 
 from kernelproto.exceptions import DiscoveryError
+from kernelproto.launch import launcher
 from kernelproto.launch.adopt import adopt_local, find_record
-from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.leftovers.records import Record, read_records
 from kernelproto.launch.local import LocalKernelManager
 from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.testing import check_kernel_manager
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "clean")]
@@ -25,18 +26,19 @@ GUARD_SECONDS = 60
 
 PROGRAM = """
 import anyio, os, sys
-from kernelproto.launch.launcher import launch_local
+from kernelproto.launch import launcher
+from kernelproto.launch.spec.plan import LaunchPlan
 
 async def main():
     script, output, detached = sys.argv[1:]
-    _, manager = await launch_local(
-        ["/bin/sh", "-c", script, "{connection_file}"],
-        env=os.environ,
-        kernel_name="spec/one",
+    plan = LaunchPlan(
+        argv=("/bin/sh", "-c", script, "{connection_file}"),
+        kernel_type="spec/one",
         transport="ipc",
         detached=bool(detached),
         output=output or None,
     )
+    _, manager = await launcher.launch(plan)
     print(manager.kernel_id, flush=True)
     if not detached:
         sys.stdin.read()
@@ -225,7 +227,7 @@ async def test_output_that_is_no_regular_file(start, tmp_path) -> None:
 
 
 async def test_no_record(runtime_dir) -> None:
-    info, manager = await launch_local(["sleep", "1000"], env=os.environ)
+    info, manager = await launcher.launch(LaunchPlan(argv=("sleep", "1000")))
     read_records()[0].remove()
     with pytest.raises(DiscoveryError, match="no record"):
         find_record(manager.connection_file)

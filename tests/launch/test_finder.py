@@ -349,3 +349,36 @@ async def test_provider_of_an_installed_package(oblong, monkeypatch) -> None:
     ):
         assert (await red.execute("shade")).text == "'crimson'"
         assert (await blue.execute("shade")).text == "'sky'"
+
+
+async def test_plan_is_that_of_the_first_provider_that_has_the_type(write_kernelspec) -> None:
+    write_kernelspec("ir", argv=["R", "{connection_file}"])
+    finder = KernelFinder([SomeProvider(), IPykernelProvider(), KernelSpecProvider()])
+    plan = await finder.plan("IR", cwd="/", launch_params={"transport": "ipc"})
+    assert (plan.kernel_type, plan.cwd, plan.transport) == ("spec/ir", "/", "ipc")
+    assert (await finder.plan("kernel")).kernel_type == "pyimport/kernel"
+    assert (await finder.plan("python")).kernel_type == "pyimport/kernel"
+
+
+@pytest.mark.parametrize("name", ["a", "some/a", "some/unknown"])
+async def test_provider_without_plans(name) -> None:
+    finder = KernelFinder([SomeProvider(), KernelSpecProvider()])
+    with pytest.raises(LaunchError, match=r"'some' cannot show how it launches .*'plan'"):
+        await finder.plan(name)
+
+
+@pytest.mark.parametrize("name", ["unknown", "spec/unknown", "nobodys/a"])
+async def test_plan_of_no_kernel_type(name) -> None:
+    finder = KernelFinder([SomeProvider(), KernelSpecProvider()])
+    with pytest.raises(NoSuchKernel) as caught:
+        await finder.plan(name)
+    assert set(caught.value.available) >= {"some/a", "some/b"}
+
+
+async def test_provider_that_fails_to_plan() -> None:
+    class Broken(SomeProvider):
+        def plan(self, name, *, cwd=None, launch_params=None):
+            raise RuntimeError("oops")
+
+    with pytest.raises(LaunchError, match=r"'some' is broken: .* raised RuntimeError: oops"):
+        await KernelFinder([Broken()]).plan("a")

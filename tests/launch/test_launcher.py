@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from functools import partial
+from pathlib import Path
 
 import anyio
 import pytest
@@ -15,9 +17,12 @@ from kernelproto.exceptions import (
 )
 from kernelproto.interfaces import KernelManager
 from kernelproto.launch import launcher as module
-from kernelproto.launch import start
-from kernelproto.launch.launcher import launch_local
+from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.leftovers.running import read_connection_file
+from kernelproto.launch.leftovers.watchdog import _Watchdog
+from kernelproto.launch.process.limits import Limits
+from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.transport import registration
 from kernelproto.wire.connection import CHANNEL_NAMES
 
@@ -29,8 +34,15 @@ FOR_EVER = "import signal; signal.pause()"
 
 async def launch(code: str, **options):
     """Launch a kernel that is a piece of Python code."""
-    argv = [sys.executable, "-c", code, "{connection_file}", "{kernel_id}", "{other}"]
-    _, manager = await launch_local(argv, **{"env": os.environ} | options)
+    argv = (sys.executable, "-c", code, "{connection_file}", "{kernel_id}", "{other}")
+    _, manager = await module.launch(LaunchPlan(argv=argv, **options))
+    return manager
+
+
+async def run_script(script: str, **options):
+    """Launch a kernel that is a shell script."""
+    argv = ("/bin/sh", "-c", script, "{connection_file}")
+    _, manager = await module.launch(LaunchPlan(argv=argv, **options))
     return manager
 
 
@@ -63,8 +75,9 @@ async def test_command_that_cannot_be_run(
 ) -> None:
     tmp_path.joinpath("kernel").touch(mode=0o600)
     before = resources()
+    plan = LaunchPlan(argv=(command, "a b"), cwd=str(tmp_path), transport=transport)
     with pytest.raises(KernelExitedEarly, match=f"{command}.*installed, executable") as caught:
-        await launch_local([command, "a b"], env=os.environ, cwd=str(tmp_path), transport=transport)
+        await module.launch(plan)
     assert caught.value.command == (command, "a b")
     assert caught.value.returncode is None
     assert "'a b'" in str(caught.value)
@@ -74,7 +87,9 @@ async def test_command_that_cannot_be_run(
 
 async def test_command_is_looked_for_on_the_path_of_the_kernel(tmp_path) -> None:
     tmp_path.joinpath("kernel").symlink_to("/bin/sh")
-    _, manager = await launch_local(["kernel", "-c", "exit 3"], env={"PATH": str(tmp_path)})
+    _, manager = await module.launch(
+        LaunchPlan(argv=("kernel", "-c", "exit 3"), env={"PATH": str(tmp_path)})
+    )
     assert await wait(manager) == 3
     await manager.cleanup()
 
@@ -100,7 +115,7 @@ async def test_nothing_is_left_of_a_failure(
     def fail(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr(start, step, fail)
+    monkeypatch.setattr(module, step, fail)
     before = resources()
     with pytest.raises(LaunchError, match=r"no file descriptors are left|no thread"):
         await launch(FOR_EVER)
@@ -140,6 +155,161 @@ async def test_many_kernels_at_once(runtime_dir) -> None:
         for manager in managers:
             tasks.start_soon(manager.cleanup)
     assert list(runtime_dir.iterdir()) == []
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ipc"])
+async def test_record_from_the_first_to_the_last(transport, runtime_dir) -> None:
+    manager = await run_script("sleep 1000", transport=transport, kernel_type="spec/one")
+    (record,) = read_records()
+    assert record.kernel_id == manager.kernel_id
+    assert record.kernel_name == "spec/one"
+    assert record.command == manager.command
+    assert record.connection_file == manager.connection_file
+    folder = os.path.dirname(manager.connection_info.ip) if transport == "ipc" else None
+    assert record.socket_folder == folder
+    assert record.process == ProcessId.of(manager.pid)
+    assert record.owner == ProcessId.of(os.getpid())
+    assert not record.detached
+    await manager.kill()
+    await wait(manager)
+    assert read_records() == [record]
+    await manager.cleanup()
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_environment_of_the_kernel() -> None:
+    manager = await run_script("echo $JPY_PARENT_PID $KERNELPROTO_KERNEL_ID", env={})
+    await wait(manager)
+    assert manager.output_tail() == f"{os.getpid()} {manager.kernel_id}\n"
+    await manager.cleanup()
+
+
+async def test_environment_of_a_detached_kernel(tmp_path) -> None:
+    manager = await run_script(
+        "echo $JPY_PARENT_PID $KERNELPROTO_KERNEL_ID",
+        env={"JPY_PARENT_PID": "7"},
+        detached=True,
+        output=str(tmp_path / "out"),
+    )
+    assert _Watchdog.current is None
+    (record,) = read_records()
+    assert record.detached
+    assert record.output == str(tmp_path / "out")
+    await wait(manager)
+    assert manager.output_tail() == f"{manager.kernel_id}\n"
+    await manager.cleanup()
+
+
+async def test_detached_kernel_can_write_for_ever() -> None:
+    manager = await run_script("echo lost && sleep 1000", detached=True)
+    target = os.readlink(f"/proc/{manager.pid}/fd/1")
+    assert target == os.readlink(f"/proc/{manager.pid}/fd/2") == os.devnull
+    assert manager.output_tail() == ""
+    await manager.cleanup()
+
+
+async def test_output_of_a_detached_kernel_goes_to_a_file(tmp_path) -> None:
+    with pytest.raises(InvalidLaunchParameter, match="detached"):
+        await run_script("true", detached=True, output=print)
+    with pytest.raises(InvalidLaunchParameter, match="valid UTF-8"):
+        await run_script("true", detached=True, output=str(tmp_path / "\udce9"))
+    with open(tmp_path / "out", "wb") as file:  # noqa: ASYNC230
+        manager = await run_script("echo hello", detached=True, output=file)
+    await wait(manager)
+    await manager.cleanup()
+    assert tmp_path.joinpath("out").read_text() == "hello\n"
+
+
+async def test_output_is_passed_on() -> None:
+    received = bytearray()
+    script = "i=0; while [ $i -lt 5000 ]; do echo $i; i=$((i+1)); done; echo end >&2"
+    manager = await run_script(script, output=received.extend)
+    await wait(manager)
+    await manager.cleanup()
+    assert received.decode().split() == [*map(str, range(5000)), "end"]
+    assert manager.output_tail() == received.decode()
+
+
+async def test_output_is_nothing_to_write_to(runtime_dir) -> None:
+    with pytest.raises(InvalidLaunchParameter, match="'output'"):
+        await run_script("true", output=1.5)
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_arguments_that_are_no_text() -> None:
+    name = os.fsdecode(b"\xff")
+    _, manager = await module.launch(LaunchPlan(argv=("/bin/echo", name)))
+    await wait(manager)
+    assert manager.output_tail() == "\ufffd\n"
+    assert manager.command == ("/bin/echo", "\ufffd")
+    await manager.cleanup()
+
+
+async def test_record_cannot_be_written(runtime_dir, resources) -> None:
+    obstacle = runtime_dir / "kernelproto"
+    obstacle.touch()
+    before = resources()
+    with pytest.raises(LaunchError, match="record"):
+        await run_script("sleep 1000")
+    assert resources() == before
+    assert list(runtime_dir.iterdir()) == [obstacle]
+    obstacle.unlink()
+
+
+@pytest.mark.parametrize("step", ["limits", "record"])
+async def test_nothing_is_left_when_the_last_step_fails(
+    step, runtime_dir, resources, monkeypatch
+) -> None:
+    pids: list[int] = []
+
+    def note(limits: Limits, pid: int) -> None:
+        pids.append(pid)
+        if step == "limits":
+            raise InvalidLaunchParameter("no")
+        Path(read_records()[0].path + ".new").touch()  # somebody is in the way
+
+    monkeypatch.setattr(Limits, "apply", note)
+    before = resources()
+    with pytest.raises(LaunchError):
+        await run_script("sleep 1000", limits=Limits(memory=2**40))
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+    assert resources() == before
+    for file in [*runtime_dir.rglob("*.new")]:
+        file.unlink()
+        file.parent.rmdir()
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_limits_are_checked_first(monkeypatch, runtime_dir) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(InvalidLaunchParameter, match="on Linux alone"):
+        await run_script("true", limits=Limits(memory=2**40))
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_kernel_is_limited() -> None:
+    manager = await run_script("sleep 1000", limits=Limits(open_files=77))
+    assert resource.prlimit(manager.pid, resource.RLIMIT_NOFILE) == (77, 77)
+    await manager.cleanup()
+
+
+async def test_watchdog_is_told_before_the_number_goes_free(monkeypatch) -> None:
+    seen: list[str] = []
+    group_ended = module.Watch.group_ended
+
+    def note(self: module.Watch) -> None:
+        with open(f"/proc/{self._kernel.group}/stat") as stat:
+            seen.append(stat.read().rpartition(")")[2].split()[0])
+        group_ended(self)
+
+    monkeypatch.setattr(module.Watch, "group_ended", note)
+    manager = await run_script("exit 0")
+    await wait(manager)
+    assert seen == ["Z"]
+    assert manager._watch._kernel.group == 0
+    await manager.cleanup()
+    assert _Watchdog.kernels == {}
 
 
 # What a kernel that registers begins with. It has no channels: registering is all it can do.
@@ -207,7 +377,7 @@ class TestRegistration:
         self, runtime_dir, encrypted
     ) -> None:
         code = REGISTRATION + "register(connect()); print(sorted(FILE))"
-        manager = await launch(code, registers=True, encrypted=encrypted, kernel_name="spec/one")
+        manager = await launch(code, registers=True, encrypted=encrypted, kernel_type="spec/one")
         info = manager.connection_info
         assert {name: info.port(name) for name in CHANNEL_NAMES} == REGISTERED
         assert (info.ip, info.kernel_name, info.encrypted) == ("127.0.0.1", "spec/one", encrypted)
@@ -255,7 +425,7 @@ class TestRegistration:
     async def test_caller_whose_deadline_comes_first_hears_why(
         self, runtime_dir, monkeypatch
     ) -> None:
-        monkeypatch.setattr(module, "_LAST_WORDS_SECONDS", GUARD_SECONDS - 0.01)
+        monkeypatch.setattr(module, "_MARGIN_SECONDS", GUARD_SECONDS - 0.01)
         with anyio.fail_after(GUARD_SECONDS), pytest.raises(KernelNotReady, match="registration"):
             await launch(FOR_EVER, registers=True)
         assert list(runtime_dir.iterdir()) == []
@@ -276,7 +446,7 @@ class TestRegistration:
     async def test_command_that_cannot_be_run(self, resources, runtime_dir) -> None:
         before = resources()
         with pytest.raises(KernelExitedEarly, match="no-such-command"):
-            await launch_local(["no-such-command"], env=os.environ, registers=True)
+            await module.launch(LaunchPlan(argv=("no-such-command",), registers=True))
         assert resources() == before
         assert list(runtime_dir.iterdir()) == []
 

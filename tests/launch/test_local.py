@@ -20,10 +20,11 @@ from kernelproto.interfaces import (
     KernelManager,
     MayLoseAddress,
 )
+from kernelproto.launch import launcher
 from kernelproto.launch import local as module
-from kernelproto.launch.launcher import launch_local
 from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.limits import Limits
+from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.testing import check_kernel_manager
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -36,7 +37,7 @@ FOR_EVER = "import signal; signal.pause()"
 async def launch(code: str, **options):
     """Launch a kernel that is a piece of Python code."""
     argv = [sys.executable, "-c", code, "{connection_file}", "{kernel_id}", "{other}"]
-    _, manager = await launch_local(argv, **{"env": os.environ} | options)
+    _, manager = await launcher.launch(LaunchPlan(argv=argv, **options))
     return manager
 
 
@@ -52,11 +53,12 @@ def exists(pid: int) -> bool:
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
 async def test_a_life(runtime_dir, transport) -> None:
     code = "import sys; print(open(sys.argv[1]).read(), file=sys.stderr); raise SystemExit(3)"
-    info, manager = await launch_local(
-        [sys.executable, "-c", code, "{connection_file}"],
-        env=os.environ,
-        transport=transport,
-        kernel_name="spec/one",
+    info, manager = await launcher.launch(
+        LaunchPlan(
+            argv=(sys.executable, "-c", code, "{connection_file}"),
+            transport=transport,
+            kernel_type="spec/one",
+        )
     )
     assert isinstance(manager, KernelManager)
     assert isinstance(manager, DescribesFailure)
@@ -235,7 +237,7 @@ async def test_process_that_does_not_end(runtime_dir, monkeypatch, caplog) -> No
 
 async def test_what_has_left_the_group_goes_with_cleanup(mailbox, until_gone) -> None:
     script = f"setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' & exit 0"
-    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ)
+    _, manager = await launcher.launch(LaunchPlan(argv=("/bin/sh", "-c", script)))
     straggler = int(await mailbox.receive())
     assert await wait(manager) == 0
     assert exists(straggler)
@@ -245,7 +247,7 @@ async def test_what_has_left_the_group_goes_with_cleanup(mailbox, until_gone) ->
 
 async def test_what_shall_outlive_the_kernel_can(mailbox) -> None:
     script = f"env -u KERNELPROTO_KERNEL_ID setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' &"
-    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ)
+    _, manager = await launcher.launch(LaunchPlan(argv=("/bin/sh", "-c", script)))
     server = int(await mailbox.receive())
     await manager.cleanup()
     assert exists(server)
@@ -256,7 +258,7 @@ async def test_what_shall_outlive_the_kernel_can(mailbox) -> None:
 async def test_cleanup_that_a_task_of_asyncio_is_torn_out_of(runtime_dir, mailbox, until_gone):
     """No shield of anyio's withstands the cancel() of a task."""
     script = f"setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' & sleep 1000"
-    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ)
+    _, manager = await launcher.launch(LaunchPlan(argv=("/bin/sh", "-c", script)))
     straggler = int(await mailbox.receive())
     task = asyncio.create_task(manager.cleanup())
     await asyncio.sleep(0)
@@ -303,7 +305,7 @@ async def test_id_that_cannot_be_written_down(runtime_dir, caplog) -> None:
     ],
 )
 async def test_death_by_a_limit(script, limits, reason) -> None:
-    _, manager = await launch_local(["/bin/sh", "-c", script], env=os.environ, limits=limits)
+    _, manager = await launcher.launch(LaunchPlan(argv=("/bin/sh", "-c", script), limits=limits))
     assert isinstance(manager, ExplainsDeath)
     assert manager.death_reason() is None or not await manager.is_alive()
     await wait(manager)
@@ -393,8 +395,7 @@ async def test_output_that_nobody_takes_holds_nothing_up(monkeypatch) -> None:
 @pytest.mark.parametrize("options", [{}, {"detached": True}], ids=["attached", "detached"])
 async def test_promises(options) -> None:
     async def start():
-        return await launch_local(
-            ["sleep", "1000"], env=os.environ, interrupt_mode="message", **options
-        )
+        plan = LaunchPlan(argv=("sleep", "1000"), interrupt_mode="message", **options)
+        return await launcher.launch(plan)
 
     await check_kernel_manager(start)

@@ -19,7 +19,11 @@ from kernelproto.exceptions import (
     NoSuchKernel,
 )
 from kernelproto.interfaces import KernelProvider
-from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
+from kernelproto.launch.providers import (
+    ForkServerProvider,
+    IPykernelProvider,
+    KernelSpecProvider,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -349,3 +353,24 @@ async def test_pyimport_with_an_ipykernel_that_was_not_installed(monkeypatch) ->
 async def test_pyimport_says_what_ipykernel_says_of_itself() -> None:
     ((_, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
     assert attributes["metadata"] == get_kernel_dict()["metadata"]
+
+
+async def test_plan_of_a_kernelspec_starts_nothing(write_kernelspec, runtime_dir) -> None:
+    folder = write_kernelspec("Echo", argv=[*ECHO, "{connection_file}", "{x}"])
+    plan = KernelSpecProvider().plan("ECHO", cwd="/", launch_params={"x": 1})
+    assert plan.kernel_type == "spec/echo"
+    assert plan.argv == (*ECHO, "{connection_file}", "{x}")
+    assert plan.values == {"x": "1", "prefix": sys.prefix, "resource_dir": str(folder)}
+    assert (plan.cwd, plan.spawn) == ("/", "process")
+    assert list(runtime_dir.iterdir()) == []
+    with pytest.raises(NoSuchKernel):
+        KernelSpecProvider().plan("unknown")
+
+
+async def test_plan_of_a_forked_kernel() -> None:
+    provider = ForkServerProvider(preload=["decimal"])
+    plan = provider.plan("kernel", launch_params={"limits": {"memory": 2**40}})
+    assert (plan.kernel_type, plan.spawn, plan.preload) == ("fork/kernel", "fork", ("decimal",))
+    assert plan.argv[1:] == IPykernelProvider().plan("kernel").argv[1:]
+    with pytest.raises(InvalidLaunchParameter, match="detached"):
+        provider.plan("kernel", launch_params={"detached": True})

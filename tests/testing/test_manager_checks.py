@@ -11,7 +11,8 @@ import anyio
 import pytest
 
 from kernelproto.exceptions import UnsupportedRequest
-from kernelproto.launch.launcher import launch_local
+from kernelproto.launch import launcher
+from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.testing import FakeManager, FakeProvider, check_kernel_manager
 
 pytestmark = pytest.mark.anyio
@@ -397,11 +398,12 @@ async def test_our_own_manager(no_leaks, transport, interrupt_mode) -> None:
 
     async def launch():
         next(launches)
-        return await launch_local(
-            [sys.executable, "-c", "import signal; signal.pause()", "{connection_file}"],
-            env=os.environ,
-            transport=transport,
-            interrupt_mode=interrupt_mode,
+        return await launcher.launch(
+            LaunchPlan(
+                argv=(sys.executable, "-c", "import signal; signal.pause()", "{connection_file}"),
+                transport=transport,
+                interrupt_mode=interrupt_mode,
+            )
         )
 
     await check_kernel_manager(launch)

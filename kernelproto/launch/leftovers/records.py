@@ -55,7 +55,7 @@ from kernelproto.launch.own_files import (
 )
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import (
-    Charge,
+    WatchedKernel,
     belongs_to_kernel,
     kill_group,
     kill_members,
@@ -148,9 +148,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Return the same record of a kernel whose process has been started."""
         return msgspec.structs.replace(self, process=process)
 
-    def charge(self) -> Charge:
+    def watched(self) -> WatchedKernel:
         """Return the watchdog's task if this program dies before the kernel is started."""
-        return Charge(self.kernel_id.encode(), 0, "", os.fsencode(self.path), self.files)
+        return WatchedKernel(self.kernel_id.encode(), 0, "", os.fsencode(self.path), self.files)
 
     def write(self) -> None:
         """Write the record, for the current user's eyes alone.

@@ -20,7 +20,7 @@ from io import FileIO
 from typing import ClassVar
 
 from kernelproto.launch.programs import watchdog
-from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, WatchedKernel
 
 logger = logging.getLogger(__name__)
 
@@ -34,37 +34,37 @@ class Watch:
     is logged.
 
     Args:
-        charge: the kernel, before it is started, and what is to be done if this program dies.
+        kernel: the kernel, before it is started, and what is to be done if this program dies.
     """
 
-    def __init__(self, charge: Charge) -> None:
-        self._charge = charge
+    def __init__(self, kernel: WatchedKernel) -> None:
+        self._kernel = kernel
         with _lock:
-            _Watchdog.watch(charge)
+            _Watchdog.watch(kernel)
 
     def group_started(self, group: int, started: str) -> None:
         """Tell of the kernel's process group, and of the start time of its leader."""
-        self._charge.group, self._charge.started = group, started
+        self._kernel.group, self._kernel.started = group, started
         with _lock:
-            _Watchdog.change(self._charge)
+            _Watchdog.change(self._kernel)
 
     def group_ended(self) -> None:
         """Strike off the process group, before its number goes to somebody else."""
-        if self._charge.group:
-            self._charge.group = 0
+        if self._kernel.group:
+            self._kernel.group = 0
             with _lock:
-                _Watchdog.change(self._charge)
+                _Watchdog.change(self._kernel)
 
     def close(self) -> None:
         """Leave the kernel and its files alone from now on; more than once is fine."""
         with _lock:
-            _Watchdog.forget(self._charge)
+            _Watchdog.forget(self._kernel)
 
 
 class _Watchdog:
     """The process and the pipe to it; every method is called with the lock held."""
 
-    charges: ClassVar[dict[bytes, Charge]] = {}
+    kernels: ClassVar[dict[bytes, WatchedKernel]] = {}
     current: ClassVar[_Watchdog | None] = None
 
     def __init__(self) -> None:
@@ -89,24 +89,24 @@ class _Watchdog:
             raise
 
     @classmethod
-    def watch(cls, charge: Charge) -> None:
+    def watch(cls, kernel: WatchedKernel) -> None:
         """Take a kernel into care."""
-        cls.charges[charge.kernel_id] = charge
-        cls._say(charge.encode())
+        cls.kernels[kernel.kernel_id] = kernel
+        cls._say(kernel.encode())
 
     @classmethod
-    def change(cls, charge: Charge) -> None:
+    def change(cls, kernel: WatchedKernel) -> None:
         """Tell of a change of a kernel that is in care; ignored for others."""
-        if charge.kernel_id in cls.charges:
-            cls._say(charge.encode())
+        if kernel.kernel_id in cls.kernels:
+            cls._say(kernel.encode())
 
     @classmethod
-    def forget(cls, charge: Charge) -> None:
+    def forget(cls, kernel: WatchedKernel) -> None:
         """Take a kernel out of care; end the watchdog with the last one."""
-        if cls.charges.pop(charge.kernel_id, None) is None:
+        if cls.kernels.pop(kernel.kernel_id, None) is None:
             return
-        if cls.charges:
-            cls._say(charge.forget())
+        if cls.kernels:
+            cls._say(kernel.forget())
         elif cls.current is not None:
             cls.current.end()
 
@@ -124,8 +124,8 @@ class _Watchdog:
                 "kernels may outlive this program: no watchdog can be started: %s", error
             )
             return
-        for charge in cls.charges.values():
-            cls.current.takes(charge.encode())
+        for kernel in cls.kernels.values():
+            cls.current.takes(kernel.encode())
 
     def takes(self, message: bytes) -> bool:
         """Send a message; return whether it could be sent."""
@@ -161,7 +161,7 @@ def python_executable() -> str:
 
 
 def _after_fork_in_child() -> None:
-    _Watchdog.charges.clear()
+    _Watchdog.kernels.clear()
     if _Watchdog.current is not None:
         _Watchdog.current.leave_to_parent()
     _lock.release()

@@ -51,7 +51,7 @@ async def fork_kernel(
     cwd: str | None,
     output: FileIO,
 ) -> ForkedProcess:
-    """Fork a kernel with the state that this program has now; a Spawn, for these modules.
+    """Fork a kernel with the state that this program has now.
 
     It does not block. Cancelled, it leaves no process.
 

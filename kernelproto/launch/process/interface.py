@@ -5,9 +5,8 @@ posix.py has it for those that are started here, adopted.py for those of others,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import FileIO
 from typing import Protocol
 
 
@@ -92,25 +91,4 @@ class StartedProcess(Process, Protocol):
 
     def abort(self) -> None:
         """End the group and close(), for a launch that fails; it may block for a moment."""
-        ...
-
-
-class Spawn(Protocol):
-    """Starts a process in a session of its own."""
-
-    async def __call__(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None, output: FileIO
-    ) -> StartedProcess:
-        """Start it without blocking; when this is cancelled, no process is left.
-
-        Args:
-            command: the program and its arguments; the program is looked for on the PATH of *env*.
-            env: the whole environment.
-            cwd: the working directory; None means the caller's.
-            output: takes standard output and standard error; standard input is empty.
-
-        Raises:
-            OSError: it cannot be started; nothing is left of the attempt.
-            ValueError: an argument or a variable cannot be handed to a program.
-        """
         ...

@@ -53,7 +53,7 @@ _ROUND_SECONDS = 0.005
 _NOT_TO_BE_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError)
 
 
-class Charge:
+class WatchedKernel:
     """A kernel that is to end with its program, and the messages about it.
 
     Args:
@@ -74,7 +74,7 @@ class Charge:
         self.files = files
 
     @classmethod
-    def decode(cls, fields: Sequence[bytes]) -> Charge:
+    def decode(cls, fields: Sequence[bytes]) -> WatchedKernel:
         """Take what came with the message that encode() makes."""
         kernel_id, group, record, *files = fields
         number, _, started = group.partition(b":")
@@ -94,19 +94,19 @@ def main(program: int) -> None:
     """Wait for the end of the program, the parent of this process; then end its kernels."""
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    charges = _listen(program)
-    for charge in charges:
-        if charge.group:
-            kill_group(charge.group, charge.started)
-    kernel_ids = {charge.kernel_id for charge in charges}
+    kernels = _listen(program)
+    for kernel in kernels:
+        if kernel.group:
+            kill_group(kernel.group, kernel.started)
+    kernel_ids = {kernel.kernel_id for kernel in kernels}
     kill_members(kernel_ids)
-    if not all(charge.group for charge in charges):
+    if not all(kernel.group for kernel in kernels):
         # The program has died while it started a kernel, which has its environment a moment later.
         time.sleep(_STARTING_SECONDS)
         kill_members(kernel_ids)
-    for charge in charges:
-        remove_files(charge.files)
-        remove_record(charge.record)
+    for kernel in kernels:
+        remove_files(kernel.files)
+        remove_record(kernel.record)
 
 
 def start_time(pid: int) -> str:
@@ -243,9 +243,9 @@ def _remove_folder(path: bytes) -> None:
     os.rmdir(path)
 
 
-def _listen(program: int) -> list[Charge]:
+def _listen(program: int) -> list[WatchedKernel]:
     """Return the kernels that are in care when the program has died."""
-    charges: dict[bytes, Charge] = {}
+    kernels: dict[bytes, WatchedKernel] = {}
     os.set_blocking(_PIPE, False)
     poll = select.poll()
     poll.register(_PIPE, select.POLLIN)
@@ -275,10 +275,10 @@ def _listen(program: int) -> list[Charge]:
         for message in messages:
             verb, *fields = message.split(b"\0")
             if verb == b"watch":
-                charges[fields[0]] = Charge.decode(fields)
+                kernels[fields[0]] = WatchedKernel.decode(fields)
             else:
-                charges.pop(fields[0], None)
-    return list(charges.values())
+                kernels.pop(fields[0], None)
+    return list(kernels.values())
 
 
 def _message(*fields: bytes) -> bytes:

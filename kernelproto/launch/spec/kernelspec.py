@@ -15,7 +15,7 @@ import stat
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import msgspec
 from jupyter_core.paths import SYSTEM_JUPYTER_PATH, jupyter_data_dir, jupyter_path
@@ -28,6 +28,8 @@ from kernelproto.launch.spec.parameters import Argument, Variables
 from kernelproto.launch.spec.schema import ParameterSchema
 
 logger = logging.getLogger(__name__)
+
+InterruptMode: TypeAlias = Literal["signal", "message"]
 
 _SCHEMA_KEYS = ("launch_parameter_schema", "parameters")
 _SCRIPTS_AND_STYLES = ("kernel.css", "kernel.js")
@@ -71,7 +73,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
     display_name: str = ""
     language: str = ""
     env: Variables = {}
-    interrupt_mode: Literal["signal", "message"] = "signal"
+    interrupt_mode: InterruptMode = "signal"
     metadata: Mapping[str, Any] = {}
     kernel_protocol_version: str = ""
     resources: Mapping[str, str] = {}

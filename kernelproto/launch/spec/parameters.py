@@ -29,7 +29,7 @@ VariableName = Annotated[str, msgspec.Meta(pattern=r"\A[^=\0]+\Z")]
 Variables = Mapping[VariableName, Argument]
 
 # Filled in by the launch itself; a launch parameter of the same name has no effect.
-_SYSTEM_NAMES = frozenset({"connection_file", "kernel_id", "prefix", "resource_dir"})
+SYSTEM_NAMES = frozenset({"connection_file", "kernel_id", "prefix", "resource_dir"})
 
 # The launch parameters that every kernel type takes: the fields of LaunchParameters, save `values`.
 _OPTIONS: dict[str, tuple[Any, str]] = {
@@ -108,14 +108,14 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
             InvalidLaunchParameter: one is missing, is not allowed, or has no effect here.
             InvalidKernelSpec: the schema cannot be used.
         """
-        blanks = _blanks(argv, env or {}) - _SYSTEM_NAMES
-        declared = schema.names - _SYSTEM_NAMES if schema else frozenset[str]()
+        blanks = _blanks(argv, env or {}) - SYSTEM_NAMES
+        declared = schema.names - SYSTEM_NAMES if schema else frozenset[str]()
         free_blanks = frozenset[str]() if schema and schema.is_closed else blanks
         options: dict[str, Any] = {}
         described: dict[str, Any] = {}
         values: dict[str, str] = {}
         for name, value in (launch_params or {}).items():
-            if name in _SYSTEM_NAMES:
+            if name in SYSTEM_NAMES:
                 continue
             if name in _OPTIONS:
                 options[name] = _convert(name, value, *_OPTIONS[name])
@@ -127,7 +127,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
                 raise _unknown(name, _OPTIONS.keys() | free_blanks | declared)
         if schema:
             for name, value in schema.complete(described).items():
-                if name not in _OPTIONS and name not in _SYSTEM_NAMES:
+                if name not in _OPTIONS and name not in SYSTEM_NAMES:
                     values[name] = _text(value)
         for name in sorted(blanks & declared - values.keys() - _OPTIONS.keys()):
             raise InvalidLaunchParameter(
@@ -147,34 +147,49 @@ def fill_in(argv: Sequence[str], values: Mapping[str, str]) -> list[str]:
     return [_PLACEHOLDER.sub(value_of, argument) for argument in argv]
 
 
-def with_this_python(argv: Sequence[str]) -> list[str]:
-    """Let a bare ``python`` of this version mean the running interpreter, as Jupyter does."""
+def with_this_python(argv: Sequence[str], python: str | None = None) -> list[str]:
+    """Replace a bare ``python`` of this version, as Jupyter does.
+
+    Args:
+        argv: the command line.
+        python: the path of the interpreter to use; by default the running one.
+    """
     program, *arguments = argv
     name = program.lower().removesuffix(".exe") if os.name == "nt" else program
-    return [sys.executable if name in _THIS_PYTHON else program, *arguments]
+    return [python or sys.executable if name in _THIS_PYTHON else program, *arguments]
 
 
 def kernel_environment(
     of_kernel_type: Mapping[str, str],
     of_caller: Mapping[str, str],
     values: Mapping[str, str] | None = None,
+    *,
+    inherited: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return this process' environment with both laid over it, the caller's on top.
+    """Return the inherited environment with the other variables added; the caller's win.
 
-    In the caller's values, ``${NAME}`` is a variable of this process; an unknown one stays, and so
-    does every other ``$``. ``$${NAME}`` gives ``${NAME}``.
+    In the caller's values, ``${NAME}`` is an inherited variable; an unknown one stays, and so does
+    every other ``$``. ``$${NAME}`` gives ``${NAME}``.
 
     In the values of the kernel type, ``${NAME}`` may be a variable of the caller as well, and the
-    names in braces that *values* has are filled in. ``$NAME`` and ``$$`` mean what they do
-    in Jupyter, which uses ``string.Template``. What has been filled in is not looked at again.
+    names in braces that *values* has are filled in. ``$NAME`` and ``$$`` mean the same as in
+    Jupyter, which uses ``string.Template``. Text that was filled in is not expanded again.
+
+    Args:
+        of_kernel_type: the variables of the kernel type.
+        of_caller: the variables of the caller.
+        values: the launch parameters.
+        inherited: the environment of the launching process; by default of this process.
     """
-    callers = {name: _expand(value, os.environ) for name, value in of_caller.items()}
-    variables = {**os.environ, **callers}
+    if inherited is None:
+        inherited = os.environ
+    callers = {name: _expand(value, inherited) for name, value in of_caller.items()}
+    variables = {**inherited, **callers}
     kernel_types = {
         name: _fill_in_and_expand(value, values or {}, variables)
         for name, value in of_kernel_type.items()
     }
-    return {**os.environ, **kernel_types, **callers}
+    return {**inherited, **kernel_types, **callers}
 
 
 def literal(value: str) -> str:

@@ -75,12 +75,12 @@ class ParameterSchema:
                 specification.create_resource(self._schema)
             )
             parts = [part for part, _ in _parts(self._schema, self._resolver, _SOMETIMES)]
-            self.names = frozenset(
-                name
-                for part in parts
-                for name, inner in part.get("properties", {}).items()
-                if inner is not False
-            )
+            self._declared: dict[str, list[Any]] = {}
+            for part in parts:
+                for name, inner in part.get("properties", {}).items():
+                    if inner is not False:
+                        self._declared.setdefault(name, []).append(inner)
+            self.names = frozenset(self._declared)
             self._patterns = [
                 re.compile(pattern)
                 for part in parts
@@ -106,6 +106,18 @@ class ParameterSchema:
             or (self._lets_others_through and not self.is_closed)
             or any(pattern.search(name) for pattern in self._patterns)
         )
+
+    def is_secret(self, name: str) -> bool:
+        """Return whether the schema marks a parameter, or a part of it, as secret.
+
+        References are not followed: where the schema marks anything as secret, a parameter that is
+        described by a reference or by a pattern counts as secret too.
+        """
+        described = json.dumps(self._declared.get(name))
+        if any(mark in described for mark in _SECRETS):
+            return True
+        is_explicit = name in self._declared and '"$ref"' not in described
+        return not is_explicit and any(mark in json.dumps(self._schema) for mark in _SECRETS)
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters with the schema's defaults, validated.

@@ -19,7 +19,7 @@ from kernelproto.launch import own_files
 from kernelproto.launch.leftovers import records as module
 from kernelproto.launch.leftovers.records import Record, read_records, sweep
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, WatchedKernel
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "clean")
 
@@ -120,8 +120,8 @@ def test_charge(record, runtime_dir) -> None:
     written = record()
     names = f"kernel-{ONE}.json", f"kernel-{ONE}.json.new", f"kernel-{ONE[:8]}"
     paths = [bytes(runtime_dir / name) for name in names]
-    charge = Charge(ONE.encode(), 0, "", os.fsencode(written.path), tuple(paths))
-    assert vars(written.charge()) == vars(charge)
+    kernel = WatchedKernel(ONE.encode(), 0, "", os.fsencode(written.path), tuple(paths))
+    assert vars(written.watched()) == vars(kernel)
 
 
 def test_records_come_and_go_in_many_threads(record) -> None:

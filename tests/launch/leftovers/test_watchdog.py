@@ -11,7 +11,7 @@ import pytest
 
 from kernelproto.launch.leftovers import watchdog as module
 from kernelproto.launch.leftovers.watchdog import Watch
-from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, Charge, start_time
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, WatchedKernel, start_time
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -39,8 +39,8 @@ def watch(tmp_path) -> Iterator[Callable[..., Watch]]:
     def begin(process: subprocess.Popen | None = None) -> Watch:
         pid = 0 if process is None else process.pid
         name = f"kernel {len(watches)}".encode()
-        charge = Charge(name, pid, start_time(pid), bytes(tmp_path / "record"), [])
-        watches.append(Watch(charge))
+        kernel = WatchedKernel(name, pid, start_time(pid), bytes(tmp_path / "record"), [])
+        watches.append(Watch(kernel))
         return watches[-1]
 
     yield begin
@@ -230,4 +230,4 @@ def end_pipe() -> None:
     watchdog._pipe.close()
     assert watchdog._process.wait() == 0
     module._Watchdog.current = None
-    module._Watchdog.charges.clear()
+    module._Watchdog.kernels.clear()

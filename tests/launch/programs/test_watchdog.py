@@ -14,7 +14,7 @@ import pytest
 from kernelproto.launch.programs import watchdog as module
 from kernelproto.launch.programs.watchdog import (
     KERNEL_ID_VARIABLE,
-    Charge,
+    WatchedKernel,
     belongs_to_kernel,
     kill_group,
     kill_members,
@@ -58,11 +58,11 @@ def watchdog(start) -> Callable[..., subprocess.Popen]:
     return run
 
 
-def charge_of(process: subprocess.Popen, kernel_id: bytes, folder, *files) -> Charge:
+def watched_kernel(process: subprocess.Popen, kernel_id: bytes, folder, *files) -> WatchedKernel:
     record = folder / "records" / "record.json"
     record.parent.mkdir(exist_ok=True)
     record.touch()
-    return Charge(
+    return WatchedKernel(
         kernel_id, process.pid, start_time(process.pid), bytes(record), [*map(bytes, files)]
     )
 
@@ -70,12 +70,12 @@ def charge_of(process: subprocess.Popen, kernel_id: bytes, folder, *files) -> Ch
 @pytest.mark.parametrize("files", [[], [b"/a"], [b"/a b", "/\u00e9".encode(), b"/new\nline"]])
 @pytest.mark.parametrize("started", ["", "12345"])
 def test_messages(files, started) -> None:
-    charge = Charge(b"id", 7, started, b"/record", files)
-    verb, *fields = charge.encode().removesuffix(b"\0\0").split(b"\0")
+    kernel = WatchedKernel(b"id", 7, started, b"/record", files)
+    verb, *fields = kernel.encode().removesuffix(b"\0\0").split(b"\0")
     assert verb == b"watch"
-    assert b"\0\0" not in charge.encode().removesuffix(b"\0\0")
-    assert vars(Charge.decode(fields)) == vars(charge)
-    assert charge.forget() == b"forget\0id\0\0"
+    assert b"\0\0" not in kernel.encode().removesuffix(b"\0\0")
+    assert vars(WatchedKernel.decode(fields)) == vars(kernel)
+    assert kernel.forget() == b"forget\0id\0\0"
 
 
 def test_start_time_tells_processes_apart(start) -> None:
@@ -241,7 +241,7 @@ def test_end_of_the_pipe_ends_everything(start, watchdog, mailbox, until_gone, t
     file = tmp_path / "connection.json"
     file.touch()
     dog = watchdog()
-    dog.stdin.write(charge_of(kernel, b"one", tmp_path, file).encode())
+    dog.stdin.write(watched_kernel(kernel, b"one", tmp_path, file).encode())
     dog.stdin.close()
     assert kernel.wait() == -signal.SIGKILL
     until_gone(far)
@@ -255,12 +255,12 @@ def test_what_is_forgotten_or_has_ended_is_left_alone(start, watchdog, tmp_path)
     file = tmp_path / "file"
     file.touch()
     dog = watchdog()
-    charge = charge_of(forgotten, b"one", tmp_path, file)
-    dog.stdin.write(charge.encode() + charge.forget())
-    charge = charge_of(ended, b"two", tmp_path)
-    dog.stdin.write(charge.encode())
-    charge.group = 0
-    dog.stdin.write(charge.encode())
+    kernel = watched_kernel(forgotten, b"one", tmp_path, file)
+    dog.stdin.write(kernel.encode() + kernel.forget())
+    kernel = watched_kernel(ended, b"two", tmp_path)
+    dog.stdin.write(kernel.encode())
+    kernel.group = 0
+    dog.stdin.write(kernel.encode())
     dog.stdin.close()
     assert dog.wait() == 0
     assert forgotten.poll() is ended.poll() is None
@@ -270,7 +270,7 @@ def test_what_is_forgotten_or_has_ended_is_left_alone(start, watchdog, tmp_path)
 def test_message_may_come_in_pieces(start, watchdog, tmp_path) -> None:
     kernel = start()
     dog = watchdog()
-    message = charge_of(kernel, b"one", tmp_path).encode()
+    message = watched_kernel(kernel, b"one", tmp_path).encode()
     for place in range(len(message)):
         os.write(dog.stdin.fileno(), message[place : place + 1])
     dog.stdin.close()
@@ -283,7 +283,7 @@ def test_signals_are_ignored(start, watchdog, tmp_path, signum, until_gone) -> N
     kernel = start()
     dog = watchdog()
     # It listens, and so ignores signals, once it has taken something out of the pipe.
-    dog.stdin.write(charge_of(kernel, b"one", tmp_path).encode())
+    dog.stdin.write(watched_kernel(kernel, b"one", tmp_path).encode())
     dog.stdin.flush()
     while _unread(dog):
         pass
@@ -296,7 +296,7 @@ def test_signals_are_ignored(start, watchdog, tmp_path, signum, until_gone) -> N
 def test_end_of_the_program_is_enough(start, tmp_path, mailbox, until_gone) -> None:
     """A fork of the program may hold the pipe open for as long as it likes."""
     kernel = start(kernel_id="one")
-    message = charge_of(kernel, b"one", tmp_path).encode()
+    message = watched_kernel(kernel, b"one", tmp_path).encode()
     program = f"""
 import os, subprocess, sys
 dog = subprocess.Popen(
