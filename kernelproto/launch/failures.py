@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import textwrap
 from collections.abc import Generator
 from contextlib import contextmanager
 
 from kernelproto.exceptions import KernelExitedEarly, KernelNotReady, LaunchError
 from kernelproto.interfaces import DescribesFailure, ExplainsDeath, KernelManager
-from kernelproto.launch.exit_status import describe_exit
 from kernelproto.shortage import shortage
 
 # What of the output goes into the message; all of it is in the exception's ``stderr``.
@@ -43,6 +43,18 @@ def shortages_named() -> Generator[None]:
         if words is None:
             raise
         raise LaunchError(f"the kernel could not be started: {words}") from error
+
+
+def describe_exit(returncode: int | None) -> str:
+    """Return *returncode* in words, for example "exit status 1" or "signal 9 (SIGKILL)"."""
+    if returncode is None:
+        return "an unknown exit status"
+    if returncode >= 0:
+        return f"exit status {returncode}"
+    try:
+        return f"signal {-returncode} ({signal.Signals(-returncode).name})"
+    except ValueError:
+        return f"signal {-returncode}"
 
 
 def exited_early(manager: KernelManager, returncode: int | None) -> KernelExitedEarly:

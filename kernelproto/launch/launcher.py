@@ -33,7 +33,7 @@ from kernelproto.launch.local import LocalKernelManager
 from kernelproto.launch.output.file import OutputFile
 from kernelproto.launch.output.forward import Forwarder, open_forwarder, open_output
 from kernelproto.launch.process.interface import StartedProcess
-from kernelproto.launch.process.open_files import lower_open_files
+from kernelproto.launch.process.limits import lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 from kernelproto.launch.spec.plan import Host, LaunchPlan

@@ -20,7 +20,8 @@ from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.output.forward import Forwarder
 from kernelproto.launch.process.interface import Process
-from kernelproto.launch.process.limits import Limits, inherited_peak, oom_kills
+from kernelproto.launch.process.limits import Limits, inherited_peak
+from kernelproto.launch.process.proc import oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
 from kernelproto.launch.spec.kernelspec import InterruptMode

@@ -14,7 +14,7 @@ import msgspec
 from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.interfaces import DeathCause, DeathReason
-from kernelproto.launch.exit_status import describe_exit
+from kernelproto.launch.failures import describe_exit
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)

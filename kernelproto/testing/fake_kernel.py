@@ -18,7 +18,7 @@ from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, KernelDied, RemoteProtocolError
 from kernelproto.interfaces import Channels, Deliver
-from kernelproto.launch.exit_status import describe_exit
+from kernelproto.launch.failures import describe_exit
 from kernelproto.testing.behaviour import Behaviour, Handler, playing, replying
 from kernelproto.testing.exchange import AnyContent, Exchange, Outbox, type_of
 from kernelproto.transport.memory import MemoryTransport

@@ -30,7 +30,7 @@ from kernelproto.interfaces import (
     KernelProvider,
     OpenChannels,
 )
-from kernelproto.launch.exit_status import describe_exit
+from kernelproto.launch.failures import describe_exit
 from kernelproto.testing.contract import checking, require, require_type
 from kernelproto.testing.manager_checks import check_kernel_manager
 from kernelproto.transport import open_channels as open_zmq_channels

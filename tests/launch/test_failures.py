@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from kernelproto.launch.failures import exited_early, not_ready
+from kernelproto.launch.failures import describe_exit, exited_early, not_ready
 
 
 class Manager:
@@ -79,3 +79,17 @@ def test_errors_survive_pickling() -> None:
     error = exited_early(Manager("out"), 1)
     again = pickle.loads(pickle.dumps(error))
     assert (str(again), again.command, again.stderr) == (str(error), error.command, "out")
+
+
+@pytest.mark.parametrize(
+    ("returncode", "words"),
+    [
+        (0, "exit status 0"),
+        (3, "exit status 3"),
+        (-9, "signal 9 (SIGKILL)"),
+        (-250, "signal 250"),
+        (None, "an unknown exit status"),
+    ],
+)
+def test_describes(returncode: int | None, words: str) -> None:
+    assert describe_exit(returncode) == words

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import logging
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ import pytest
 from kernelproto import run_kernel
 from kernelproto.exceptions import DiscoveryError, KernelExitedEarly, LaunchError, NoSuchKernel
 from kernelproto.interfaces import KernelAttributes
-from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch import finder as module
+from kernelproto.launch.finder import KernelFinder, declared_providers
 from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
 from kernelproto.testing import FakeKernel, FakeManager
 from kernelproto.wire import ConnectionInfo
@@ -382,3 +386,100 @@ async def test_provider_that_fails_to_plan() -> None:
 
     with pytest.raises(LaunchError, match=r"'some' is broken: .* raised RuntimeError: oops"):
         await KernelFinder([Broken()]).plan("a")
+
+
+@pytest.fixture(autouse=True)
+def forget_the_last_scan(monkeypatch) -> None:
+    monkeypatch.setattr(module, "_last_scan", None)
+
+
+@pytest.fixture
+def scans(monkeypatch) -> list[str]:
+    """Give a list that grows with every scan of the installed packages."""
+    scans: list[str] = []
+    entry_points = importlib.metadata.entry_points
+
+    def scan(group: str):
+        scans.append(group)
+        return entry_points(group=group)
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", scan)
+    return scans
+
+
+@pytest.fixture
+def settled(packages) -> Callable[[], None]:
+    """Give a function that makes all folders of the search path look as if changed long ago."""
+    number = 0
+
+    def settle() -> None:
+        nonlocal number
+        number += 1
+        os.utime(packages, (number, number))
+
+    return settle
+
+
+@pytest.fixture
+def short_search_path(packages, monkeypatch) -> None:
+    """Leave nothing on the search path that this test has not made."""
+    monkeypatch.setattr(sys, "path", [str(packages), str(packages / "missing")])
+
+
+def declared_names() -> list[str]:
+    return sorted(entry_point.name for entry_point in declared_providers())
+
+
+def test_our_own_are_declared() -> None:
+    assert {"pyimport", "spec"} <= set(declared_names())
+
+
+@pytest.mark.usefixtures("short_search_path")
+def test_installed_and_removed_packages_are_noticed(packages, declare, settled, scans) -> None:
+    settled()
+    assert declared_names() == declared_names() == []
+    assert len(scans) == 1
+    declare("first", a="x:X")
+    assert declared_names() == ["a"]
+    settled()
+    assert declared_names() == declared_names() == ["a"]
+    assert len(scans) == 3
+    shutil.rmtree(packages / "first-1.0.dist-info")
+    assert declared_names() == []
+
+
+@pytest.mark.usefixtures("short_search_path")
+def test_what_has_just_changed_may_change_again_unnoticed(packages, declare, scans) -> None:
+    declare("first", a="x:X")
+    assert declared_names() == ["a"]
+    time = os.stat(packages).st_mtime_ns
+    declare("second", b="x:X")
+    os.utime(packages, ns=(time, time))  # within one tick of the clock
+    declared_providers()
+    assert len(scans) == 2
+
+
+@pytest.mark.usefixtures("short_search_path")
+def test_the_search_path_may_change(declare, settled, scans, monkeypatch) -> None:
+    declare("first", a="x:X")
+    settled()
+    assert declared_names() == ["a"]
+    monkeypatch.setattr(sys, "path", [])
+    assert declared_names() == []
+    monkeypatch.setattr(sys, "meta_path", [])
+    assert declared_names() == []
+    assert len(scans) == 3
+
+
+@pytest.mark.usefixtures("short_search_path")
+def test_the_current_folder_may_be_on_it_and_change(
+    packages: Path, declare, settled, monkeypatch, tmp_path
+) -> None:
+    declare("first", a="x:X")
+    settled()
+    os.utime(tmp_path, (1, 1))
+    monkeypatch.setattr(sys, "path", [""])
+    monkeypatch.chdir(tmp_path)
+    assert declared_names() == []
+    monkeypatch.chdir(packages)
+    assert declared_names() == ["a"]

@@ -6,13 +6,11 @@ import errno
 import os
 import secrets
 import socket
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
+from contextlib import ExitStack
+from ipaddress import IPv4Address
 
 from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.launch.process.proc import sockets_of_group, tcp_listeners, unix_sockets
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 # Below those that systems hand out by themselves. A client that tries to connect before the kernel
@@ -27,7 +25,6 @@ _MOST_ATTEMPTS = 500
 # offers them to the next kernel as well: what is promised to one must not be promised to another.
 _promised: set[int] = set()
 
-_LISTENING = "0A"
 _ANY_ADDRESS = str(IPv4Address(0))
 
 
@@ -88,7 +85,7 @@ def address_was_taken(info: ConnectionInfo, process_group: int | None) -> bool:
     if not listeners:
         return False
     try:
-        kernels_own = _sockets_of(process_group)
+        kernels_own = sockets_of_group(process_group)
     except PermissionError:  # it runs as another user
         return False
     taken = [sockets for sockets in listeners.values() if kernels_own.isdisjoint(sockets)]
@@ -109,9 +106,10 @@ def listens_at(info: ConnectionInfo, process_group: int) -> bool:
         listeners = _listeners(_ANY_ADDRESS, ports).values()
         sockets = {one for sockets in listeners for one in sockets}
     else:
-        sockets = _bound_to({info.endpoint(name).removeprefix("ipc://") for name in CHANNEL_NAMES})
+        paths = {info.endpoint(name).removeprefix("ipc://") for name in CHANNEL_NAMES}
+        sockets = {one for path, one in unix_sockets() if path in paths}
     try:
-        return not sockets.isdisjoint(_sockets_of(process_group))
+        return not sockets.isdisjoint(sockets_of_group(process_group))
     except PermissionError:  # it runs as another user
         return False
 
@@ -129,66 +127,10 @@ def _can_be_bound(ip: str, port: int) -> bool:
 
 
 def _listeners(ip: str, ports: set[int]) -> dict[int, set[str]]:
-    """Return the inodes of the sockets that listen where *ip* can be reached, by their ports."""
+    """Return the sockets that listen where *ip* can be reached, by their ports."""
     wanted = IPv4Address(ip)
     found: dict[int, set[str]] = {}
-    for table in ("tcp", "tcp6"):
-        with suppress(OSError), open(f"/proc/net/{table}", encoding="ascii") as lines:
-            next(lines)
-            for line in lines:
-                # sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode ...
-                fields = line.split()
-                address, port = fields[1].split(":")
-                if fields[3] == _LISTENING and int(port, 16) in ports:
-                    listens_at = _address(address)
-                    if listens_at == wanted or 0 in (int(listens_at), int(wanted)):
-                        found.setdefault(int(port, 16), set()).add(f"socket:[{fields[9]}]")
+    for address, port, listener in tcp_listeners():
+        if port in ports and (address == wanted or 0 in (int(address), int(wanted))):
+            found.setdefault(port, set()).add(listener)
     return found
-
-
-def _bound_to(paths: set[str]) -> set[str]:
-    """Return the inodes of the unix sockets that are bound to one of these paths."""
-    found: set[str] = set()
-    with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            # Num RefCount Protocol Flags Type St Inode Path
-            fields = line.rstrip("\n").split(maxsplit=7)
-            if fields[-1] in paths:
-                found.add(f"socket:[{fields[6]}]")
-    return found
-
-
-def _address(digits: str) -> IPv4Address | IPv6Address:
-    """Read an address of /proc/net: words of 32 bits, each in the byte order of the machine."""
-    words = (int(digits[start : start + 8], 16) for start in range(0, len(digits), 8))
-    packed = b"".join(word.to_bytes(4, sys.byteorder) for word in words)
-    if len(packed) == 4:
-        return IPv4Address(packed)
-    address = IPv6Address(packed)
-    return address.ipv4_mapped or address
-
-
-def _sockets_of(process_group: int) -> set[str]:
-    """Return the sockets of all processes in a group, or in the session of the same number.
-
-    Raises:
-        PermissionError: one of these processes does not let us look.
-    """
-    return {link for process in _processes(process_group) for link in _open_files(process)}
-
-
-def _processes(process_group: int) -> Iterator[Path]:
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
-            # pid (name) state ppid pgrp session ...
-            stat = (process / "stat").read_text(encoding="utf-8", errors="replace")
-            _, _, pgrp, session = stat.rpartition(")")[2].split()[:4]
-            if str(process_group) in (pgrp, session):
-                yield process
-
-
-def _open_files(process: Path) -> Iterator[str]:
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for descriptor in os.scandir(process / "fd"):
-            with suppress(FileNotFoundError, ProcessLookupError):
-                yield os.readlink(descriptor.path)

@@ -1,10 +1,11 @@
-"""Limits: what a kernel may use at most, and whether it has died of that."""
+"""Limits: how much a kernel may use, and whether a limit has ended it."""
 
 from __future__ import annotations
 
 import re
 import signal
 import sys
+from contextlib import suppress
 from typing import Annotated
 
 import msgspec
@@ -13,7 +14,7 @@ from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import DeathCause, DeathReason
 from kernelproto.launch.process.interface import Exit
 
-if sys.platform == "linux":
+if sys.platform != "win32":
     import resource
 
 Amount = Annotated[int, msgspec.Meta(ge=1)]
@@ -33,6 +34,12 @@ _CAUSES: dict[str, DeathCause] = {
     "open_files": "open_files_limit",
     "processes": "processes_limit",
 }
+
+# Some systems have no hard limit, and refuse a soft limit above one that they do not name.
+_ALWAYS_ALLOWED = 10_240
+
+# The soft limit that the program had at its start; None where it was not raised.
+_at_start: int | None = None
 
 # What programs say when the system refuses, by the limit that may be the cause.
 _COMPLAINTS = {
@@ -156,11 +163,32 @@ def inherited_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def oom_kills() -> int | None:
-    """Return how many processes this system has killed for want of memory; None if unknown."""
-    try:
-        with open("/proc/vmstat", "rb", buffering=0) as file:
-            found = re.search(rb"^oom_kill (\d+)$", file.read(), re.MULTILINE)
-    except OSError:
+def raise_open_files() -> int | None:
+    """Raise the soft limit of this process for open files to the hard limit.
+
+    Kernels that are started afterwards get the soft limit that this process had before: programs
+    that use select(), or close all descriptors one by one, need a low one.
+
+    Returns:
+        how many files this process may now open; None where the system has no such limit.
+    """
+    global _at_start  # a process has one limit
+    if sys.platform == "win32":
         return None
-    return int(found[1]) if found else None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, _ALWAYS_ALLOWED):
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            break
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now != soft and _at_start is None:
+        _at_start = soft
+    return None if now == resource.RLIM_INFINITY else now
+
+
+def lower_open_files(pid: int) -> None:
+    """Give a process that was just started the soft limit that this one had at its start."""
+    if sys.platform == "linux" and _at_start is not None:
+        with suppress(OSError):  # the process has ended
+            _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(_at_start, hard), hard))

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import socket
-from contextlib import suppress
 from functools import cache
 from typing import Annotated
 
 import msgspec
 
+from kernelproto.launch.process.proc import boot_id, pid_namespace
 from kernelproto.launch.programs.watchdog import start_time
 
 # Other numbers have another meaning for kill().
@@ -76,10 +76,5 @@ class ProcessId(msgspec.Struct, frozen=True):
 
 @cache
 def _this_machine() -> Machine:
-    boot = namespace = ""
-    # Not any OSError: an answer that is wrong for want of file descriptors would be kept.
-    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
-        namespace = os.readlink("/proc/self/ns/pid")
-    return Machine(socket.gethostname(), boot, namespace)
+    boot = boot_id()
+    return Machine(socket.gethostname(), boot, pid_namespace() if boot else "")

@@ -11,6 +11,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import suppress
 
+from kernelproto.launch.process.proc import children, command_line
+
 # More processes than this are not looked at: the event loop waits meanwhile.
 _MOST_PROCESSES = 256
 
@@ -30,11 +32,11 @@ def interrupt_wrapped(leader: int, connection_file: str) -> bool:
     """
     path = os.fsencode(connection_file)
     parents = _descendants(leader)
-    commands = {pid: _command(pid) for pid in parents}
+    commands = {pid: command_line(pid) for pid in parents}
     kernels = {
         pid
         for pid, parent in parents.items()
-        if path in commands[pid] and commands[pid] != (commands.get(parent) or _command(parent))
+        if path in commands[pid] and commands[pid] != (commands.get(parent) or command_line(parent))
     }
     kernels -= {above for pid in kernels for above in _ancestors(pid, parents)}
     if len(kernels) != 1:
@@ -56,27 +58,12 @@ def _descendants(leader: int) -> dict[int, int]:
     unseen = [leader]
     while unseen:
         parent = unseen.pop()
-        children = _children(parent)
-        parents |= dict.fromkeys(children, parent)
-        unseen += children
+        found = children(parent)
+        parents |= dict.fromkeys(found, parent)
+        unseen += found
         if len(parents) > _MOST_PROCESSES:
             return {}
     return parents
-
-
-def _children(pid: int) -> list[int]:
-    children: list[int] = []
-    with suppress(OSError):  # it has ended, or this is not Linux
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/children", "rb", buffering=0) as file:
-                children += map(int, file.read().split())
-    return children
-
-
-def _command(pid: int) -> bytes:
-    with suppress(OSError), open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
-        return file.read()
-    return b""
 
 
 def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:

@@ -7,7 +7,7 @@ import ssl
 
 from kernelproto.exceptions import InvalidSettings, NoSuchKernel
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.process.open_files import raise_open_files
+from kernelproto.launch.process.limits import raise_open_files
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.server.connections import MAX_REFUSED
 from kernelproto.server.limits import check_limits

@@ -21,6 +21,7 @@ from kernelproto.launch.address.ports import (
     release_ports,
     reserve_ports,
 )
+from kernelproto.launch.process import proc
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -183,10 +184,10 @@ class TestRunningKernel:
         assert not address_was_taken(info, kernel.number)
 
     def test_of_another_user(self, info, group, monkeypatch) -> None:
-        def refuse(process: Path) -> None:
-            raise PermissionError(errno.EACCES, "not yours", process)
+        def refuse(pid: int) -> None:
+            raise PermissionError(errno.EACCES, "not yours", pid)
 
-        monkeypatch.setattr(module, "_open_files", refuse)  # root may look at everybody's
+        monkeypatch.setattr(proc, "_open_files", refuse)  # root may look at everybody's
         with socket.create_server((LOOPBACK, info.hb_port)):
             assert not address_was_taken(info, group().number)
 
@@ -194,7 +195,7 @@ class TestRunningKernel:
         def refuse(*arguments: object, **options: object) -> None:
             raise FileNotFoundError
 
-        monkeypatch.setattr(module, "open", refuse, raising=False)
+        monkeypatch.setattr(proc, "open", refuse, raising=False)
         with socket.create_server((LOOPBACK, info.hb_port)):
             assert not address_was_taken(info, group().number)
 
@@ -265,6 +266,6 @@ def test_sockets_of_another_user(monkeypatch) -> None:
     def deny(process_group: int) -> set[str]:
         raise PermissionError
 
-    monkeypatch.setattr(module, "_sockets_of", deny)
+    monkeypatch.setattr(module, "sockets_of_group", deny)
     info = ConnectionInfo(shell_port=1, iopub_port=2, stdin_port=3, control_port=4, hb_port=5)
     assert not listens_at(info, os.getpid())

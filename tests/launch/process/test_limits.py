@@ -10,9 +10,8 @@ import msgspec
 import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch.process import limits as module
 from kernelproto.launch.process.interface import Exit
-from kernelproto.launch.process.limits import Limits, oom_kills
+from kernelproto.launch.process.limits import Limits
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -129,19 +128,31 @@ def test_cause_of_cpu_time() -> None:
     assert found.cause == "cpu_limit"
 
 
-def test_oom_kills(monkeypatch) -> None:
-    count = oom_kills()
-    assert count is not None
-    assert count >= 0
-
-    def deny(*arguments: object, **options: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(module, "open", deny, raising=False)
-    assert oom_kills() is None
-
-
 def test_peak_that_is_inherited_from_the_program_shows_nothing() -> None:
     crash = end(-signal.SIGSEGV, 0.0, MIB)
     assert Limits(memory=MIB).reason(crash, "", inherited=MIB - 1) is not None
     assert Limits(memory=MIB).reason(crash, "", inherited=MIB) is None
+
+
+OPEN_FILES = """
+import resource, subprocess, sys
+from kernelproto.launch.process.limits import lower_open_files, raise_open_files
+
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+lower_open_files(child.pid)  # nothing was raised yet
+assert raise_open_files() == raise_open_files() == hard
+assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+assert resource.prlimit(other.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+lower_open_files(other.pid)
+for process in (child, other):
+    assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (100, hard)
+    process.communicate(b"\\n")
+lower_open_files(other.pid)  # it has ended
+"""
+
+
+def test_kernels_keep_the_limit_that_the_program_had_at_its_start() -> None:
+    subprocess.run([sys.executable, "-c", OPEN_FILES], check=True, timeout=60)
