@@ -55,7 +55,7 @@ SLOW = (
     "launch/process",
     "launch/programs",
     "server/program",
-    "server/test_dashboard.py",
+    "server/dashboard",
     "server/test_fields.py",
     "test_blocking.py",
     "test_docs_blocks.py",

@@ -1,4 +1,4 @@
-"""Why a kernel did not start, in words that name the command, what it said and what to do."""
+"""Errors for kernels that do not start: they name the command, its last output and a remedy."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ from kernelproto.exceptions import KernelExitedEarly, KernelNotReady, LaunchErro
 from kernelproto.interfaces import DescribesFailure, ExplainsDeath, KernelManager
 from kernelproto.shortage import shortage
 
-# What of the output goes into the message; all of it is in the exception's ``stderr``.
+# Lines of the output in the message; the exception's ``stderr`` has the whole tail.
 _QUOTED_LINES = 15
 
-MORE_TIME = "if it only needs longer, give run_kernel(timeouts=Timeouts(startup=...))"
+MORE_TIME = "if it only needs more time, pass run_kernel(timeouts=Timeouts(startup=...))"
 NOT_ENCRYPTED = (
-    f"{MORE_TIME}; if it ignores the keys for encryption that it was given, although its "
-    "kernelspec says that it supports them, give run_kernel(encryption='disabled')"
+    f"{MORE_TIME}; if it ignores its encryption keys, although its kernelspec says that it "
+    "supports them, pass run_kernel(encryption='disabled')"
 )
 NOT_REGISTERED = (
-    "if it does not know how to register, its kernelspec must not claim a kernel_protocol_version "
-    "of 5.6 or more"
+    "if it cannot register, correct its kernelspec: kernel_protocol_version must be less than 5.6"
 )
 
 
 @contextmanager
 def shortages_named() -> Generator[None]:
-    """Raise a LaunchError that names the shortage where the block fails because of one.
+    """Raise a LaunchError that names the shortage if the block fails for lack of a resource.
 
-    Too few file descriptors, processes, memory or disk are the fault of no kernel type, provider
-    or file, so their errors must not blame these.
+    A lack of file descriptors, processes, memory or disk space is not the fault of a kernel type,
+    provider or file, so the error must not blame them.
 
     Raises:
-        LaunchError: there is too little of something.
+        LaunchError: the system lacks a resource.
     """
     try:
         yield
@@ -78,9 +77,9 @@ def not_ready(
 
     Args:
         manager: the handle on its process.
-        awaited: what it was waiting for, as ``KernelNotReady.phase``.
-        seconds: how long it was waited for.
-        remedy: what the reader can do.
+        awaited: the step that it did not reach, as ``KernelNotReady.phase``.
+        seconds: the time that the launch waited.
+        remedy: the advice in the message.
     """
     command, output = _description(manager)
     return KernelNotReady(

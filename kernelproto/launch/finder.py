@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 _INSTALL = "install what is missing (for Python: pip install ipykernel)"
 _CHOOSE = "choose one of these, or install the kernelspec of another one"
 
-# Python takes a folder that it cannot open for an empty one. So with fewer descriptors than this
+# Python treats a folder that it cannot open as empty. So with fewer descriptors than this,
 # providers and kernel types would seem to be missing.
 _DISCOVERY_DESCRIPTORS = 8
 
@@ -41,8 +41,8 @@ KernelType = tuple[str, KernelAttributes]
 
 _GROUP = "kernelproto.kernel_providers"
 
-# A folder that has changed a moment ago may be in the midst of an installation, and what is
-# written to a folder within it, or within one tick of the clock, does not change its time again.
+# A folder that changed just now may be in the middle of an installation. Changes in its subfolders,
+# or within one tick of the clock, do not change its time again.
 _SETTLED_SECONDS = 2
 
 _SearchPath = tuple[tuple[object, ...], ...]
@@ -70,24 +70,25 @@ class KernelFinder:
     """Finds and launches the kernel types that some providers have.
 
     Args:
-        providers: asked in this order. Where two have the same id, the first one counts; one whose
-            id is no simple name (ASCII letters, digits, ``.``, ``_``, ``-``) is logged and skipped.
+        providers: the providers, in this order. If two have the same id, the first one counts. A
+            provider is logged and skipped if its id has other characters than ASCII letters,
+            digits, ``.``, ``_`` and ``-``.
     """
 
     def __init__(self, providers: Iterable[KernelProvider]) -> None:
         self._providers: dict[str, KernelProvider] = {}
         for provider in providers:
             if not is_simple_name(provider.id):
-                logger.warning("a kernel provider with the id %r is skipped", provider.id)
+                logger.warning("kernel provider %r is skipped: its id is not valid", provider.id)
             elif self._providers.setdefault(provider.id, provider) is not provider:
-                logger.warning("a second kernel provider with the id %r is skipped", provider.id)
+                logger.warning("a second kernel provider %r is skipped", provider.id)
 
     @classmethod
     def from_entrypoints(cls) -> KernelFinder:
         """Make a finder with every provider that an installed package declares.
 
-        They are declared as entry points of the group ``kernelproto.kernel_providers``, each naming
-        a callable without arguments. One that fails is logged and skipped.
+        Packages declare them as entry points of the group ``kernelproto.kernel_providers``; each
+        names a callable without arguments. A provider that fails is logged and skipped.
 
         Raises:
             LaunchError: there are too few file descriptors left to look for providers.
@@ -108,16 +109,16 @@ class KernelFinder:
         return cls(providers)
 
     def load_config(self, config: Mapping[str, object]) -> None:
-        """Hand every provider that has a ``load_config`` method its part of *config*.
+        """Pass every provider that has a ``load_config`` method its part of *config*.
 
-        A provider that there is nothing for is handed None. One that fails is logged and left out
-        from then on, because it would do something else than it has been told.
+        A provider without a part gets None. A provider that fails is logged and removed, because it
+        would not do as configured.
 
         Args:
-            config: the parts, mappings themselves, under the ids of the providers.
+            config: for each provider's id a mapping.
 
         Raises:
-            DiscoveryError: a part is not a mapping; no provider has been handed anything.
+            DiscoveryError: a part is not a mapping; then no provider has been configured.
         """
         for provider_id, part in config.items():
             if not isinstance(part, Mapping):
@@ -136,9 +137,9 @@ class KernelFinder:
                     del self._providers[provider_id]
 
     def find_kernels(self) -> AsyncIterator[KernelType]:
-        """Iterate over all kernel types: ``provider/name``, and what the provider tells about it.
+        """Iterate over all kernel types: ``provider/name`` and the attributes.
 
-        A provider that fails is logged and skipped. The loop may be left at any time.
+        A provider that fails is logged and skipped. You may leave the loop at any time.
         """
         return _KernelTypes(self._providers.values())
 
@@ -149,19 +150,20 @@ class KernelFinder:
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Start a kernel; it is not ready yet when this returns.
+        """Start a kernel; it need not be ready when this returns.
 
         Args:
-            kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else that
-                of the first provider that has it; a broken provider is logged and skipped.
-                ``python`` and ``python3`` mean ``pyimport/kernel`` where no provider has them.
+            kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else the
+                kernel type of the first provider that has the name; a broken provider is logged and
+                skipped. ``python`` and ``python3`` mean ``pyimport/kernel`` if no provider has
+                them.
             cwd: the kernel's working directory; None means the caller's.
-            launch_params: ``env`` and ``transport`` have a meaning everywhere; the rest is the
-                provider's own.
+            launch_params: every provider knows ``env`` and ``transport``; the rest depends on the
+                provider.
 
         Raises:
             NoSuchKernel: there is no such kernel type.
-            InvalidKernelSpec: there is, but its ``kernel.json`` cannot be used.
+            InvalidKernelSpec: its ``kernel.json`` cannot be used.
             LaunchError: the kernel cannot be started, or its provider is broken.
         """
         refusal: NoSuchKernel | None = None
@@ -201,7 +203,7 @@ class KernelFinder:
 
         Raises:
             NoSuchKernel: there is no such kernel type.
-            InvalidKernelSpec: there is, but its ``kernel.json`` cannot be used.
+            InvalidKernelSpec: its ``kernel.json`` cannot be used.
             LaunchError: the parameters are wrong, or the provider has no plans.
         """
         refusal: NoSuchKernel | None = None
@@ -284,7 +286,7 @@ def _broken(provider: KernelProvider, kernel: str, words: str) -> _BrokenProvide
 class _KernelTypes(AsyncIterator[KernelType]):
     """The loop over the providers.
 
-    Not a generator, because one that is not exhausted must be closed: Trio warns if it is not.
+    It is no generator, because Trio warns of a generator that is neither exhausted nor closed.
     """
 
     def __init__(self, providers: Iterable[KernelProvider]) -> None:
@@ -303,7 +305,7 @@ class _KernelTypes(AsyncIterator[KernelType]):
 
 async def _kernels_of(provider: KernelProvider) -> list[KernelType]:
     try:
-        # All at once: nothing of the provider is left open while the user looks at the first.
+        # All at once, so that no generator of the provider stays open between two steps.
         found: list[Any] = [kernel async for kernel in provider.find_kernels()]
         for name, attributes in found:
             if not (isinstance(name, str) and isinstance(attributes, Mapping)):
@@ -324,7 +326,7 @@ def declared_providers() -> tuple[EntryPoint, ...]:
     search_path, has_settled = _look_at_search_path()
     if _last_scan is not None and _last_scan[0] == search_path:
         return _last_scan[1]
-    from importlib.metadata import entry_points  # which loads a parser for e-mails
+    from importlib.metadata import entry_points  # here, because it loads a parser for e-mails
 
     found = tuple(entry_points(group=_GROUP))
     _last_scan = (search_path, found) if has_settled else None
@@ -332,7 +334,7 @@ def declared_providers() -> tuple[EntryPoint, ...]:
 
 
 def _look_at_search_path() -> tuple[_SearchPath, bool]:
-    """Return what changes when a package is installed or removed, and whether it may be kept."""
+    """Return a value that an installation changes, and whether a scan may be kept for it."""
     folders: list[tuple[object, ...]] = [tuple(map(id, sys.meta_path))]
     newest = 0.0
     for folder in sys.path:

@@ -32,34 +32,34 @@ logger = logging.getLogger(__name__)
 
 _KILL_SECONDS = Timeouts().kill
 
-# How long whoever gets the output may take for what is left of it at the end.
-_RELAY_SECONDS = 1.0
+# Time for forwarding the rest of the output at the end.
+_FORWARD_SECONDS = 1.0
 
 
 class Output(Protocol):
-    """What is known of the output of a kernel's processes."""
+    """The tail of the output of a kernel's processes."""
 
     def text(self) -> str:
-        """Return the last of it; also after close()."""
+        """Return the last 64 KiB; also after close()."""
         ...
 
     def close(self) -> None:
-        """Let go of the descriptors; more than once is fine."""
+        """Close the descriptors; more than once is fine."""
         ...
 
 
 class Files(Protocol):
-    """The connection file, and what belongs to it.
+    """The connection file and the sockets of a kernel.
 
     Attributes:
-        path: of the connection file, absolute.
+        path: the absolute path of the connection file.
     """
 
     path: str
 
     @property
     def info(self) -> ConnectionInfo:
-        """What the connection file says."""
+        """The contents of the connection file."""
         ...
 
     def remove(self) -> None:
@@ -71,15 +71,15 @@ class LocalKernelManager:
     """The handle on a kernel that runs as a process on this machine.
 
     It implements KernelManager, DescribesFailure, ExplainsDeath and IsListed. Signals go to the
-    process group: to the kernel and to what it has started, save for processes that have left the
-    group. Those that outlive the kernel are killed when its end is noticed, by whichever method
-    comes first. On Linux cleanup() also kills those that have left the group but still have
-    KERNELPROTO_KERNEL_ID, which is the kernel's id, in their environment.
+    process group: to the kernel and the processes that it has started, except those that have left
+    the group. Processes of the group that outlive the kernel are killed as soon as a method notices
+    its end. On Linux, cleanup() also kills processes that have left the group but still have the
+    kernel's id as KERNELPROTO_KERNEL_ID in their environment.
 
-    When this program dies, of whatever, the same is done by the watchdog, and the files go too.
+    If this program is killed, the watchdog does the same and removes the files.
 
-    In a fork of this program the kernel stays the parent's: waiting and signals raise WrongProcess,
-    and cleanup() does nothing.
+    In a fork of this program the kernel belongs to the parent: waiting and signals raise
+    WrongProcess, and cleanup() does nothing.
 
     Attributes:
         kernel_id: a UUID.
@@ -121,12 +121,12 @@ class LocalKernelManager:
 
     @property
     def connection_info(self) -> ConnectionInfo:
-        """What the connection file says."""
+        """The contents of the connection file."""
         return self._files.info
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs or where it can't be known."""
+        """The exit status, negative for a signal; None while it runs or if unknown."""
         if self._owner.is_here:
             self._process.poll()
         return None if self._process.exit is None else self._process.exit.returncode
@@ -137,16 +137,16 @@ class LocalKernelManager:
         return not self._process.poll()
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status, None where it can't be known.
+        """Wait until the process has ended; return its exit status, None if it is unknown.
 
-        It may be called by many tasks, and after cleanup(). A negative status is the number of the
-        signal that ended the process.
+        Many tasks may call it, also after cleanup(). A negative status is the number of the signal
+        that ended the process.
         """
         self._owner.check("kernel")
         return await self._process.wait()
 
     async def signal(self, signum: int) -> None:
-        """Send a signal to the process group; a process that has ended ignores it.
+        """Send a signal to the process group; do nothing if the process has ended.
 
         Raises:
             PermissionError: the kernel runs as another user.
@@ -162,7 +162,7 @@ class LocalKernelManager:
         """
         if self._interrupt_mode == "message":
             raise UnsupportedRequest(
-                "this kernel takes no signal for an interrupt: send interrupt_request on control"
+                "this kernel is interrupted by a message: send interrupt_request on control"
             )
         self._owner.check("kernel")
         if self._process.poll() or interrupt_wrapped(self.pid, self.connection_file):
@@ -180,11 +180,11 @@ class LocalKernelManager:
         self._process.kill()
 
     async def cleanup(self) -> None:
-        """Kill what still runs, and remove everything that the launch has made.
+        """Kill the processes that still run, and remove everything that the launch has made.
 
-        It is not cancelled half-way, takes 5 seconds at the most, and may be called again and by
-        several tasks at once. A process that even SIGKILL does not end in this time, because it
-        hangs in a system call, is logged and left to itself.
+        It cannot be cancelled half-way, takes at most 5 seconds, and may be called again and by
+        several tasks at once. A process that SIGKILL does not end in this time, because it hangs in
+        a system call, is logged and left running.
         """
         if self._is_detached or not self._owner.is_here:
             return
@@ -193,18 +193,18 @@ class LocalKernelManager:
             with anyio.move_on_after(_KILL_SECONDS, shield=True) as waiting:
                 self._process.kill()
                 await self._process.wait()
-                # In a thread, because it looks at every process of the machine.
+                # In a thread, because it reads the environment of every process of the machine.
                 await anyio.to_thread.run_sync(self._kill_members)
                 members_ended = True
             if waiting.cancelled_caught:
                 logger.warning(
-                    "process %d of kernel %s is still there %g s after SIGKILL",
+                    "process %d of kernel %s still runs %g s after SIGKILL",
                     self.pid,
                     self.kernel_id,
                     _KILL_SECONDS,
                 )
         finally:
-            if not members_ended:  # no shield of anyio's withstands the cancel() of an asyncio task
+            if not members_ended:  # cancel() of an asyncio task gets through a shield
                 self._kill_members()
             self._process.close()
             self._output.close()
@@ -215,14 +215,13 @@ class LocalKernelManager:
             self._is_over = True
         if self._forwarder is not None:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self._forwarder.join, _RELAY_SECONDS)
+                await anyio.to_thread.run_sync(self._forwarder.join, _FORWARD_SECONDS)
 
     async def detach(self) -> None:
-        """Close what this program holds of a kernel that was launched detached, which goes on.
+        """Stop managing a detached kernel without ending it; no task may be waiting for it.
 
-        No task may wait for the kernel meanwhile. Its files and its record stay for other programs,
-        see ``launch.adopt``. Afterwards only the attributes of this manager are of use, and
-        cleanup() does nothing.
+        Its files and its record stay, so that other programs can adopt it, see ``launch.adopt``.
+        Afterwards only the attributes of this manager can be used, and cleanup() does nothing.
 
         Raises:
             RuntimeError: the kernel was not launched detached.
@@ -237,7 +236,7 @@ class LocalKernelManager:
     def list_as(self, kernel_id: str) -> None:
         """Let other programs find the kernel under another id than that of its launch.
 
-        Where that cannot be written down it is logged, and the kernel stays listed as it was.
+        If the record cannot be written, this is logged, and the kernel stays listed as before.
         """
         listed_as = "" if kernel_id == self.kernel_id else kernel_id
         if self._is_over or self._is_detached or listed_as == self._record.listed_as:
@@ -252,19 +251,19 @@ class LocalKernelManager:
             self._record = record
 
     def address_was_taken(self) -> bool:
-        """Return whether somebody else listens at one of the kernel's tcp ports.
+        """Return whether another program listens at one of the kernel's tcp ports.
 
-        Ask only about a kernel that does not answer; see ``launch.ports``.
+        Only call it for a kernel that does not answer; see ``address/ports.py``.
         """
         running = not self._process.poll()
         return address_was_taken(self.connection_info, self.pid if running else None)
 
     def output_tail(self) -> str:
-        """Return the last 64 KiB of all that was written to standard output and standard error."""
+        """Return the last 64 KiB of standard output and standard error."""
         return self._output.text()
 
     def death_reason(self) -> str | None:
-        """Return why the process has ended, where it is more than its exit status tells."""
+        """Return why the process has ended, if more is known than its exit status."""
         end = self._process.exit
         if end is None or self._process.killed:
             return None

@@ -1,4 +1,4 @@
-"""The kernel types there are without any plug-in: installed kernelspecs, and ipykernel itself."""
+"""The built-in providers: installed kernelspecs, and the ipykernel of this interpreter."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from kernelproto.wire.connection import ConnectionInfo
 
 
 class KernelSpecProvider:
-    """Finds the kernelspecs that are installed, ``spec/NAME``."""
+    """Finds installed kernelspecs, ``spec/NAME``."""
 
     id = "spec"
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Iterate over the kernelspecs by name; an invalid one is logged and skipped."""
+        """Yield the kernelspecs by name; log and skip invalid ones."""
         for kernelspec in read_kernelspecs():
             yield kernelspec.name, kernelspec.attributes()
 
@@ -43,19 +43,19 @@ class KernelSpecProvider:
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Start the kernel of a kernelspec; it is not ready yet when this returns.
+        """Start the kernel of a kernelspec; it need not be ready when this returns.
 
         Args:
-            name: of the kernelspec; upper and lower case are the same.
+            name: the name of the kernelspec, in any case.
             cwd: the kernel's working directory; None means the caller's.
             launch_params: ``env`` (a mapping), ``extra_arguments`` (a list), ``transport``,
-                ``encryption`` and ``ip`` (see LaunchParameters), whatever names in braces the
-                kernelspec has in its argv and env, and what its JSON Schema declares.
+                ``encryption`` and ``ip`` (see LaunchParameters), the names in braces in the
+                kernelspec's argv and env, and the parameters that its JSON Schema declares.
 
         Raises:
             NoSuchKernel: there is no such kernelspec.
-            InvalidKernelSpec: it cannot be used.
-            InvalidLaunchParameter: one is missing, not allowed or unknown.
+            InvalidKernelSpec: the kernelspec cannot be used.
+            InvalidLaunchParameter: a parameter is missing, not allowed or unknown.
             LaunchError: the kernel cannot be started.
         """
         return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
@@ -84,7 +84,7 @@ class IPykernelProvider:
     id = "pyimport"
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Give the type ``kernel`` where ipykernel can be imported."""
+        """Yield the type ``kernel`` if ipykernel can be imported."""
         kernelspec = _ipykernel()
         if kernelspec is not None:
             yield kernelspec.name, kernelspec.attributes()
@@ -105,7 +105,7 @@ class IPykernelProvider:
                 ``encryption`` and ``ip`` (see LaunchParameters).
 
         Raises:
-            NoSuchKernel: ipykernel is not installed, or another name was asked for.
+            NoSuchKernel: ipykernel is not installed, or the name is another one.
             LaunchError: the kernel cannot be started.
         """
         return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
@@ -145,7 +145,7 @@ class ForkServerProvider:
         """Take ``{"preload": ["numpy", ...]}``.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: *config* has another form.
         """
         preload = (config or {}).get("preload", self._preload)
         try:
@@ -154,7 +154,7 @@ class ForkServerProvider:
             raise ValueError(f"'preload' must be a list of module names: {error}") from error
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Give the type ``kernel`` where ipykernel can be imported and processes can be forked."""
+        """Yield the type ``kernel`` if ipykernel can be imported and processes can be forked."""
         kernelspec = _ipykernel() if hasattr(os, "fork") else None
         if kernelspec is not None:
             attributes = kernelspec.attributes()
@@ -173,12 +173,12 @@ class ForkServerProvider:
         Args:
             name: ``"kernel"``.
             cwd: the kernel's working directory; None means the caller's.
-            launch_params: as for ``pyimport/kernel``, save that it cannot be ``detached``.
+            launch_params: as for ``pyimport/kernel``, except ``detached``.
 
         Raises:
-            NoSuchKernel: ipykernel is not installed, another name was asked for, or this system
+            NoSuchKernel: ipykernel is not installed, the name is another one, or this system
                 cannot fork.
-            InvalidLaunchParameter: one is of the wrong kind, or a module cannot be preloaded.
+            InvalidLaunchParameter: a parameter is invalid, or a module cannot be preloaded.
             LaunchError: the kernel cannot be started.
         """
         return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
@@ -199,7 +199,7 @@ class ForkServerProvider:
             raise no_such_kernel(name, [], remedy="use pyimport/kernel: this system cannot fork")
         if (launch_params or {}).get("detached"):
             raise InvalidLaunchParameter(
-                "a forked kernel ends with the program that has started it and cannot be "
+                "a forked kernel ends with the program that started it and cannot be "
                 "'detached'; use pyimport/kernel"
             )
         return plan_launch(
@@ -217,7 +217,7 @@ def _ipykernel_named(name: str) -> KernelSpec:
     """Describe the ipykernel of this interpreter.
 
     Raises:
-        NoSuchKernel: there is none, or it has another name.
+        NoSuchKernel: ipykernel is not installed, or the name is another one.
     """
     kernelspec = _ipykernel()
     if kernelspec is None:
@@ -228,7 +228,7 @@ def _ipykernel_named(name: str) -> KernelSpec:
 
 
 def _ipykernel() -> KernelSpec | None:
-    """Describe the ipykernel of this interpreter; None where there is none."""
+    """Describe the ipykernel of this interpreter; None if there is none."""
     module = importlib.util.find_spec("ipykernel")
     if module is None or module.origin is None:
         return None
@@ -237,9 +237,9 @@ def _ipykernel() -> KernelSpec | None:
         name="kernel",
         resource_dir=resources,
         resources=find_resources(resources),
-        # Without frozen modules the debugger can stop in the standard library, and does not warn
-        # that it can't. ipykernel installs its own kernelspec like this, and no difference in
-        # start-up time could be measured (185.4 ms with them, 185.5 ms without).
+        # Without frozen modules the debugger can stop in the standard library, and prints no
+        # warning. ipykernel's own kernelspec does the same. It does not change the start-up time
+        # (185.4 ms with frozen modules, 185.5 ms without).
         argv=(
             sys.executable,
             "-Xfrozen_modules=off",
@@ -254,11 +254,11 @@ def _ipykernel() -> KernelSpec | None:
 
 
 def _ipykernel_encryption() -> dict[str, Any]:
-    """Say of this ipykernel what it says of itself in the kernelspec that it installs.
+    """Return the metadata about encryption that this ipykernel writes into its kernelspec.
 
-    That kernelspec may be elsewhere or have been changed, so the version has to tell.
+    That kernelspec may be missing or changed, so the version of ipykernel decides.
     """
-    from importlib import metadata  # which loads a parser for e-mails
+    from importlib import metadata  # here, because it loads a parser for e-mails
 
     try:
         version = metadata.version("ipykernel").split(".")

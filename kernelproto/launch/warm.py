@@ -1,4 +1,4 @@
-"""WarmProvider: kernels that are launched before anybody asks for them."""
+"""WarmProvider: kernels that are launched in advance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 
 
 class _Spare:
-    """A kernel that nobody has asked for yet."""
+    """A kernel that has not been handed out yet."""
 
     def __init__(self, info: ConnectionInfo, manager: KernelManager) -> None:
         self.info = info
@@ -41,20 +41,20 @@ class _Spare:
 
 
 class WarmProvider(AsyncContextManagerMixin):
-    """Launches some kernels of another provider ahead of time, and hands those out, for the block.
+    """Launches kernels of another provider in advance, and hands them out, for the block.
 
     ``async with WarmProvider(IPykernelProvider(), "kernel", warm=4) as provider`` is a provider of
-    the kernel type ``warm/kernel``. A launch gets a kernel that has been running for a while, at
-    once, and another one takes its place. A kernel is handed out once and never comes back; one
-    that dies before is replaced. Those that are left end with the block.
+    the kernel type ``warm/kernel``. A launch gets a running kernel immediately, and another kernel
+    takes its place. Each kernel is handed out once. A kernel that dies before is replaced. The
+    remaining kernels end with the block.
 
-    A launch with another working directory or other parameters than the spares have, or when there
-    are none just now, is an ordinary one.
+    A launch with another working directory or other parameters, or while no kernel is ready, is an
+    ordinary launch.
 
     Args:
         provider: launches the kernels.
         name: the kernel type, without the provider's id.
-        warm: how many are kept ready.
+        warm: how many kernels are kept ready.
         cwd: their working directory; None means the caller's.
         launch_params: their launch parameters.
     """
@@ -71,7 +71,7 @@ class WarmProvider(AsyncContextManagerMixin):
         launch_params: Mapping[str, object] | None = None,
     ) -> None:
         if warm < 0:
-            raise ValueError("the number of warm kernels is 0 or more")
+            raise ValueError(f"warm must be 0 or more, not {warm}")
         self._provider = provider
         self._name = name
         self._warm = warm
@@ -90,17 +90,17 @@ class WarmProvider(AsyncContextManagerMixin):
 
     @property
     def ready(self) -> int:
-        """How many kernels could be handed out now."""
+        """The number of kernels that are ready to be handed out."""
         return len(self._spares)
 
     async def wait_until_warm(self) -> None:
-        """Wait until all kernels that are kept were launched; set a deadline around it."""
+        """Wait until all warm kernels have been launched; set a deadline around it."""
         while len(self._spares) < self._warm:
             await self._more.wait()
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Give the kernel type that there are spares of."""
-        # All at once: nothing of the provider is left open while the caller looks.
+        """Yield the kernel type that is kept warm."""
+        # All at once, so that no generator of the provider stays open between two steps.
         found = [kernel async for kernel in self._provider.find_kernels()]
         for name, attributes in found:
             if name == self._name:
@@ -113,7 +113,7 @@ class WarmProvider(AsyncContextManagerMixin):
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Hand out a kernel that runs already, or launch one.
+        """Hand out a warm kernel, or launch one.
 
         Arguments and exceptions are those of the provider.
         """

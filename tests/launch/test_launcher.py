@@ -283,7 +283,7 @@ async def test_nothing_is_left_when_the_last_step_fails(
 
 async def test_limits_are_checked_first(monkeypatch, runtime_dir) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(InvalidLaunchParameter, match="on Linux alone"):
+    with pytest.raises(InvalidLaunchParameter, match="on Linux only"):
         await run_script("true", limits=Limits(memory=2**40))
     assert list(runtime_dir.iterdir()) == []
 

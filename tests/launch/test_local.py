@@ -385,7 +385,7 @@ async def test_detach_from_a_kernel_that_has_ended() -> None:
 
 async def test_output_that_nobody_takes_holds_nothing_up(monkeypatch) -> None:
     go_on = threading.Event()
-    monkeypatch.setattr(module, "_RELAY_SECONDS", 0.01)
+    monkeypatch.setattr(module, "_FORWARD_SECONDS", 0.01)
     manager = await launch("print('x' * 1_000_000)", output=lambda piece: go_on.wait())
     assert await wait(manager) == 0
     await manager.cleanup()

@@ -1,4 +1,4 @@
-"""The tcp ports of kernels: choosing free ones, and finding out that somebody else was faster."""
+"""The tcp ports of kernels: choosing free ports, and finding ports that another program took."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.process.proc import sockets_of_group, tcp_listeners, unix_sockets
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
-# Below those that systems hand out by themselves. A client that tries to connect before the kernel
-# listens could be given one of those for its own end, and then it would talk to itself.
+# Below the ephemeral ports. A client that connects before the kernel listens could get an ephemeral
+# port as its own end, and would then talk to itself.
 #
-# Two processes that choose five of these at the same moment have one in common in a quarter of a
-# per cent of all cases.
+# Two processes that choose five of these ports at the same moment collide in 0.25 % of all cases.
 _PORTS = range(20_000, 30_000)
 _MOST_ATTEMPTS = 500
 
-# A kernel binds its ports some 100 ms after they were chosen, and until then the operating system
-# offers them to the next kernel as well: what is promised to one must not be promised to another.
-_promised: set[int] = set()
+# A kernel binds its ports some 100 ms after they were chosen. Until then the system
+# would offer them to the next kernel as well, so they are reserved here.
+_reserved: set[int] = set()
 
 _ANY_ADDRESS = str(IPv4Address(0))
 
 
 def reserve_ports(count: int, ip: str) -> list[int]:
-    """Return *count* ports that are free at *ip* and promised to no kernel of this process.
+    """Return *count* ports that are free at *ip* and reserved for no kernel of this process.
 
-    Another program may still take one before the kernel does; see address_was_taken(). Whoever
-    gets the ports calls release_ports() when the kernel is gone.
+    Another program may still take a port before the kernel does; see address_was_taken(). The
+    caller has to call release_ports() when the kernel is gone.
 
     Raises:
         InvalidLaunchParameter: *ip* is no address of this machine.
@@ -40,8 +39,8 @@ def reserve_ports(count: int, ip: str) -> list[int]:
     """
     ports: list[int] = []
     with ExitStack() as probes:
-        # The probes stay open together, which keeps another thread from being offered one of them
-        # before it is entered as promised.
+        # The probes stay open together, so that no other thread gets one of them before it is
+        # reserved.
         for port in secrets.SystemRandom().sample(_PORTS, min(len(_PORTS), _MOST_ATTEMPTS)):
             probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             try:
@@ -51,30 +50,30 @@ def reserve_ports(count: int, ip: str) -> list[int]:
                     raise InvalidLaunchParameter(
                         f"a kernel cannot listen at {ip}: this machine has no such address"
                     ) from error
-                continue  # somebody has it already
-            if port not in _promised:
+                continue  # the port is in use
+            if port not in _reserved:
                 ports.append(port)
             if len(ports) == count:
-                _promised.update(ports)
+                _reserved.update(ports)
                 return ports
-    raise OSError(f"{count} free ports between {_PORTS[0]} and {_PORTS[-1]} are not to be had")
+    raise OSError(f"fewer than {count} ports between {_PORTS[0]} and {_PORTS[-1]} are free")
 
 
 def release_ports(ports: list[int]) -> None:
-    """Let other kernels have these ports."""
-    _promised.difference_update(ports)
+    """Make these ports available to other kernels."""
+    _reserved.difference_update(ports)
 
 
 def address_was_taken(info: ConnectionInfo, process_group: int | None) -> bool:
-    """Return whether somebody else listens at one of the tcp ports that a kernel was given.
+    """Return whether another program listens at one of the tcp ports of a kernel.
 
-    While the kernel runs this is known on Linux alone. The processes of its group and of its
-    session are the kernel, all others are somebody else. Where others have all of the ports and the
-    kernel none, nobody was faster: the kernel is in a container, whose ports are brought here.
+    While the kernel runs, the answer is known on Linux only. The processes of the kernel's group
+    and of its session belong to the kernel, all others do not. If others have all of the ports and
+    the kernel has none, no port was taken: the kernel is in a container whose ports are forwarded.
 
     Args:
-        info: the kernel's addresses. With ipc nobody else can take them.
-        process_group: the number of the kernel's process group and session, None once it has ended.
+        info: the kernel's addresses. Other programs cannot take ipc addresses.
+        process_group: the number of the kernel's process group and session; None after its end.
     """
     if info.transport != "tcp":
         return False
@@ -93,9 +92,9 @@ def address_was_taken(info: ConnectionInfo, process_group: int | None) -> bool:
 
 
 def listens_at(info: ConnectionInfo, process_group: int) -> bool:
-    """Return whether a process listens at one of a kernel's addresses: whether it is the kernel.
+    """Return whether a process listens at one of a kernel's addresses, so is the kernel.
 
-    A client names the connection file on its command line as well. Linux only.
+    The command line cannot tell: a client's names the connection file as well. Linux only.
 
     Args:
         info: the kernel's addresses.
@@ -117,7 +116,7 @@ def listens_at(info: ConnectionInfo, process_group: int) -> bool:
 def _can_be_bound(ip: str, port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         if os.name == "posix":
-            # As libzmq does it; otherwise connections that have just ended would be in the way.
+            # As libzmq does; otherwise connections that have just ended would block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ip, port))

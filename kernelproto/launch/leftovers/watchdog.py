@@ -2,11 +2,11 @@
 
 Theory of operation
 -------------------
-Nothing that runs in a program can clean up after a ``kill -9`` of it. So a second process, the
-watchdog, is told of every kernel, and does it (see watchdog.py). There is one for all
-kernels of a program; it starts with the first of them and ends with the last.
+A program cannot clean up after its own ``kill -9``. So a second process, the watchdog, gets a
+message about every kernel and cleans up (see programs/watchdog.py). One watchdog serves all kernels
+of a program; it starts with the first kernel and ends with the last.
 
-A child that is made by ``os.fork()`` has no part in this: the kernels are its parent's.
+A child made by ``os.fork()`` has no watchdog: the kernels belong to its parent.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ _lock = threading.Lock()
 
 
 class Watch:
-    """A kernel in the watchdog's care, until it is closed. Every method is for any thread.
+    """Has the watchdog end a kernel if this program dies, until close(). Thread-safe.
 
-    Without a Python to run the watchdog, in a frozen application for example, there is none; this
-    is logged.
+    If there is no Python to run the watchdog, as in a frozen application, this is logged.
 
     Args:
-        kernel: the kernel, before it is started, and what is to be done if this program dies.
+        kernel: the kernel, before it is started, and its files.
     """
 
     def __init__(self, kernel: WatchedKernel) -> None:
@@ -43,20 +42,20 @@ class Watch:
             _Watchdog.watch(kernel)
 
     def group_started(self, group: int, started: str) -> None:
-        """Tell of the kernel's process group, and of the start time of its leader."""
+        """Send the kernel's process group and the start time of its leader."""
         self._kernel.group, self._kernel.started = group, started
         with _lock:
             _Watchdog.change(self._kernel)
 
     def group_ended(self) -> None:
-        """Strike off the process group, before its number goes to somebody else."""
+        """Withdraw the process group, before the system gives its number to another process."""
         if self._kernel.group:
             self._kernel.group = 0
             with _lock:
                 _Watchdog.change(self._kernel)
 
     def close(self) -> None:
-        """Leave the kernel and its files alone from now on; more than once is fine."""
+        """Stop watching the kernel and its files; more than once is fine."""
         with _lock:
             _Watchdog.forget(self._kernel)
 
@@ -70,13 +69,13 @@ class _Watchdog:
     def __init__(self) -> None:
         read_fd, write_fd = os.pipe()
         self._pipe = FileIO(write_fd, "w")
-        # It is always empty: a watchdog that takes nothing out any more is replaced.
+        # A watchdog that no longer reads is replaced, so the pipe never fills.
         os.set_blocking(write_fd, False)
         try:
             with FileIO(read_fd, "r") as read_end:
                 self._process = subprocess.Popen(
                     [python_executable(), "-I", "-S", watchdog.__file__, str(os.getpid())],
-                    # It is no child of the kernel that this program itself may run in.
+                    # If this program runs in a kernel, the watchdog is no part of that kernel.
                     env={k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE},
                     cwd="/",
                     stdin=read_end,
@@ -90,29 +89,29 @@ class _Watchdog:
 
     @classmethod
     def watch(cls, kernel: WatchedKernel) -> None:
-        """Take a kernel into care."""
+        """Start to watch a kernel."""
         cls.kernels[kernel.kernel_id] = kernel
-        cls._say(kernel.encode())
+        cls._send(kernel.encode())
 
     @classmethod
     def change(cls, kernel: WatchedKernel) -> None:
-        """Tell of a change of a kernel that is in care; ignored for others."""
+        """Send a change of a kernel that is watched; do nothing for others."""
         if kernel.kernel_id in cls.kernels:
-            cls._say(kernel.encode())
+            cls._send(kernel.encode())
 
     @classmethod
     def forget(cls, kernel: WatchedKernel) -> None:
-        """Take a kernel out of care; end the watchdog with the last one."""
+        """Stop watching a kernel; end the watchdog with the last one."""
         if cls.kernels.pop(kernel.kernel_id, None) is None:
             return
         if cls.kernels:
-            cls._say(kernel.forget())
+            cls._send(kernel.forget())
         elif cls.current is not None:
             cls.current.end()
 
     @classmethod
-    def _say(cls, message: bytes) -> None:
-        """Send a message; where nobody takes it, start a watchdog that hears of everything."""
+    def _send(cls, message: bytes) -> None:
+        """Send a message; if the watchdog is gone, start another one and send it every kernel."""
         if cls.current is not None:
             if cls.current.takes(message):
                 return
@@ -121,7 +120,7 @@ class _Watchdog:
             cls.current = cls()
         except OSError as error:
             logger.warning(
-                "kernels may outlive this program: no watchdog can be started: %s", error
+                "kernels may outlive this program, because no watchdog can be started: %s", error
             )
             return
         for kernel in cls.kernels.values():
@@ -135,24 +134,25 @@ class _Watchdog:
             return False
 
     def end(self) -> None:
-        """End the process. It gets no time to act on it."""
+        """Kill the process, so that it does not act on the closed pipe."""
         _Watchdog.current = None
         self._process.kill()
         self._process.wait()
         self._pipe.close()
 
     def leave_to_parent(self) -> None:
-        """Let go, in a fork of the program."""
+        """Close the pipe, in a fork of the program."""
         _Watchdog.current = None
         self._pipe.close()
-        self._process.returncode = 0  # it is nobody's to wait for here
+        self._process.returncode = 0  # a fork is not its parent and cannot wait for it
 
 
 def python_executable() -> str:
     """Return the interpreter that runs this program.
 
     Raises:
-        OSError: none is known; an application that embeds or bundles one says that it is itself.
+        OSError: none is known; in an application that embeds Python, sys.executable is the
+            application.
     """
     name = os.path.basename(sys.executable or "").lower()
     if getattr(sys, "frozen", False) or not name.startswith(("python", "pypy")):
@@ -168,7 +168,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A child must find the lock free, and no pipe: the watchdog waits for its last writer to end.
+    # A child must find the lock free, and close the pipe: the watchdog waits for its last writer.
     os.register_at_fork(
         before=_lock.acquire,
         after_in_parent=_lock.release,

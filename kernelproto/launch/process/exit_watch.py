@@ -1,9 +1,9 @@
-"""ExitWatch: tells of the end of a child process, and then reaps it. POSIX only.
+"""ExitWatch: notices the end of a child process, and then reaps it. POSIX only.
 
-A process that has ended keeps its number until its parent reaps it. To notice the end without
-reaping takes ``waitid``, which Python has on Linux, and on macOS since 3.13. Without it a thread
-reaps the child as soon as it ends. Then, until somebody asks, the number could go to a stranger;
-systems hand out tens of thousands of others first.
+A process that has ended keeps its number until its parent reaps it. Noticing the end without
+reaping needs ``waitid``, which Python has on Linux, and on macOS since 3.13. Without ``waitid`` a
+thread reaps the child as soon as it ends. Until poll() is called, the system could then give the
+number to another process; it hands out tens of thousands of other numbers first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ExitWatch(Protocol):
     """The end of one child process.
 
     Attributes:
-        sign: a descriptor that can be read once the process has ended.
+        sign: a descriptor that becomes readable when the process ends.
     """
 
     sign: FileIO
@@ -35,7 +35,7 @@ class ExitWatch(Protocol):
         """Return whether the process has ended.
 
         Raises:
-            ChildProcessError: somebody else has reaped it.
+            ChildProcessError: another part of the program has reaped it.
         """
         ...
 
@@ -44,16 +44,16 @@ class ExitWatch(Protocol):
         ...
 
     def reap(self) -> Exit:
-        """Give the number of the process free, once the end has come; return how it has ended."""
+        """Reap the process, which has ended; return how it has ended."""
         ...
 
     def close(self) -> None:
-        """Let go of the descriptor, once the end has come; more than once is fine."""
+        """Close the descriptor, once the process has ended; more than once is fine."""
         ...
 
 
 def watch_exit(pid: int) -> ExitWatch:
-    """Watch a child process in the best way that there is here.
+    """Watch a child process in the best way that this system has.
 
     Raises:
         OSError: there are no file descriptors left.
@@ -69,7 +69,7 @@ def watch_exit(pid: int) -> ExitWatch:
 
 
 class _Pidfd:
-    """Linux has a descriptor for that."""
+    """Watches with a pidfd of Linux."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -95,7 +95,7 @@ class _Pidfd:
 
 
 class _Thread(_Pidfd):
-    """A thread waits for the process."""
+    """Watches with a thread that waits for the process."""
 
     def _open_sign(self) -> FileIO:
         read_fd, write_fd = os.pipe()
@@ -127,7 +127,7 @@ class _Thread(_Pidfd):
 
 
 class _ReapingThread(_Thread):
-    """A thread waits for the process and cannot help reaping it."""
+    """Watches with a thread that also reaps the process."""
 
     _reaped: _Reaped | None = None
     _was_not_ours = False

@@ -1,4 +1,4 @@
-"""A kernel's process that a fork server has forked, from the request for it to its end."""
+"""A kernel's process that a fork server has forked, from the request to its end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kernelproto.launch.programs.watchdog import start_time
 
 
 class SendsSignals(Protocol):
-    """The fork server, as its kernels need it."""
+    """The part of a fork server that its kernels use."""
 
     def send_signal(self, process: ForkedProcess, signum: int) -> None:
         """Send a signal to the group of a kernel, unless it has ended; never block."""
@@ -25,14 +25,14 @@ class SendsSignals(Protocol):
 
 
 class ForkRequest:
-    """A request for a kernel, and its answer.
+    """A request for a kernel, and the answer.
 
-    It opens every descriptor that the kernel's process will need in this program. So the launch
-    fails if none are left, and not the thread that receives the answer.
+    It opens every descriptor that this program needs for the kernel's process. So without
+    descriptors the launch fails, not the thread that receives the answer.
 
     Attributes:
-        number: tells it from others.
-        process: the kernel's process, from when it was forked.
+        number: the number of the request.
+        process: the kernel's process; None until it is forked.
 
     Raises:
         OSError: there are no file descriptors left.
@@ -48,11 +48,11 @@ class ForkRequest:
         self._answered = False
 
     def succeed(self) -> None:
-        """Hand over the process; called by the server's thread, as fail() is."""
+        """Answer with the process; called by the server's thread."""
         self._answer()
 
     def fail(self, error: Exception) -> None:
-        """Raise an error in the task that waits for the answer."""
+        """Answer with an error; called by the server's thread."""
         self._failure = error
         self._answer()
 
@@ -71,7 +71,7 @@ class ForkRequest:
         return self.process
 
     def close(self) -> None:
-        """Close the descriptors, unless there is a process that has them."""
+        """Close the descriptors, unless a process has taken them over."""
         if self.process is None:
             self.sign.close()
             self.signaller.close()
@@ -89,10 +89,10 @@ class ForkedProcess(SignalledProcess):
         server: sends its signals.
         pid: the number of the process.
         started: its start time, see start_time().
-        request: the request for it, whose descriptors it takes over.
+        request: the request; the process takes over its descriptors.
 
     Attributes:
-        before_reaping: called when it has ended; the server has reaped it then.
+        before_reaping: called after the end; the server has reaped the process by then.
     """
 
     def __init__(self, server: SendsSignals, pid: int, started: str, request: ForkRequest) -> None:
@@ -107,7 +107,7 @@ class ForkedProcess(SignalledProcess):
         self._signaller = request.signaller
 
     def end(self, exit_: Exit | None) -> None:
-        """Take note of its end; called by the server's thread."""
+        """Record the end of the process; called by the server's thread."""
         with self._lock:
             self.exit = exit_
             self._over = True
@@ -136,14 +136,14 @@ class ForkedProcess(SignalledProcess):
                 self._sign.close()
 
     def has_ended(self) -> bool:
-        """Look at the process itself; return False where that cannot tell."""
+        """Return whether the system shows that the process has ended; False if unknown."""
         try:
             return self.started not in ("", start_time(self.pid))
         except OSError:
             return False
 
     def signal_directly(self, signum: int) -> None:
-        """Send a signal without the server, which has not reaped the kernel if it still runs."""
+        """Send a signal without the server, if the process still runs."""
         with suppress(OSError):
             if self.started and start_time(self.pid) == self.started:
                 os.killpg(self.pid, signum)
@@ -152,4 +152,4 @@ class ForkedProcess(SignalledProcess):
         self._server.send_signal(self, signum)
 
     def release(self) -> None:
-        raise RuntimeError("a forked kernel ends with the server that has forked it")
+        raise RuntimeError("a forked kernel ends with its fork server and cannot be released")

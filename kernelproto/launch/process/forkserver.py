@@ -2,19 +2,19 @@
 
 Theory of operation
 -------------------
-The server is a process of its own, forkserver.py, with a single thread: this program has
-several, and could not be forked safely. The two talk over a pair of sockets that no other process
-has. The kernels are the server's children; it reaps them and reports their end. When this program
-ends, for any reason, the server kills its kernels; when the server dies, this program does.
+The server is a process of its own, programs/forkserver.py, with a single thread: this program has
+several threads, and could not be forked safely. The two processes talk over a pair of sockets. The
+kernels are the server's children; it reaps them and reports their end. When this program ends, for
+any reason, the server kills its kernels; when the server dies, this program kills them.
 
-Kernels are waited for in any event loop, or in none. So a thread of this program has the socket to
-itself: it sends the requests, and takes in the answers. Nothing else waits for the server. All that
-an answer needs was opened before the request, so the thread fails for want of nothing.
+Tasks in any event loop, or in none, may wait for a kernel. So one thread of this program uses the
+socket: it sends the requests and receives the answers. Everything that an answer needs was opened
+before the request, so the thread never lacks a descriptor.
 
 There is one server for each set of preloaded modules. It starts with the first kernel. It is
-replaced when it has died, does not answer, or cannot give a kernel the state of this program, such
-as other rights. A server that is replaced forks no more; it ends with the last of its kernels. The
-signals for the kernels of a server that does not answer are sent by this program itself.
+replaced if it has died, does not answer, or cannot give a kernel the state of this program, such as
+other rights. A replaced server forks no more and ends with its last kernel. If a server does not
+answer, this program itself sends the signals for its kernels.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ async def fork_kernel(
     It does not block. Cancelled, it leaves no process.
 
     Args:
-        preload: modules that are imported beside ipykernel.
-        command: how ipykernel.py would be run by its path; its arguments count.
+        preload: modules to import in addition to ipykernel.
+        command: the command line that runs ipykernel.py by its path; only its arguments are used.
         env: the kernel's whole environment.
         cwd: its working directory; None means this program's.
         output: takes standard output and standard error; standard input is empty.
@@ -83,13 +83,13 @@ async def fork_kernel(
 
 
 class ForkServer:
-    """The running server for a set of preloaded modules; ``running`` gives it.
+    """The running server for a set of preloaded modules; get it from ``running``.
 
-    Every method is for any thread; close() and close_all() block.
+    Every method is thread-safe; close() and close_all() block.
 
     Args:
-        preload: modules that are imported beside ipykernel.
-        rights: those that the server has, see program_rights().
+        preload: modules to import in addition to ipykernel.
+        rights: the rights of the server, see program_rights().
 
     Attributes:
         pid: the number of its process.
@@ -102,7 +102,7 @@ class ForkServer:
     _lock: ClassVar = threading.Lock()
     servers: ClassVar[dict[tuple[str, ...], ForkServer]] = {}
 
-    # With those that have been replaced, until they have ended.
+    # Including replaced servers that have not ended.
     _all: ClassVar[list[ForkServer]] = []
 
     def __init__(self, preload: Sequence[str], rights: Hashable) -> None:
@@ -122,17 +122,17 @@ class ForkServer:
 
     @property
     def dead(self) -> bool:
-        """Whether it forks no more."""
+        """Whether the server forks no more."""
         return self._client.dead
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the server has not ended."""
         return self._client.is_running
 
     @classmethod
     def running(cls, preload: Sequence[str]) -> ForkServer:
-        """Return the server for these modules; start it where there is none with our rights.
+        """Return the server for these modules; start one if none has the rights of this program.
 
         Raises:
             OSError: it cannot be started.
@@ -157,7 +157,7 @@ class ForkServer:
         """Fork a kernel; see fork_kernel().
 
         Raises:
-            ServerLost: this server cannot; another one may.
+            ServerLost: this server cannot fork the kernel; another one may.
         """
         request = {
             "argv": list(command[command.index(ipykernel.__file__) :]),
@@ -168,16 +168,16 @@ class ForkServer:
         return await self._client.fork(request, output)
 
     def retire(self) -> None:
-        """Fork no more, and end with the last kernel."""
+        """Have the server fork no more, and end with its last kernel."""
         self._client.retire()
 
     def close(self) -> None:
-        """End the server and its kernels; block until it has ended, a few seconds at the most."""
+        """End the server and its kernels; block until it has ended, at most a few seconds."""
         self._client.join()
 
     @classmethod
     def close_all(cls) -> None:
-        """End every server of this program, and so their kernels; the next fork starts another."""
+        """End every server of this program and its kernels; the next fork starts a new one."""
         with cls._lock:
             servers = list(cls._all)
             cls.servers.clear()
@@ -187,7 +187,7 @@ class ForkServer:
 
     @classmethod
     def prepare_for_forks(cls) -> None:
-        """See that a fork of this program finds the lock free, and knows every server."""
+        """Make sure that a fork of this program finds the lock free and can close its sockets."""
         os.register_at_fork(
             before=cls._lock.acquire,
             after_in_parent=cls._lock.release,
@@ -196,7 +196,7 @@ class ForkServer:
 
     @classmethod
     def _leave_all_to_parent(cls) -> None:
-        # A server must see the end of its owner, also when a fork of the owner lives on.
+        # A server must notice the end of its owner, even if a fork of the owner lives on.
         for server in cls._all:
             server._client.leave_to_parent()
         cls.servers.clear()
@@ -209,12 +209,12 @@ def _start(preload: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             sys.executable,
-            "-Xfrozen_modules=off",  # as IPykernelProvider has it, and why
+            "-Xfrozen_modules=off",  # for the reason that IPykernelProvider has
             forkserver.__file__,
             str(descriptor),
             json.dumps(list(preload)),
         ],
-        # It is no child of the kernel that this program itself may run in.
+        # If this program runs in a kernel, the server is no part of that kernel.
         env={k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

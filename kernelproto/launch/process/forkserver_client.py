@@ -1,4 +1,4 @@
-"""ForkServerClient: requests to a fork server, their answers, and its silence; POSIX only."""
+"""ForkServerClient: sends requests to a fork server and receives the answers; POSIX only."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from kernelproto.launch.programs.watchdog import kill_group, start_time
 
 logger = logging.getLogger(__name__)
 
-# While an answer is due, a tick of 0.1 s without any news is counted: so a program that was itself
-# suspended counts one, however long that was.
+# While an answer is due, ticks of 0.1 s without news are counted. A program that was suspended
+# counts one tick, however long that took.
 _TICK_SECONDS = 0.1
 
-# After so many ticks without any news a server does not answer. Until it has loaded everything,
-# which takes long on a cold disk, it is given more of them.
+# After this many ticks without news a server counts as not answering. While it loads its modules,
+# which takes long on a cold disk, the limit is higher.
 _START_TICKS = 1200
 _SILENT_TICKS = 100
 
-# A signal waits for less: the kernel may be about to be killed.
+# The limit for signals is lower, because one of them may be a SIGKILL.
 _SIGNAL_TICKS = 10
 _SIGNAL_SECONDS = 0.9 * _SIGNAL_TICKS * _TICK_SECONDS
 _MOST_SIGNALS = 1000
 
-# How long a forked process may take to become a kernel: its working directory may hang.
+# Time for a forked process to become a kernel: its working directory may hang.
 _ENTERING_TICKS = 300
 
-# How long a server may take to end.
+# Time for a server to end.
 _END_SECONDS = 2.0
 
 
@@ -54,12 +54,12 @@ class ServerLost(Exception):
 
 
 class ForkServerClient:
-    """Has a fork server fork kernels, and receives their ends, until the server has ended.
+    """Has a fork server fork kernels, and receives their exit statuses, until the server ends.
 
-    Every method is for any thread; join() blocks.
+    Every method is thread-safe; join() blocks.
 
     Args:
-        link: to the server; closed at the end.
+        link: the link to the server; closed at the end.
         process: the server's process; waited for at the end.
 
     Attributes:
@@ -74,7 +74,7 @@ class ForkServerClient:
         self._link = link
         self._process = process
         self._owner = os.getpid()
-        self._state = threading.Lock()  # of everything below
+        self._state = threading.Lock()  # guards everything below
         self._numbers = itertools.count(1)
         self._requests: dict[int, ForkRequest] = {}
         self._processes: dict[int, ForkedProcess] = {}
@@ -93,15 +93,15 @@ class ForkServerClient:
         return self._thread.is_alive()
 
     async def fork(self, message: Mapping[str, Any], output: FileIO) -> ForkedProcess:
-        """Ask for a kernel; cancelled, this leaves no process.
+        """Request a kernel; cancelled, this leaves no process.
 
         Args:
-            message: the request but for its number, see forkserver.py.
+            message: the request without its number, see programs/forkserver.py.
             output: takes standard output and standard error.
 
         Raises:
-            ServerLost: this server cannot; another one may.
-            LaunchError: the server has not come up, and another one would not either.
+            ServerLost: this server cannot fork the kernel; another one may.
+            LaunchError: the server did not become ready, and another one would not either.
             OSError: the kernel cannot be forked, or the working directory cannot be entered.
             ValueError: an argument or a variable cannot be handed to a process.
         """
@@ -161,18 +161,18 @@ class ForkServerClient:
         self._link.post(Posted({"retire": True}))
 
     def join(self) -> None:
-        """Have the server end with its kernels; block until it has, a few seconds at the most."""
+        """End the server and its kernels; block until it has ended, at most a few seconds."""
         if os.getpid() == self._owner:
             self._link.shut_down()
             self._thread.join()
 
     def leave_to_parent(self) -> None:
-        """Let go, in a fork of this program."""
+        """Close the link, in a fork of this program."""
         self._link.leave_to_parent()
         self._process.returncode = 0  # this process is not its parent, and cannot wait for it
 
     def _withdraw(self, request: ForkRequest, posted: Posted) -> None:
-        """End the kernel of a request that no task waits for, also if it is forked later."""
+        """End the kernel of a request that no task waits for, even if it is forked later."""
         with self._state:
             self._requests.pop(request.number, None)
             self._link.withdraw(posted)
@@ -193,7 +193,8 @@ class ForkServerClient:
             self._link.run(self._take, self._look, _TICK_SECONDS)
         except Exception:
             logger.exception(
-                "the fork server %d is ended, because its messages are lost", self._process.pid
+                "the fork server %d is ended, because reading its messages failed",
+                self._process.pid,
             )
         with self._state:
             self.dead = True
@@ -221,7 +222,7 @@ class ForkServerClient:
             return copy.copy(self._fault)
         if not self._is_ready:
             return LaunchError(
-                "the fork server has ended before it was up; see that ipykernel starts, and that "
+                "the fork server ended before it was ready; see that ipykernel starts, and that "
                 "none of the preloaded modules ends the process"
             )
         return ServerLost("it has ended")
@@ -273,7 +274,7 @@ class ForkServerClient:
                 request.fail(error)
 
     def _look(self, has_news: bool, has_ticked: bool) -> bool:
-        """See whether the server answers; return whether there is anything to wait for."""
+        """Check whether the server answers; return whether to check again after the next tick."""
         with self._state:
             if has_news:
                 self._quiet_ticks, self._is_silent = 0, False
@@ -304,7 +305,7 @@ class ForkServerClient:
         return is_asked or bool(entering) or (self._is_silent and bool(self._processes))
 
     def _look_after_kernels(self) -> None:
-        """See which kernels of a silent server have ended; end a silent server that has none."""
+        """Find the kernels of a silent server that have ended; end a silent server without any."""
         for process in list(self._processes.values()):
             if process.has_ended():
                 with self._state:

@@ -15,7 +15,7 @@ from typing import Any
 
 _READ_BYTES = 64 * 1024
 
-# How long to wait where this system has no memory for a message just now.
+# How long to wait while the system has no memory for a message.
 _SHORTAGE_SECONDS = 0.01
 
 Message = Mapping[str, Any]
@@ -25,9 +25,9 @@ class Posted:
     """A message on its way.
 
     Args:
-        message: of JSON types.
-        descriptors: sent with it; closed once the message has been sent or given up.
-        refuse: called in the link's thread with the error where this system cannot send it.
+        message: the message, in JSON types.
+        descriptors: sent with the message; closed once it has been sent or given up.
+        refuse: called in the link's thread with the error if the system cannot send the message.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Posted:
 
 
 class Link:
-    """Sends messages to a fork server, and receives its messages; no caller waits.
+    """Sends messages to a fork server and receives its messages, without blocking.
 
-    Every method but run() is for any thread and does not block.
+    Every method except run() is thread-safe.
 
     Args:
         end: this program's end of the pair of sockets.
@@ -71,28 +71,28 @@ class Link:
         self._closed = False
 
     def post(self, posted: Posted) -> None:
-        """Send a message when its turn comes; after close() nothing is sent."""
+        """Queue a message; after close() it is discarded."""
         with self._lock:
             if self._closed:
                 posted.close()
                 return
             if not self._outbox:
-                with suppress(OSError):  # the thread tries again, and finds out why
+                with suppress(OSError):  # the thread tries again and handles the error
                     _send(self._socket, posted)
             if posted.unsent:
                 self._outbox.append(posted)
-            with suppress(BlockingIOError):  # the thread has enough reasons to wake up
+            with suppress(BlockingIOError):  # the pipe is full, so the thread wakes up anyway
                 os.write(self._waker, b".")
 
     def withdraw(self, posted: Posted) -> None:
-        """Do not send a message, unless it is too late for that."""
+        """Remove a message from the queue, unless a part of it has been sent."""
         with self._lock:
             if not posted.begun and posted in self._outbox:
                 self._outbox.remove(posted)
                 posted.close()
 
     def shut_down(self) -> None:
-        """Have the server end, and run() return."""
+        """Shut the socket down, so that the server ends and run() returns."""
         with self._lock, suppress(OSError):  # the server has ended already
             if not self._closed:
                 self._socket.shutdown(socket.SHUT_RDWR)
@@ -107,10 +107,10 @@ class Link:
 
         Args:
             take: called with each message that arrives.
-            look: called now and then: whether anything has arrived, and whether it was last called
-                with True here *tick_seconds* ago. It returns whether an answer is due, and so
-                whether there shall be a next tick.
-            tick_seconds: a period of time.
+            look: called after each wait with two flags: whether anything has arrived, and whether
+                *tick_seconds* have passed since the flag was last true. It returns whether an
+                answer is due, so that run() calls it again after a tick.
+            tick_seconds: the length of a tick.
         """
         last_tick = time.monotonic()
         is_due = False
@@ -131,13 +131,13 @@ class Link:
             is_due = look(has_news, has_ticked)
 
     def close(self) -> None:
-        """Close everything; messages that have not been sent never will be."""
+        """Close everything; discard the messages that have not been sent."""
         with self._lock:
             self._closed = True
             self._close()
 
     def leave_to_parent(self) -> None:
-        """Let go, in a fork of this program, where another thread may have held the lock."""
+        """Close everything in a fork of this program, where another thread may hold the lock."""
         self._lock = threading.Lock()
         self.close()
 
@@ -151,7 +151,7 @@ class Link:
             self._outbox.popleft().close()
 
     def _receive(self, take: Callable[[dict[str, Any]], None]) -> bool:
-        """Read messages; return whether the server is still there."""
+        """Read messages; return whether the server is still connected."""
         try:
             data = self._socket.recv(_READ_BYTES)
         except BlockingIOError:
@@ -159,7 +159,7 @@ class Link:
         except ConnectionError:
             return False
         except OSError:
-            # A shortage of this system. The message is still there.
+            # The system lacks memory or descriptors. The message stays in the socket.
             time.sleep(_SHORTAGE_SECONDS)
             return True
         *lines, self._received = (self._received + data).split(b"\n")
@@ -168,7 +168,7 @@ class Link:
         return bool(data)
 
     def _send(self) -> bool:
-        """Send messages without waiting; return whether the server is still there."""
+        """Send messages without waiting; return whether the server is still connected."""
         while True:
             with self._lock:
                 if not self._outbox:
@@ -195,7 +195,7 @@ class Link:
 
 
 def _send(end: socket.socket, posted: Posted) -> None:
-    """Send as much of a message as can be sent now, its descriptors with the first byte."""
+    """Send as much of a message as the socket takes, with the descriptors at its first byte."""
     if posted.descriptors:
         sent = socket.send_fds(end, [posted.unsent], posted.descriptors)
     else:

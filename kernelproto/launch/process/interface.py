@@ -1,6 +1,7 @@
-"""Process: what a kernel manager needs of the kernel's process, on any platform.
+"""Process: the interface of a kernel's process on any platform.
 
-posix.py has it for those that are started here, adopted.py for those of others, and windows.py.
+posix.py, forked.py and windows.py implement it for processes of this program, adopt.py for those of
+other programs.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ class Exit:
 
     Args:
         returncode: the exit status, negative for a signal.
-        cpu_seconds: what it and the children it has waited for have used.
-        peak_memory: the most bytes that one of them has had in memory.
+        cpu_seconds: CPU time of the process and of the children that it has waited for.
+        peak_memory: the largest peak of memory of one of these processes, in bytes.
     """
 
     returncode: int
@@ -26,13 +27,13 @@ class Exit:
 
 
 class Process(Protocol):
-    """What a kernel manager does with the kernel's processes; a way for each platform.
+    """The process of a kernel and its process group.
 
     Attributes:
         pid: the number of the process.
-        exit: how it has ended, once poll() or wait() has found that; None until then, and also
-            where it can't be known.
-        killed: whether kill() has been called, or another method to the same effect.
+        exit: how the process has ended, once poll() or wait() has noticed the end; None before, and
+            if it is unknown.
+        killed: whether kill(), or another method with the same effect, has been called.
     """
 
     pid: int
@@ -40,11 +41,11 @@ class Process(Protocol):
     killed: bool
 
     def poll(self) -> bool:
-        """Return whether the process has ended; if so, end what is left of its group."""
+        """Return whether the process has ended; if so, end the rest of its group."""
         ...
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status, None where it can't be known.
+        """Wait until the process has ended; return its exit status, None if it is unknown.
 
         Raises:
             RuntimeError: the process has been released.
@@ -55,16 +56,16 @@ class Process(Protocol):
         """Send a signal to every process of the group; ignored once the process has ended.
 
         Raises:
-            PermissionError: all of them run as somebody else.
+            PermissionError: all of them run as another user.
         """
         ...
 
     def interrupt(self) -> None:
-        """Interrupt what the process does, with SIGINT where there are signals."""
+        """Interrupt the process, on POSIX by SIGINT."""
         ...
 
     def terminate(self) -> None:
-        """Ask the group to end, with SIGTERM where there are signals."""
+        """Ask the group to end, on POSIX by SIGTERM."""
         ...
 
     def kill(self) -> None:
@@ -72,11 +73,11 @@ class Process(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of what wait() needs, once the process has ended; more than once is fine."""
+        """Close the descriptors of wait(), once the process has ended; more than once is fine."""
         ...
 
     def release(self) -> None:
-        """Let go of it while the process goes on; nobody may wait for it then."""
+        """Close the descriptors while the process goes on; wait() cannot be used afterwards."""
         ...
 
 
@@ -84,7 +85,7 @@ class StartedProcess(Process, Protocol):
     """A process that this program has started.
 
     Attributes:
-        before_reaping: called when it has ended, before others can get its number where possible.
+        before_reaping: called after the end, if possible before the system reuses the number.
     """
 
     before_reaping: Callable[[], None]

@@ -22,11 +22,11 @@ Amount = Annotated[int, msgspec.Meta(ge=1)]
 # Seconds from SIGXCPU, which a process may ignore, to SIGKILL.
 _CPU_GRACE = 1
 
-# A process that has had this share of its limit in memory has probably asked for more: the limit
-# counts what could be written to, of which there is always more than has been.
+# A process that has used this share of its memory limit has probably asked for more: the limit
+# counts writable memory, and a process never writes to all of it.
 _MUCH_MEMORY = 0.8
 
-# Ways to end that somebody has asked for.
+# Exit statuses of a normal end, or of one that was requested.
 _NO_FAILURES = {0, -signal.SIGTERM, -signal.SIGINT}
 
 _CAUSES: dict[str, DeathCause] = {
@@ -35,13 +35,13 @@ _CAUSES: dict[str, DeathCause] = {
     "processes": "processes_limit",
 }
 
-# Some systems have no hard limit, and refuse a soft limit above one that they do not name.
+# Some systems have no hard limit, but refuse a soft limit above a value that they do not name.
 _ALWAYS_ALLOWED = 10_240
 
-# The soft limit that the program had at its start; None where it was not raised.
+# The soft limit of this program at its start; None if it was not raised.
 _at_start: int | None = None
 
-# What programs say when the system refuses, by the limit that may be the cause.
+# Messages of programs that were refused a resource, by the limit that may be the cause.
 _COMPLAINTS = {
     "memory": r"out of memory|MemoryError|bad_alloc|cannot allocate|allocation fail|ENOMEM"
     r"|can't start new thread",
@@ -51,16 +51,16 @@ _COMPLAINTS = {
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The most that each process of a kernel may use (setrlimit). None is no limit. Linux only.
+    """The limits of each process of a kernel (setrlimit). None means no limit. Linux only.
 
     Args:
-        memory: bytes of private memory that is writable, whether used or not (RLIMIT_DATA). Most
-            kernels report this as an error of the code that asked for more, and live on. Each
-            thread takes 8 MiB; an ipykernel has 140 MiB before it does anything.
-        cpu_seconds: then it gets SIGXCPU, and a second later SIGKILL (RLIMIT_CPU).
-        open_files: how many descriptors (RLIMIT_NOFILE).
-        processes: how many processes and threads *the user* has, those outside the kernel included
-            (RLIMIT_NPROC). It does not hold root back.
+        memory: bytes of writable private memory, used or not (RLIMIT_DATA). In most kernels the
+            code that asks for more fails, and the kernel goes on. Each thread takes 8 MiB; an idle
+            ipykernel has 140 MiB.
+        cpu_seconds: seconds of CPU time until SIGXCPU; SIGKILL follows a second later (RLIMIT_CPU).
+        open_files: number of file descriptors (RLIMIT_NOFILE).
+        processes: number of processes and threads of *the user*, also outside the kernel
+            (RLIMIT_NPROC). It does not limit root.
     """
 
     memory: Amount | None = None
@@ -69,29 +69,29 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     processes: Amount | None = None
 
     def check(self) -> None:
-        """See that the limits can be set here.
+        """Check that the limits can be set here.
 
         Raises:
-            InvalidLaunchParameter: this system has none, or does not allow that much.
+            InvalidLaunchParameter: this system has no limits, or a limit is above this program's.
         """
         if sys.platform != "linux":
-            raise InvalidLaunchParameter("launch parameter 'limits' has an effect on Linux alone")
+            raise InvalidLaunchParameter("launch parameter 'limits' works on Linux only")
         for name, number in _RESOURCES.items():
             amount: int | None = getattr(self, name)
             _, most = resource.getrlimit(number)
             if amount is not None and most != resource.RLIM_INFINITY and amount > most:
                 raise InvalidLaunchParameter(
-                    f"launch parameter 'limits': {name} can be {most} at the most, because this "
-                    "program has that limit itself"
+                    f"launch parameter 'limits': {name} can be at most {most}, the limit of this "
+                    "program"
                 )
 
     def apply(self, pid: int) -> None:
-        """Limit a process that has just been started, for good, with all that it will start.
+        """Limit a process that has just been started, and every process that it will start.
 
-        For a fraction of a millisecond it has run without; a kernel takes longer to read its own
-        code, let alone the user's. To set the limits in the child before it runs would take a
-        ``preexec_fn``, which can deadlock where there are threads, or another program in between,
-        which would hide why one cannot be run.
+        The process has run without limits for a fraction of a millisecond; a kernel takes longer to
+        read its own code. Setting the limits in the child would need a ``preexec_fn``, which can
+        deadlock in a program with threads, or a program in between, which would hide why the
+        command cannot be run.
 
         Raises:
             InvalidLaunchParameter: the system refuses.
@@ -109,12 +109,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                         ) from error
 
     def reason(self, end: Exit, output: str, *, inherited: int = 0) -> DeathReason | None:
-        """Return which limit has ended the kernel, as far as that can be known; or None.
+        """Return the limit that has probably ended the kernel; None if none has.
 
         Args:
-            end: how its process has ended.
-            output: the last that it has written.
-            inherited: a peak of memory, in bytes, that tells nothing; see ``inherited_peak``.
+            end: how the kernel's process ended.
+            output: the tail of its output.
+            inherited: peaks of memory up to this, in bytes, are ignored; see ``inherited_peak``.
         """
         if self.cpu_seconds is not None and (
             end.returncode == -signal.SIGXCPU
@@ -153,10 +153,10 @@ if sys.platform == "linux":
 
 
 def inherited_peak() -> int:
-    """Return the peak of memory that a process may have from this program, in bytes.
+    """Return the peak of memory that a process inherits from this program, in bytes.
 
     Linux counts the memory of a program for the processes that it starts as well. So the peak of a
-    kernel that has used less than its program is not known.
+    kernel that uses less memory than its program is unknown.
     """
     if sys.platform != "linux":
         return 0
@@ -167,10 +167,10 @@ def raise_open_files() -> int | None:
     """Raise the soft limit of this process for open files to the hard limit.
 
     Kernels that are started afterwards get the soft limit that this process had before: programs
-    that use select(), or close all descriptors one by one, need a low one.
+    that use select(), or close all descriptors one by one, need a low limit.
 
     Returns:
-        how many files this process may now open; None where the system has no such limit.
+        The number of files that this process may now open; None if the system has no such limit.
     """
     global _at_start  # a process has one limit
     if sys.platform == "win32":
@@ -187,7 +187,7 @@ def raise_open_files() -> int | None:
 
 
 def lower_open_files(pid: int) -> None:
-    """Give a process that was just started the soft limit that this one had at its start."""
+    """Give a process that was just started the soft limit that this program had at its start."""
     if sys.platform == "linux" and _at_start is not None:
         with suppress(OSError):  # the process has ended
             _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)

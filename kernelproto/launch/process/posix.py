@@ -1,14 +1,14 @@
-"""ProcessGroup: a process and those it has started, from first to last; on POSIX.
+"""ProcessGroup: a process and its process group on POSIX.
 
 Theory of operation
 -------------------
-A process that has ended keeps its number, and with it that of its group, until its parent reaps it.
-So poll() looks for the end without reaping, then kills what is left of the group, and only then
-reaps: no signal reaches a stranger who was given the number again. poll() does all of it at once
-and never blocks; wait() is poll() whenever a descriptor says that the process has ended.
+A process that has ended keeps its number, and its group's number, until its parent reaps it. So
+poll() looks for the end without reaping, then kills the rest of the group, and only then reaps: no
+signal reaches another process that got the number later. poll() never blocks; wait() calls poll()
+whenever a descriptor shows that the process has ended.
 
-A process inherits which signals the thread blocks, and the program ignores, that starts it. Where
-there are any, reset_signals.py is started in its place, which takes 10 ms more.
+A process inherits the signals that its parent blocks or ignores. If there are any, reset_signals.py
+is started in its place, which takes 10 ms more.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class ProcessGroup(SignalledProcess):
         output: takes standard output and standard error; standard input is empty.
 
     Attributes:
-        before_reaping: called when the process has ended, before others can get its number.
+        before_reaping: called after the end, before the system can reuse the number.
 
     Raises:
         OSError: the program cannot be run; nothing is left of the attempt.
         ValueError: an argument or a variable cannot be handed to a program.
     """
 
-    # Who has been released and lives on. When they end they must be reaped, and nobody waits.
+    # Released processes that still run. The next launch reaps those that have ended.
     _released: ClassVar[list[ProcessGroup]] = []
 
     def __init__(
@@ -70,7 +70,7 @@ class ProcessGroup(SignalledProcess):
             stderr=output,
             start_new_session=True,
         )
-        popen.returncode = 0  # it is waited for here, and Popen is not to warn that nobody does
+        popen.returncode = 0  # this class waits for the process; Popen must not warn
         try:
             self._end = watch_exit(popen.pid)
         except BaseException:
@@ -88,10 +88,11 @@ class ProcessGroup(SignalledProcess):
             if not self._end.has_come():
                 return False
         except ChildProcessError:
-            # Reaped behind our back: the exit status is lost, and the number may be a stranger's.
+            # Another part of the program has reaped it: the exit status is lost, and another
+            # process may have the number.
             self.before_reaping()
         else:
-            # Who runs as somebody else stays; macOS says the same of a group that is all dead.
+            # Processes of other users stay; macOS raises this also if the whole group has ended.
             with suppress(PermissionError, ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self.before_reaping()
@@ -104,7 +105,7 @@ class ProcessGroup(SignalledProcess):
             self._end.close()
 
     def abort(self) -> None:
-        """End the group, block until it has ended, and close(): for a launch that fails."""
+        """End the group, block until it has ended, and close(); for a launch that fails."""
         self.kill()
         while not self.poll():
             self._end.wait()
@@ -124,7 +125,7 @@ def _with_signals_reset(
     """Return the command that runs *command* with no signal blocked or ignored.
 
     Raises:
-        OSError: there is no such program, or it cannot be run.
+        OSError: the program does not exist or cannot be run.
     """
     program = command[0]
     if os.sep in program:
@@ -137,6 +138,6 @@ def _with_signals_reset(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
     try:
         python = python_executable()
-    except OSError:  # a frozen application has none; its kernels inherit its signals
+    except OSError:  # in a frozen application kernels inherit its signals
         return command
     return [python, "-I", "-S", reset_signals.__file__, env.get("LC_CTYPE", ""), *command]

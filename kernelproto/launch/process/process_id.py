@@ -1,8 +1,8 @@
-"""ProcessId: identifies a process, although the system gives its number to others later.
+"""ProcessId: identifies a process, although the system reuses its number later.
 
-The number and the start time identify a process on one machine, since its boot, in one pid
-namespace. The state of a process on another machine, or in another container, cannot be known.
-Processes from before the last boot of this machine have ended.
+The number and the start time identify a process of one pid namespace since the boot of its machine.
+The state of a process on another machine, or in another container, is unknown. Processes from
+before the last boot of this machine have ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ProcessNumber = Annotated[int, msgspec.Meta(ge=1, lt=2**31)]
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """The machine on which a process number is valid; "" where the system does not tell."""
+    """The machine on which a process number is valid; unknown fields are ""."""
 
     host: str
     boot: str
@@ -33,9 +33,9 @@ class ProcessId(msgspec.Struct, frozen=True):
     """A process.
 
     Args:
-        pid: its number.
-        started: its start time as the system counts it, "" where that is unknown.
-        machine: where it runs.
+        pid: the number of the process.
+        started: the start time as the system counts it, "" if unknown.
+        machine: the machine on which it runs.
     """
 
     pid: _ProcessNumber
@@ -49,12 +49,12 @@ class ProcessId(msgspec.Struct, frozen=True):
 
     @property
     def is_here(self) -> bool:
-        """Whether this program can see and signal it, if it runs."""
+        """Whether the process is on this machine, where this program can see and signal it."""
         return self.machine == _this_machine()
 
     @property
     def is_gone(self) -> bool:
-        """Whether it has certainly ended."""
+        """Whether the process has certainly ended."""
         here = _this_machine()
         if self.machine != here:
             return self.machine.host == here.host and self.machine.boot != here.boot

@@ -1,10 +1,9 @@
-"""The state of this program that its kernels inherit, as it is at this moment; POSIX only.
+"""The state of this program that its kernels inherit; POSIX only.
 
-A process that is started inherits the state of its program: working directory, umask, resource
-limits, priority, rights. A forked kernel is no child of the program, so the fork server hands it
-all this. A process can take over most of it by itself, see program_state(). It cannot gain rights,
-and rights that it gives up may leave traces, so for other rights there is another fork server: see
-program_rights().
+A new process inherits the state of its parent: working directory, umask, resource limits, priority,
+rights. A forked kernel is not a child of this program, so it gets this state from the fork server.
+A process can set most of it by itself, see program_state(). It cannot gain rights, and giving up
+rights may leave traces, so other rights need another fork server, see program_rights().
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _LIMITS = sorted({getattr(resource, name) for name in dir(resource) if name.star
 def program_rights() -> Hashable:
     """Return a value that changes when the rights of the calling thread do.
 
-    They are the users, groups and capabilities, and on Linux also filters of system calls,
+    The rights are users, groups and capabilities, and on Linux also filters of system calls,
     namespaces, control groups and the root folder.
     """
     status = thread_status()
@@ -54,11 +53,11 @@ def program_rights() -> Hashable:
 
 
 def program_state() -> dict[str, object]:
-    """Return the state that a forked kernel takes over by itself, as JSON can have it.
+    """Return the state that a forked kernel sets by itself, in JSON types.
 
-    A value that this system does not tell is None or missing; the kernel then keeps the value of
-    the fork server. The umask can be read on Linux alone: elsewhere reading it means changing
-    it for a moment, for all threads.
+    A value that is unknown here is None or missing; the kernel then keeps the fork server's. The
+    umask can be read on Linux only: elsewhere reading means changing it for a moment, for all
+    threads.
     """
     umask = thread_status().get(b"Umask")
     return {

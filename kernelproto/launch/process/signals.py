@@ -1,4 +1,4 @@
-"""SignalledProcess: what the processes of POSIX have in common, whoever has started them."""
+"""SignalledProcess: the common part of all processes on POSIX."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SignalledProcess(ABC):
 
     Args:
         pid: the number of the process and of its group.
-        sign: a descriptor that can be read once the process has ended.
+        sign: a descriptor that becomes readable when the process ends.
     """
 
     exit: Exit | None
@@ -38,7 +38,9 @@ class SignalledProcess(ABC):
         async with self._turn:
             while not self.poll():
                 if self._sign.closed:
-                    raise RuntimeError("this kernel has been released: nobody waits for it here")
+                    raise RuntimeError(
+                        "this kernel has been released and cannot be waited for here"
+                    )
                 await anyio.wait_readable(self._sign)
         return None if self.exit is None else self.exit.returncode
 

@@ -1,13 +1,14 @@
-"""JobProcess: a kernel's process on Windows. No test has run it there: only its logic is tested.
+"""JobProcess: a kernel's process on Windows. Tests cover its logic, but have not run on Windows.
 
-What differs from POSIX:
+Differences from POSIX:
 
-- The processes are held together by a job object. It ends them when its last handle is closed, and
-  so also when this program dies: there is no watchdog.
-- A kernel is interrupted through an event, whose handle it inherits and finds in its environment
-  as JPY_INTERRUPT_EVENT. JPY_PARENT_PID is a handle too: the kernel waits for this program with it.
-- Nothing that anyio can wait for tells of the end of a process: a thread does, through a socket.
-- A pipe cannot be waited for either: a thread of its own reads each.
+- A job object holds the processes together. It ends them when its last handle is closed, also when
+  this program dies; so there is no watchdog.
+- An event interrupts the kernel, which inherits its handle and finds the number in its environment
+  as JPY_INTERRUPT_EVENT. JPY_PARENT_PID is a handle too, with which the kernel waits for the end of
+  this program.
+- anyio cannot wait for the end of a process, so a thread does, and writes to a socket.
+- anyio cannot wait for a pipe, so each has a thread that reads it.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ _JOIN_SECONDS = 1.0
 
 
 class Win32(Protocol):
-    """The functions of the system that are needed; handles are numbers."""
+    """The functions of Windows that are needed; handles are numbers."""
 
     def create_event(self) -> int:
         """Return an event that children inherit."""
         ...
 
     def set_event(self, event: int) -> None:
-        """Wake whoever waits for an event."""
+        """Set an event, which wakes its waiters."""
         ...
 
     def this_process(self) -> int:
@@ -81,11 +82,11 @@ class Win32(Protocol):
 
 
 class JobProcess:
-    """A process with all that it starts; arguments, attributes and exceptions as ProcessGroup's.
+    """A process and the processes that it starts; attributes and exceptions as ProcessGroup's.
 
     Args:
         command: the program and its arguments.
-        env: the whole environment; JPY_PARENT_PID in it is replaced by what Windows needs.
+        env: the whole environment; JPY_PARENT_PID in it is replaced by a handle.
         cwd: the working directory; None means the caller's.
         output: takes standard output and standard error.
         win32: the functions of the system.
@@ -122,7 +123,8 @@ class JobProcess:
                 end.callback(self._popen.wait)
                 end.callback(self._popen.kill)
                 if self._job is not None:
-                    # What it started before this line is not in the job; it has had no time to.
+                    # Processes that it started before this line are not in the job; it has had no
+                    # time to start any.
                     win32.put_into_job(self._job, self._popen)
                 self._sign, signaller = socket.socketpair()
                 undo.callback(self._sign.close)
@@ -148,10 +150,10 @@ class JobProcess:
         return None if self.exit is None else self.exit.returncode
 
     def signal(self, signum: int) -> None:
-        """Do what comes nearest to a signal.
+        """Do the nearest equivalent of a signal.
 
         Raises:
-            UnsupportedRequest: nothing does.
+            UnsupportedRequest: there is none.
         """
         match signum:
             case 0:
@@ -164,12 +166,12 @@ class JobProcess:
                 raise UnsupportedRequest(f"there is no signal {signum} on Windows")
 
     def interrupt(self) -> None:
-        """Set the event that the kernel waits for."""
+        """Set the interrupt event of the kernel."""
         if not self.poll():
             self._win32.set_event(self._event)
 
     def terminate(self) -> None:
-        """End the group: nothing asks a process without a window to end."""
+        """End the group: Windows cannot ask a process without a window to end."""
         self.kill()
 
     def kill(self) -> None:
@@ -179,7 +181,7 @@ class JobProcess:
             self._end_job()
 
     def abort(self) -> None:
-        """End the group, block until it has ended, and close(): for a launch that fails."""
+        """End the group, block until it has ended, and close(); for a launch that fails."""
         self.kill()
         self._popen.wait()
         self.close()
@@ -199,15 +201,15 @@ class JobProcess:
     def _watch(self, signaller: socket.socket) -> None:
         with signaller:
             self._popen.wait()
-            with suppress(OSError):  # nobody waits any more: it has been released
+            with suppress(OSError):  # the process has been released, which closed the other end
                 signaller.send(b".")
 
 
 class ThreadedTail:
-    """What OutputTail is on POSIX, with a thread of its own: the last 64 KiB of the output.
+    """The last 64 KiB of the output, like OutputTail on POSIX, with a thread for each pipe.
 
     Args:
-        forwarder: gets everything as well.
+        forwarder: gets the whole output.
 
     Attributes:
         write_end: the end of the pipe for the process; close it once the process has it.
@@ -223,11 +225,11 @@ class ThreadedTail:
         self._thread.start()
 
     def text(self) -> str:
-        """Return what has been read so far; what is not UTF-8 becomes U+FFFD."""
+        """Return the tail of the output so far; bytes that are not UTF-8 become U+FFFD."""
         return self._kept.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Keep the last of what has been written, once all writers have ended."""
+        """Read the rest of the output, once all writers have ended."""
         self.write_end.close()
         self._thread.join(_JOIN_SECONDS)
 

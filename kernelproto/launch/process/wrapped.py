@@ -1,6 +1,6 @@
-"""A kernel that a wrapper runs as a child: ``conda run``, ``sh -c`` without exec. Linux only.
+"""Interrupting a kernel that runs as the child of a wrapper, such as ``conda run``. Linux only.
 
-The process that was started is then the wrapper. SIGINT to its process group may end the wrapper,
+Then the process that was started is the wrapper. SIGINT to its process group may end the wrapper,
 and does not reach a kernel that has left the group (``setsid``).
 """
 
@@ -13,12 +13,12 @@ from contextlib import suppress
 
 from kernelproto.launch.process.proc import children, command_line
 
-# More processes than this are not looked at: the event loop waits meanwhile.
+# With more processes no wrapped kernel is searched for, because the event loop waits meanwhile.
 _MOST_PROCESSES = 256
 
 
 def interrupt_wrapped(leader: int, connection_file: str) -> bool:
-    """Send SIGINT to a kernel below its wrapper, and to its own descendants in its group.
+    """Send SIGINT to a kernel below a wrapper, and to the kernel's descendants in its group.
 
     The kernel is the one process below the leader that has the connection file in its command line
     and is no fork of its parent, which would have the same command line.
@@ -28,7 +28,7 @@ def interrupt_wrapped(leader: int, connection_file: str) -> bool:
         connection_file: the path of that file.
 
     Returns:
-        Whether there is such a kernel; if not, no signal was sent.
+        Whether there is such a kernel. If not, no signal was sent.
     """
     path = os.fsencode(connection_file)
     parents = _descendants(leader)
@@ -53,7 +53,7 @@ def interrupt_wrapped(leader: int, connection_file: str) -> bool:
 
 
 def _descendants(leader: int) -> dict[int, int]:
-    """Return the processes below the leader with their parents; none where there are too many."""
+    """Return the processes below the leader with their parents; none if there are too many."""
     parents: dict[int, int] = {}
     unseen = [leader]
     while unseen:

@@ -1,1 +1,1 @@
-"""A kernelspec and its parameters: what a launch needs."""
+"""Kernelspecs, launch parameters and launch plans."""

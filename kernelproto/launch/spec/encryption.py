@@ -1,4 +1,4 @@
-"""Whether a kernel's channels are encrypted, and where they may be without: the rules."""
+"""The rules that decide whether a kernel's channels are encrypted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CURVE = "curve"
 
 
 def supports_curve(metadata: Mapping[str, Any]) -> bool:
-    """Return whether the metadata of a kernelspec says that the kernel takes CurveZMQ keys.
+    """Return whether the metadata of a kernelspec says that the kernel supports CurveZMQ.
 
-    It does in ``supported_encryption``: ``["curve"]``, or ``"curve"`` as it was in the beginning.
+    The key is ``supported_encryption``: ``["curve"]``, or ``"curve"`` in its first version.
     """
     supported = metadata.get("supported_encryption")
     schemes = [supported] if isinstance(supported, str) else supported
@@ -28,25 +28,25 @@ def supports_curve(metadata: Mapping[str, Any]) -> bool:
 def is_encrypted(
     policy: Encryption, *, transport: str, ip: str, kernel_can: bool, we_can: bool
 ) -> bool:
-    """Decide whether a kernel that is to be launched gets keys.
+    """Decide whether a new kernel gets encryption keys.
 
     ============ ===================== ======== ====================================
     policy       tcp, loopback         ipc      tcp, another interface
     ============ ===================== ======== ====================================
-    "disabled"   no                    no       no: the caller has said so
+    "disabled"   no                    no       no
     "auto"       if both sides can     no       yes, or InvalidLaunchParameter
     "required"   yes, or InvalidLaunchParameter, everywhere
     ============ ===================================================================
 
     Args:
-        policy: what the caller asks for.
+        policy: the caller's choice.
         transport: ``"tcp"`` or ``"ipc"``.
         ip: the IPv4 address that the kernel is to bind; it has no meaning with ipc.
-        kernel_can: whether its kernelspec says that the kernel can.
-        we_can: whether pyzmq can.
+        kernel_can: whether the kernelspec says that the kernel supports encryption.
+        we_can: whether pyzmq supports it.
 
     Raises:
-        InvalidLaunchParameter: it has to be and cannot be; the message says why, and what to do.
+        InvalidLaunchParameter: encryption is required and not possible.
     """
     if policy == "disabled":
         return False
@@ -62,7 +62,7 @@ def _refusal(policy: Encryption, ip: str, *, kernel_can: bool) -> str:
     demand = (
         "encryption='required'"
         if policy == "required"
-        else f"a kernel at {ip!r}, where other machines may listen in, has to be encrypted"
+        else f"a kernel at {ip!r}, which other machines can reach, has to be encrypted"
     )
     obstacle = (
         "this pyzmq was built without CurveZMQ; install the one from PyPI"
@@ -70,5 +70,5 @@ def _refusal(policy: Encryption, ip: str, *, kernel_can: bool) -> str:
         else "the kernelspec does not say that this kernel can be encrypted; if it can, add "
         '"supported_encryption": ["curve"] to the kernelspec\'s metadata'
     )
-    waiver = ", or give encryption='disabled' to do without"
+    waiver = ", or pass encryption='disabled' for a kernel without encryption"
     return f"{demand}, but {obstacle}{waiver}"

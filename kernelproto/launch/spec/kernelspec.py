@@ -1,4 +1,4 @@
-"""KernelSpec: what a folder with a ``kernel.json`` says about a kernel type.
+"""KernelSpec: the description of a kernel type in a folder with a ``kernel.json``.
 
 Files are read synchronously, without a worker thread: thirty kernelspecs take 2.3 ms, and a launch
 reads a single one of them.
@@ -39,9 +39,8 @@ _LOGO_TYPES = (".png", ".svg")
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
 
-# Metadata that has a kernel started elsewhere or by another program, in jupyter_client and in
-# Jupyter Enterprise Gateway: the key, the entry that names the launcher, and the launcher that is
-# the same as this one.
+# Metadata of jupyter_client and Jupyter Enterprise Gateway that names another launcher: the key,
+# the entry with the launcher's name, and the launcher that means the same as kernelproto's.
 _LAUNCHERS = (
     ("kernel_provisioner", "provisioner_name", "local-provisioner"),
     ("process_proxy", "class_name", "LocalProcessProxy"),
@@ -84,7 +83,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return _kernel_json(self.resource_dir)
 
     def attributes(self) -> KernelAttributes:
-        """Return what a provider tells about this kernel type."""
+        """Return the attributes of this kernel type, as a provider yields them."""
         attributes = KernelAttributes(
             display_name=self.display_name,
             language=self.language,
@@ -101,7 +100,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return attributes
 
     def launch_fault(self) -> InvalidKernelSpec | None:
-        """Return why the kernel cannot be launched here: its metadata asks for another launcher."""
+        """Return the error if the metadata names another launcher; None if it does not."""
         for key, entry, local in _LAUNCHERS:
             launcher = self.metadata.get(key)
             if launcher is None:
@@ -112,7 +111,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
                 if str(launcher).rpartition(".")[2] == local and not stanza.get("config"):
                     continue
             return InvalidKernelSpec(
-                f"{self.path}: 'metadata.{key}' has the kernel started by "
+                f"{self.path}: 'metadata.{key}' names the launcher "
                 f"{repr(launcher)[:_SHOWN_CHARACTERS]}, which kernelproto cannot use, and without "
                 "it the kernel would run as a process on this machine: start it with a program "
                 f"that has this launcher, or remove the entry {key!r} from the kernelspec",
@@ -122,10 +121,10 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return None
 
     def parameter_schema(self) -> ParameterSchema | None:
-        """Return what the metadata says about launch parameters; None where it says nothing.
+        """Return the schema of the launch parameters in the metadata; None if there is none.
 
         Raises:
-            InvalidKernelSpec: it is no JSON Schema.
+            InvalidKernelSpec: the schema is not a JSON Schema.
         """
         for key in _SCHEMA_KEYS:
             if self.metadata.get(key) is not None:
@@ -141,7 +140,7 @@ _KEYS = {
 
 
 def kernelspec_folders() -> list[str]:
-    """Return the folders in which kernelspecs are looked for, those that count first at the front.
+    """Return the folders that are searched for kernelspecs, in order of precedence.
 
     They are Jupyter's own: ``JUPYTER_PATH``, the user's, those of the running Python, the system's.
     Where ``JUPYTER_PREFER_ENV_PATH`` says so, and in a virtual environment unless it is 0, the
@@ -153,9 +152,8 @@ def kernelspec_folders() -> list[str]:
 def find_kernelspecs() -> dict[str, str]:
     """Return the folders of all kernelspecs by their names, which are in lower case.
 
-    A name that is there several times belongs to the folder that comes first on the search path of
-    Jupyter, also when that one turns out to be unreadable: another kernel in its place, without a
-    word, would be worse than none.
+    If several folders have the same name, the first one on Jupyter's search path counts, even if it
+    is unreadable: silently starting another kernel would be worse than an error.
     """
     folders: dict[str, str] = {}
     for root in kernelspec_folders():
@@ -174,7 +172,7 @@ def find_kernelspecs() -> dict[str, str]:
 
 
 def read_kernelspec(name: str, folder: str) -> KernelSpec:
-    """Read the kernelspec in *folder*; keys that are unknown are ignored.
+    """Read the kernelspec in *folder*; ignore unknown keys.
 
     Raises:
         InvalidKernelSpec: the file cannot be read, or one of its values is of the wrong kind.
@@ -207,7 +205,7 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
 
 
 def read_kernelspecs() -> Iterator[KernelSpec]:
-    """Read all kernelspecs, by name; an invalid one is logged and skipped."""
+    """Yield all valid kernelspecs by name; log and skip the others."""
     for name, folder in sorted(find_kernelspecs().items()):
         try:
             kernelspec = read_kernelspec(name, folder)
@@ -220,13 +218,13 @@ def read_kernelspecs() -> Iterator[KernelSpec]:
 def find_resources(folder: str) -> dict[str, str]:
     """Return the paths of logos, scripts and style sheets under the names that Jupyter gives them.
 
-    Of a logo that is there twice, the one that scales is taken.
+    An SVG logo takes precedence over a PNG logo of the same name.
     """
     resources: dict[str, str] = {}
     try:
         files = sorted(os.listdir(folder))
     except OSError:
-        return resources  # what may be entered but not listed has a kernel.json all the same
+        return resources  # the folder cannot be listed, but its kernel.json may be readable
     for file in files:
         stem, suffix = os.path.splitext(file)
         path = os.path.join(folder, file)
@@ -244,23 +242,23 @@ def install_kernelspec(
     prefix: str | os.PathLike[str] | None = None,
     replace: bool = False,
 ) -> str:
-    """Copy a kernelspec to where it is found; return its new folder.
+    """Copy a kernelspec to a folder where kernels are searched; return its new folder.
 
-    It is copied under another name first, so a half-copied one is never found, and nothing is left
-    when it fails. One that is replaced is gone for an instant before the new one is there.
+    The copy is made under another name first, so that no program finds half of it, and a failure
+    leaves nothing behind. A kernelspec that is replaced is missing for an instant.
 
     Args:
-        source_dir: a folder with a valid ``kernel.json``; all of it is copied.
-        name: of the kernelspec; that of the folder by default. Upper case becomes lower case.
+        source_dir: a folder with a valid ``kernel.json``; the whole folder is copied.
+        name: the name of the kernelspec, by default the folder's; changed to lower case.
         user: install it for the current user.
         prefix: install it for the Python environment with this ``sys.prefix``. Without *user* and
-            *prefix* it is installed for everybody.
-        replace: whether a kernelspec of the same name, upper and lower case alike, may be replaced.
+            *prefix* it is installed for all users.
+        replace: whether a kernelspec of the same name, ignoring case, may be replaced.
 
     Raises:
-        InvalidKernelSpec: what is in *source_dir* cannot be used.
-        DiscoveryError: *name* is not simple (ASCII letters, digits, ``.``, ``_``, ``-``), is there
-            already, or the folder cannot be written to.
+        InvalidKernelSpec: the kernelspec in *source_dir* cannot be used.
+        DiscoveryError: *name* has other characters than ASCII letters, digits, ``.``, ``_`` and
+            ``-``, a kernelspec of this name exists, or the folder cannot be written to.
         ValueError: both *user* and *prefix* are given.
     """
     if user and prefix is not None:
@@ -269,7 +267,7 @@ def install_kernelspec(
     name = (os.path.basename(source) if name is None else name).lower()
     if not is_simple_name(name):
         raise DiscoveryError(
-            f"a kernelspec cannot be called {name!r}: only ASCII letters, digits, '.', '_' and '-'"
+            f"invalid kernelspec name {name!r}: use only ASCII letters, digits, '.', '_' and '-'"
         )
     read_kernelspec(name, source)  # it raises
     root = _kernelspec_root(user, prefix)
@@ -336,7 +334,7 @@ def _workshop(root: str) -> Generator[str]:
 
 
 def _exchange(root: str, workshop: str, present: Sequence[str], new: str) -> str:
-    """Move *new* to *root*, and what is present there out of its way; put it back on failure."""
+    """Move *new* to *root* and the *present* entries to the workshop; undo both on failure."""
     destination = os.path.join(root, os.path.basename(new))
     moved: list[tuple[str, str]] = []
     try:
@@ -357,7 +355,7 @@ def _kernel_json(folder: str) -> str:
 
 
 def _has_kernel_json(folder: str) -> bool:
-    """Return whether there is one, also when it cannot be looked at: that is for the reader."""
+    """Return whether there is a kernel.json; True if unknown, so that reading it tells why."""
     try:
         return stat.S_ISREG(os.stat(_kernel_json(folder)).st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 
 from kernelproto.exceptions import NoSuchKernel
 
-# A name without a provider is one of this provider, if it has it.
+# A name without a provider means a kernel type of this provider, if there is one.
 FIRST_PROVIDER = "spec"
 
 # The ipykernel of the running interpreter.
@@ -19,12 +19,12 @@ _OWN_PYTHON = ("python", "python3")
 _COMPARED = 100
 _MOST_NAMED = 10
 
-# Not only dots, because a name becomes a folder.
+# Not only dots, because the name becomes that of a folder.
 _SIMPLE_NAME = re.compile(r"(?!\.+\Z)[a-z0-9._-]+", re.IGNORECASE | re.ASCII)
 
 
 def is_simple_name(name: object) -> bool:
-    """Return whether *name* is fit for a provider or kernelspec: ASCII letters, digits, ``._-``."""
+    """Return whether *name* has nothing but ASCII letters, digits and ``._-``."""
     return isinstance(name, str) and _SIMPLE_NAME.fullmatch(name) is not None
 
 
@@ -39,8 +39,7 @@ def means_own_python(name: str) -> bool:
 def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
     """Return *candidates* sorted by similarity to *name*, ignoring case, then by name.
 
-    Only the first 100 characters are compared, because comparing takes quadratic time. Those that
-    look alike equally are sorted by name.
+    Only the first 100 characters are compared, because comparing takes quadratic time.
     """
     matcher = SequenceMatcher(None, "", _compared(name))
 
@@ -52,17 +51,17 @@ def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
 
 
 def check_kernel_type(name: str, available: Iterable[str], *, remedy: str) -> str:
-    """Make sure that there is a kernel type; return its name with its provider.
+    """Check that a kernel type exists; return its name with its provider.
 
-    Some providers take upper and lower case alike, so the launch may still refuse it.
+    The check ignores case, but not every provider does, so the launch may still refuse the name.
 
     Args:
-        name: any name that it is launched by, with or without its provider.
-        available: the kernel types there are, with their providers.
-        remedy: the advice where it is not among them, as an order.
+        name: any name of the kernel type, with or without its provider.
+        available: the names of all kernel types, with their providers.
+        remedy: the advice in the error, in the imperative.
 
     Raises:
-        NoSuchKernel: it is not.
+        NoSuchKernel: the kernel type is not among them.
     """
     there = list(available)
     found = launch_names(there).get(name.lower())
@@ -72,10 +71,10 @@ def check_kernel_type(name: str, available: Iterable[str], *, remedy: str) -> st
 
 
 def launch_names(available: Iterable[str]) -> dict[str, str]:
-    """Return the names by which kernel types are launched, in lower case, with the kernel types.
+    """Return all names under which kernel types can be launched, in lower case, with their types.
 
     Args:
-        available: the kernel types there are, with their providers.
+        available: the names of all kernel types, with their providers.
     """
     there = sorted(available, key=lambda known: known.partition("/")[0] != FIRST_PROVIDER)
     names: dict[str, str] = {}
@@ -94,9 +93,9 @@ def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuc
     """Return the exception for an unknown kernel type; its message names the nearest ten.
 
     Args:
-        name: the kernel type that was asked for.
-        available: the kernel types there are, in any order.
-        remedy: the advice, as an order.
+        name: the unknown name.
+        available: the names of all kernel types, in any order.
+        remedy: the advice, in the imperative.
     """
     there = nearest_first(name, available)
     more = f" and {len(there) - _MOST_NAMED} more" if len(there) > _MOST_NAMED else ""

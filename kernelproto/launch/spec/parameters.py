@@ -1,4 +1,4 @@
-"""From a command line with names in braces, and launch parameters, to what is run.
+"""Launch parameters: checking them, and filling them into command line and environment.
 
 Specification: "Kernel specs", argv and env.
 """
@@ -23,7 +23,7 @@ from kernelproto.launch.spec.encryption import Encryption
 from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.launch.spec.schema import ParameterSchema
 
-# What the operating system can hand to a program.
+# Text that the operating system can pass to a program.
 Argument = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*\Z")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"\A[^=\0]+\Z")]
 Variables = Mapping[VariableName, Argument]
@@ -56,19 +56,19 @@ _THIS_PYTHON = frozenset(
 
 
 class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
-    """What the caller of a launch has decided.
+    """The launch parameters of one launch, checked.
 
     Args:
-        env: environment variables for the kernel; they win over all others. ``${NAME}`` is a
+        env: environment variables for the kernel; they override all others. ``${NAME}`` is a
             variable of this process.
         extra_arguments: appended to the command line.
         transport: ``"tcp"`` or ``"ipc"``; None leaves it to the kernel type.
         ip: the IPv4 address that the kernel binds, which makes the transport tcp; None means
             loopback.
-        encryption: ``"disabled"``, ``"auto"`` or ``"required"``; see launch/encryption.py.
+        encryption: ``"disabled"``, ``"auto"`` or ``"required"``; see spec/encryption.py.
         detached: whether the kernel outlives this program.
-        limits: what each process of the kernel may use; see launch/limits.py.
-        output: where the kernel's output goes as well; see launch/forwarder.py.
+        limits: the limits of each process of the kernel; see Limits.
+        output: where the kernel's output goes, in addition to the tail; see output/forward.py.
         values: for the names in braces in the command line and the environment of the kernel type.
     """
 
@@ -91,21 +91,21 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
         env: Mapping[str, str] | None = None,
         schema: ParameterSchema | None = None,
     ) -> LaunchParameters:
-        """Take the launch parameters of a kernel type.
+        """Check the launch parameters for a kernel type.
 
-        A name in braces takes a string or a number, unless the schema says something else. What the
-        schema declares is taken even when no braces ask for it. In braces, a string stands for
-        itself and anything else for its JSON text. A schema may narrow the options that every
-        kernel type has, such as ``env``, but not give them a default.
+        A name in braces takes a string or a number, unless the schema says otherwise. Parameters
+        that the schema declares are allowed even if no braces use them. A string is filled in as
+        text, any other value as JSON. A schema may restrict the options that every kernel type
+        has, such as ``env``, but cannot give them defaults.
 
         Args:
             launch_params: as the caller gave them.
             argv: the kernel type's command line.
-            env: its environment variables.
-            schema: what it says about its parameters.
+            env: the kernel type's environment variables.
+            schema: the kernel type's schema for the parameters.
 
         Raises:
-            InvalidLaunchParameter: one is missing, is not allowed, or has no effect here.
+            InvalidLaunchParameter: a parameter is missing, not allowed, or without effect here.
             InvalidKernelSpec: the schema cannot be used.
         """
         blanks = _blanks(argv, env or {}) - SYSTEM_NAMES
@@ -139,7 +139,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def fill_in(argv: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """Replace the names in braces that *values* has; others stay, they may mean something else."""
+    """Replace the names in braces that *values* has; keep the others, as for a shell."""
 
     def value_of(blank: re.Match[str]) -> str:
         return values.get(blank[1], blank[0])
@@ -193,7 +193,7 @@ def kernel_environment(
 
 
 def literal(value: str) -> str:
-    """Return the value of a variable of the caller that ``kernel_environment`` makes *value* of."""
+    """Escape *value*, so that ``kernel_environment`` gives the kernel exactly this text."""
     return _VARIABLE.sub(r"$\g<0>", value)
 
 
@@ -232,7 +232,7 @@ def _convert(name: str, value: object, kind: Any, words: str) -> Any:
 
 
 def _as_json(name: str, value: object, depth: int = _DEEPEST) -> Any:
-    """Return *value* with the types that JSON has, which are all that a schema knows."""
+    """Return *value* with the types that JSON has; schemas know no others."""
     match value:
         case _ if depth == 0:
             reason = f"not be nested deeper than {_DEEPEST} levels"
@@ -249,7 +249,7 @@ def _as_json(name: str, value: object, depth: int = _DEEPEST) -> Any:
         case float() if math.isfinite(value):
             return value
         case _:
-            reason = f"be what JSON can say, not {type(value).__name__}"
+            reason = f"be a value that JSON has, not {type(value).__name__}"
     raise InvalidLaunchParameter(f"launch parameter {name!r} must {reason}")
 
 

@@ -21,33 +21,33 @@ _Resolver = Any  # referencing does not name its type
 
 _SHOWN_CHARACTERS = 200
 
-# They say nothing about which values are allowed.
+# Keywords without effect on which values are allowed.
 _ANNOTATIONS = frozenset(
     {"$comment", "default", "deprecated", "description", "examples", "readOnly", "title"}
 )
 _ABOUT_NAMES = frozenset({"additionalProperties", "unevaluatedProperties", "dependentRequired"})
 _SECRETS = ('"format": "password"', '"writeOnly": true')
 
-# Where a schema has the schemas that describe the same value, always or under a condition.
+# Keywords with schemas for the same value, always or under a condition.
 _EVERY_TIME = ("allOf",)
 _SOMETIMES = ("allOf", "anyOf", "oneOf", "if", "then", "else")
 
 
 class ParameterSchema:
-    """What a kernelspec says about its launch parameters.
+    """The schema of the launch parameters of a kernelspec.
 
     Args:
-        schema: a JSON Schema for the mapping of all parameters. Its draft is the one that
-            ``$schema`` names, else 2020-12; nothing that it refers to is fetched from elsewhere.
-        path: the kernel.json, for messages.
-        key: where the schema is in there, for messages.
+        schema: a JSON Schema for the mapping of all parameters, of the draft that ``$schema``
+            names, by default 2020-12. References to other documents are never fetched.
+        path: the path of the kernel.json, for messages.
+        key: the place of the schema in that file, for messages.
 
     Attributes:
-        names: the parameters that it declares.
-        is_closed: whether it says that there are no others.
+        names: the parameters that the schema declares.
+        is_closed: whether it forbids all others.
 
     Raises:
-        InvalidKernelSpec: it is no JSON Schema.
+        InvalidKernelSpec: it is not a JSON Schema.
     """
 
     def __init__(self, schema: object, *, path: str, key: str) -> None:
@@ -90,7 +90,7 @@ class ParameterSchema:
             where = "".join(f"[{step!r}]" for step in error.absolute_path)
             raise self._invalid(f"{where or 'the schema'} is wrong: {error.message}") from error
         except Exception as error:
-            # A reference may lead to what has not been checked, and then anything may go wrong.
+            # A reference may lead to a part that was not checked, with any exception as result.
             raise self._invalid(_reason(error)) from error
         self.is_closed = any(part.get("additionalProperties") is False for part in parts)
         self._lets_others_through = any(
@@ -100,7 +100,7 @@ class ParameterSchema:
         )
 
     def accepts(self, name: str) -> bool:
-        """Return whether the schema knows this parameter, or says that there may be others."""
+        """Return whether the schema declares this parameter or allows others."""
         return (
             name in self.names
             or (self._lets_others_through and not self.is_closed)
@@ -122,16 +122,16 @@ class ParameterSchema:
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters with the schema's defaults, validated.
 
-        A default is set where its object is there: at the top, in an object that was given, and in
-        one that is a default itself. What stands under ``anyOf``, ``oneOf`` or ``if`` sets none,
-        because it may not apply.
+        A default is set in objects that exist: at the top, in an object that was given, and in an
+        object that is a default. Defaults under ``anyOf``, ``oneOf`` or ``if`` are not set, because
+        they may not apply.
 
         Args:
-            given: the parameters, as JSON has them.
+            given: the parameters, in JSON types.
 
         Raises:
-            InvalidLaunchParameter: one is missing or not allowed.
-            InvalidKernelSpec: a default is not allowed, or the schema proves unusable.
+            InvalidLaunchParameter: a parameter is missing or not allowed.
+            InvalidKernelSpec: a default is not allowed, or the schema cannot be used.
         """
         from jsonschema import exceptions
 
@@ -190,7 +190,7 @@ def _set_defaults(value: Any, schema: Any, resolver: _Resolver) -> None:
 
 
 def _is_in(given: Any, path: Sequence[str | int]) -> bool:
-    """Return whether the caller has given what is at *path*; a default has put it there if not."""
+    """Return whether the value at *path* is the caller's; otherwise it is a default."""
     try:
         for step in path:
             given = given[step]
@@ -206,7 +206,7 @@ def _reason(error: Exception) -> str:
 
 
 def _explain(error: ValidationError) -> str:
-    """Say which parameter is wrong, what it is, and what it may be."""
+    """Name the wrong parameter, its value, and the values that are allowed."""
     name = ".".join(map(str, error.absolute_path))
     parameter = f"launch parameter {name!r}" if name else "the launch parameters"
     keyword = str(error.validator)

@@ -165,7 +165,7 @@ def test_remove_can_be_called_again(runtime_dir, transport) -> None:
     file.remove()
     file.remove()
     assert list(runtime_dir.iterdir()) == []
-    assert ports_module._promised.isdisjoint(ports(file.info))
+    assert ports_module._reserved.isdisjoint(ports(file.info))
 
 
 def test_remove_when_everything_is_gone_already() -> None:
@@ -177,13 +177,13 @@ def test_remove_when_everything_is_gone_already() -> None:
 
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
 def test_nothing_is_left_of_a_failure(runtime_dir, no_leaks, transport) -> None:
-    promised = set(ports_module._promised)
+    reserved = set(ports_module._reserved)
     runtime_dir.joinpath("kernel-one.json").mkdir()
     with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR") as caught:
         ConnectionFile.create("one", transport=transport)
     assert isinstance(caught.value.__cause__, OSError)
     runtime_dir.joinpath("kernel-one.json").rmdir()
-    assert ports_module._promised == promised
+    assert ports_module._reserved == reserved
 
 
 def test_runtime_folder_cannot_be_made(runtime_dir, monkeypatch) -> None:
@@ -236,7 +236,7 @@ def test_no_free_ports_are_a_launch_error(monkeypatch: pytest.MonkeyPatch) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(ports_module, "_PORTS", range(port, port + 1))
-        with pytest.raises(LaunchError, match="free ports"):
+        with pytest.raises(LaunchError, match=r"fewer than 5 ports .* are free"):
             ConnectionFile.create("one", transport="tcp")
 
 

@@ -31,7 +31,7 @@ LOOPBACK = "127.0.0.1"
 needs_proc = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc/net/tcp")
 
 
-class TestPromisePorts:
+class TestReservePorts:
     def test_they_are_free_and_different(self) -> None:
         ports = reserve_ports(5, LOOPBACK)
         assert len(set(ports)) == 5
@@ -43,7 +43,7 @@ class TestPromisePorts:
     def test_to_one_kernel_only(self, monkeypatch) -> None:
         first = reserve_ports(5, LOOPBACK)
         monkeypatch.setattr(module, "_PORTS", first)
-        with pytest.raises(OSError, match="free ports"):
+        with pytest.raises(OSError, match=r"fewer than 1 ports .* are free"):
             reserve_ports(1, LOOPBACK)
         release_ports(first)
         assert sorted(reserve_ports(5, LOOPBACK)) == sorted(first)
@@ -56,13 +56,13 @@ class TestPromisePorts:
             assert sorted(reserve_ports(2, LOOPBACK)) == sorted(ports[1:])
         release_ports(ports)
 
-    def test_nothing_is_promised_in_vain(self, monkeypatch) -> None:
+    def test_nothing_is_reserved_in_vain(self, monkeypatch) -> None:
         monkeypatch.setattr(module, "_PORTS", ports := reserve_ports(3, LOOPBACK))
         release_ports(ports)
-        before = set(module._promised)
-        with pytest.raises(OSError, match="4 free ports"):
+        before = set(module._reserved)
+        with pytest.raises(OSError, match=r"fewer than 4 ports .* are free"):
             reserve_ports(4, LOOPBACK)
-        assert module._promised == before
+        assert module._reserved == before
 
     def test_address_that_is_not_ours(self) -> None:
         with pytest.raises(InvalidLaunchParameter, match=r"192\.0\.2\.1.*no such address"):

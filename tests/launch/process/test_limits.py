@@ -64,7 +64,7 @@ def test_without_limits_nothing_is_changed() -> None:
 def test_more_than_this_program_has_itself() -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     Limits(open_files=most).check()
-    with pytest.raises(InvalidLaunchParameter, match=rf"open_files can be {most} at the most"):
+    with pytest.raises(InvalidLaunchParameter, match=rf"open_files can be at most {most},"):
         Limits(open_files=most + 1).check()
 
 
@@ -77,7 +77,7 @@ def test_more_than_the_system_can_count() -> None:
 
 def test_other_systems(monkeypatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(InvalidLaunchParameter, match="on Linux alone"):
+    with pytest.raises(InvalidLaunchParameter, match="on Linux only"):
         Limits(memory=1).check()
     Limits(memory=1).apply(os.getpid())
 

@@ -147,7 +147,7 @@ def test_kernel_that_another_launcher_has_to_start(write_kernelspec, metadata, n
     fault = kernelspec.launch_fault()
     assert isinstance(fault, InvalidKernelSpec)
     assert (fault.path, fault.key) == (kernelspec.path, f"metadata.{key}")
-    assert f"started by {name}," in str(fault)
+    assert f"names the launcher {name}," in str(fault)
     assert kernelspec.attributes()["unavailable"] == str(fault)
 
 
