@@ -1,10 +1,10 @@
-"""The front door for synchronous code: the asynchronous one, called through a portal.
+"""The entry points for synchronous code: the asynchronous ones, called through a portal.
 
-An event loop runs in a thread of its own for as long as any blocking kernel or client is open. All
-of them share it, and they may be used from any thread, also where an event loop runs already. A
-forked child opens kernels in an event loop of its own, and cannot use those of its parent.
+An event loop runs in a thread while any blocking kernel or client is open. All of them share this
+thread, and may be used from any thread, even if another event loop runs there. A forked child opens
+kernels in a new event loop, and cannot use the kernels of its parent.
 
-Ctrl-C while code runs interrupts the code, not the connection; a second one is a KeyboardInterrupt.
+The first Ctrl-C while code runs interrupts the code; the second one raises KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ T = TypeVar("T")
 class _EventLoop:
     """An event loop in a thread, while any blocking kernel or client is open.
 
-    anyio has a BlockingPortalProvider for this, but a forked child that lets go of one waits for
-    ever: it calls a thread that runs in the parent alone.
+    anyio's BlockingPortalProvider does not work in a forked child: leaving one waits for ever for a
+    thread that runs only in the parent.
     """
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class _EventLoop:
         except BaseException as error:
             if future.done():
                 raise
-            future.set_exception(error)  # there are no descriptors left
+            future.set_exception(error)  # no file descriptors are left
 
 
 _event_loop = _EventLoop()
@@ -108,7 +108,7 @@ _event_loop = _EventLoop()
 
 def _after_fork_in_child() -> None:
     global _event_loop
-    _event_loop = _EventLoop()  # the thread of the other one runs in the parent alone
+    _event_loop = _EventLoop()  # the old thread runs only in the parent
 
 
 if hasattr(os, "register_at_fork"):
@@ -122,7 +122,7 @@ def _blocking(
 
     @wraps(method)
     def call(self: BlockingRequests, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        # By name: the wrapped object overrides methods that are abstract in Requests.
+        # Looked up by name, because the wrapped object overrides abstract methods of Requests.
         bound: Callable[P, Awaitable[T]] = getattr(self.wrapped, method.__name__)
 
         async def run() -> T:
@@ -134,13 +134,13 @@ def _blocking(
 
 
 class BlockingRequests:
-    """Every request, as a call that returns when the reply is here.
+    """Every request, as a call that returns when the reply has arrived.
 
     Arguments, results and exceptions are those of the methods of the same names of ``Kernel`` and
     ``KernelClient``; ``execute`` waits for the end and returns the ExecutionResult.
 
     Args:
-        portal: the way into the event loop.
+        portal: calls functions in the event loop.
         wrapped: the asynchronous kernel or client.
     """
 
@@ -172,7 +172,7 @@ class BlockingRequests:
         on_output: Callable[[Output], None] | None = None,
         on_input: OnInput | None = None,
     ) -> ExecutionResult:
-        """Run code as at a terminal: outputs are printed as they come, input is asked for there.
+        """Run code as in a terminal: print outputs as they arrive, and ask for input.
 
         Args:
             code: the code, in the kernel's language.
@@ -213,11 +213,11 @@ class BlockingRequests:
 
         Args:
             function: the async function.
-            wait: waits for the future that it is given, by default without doing anything else.
-                It is called again after the first Ctrl-C, which interrupts the kernel.
+            wait: called with the future; waits for it and returns its result. It is called again
+                after the first Ctrl-C, which interrupts the kernel.
 
         Raises:
-            WrongProcess: this process is a fork of the one that has opened the kernel.
+            WrongProcess: the kernel belongs to the parent of this forked process.
         """
         self.owner.check("kernel")
         wait = wait or _result_of
@@ -246,18 +246,18 @@ class BlockingClient(BlockingRequests):
 
     @property
     def connection_info(self) -> ConnectionInfo:
-        """Where the kernel is."""
+        """The addresses and keys of the kernel."""
         return self.wrapped.connection_info
 
     @property
     def busy(self) -> bool:
-        """Whether the kernel works on a request of any client, as far as it has told."""
+        """Whether the kernel is busy with a request of any client, as far as this client knows."""
         self.owner.check("client")
         return self.wrapped.busy
 
 
 class BlockingKernel(BlockingRequests):
-    """A Kernel for synchronous code; ``run_kernel_blocking`` and its like make it."""
+    """A Kernel for synchronous code; ``run_kernel_blocking`` and similar functions make it."""
 
     wrapped: Kernel
 
@@ -267,17 +267,17 @@ class BlockingKernel(BlockingRequests):
 
     @property
     def kernel_id(self) -> str:
-        """The id that the kernel was launched with."""
+        """The id of the kernel's first launch, which stays the same across restarts."""
         return self.wrapped.kernel_id
 
     @property
     def connection_info(self) -> ConnectionInfo:
-        """Where the kernel is."""
+        """The addresses and keys of the kernel."""
         return self.wrapped.connection_info
 
     @property
     def state(self) -> KernelState:
-        """What the kernel does, as far as is known here."""
+        """The state of the kernel; see ``Kernel.state``."""
         self.owner.check("kernel")
         return self.wrapped.state
 
@@ -296,7 +296,7 @@ class BlockingKernel(BlockingRequests):
         self.wait_for(partial(self.wrapped.restart, env=env, cwd=cwd))
 
     def shutdown(self) -> int | None:
-        """End the kernel in order and remove every trace of it; see ``Kernel.shutdown``."""
+        """End the kernel in order and remove its files; see ``Kernel.shutdown``."""
         self.owner.check("kernel")
         try:
             return self.portal.call(self.wrapped.shutdown)
@@ -311,7 +311,7 @@ class BlockingKernel(BlockingRequests):
         self._resources.close()
 
     def own(self, resources: ExitStack) -> None:
-        """Let go of *resources* with ``shutdown``."""
+        """Close *resources* with ``shutdown``."""
         self._resources = resources
 
 
@@ -327,9 +327,9 @@ def run_kernel_blocking(
 def start_kernel_blocking(
     kernel_type: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
 ) -> BlockingKernel:
-    """Start a kernel that lives until its ``shutdown``, or until the program ends.
+    """Start a kernel that runs until its ``shutdown``, or until the program ends.
 
-    See ``start_kernel``; a detached one lives on.
+    A detached kernel outlives the program; see ``start_kernel``.
     """
 
     async def start() -> Kernel:
@@ -340,7 +340,7 @@ def start_kernel_blocking(
         kernel = BlockingKernel(portal, portal.call(start))
 
         def at_exit() -> None:
-            if kernel.owner.is_here:  # the end of a forked child is not the end of the program
+            if kernel.owner.is_here:  # not at the end of a forked child
                 (kernel.detach if detached else kernel.shutdown)()
 
         atexit.register(at_exit)
@@ -380,4 +380,4 @@ def _entered(manager: AbstractAsyncContextManager[T]) -> Generator[tuple[Blockin
             yield portal, value
         finally:
             if not owner.is_here:
-                resources.pop_all()  # the parent leaves it
+                resources.pop_all()  # only the parent closes them

@@ -34,7 +34,7 @@ ConnectionSource = ConnectionInfo | Mapping[str, object] | str | os.PathLike[str
 
 
 class RunOptions(TypedDict, total=False):
-    """The keyword arguments of ``run_kernel``, for functions that hand them on."""
+    """The keyword arguments of ``run_kernel``, for functions that pass them on."""
 
     cwd: str | os.PathLike[str] | None
     env: Mapping[str, str] | None
@@ -59,12 +59,12 @@ async def run_kernel(
     restart: RestartPolicy | None = None,
     timeouts: Timeouts = _DEFAULT_TIMEOUTS,
 ) -> AsyncGenerator[Kernel]:
-    """Run a kernel for the block: ready when it begins, gone without a trace when it ends.
+    """Run a kernel for the block. It is ready when the block begins, and shut down when it ends.
 
-    However the block is left, by its end, an exception or cancellation, the kernel is shut down in
-    order (see ``Kernel.shutdown``), and no process, file, descriptor or task is left behind.
-    Exceptions from the block arrive as themselves. Another task than the one that has entered the
-    block may leave it, in the same event loop.
+    However you leave the block, even by an exception or cancellation, the kernel is shut down in
+    order (see ``Kernel.shutdown``), and no process, file, descriptor or task is left running.
+    Exceptions from the block are raised unchanged. Another task of the same event loop may leave
+    the block.
 
     Args:
         kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else the
@@ -72,22 +72,22 @@ async def run_kernel(
             ``pyimport/kernel`` where no provider has them.
         cwd: the kernel's working directory; None means the caller's.
         env: environment variables that are added to the caller's.
-        launch_params: the launch parameters that the provider and the kernelspec offer; ``env`` and
-            ``transport`` in here are the same as the arguments.
-        finder: finds the kernel type; by default in the installed providers.
-        transport: "tcp" or "ipc"; None means the best that the kernel is known to support.
+        launch_params: launch parameters of the provider and the kernelspec. ``env`` and
+            ``transport`` in them mean the same as the arguments.
+        finder: finds the kernel type; by default among the installed providers.
+        transport: "tcp" or "ipc"; None means the best transport that the kernel supports.
         encryption: "auto" encrypts tcp connections if the kernel supports encryption, "required"
             refuses kernels that do not, "disabled" does not encrypt.
-        restart: when the kernel is started again after it has died; None means never by itself. See
+        restart: whether and when a kernel that died is restarted; None means never. See
             ``KernelRestarter``.
         timeouts: the phases of the kernel's life, in seconds.
 
     Raises:
         NoSuchKernel: there is no such kernel type.
-        InvalidKernelSpec: its ``kernel.json`` cannot be used, or asks for another launcher.
+        InvalidKernelSpec: ``kernel.json`` is invalid, or names another launcher.
         InvalidLaunchParameter: a parameter has the wrong type or is unknown.
-        KernelExitedEarly: the kernel's process ended before it was ready, or could not be started.
-        KernelNotReady: it was not ready within ``timeouts.startup``.
+        KernelExitedEarly: the process ended before the kernel was ready, or could not be started.
+        KernelNotReady: the kernel was not ready within ``timeouts.startup``.
     """
     options = RunOptions(
         cwd=cwd,
@@ -106,7 +106,7 @@ async def run_kernel(
 async def start_kernel(
     kernel_type: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
 ) -> Kernel:
-    """Start a kernel that lives until ``await kernel.shutdown()``, or until the event loop ends.
+    """Start a kernel that runs until ``await kernel.shutdown()``, or until the event loop ends.
 
     Use it if no block can span the kernel's lifetime; otherwise prefer ``run_kernel``, which has
     the same arguments and exceptions. The tasks that serve the kernel belong to the event loop, not
@@ -114,9 +114,9 @@ async def start_kernel(
 
     Args:
         kernel_type: as for ``run_kernel``.
-        detached: whether the kernel goes on when the event loop or the program ends, and only
-            ``kernel.shutdown()`` ends it. Another program takes it over by ``adopt_kernel``. Its
-            output goes nowhere, unless ``launch_params["output"]`` names a file.
+        detached: whether the kernel outlives the event loop and the program, until
+            ``kernel.shutdown()``. Another program can take it over with ``adopt_kernel``. The
+            kernel's output is discarded unless ``launch_params["output"]`` names a file.
         options: as for ``run_kernel``.
     """
     if detached:
@@ -209,8 +209,8 @@ async def _connect(
         if waiting.cancelled_caught:
             raise KernelNotReady(
                 f"no kernel answered at {client.connection_info!r} within {timeouts.startup:g} s: "
-                f"still waiting for its {client.awaited}; see that it runs and that the connection "
-                f"file is its own ({_about_encryption(client.connection_info)})",
+                f"still waiting for its {client.awaited}; check that the kernel runs and that this "
+                f"is its connection file ({_about_encryption(client.connection_info)})",
                 phase=client.awaited,
                 seconds=timeouts.startup,
             )
@@ -242,17 +242,17 @@ async def _adopt(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGener
 
 
 def _about_encryption(info: ConnectionInfo) -> str:
-    """Say that a kernel does not answer clients without its key."""
+    """Explain that a kernel does not answer clients without its key."""
     if info.encrypted:
         return "a kernel with another curve_publickey, or without encryption, does not answer"
     return "a kernel with encryption does not answer a client without its curve_publickey"
 
 
 def launch_params_of(options: RunOptions) -> dict[str, object]:
-    """Return the launch parameters, with the options in them that are the same as some.
+    """Return the launch parameters, including the options that have parameters of their own.
 
     Raises:
-        InvalidLaunchParameter: ``env`` in them is no mapping.
+        InvalidLaunchParameter: ``env`` in the launch parameters is not a mapping.
     """
     params = dict(options.get("launch_params") or {})
     transport, encryption = options.get("transport"), options.get("encryption", "auto")
@@ -272,10 +272,10 @@ def launch_params_of(options: RunOptions) -> dict[str, object]:
 
 
 async def _resolve(info: ConnectionInfo) -> None:
-    """See that the name of a kernel's host resolves; libzmq would try again for ever.
+    """Check that the host name of a kernel resolves; libzmq would try again for ever.
 
     Raises:
-        DiscoveryError: it does not.
+        DiscoveryError: the host name does not resolve.
     """
     if info.transport != "tcp" or ":" in info.ip or not any(map(str.isalpha, info.ip)):
         return
@@ -284,7 +284,7 @@ async def _resolve(info: ConnectionInfo) -> None:
     except (OSError, UnicodeError) as error:
         raise DiscoveryError(
             f"the kernel's host {info.ip!r} cannot be found ({error}): correct the ip in the "
-            "connection file, or see that this machine resolves names"
+            "connection file, or the name resolution of this machine"
         ) from None
 
 
@@ -293,7 +293,7 @@ def _connection_info(connection: ConnectionSource) -> ConnectionInfo:
         return connection
     if isinstance(connection, Mapping):
         fields = {
-            # jupyter_client has more than JSON can say under other names.
+            # jupyter_client's mapping has other names, with values that JSON cannot express.
             name: _as_json(name, value)
             for name, value in connection.items()
             if name in ConnectionInfo.__struct_fields__
@@ -303,9 +303,9 @@ def _connection_info(connection: ConnectionSource) -> ConnectionInfo:
 
 
 def _as_json(name: str, value: object) -> object:
-    """Return a value of a connection file as JSON has it; jupyter_client has the key as bytes."""
-    with suppress(UnicodeError):  # which would quote the value: it may be the key
+    """Return a value of a connection file as JSON; jupyter_client has the key as bytes."""
+    with suppress(UnicodeError):  # the UnicodeError would quote the value, which may be the key
         if isinstance(value, str):
             value.encode()
         return value.decode() if isinstance(value, bytes) else value
-    raise RemoteProtocolError(f"not a connection file: {name!r} is no text in UTF-8")
+    raise RemoteProtocolError(f"not a connection file: {name!r} is not text in UTF-8")

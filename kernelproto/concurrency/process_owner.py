@@ -2,9 +2,9 @@
 
 A fork of the program inherits the objects of its parent, but not the parent's threads.
 
-A child may use the library anew. An object that stands for something outside of the program (a
-kernel, a connection, an event loop in a thread) belongs to the process that made it. In a child of
-that process, using the object raises WrongProcess, and leaving its block changes nothing.
+A child may use the library anew. A kernel, a connection or an event loop in a thread belongs to the
+process that made it. In a child of this process, using the object raises WrongProcess, and leaving
+its block changes nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Owner:
     """The process that makes an object.
 
     Attributes:
-        pid: the number of that process.
+        pid: the process id.
     """
 
     __slots__ = ("pid",)
@@ -41,7 +41,7 @@ class Owner:
 
     @property
     def is_here(self) -> bool:
-        """Whether this process is the owner, and not a fork of it."""
+        """Whether this process is the owner, and not a forked child."""
         return self.pid == _pid  # without a system call: sockets ask for every message
 
     def check(self, what: str) -> None:
@@ -55,15 +55,15 @@ class Owner:
         """
         if not self.is_here:
             raise WrongProcess(
-                f"this {what} belongs to process {self.pid}, and process {_pid} is a fork "
-                "of it: start a kernel in this process, or connect to the other process's kernel "
+                f"this {what} belongs to process {self.pid}, and process {_pid} is its forked "
+                "child: start a kernel in this process, or connect to the other process's kernel "
                 "with connect_kernel(kernel.connection_info)",
                 pid=self.pid,
             )
 
 
 class LoopOwner(Owner):
-    """The process, and in it the event loop, that make an object."""
+    """The process and the event loop in which an object is made."""
 
     __slots__ = ("_token",)
 
@@ -85,6 +85,6 @@ class LoopOwner(Owner):
         if current_token() != self._token:
             raise WrongEventLoop(
                 f"this {what} belongs to another event loop: use and leave it in the event loop "
-                "that has opened it; with pytest-asyncio, give the fixture and its tests the same "
+                "that opened it; with pytest-asyncio, give the fixture and its tests the same "
                 "loop_scope"
             )

@@ -1,9 +1,9 @@
-"""Service: a task of the event loop serves a kernel; any tasks may begin and end it.
+"""Service: one task enters and leaves a context manager for callers in any task.
 
-A cancel scope has to be left by the task that entered it, and a kernel is served in several. A
-pytest-asyncio fixture, an AsyncExitStack that is closed by another task, or a REPL enters in one
-task and leaves in another one. So the scopes are entered and left here, by one task that the
-callers start and stop.
+A cancel scope must be left by the task that entered it, and a kernel has several scopes. But a
+pytest-asyncio fixture, an AsyncExitStack or a REPL may enter a block in one task and leave it in
+another task. So a task of the event loop enters and leaves the scopes, and the callers start and
+stop this task.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ T = TypeVar("T")
 class Service(Generic[T]):
     """Enters an async context manager, and leaves it, in a task that belongs to the event loop.
 
-    The task that leaves ``async with Service(manager, name) as value`` need not be the task that
-    has entered it. Exceptions from the block are not passed to the manager, and arrive unchanged.
-    If the manager fails after it was entered, the error is logged, and raised when the block is
-    left. The end of the event loop ends the service as well.
+    ``async with Service(manager, name) as value`` may be left by another task than it was entered
+    by. Exceptions from the block are not passed to the manager, and arrive unchanged. If the
+    manager fails after it was entered, the error is logged, and raised when the block is left. The
+    end of the event loop ends the service as well.
 
     Args:
         manager: the async context manager.
-        name: of the service, for the log and the name of its thread.
+        name: the name of the service in the log, and of its thread.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[T], name: str) -> None:
@@ -54,7 +54,7 @@ class Service(Generic[T]):
         """Enter the manager; return its value.
 
         Raises:
-            BaseException: entering the manager has failed.
+            BaseException: the manager could not be entered.
             RuntimeError: no thread can be started.
         """
         self._owner = LoopOwner()
@@ -75,12 +75,12 @@ class Service(Generic[T]):
         return self._values[0]
 
     async def stop(self) -> None:
-        """Leave the manager, also when cancelled; any task may call it, more than once.
+        """Leave the manager, even when cancelled; any task may call this, more than once.
 
-        In a fork of the process it does nothing.
+        In a forked child it does nothing.
 
         Raises:
-            WrongEventLoop: it was started in another event loop, which does not run now.
+            WrongEventLoop: the service was started in another event loop.
         """
         if not self._owner.is_here or self._ended.is_set():
             return
@@ -113,7 +113,7 @@ class Service(Generic[T]):
                     await self._leaving.wait()
         except Exception as error:
             self._failure = error
-            if self._values:  # after the end of start() no task may be there to raise it
+            if self._values:  # after start() there may be no task to raise it in
                 logger.error("the kernel %r that was started has failed", self._name, exc_info=True)
         except (KeyboardInterrupt, SystemExit) as error:
             self._failure = error

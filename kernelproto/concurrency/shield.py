@@ -1,4 +1,4 @@
-"""Work that is done to its end, whatever is cancelled meanwhile."""
+"""Complete an operation although the caller is cancelled meanwhile."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Callable[[], Awaitable[T]], *, seconds: float = math.inf) -> T | None:
-    """Do *work* to its end; the caller may be cancelled meanwhile, but only leaves afterwards.
+    """Call *work* and wait until it has finished; a cancelled caller is cancelled afterwards.
 
-    A shielded scope keeps out the cancellation of other scopes. It does not keep out the cancel()
-    of an asyncio task, as ``asyncio.timeout`` and ``asyncio.TaskGroup`` use it; but that strikes no
-    other task than the caller's. So the work is done in a task of its own.
+    A shielded scope does not protect from the cancel() of an asyncio task, which
+    ``asyncio.timeout`` and ``asyncio.TaskGroup`` use. That cancels only the caller's task, so the
+    work has a task of its own.
 
     Args:
-        work: what is to be done.
-        seconds: how long it may take.
+        work: the async function to call.
+        seconds: the time limit.
 
     Returns:
-        What *work* returns, None when it took too long.
+        The result of *work*; None if the time limit was exceeded.
 
     Raises:
-        BaseException: what *work* raises.
+        BaseException: *work* raised it.
     """
     result: T | None = None
     failure: BaseException | None = None

@@ -1,4 +1,4 @@
-"""Tasks that serve a block, or the event loop as a whole, without showing in its exceptions."""
+"""Tasks in the background of a block, or of the event loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class StartTask(Protocol):
-    """Runs an async function for as long as its owner is open; what it raises is logged."""
+    """Starts a task that ends with its owner; an exception from it is logged."""
 
     def __call__(self, function: Callable[..., Awaitable[None]], *args: object) -> None: ...
 
@@ -28,8 +28,8 @@ async def background_tasks() -> AsyncGenerator[TaskGroup]:
     """Open a task group for tasks that serve the block and end with it.
 
     The tasks are cancelled when the block is left. An exception from the block is raised as it is,
-    not in an ExceptionGroup; an exception from a task cancels the block and is raised in its place.
-    What fails beside it is told in a note.
+    not in an ExceptionGroup. An exception from a task cancels the block and is raised instead.
+    Further exceptions are added to it as notes.
     """
     failures: list[BaseException] = []
     try:
@@ -37,14 +37,14 @@ async def background_tasks() -> AsyncGenerator[TaskGroup]:
             try:
                 yield tasks
             except BaseException as error:
-                # What is no cancellation stays out of Trio's hands, which rebuild exception groups.
+                # Only cancellations may reach Trio, because it rebuilds exception groups.
                 if _holds_cancellation(error):
                     raise
                 failures.append(error)
             finally:
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # On Trio a cancellation from outside is among them. It must not stand in for a failure.
+        # On Trio, a cancellation from outside is among them; it must not hide a failure.
         cancelled = get_cancelled_exc_class()
         failures += [error for error in group.exceptions if not isinstance(error, cancelled)]
     except get_cancelled_exc_class():
@@ -61,7 +61,7 @@ async def background_tasks() -> AsyncGenerator[TaskGroup]:
 
 
 def start_logged(tasks: TaskGroup, function: Callable[..., Awaitable[None]], *args: object) -> None:
-    """Start a task whose failure is logged, and concerns no other task of the group."""
+    """Start a task whose failure is logged and does not affect the other tasks of the group."""
     tasks.start_soon(_log_failure, function, *args)
 
 

@@ -1,4 +1,4 @@
-"""Turns: many launches at once hold up the event loop for no longer than one."""
+"""Turns: let the event loop run between the launches of many kernels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _lock = RunVar[anyio.Lock]("kernelproto.concurrency.turns")
 async def turn() -> None:
     """Wait until no other launch has begun its part in this turn of the event loop.
 
-    A launch writes files and starts a process, a few milliseconds of work that does not await. The
-    loop does the work of all tasks that are ready before it looks at its timers and sockets, so
-    without this the launches of thirty tasks would be one pause.
+    A launch writes files and starts a process, which blocks the event loop for a few milliseconds.
+    The loop runs all ready tasks before it serves timers and sockets. Without turns, thirty
+    launches at once would block it for thirty times as long.
     """
     try:
         lock = _lock.get()

@@ -1,4 +1,4 @@
-"""Waiter: one value that one side awaits and the other side sets, or fails."""
+"""Waiter: one value, or one exception, that tasks wait for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Waiter(Generic[T]):
     """Hands over one value or one exception; later ones are ignored.
 
     Attributes:
-        is_set: whether there is one.
+        is_set: whether there is a value or an exception.
     """
 
     __slots__ = ("_error", "_event", "_value", "is_set")

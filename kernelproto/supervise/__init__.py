@@ -1,4 +1,4 @@
-"""Watching over kernels: from launched to gone, over as many processes as it takes."""
+"""Supervise kernels from launch to end, across restarts."""
 
 from kernelproto.supervise.events import Died, Failed, KernelEvent, KernelEvents, Restarted
 from kernelproto.supervise.kernel import Kernel, open_kernel

@@ -1,4 +1,4 @@
-"""What happens to a kernel over its lifecycle, for whoever wants to know."""
+"""Events of a kernel: Died, Restarted, Failed."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
 
-# A kernel has few events; whoever has not read so many has lost interest in the first.
+# A kernel has few events: a reader with more than this unread can do without the oldest.
 _MOST_KEPT = 1000
 
 
 class Died(msgspec.Struct, frozen=True):
-    """The kernel's process has ended, and nobody here had asked for it.
+    """The kernel's process has ended, and this program did not end it.
 
     Args:
-        returncode: its exit status, negative for a signal, None where it can't be known.
-        reason: why, in words, where more is known; a DeathReason where its kind is known as well.
+        returncode: the exit status, negative for a signal; None if unknown.
+        reason: the reason in words; a DeathReason if its kind is known; None if unknown.
     """
 
     returncode: int | None
     reason: str | None = None
 
     def __str__(self) -> str:
-        """Return in words how it has died: its exit status, and the reason."""
+        """Return the exit status and the reason in words."""
         return describe_exit(self.returncode) + (f" ({self.reason})" if self.reason else "")
 
     @property
@@ -49,12 +49,12 @@ class Died(msgspec.Struct, frozen=True):
 
 
 class Restarted(msgspec.Struct, frozen=True):
-    """The kernel runs and is ready again, in a new process.
+    """The kernel is ready again, in a new process.
 
     Args:
-        auto: whether a KernelRestarter has done it, or somebody by hand.
-        connection_info: where the kernel is now.
-        attempt: the how manieth start in a row it was; 1 by hand.
+        auto: whether a KernelRestarter restarted it, and not ``Kernel.restart``.
+        connection_info: the addresses of the new process.
+        attempt: the consecutive attempt number, starting at 1; 1 for ``Kernel.restart``.
     """
 
     auto: bool
@@ -66,7 +66,7 @@ class Failed(msgspec.Struct, frozen=True):
     """The KernelRestarter has given up: the kernel stays dead.
 
     Args:
-        attempts: how many starts in a row were in vain.
+        attempts: the number of consecutive restarts that failed.
     """
 
     attempts: int
@@ -78,9 +78,9 @@ Callback = Callable[[EventT], Awaitable[None] | None]
 
 
 class KernelEvents(AsyncIterator[KernelEvent]):
-    """Iterates over a kernel's events from when it was made; ``Kernel.events`` makes it.
+    """Iterates over a kernel's events; ``Kernel.events`` makes it.
 
-    It ends when the kernel was shut down. It keeps the last 1,000 events that were not read yet.
+    The iteration ends when the kernel was shut down. The last 1,000 unread events are kept.
     """
 
     def __init__(self) -> None:
@@ -89,12 +89,12 @@ class KernelEvents(AsyncIterator[KernelEvent]):
         self._news = Bell()
 
     def put(self, event: KernelEvent) -> None:
-        """Take in an event."""
+        """Add an event."""
         self._unread.append(event)
         self._news.ring()
 
     def end(self) -> None:
-        """End the iteration, after what is unread."""
+        """End the iteration after the unread events."""
         self._ended = True
         self._news.ring()
 
@@ -107,10 +107,10 @@ class KernelEvents(AsyncIterator[KernelEvent]):
 
 
 class EventHub:
-    """Tells a kernel's events to all who listen.
+    """Delivers a kernel's events to iterators and callbacks.
 
     Args:
-        start_task: runs what asynchronous callbacks return.
+        start_task: starts a task for the awaitable that an async callback returns.
     """
 
     def __init__(self, start_task: StartTask) -> None:
@@ -132,12 +132,12 @@ class EventHub:
         self._callbacks.append((callback, event))
 
     def remove_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
-        """Call it no more; one that is not there is ignored."""
+        """Remove a callback; an unknown callback is ignored."""
         if (callback, event) in self._callbacks:
             self._callbacks.remove((callback, event))
 
     def emit(self, event: KernelEvent) -> None:
-        """Tell everybody."""
+        """Deliver an event to every iterator and callback."""
         for listener in self._listeners:
             listener.put(event)
         for callback, kind in list(self._callbacks):
@@ -145,7 +145,7 @@ class EventHub:
                 self._call(callback, event)
 
     def end(self) -> None:
-        """End every iteration: nothing will happen to this kernel any more."""
+        """End every iteration: there are no more events."""
         self._ended = True
         for listener in self._listeners:
             listener.end()

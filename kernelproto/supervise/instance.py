@@ -1,4 +1,4 @@
-"""Instance: one process of a kernel and the client that talks to it, from launched to gone."""
+"""Instance: one process of a kernel and its client, from launch to end."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ Launched: TypeAlias = tuple[ConnectionInfo, KernelManager]
 
 
 class Launch(Protocol):
-    """Launches a kernel, again for each restart."""
+    """Launches a kernel, at the start and for each restart."""
 
     async def __call__(self, *, env: Mapping[str, str], cwd: str | None) -> Launched:
         """Launch the kernel; it is not ready yet when this returns.
 
         Args:
-            env: environment variables beside those of the first launch.
+            env: environment variables, added to those of the first launch.
             cwd: the working directory; None means the caller's.
         """
         ...
 
 
-# A kernel whose port another program has taken is launched again on other ports, this often in a
-# row: more often cannot be chance.
+# If another program has taken a port of the kernel, the kernel is launched again on other ports. So
+# many collisions in a row are no coincidence.
 _MOST_RELAUNCHES = 5
 
-# How long a kernel may be silent before it is looked after whether it listens at its own ports.
+# A kernel that is silent for so long is checked for ports that another program has taken.
 _ADDRESS_CHECK_SECONDS = 1.0
 
 
@@ -75,14 +75,14 @@ class Instance:
     """One process of a kernel; ``start_instance`` makes it.
 
     Attributes:
-        info: where the kernel is.
-        manager: the handle on its process.
-        client: the client that talks to it.
-        ready_at: when it was ready, on the clock of ``anyio.current_time``; None before.
-        gone: set when its process has ended and every pending call has raised.
-        outlives: whether leaving lets go of the process instead of ending it.
-        reason: why it was killed, if it was killed from here.
-        closing_error: the error of calls that are pending when its block is left.
+        info: the addresses of the kernel.
+        manager: the handle on the process.
+        client: the client of the kernel.
+        ready_at: the time when it became ready, on the clock of ``anyio.current_time``, or None.
+        gone: set when the process has ended and every pending call has raised.
+        outlives: whether the process goes on after the block.
+        reason: the reason why this program killed the process, if it did.
+        closing_error: raised by calls that are pending when the block is left.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class Instance:
         """Wait until the kernel answers and its outputs arrive.
 
         Args:
-            deadline: when it must be ready, on the clock of ``anyio.current_time``.
+            deadline: the latest time, on the clock of ``anyio.current_time``.
 
         Raises:
-            KernelExitedEarly: its process ended before.
-            KernelNotReady: the time was up before.
+            KernelExitedEarly: the process ended before.
+            KernelNotReady: the kernel was not ready at the deadline.
         """
         with anyio.CancelScope(deadline=deadline):
             try:
@@ -127,37 +127,37 @@ class Instance:
 
     @property
     def uptime(self) -> float:
-        """For how many seconds it has been ready."""
+        """The seconds since the kernel was ready; 0 if it was not."""
         if self.ready_at is None:
             return 0.0
         return anyio.current_time() - self.ready_at
 
     @property
     def lost_address(self) -> bool:
-        """Whether the kernel could not listen, because another program does at its address."""
+        """Whether another program has taken an address of the kernel."""
         return self._lost_address or self._look_after_address()
 
     async def interrupt(self) -> None:
-        """Interrupt the running code, by a signal or by a message, as the kernel wants it."""
+        """Interrupt the running code, by a signal or a message, as the kernelspec says."""
         try:
             await self.manager.interrupt()
         except UnsupportedRequest:
             await self.client.request_interrupt()
 
     async def kill(self, reason: str) -> None:
-        """Kill the process, whose death then has this reason."""
+        """Kill the process; its Died event then has this reason."""
         self.reason = reason
         await attempt(self.manager.kill)
 
     async def end(self, error: KernelProtoError, *, restart: bool = False) -> int | None:
-        """End the process in order, whatever is cancelled meanwhile; a forked child ends nothing.
+        """End the process in order, even when cancelled; in a forked child do nothing.
 
         Args:
-            error: raised by calls that still wait for the kernel.
-            restart: whether the kernel is told that it will be started again.
+            error: raised by pending calls.
+            restart: whether the shutdown_request announces a restart.
 
         Returns:
-            The exit status, None where it can't be known.
+            The exit status; None if unknown.
         """
         if not self._owner.is_here:
             return None
@@ -167,7 +167,7 @@ class Instance:
         """Wait for the end of the process, then end every pending call.
 
         Args:
-            on_death: called with the exit status if this program has not ended the process; returns
+            on_death: called with the exit status if this program did not end the process; returns
                 the error of pending calls.
         """
         returncode = await self.manager.wait()
@@ -178,7 +178,7 @@ class Instance:
         self.gone.set()
 
     def death(self, returncode: int | None) -> Died:
-        """Return how the process has died."""
+        """Return the event of the process's death."""
         reason = self.reason
         if reason is None and isinstance(self.manager, ExplainsDeath):
             reason = self.manager.death_reason()
@@ -196,9 +196,9 @@ class Instance:
                 self.gone.set()
 
     async def _reach_shell(self) -> None:
-        """See that shell answers: control may do so while somebody else has the port of shell."""
+        """Check that shell answers: another program may have the port of shell alone."""
         if self.info.transport == "tcp" and isinstance(self.manager, MayLoseAddress):
-            # In this time _watch_address has looked; a kernel that is just busy is ready.
+            # A taken port is found within this time; a kernel that is just busy is ready.
             with anyio.move_on_after(1.5 * _ADDRESS_CHECK_SECONDS):
                 await self.client.kernel_info()
 
@@ -223,20 +223,21 @@ async def start_instance(
     observers: Observers | None = None,
     comm_targets: dict[str, OnCommOpen] | None = None,
 ) -> AsyncGenerator[Instance]:
-    """Launch a kernel, give it when it is ready, and end it with the block.
+    """Launch a kernel, give the instance when it is ready, and end it with the block.
 
-    A kernel that finds somebody else at its address is launched again, five times at the most.
+    If another program has taken an address of the kernel, the kernel is launched again, at most
+    five times.
 
     Args:
-        launch: launches it.
-        on_death: called when a kernel that was ready dies; returns what those get who wait for it.
-        timeouts: the phases of its life.
-        observers: who watches it; see ``open_client``.
-        comm_targets: likewise.
+        launch: launches the kernel.
+        on_death: called when a kernel that was ready dies; returns the error of pending calls.
+        timeouts: the timeouts of the kernel's life.
+        observers: as for ``open_client``.
+        comm_targets: as for ``open_client``.
 
     Raises:
-        KernelExitedEarly: its process ended before it was ready.
-        KernelNotReady: it was not ready in time.
+        KernelExitedEarly: the process ended before the kernel was ready.
+        KernelNotReady: the kernel was not ready in time.
     """
     deadline = anyio.current_time() + timeouts.startup
     for relaunches in range(_MOST_RELAUNCHES + 1):
@@ -251,7 +252,7 @@ async def start_instance(
             except KernelExitedEarly:
                 if relaunches == _MOST_RELAUNCHES or not instance.lost_address:
                     raise
-                logger.info("a port of the new kernel was taken: it is launched again")
+                logger.info("another program has a port of the new kernel: launching it again")
             else:
                 yield instance
                 return
@@ -270,7 +271,7 @@ def _tell(
 def death_error(
     death: Died, kind: type[KernelDied] = KernelDied, news: str = "the kernel died"
 ) -> KernelDied:
-    """Return the exception for the tasks that wait for a kernel that has died."""
+    """Return the exception that pending calls on a dead kernel raise."""
     return kind(f"{news}: {death}", returncode=death.returncode, reason=death.reason)
 
 
@@ -297,7 +298,7 @@ async def _open(
     observers: Observers | None,
     comm_targets: dict[str, OnCommOpen] | None,
 ) -> AsyncGenerator[Instance]:
-    """Open the client of a kernel that was just launched; clean up after it whatever happens."""
+    """Open the client of a kernel that was just launched, and clean up after the block."""
     finish = manager.cleanup
     owner = Owner()
     try:

@@ -18,7 +18,6 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, InvalidLaunchParameter, fresh
 from kernelproto.interfaces import KernelManager
 from kernelproto.launch.spec.parameters import Argument, VariableName
-from kernelproto.supervise.current_client import CurrentClient
 from kernelproto.supervise.events import Callback, EventT, KernelEvents
 from kernelproto.supervise.instance import Launch
 from kernelproto.supervise.lifecycle import Lifecycle
@@ -32,16 +31,16 @@ KernelState = Literal["idle", "busy", "restarting", "dead"]
 
 
 class Kernel(Requests, Observable):
-    """A kernel: its process, and everything that can be asked of it, also across restarts.
+    """A kernel and all requests to it, valid across restarts.
 
-    ``run_kernel`` and ``start_kernel`` make it. What is asked while the kernel is restarted waits
+    ``run_kernel``, ``start_kernel`` and ``adopt_kernel`` make it. Requests during a restart wait
     for the new process.
 
     Attributes:
-        owned: whether leaving ends the kernel; always true for a kernel that was launched here.
-        on_shutdown: awaited at the end of ``shutdown``; set by whoever serves the kernel.
+        owned: whether leaving the block ends the kernel; always true.
+        on_shutdown: awaited at the end of ``shutdown``; set by ``start_kernel``.
         observers: the observers of messages, across restarts.
-        lifecycle: its processes; for KernelRestarter.
+        lifecycle: the kernel's processes; for KernelRestarter.
     """
 
     owned = True
@@ -53,9 +52,9 @@ class Kernel(Requests, Observable):
 
     @property
     def kernel_id(self) -> str:
-        """The id that the kernel was launched with first; it outlives restarts.
+        """The id of the kernel's first launch, which stays the same across restarts.
 
-        A KernelPool sets another one. Other programs know the kernel by the same id.
+        A KernelPool sets another id. Other programs know the kernel by the same id.
         """
         return self.lifecycle.kernel_id
 
@@ -65,7 +64,7 @@ class Kernel(Requests, Observable):
 
     @property
     def connection_info(self) -> ConnectionInfo:
-        """Where the kernel is; a restart moves it elsewhere."""
+        """The addresses and keys of the kernel; a restart changes them."""
         return self.lifecycle.current.info
 
     @property
@@ -81,30 +80,30 @@ class Kernel(Requests, Observable):
 
     @property
     def manager(self) -> KernelManager:
-        """The handle on the kernel's process; a restart makes another one."""
+        """The handle on the kernel's process; each process has its own."""
         return self.lifecycle.current.manager
 
     @property
     def client(self) -> KernelClient:
-        """The client that talks to the kernel's process; a restart makes another one.
+        """The client of the kernel's process; each process has its own.
 
-        Handlers, streams of messages and comm targets are carried over; open comms end.
+        Handlers, streams of messages and comm targets stay across a restart; open comms end.
         """
         return self.lifecycle.current.client
 
     @property
     def info(self) -> content.KernelInfoReply | None:
-        """What the kernel has said that it is."""
+        """The kernel_info_reply of the kernel."""
         return self.client.info
 
     @property
     def comms(self) -> Comms:
-        """The comms with the kernel's process; a restart ends those that are open."""
+        """The comms with the kernel's process; a restart ends open comms."""
         return self.client.comms
 
     @property
     def state(self) -> KernelState:
-        """What the kernel does, as far as is known here.
+        """The state of the kernel, as far as this program knows.
 
         A Kernel exists once its process is ready, so it is never "starting". The REST API has the
         state as ``execution_state``, the name that Jupyter's clients read.
@@ -118,7 +117,7 @@ class Kernel(Requests, Observable):
                 return "busy" if self.client.busy else "idle"
 
     def events(self) -> KernelEvents:
-        """Return an async iterator over what happens to the kernel from now on.
+        """Return an async iterator over the events of the kernel from now on.
 
         The events are Died, Restarted and Failed. The iteration ends when the kernel is shut down.
         """
@@ -128,13 +127,13 @@ class Kernel(Requests, Observable):
         """Call a function for every event of a kind from now on.
 
         Args:
-            callback: called with the event, at once; may be async. What it raises is logged.
+            callback: called with the event, at once; may be async. An exception from it is logged.
             event: ``Died``, ``Restarted`` or ``Failed``.
         """
         self.lifecycle.events.add_callback(callback, event)
 
     def remove_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
-        """Call a function no more; one that is not there is ignored."""
+        """Remove a callback; an unknown callback is ignored."""
         self.lifecycle.events.remove_callback(callback, event)
 
     async def heartbeat(self) -> float:
@@ -146,8 +145,8 @@ class Kernel(Requests, Observable):
 
         Raises:
             KernelDied: the kernel could not be restarted.
-            ClientClosed: it was shut down while it was being restarted.
-            LaunchError: it could not be restarted.
+            ClientClosed: the kernel was shut down during the restart.
+            LaunchError: the new process did not start.
         """
         return await self.lifecycle.client()
 
@@ -160,15 +159,15 @@ class Kernel(Requests, Observable):
         self.lifecycle.explain_end(error)
 
     async def wait_for_ready(self) -> content.KernelInfoReply:
-        """Wait until a kernel that is being restarted is ready.
+        """Wait until the kernel is ready; during a restart, this takes a while.
 
         Returns:
-            What the kernel is.
+            The kernel_info_reply.
 
         Raises:
-            KernelDied: it is dead.
-            ClientClosed: it was shut down.
-            LaunchError: it could not be restarted.
+            KernelDied: the kernel is dead.
+            ClientClosed: the kernel was shut down.
+            LaunchError: the kernel could not be restarted.
         """
         client = await self.lifecycle.client()
         if client.failure is not None:
@@ -196,7 +195,7 @@ class Kernel(Requests, Observable):
         )
 
     async def interrupt(self) -> None:
-        """Interrupt the running code, by a signal or by a message, as the kernel wants it."""
+        """Interrupt the running code, by a signal or a message, as the kernelspec says."""
         client = await self.lifecycle.client()
         await client.interrupt_kernel()
 
@@ -230,20 +229,20 @@ class Kernel(Requests, Observable):
         )
 
     async def shutdown(self) -> int | None:
-        """End the kernel in order and remove every trace of it.
+        """End the kernel in order and remove its files.
 
-        Code that runs is interrupted, again and again. Meanwhile shutdown_request, SIGTERM and
-        SIGKILL follow each other, each when its predecessor's phase of ``Timeouts`` has passed in
-        vain. Whatever still waits for the kernel gets ClientClosed. It is not cancelled half-way,
-        takes no longer than these phases and the manager's cleanup, and may be called again.
+        Running code is interrupted repeatedly. Meanwhile shutdown_request, SIGTERM and SIGKILL are
+        sent, each when the phase of the one before, as in ``Timeouts``, is over. Pending calls
+        raise ClientClosed. Cancellation does not stop the shutdown. It takes no longer than these
+        phases and the manager's cleanup, and may be called again.
 
         Returns:
-            The exit status of the kernel's process, None where it can't be known.
+            The exit status of the kernel's process; None if unknown.
         """
         self.lifecycle.owner.check("kernel")
         try:
             return await self.lifecycle.end()
-        finally:  # no shield of anyio's withstands the cancel() of an asyncio task
+        finally:  # a shield does not protect from the cancel() of an asyncio task
             if self.on_shutdown is not None:
                 await self.on_shutdown()
 
@@ -253,8 +252,53 @@ class Kernel(Requests, Observable):
         self, request: content.ExecuteRequest, options: ExecutionOptions
     ) -> Execution:
         return Execution(
-            CurrentClient(self.lifecycle), request, options=options, output_limit=OUTPUT_LIMIT
+            _CurrentClient(self.lifecycle), request, options=options, output_limit=OUTPUT_LIMIT
         )
+
+
+class _CurrentClient:
+    """Sends one execution of a Kernel to the process that serves at that moment.
+
+    It implements ExecutionSender. An execution is made before it is sent, and the kernel may be
+    restarted in between.
+
+    Args:
+        lifecycle: the kernel's processes.
+    """
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
+        self._client: KernelClient = lifecycle.current.client
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The timeouts of the kernel's life."""
+        return self._client.executions.timeouts
+
+    async def send_execution(self, execution: Execution) -> None:
+        """Send the request to the kernel's process; wait while the kernel is restarted."""
+        self._client = await self._lifecycle.client()
+        await self._client.executions.send_execution(execution)
+
+    def forget_execution(self, execution: Execution) -> None:
+        """Deliver nothing more to the execution."""
+        self._client.executions.forget_execution(execution)
+
+    async def send_input(self, text: str, request: Message) -> None:
+        """Reply to an input_request."""
+        await self._client.executions.send_input(text, request)
+
+    async def interrupt_kernel(self) -> None:
+        """Interrupt the running code, by a signal or a message, as the kernelspec says."""
+        await self._client.interrupt_kernel()
+
+    async def restart_kernel(self) -> None:
+        """Restart the kernel."""
+        await self._lifecycle.restart()
+
+    def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
+        """Run an async function until the kernel ends, also across a restart."""
+        self._lifecycle.start_task(function, *args)
 
 
 def _checked(env: Mapping[str, str]) -> dict[str, str]:
@@ -271,16 +315,16 @@ def _checked(env: Mapping[str, str]) -> dict[str, str]:
 async def open_kernel(
     launch: Launch, *, timeouts: Timeouts, cwd: str | None = None, outlives: bool = False
 ) -> AsyncGenerator[Kernel]:
-    """Launch a kernel; give it when it is ready, end it with the block.
+    """Launch a kernel, give it when it is ready, and end it with the block.
 
     Args:
-        launch: launches it, again for each restart.
-        timeouts: the phases of the life of each of its processes.
-        cwd: the working directory of its first process.
-        outlives: whether it goes on after the block; only ``shutdown`` ends it then.
+        launch: launches the kernel, at the start and for each restart.
+        timeouts: the timeouts of each process.
+        cwd: the working directory of the first process.
+        outlives: whether the kernel goes on after the block, until ``shutdown``.
 
     Raises:
-        LaunchError: it did not start.
+        LaunchError: the kernel did not start.
     """
     async with background_tasks() as tasks:
         lifecycle = Lifecycle(launch, tasks, timeouts, cwd=cwd)

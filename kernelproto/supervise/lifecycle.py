@@ -2,13 +2,13 @@
 
 Theory of operation
 -------------------
-There is one current instance. When it dies, or is to be restarted, a Replacement begins. There is
-at most one at a time: further restarts join it, and requests wait for it. It ends when the next
-instance is ready, or with an error. A task carries it out: a task of the kernel for a restart, a
-task of the supervisor if the kernel has died.
+There is one current instance. When it dies or a caller restarts it, a Replacement begins. There is
+at most one Replacement at a time: further restarts join it, and requests wait for it. It ends when
+the next instance is ready, or with an error. A task of the kernel carries it out after a call of
+``restart``; a task of the supervisor after a death.
 
-``states.py`` has the states and the events that change them. An event that its table does not allow
-raises, so a wrong order of calls shows at once.
+``states.py`` has the states and the events that change them. An event that the table does not allow
+raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class Replacement(Waiter[Instance]):
     """The next instance; several tasks may wait for it.
 
     Args:
-        auto: whether a supervisor has decided on it.
+        auto: whether a supervisor decided to restart the kernel.
         attempt: consecutive attempt number, starting at 1.
 
     Attributes:
-        hurry: set when a restart must not wait for the backoff any longer.
-        scope: cancelled when the instance is no longer wanted.
+        hurry: set when the restart must not wait for the backoff.
+        scope: cancelled when the instance is no longer needed.
     """
 
     __slots__ = ("attempt", "auto", "hurry", "scope")
@@ -74,18 +74,18 @@ class Replacement(Waiter[Instance]):
 
 
 class Supervisor(Protocol):
-    """Decides what becomes of a kernel that has died."""
+    """Decides whether to restart a kernel that has died."""
 
     def started(self, instance: Instance, *, auto: bool) -> None:
-        """Take note of a new instance, which is ready."""
+        """Note that a new instance is ready."""
         ...
 
     def died(self, uptime: float) -> Decision:
-        """Say what to do with a kernel that has died after *uptime* seconds."""
+        """Decide whether to restart a kernel that died after *uptime* seconds."""
         ...
 
     def revive(self, replacement: Replacement, decision: Restart) -> None:
-        """Carry out a Replacement, in a task, by ``Lifecycle.carry_out``."""
+        """Start a task that carries out a Replacement with ``Lifecycle.carry_out``."""
         ...
 
 
@@ -94,20 +94,20 @@ class Lifecycle:
 
     Args:
         launch: launches the kernel.
-        tasks: where the kernel is served.
-        timeouts: the phases of each process' life.
+        tasks: the task group that serves the kernel.
+        timeouts: the timeouts of each process.
         cwd: the working directory of the first process.
 
     Attributes:
-        current: the process that serves, or has served last.
-        replacement: the next one, while there is to be one.
-        failure: why there was no next one, while there is none.
+        current: the instance that serves, or that served last.
+        replacement: the next instance, during a restart.
+        failure: the error of the last restart, if it failed.
         life: the state of the kernel.
-        kernel_id: what all of them are listed under; by default the id of the first one.
+        kernel_id: the id that all instances are listed under; by default that of the first one.
         cwd: the working directory of the next process; None means the caller's.
         env: environment variables of the next process, beside those of the first launch.
-        observers: who watches the kernel.
-        events: tells what happens to it.
+        observers: the observers of the kernel's messages.
+        events: delivers the kernel's events.
     """
 
     def __init__(
@@ -131,19 +131,19 @@ class Lifecycle:
         self._closing_error = ClientClosed("the kernel was shut down")
 
     async def begin(self) -> Instance:
-        """Start a instance, in a task of the kernel's, and return it when it is ready.
+        """Start an instance, in a task of the kernel, and return it when it is ready.
 
         Raises:
-            LaunchError: there is none.
+            LaunchError: the instance could not be started.
         """
         instance: Instance = await self._tasks.start(self._serve)
         return instance
 
     async def client(self) -> KernelClient:
-        """Return the client of the current instance; wait for it while it is being replaced.
+        """Return the client of the current instance; wait during a restart.
 
         Raises:
-            KernelProtoError: why there will be no next instance.
+            KernelProtoError: the kernel could not be restarted, or was ended.
         """
         self.owner.check("kernel")
         if self.replacement is not None:
@@ -174,11 +174,11 @@ class Lifecycle:
     async def carry_out(
         self, replacement: Replacement, work: Callable[[], Awaitable[None]]
     ) -> None:
-        """Do what leads to a replacement; if there is none in the end, say so to all who wait.
+        """Call *work*, and fail the replacement if it does not start an instance.
 
         Args:
-            replacement: who waits for it.
-            work: begins the next instance; raises if it could not.
+            replacement: the next instance, which tasks may wait for.
+            work: starts the next instance; raises if it cannot.
         """
         failure: Exception | None = None
         try:
@@ -207,13 +207,13 @@ class Lifecycle:
             self.events.end()
 
     def list_as(self, kernel_id: str) -> None:
-        """Let all of them be listed under an id, where other programs look as well."""
+        """List all instances under an id, by which other programs find the kernel."""
         self.kernel_id = kernel_id
         if isinstance(self.current.manager, IsListed):
             self.current.manager.list_as(kernel_id)
 
     def explain_end(self, error: ClientClosed) -> None:
-        """Say, before the kernel is ended, what those get who hold it still."""
+        """Set the error that calls on the kernel raise after its end."""
         self._closing_error = self.current.closing_error = error
 
     async def detach(self) -> None:
@@ -226,7 +226,7 @@ class Lifecycle:
 
     @contextmanager
     def supervised_by(self, supervisor: Supervisor) -> Generator[None]:
-        """Let a supervisor decide, for the block, what becomes of the kernel when it dies."""
+        """Let a supervisor decide, during the block, about restarts of a kernel that dies."""
         if self._supervisor is not None:
             raise ValueError("this kernel has a KernelRestarter already")
         self._supervisor = supervisor
@@ -237,7 +237,7 @@ class Lifecycle:
             self._supervisor = None
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run an async function for as long as the kernel is served; what it raises is logged."""
+        """Run an async function until the kernel ends; an exception from it is logged."""
         start_logged(self._tasks, function, *args)
 
     def _apply(self, event: LifeEvent) -> None:
@@ -258,11 +258,11 @@ class Lifecycle:
             await instance.gone.wait()
 
     def _welcome(self, instance: Instance) -> None:
-        """Let a new instance serve those who wait for it."""
+        """Let a new instance serve the tasks that wait for it."""
         self._apply(LifeEvent.READY)
         replacement, self.replacement = self.replacement, None
         if replacement is None:
-            return  # the first one: nobody has it yet
+            return  # the first instance
         self.failure = None
         self.observers.resume()
         replacement.set(instance)
@@ -274,7 +274,7 @@ class Lifecycle:
         """Decide what follows the death of an instance; return the error of pending calls."""
         death = instance.death(returncode)
         self._apply(LifeEvent.DIED)
-        if self.life is not Life.DEAD:  # it is being restarted or ended: no more follows
+        if self.life is not Life.DEAD:  # a restart or the end is under way
             self.events.emit(death)
             if self.life is Life.OVER:
                 return self._closing_error
@@ -282,7 +282,7 @@ class Lifecycle:
         supervisor = self._supervisor
         decision = None if supervisor is None else supervisor.died(instance.uptime)
         if supervisor is not None and isinstance(decision, Restart):
-            # A callback for Died sees from the state that the kernel is being restarted.
+            # Before the event, so that its callbacks see the state "restarting".
             self._apply(LifeEvent.RESTART)
             self.replacement = Replacement(auto=True, attempt=decision.attempt)
             self.events.emit(death)
@@ -308,11 +308,11 @@ class Lifecycle:
     def _abandoned(self) -> KernelProtoError:
         if self.life is Life.OVER:
             return ClientClosed("the kernel was shut down while it was being restarted")
-        return KernelDied("the kernel died, and whoever was restarting it has stopped")
+        return KernelDied("the kernel died, and its KernelRestarter was closed during the restart")
 
 
 async def _abandon(replacement: Replacement) -> None:
-    """Give up a replacement, and wait until nothing is left of it."""
+    """Cancel a replacement, and wait until it has ended."""
     replacement.scope.cancel()
-    with suppress(Exception):  # as those were told who waited for it
+    with suppress(Exception):  # raised in the tasks that wait for it
         await replacement.wait()

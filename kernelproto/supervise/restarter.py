@@ -1,4 +1,4 @@
-"""KernelRestarter: starts a kernel again when it dies, or is taken for dead."""
+"""KernelRestarter: restarts a kernel when it dies or its heartbeat is silent."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ logger = logging.getLogger(__name__)
 class KernelRestarter(AsyncContextManagerMixin):
     """Restarts a kernel during the block, whenever it dies or its heartbeat falls silent.
 
-    ``async with KernelRestarter(kernel, policy) as restarter``; ``run_kernel(restart=policy)`` is
-    the same. What was in flight when the kernel died gets KernelRestarted at once; what is asked
-    meanwhile waits for the new process. That has the working directory, environment and launch
-    parameters of the old one, and other addresses. When the restarter gives up, everybody gets
-    KernelDied. Leaving the block during a restart abandons it.
+    ``async with KernelRestarter(kernel, policy) as restarter``; ``run_kernel(restart=policy)`` does
+    the same. When the kernel dies, pending calls raise KernelRestarted at once, and new requests
+    wait for the new process. The new process has the same working directory, environment and launch
+    parameters, and other addresses. When the restarter gives up, all calls raise KernelDied.
+    Leaving the block during a restart cancels it.
 
     Args:
-        kernel: the kernel; it can have one restarter at a time.
-        policy: whether and when it is restarted.
-        chance: gives random numbers from 0 to 1, for the jitter of the backoff.
+        kernel: the kernel, which can have one restarter at a time.
+        policy: whether and when the kernel is restarted.
+        chance: returns a random number from 0 to 1, for the jitter of the backoff.
     """
 
     def __init__(
@@ -50,51 +50,51 @@ class KernelRestarter(AsyncContextManagerMixin):
         self.kernel = kernel
         self.policy = policy or RestartPolicy()
         self._chance = chance
-        self._generations = kernel.lifecycle
+        self._lifecycle = kernel.lifecycle
         self._uptimes: list[float] = []
         self._tasks: TaskGroup
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[KernelRestarter]:
         async with background_tasks() as self._tasks:
-            with self._generations.supervised_by(self):
+            with self._lifecycle.supervised_by(self):
                 yield self
 
     def add_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
         """Call a function for every event of a kind from now on.
 
         Args:
-            callback: called with the event; may be async. What it raises is logged.
+            callback: called with the event; may be async. An exception from it is logged.
             event: ``Died``, ``Restarted`` or ``Failed``.
         """
-        self._generations.events.add_callback(callback, event)
+        self._lifecycle.events.add_callback(callback, event)
 
     def remove_callback(self, callback: Callback[EventT], event: type[EventT]) -> None:
-        """Call a function no more; one that is not there is ignored."""
-        self._generations.events.remove_callback(callback, event)
+        """Remove a callback; an unknown callback is ignored."""
+        self._lifecycle.events.remove_callback(callback, event)
 
     def started(self, instance: Instance, *, auto: bool) -> None:
-        """Take note of a new instance; called by the kernel."""
+        """Note that a new instance is ready; called by the kernel."""
         if not auto:
             self._uptimes.clear()
         if self.policy.time_to_dead is not None:
             self._tasks.start_soon(self._watch_heartbeat, instance, self.policy.time_to_dead)
 
     def died(self, uptime: float) -> Decision:
-        """Say what to do with a kernel that has died after *uptime* seconds; called by the kernel.
+        """Decide whether to restart a kernel that has died; called by the kernel.
 
         Args:
-            uptime: how long it was ready; 0 for one that was not.
+            uptime: the seconds that the process was ready; 0 if it was not.
         """
         self._uptimes.append(uptime)
-        # What is older has no influence any more.
+        # Older ones do not affect the decision.
         del self._uptimes[: -(self.policy.limit + 2)]
         return self.policy.decide(self._uptimes, self._chance())
 
     def revive(self, replacement: Replacement, decision: Restart) -> None:
-        """Start the kernel again, in a task; called by the kernel."""
+        """Restart the kernel in a task; called by the kernel."""
         work = partial(self._revive, replacement, decision)
-        self._tasks.start_soon(self._generations.carry_out, replacement, work)
+        self._tasks.start_soon(self._lifecycle.carry_out, replacement, work)
 
     async def _revive(self, replacement: Replacement, decision: Decision) -> None:
         failure: Exception | None = None
@@ -103,22 +103,22 @@ class KernelRestarter(AsyncContextManagerMixin):
             with anyio.move_on_after(decision.delay):
                 await replacement.hurry.wait()
             try:
-                await self._generations.begin()
+                await self._lifecycle.begin()
             except Exception as error:
                 logger.warning("restart %d of a kernel failed: %s", decision.attempt, error)
                 failure = error
                 decision = self.died(0.0)
             else:
                 return
-        self._generations.events.emit(Failed(decision.attempts))
+        self._lifecycle.events.emit(Failed(decision.attempts))
         raise KernelDied(
-            f"the kernel died, and {decision.attempts} restarts in a row were in vain: {failure}"
+            f"the kernel died, and {decision.attempts} consecutive restarts failed: {failure}"
         ) from failure
 
     async def _watch_heartbeat(self, instance: Instance, seconds: float) -> None:
-        with suppress(KernelProtoError):  # it has died, or was ended
-            await instance.client.heartbeat()  # a kernel that has none never answers
+        with suppress(KernelProtoError):  # the kernel has died or was ended
+            await instance.client.heartbeat()  # a kernel without a heartbeat never answers
             await until_silent(instance.client, seconds)
             silence = DeathReason(f"its heartbeat was silent for {seconds:g} s", "silence")
-            logger.warning("a kernel is taken for dead: %s", silence)
+            logger.warning("a kernel counts as dead: %s", silence)
             await instance.kill(silence)

@@ -1,4 +1,4 @@
-"""Ending a kernel in order: asking it, then SIGTERM, then SIGKILL."""
+"""End a kernel in order: shutdown_request, then SIGTERM, then SIGKILL."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A kernel that is to end and is still there after this time is reminded: an interrupt that comes
-# before its code is lost, other code may have been waiting behind, and a request may be overheard.
+# A kernel that has not ended after this time is asked again. An interrupt that arrives before the
+# code is lost, queued code may run next, and a kernel may miss a request.
 _REMINDER_SECONDS = 0.5
 
 
 async def end_process(
     client: KernelClient, manager: KernelManager, timeouts: Timeouts, *, restart: bool = False
 ) -> int | None:
-    """End a kernel's process; each step follows when its predecessor's phase has passed in vain.
+    """End a kernel's process; each step follows when the time of the step before is over.
 
     Args:
-        client: talks to it, and knows whether it has ever been ready.
-        manager: the handle on it.
-        timeouts: the phases.
-        restart: whether the kernel is told that it will be started again.
+        client: the client of the kernel.
+        manager: the handle on the process.
+        timeouts: the time of each step.
+        restart: whether the shutdown_request announces a restart.
 
     Returns:
-        The exit status; None where it can't be known, or where nothing has helped.
+        The exit status; None if unknown, or if the process has not ended.
     """
     ladder = [(manager.terminate, timeouts.terminate), (manager.kill, timeouts.kill)]
     if client.info is not None:
@@ -50,12 +50,12 @@ async def end_process(
 
 
 def longest(timeouts: Timeouts) -> float:
-    """Return how long ``end_process`` and the manager's cleanup take at the most, in seconds."""
+    """Return the maximum time of ``end_process`` and the manager's cleanup, in seconds."""
     return timeouts.shutdown + timeouts.terminate + 2 * timeouts.kill
 
 
 async def attempt(step: Callable[[], Awaitable[T]]) -> T | None:
-    """Take a step towards the kernel's end; a manager that fails must not stop the next one."""
+    """Call a step of the shutdown; log its failure, so that the next step follows."""
     try:
         return await step()
     except KernelProtoError:
@@ -75,6 +75,6 @@ async def _ask_to_end(client: KernelClient, restart: bool) -> None:
             await anyio.sleep(_REMINDER_SECONDS)
             if client.busy:
                 await attempt(client.interrupt_kernel)
-            # Old kernels know this request on shell alone, and one that has only just begun may
-            # reply to the first and go on.
+            # Old kernels know this request on shell only. A kernel that has just started may reply
+            # to the first request and go on.
             tasks.start_soon(attempt, partial(ask, channel="shell"))

@@ -123,7 +123,7 @@ async def test_kernel_that_does_not_come_back(write_kernelspec, tmp_path: Path) 
             events = kernel.events()
             await kernel.manager.kill()
             assert [await anext(events), await anext(events)] == [Died(-9), Failed(2)]
-            with pytest.raises(KernelDied, match="2 restarts in a row") as caught:
+            with pytest.raises(KernelDied, match="2 consecutive restarts failed") as caught:
                 await kernel.wait_for_ready()
             assert "FileExistsError" in str(caught.value.__cause__)
 

@@ -233,7 +233,7 @@ async def test_kernel_that_does_not_start_again() -> None:
         events = kernel.events()
         provider._prepare = prepare
         await kill(kernel, provider)
-        with pytest.raises(KernelDied, match="3 restarts in a row"):
+        with pytest.raises(KernelDied, match="3 consecutive restarts failed"):
             await kernel.execute("6 * 7")
         assert kernel.state == "dead"
         assert [await anext(events), await anext(events)] == [Died(-9), Failed(3)]
