@@ -240,7 +240,7 @@ def _result_of(future: Future[T]) -> T:
 
 
 class BlockingClient(BlockingRequests):
-    """A KernelClient for synchronous code; ``connect_kernel_blocking`` makes it."""
+    """A KernelClient for synchronous code; made by ``connect_kernel_blocking``."""
 
     wrapped: KernelClient
 
@@ -257,7 +257,7 @@ class BlockingClient(BlockingRequests):
 
 
 class BlockingKernel(BlockingRequests):
-    """A Kernel for synchronous code; ``run_kernel_blocking`` and similar functions make it."""
+    """A Kernel for synchronous code; made by ``run_kernel_blocking`` and similar functions."""
 
     wrapped: Kernel
 

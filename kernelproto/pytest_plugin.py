@@ -104,7 +104,7 @@ def _for_pytest_asyncio() -> ModuleType:
 
 
 def _fixture() -> Callable[[], AsyncGenerator[object]]:
-    """Return a new function: pytest_asyncio writes the scope on the one that it is given."""
+    """Return a new function each time, because pytest_asyncio writes the scope on it."""
 
     async def kernels() -> AsyncGenerator[object]:
         async with _kernels() as start:

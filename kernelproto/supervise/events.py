@@ -78,7 +78,7 @@ Callback = Callable[[EventT], Awaitable[None] | None]
 
 
 class KernelEvents(AsyncIterator[KernelEvent]):
-    """Iterates over a kernel's events; ``Kernel.events`` makes it.
+    """Iterates over a kernel's events; made by ``Kernel.events``.
 
     The iteration ends when the kernel was shut down. The last 1,000 unread events are kept.
     """

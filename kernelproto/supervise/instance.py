@@ -72,7 +72,7 @@ _ADDRESS_CHECK_SECONDS = 1.0
 
 
 class Instance:
-    """One process of a kernel; ``start_instance`` makes it.
+    """One process of a kernel; made by ``start_instance``.
 
     Attributes:
         info: the addresses of the kernel.

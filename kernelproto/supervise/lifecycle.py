@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-There is one current instance. When it dies or a caller restarts it, a Replacement begins. There is
-at most one Replacement at a time: further restarts join it, and requests wait for it. It ends when
-the next instance is ready, or with an error. A task of the kernel carries it out after a call of
-``restart``; a task of the supervisor after a death.
+There is one current instance. When the instance dies or a caller restarts the kernel, a Replacement
+begins. There is at most one Replacement at a time: further restarts join it, and requests wait for
+it. A Replacement ends when the next instance is ready, or with an error. After a call of
+``restart``, a task of the kernel carries it out; after a death, a task of the supervisor.
 
 ``states.py`` has the states and the events that change them. An event that the table does not allow
 raises RuntimeError.
@@ -307,7 +307,7 @@ class Lifecycle:
 
     def _abandoned(self) -> KernelProtoError:
         if self.life is Life.OVER:
-            return ClientClosed("the kernel was shut down while it was being restarted")
+            return ClientClosed("the kernel was shut down during a restart")
         return KernelDied("the kernel died, and its KernelRestarter was closed during the restart")
 
 

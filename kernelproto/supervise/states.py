@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Life(StrEnum):
-    """What a kernel is, across all its processes."""
+    """The state of a kernel, across all its processes."""
 
     STARTING = "starting"
     READY = "ready"
@@ -17,11 +17,10 @@ class Life(StrEnum):
 
 
 class LifeEvent(StrEnum):
-    """What happens to a kernel.
+    """An event that may change the state.
 
-    READY: a process of it is ready. DIED: its ready process has ended by itself. RESTART: a caller
-    or a supervisor begins a restart. FAILED: a restart could not be completed. END: a caller ends
-    the kernel for good.
+    READY: a process is ready. DIED: the ready process has ended by itself. RESTART: a caller or a
+    supervisor begins a restart. FAILED: the restart failed. END: a caller ends the kernel for good.
     """
 
     READY = "ready"
@@ -31,8 +30,8 @@ class LifeEvent(StrEnum):
     END = "end"
 
 
-# A restart that is under way ends the old process; if that dies meanwhile, nothing else follows.
-# A kernel that is over stays so, whatever its last process does before it is gone.
+# A restart ends the old process: if the process dies first, the restart just goes on. A kernel that
+# is over stays over, also if its last process becomes ready or dies before its end.
 LIFE: Mapping[Life, Mapping[LifeEvent, Life]] = {
     Life.STARTING: {LifeEvent.READY: Life.READY},
     Life.READY: {
