@@ -1,4 +1,4 @@
-"""The blocking front door, from threads with and without an event loop."""
+"""The blocking entry points, from threads with and without an event loop."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ async def test_start_kernel_without_a_thread(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_service_of_a_started_kernel_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """Nobody waits for it, so the reason is in the log, and who uses the kernel is told."""
+    """No task waits for it, so the reason is logged, and requests raise it."""
     broken = anyio.Event()
 
     class Manager:
@@ -275,7 +275,7 @@ async def test_host_with_a_name() -> None:
 
 
 async def test_wrong_key() -> None:
-    """It is not told by the kernel, which is silent to strangers."""
+    """The kernel does not answer clients without its key, so the error explains it."""
     async with run_kernel("scripted") as kernel:
         connection = json.loads(kernel.connection_info.to_json()) | {"key": "wrong"}
         with pytest.raises(KernelNotReady):

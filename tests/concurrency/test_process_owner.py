@@ -74,7 +74,7 @@ def test_the_owner_is_this_process() -> None:
     assert owner.is_here
 
 
-def test_another_process_is_told_of_the_owner() -> None:
+def test_forked_child_gets_wrong_process() -> None:
     owner = Owner()
     owner.pid += 1
     with pytest.raises(
@@ -86,7 +86,7 @@ def test_another_process_is_told_of_the_owner() -> None:
 
 
 @pytest.mark.usefixtures("no_leaks")
-class TestProgramThatForks:
+class TestForkedChild:
     @pytest.mark.parametrize("kind", ["pyimport/kernel", "fork/kernel"])
     def test_child_runs_a_kernel_of_its_own(self, kind: str) -> None:
         assert output_of(

@@ -53,7 +53,7 @@ async def in_a_task(function: Callable[[], object]) -> None:
         tasks.start_soon(function)
 
 
-async def test_tasks_may_enter_and_leave_as_they_like() -> None:
+async def test_any_task_may_enter_and_leave() -> None:
     served = Served()
     stack = AsyncExitStack()
 
@@ -74,7 +74,7 @@ async def test_the_service_has_the_context_of_the_caller() -> None:
     variable.reset(token)
 
 
-async def test_exceptions_of_the_block_arrive_as_themselves() -> None:
+async def test_exception_from_the_block_is_unchanged() -> None:
     error = ValueError("mine")
     with pytest.raises(ValueError, match="mine") as caught:
         async with Service(Served().open(), "service"):
@@ -82,7 +82,7 @@ async def test_exceptions_of_the_block_arrive_as_themselves() -> None:
     assert caught.value is error
 
 
-async def test_failure_to_enter_is_raised_as_itself() -> None:
+async def test_failure_to_enter_is_raised_unchanged() -> None:
     error = OSError("cannot be entered")
 
     @asynccontextmanager
@@ -109,7 +109,7 @@ async def test_failure_during_the_block_is_logged_and_raised_at_its_end(
     assert [str(error) for error in caught.value.exceptions] == ["the service is broken"]
 
 
-async def test_failure_beside_an_exception_of_the_block_is_told_in_a_note(
+async def test_failure_beside_an_exception_of_the_block_is_added_as_a_note(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     served = Served()
@@ -122,7 +122,7 @@ async def test_failure_beside_an_exception_of_the_block_is_told_in_a_note(
     assert "the service is broken" in caught.value.__notes__[0]
 
 
-async def test_cancellation_while_it_is_entered_leaves_nothing() -> None:
+async def test_cancellation_during_start_leaves_nothing() -> None:
     left = []
 
     @asynccontextmanager
@@ -151,7 +151,7 @@ async def test_cancellation_of_the_block_passes_through() -> None:
     assert len(served.tasks) == 2
 
 
-async def test_it_may_be_stopped_by_several_tasks() -> None:
+async def test_several_tasks_may_stop_a_service() -> None:
     served = Served()
     service = Service(served.open(), "service")
     await service.start()
@@ -164,7 +164,7 @@ async def test_it_may_be_stopped_by_several_tasks() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_another_event_loop_is_told_so(anyio_backend: str) -> None:
+async def test_other_event_loop_gets_wrong_event_loop(anyio_backend: str) -> None:
     service = Service(Served().open(), "service")
     await service.start()
 

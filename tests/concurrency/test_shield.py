@@ -30,7 +30,7 @@ async def test_result() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt("mine"), SystemExit(3)])
-async def test_exception_arrives_as_itself(error: BaseException) -> None:
+async def test_exception_is_raised_unchanged(error: BaseException) -> None:
     async def fail() -> None:
         raise error
 
@@ -39,7 +39,7 @@ async def test_exception_arrives_as_itself(error: BaseException) -> None:
     assert caught.value is error
 
 
-async def test_time_that_is_up() -> None:
+async def test_exceeded_time_limit_returns_none() -> None:
     assert await to_the_end(anyio.sleep_forever, seconds=0.01) is None
 
 
@@ -51,7 +51,7 @@ async def test_a_cancelled_scope_does_not_reach_the_work() -> None:
     assert work.done
 
 
-async def test_time_is_up_in_a_cancelled_scope_as_well() -> None:
+async def test_time_limit_in_a_cancelled_scope() -> None:
     with anyio.CancelScope() as scope:
         scope.cancel()
         assert await to_the_end(anyio.sleep_forever, seconds=0.01) is None
@@ -71,7 +71,7 @@ async def test_a_cancelled_asyncio_task_leaves_after_the_work(times: int) -> Non
 
 
 @on_asyncio
-async def test_a_timeout_of_asyncio_is_told_after_the_work() -> None:
+async def test_asyncio_timeout_is_raised_after_the_work() -> None:
     work = Work()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0):

@@ -78,7 +78,7 @@ class TestBackgroundTasks:
         ],
         ids=lambda error: type(error).__name__,
     )
-    async def test_an_exception_from_the_block_arrives_as_itself(self, error, with_task) -> None:
+    async def test_an_exception_from_the_block_is_unchanged(self, error, with_task) -> None:
         error.__traceback__ = error.__context__ = None
         with pytest.raises(type(error)) as raised:
             async with background_tasks() as tasks:
@@ -100,7 +100,7 @@ class TestBackgroundTasks:
                 raise error
         assert raised.value is error
 
-    async def test_a_failing_task_cancels_the_block_and_is_raised_in_its_place(self) -> None:
+    async def test_a_failing_task_cancels_the_block_and_its_error_is_raised(self) -> None:
         error = ValueError("the task's")
         with anyio.fail_after(GUARD_SECONDS), pytest.raises(ValueError, match="task's") as raised:
             async with background_tasks() as tasks:
@@ -109,7 +109,7 @@ class TestBackgroundTasks:
         assert raised.value is error
         assert notes(error) == []
 
-    async def test_the_block_comes_first_and_the_task_is_told_in_a_note(self) -> None:
+    async def test_error_of_the_block_is_raised_with_that_of_the_task_as_a_note(self) -> None:
         error = ValueError("the block's")
         with pytest.raises(ValueError, match="block's") as raised:
             async with background_tasks() as tasks:
@@ -121,7 +121,7 @@ class TestBackgroundTasks:
             """a background task failed as well: TypeError("the task's")""",
         ]
 
-    async def test_of_two_failing_tasks_one_is_told_in_a_note(self) -> None:
+    async def test_second_failing_task_is_added_as_a_note(self) -> None:
         with pytest.raises((KeyError, IndexError)) as raised:
             async with background_tasks() as tasks:
                 tasks.start_soon(fail_when_cancelled, KeyError("one"))

@@ -19,7 +19,7 @@ async def test_the_value_may_come_before_the_wait(value) -> None:
     assert await waiter.wait() == value
 
 
-async def test_all_who_wait_get_the_value(start) -> None:
+async def test_all_waiting_tasks_get_the_value(start) -> None:
     waiter = Waiter()
     calls = [await start(waiter.wait) for _ in range(3)]
     assert not any(call.ended for call in calls)
@@ -27,7 +27,7 @@ async def test_all_who_wait_get_the_value(start) -> None:
     assert [await call.result() for call in calls] == ["value"] * 3
 
 
-async def test_all_who_wait_raise_a_copy_of_the_exception(start) -> None:
+async def test_all_waiting_tasks_raise_a_copy_of_the_exception(start) -> None:
     waiter = Waiter()
     calls = [await start(waiter.wait) for _ in range(3)]
     error = KernelDied("gone", returncode=-9)
@@ -62,7 +62,7 @@ async def test_a_cancelled_wait_changes_nothing(start) -> None:
     assert await waiter.wait() == "value"
 
 
-async def test_waiting_can_be_given_up_in_time() -> None:
+async def test_wait_with_a_timeout() -> None:
     with anyio.move_on_after(0) as scope:
         await Waiter().wait()
     assert scope.cancelled_caught

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import copy
-import pickle
-
 import pytest
 
 from kernelproto import Died
@@ -24,10 +21,3 @@ MEMORY = DeathReason("it had reached its limit of memory", "memory_limit")
 )
 def test_death_in_words(death: Died, cause: str, words: str) -> None:
     assert (death.cause, str(death)) == (cause, words)
-
-
-def test_reason_is_its_words() -> None:
-    assert MEMORY == "it had reached its limit of memory"
-    assert Died(1, MEMORY) == Died(1, str(MEMORY))
-    assert copy.copy(MEMORY).cause == "memory_limit"
-    assert pickle.loads(pickle.dumps(MEMORY)).cause == "memory_limit"

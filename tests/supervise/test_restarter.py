@@ -1,88 +1,25 @@
-"""Restarts, with kernels that are not processes: real ones are in tests/integration."""
+"""Restarts after a death, with fake kernels; tests/integration has real ones."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from functools import partial
-
 import anyio
 import pytest
-from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
 from kernelproto import (
     Backoff,
-    ClientClosed,
     Died,
     Failed,
-    InvalidLaunchParameter,
-    Kernel,
     KernelDied,
-    KernelFinder,
-    KernelNotReady,
     KernelRestarted,
     KernelRestarter,
-    LaunchError,
     Restarted,
     RestartPolicy,
-    Timeouts,
-    run_kernel,
 )
-from kernelproto.testing import FakeKernel, FakeProvider
-from kernelproto.wire import Message
+from kernelproto.testing import FakeKernel
+from tests.supervise.fakes import GUARD_SECONDS, POLICY, answering, kill, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
-
-GUARD_SECONDS = 60
-# Deaths in a test follow each other at once: no time for recovery, and none to be lost.
-POLICY = RestartPolicy(
-    limit=3, time_to_dead=None, stable_after=GUARD_SECONDS, backoff=Backoff(initial=0.001)
-)
-
-
-class Provider(FakeProvider):
-    """Launches fakes that *prepare* has told what to do; *launching* is awaited before each."""
-
-    async def launching(self) -> None:
-        await checkpoint()
-
-    async def launch(self, name, **options):
-        await self.launching()
-        return await super().launch(name, **options)
-
-
-def answering(fake: FakeKernel) -> None:
-    fake.on_execute("6 * 7", result="42")
-    fake.on_execute("wait", sleep)
-
-
-async def sleep(exchange) -> None:
-    await anyio.sleep_forever()
-
-
-@asynccontextmanager
-async def running(
-    policy: RestartPolicy | None = POLICY,
-    prepare: Callable[[FakeKernel], None] = answering,
-    **options,
-) -> AsyncIterator[tuple[Kernel, Provider]]:
-    options = {"timeouts": Timeouts(startup=GUARD_SECONDS), **options}
-    with anyio.fail_after(GUARD_SECONDS):
-        async with (
-            Provider(prepare) as provider,
-            run_kernel(
-                "fake/kernel", finder=KernelFinder([provider]), restart=policy, **options
-            ) as kernel,
-        ):
-            yield kernel, provider
-
-
-async def kill(kernel: Kernel, provider: Provider) -> None:
-    """Let the kernel die, and wait until that is known."""
-    events = kernel.events()
-    provider.kernels[-1].die()
-    assert await anext(events) == Died(-9)
 
 
 async def test_death_is_followed_by_a_restart(tmp_path) -> None:
@@ -113,7 +50,7 @@ async def test_death_is_followed_by_a_restart(tmp_path) -> None:
         await anext(events)
 
 
-async def test_everything_that_waits_is_told_at_once() -> None:
+async def test_death_ends_every_pending_call() -> None:
     told: list[type[Exception]] = []
 
     async def wait(request) -> None:
@@ -131,73 +68,7 @@ async def test_everything_that_waits_is_told_at_once() -> None:
     assert told == [KernelRestarted] * 3
 
 
-async def test_observers_handlers_and_comm_targets_are_carried_over() -> None:
-    handled: list[str] = []
-    handled_two, opened = anyio.Event(), anyio.Event()
-
-    def prepare(fake: FakeKernel) -> None:
-        fake.on_execute("print", stdout="hello")
-
-    def handle(message: Message, channel: str) -> None:
-        if message.msg_type == "stream":
-            handled.append(message.content.text)
-        if len(handled) == 2:
-            handled_two.set()
-
-    async with running(prepare=prepare) as (kernel, provider):
-        kernel.add_handler(handle)
-        kernel.comms.register_target("target", lambda comm, message: opened.set())
-        async with kernel.messages(msg_types=["stream"]) as messages:
-            await kernel.execute("print")
-            await kill(kernel, provider)
-            await kernel.execute("print")
-            assert [(await anext(messages))[0].content.text for _ in range(2)] == ["hello"] * 2
-        await handled_two.wait()
-        provider.kernels[1].publish(
-            {"comm_id": "1", "target_name": "target", "data": {}}, "comm_open"
-        )
-        await opened.wait()
-
-
-class Recorder:
-    """A watcher that notes each call."""
-
-    def __init__(self) -> None:
-        self.seen: list[object] = []
-
-    def offer(self, message: Message, channel: str) -> None:
-        if message.msg_type in ("stream", "debug_event"):
-            self.seen.append(message.msg_type)
-
-    def fail(self, error: Exception) -> None:
-        self.seen.append(type(error))
-
-    def resume(self) -> None:
-        self.seen.append("resumed")
-
-
-async def test_watchers_and_debug_events_of_a_kernel() -> None:
-    recorder, deaths = Recorder(), []
-    async with running() as (kernel, provider):
-        kernel.watch(recorder)
-        kernel.add_callback(deaths.append, Died)
-        assert await kernel.heartbeat() >= 0
-        assert kernel.restart_attempt is None
-        async with kernel.debug_events() as events:
-            await kill(kernel, provider)
-            assert kernel.restart_attempt == 1
-            assert await kernel.current_client() is kernel.client
-            provider.kernels[1].publish({"event": "stopped"}, "debug_event")
-            assert await anext(events) == {"event": "stopped"}
-        kernel.unwatch(recorder)
-        kernel.remove_callback(deaths.append, Died)
-        await kill(kernel, provider)
-        await kernel.wait_for_ready()
-    assert recorder.seen == ["resumed", "debug_event"]
-    assert deaths == [Died(-9)]
-
-
-async def test_kernel_that_dies_again_and_again_is_given_up() -> None:
+async def test_restarter_gives_up_after_the_limit() -> None:
     async with running() as (kernel, provider):
         events = kernel.events()
         for attempt in range(1, 4):
@@ -214,7 +85,7 @@ async def test_kernel_that_dies_again_and_again_is_given_up() -> None:
         assert len(provider.kernels) == 4
 
 
-async def test_kernel_that_has_recovered_has_all_its_restarts_again() -> None:
+async def test_stable_kernel_has_all_restarts_again() -> None:
     policy = RestartPolicy(limit=1, time_to_dead=None, stable_after=0)
     async with running(policy) as (kernel, provider):
         for _ in range(5):
@@ -222,7 +93,7 @@ async def test_kernel_that_has_recovered_has_all_its_restarts_again() -> None:
             assert (await kernel.execute("6 * 7")).text == "42"
 
 
-async def test_kernel_that_does_not_start_again() -> None:
+async def test_restarts_that_fail_count() -> None:
     async def die(exchange) -> None:
         provider.kernels[-1].die(3)
 
@@ -246,7 +117,7 @@ async def test_kernel_that_does_not_start_again() -> None:
         assert (await kernel.execute("6 * 7")).text == "42"
 
 
-async def test_launch_that_fails_is_tried_again(caplog) -> None:
+async def test_failed_launch_is_repeated(caplog) -> None:
     async def fail() -> None:
         provider.launching = checkpoint
         raise OSError("no more processes")
@@ -273,7 +144,7 @@ async def test_silent_heartbeat() -> None:
         assert isinstance(await anext(events), Restarted)
 
 
-async def test_kernel_without_a_heartbeat_is_not_judged_by_it() -> None:
+async def test_kernel_without_a_heartbeat_is_not_killed() -> None:
     policy = RestartPolicy(time_to_dead=0.03)
 
     async def kernel_info_often() -> None:
@@ -284,40 +155,6 @@ async def test_kernel_without_a_heartbeat_is_not_judged_by_it() -> None:
     async with running(policy, lambda fake: fake.deaf.add("hb")) as (kernel, provider):
         await kernel_info_often()
         assert len(provider.kernels) == 1
-
-
-async def test_restart_by_hand() -> None:
-    async with running(None) as (kernel, provider):
-        events = kernel.events()
-        await kernel.restart()
-        first, second = provider.kernels
-        assert first.returncode == 0
-        assert kernel.connection_info == second.connection_info
-        assert (await kernel.execute("6 * 7")).text == "42"
-        assert await anext(events) == Restarted(False, second.connection_info, 1)
-        second.die(-9)
-        with pytest.raises(KernelDied):
-            await kernel.execute("6 * 7")
-        assert kernel.state == "dead"
-        await kernel.restart()
-        assert (await kernel.execute("6 * 7")).text == "42"
-
-
-async def test_what_is_in_flight_when_it_is_restarted() -> None:
-    async with running(None) as (kernel, provider):
-        provider.kernels[0].deaf.add("shell")
-        async with kernel.execute("6 * 7") as execution:
-            await kernel.restart()
-            with pytest.raises(KernelRestarted):
-                await execution
-
-
-async def test_restarts_at_the_same_time_are_one() -> None:
-    async with running() as (kernel, provider):
-        async with anyio.create_task_group() as tasks:
-            for _ in range(10):
-                tasks.start_soon(kernel.restart)
-        assert len(provider.kernels) == 2
 
 
 async def test_restart_by_hand_does_not_wait_for_the_backoff() -> None:
@@ -335,165 +172,6 @@ async def test_restart_by_hand_does_not_wait_for_the_backoff() -> None:
         assert kernel.state == "restarting"
         await kernel.restart()
         assert await anext(events) == Restarted(True, kernel.connection_info, 2)
-
-
-async def test_cancelled_caller_does_not_stop_the_restart() -> None:
-    async with running(None) as (kernel, provider):
-        gate = anyio.Event()
-        provider.launching = gate.wait
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(kernel.restart)
-            await anyio.wait_all_tasks_blocked()
-            tasks.cancel_scope.cancel()
-        assert kernel.state == "restarting"
-        gate.set()
-        assert (await kernel.execute("6 * 7")).text == "42"
-
-
-async def test_restart_that_fails_can_be_tried_again() -> None:
-    async def fail() -> None:
-        provider.launching = checkpoint
-        raise LaunchError("not now")
-
-    async with running(None) as (kernel, provider):
-        provider.launching = fail
-        async with kernel.client.messages() as messages:
-            with pytest.raises(LaunchError, match="not now"):
-                await kernel.restart()
-            with pytest.raises(LaunchError, match="not now"):
-                [message async for message in messages]
-        assert kernel.state == "dead"
-        await kernel.restart()
-        assert (await kernel.execute("6 * 7")).text == "42"
-
-
-async def test_death_just_when_a_restart_begins() -> None:
-    """Its moment is swept over every step from the death to its notice."""
-    policy = RestartPolicy(
-        limit=1000, time_to_dead=None, stable_after=0.0, backoff=Backoff(initial=0.0)
-    )
-    async with running(policy) as (kernel, provider):
-        for steps in range(40):
-            provider.kernels[-1].die()
-            for _ in range(steps):
-                await checkpoint()
-            await kernel.restart()
-            assert (await kernel.execute("6 * 7")).text == "42"
-
-
-async def test_death_just_when_the_kernel_is_shut_down() -> None:
-    for steps in range(0, 40, 3):
-        async with running() as (kernel, provider):
-            provider.kernels[-1].die()
-            for _ in range(steps):
-                await checkpoint()
-            await kernel.shutdown()
-            assert kernel.state == "dead"
-            with pytest.raises(ClientClosed):
-                await kernel.restart()
-
-
-async def test_restart_with_another_environment(tmp_path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    second.mkdir()
-    async with running(cwd=first, env={"A": "1", "B": "1"}) as (kernel, provider):
-        assert kernel.cwd == str(first)
-        await kernel.restart(env={"B": "2"}, cwd=second)
-        assert kernel.cwd == str(second)
-        await kernel.restart(env={"C": "3"})
-        await kill(kernel, provider)
-        await kernel.execute("6 * 7")
-
-    assert [(fake.cwd, fake.env) for fake in provider.kernels] == [
-        (str(first), {"A": "1", "B": "1"}),
-        (str(second), {"A": "1", "B": "2"}),
-        (str(second), {"A": "1", "B": "2", "C": "3"}),
-        (str(second), {"A": "1", "B": "2", "C": "3"}),
-    ]
-
-
-async def test_restart_that_fails_keeps_the_old_environment(tmp_path) -> None:
-    async with running(None, cwd=tmp_path) as (kernel, provider):
-        with pytest.raises(InvalidLaunchParameter, match="missing"):
-            await kernel.restart(env={"A": "1"}, cwd=tmp_path / "missing")
-        assert kernel.cwd == str(tmp_path)
-        await kernel.restart()
-        assert (provider.kernels[-1].cwd, provider.kernels[-1].env) == (str(tmp_path), {})
-
-
-@pytest.mark.parametrize("env", [{"A": 1}, {"A=": "1"}, {"A": "\0"}, "A"], ids=str)
-async def test_restart_with_a_wrong_environment_ends_nothing(env) -> None:
-    async with running(None) as (kernel, provider):
-        with pytest.raises(InvalidLaunchParameter, match="env must be a mapping"):
-            await kernel.restart(env=env)
-        assert (await kernel.execute("6 * 7")).text == "42"
-        assert len(provider.kernels) == 1
-
-
-async def test_restart_with_another_environment_during_a_restart() -> None:
-    async with running(None) as (kernel, provider):
-        gate = anyio.Event()
-        provider.launching = gate.wait
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(kernel.restart)
-            await anyio.wait_all_tasks_blocked()
-            tasks.start_soon(partial(kernel.restart, env={"A": "1"}))
-            await anyio.wait_all_tasks_blocked()
-            gate.set()
-        assert [fake.env for fake in provider.kernels] == [{}, {}, {"A": "1"}]
-
-
-async def test_restart_that_takes_too_long() -> None:
-    timeouts = Timeouts(startup=0.2)
-    async with running(None, timeouts=timeouts) as (kernel, provider):
-        provider.launching = anyio.sleep_forever
-        with pytest.raises(KernelNotReady, match="launch"):
-            await kernel.restart()
-
-
-async def begin_restart(kernel: Kernel, provider: Provider, tasks: TaskGroup) -> None:
-    """Let the kernel be restarted, which comes to no end."""
-
-    async def restart_in_vain() -> None:
-        with pytest.raises(ClientClosed):
-            await kernel.restart()
-
-    provider.launching = anyio.sleep_forever
-    if kernel.lifecycle._supervisor is None:
-        tasks.start_soon(restart_in_vain)
-        await anyio.wait_all_tasks_blocked()
-    else:
-        await kill(kernel, provider)
-    assert kernel.state == "restarting"
-
-
-by_hand_and_supervised = pytest.mark.parametrize(
-    "policy", [None, POLICY], ids=["by hand", "supervised"]
-)
-
-
-@by_hand_and_supervised
-async def test_shutdown_during_a_restart(policy) -> None:
-    async def wait(kernel: Kernel) -> None:
-        with pytest.raises(ClientClosed, match="shut down"):
-            await kernel.execute("6 * 7")
-
-    async with running(policy) as (kernel, provider):
-        async with anyio.create_task_group() as tasks:
-            await begin_restart(kernel, provider, tasks)
-            tasks.start_soon(wait, kernel)
-            await anyio.wait_all_tasks_blocked()
-            await kernel.shutdown()
-        assert kernel.state == "dead"
-        with pytest.raises(ClientClosed):
-            await kernel.restart()
-
-
-@by_hand_and_supervised
-async def test_block_left_during_a_restart(policy) -> None:
-    async with anyio.create_task_group() as tasks, running(policy) as (kernel, provider):
-        await begin_restart(kernel, provider, tasks)
 
 
 async def test_restarter_left_during_a_restart() -> None:
@@ -537,11 +215,3 @@ async def test_callbacks(caplog) -> None:
         await finished.wait()
         assert told == [Died(-9), Restarted(True, kernel.connection_info, 1)]
     assert "a bug of the callback" in caplog.text
-
-
-async def test_execution_made_before_a_restart_and_sent_after_it() -> None:
-    async with running() as (kernel, provider):
-        execution = kernel.execute("6 * 7")
-        await kill(kernel, provider)
-        await kernel.wait_for_ready()
-        assert (await execution).text == "42"
