@@ -1,4 +1,4 @@
-"""The command as its users have it: a process, with pipes or at a terminal."""
+"""The command as a process, with pipes or at a terminal."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import pytest
 _MEASURED = ["-m", "coverage", "run", "--parallel-mode"] if coverage.Coverage.current() else []
 PROGRAM = [sys.executable, *_MEASURED, "-m", "kernelproto"]
 
-GUARD_SECONDS = 60  # against hanging for ever; nothing takes that long
+GUARD_SECONDS = 60  # against hanging; no step takes that long
 
-# What would decide how the program looks, whoever runs the tests.
+# These variables of the caller would change the output.
 _UNWANTED = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS"}
 
 
@@ -32,7 +32,7 @@ def environment(**more: str) -> dict[str, str]:
 
 @pytest.fixture
 def kernelproto() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Give a function that runs the command with pipes, and returns what came of it."""
+    """Give a function that runs the command with pipes, and returns the completed process."""
 
     def run(
         *words: str, stdin: str = "", stdout: int = subprocess.PIPE, **env: str
@@ -52,7 +52,7 @@ def kernelproto() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def deaf_pipe() -> Iterator[int]:
-    """Give a pipe that nobody reads any more."""
+    """Give a pipe whose reader has closed it."""
     read, write = os.pipe()
     os.close(read)
     yield write
@@ -73,7 +73,7 @@ class Terminal:
         self.written = ""
         self._seen = 0
         self.process = subprocess.Popen(
-            # The terminal is the one that /dev/tty and its signals belong to.
+            # Make this terminal the controlling one, for /dev/tty and Ctrl-C.
             [sys.executable, "-c", _OWN_TERMINAL, *PROGRAM, *words],
             stdin=theirs,
             stdout=theirs,
@@ -92,7 +92,7 @@ class Terminal:
         return _CONTROL_SEQUENCE.sub("", self.written)
 
     def until(self, text: str) -> None:
-        """Wait until *text* is written, behind what was waited for before."""
+        """Wait until *text* is written, after the text awaited before."""
         deadline = time.monotonic() + GUARD_SECONDS
         while (found := self.text.find(text, self._seen)) < 0:
             assert self._read(deadline), f"no {text!r} in {self.text[self._seen :]!r}"

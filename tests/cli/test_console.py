@@ -30,7 +30,7 @@ def test_conversation(terminal) -> None:
     console = terminal("console", KERNEL, TERM="xterm")
 
     console.until("In [1]")
-    # All at once, as it is pasted: what is incomplete goes on in the next line.
+    # All at once, like a paste: incomplete code continues in the next line.
     console.type("def double(x):\rreturn x + x\r\rdouble(21)\r")
     console.until("Out[2]:")
     console.until("42")

@@ -22,12 +22,12 @@ def write_kernelspec(name: str, **entries: object) -> None:
 
 
 def findings(out: str) -> dict[str, tuple[str, str]]:
-    """Return what was found, by subject: the mark and the text."""
+    """Return the findings by subject: the mark and the text."""
     lines = [line.split(maxsplit=2) for line in out.splitlines() if line.startswith("  ")]
     return {subject: (mark, text) for mark, subject, text in lines}
 
 
-def test_what_works_and_what_does_not(runtime_dir: Path, kernelproto) -> None:
+def test_findings_of_all_kinds(runtime_dir: Path, kernelproto) -> None:
     write_kernelspec("bad", argv=3)
     write_kernelspec(
         "gone", argv=["/no/such/kernel", "{connection_file}"], display_name="Gone", language="x"

@@ -16,7 +16,7 @@ from kernelproto.extras import EXTRAS
         (["run"], "Missing argument 'KERNEL'. (see kernelproto run --help)"),
     ],
 )
-def test_misuse_is_told_in_one_line(words: list[str], line: str, capsys) -> None:
+def test_usage_errors_are_one_line(words: list[str], line: str, capsys) -> None:
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -41,7 +41,7 @@ def test_misuse_is_told_in_one_line(words: list[str], line: str, capsys) -> None
         (["notebook", "a.ipynb", "-p", "x"], "parameter 'x' must have the form NAME=VALUE"),
     ],
 )
-def test_errors_are_told_in_one_line(words: list[str], line: str, capsys) -> None:
+def test_errors_are_one_line(words: list[str], line: str, capsys) -> None:
     assert main(words) == 1
     out, err = capsys.readouterr()
     assert out == ""

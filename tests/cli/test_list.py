@@ -64,12 +64,12 @@ def test_wide_characters_take_two_columns() -> None:
     assert format_table({"a/b": describe("日本語日本語日", "x")}, 1)[1] == "a/b   日本語日...   x"
 
 
-def test_what_a_terminal_would_obey_is_not_printed() -> None:
+def test_control_characters_are_replaced() -> None:
     line = format_table({"a/b\r": describe("evil\x1b[2J\n", "\N{RIGHT-TO-LEFT OVERRIDE}")})[1]
     assert line == "a/b?  evil?[2J?     ?"
 
 
-def test_what_a_terminal_does_not_know_is_spelled_out() -> None:
+def test_characters_missing_in_the_encoding_are_escaped() -> None:
     assert format_table({"a/b": describe("ü", "x")}, None, "ascii")[1] == r"a/b   \xfc          x"
 
 
@@ -96,7 +96,7 @@ class Provider:
     async def launch(self, *args: object, **options: object) -> None: ...
 
 
-def test_json_of_whatever_a_provider_tells(monkeypatch, capfdbinary) -> None:
+def test_json_of_any_attributes(monkeypatch, capfdbinary) -> None:
     monkeypatch.setattr(KernelFinder, "from_entrypoints", lambda: KernelFinder([Provider()]))
     assert main(["list", "--json"]) == 0
     assert json.loads(capfdbinary.readouterr().out) == {

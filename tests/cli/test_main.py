@@ -24,7 +24,7 @@ def test_help_names_every_command(words: list[str], capsys) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str, capsys) -> None:
+def test_every_command_has_help(command: str, capsys) -> None:
     status = None
     try:
         status = main([command, "--help"])
@@ -45,7 +45,7 @@ def test_every_command_explains_itself(command: str, capsys) -> None:
         ("stop", "[OPTIONS] [KERNEL]..."),
     ],
 )
-def test_usage_shows_what_may_be_left_out(command: str, usage: str, capsys) -> None:
+def test_usage_marks_optional_arguments(command: str, usage: str, capsys) -> None:
     assert main([command, "--help"]) == 0
     assert capsys.readouterr().out.startswith(f"Usage: kernelproto {command} {usage}\n")
 
@@ -94,7 +94,7 @@ def test_list(kernelproto) -> None:
     assert "pyimport/kernel" in json.loads(kernelproto("list", "--json").stdout)
 
 
-def test_reader_that_has_seen_enough(kernelproto, deaf_pipe: int) -> None:
+def test_reader_that_closes_the_pipe(kernelproto, deaf_pipe: int) -> None:
     done = kernelproto("list", stdout=deaf_pipe)
     assert (done.stderr, done.returncode) == ("", 141)
 
@@ -108,7 +108,7 @@ def test_without_standard_streams() -> None:
         assert (done.stderr, done.returncode) == ("", 0)
 
 
-def test_what_a_terminal_does_not_know_is_spelled_out(kernelproto) -> None:
+def test_characters_missing_in_the_encoding_are_escaped(kernelproto) -> None:
     done = kernelproto("run", "\N{SNOWMAN}", "-c", "1", PYTHONIOENCODING="ascii")
     assert done.stderr.startswith(r"error: no kernel type '\u2603'")
 

@@ -37,7 +37,7 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 
 def outputs(path: Path) -> list[str]:
-    """Return what each cell has printed, or the name of the error that it has raised."""
+    """Return the text or the name of the error of each cell."""
     return [
         "".join(output.get("text", output.get("ename")) for output in cell["outputs"])
         for cell in nbformat.read(path, 4)["cells"]
@@ -92,7 +92,7 @@ def test_cell_that_takes_too_long(write, capsys) -> None:
     assert err.endswith(" s: increase the timeout\n")
 
 
-def test_interrupted_notebook_has_what_it_came_to(write, terminal) -> None:
+def test_interrupted_notebook_keeps_its_outputs(write, terminal) -> None:
     notebook = write("notebook", "print('before')", "import time; time.sleep(600)")
 
     screen = terminal("notebook", str(notebook), "-k", KERNEL, columns=120)

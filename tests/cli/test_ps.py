@@ -28,7 +28,7 @@ def test_age(seconds: float, text: str) -> None:
     assert format_age(seconds) == text
 
 
-def test_short_ids_can_be_told_apart() -> None:
+def test_short_ids_are_unique() -> None:
     assert short_ids(["0123456789", "0123456780"]) == {
         "0123456789": "0123456789",
         "0123456780": "0123456780",

@@ -98,7 +98,7 @@ def test_questions_and_colours_at_a_terminal(terminal) -> None:
     assert "\x1b[" in screen.written.partition("secret")[2]
 
 
-def test_no_colours_where_nobody_wants_them(terminal) -> None:
+def test_no_colours_with_no_color(terminal) -> None:
     screen = terminal("run", KERNEL, "-c", "1/0", NO_COLOR="1")
 
     assert screen.end() == 1
@@ -149,7 +149,7 @@ def test_second_interrupt_ends_the_kernel(terminal) -> None:
     assert screen.end() == 130
 
 
-def test_sigterm_ends_it_in_order(terminal) -> None:
+def test_sigterm_shuts_the_kernel_down(terminal) -> None:
     screen = terminal("run", KERNEL, "-c", "print('running', flush=True); input('')")
 
     screen.until("running")
@@ -164,7 +164,7 @@ def test_kernel_that_dies(kernelproto) -> None:
     assert done.returncode == 1
 
 
-def test_reader_that_has_seen_enough(kernelproto, deaf_pipe: int) -> None:
+def test_reader_that_closes_the_pipe(kernelproto, deaf_pipe: int) -> None:
     done = kernelproto("run", KERNEL, "-c", "for i in range(9): print(i)", stdout=deaf_pipe)
 
     assert done.stderr == ""

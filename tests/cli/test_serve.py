@@ -19,7 +19,7 @@ def test_help_is_that_of_the_command(capsys) -> None:
 
 
 @pytest.mark.usefixtures("no_leaks")
-def test_serves_until_it_is_told_to_end(terminal) -> None:
+def test_serves_until_ctrl_c(terminal) -> None:
     screen = terminal("serve", "--port", "0")
 
     screen.until("?token=")

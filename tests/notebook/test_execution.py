@@ -1,4 +1,4 @@
-"""Notebooks are executed cell by cell, on a kernel of their own or on one that is there."""
+"""Execution cell by cell, on a new kernel or on a given one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ GUARD_SECONDS = 60
 
 
 def texts(nb) -> list[str]:
-    """Return what each cell shows, or the name of the exception that it has raised."""
+    """Return the text or the name of the exception of each cell."""
     return [
         "".join(output.get("text") or output.get("ename", "") for output in cell.outputs)
         for cell in nb.cells

@@ -1,4 +1,4 @@
-"""Pages show what is to be seen, and keep no more than they may."""
+"""Pages keep the visible outputs, up to their limit."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ factory = MessageFactory(
 
 
 class Cell:
-    """A cell that is being executed, told what the kernel has sent."""
+    """A running cell that receives messages of the kernel."""
 
     def __init__(self, recorder: Recorder | None = None) -> None:
         self.recorder = recorder or Recorder(record_timing=True, limit=1000)

@@ -208,7 +208,10 @@ class ScanningPlan:
             number = None if ticket.replaces is None else self._leased.get(ticket.replaces)
             if number is not None:
                 self.end(number)
-                self._queue = {lease: self._queue[lease], **self._queue}  # nobody has less by that
+                self._queue = {
+                    lease: self._queue[lease],
+                    **self._queue,
+                }  # takes no slot from another lease
                 return Replace(number)
         return None
 

@@ -1,4 +1,4 @@
-"""How the pool's work grows with its kernels and with its line: counted, not timed."""
+"""The growth of the pool's work with its kernels and its queue: counted, not timed."""
 
 from __future__ import annotations
 

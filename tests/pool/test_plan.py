@@ -1,4 +1,4 @@
-"""The plan: what follows from what, in numbers; and what holds whatever happens."""
+"""The plan: decisions in examples, and invariants under any sequence of facts."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ADA, BOB, EVE, KIM = (Lease(user, "default") for user in ("ada", "bob", "eve", "
 
 
 class World:
-    """Performs a plan at once, and notes what it did."""
+    """Performs a plan immediately, on a clock of its own."""
 
     def __init__(self, **limits) -> None:
         self.plan = Plan(PoolLimits(**limits))
@@ -61,7 +61,7 @@ class World:
         return numbers
 
 
-def test_first_request_starts_a_kernel_and_the_next_ones_share_it() -> None:
+def test_first_request_starts_a_kernel_and_later_ones_share_it() -> None:
     world = World()
     first, actions = world.ask(ADA)
     assert actions == [Start(1, ADA, first), HandOver(first, 1)]
@@ -74,7 +74,7 @@ def test_first_request_starts_a_kernel_and_the_next_ones_share_it() -> None:
     assert actions == [Start(2, BOB, 4), HandOver(4, 2)]
 
 
-def test_longest_idle_is_evicted_and_its_place_is_taken_when_it_has_ended() -> None:
+def test_longest_idle_is_evicted_and_its_slot_is_reused_after_its_end() -> None:
     world = World(max_kernels=2)
     ada, bob = world.running(ADA, BOB)
     ticket, actions = world.ask(EVE)
@@ -93,7 +93,7 @@ def test_longest_idle_is_not_the_oldest() -> None:
     assert world.ask(EVE)[1] == [Evict(bob)]
 
 
-def test_nobody_goes_before_those_who_wait() -> None:
+def test_no_request_overtakes_waiting_ones() -> None:
     """Not even for the slot of a kernel that they leave alone."""
     world = World(max_kernels=1)
     (ada,) = world.running(ADA)
@@ -202,7 +202,7 @@ def test_quota() -> None:
     assert isinstance(world.decide()[0], Start)
 
 
-def test_those_who_wait_are_served_in_order_and_before_all_others() -> None:
+def test_waiting_requests_are_served_in_order_and_first() -> None:
     world = World(max_kernels=1, max_per_user=2)
     world.ask(ADA)
     bob, _ = world.ask(BOB, wait=True)
@@ -210,14 +210,14 @@ def test_those_who_wait_are_served_in_order_and_before_all_others() -> None:
     bob_too, _ = world.ask(BOB, wait=True)
     kim, actions = world.ask(KIM)
     assert actions == [RefuseFull(kim, 2)]
-    world.plan.leave(bob, 0)  # the lease keeps its slot in line
+    world.plan.leave(bob, 0)  # the lease keeps its position in the queue
     world.plan.ended(1)
     assert world.decide() == [Start(2, BOB, bob_too), HandOver(bob_too, 2)]
     world.plan.ended(2)
     assert world.decide() == [Start(3, EVE, eve), HandOver(eve, 3)]
 
 
-def test_who_gives_up_waits_no_more() -> None:
+def test_cancelled_request_leaves_the_queue() -> None:
     world = World(max_kernels=1)
     world.ask(ADA)
     bob, _ = world.ask(BOB, wait=True)
@@ -236,7 +236,7 @@ def test_impatient_one_is_refused_beside_a_patient_one() -> None:
     assert world.decide() == [Start(2, BOB, patient), HandOver(patient, 2)]
 
 
-def test_who_waits_takes_no_kernel_that_was_used_a_moment_ago() -> None:
+def test_waiting_request_does_not_evict_a_kernel_used_a_moment_ago() -> None:
     world = World(max_kernels=1)
     (ada,) = world.running(ADA)
     world.plan.used(ada, 10.0)
@@ -250,7 +250,7 @@ def test_who_waits_takes_no_kernel_that_was_used_a_moment_ago() -> None:
 
 
 def test_line_does_not_take_kernels_away_before_they_are_used() -> None:
-    """Each of many who wait gets a kernel for long enough to begin something."""
+    """Each waiting request keeps its kernel long enough to begin something."""
     world = World(max_kernels=1)
     tickets = [world.ask(Lease(str(number), ""), wait=True)[0] for number in range(5)]
     for number, ticket in enumerate(tickets, start=1):
@@ -272,8 +272,8 @@ ADA_TOO = Lease("ada", "second")
 
 @pytest.mark.parametrize("limits", [{"max_per_user": 1}, {"max_per_user": 2, "max_kernels": 1}])
 @pytest.mark.parametrize("use", USES)
-def test_user_gives_up_one_kernel_for_another(limits, use) -> None:
-    """It goes whatever it does, and its slot to nobody else."""
+def test_request_replaces_a_kernel_of_its_user(limits, use) -> None:
+    """The kernel ends in any state, and no other request gets its slot."""
     world = World(**limits)
     (ada,) = world.running(ADA)
     use(world.plan, ada)
@@ -302,7 +302,7 @@ def test_idle_kernel_makes_room_before_one_is_given_up() -> None:
     assert world.ask(ADA_TOO, replaces=ADA)[1] == [Evict(bob)]
 
 
-def test_who_gives_up_a_kernel_goes_before_those_who_wait() -> None:
+def test_replacing_request_overtakes_waiting_ones() -> None:
     world = World(max_kernels=2, max_per_user=2)
     ada, bob = world.running(ADA, BOB)
     for number in (ada, bob):
@@ -394,7 +394,7 @@ def test_client_that_only_connects_does_not_use_the_kernel() -> None:
 
 
 @pytest.mark.parametrize("use", USES)
-def test_kernel_that_has_its_maximum_age_ends_whatever_it_does(use) -> None:
+def test_kernel_of_maximum_age_ends_in_any_state(use) -> None:
     world = World(max_age=100, idle_timeout=None)
     (number,) = world.running(ADA)
     use(world.plan, number)
@@ -433,7 +433,7 @@ def test_lease_has_the_limits_that_its_ticket_brings() -> None:
     assert world.decide(103) == [Cull(3)]
 
 
-def test_lower_limit_of_a_user_keeps_no_promised_place_for_ever() -> None:
+def test_lower_limit_of_a_user_does_not_block_a_reserved_slot() -> None:
     world = World(max_per_user=2)
     world.plan.ask(ADA_TOO, wait=False, limits=LeaseLimits(max_per_user=1))
     world.plan.ask(ADA, wait=False)
@@ -488,7 +488,7 @@ def test_facts_that_come_too_late_change_nothing() -> None:
     assert world.decide() == []
 
 
-def test_kernel_that_is_ended_while_it_starts_does_not_run_any_more() -> None:
+def test_kernel_ended_during_its_start_never_runs() -> None:
     world = World()
     world.ask(ADA)
     world.plan.end(1)
@@ -517,7 +517,7 @@ NAMES = ["", "second"]
 
 
 class PlanMachine(RuleBasedStateMachine):
-    """Anything happens in any order; the actions are checked against what is allowed."""
+    """Any facts in any order; each action is checked against the rules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -571,7 +571,7 @@ class PlanMachine(RuleBasedStateMachine):
                     assert self.now >= self.plan.slots[number].started_at + limits[number].max_age
                 case RefuseFull(ticket, waiting):
                     lease, wait, replaces = self.queued.pop(ticket)
-                    assert not wait, "who waits is never refused"
+                    assert not wait, "a waiting request is never refused"
                     assert replaces is None or self.plan.slot_of(replaces) is None
                     free = [n for n, slot in self.plan.slots.items() if slot.idle]
                     assert waiting or not free
@@ -601,7 +601,7 @@ class PlanMachine(RuleBasedStateMachine):
         self.queued[ticket] = lease, wait, replaces
         before = {t for t, (_, waits, _) in self.queued.items() if not waits and t != ticket}
         self.decide()
-        assert before <= {*self.queued, *self.handed}, "who was reserved a slot gets it"
+        assert before <= {*self.queued, *self.handed}, "a lease with a reserved slot gets it"
 
     @precondition(lambda self: self.queued or self.handed)
     @rule(data=st.data(), used=st.booleans())
@@ -678,7 +678,7 @@ class PlanMachine(RuleBasedStateMachine):
             assert slot.lease == self.owners[number], "a kernel never changes its user"
 
     def teardown(self) -> None:
-        """When everybody is well-behaved from now on, everybody in line gets a kernel."""
+        """If all kernels become idle and disconnect, every queued lease gets a kernel."""
         for _ in range(2 * len(self.queued) + 5):
             for ticket in list(self.handed):
                 self.plan.leave(ticket, self.now)
@@ -692,7 +692,7 @@ class PlanMachine(RuleBasedStateMachine):
                     self.plan.ended(number)
             self.now += 1
             self.decide()
-        assert self.queued == {}, "nobody waits for ever"
+        assert self.queued == {}, "no request waits forever"
 
 
 TestWhateverHappens = PlanMachine.TestCase

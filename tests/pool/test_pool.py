@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from contextlib import suppress
 
@@ -26,7 +25,7 @@ from kernelproto import (
     QuotaExceeded,
     Restarted,
 )
-from kernelproto.pool import LeaseLimits, executor, plan
+from kernelproto.pool import LeaseLimits, plan
 from kernelproto.testing import Exchange, FakeProvider
 from kernelproto.wire.content import Status
 
@@ -73,21 +72,7 @@ async def test_each_user_has_a_kernel_of_their_own(pool_of) -> None:
     assert pool.kernels() == []
 
 
-@pytest.mark.parametrize("cancelled", [False, True])
-async def test_kernels_that_end_with_the_pool_are_not_lost(pool_of, caplog, cancelled) -> None:
-    with caplog.at_level(logging.INFO), anyio.CancelScope() as scope:
-        async with pool_of() as (pool, provider):
-            await pool.get("ada")
-            await pool.get("bob")
-            if cancelled:
-                scope.cancel()
-                await checkpoint()
-    assert provider.alive == 0
-    assert pool.counts == {"started": 2}
-    assert "lost" not in caplog.text
-
-
-async def test_who_asks_meanwhile_gets_the_same_kernel(pool_of) -> None:
+async def test_concurrent_requests_get_the_same_kernel(pool_of) -> None:
     kernels = []
 
     async def get(pool: KernelPool) -> None:
@@ -101,7 +86,7 @@ async def test_who_asks_meanwhile_gets_the_same_kernel(pool_of) -> None:
         assert len(set(kernels)) == len(provider.kernels) == 1
 
 
-async def test_cancelled_one_takes_nothing_from_the_others(pool_of) -> None:
+async def test_cancelled_request_does_not_affect_others(pool_of) -> None:
     proceed, begun = anyio.Event(), anyio.Event()
 
     async def launching() -> None:
@@ -130,7 +115,7 @@ async def test_cancelled_one_takes_nothing_from_the_others(pool_of) -> None:
         assert len(set(kernels)) == len(provider.kernels) == 1
 
 
-async def test_kernel_that_nobody_waits_for_any_more_is_started_all_the_same(pool_of) -> None:
+async def test_kernel_starts_although_its_request_was_cancelled(pool_of) -> None:
     async with pool_of() as (pool, provider):
         with anyio.CancelScope() as scope:
             scope.cancel()
@@ -204,21 +189,6 @@ async def test_kernel_that_was_just_asked_for_something_is_not_idle(pool_of) -> 
     assert tasks.cancel_scope.cancel_called
 
 
-async def test_kernel_is_idle_at_once_when_its_only_request_was_cancelled(pool_of) -> None:
-    """No message tells of that, but a request for room asks."""
-    async with pool_of(max_kernels=1) as (pool, provider), anyio.create_task_group() as tasks:
-        ada = await pool.get("ada")
-        provider.kernels[0].deaf.add("shell")
-        tasks.start_soon(ada.request, "execute_request", {"code": "1"})
-        await anyio.wait_all_tasks_blocked()
-        with pytest.raises(PoolFull):
-            await pool.get("bob")
-        tasks.cancel_scope.cancel()
-        with anyio.CancelScope(shield=True):
-            await anyio.wait_all_tasks_blocked()
-            assert (await pool.get("bob")).state == "idle"
-
-
 async def test_waiting_for_room(pool_of, monkeypatch) -> None:
     monkeypatch.setattr(plan, "SETTLED_SECONDS", 0.01)
     served = []
@@ -244,7 +214,7 @@ async def test_waiting_for_room(pool_of, monkeypatch) -> None:
     assert provider.alive == 0
 
 
-async def test_who_waits_gets_the_place_of_who_has_finished(pool_of, monkeypatch) -> None:
+async def test_waiting_request_gets_the_slot_of_an_idle_kernel(pool_of, monkeypatch) -> None:
     monkeypatch.setattr(plan, "SETTLED_SECONDS", 0.01)
     finish = anyio.Event()
 
@@ -266,7 +236,7 @@ async def test_who_waits_gets_the_place_of_who_has_finished(pool_of, monkeypatch
         assert bob.state == "idle"
 
 
-async def test_who_gives_up_waiting_is_forgotten(pool_of) -> None:
+async def test_cancelled_request_leaves_the_queue(pool_of) -> None:
     async with pool_of(max_kernels=1) as (pool, provider), pool.connection("ada"):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(lambda: pool.get("bob", wait=True))
@@ -293,7 +263,7 @@ async def test_kernels_under_several_names(pool_of) -> None:
         assert second.state == "idle"
 
 
-async def test_kernel_is_released_for_another_of_its_user(pool_of) -> None:
+async def test_request_replaces_a_kernel_of_its_user(pool_of) -> None:
     async with pool_of(max_kernels=2, max_per_user=2) as (pool, _):
         first = await pool.get("ada", name="a")
         second = await pool.get("ada", name="b", replaces="a")
@@ -374,114 +344,8 @@ async def test_restart(pool_of) -> None:
         assert pool.counts == {"started": 1, "restarted": 1}
 
 
-async def test_death_is_told_with_its_reason(pool_of, caplog) -> None:
-    async with pool_of() as (pool, provider):
-        kernel = await pool.get("ada")
-        (before,) = pool.kernels()
-        assert (before.last_death, before.previous_end) == (None, None)
-        events = kernel.events()
-        provider.kernels[0].die(-9)
-        while not isinstance(await anext(events), Restarted):
-            pass
-        (after,) = pool.kernels()
-        assert after.last_death == "signal 9 (SIGKILL)"
-        assert after.previous_end == "the kernel died: signal 9 (SIGKILL)"
-        assert after.process_started_at > before.process_started_at
-        assert pool.deaths == {"signal": 1}
-        (record,) = [r for r in caplog.records if "died" in r.getMessage()]
-        assert record.levelno == logging.WARNING
-        assert record.getMessage() == (
-            f"the kernel 'default' of 'ada' ({kernel.kernel_id}) died: signal 9 (SIGKILL); "
-            "restart 1 begins"
-        )
-        await pool.restart("ada")
-        (restarted,) = pool.kernels()
-        assert restarted.last_death == "signal 9 (SIGKILL)"
-        assert restarted.previous_end == "the kernel was restarted"
-
-
-async def test_death_for_good_is_told_to_the_next_kernel_of_the_id(pool_of, caplog) -> None:
-    chosen = str(uuid.uuid4())
-    async with pool_of(restart=None) as (pool, provider):
-        kernel = await pool.get("ada", kernel_id=chosen)
-        provider.kernels[0].die(1)
-        with pytest.raises(KernelDied):
-            await kernel.execute("work")
-        assert "died: exit status 1; it stays dead" in caplog.text
-        await pool.get("ada", kernel_id=chosen)
-        (fresh,) = pool.kernels()
-        assert fresh.previous_end == "the kernel died: exit status 1"
-        assert fresh.last_death is None
-        assert pool.deaths == {"exit_status": 1}
-
-
-@pytest.mark.parametrize(
-    ("options", "words"), [({"idle_timeout": 0.02}, "culled"), ({"max_kernels": 1}, "evicted")]
-)
-async def test_end_of_an_idle_kernel_is_told_to_the_next_one_of_the_id(
-    pool_of, options, words: str
-) -> None:
-    chosen = str(uuid.uuid4())
-    async with pool_of(**options) as (pool, provider):
-        await pool.get("ada", kernel_id=chosen)
-        if words == "evicted":
-            await pool.get("bob")
-        await provider.kernels[0].wait()
-        async with pool.connection("ada", kernel_id=chosen):
-            fresh = pool.find(chosen, user="ada")
-        assert fresh is not None
-        assert words in fresh.previous_end
-
-
-async def test_end_is_remembered_until_a_kernel_of_the_id_was_ready(pool_of) -> None:
-    chosen = str(uuid.uuid4())
-    async with pool_of() as (pool, provider), anyio.create_task_group() as tasks:
-        await pool.get("ada", kernel_id=chosen)
-        await pool.release("ada")
-        provider.launching = anyio.sleep_forever
-
-        @tasks.start_soon
-        async def get() -> None:
-            with pytest.raises(PoolError, match="ended while it was being started"):
-                await pool.get("ada", kernel_id=chosen)
-
-        await anyio.wait_all_tasks_blocked()
-        await pool.release("ada")
-        provider.launching = checkpoint
-        await pool.get("ada", kernel_id=chosen)
-        (fresh,) = pool.kernels()
-        assert fresh.previous_end == "the kernel was shut down"
-
-
-async def test_ends_that_are_remembered_are_bounded(pool_of, monkeypatch) -> None:
-    monkeypatch.setattr(executor, "_MOST_ENDS", 2)
-    ids = [str(uuid.uuid4()) for _ in range(3)]
-    told = []
-    async with pool_of() as (pool, _):
-        for chosen in [*ids, *ids[1:], ids[0]]:
-            await pool.get("ada", kernel_id=chosen)
-            (kernel,) = pool.kernels()
-            told.append(kernel.previous_end is not None)
-            await pool.release("ada")
-    assert told == [False, False, False, True, True, False]
-
-
-async def test_restart_that_fails_gives_up_the_place(pool_of) -> None:
-    async def fail() -> None:
-        raise LaunchError("no more kernels")
-
-    async with pool_of() as (pool, provider):
-        await pool.get("ada")
-        provider.launching = fail
-        with pytest.raises(LaunchError, match="no more kernels"):
-            await pool.restart("ada")
-        assert pool.kernels() == []
-        provider.launching = checkpoint
-        assert (await (await pool.get("ada")).execute("6 * 7")).text == "42"
-
-
 @pytest.mark.parametrize("verb", ["interrupt", "restart"])
-async def test_nothing_can_be_done_to_a_kernel_that_is_not_there(pool_of, verb: str) -> None:
+async def test_call_on_a_missing_kernel(pool_of, verb: str) -> None:
     async with pool_of() as (pool, _):
         await pool.get("bob")
         with pytest.raises(PoolError, match="'ada' has no kernel 'default'"):
@@ -500,7 +364,7 @@ async def test_kernel_that_is_starting_is_waited_for(pool_of, verb: str) -> None
         assert pool.kernels()[0].state == "idle"
 
 
-async def test_kernel_that_dies_is_restarted_and_disturbs_nobody(pool_of) -> None:
+async def test_kernel_that_dies_is_restarted_without_effect_on_others(pool_of) -> None:
     async with pool_of() as (pool, provider):
         ada = await pool.get("ada")
         bob = await pool.get("bob")
@@ -518,46 +382,7 @@ async def test_kernel_that_dies_is_restarted_and_disturbs_nobody(pool_of) -> Non
         assert pool.counts == {"started": 2, "restarted": 1}
 
 
-@pytest.mark.parametrize("restart", [None, "policy"])
-async def test_kernel_that_stays_dead_gives_up_its_place(pool_of, restart) -> None:
-    options = {} if restart else {"restart": None}
-    async with pool_of(max_kernels=1, **options) as (pool, provider):
-        async with pool.connection("ada") as connection:
-            ada = connection.kernel
-
-            async def stay_dead() -> None:
-                raise LaunchError("out of kernels")
-
-            provider.launching = stay_dead
-            provider.kernels[0].die()
-            with pytest.raises(KernelDied):
-                async for _ in connection.messages:
-                    pass
-            assert pool.kernels() == []
-            assert pool.counts["lost"] == 1
-            (lost,) = pool.lost()
-            assert (lost.kernel_id, lost.user) == (ada.kernel_id, "ada")
-            assert (lost.kernel_type, lost.death) == ("fake/kernel", "signal 9 (SIGKILL)")
-            assert pool.lost("ada") == [lost]
-            assert pool.lost("bob") == []
-        provider.launching = checkpoint
-        again = await pool.get("ada")
-        assert again.kernel_id != ada.kernel_id
-        assert (await again.execute("6 * 7")).text == "42"
-
-
-async def test_kernel_that_its_user_has_shut_down_gives_up_its_place(pool_of) -> None:
-    async with pool_of(max_kernels=1) as (pool, provider):
-        ada = await pool.get("ada")
-        await ada.shutdown()
-        assert pool.kernels() == []
-        assert pool.lost() == []  # it did not die
-        assert await pool.get("ada") is not ada
-        await pool.get("bob")
-        assert provider.alive == 1
-
-
-async def test_start_that_fails_is_told_to_all_who_asked_and_tried_again(pool_of) -> None:
+async def test_failed_start_fails_all_requests_and_is_tried_again(pool_of) -> None:
     errors = []
 
     async def fail() -> None:
@@ -608,7 +433,7 @@ async def test_kernel_type_belongs_to_the_lease(pool_of) -> None:
             await pool.get("ada", kernel_type="fake/kernel")
 
 
-async def test_kernel_type_is_that_of_the_first_in_line(pool_of) -> None:
+async def test_kernel_type_is_that_of_the_oldest_request(pool_of) -> None:
     async with (
         pool_of(max_kernels=1) as (pool, _),
         anyio.create_task_group() as tasks,
@@ -621,7 +446,7 @@ async def test_kernel_type_is_that_of_the_first_in_line(pool_of) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_kernel_type_may_be_another_after_a_release(pool_of) -> None:
+async def test_kernel_type_may_change_after_a_release(pool_of) -> None:
     """Also while what was begun of the other one is still in the way."""
     give_up = anyio.Event()
 
@@ -645,7 +470,7 @@ async def test_kernel_type_may_be_another_after_a_release(pool_of) -> None:
         give_up.set()
 
 
-async def test_options_that_cannot_be_used_concern_nobody_else(pool_of) -> None:
+async def test_invalid_options_affect_no_other_request(pool_of) -> None:
     async with pool_of(max_kernels=1) as (pool, _):
         with pytest.raises(InvalidLaunchParameter, match="env"):
             await pool.get("ada", launch_params={"env": 5}, env={"A": "1"})
@@ -725,7 +550,7 @@ async def test_kernel_is_culled_after_its_last_client_has_left(pool_of) -> None:
         assert pool.kernels() == []
 
 
-async def test_client_that_only_reconnects_keeps_no_kernel_for_ever(pool_of) -> None:
+async def test_client_that_only_reconnects_does_not_keep_a_kernel(pool_of) -> None:
     async with pool_of(idle_timeout=0.02) as (pool, provider):
         async with pool.connection("ada"):
             pass
@@ -767,19 +592,6 @@ async def test_kernel_has_the_limits_of_its_request(pool_of) -> None:
         assert caught.value.limit == 2
         await pool.get("bob", lease_limits=LeaseLimits(idle_timeout=0.02))
         await provider.kernels[2].wait()
-
-
-async def test_kernel_is_culled_when_nobody_waits_for_it_any_more(pool_of, monkeypatch) -> None:
-    """Nothing tells of that, unlike of an answer."""
-    monkeypatch.setattr(executor, "_LOOK_AGAIN_SECONDS", 0.01)
-    async with pool_of(idle_timeout=0.02) as (pool, provider):
-        ada = await pool.get("ada")
-        provider.kernels[0].deaf.add("shell")
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(ada.request, "ping_request", {})
-            await anyio.wait_all_tasks_blocked()
-            tasks.cancel_scope.cancel()
-        await provider.kernels[0].wait()
 
 
 async def test_housekeeping_is_no_activity(pool_of) -> None:
@@ -839,7 +651,7 @@ class MyError(Exception):
 
 
 @pytest.mark.parametrize("how", ["end", "exception", "cancellation"])
-async def test_leaving_ends_all_kernels_whatever_they_do(pool_of, how: str) -> None:
+async def test_leaving_the_block_ends_all_kernels_in_any_state(pool_of, how: str) -> None:
     closed = anyio.Event()
 
     async def stay_connected(pool: KernelPool) -> None:
@@ -868,7 +680,7 @@ async def test_leaving_ends_all_kernels_whatever_they_do(pool_of, how: str) -> N
     assert len(provider.kernels) == 2
 
 
-async def test_outside_of_its_block(pool_of) -> None:
+async def test_pool_outside_its_block(pool_of) -> None:
     async with pool_of() as (pool, _):
         ada = await pool.get("ada")
     with pytest.raises(ClientClosed):
@@ -879,7 +691,7 @@ async def test_outside_of_its_block(pool_of) -> None:
 
 
 @pytest.mark.parametrize("option", ["max_kernels", "max_per_user", "idle_timeout", "max_age"])
-async def test_limits_that_make_no_sense(option: str) -> None:
+async def test_invalid_limits(option: str) -> None:
     with pytest.raises(ValueError, match=option):
         KernelPool(**{option: 0})
 
@@ -896,7 +708,7 @@ async def test_id_can_be_chosen_and_looked_up(pool_of) -> None:
             assert found.user == user
 
 
-async def test_kernel_that_looks_whether_it_is_ready_is_idle(pool_of) -> None:
+async def test_readiness_check_does_not_make_a_kernel_busy(pool_of) -> None:
     async with pool_of() as (pool, provider), anyio.create_task_group() as tasks:
         kernel = await pool.get("ada")
         (fake,) = provider.kernels

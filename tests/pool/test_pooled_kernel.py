@@ -88,7 +88,7 @@ async def test_end_before_it_began() -> None:
         await managed.ready.wait()
 
 
-async def test_bug_of_somebody_else_is_logged_in_full(caplog) -> None:
+async def test_unexpected_exception_is_logged_with_its_traceback(caplog) -> None:
     async def launch(**changes):
         raise ZeroDivisionError
 

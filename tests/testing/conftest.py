@@ -1,4 +1,4 @@
-"""A provider of fakes that know what the checks look into kernels with."""
+"""A provider of fakes that are scripted for the snippets of the checks."""
 
 from __future__ import annotations
 

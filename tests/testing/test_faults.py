@@ -19,7 +19,7 @@ NORMAL = ["busy", "execute_input", "stream", "execute_reply", "idle"]
 
 @asynccontextmanager
 async def connected():
-    """Give a kernel that prints a line for any code, a client, and what has reached that."""
+    """Give a kernel that prints a line for any code, a client, and its received messages."""
     arrived: list[str] = []
     async with FakeKernel() as fake:
         fake.on_execute(lambda code: True, stdout="line\n")

@@ -105,7 +105,7 @@ class OneWaiterOnly(FakeManager):
 
     async def wait(self) -> int | None:
         if self.waiting:
-            raise RuntimeError("somebody waits already")
+            raise RuntimeError("another task waits already")
         self.waiting = True
         try:
             return await super().wait()
@@ -207,7 +207,7 @@ class CleanupByOne(FakeManager):
 
     async def cleanup(self) -> None:
         if self.guard:
-            raise RuntimeError("somebody cleans up already")
+            raise RuntimeError("another task cleans up already")
         self.guard = True
         await super().cleanup()
         self.guard = False
@@ -341,7 +341,7 @@ MUTANTS = {
 
 @pytest.fixture(autouse=True)
 def leave_nothing(tmp_path, monkeypatch) -> Iterator[None]:
-    """Remove what the mutants leave."""
+    """Remove the leftovers of the mutants."""
     monkeypatch.chdir(tmp_path)  # the fakes' sockets would be here
     yield
     while left_open:

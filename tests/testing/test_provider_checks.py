@@ -31,7 +31,7 @@ class SlashInId(FakeProvider):
 
 
 class Finding(FakeProvider):
-    """It finds what it is told to."""
+    """Finds the given kernel types."""
 
     found: tuple[object, ...] = (("kernel", {}),)
 
@@ -91,7 +91,7 @@ class FailsToFind(FakeProvider):
 
 
 class Launching(FakeProvider):
-    """What the next ones are made of: each alters what is launched, or how."""
+    """Base of the mutants below: each one changes the launch or its result."""
 
     def altered(self, info, manager):
         return info, manager
