@@ -146,7 +146,7 @@ class Fence:
 
     def __init__(self, message: Message, channel: ChannelName, watched: _Watched) -> None:
         self.message = message
-        self.channel = channel
+        self.channel: ChannelName = channel
         self.watched = watched
 
     def receive(self, event: Event) -> None:

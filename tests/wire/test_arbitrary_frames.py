@@ -22,7 +22,8 @@ from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName
 from kernelproto.wire.content import content_type, message_type
 from kernelproto.wire.conversation import Conversation, Event
-from kernelproto.wire.message import Frame, Header, Message
+from kernelproto.wire.message import Frame, Header, Message, MessageFactory
+from kernelproto.wire.session import Refusal, Session
 from kernelproto.wire.signing import Signer
 
 KEY = b"a0436f6c-1916-498b-8eb9-e81ab9368e84"
@@ -156,6 +157,32 @@ def test_arbitrary_frames_signed_with_the_key(
         assert take_in(codec, frames, channel).parts == (header, parent, metadata, content)
     with pytest.raises(ReplayedMessage):
         codec.decode(frames)
+
+
+@given(
+    version=st.sampled_from([[4, 1], "5.3"]),
+    header=headers | pieces,
+    parent=headers | pieces | st.just(bytes(REQUEST.raw_header)),
+    metadata=contents | pieces,
+    content=contents | pieces,
+    channel=st.sampled_from([name for name in CHANNEL_NAMES if name != "hb"]),
+)
+def test_session_never_raises(version, header, parent, metadata, content, channel) -> None:
+    """Arbitrary frames, signed with the key, are events, whichever version the kernel speaks."""
+    factory = MessageFactory(
+        session=SESSION, username="ada", new_id=lambda: "s_2", now=lambda: "2026-11-20T12:00:00Z"
+    )
+    session = Session(factory, Signer(KEY))
+    session.send(REQUEST, "shell")
+    info = json.dumps({"protocol_version": version}).encode()
+    session.receive(
+        "shell", signed([b'{"msg_id":"k_0","msg_type":"kernel_info_reply"}', b"{}", b"{}", info])
+    )
+    events = session.receive(channel, signed([header, parent, metadata, content]))
+    assert len(events) in (1, 2)
+    assert all(isinstance(event, Event | Refusal) for event in events)
+    if any(isinstance(event, Refusal) and event.lost_by == "s_1" for event in events):
+        assert not len(session.conversation)
 
 
 @st.composite
