@@ -184,7 +184,7 @@ class UserKernels:
             seconds = time.monotonic() - began_at
             self._metrics.start_seconds.observe(seconds)
             model = self.model(user, kernel_id)
-            logger.info("kernel of type %s ready after %.3f s", model.name, seconds)
+            logger.info("a kernel of type %s is ready after %.3f s", model.name, seconds)
             return model
 
     async def interrupt(self, user: User, kernel: PooledKernel) -> None:
