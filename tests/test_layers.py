@@ -82,6 +82,7 @@ CONFINED = {
 
 PURE = (
     "kernelproto/wire/",
+    "kernelproto/launch/spec/plan.py",
     "kernelproto/supervise/restart_policy.py",
     "kernelproto/supervise/states.py",
     "kernelproto/pool/queue.py",

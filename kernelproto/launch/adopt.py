@@ -26,11 +26,11 @@ def find_record(connection: str | ConnectionInfo) -> Record:
     """Find the record of a kernel that kernelproto has started.
 
     Args:
-        connection: its connection file, in any form that read_connection_file() takes; or what that
-            file says.
+        connection: the connection file, in any form that read_connection_file() takes; or its
+            contents.
 
     Raises:
-        DiscoveryError: there is no such connection file, or no record.
+        DiscoveryError: there is no connection file, or no record of the kernel.
     """
     if isinstance(connection, ConnectionInfo):
         path, folder = None, None
@@ -54,14 +54,15 @@ def find_record(connection: str | ConnectionInfo) -> Record:
 async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManager]:
     """Take over a kernel that runs detached, or whose program has died.
 
-    Its manager does what that of a launched kernel does, save for wait(), which returns None: the
-    exit status goes to the program that has started it. cleanup() ends it; detach() does not.
+    The manager works like that of a launched kernel, except that wait() returns None: only the
+    program that started the kernel gets the exit status. cleanup() ends the kernel; detach() does
+    not.
 
     Raises:
-        DiscoveryError: the kernel has ended; or it cannot be adopted, because it belongs to a
-            program that still runs, or runs on another machine, or because this system cannot, or
-            because the process in the record does not show that it belongs to the kernel.
-        RemoteProtocolError: its connection file has been spoilt.
+        DiscoveryError: the kernel has ended; or it cannot be adopted, because its program still
+            runs, it runs on another machine, this system does not support adoption, or the process
+            in the record cannot be identified as the kernel.
+        RemoteProtocolError: the connection file is not valid.
     """
     process = record.process
     if process is None or process.is_gone:
@@ -100,11 +101,10 @@ class _Files:
 
 
 class _AdoptedProcess(SignalledProcess):
-    """A process that is no child of this one, and its group.
+    """A process that is not a child of this one, and its group.
 
-    Its number is its own as long as it runs, and its parent is the one to reap it. So that a signal
-    might reach a stranger, it would have to end, to be reaped, and its number to be given away
-    between a look at the descriptor and the next line.
+    The parent of the process reaps it. A signal could reach another process only if the process
+    ended, was reaped, and its number was reused between the check of the descriptor and the signal.
     """
 
     def __init__(self, record: Record, process: ProcessId) -> None:
@@ -117,14 +117,13 @@ class _AdoptedProcess(SignalledProcess):
             except (AttributeError, OSError) as error:
                 words = shortage(error) or f"not possible on this system ({error})"
                 raise DiscoveryError(f"the kernel cannot be adopted: {words}") from error
-            if process.is_gone:  # and this is the descriptor of a stranger
+            if process.is_gone:  # and this is the descriptor of another process
                 raise DiscoveryError("the kernel has just ended")
             if not is_of_kernel:
                 raise DiscoveryError(
-                    f"process {process.pid} is not of the kernel {record.kernel_id}: neither its "
-                    "environment nor its command line shows that it is; the record "
-                    f"{record.path!r} was not written by kernelproto, or the process has changed "
-                    "both"
+                    f"process {process.pid} cannot be identified as the kernel {record.kernel_id}: "
+                    "neither its environment nor its command line names the kernel; kernelproto "
+                    f"did not write the record {record.path!r}, or the process has changed both"
                 )
             undo.pop_all()
         super().__init__(process.pid, sign)

@@ -53,7 +53,7 @@ _last_scan: tuple[_SearchPath, _Found] | None = None
 
 @runtime_checkable
 class PlansLaunch(Protocol):
-    """Optional part of a KernelProvider: it says how it would launch a kernel."""
+    """Optional part of a KernelProvider: the plan of a launch."""
 
     def plan(
         self,
@@ -162,7 +162,7 @@ class KernelFinder:
                 provider.
 
         Raises:
-            NoSuchKernel: there is no such kernel type.
+            NoSuchKernel: the kernel type does not exist.
             InvalidKernelSpec: its ``kernel.json`` cannot be used.
             LaunchError: the kernel cannot be started, or its provider is broken.
         """
@@ -202,7 +202,7 @@ class KernelFinder:
             launch_params: as for launch().
 
         Raises:
-            NoSuchKernel: there is no such kernel type.
+            NoSuchKernel: the kernel type does not exist.
             InvalidKernelSpec: its ``kernel.json`` cannot be used.
             LaunchError: the parameters are wrong, or the provider has no plans.
         """
@@ -286,7 +286,7 @@ def _broken(provider: KernelProvider, kernel: str, words: str) -> _BrokenProvide
 class _KernelTypes(AsyncIterator[KernelType]):
     """The loop over the providers.
 
-    It is no generator, because Trio warns of a generator that is neither exhausted nor closed.
+    Not a generator, because Trio warns of generators that are neither exhausted nor closed.
     """
 
     def __init__(self, providers: Iterable[KernelProvider]) -> None:

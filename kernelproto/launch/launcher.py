@@ -90,15 +90,15 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
         KernelExitedEarly: the command cannot be run, or the process ended before it registered.
         KernelNotReady: the kernel did not register in time.
         InvalidLaunchParameter: the working directory cannot be entered, an argument or variable
-            cannot be passed to a program, the ip is no address of this machine, a limit cannot be
-            set, or the output cannot be written to.
+            cannot be passed to a program, the ip is not an address of this machine, a limit cannot
+            be set, or the output cannot be written to.
         LaunchError: the connection file or the record cannot be written.
     """
     await turn()
     kernel_id = str(uuid.uuid4())
     with shortages_named(), ExitStack() as undo:
         sweep()
-        # First, because the next program finds by the record what is left if this one is killed.
+        # First, because the next program needs the record to clear up if this program is killed.
         folder = require_socket_folder(kernel_id) if plan.transport == "ipc" else None
         undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)
         # Other programs can take tcp ports, but not the sockets in the kernel's own folder.
@@ -162,7 +162,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
                 env[_PARENT_VARIABLE] = str(os.getpid())
             process: StartedProcess
             if plan.spawn == "fork":
-                # Imported here because there is no such thing on Windows.
+                # Imported here, because Windows cannot import it.
                 from kernelproto.launch.process.forkserver import fork_kernel
 
                 process = await fork_kernel(

@@ -1,16 +1,16 @@
-"""Reading files that another program may have put in the place of those that are expected.
+"""Reading files safely, although another program may have replaced them.
 
 Theory of operation
 -------------------
-Opening a path can block for ever (a named pipe without a writer), and reading it can take all of
-the memory (/dev/zero). So a file is opened without blocking, is read only if it is a regular file,
-and only up to a bound.
+Opening a path can block without end (a named pipe without a writer), and reading it can exhaust the
+memory (/dev/zero). So a file is opened without blocking, and read only if it is a regular file, up
+to a maximum size.
 
 A file in the runtime folder decides which processes are signalled and which files are removed. It
-is trusted only if no other user can have written it: it belongs to this user, it is no symbolic
-link, and others cannot replace it, because they cannot write to its folder, or because the folder
-has the sticky bit. The superuser is trusted like this user. On Windows, where files have no such
-owners and modes, only kind and size are checked.
+is trusted only if no other user can have written it: it belongs to this user, it is not a symbolic
+link, and other users cannot replace it, because they cannot write to its folder, or because the
+folder has the sticky bit. The superuser is trusted like this user. Windows has no such owners and
+modes, so only kind and size are checked there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import stat
 
 logger = logging.getLogger(__name__)
 
-# A record holds a command line, a connection file a few addresses and keys.
+# Records hold a command line, connection files a few addresses and keys.
 LONGEST_FILE = 1024 * 1024
 
 _NEVER_BLOCK = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -32,21 +32,21 @@ _BINARY = getattr(os, "O_BINARY", 0)
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _SUPERUSER = 0
 
-# Each path is named once in the life of this process, and no more paths than this.
-_MOST_NAMED = 100
-_named: set[str] = set()
+# Each path is logged once in the life of this process, up to this number of paths.
+_MOST_LOGGED = 100
+_logged: set[str] = set()
 
 
 def open_regular_file(path: str, *, follow_links: bool = True) -> int:
     """Open a regular file for reading, without blocking; return the descriptor.
 
     Args:
-        path: of the file.
-        follow_links: whether it may be a symbolic link to one.
+        path: the path of the file.
+        follow_links: whether the path may be a symbolic link.
 
     Raises:
-        OSError: there is no such file, or it is not a regular one.
-        ValueError: the path has a NUL character in it.
+        OSError: the file does not exist or is not a regular file.
+        ValueError: the path has a NUL character.
     """
     flags = os.O_RDONLY | _NEVER_BLOCK | _BINARY | (0 if follow_links else _NO_LINKS)
     try:
@@ -64,20 +64,20 @@ def open_regular_file(path: str, *, follow_links: bool = True) -> int:
 
 
 def read_regular_file(path: str) -> bytes:
-    """Read a regular file, or a symbolic link to one.
+    """Read a regular file; follow symbolic links.
 
     Raises:
-        OSError: it cannot be read, is not a regular file, or is longer than LONGEST_FILE.
-        ValueError: the path has a NUL character in it.
+        OSError: the file cannot be read, is not a regular file, or is longer than LONGEST_FILE.
+        ValueError: the path has a NUL character.
     """
     return _read(open_regular_file(path), path)
 
 
 def read_own_file(path: str) -> bytes:
-    """Read a regular file that belongs to this user; raises as read_regular_file() does.
+    """Read a regular file that belongs to this user; see read_regular_file().
 
     Raises:
-        OSError: also if it is a symbolic link, or belongs to another user.
+        OSError: also if the path is a symbolic link or the file belongs to another user.
     """
     descriptor = open_regular_file(path, follow_links=False)
     owner = os.fstat(descriptor).st_uid
@@ -88,7 +88,7 @@ def read_own_file(path: str) -> bytes:
 
 
 def is_own_file(path: str) -> bool:
-    """Return whether there is a regular file that belongs to this user; no symbolic link is."""
+    """Return whether the path is a regular file of this user, not a symbolic link."""
     try:
         about = os.lstat(path)
     except (OSError, ValueError):
@@ -97,12 +97,12 @@ def is_own_file(path: str) -> bool:
 
 
 def folder_fault(path: str, *, private: bool) -> str | None:
-    """Return why the files in a folder are not trusted; None where they are, or without a folder.
+    """Return why the files in a folder are not trusted; None if they are, or without the folder.
 
     Args:
-        path: of the folder.
-        private: whether it has to be this user's own, which no other user may write to. Otherwise
-            it may be the superuser's, a symbolic link, or, with the sticky bit, writable by others.
+        path: the path of the folder.
+        private: whether only this user may own it and write to it. Otherwise it may be the
+            superuser's, a symbolic link, or, with the sticky bit, writable by others.
     """
     try:
         about = os.lstat(path) if private else os.stat(path)
@@ -120,10 +120,10 @@ def folder_fault(path: str, *, private: bool) -> str | None:
 
 
 def leave_alone(path: str, reason: object) -> None:
-    """Log that a file or folder is not used or removed: once for each path, 100 at the most."""
-    if path in _named or len(_named) >= _MOST_NAMED:
+    """Log that a file or folder is neither used nor removed: once a path, for at most 100 paths."""
+    if path in _logged or len(_logged) >= _MOST_LOGGED:
         return
-    _named.add(path)
+    _logged.add(path)
     logger.warning("%s is left alone: %s", path, reason)
 
 

@@ -53,7 +53,7 @@ class KernelSpecProvider:
                 kernelspec's argv and env, and the parameters that its JSON Schema declares.
 
         Raises:
-            NoSuchKernel: there is no such kernelspec.
+            NoSuchKernel: the kernelspec does not exist.
             InvalidKernelSpec: the kernelspec cannot be used.
             InvalidLaunchParameter: a parameter is missing, not allowed or unknown.
             LaunchError: the kernel cannot be started.
@@ -125,15 +125,16 @@ class IPykernelProvider:
 class ForkServerProvider:
     """Finds ``fork/kernel``: the ipykernel of the running interpreter, forked from a loaded one.
 
-    It is ready in a quarter of the time that ``pyimport/kernel`` takes. The interpreter that is
-    forked has loaded ipykernel, and what is named in *preload*; all kernels share the memory of it.
-    It starts with the first kernel, and ends with this program or, if it dies, is started again.
+    A forked kernel is ready in a quarter of the time of ``pyimport/kernel``. The fork server is an
+    interpreter that has loaded ipykernel and the modules of *preload*; all kernels share their
+    memory. The server starts with the first kernel and ends with this program. If the server dies,
+    the next launch starts another one.
 
-    What is decided when an interpreter starts is that of this program and not of ``env``: the
-    folders of PYTHONPATH, PYTHONHASHSEED, and what preloaded modules read from it.
+    Settings that an interpreter reads when it starts, such as PYTHONPATH and PYTHONHASHSEED, and
+    variables that preloaded modules read, come from this program, not from ``env``.
 
     Args:
-        preload: modules to load beforehand, such as ``["numpy", "pandas"]``.
+        preload: modules to load in advance, such as ``["numpy", "pandas"]``.
     """
 
     id = "fork"

@@ -6,7 +6,7 @@ import json
 import os
 import select
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-GUARD_SECONDS = 60  # against hanging for ever; nothing takes that long
+GUARD_SECONDS = 60  # no test takes that long unless it hangs
 
 
 class Mailbox:
@@ -29,7 +29,7 @@ class Mailbox:
         return f"open({str(self.path)!r}, 'w').write(str({expression}))"
 
     async def receive(self) -> str:
-        """Wait until it has been sent."""
+        """Wait for the message."""
         with anyio.fail_after(GUARD_SECONDS):
             return await anyio.to_thread.run_sync(self.path.read_text, abandon_on_cancel=True)
 
@@ -120,7 +120,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def declare(packages: Path) -> Callable[..., None]:
-    """Give a function that installs a package, of which nothing is there but its entry points."""
+    """Give a function that installs a package with entry points and nothing else."""
 
     def install(package: str, /, **providers: str) -> None:
         folder = packages / f"{package}-1.0.dist-info"
@@ -132,3 +132,22 @@ def declare(packages: Path) -> Callable[..., None]:
         )
 
     return install
+
+
+@pytest.fixture
+def no_servers_left(no_leaks: None) -> Iterator[None]:
+    """End the fork servers after the test, and before the search for leaks."""
+    from kernelproto.launch.process.forkserver import ForkServer  # there is none on Windows
+
+    yield
+    ForkServer.close_all()
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Iterator[str]:
+    """Give a time zone that a forked process cannot read before the test is over."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    yield f":{fifo}"
+    with suppress(OSError):  # without a reader
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))

@@ -49,7 +49,7 @@ anyio.run(main)
 
 @pytest.fixture
 def clean() -> Iterator[None]:
-    """End what a failed test has left, and remove what another has left on purpose."""
+    """End the leftovers of a failed test, and remove files left on purpose."""
     yield
     for record in read_records():
         record.clear_up()
@@ -109,7 +109,7 @@ async def test_signals_reach_the_group(start, mailbox, method, until_gone) -> No
     await getattr(manager, method)()
 
 
-async def test_what_outlives_it_is_killed(start, mailbox, until_gone) -> None:
+async def test_processes_that_outlive_it_are_killed(start, mailbox, until_gone) -> None:
     script = f"sh -c 'echo $$ > {mailbox.path}; sleep 1000' & read x < {mailbox.path}.go"
     os.mkfifo(f"{mailbox.path}.go")
     manager = await adopt(start(script))
@@ -144,7 +144,7 @@ async def test_kernel_that_has_ended(start, mailbox, until_gone) -> None:
         await adopt_local(msgspec.structs.replace(record, process=None))
 
 
-async def test_number_that_was_given_to_somebody_else(start, monkeypatch) -> None:
+async def test_number_of_another_process(start, monkeypatch) -> None:
     record = find_record(start())
     gone = iter([False, True])
     with monkeypatch.context() as patch:
@@ -201,7 +201,7 @@ async def test_process_that_is_not_the_kernel(start) -> None:
         process = ProcessId.of(stranger.pid)
         forged = msgspec.structs.replace(record, process=process)
         forged.write()
-        with pytest.raises(DiscoveryError, match=f"process {stranger.pid} is not of the kernel"):
+        with pytest.raises(DiscoveryError, match=f"{stranger.pid} cannot be identified as"):
             await adopt_local(find_record(record.kernel_id))
         assert stranger.poll() is None
         stranger.kill()
@@ -249,7 +249,7 @@ async def test_records_without_their_connection_files(start) -> None:
     await manager.cleanup()
 
 
-async def test_promises(start) -> None:
+async def test_conformance(start) -> None:
     async def launch():
         kernel_id = await anyio.to_thread.run_sync(start)
         record: Record = find_record(kernel_id)

@@ -8,7 +8,7 @@ from kernelproto.launch.failures import describe_exit, exited_early, not_ready
 
 
 class Manager:
-    """What a manager must have to be quoted."""
+    """A manager with a command line and an output."""
 
     command = ("kernel", "-f", "a file.json")
 
@@ -39,7 +39,7 @@ def test_exit_status_in_words(returncode: int | None, words: str) -> None:
     assert f"before it was ready, with {words}\n" in str(error)
 
 
-def test_not_ready_says_what_was_awaited_and_what_to_do() -> None:
+def test_not_ready_names_the_awaited_step_and_a_remedy() -> None:
     error = not_ready(Manager("some text"), "kernel_info_reply", 2.5)
     assert (error.phase, error.seconds, error.stderr) == ("kernel_info_reply", 2.5, "some text")
     assert "after 2.5 s, still waiting for its kernel_info_reply; if" in str(error)

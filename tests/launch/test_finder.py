@@ -28,7 +28,7 @@ INFO = ConnectionInfo(shell_port=1, iopub_port=2, stdin_port=3, control_port=4, 
 
 
 class SomeManager(FakeManager):
-    """Tells what its provider was asked to launch."""
+    """Holds the request to its provider."""
 
     def __init__(self, *request: object) -> None:
         super().__init__(FakeKernel())
@@ -108,7 +108,7 @@ async def names(finder: KernelFinder) -> list[str]:
 
 
 async def asked(finder: KernelFinder, name: str) -> tuple[object, ...]:
-    """Launch a kernel type; return whom that has reached, and with what."""
+    """Launch a kernel type; return the provider that was called, and the arguments."""
     _, manager = await finder.launch(name, cwd="/", launch_params={"x": 1})
     assert isinstance(manager, SomeManager)
     return manager.request
@@ -298,7 +298,7 @@ async def test_provider_that_cannot_be_configured_is_left_out(caplog) -> None:
         await finder.launch("broken/a")
 
 
-async def test_configuration_for_nobody_is_logged(caplog) -> None:
+async def test_configuration_of_an_unknown_provider_is_logged(caplog) -> None:
     KernelFinder([SomeProvider()]).load_config({"smoe": {}})
     assert "'smoe'" in caplog.text
 
@@ -449,7 +449,7 @@ def test_installed_and_removed_packages_are_noticed(packages, declare, settled, 
 
 
 @pytest.mark.usefixtures("short_search_path")
-def test_what_has_just_changed_may_change_again_unnoticed(packages, declare, scans) -> None:
+def test_scan_is_not_kept_just_after_a_change(packages, declare, scans) -> None:
     declare("first", a="x:X")
     assert declared_names() == ["a"]
     time = os.stat(packages).st_mtime_ns

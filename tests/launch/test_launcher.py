@@ -101,7 +101,7 @@ async def test_working_directory_that_does_not_exist(runtime_dir, tmp_path) -> N
 
 
 @pytest.mark.parametrize("options", [{"env": {"A=B": "1"}}, {"values": {"other": "\0"}}])
-async def test_what_no_program_can_be_given(runtime_dir, options) -> None:
+async def test_invalid_arguments_and_variables(runtime_dir, options) -> None:
     with pytest.raises(InvalidLaunchParameter, match="cannot be run"):
         await launch(FOR_EVER, **options)
     assert list(runtime_dir.iterdir()) == []
@@ -266,7 +266,7 @@ async def test_nothing_is_left_when_the_last_step_fails(
         pids.append(pid)
         if step == "limits":
             raise InvalidLaunchParameter("no")
-        Path(read_records()[0].path + ".new").touch()  # somebody is in the way
+        Path(read_records()[0].path + ".new").touch()  # makes writing the record fail
 
     monkeypatch.setattr(Limits, "apply", note)
     before = resources()
@@ -312,7 +312,7 @@ async def test_watchdog_is_told_before_the_number_goes_free(monkeypatch) -> None
     assert _Watchdog.kernels == {}
 
 
-# What a kernel that registers begins with. It has no channels: registering is all it can do.
+# The beginning of a kernel that registers. It has no channels.
 REGISTRATION = """
 import hashlib, hmac, json, os, signal, sys, zmq
 
@@ -422,9 +422,7 @@ class TestRegistration:
         assert resources() == before
         assert list(runtime_dir.iterdir()) == []
 
-    async def test_caller_whose_deadline_comes_first_hears_why(
-        self, runtime_dir, monkeypatch
-    ) -> None:
+    async def test_error_comes_before_the_callers_deadline(self, runtime_dir, monkeypatch) -> None:
         monkeypatch.setattr(module, "_MARGIN_SECONDS", GUARD_SECONDS - 0.01)
         with anyio.fail_after(GUARD_SECONDS), pytest.raises(KernelNotReady, match="registration"):
             await launch(FOR_EVER, registers=True)
@@ -460,7 +458,7 @@ class TestRegistration:
         assert resources() == before
 
     async def test_nowhere_to_listen(self, runtime_dir, monkeypatch) -> None:
-        monkeypatch.setattr(registration, "LOOPBACK", "192.0.2.1")  # an address of nobody
+        monkeypatch.setattr(registration, "LOOPBACK", "192.0.2.1")  # an address of no machine
         with pytest.raises(LaunchError, match="cannot listen for the registration"):
             await launch(FOR_EVER, registers=True)
         assert list(runtime_dir.iterdir()) == []

@@ -142,7 +142,7 @@ async def test_any_signal() -> None:
     await manager.cleanup()
 
 
-async def test_address_that_somebody_else_has() -> None:
+async def test_address_that_another_program_has() -> None:
     manager = await launch(FOR_EVER, transport="tcp")
     assert isinstance(manager, MayLoseAddress)
     assert not manager.address_was_taken()
@@ -174,7 +174,7 @@ async def test_output_never_holds_up_the_kernel() -> None:
     await manager.cleanup()
 
 
-async def test_what_outlives_the_kernel_goes_with_cleanup(mailbox) -> None:
+async def test_cleanup_ends_processes_that_outlive_the_kernel(mailbox) -> None:
     manager = await launch(
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[3]])",
         values={"other": f"import os, signal; {mailbox.script('os.getpid()')}; signal.pause()"},
@@ -235,7 +235,7 @@ async def test_process_that_does_not_end(runtime_dir, monkeypatch, caplog) -> No
     assert not await manager.is_alive()
 
 
-async def test_what_has_left_the_group_goes_with_cleanup(mailbox, until_gone) -> None:
+async def test_cleanup_ends_processes_that_have_left_the_group(mailbox, until_gone) -> None:
     script = f"setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' & exit 0"
     _, manager = await launcher.launch(LaunchPlan(argv=("/bin/sh", "-c", script)))
     straggler = int(await mailbox.receive())
@@ -245,7 +245,7 @@ async def test_what_has_left_the_group_goes_with_cleanup(mailbox, until_gone) ->
     await anyio.to_thread.run_sync(until_gone, straggler)
 
 
-async def test_what_shall_outlive_the_kernel_can(mailbox) -> None:
+async def test_process_without_the_kernel_id_outlives_the_kernel(mailbox) -> None:
     script = f"env -u KERNELPROTO_KERNEL_ID setsid sh -c 'echo $$ > {mailbox.path}; sleep 1000' &"
     _, manager = await launcher.launch(LaunchPlan(argv=("/bin/sh", "-c", script)))
     server = int(await mailbox.receive())
@@ -338,7 +338,7 @@ async def test_death_for_want_of_memory(monkeypatch) -> None:
     for manager in managers:
         await wait(manager)
         assert manager.death_reason() is None
-    # Whether the system has done so cannot be arranged for; that it has is all that is counted.
+    # The test cannot make the system kill processes, so it changes the count.
     count = module.oom_kills()
     monkeypatch.setattr(module, "oom_kills", lambda: count + 1)
     reasons = [manager.death_reason() for manager in managers]
@@ -361,7 +361,7 @@ async def test_detach_leaves_the_kernel_running(resources, until_gone) -> None:
     os.kill(manager.pid, signal.SIGKILL)
     until_gone(manager.pid)
     record.clear_up()
-    # It is a child of this program, which reaps it when it starts the next one.
+    # This program reaps the child when it starts the next one.
     other = await launch(FOR_EVER)
     assert not exists(manager.pid)
     await other.cleanup()
@@ -383,7 +383,7 @@ async def test_detach_from_a_kernel_that_has_ended() -> None:
     record.clear_up()
 
 
-async def test_output_that_nobody_takes_holds_nothing_up(monkeypatch) -> None:
+async def test_output_callable_that_blocks_does_not_block_cleanup(monkeypatch) -> None:
     go_on = threading.Event()
     monkeypatch.setattr(module, "_FORWARD_SECONDS", 0.01)
     manager = await launch("print('x' * 1_000_000)", output=lambda piece: go_on.wait())
@@ -393,7 +393,7 @@ async def test_output_that_nobody_takes_holds_nothing_up(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"detached": True}], ids=["attached", "detached"])
-async def test_promises(options) -> None:
+async def test_conformance(options) -> None:
     async def start():
         plan = LaunchPlan(argv=("sleep", "1000"), interrupt_mode="message", **options)
         return await launcher.launch(plan)

@@ -50,13 +50,13 @@ KINDS = ["pipe", "folder", "zero", "socket", "long", "loop", "missing"]
 
 @pytest.mark.parametrize("read", [read_regular_file, read_own_file])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_read(tmp_path, kind, read) -> None:
+def test_files_that_are_not_read(tmp_path, kind, read) -> None:
     with pytest.raises(OSError, match=kind):
         read(odd(tmp_path, kind))
 
 
 @pytest.mark.parametrize("read", [read_regular_file, read_own_file])
-def test_what_is_read(file, read) -> None:
+def test_files_that_are_read(file, read) -> None:
     assert read(str(file)) == b"text"
     file.write_bytes(bytes(LONGEST_FILE))
     assert len(read(str(file))) == LONGEST_FILE
@@ -73,7 +73,7 @@ def test_links(file, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("kind", [*sorted(set(KINDS) - {"long"}), "\0"])
-def test_what_is_no_own_file(tmp_path, kind) -> None:
+def test_paths_that_are_no_own_files(tmp_path, kind) -> None:
     assert not is_own_file(odd(tmp_path, kind))
 
 
@@ -116,8 +116,8 @@ def test_folder_of_another_user(tmp_path, monkeypatch) -> None:
 
 
 def test_each_path_is_named_once(monkeypatch, caplog) -> None:
-    monkeypatch.setattr(module, "_named", set())
-    monkeypatch.setattr(module, "_MOST_NAMED", 2)
+    monkeypatch.setattr(module, "_logged", set())
+    monkeypatch.setattr(module, "_MOST_LOGGED", 2)
     for path in ("/a", "/b", "/a", "/c"):
         leave_alone(path, "it is odd")
     assert [record.getMessage() for record in caplog.records] == [

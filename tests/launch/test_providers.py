@@ -33,7 +33,7 @@ ECHO = [sys.executable, "-c", "import sys; print(*sys.argv[1:], sep='\\n')"]
 
 
 async def output_of(manager) -> list[str]:
-    """Return what a kernel that ends by itself has printed, and clean up."""
+    """Return the output of a kernel that ends by itself, and clean up."""
     with anyio.fail_after(GUARD_SECONDS):
         await manager.wait()
     await manager.cleanup()
@@ -126,7 +126,7 @@ async def test_spec_knows_no_such_kernel(write_kernelspec) -> None:
     assert "ir" in caught.value.available
 
 
-async def test_spec_says_what_is_wrong_with_a_kernelspec(write_kernelspec) -> None:
+async def test_spec_names_the_fault_of_a_kernelspec(write_kernelspec) -> None:
     folder = write_kernelspec("broken", argv=[])
     with pytest.raises(InvalidKernelSpec, match="argv") as caught:
         await KernelSpecProvider().launch("broken")
@@ -222,7 +222,7 @@ async def test_pyimport_finds_ipykernel() -> None:
 
 
 async def test_pyimport_launches(tmp_path) -> None:
-    # Where there is no connection file, ipykernel would make one of its own: it gets to see ours.
+    # Without our connection file, ipykernel would make another one.
     info, manager = await IPykernelProvider().launch(
         "kernel",
         cwd=str(tmp_path),
@@ -350,7 +350,7 @@ async def test_pyimport_with_an_ipykernel_that_was_not_installed(monkeypatch) ->
     assert "supported_encryption" not in attributes["metadata"]
 
 
-async def test_pyimport_says_what_ipykernel_says_of_itself() -> None:
+async def test_pyimport_has_the_metadata_of_ipykernels_own_kernelspec() -> None:
     ((_, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
     assert attributes["metadata"] == get_kernel_dict()["metadata"]
 

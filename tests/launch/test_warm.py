@@ -112,6 +112,6 @@ async def test_nonsense_is_refused() -> None:
         WarmProvider(FakeProvider(), "kernel", warm=-1)
 
 
-async def test_it_keeps_what_providers_promise() -> None:
+async def test_conformance() -> None:
     async with FakeProvider() as fakes, WarmProvider(fakes, "kernel", warm=1) as provider:
         await check_kernel_provider(provider, snippets=Snippets(), patience=GUARD_SECONDS)

@@ -1,4 +1,4 @@
-"""ConnectionFile: the addresses and the keys of a new kernel, and the file that hands them to it.
+"""ConnectionFile: the addresses and the keys of a new kernel, and the file with them.
 
 Specification: "Connection files".
 """
@@ -41,11 +41,11 @@ _SOCKET_NUMBERS = range(1, len(CHANNEL_NAMES) + 1)
 class ConnectionFile:
     """The connection file of one kernel and, with ipc, the private folder of its sockets.
 
-    Only the current user can read the file or reach the sockets. Made by create(), or by
-    create_for_registration(); whoever holds it calls remove() when the kernel is gone.
+    Only the current user can read the file or reach the sockets. Make it with create() or
+    create_for_registration(), and call remove() when the kernel is gone.
 
     Attributes:
-        path: where the file is, absolute.
+        path: the absolute path of the file.
     """
 
     def __init__(self, path: str, undo: ExitStack, info: ConnectionInfo | None = None) -> None:
@@ -55,10 +55,10 @@ class ConnectionFile:
 
     @property
     def info(self) -> ConnectionInfo:
-        """What the file says; after create_for_registration(), there is nothing before complete().
+        """The contents of the file.
 
         Raises:
-            LookupError: there is nothing yet.
+            LookupError: create_for_registration() made the file, and complete() was not called yet.
         """
         if self._info is None:
             raise LookupError("the kernel has not registered yet")
@@ -81,21 +81,20 @@ class ConnectionFile:
         encrypted: bool = False,
         kernel_name: str = "",
     ) -> ConnectionFile:
-        """Choose free addresses and fresh keys, and write them to the Jupyter runtime folder.
+        """Choose free addresses and new keys, and write them to the Jupyter runtime folder.
 
-        tcp ports are free now and may be taken by another program before the kernel binds them;
-        that kernel then ends early.
+        Another program may take a tcp port before the kernel binds it; then the kernel ends early.
 
         Args:
-            kernel_id: names the file, ``kernel-<kernel_id>.json``.
+            kernel_id: the id in the name of the file, ``kernel-<kernel_id>.json``.
             transport: ``"tcp"`` or ``"ipc"``.
-            ip: the IPv4 address that the kernel is to bind; it has no meaning with ipc.
+            ip: the IPv4 address that the kernel binds; without meaning for ipc.
             encrypted: whether the kernel gets CurveZMQ keys.
-            kernel_name: the kernel type, for people.
+            kernel_name: the kernel type, for display.
 
         Raises:
             LaunchError: the file or the folder cannot be made; nothing is left of the attempt.
-            InvalidLaunchParameter: *ip* is no address of this machine.
+            InvalidLaunchParameter: *ip* is not an address of this machine.
         """
         with _new_file(kernel_id) as (path, undo):
             ip, ports = _choose_addresses(kernel_id, transport, ip, undo)
@@ -120,12 +119,12 @@ class ConnectionFile:
     def create_for_registration(
         cls, registration: Registration, *, ip: str, port: int
     ) -> ConnectionFile:
-        """Write a registration file, which becomes the connection file with complete().
+        """Write a registration file; complete() replaces it with the connection file.
 
         Args:
-            registration: of the kernel.
-            ip: where its message is waited for.
-            port: the same.
+            registration: the registration of the kernel.
+            ip: the address that waits for the registration message.
+            port: the port that waits for it.
 
         Raises:
             LaunchError: the file cannot be made; nothing is left of the attempt.
@@ -135,10 +134,10 @@ class ConnectionFile:
             return cls(path, undo.pop_all())
 
     def complete(self, info: ConnectionInfo) -> None:
-        """Put the connection file in the place of the registration file, at once and as a whole.
+        """Replace the registration file with the connection file, atomically.
 
         Raises:
-            LaunchError: it cannot be written.
+            LaunchError: the connection file cannot be written.
         """
         with _errors_named(self.path):
             draft = self.path + DRAFT
@@ -149,7 +148,7 @@ class ConnectionFile:
         self._info = info
 
     def remove(self) -> None:
-        """Remove the file and the sockets, and give the ports free; more than once is fine."""
+        """Remove the file and the sockets, and release the ports; more than once is fine."""
         self._undo.close()
 
 
@@ -167,10 +166,10 @@ def new_registration(kernel_id: str, *, ip: str, encrypted: bool, kernel_name: s
 
 
 def require_socket_folder(kernel_id: str) -> str:
-    """Return the path of the folder for a kernel's ipc sockets, as choose_socket_folder() does.
+    """Return the path of the folder for a kernel's ipc sockets; see choose_socket_folder().
 
     Raises:
-        LaunchError: there is no place for it.
+        LaunchError: no folder can hold the sockets.
     """
     folder = choose_socket_folder(kernel_id)
     if folder is None:
@@ -188,7 +187,7 @@ def _new_key() -> str:
 
 @contextmanager
 def _new_file(kernel_id: str) -> Generator[tuple[str, ExitStack]]:
-    """Give the path of the file to be written, and what removes it again if the block fails."""
+    """Yield the path of the new file, and the undo steps in case the block fails."""
     path = os.path.join(runtime_folder(), connection_file_name(kernel_id))
     with ExitStack() as undo, _errors_named(path):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -198,8 +197,8 @@ def _new_file(kernel_id: str) -> Generator[tuple[str, ExitStack]]:
 
 @contextmanager
 def _errors_named(path: str) -> Generator[None]:
-    # secure_write raises RuntimeError where the file system does not keep mode 0600; ValueError is
-    # a path that cannot be written as UTF-8.
+    # secure_write raises RuntimeError if the file system does not keep mode 0600. ValueError: the
+    # path is not valid UTF-8.
     try:
         yield
     except LaunchError:
@@ -212,7 +211,7 @@ def _errors_named(path: str) -> Generator[None]:
 
 
 def _write(path: str, text: Callable[[], bytes]) -> None:
-    # The text has the keys in it. It is nobody's variable, because some tracebacks show variables.
+    # The text contains the keys. No variable holds it, because some tracebacks show variables.
     with secure_write(path, binary=True) as file:
         file.write(text())
 
@@ -220,7 +219,7 @@ def _write(path: str, text: Callable[[], bytes]) -> None:
 def _choose_addresses(
     kernel_id: str, transport: Transport, ip: str, undo: ExitStack
 ) -> tuple[str, dict[ChannelName, int]]:
-    """Return what ConnectionInfo calls ip, and the ports; *undo* learns how to give them back."""
+    """Return the ip and the ports for ConnectionInfo; *undo* gets the steps that release them."""
     if transport == "ipc":
         folder = require_socket_folder(kernel_id)
         os.mkdir(folder, mode=0o700)

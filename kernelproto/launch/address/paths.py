@@ -1,6 +1,6 @@
-"""The paths of a kernel's files: all of them follow from its id and from Jupyter's runtime folder.
+"""The paths of a kernel's files, which follow from its id and from Jupyter's runtime folder.
 
-A record or a connection file that names another path is not about the kernel, and is not trusted.
+A record or a connection file that names another path is not trusted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelproto.launch.own_files import folder_fault
 
-# A file is written to a draft first, and takes its place when it is complete.
+# The suffix of a draft. A complete draft replaces the file.
 DRAFT = ".new"
 
-# The paths of sockets must be short, so that a folder of sockets has only a part of the kernel's
-# id in its name.
+# The paths of sockets must be short, so the name of a folder of sockets has only a part of the
+# kernel's id.
 _ID_LENGTH = 8
 
 # The name of each socket is this, a hyphen and the number of the channel, one digit.
@@ -34,10 +34,10 @@ _CONNECTION_DRAFT = re.compile(rf"kernel-{_UUID}\.json{re.escape(DRAFT)}")
 
 
 def runtime_folder() -> str:
-    """Return Jupyter's runtime folder, absolute: a kernel may have another working directory.
+    """Return the absolute path of Jupyter's runtime folder.
 
-    In a container the home folder is often read-only, or there is none. Then kernels use a private
-    folder in the temporary one, unless JUPYTER_RUNTIME_DIR names the runtime folder.
+    In a container the home folder is often read-only or missing. Then kernels use a private folder
+    in the temporary folder, unless JUPYTER_RUNTIME_DIR is set.
     """
     folder = os.path.abspath(jupyter_runtime_dir())
     if os.environ.get("JUPYTER_RUNTIME_DIR") or os.name != "posix" or _can_be_made(folder):
@@ -46,21 +46,21 @@ def runtime_folder() -> str:
 
 
 def _can_be_made(folder: str) -> bool:
-    """Return whether there is a folder that this user may write to, or may make."""
+    """Return whether this user may write to the folder, or may make it."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _private_temporary_folder() -> str | None:
-    """Make the folder that stands in for the runtime folder; None if it cannot be trusted."""
+    """Make the folder that replaces the runtime folder; return None if it cannot be trusted."""
     try:
         folder = os.path.join(tempfile.gettempdir(), f"kernelproto-{os.geteuid()}")
-    except OSError:  # there is no temporary folder
+    except OSError:  # no temporary folder can be written to
         return None
     with suppress(OSError):
         os.mkdir(folder, mode=0o700)
-    # Another user may have been first, and could replace the files in it.
+    # If another user has made the folder, that user could replace the files in it.
     trusted = os.path.isdir(folder) and folder_fault(folder, private=True) is None
     return folder if trusted else None
 
@@ -71,18 +71,18 @@ def connection_file_name(kernel_id: str) -> str:
 
 
 def kernel_of_record(name: str) -> str | None:
-    """Return the id of the kernel that a record, or the draft of one, is named by."""
+    """Return the kernel id in the name of a record or its draft; None for other names."""
     match = _RECORD.fullmatch(name)
     return None if match is None else match[1]
 
 
 def is_record_draft(name: str) -> bool:
-    """Return whether *name* is that of the draft of a record."""
+    """Return whether *name* is the name of the draft of a record."""
     return name.endswith(DRAFT) and kernel_of_record(name) is not None
 
 
 def is_connection_draft(name: str) -> bool:
-    """Return whether *name* is that of the draft of a connection file."""
+    """Return whether *name* is the name of the draft of a connection file."""
     return _CONNECTION_DRAFT.fullmatch(name) is not None
 
 
@@ -92,7 +92,7 @@ def socket_folder_name(kernel_id: str) -> str:
 
 
 def socket_folders(kernel_id: str, folder: str) -> list[str]:
-    """Return the paths that the folder of a kernel's ipc sockets can have.
+    """Return the possible paths of the folder of a kernel's ipc sockets.
 
     Args:
         kernel_id: a UUID.
@@ -101,17 +101,17 @@ def socket_folders(kernel_id: str, folder: str) -> list[str]:
     name = socket_folder_name(kernel_id)
     try:
         temporary_folder = [os.path.abspath(tempfile.gettempdir())]
-    except OSError:  # there is none that can be written to
+    except OSError:  # no temporary folder can be written to
         temporary_folder = []
     return [os.path.join(parent, name) for parent in [folder, *temporary_folder]]
 
 
 def choose_socket_folder(kernel_id: str) -> str | None:
-    """Return the path of the folder for a kernel's ipc sockets; it is the same each time.
+    """Return the path of the folder for a kernel's ipc sockets; always the same for one kernel.
 
-    So a record can name the folder before there is one. None means that there is no place for it:
-    the runtime folder and the temporary one (TMPDIR) have paths that are too long for the addresses
-    of sockets, or that are not valid UTF-8, which a connection file has to be.
+    So a record can name the folder before it is made. None means that neither the runtime folder
+    nor the temporary folder (TMPDIR) can hold sockets: their paths are too long, or are not valid
+    UTF-8, as a connection file has to be.
     """
     for folder in socket_folders(kernel_id, runtime_folder()):
         if _can_be_socket_address(os.path.join(folder, f"{SOCKET_NAME}-0")):

@@ -34,7 +34,7 @@ def reserve_ports(count: int, ip: str) -> list[int]:
     caller has to call release_ports() when the kernel is gone.
 
     Raises:
-        InvalidLaunchParameter: *ip* is no address of this machine.
+        InvalidLaunchParameter: *ip* is not an address of this machine.
         OSError: there are not enough free ports.
     """
     ports: list[int] = []
@@ -85,7 +85,7 @@ def address_was_taken(info: ConnectionInfo, process_group: int | None) -> bool:
         return False
     try:
         kernels_own = sockets_of_group(process_group)
-    except PermissionError:  # it runs as another user
+    except PermissionError:  # the kernel runs as another user
         return False
     taken = [sockets for sockets in listeners.values() if kernels_own.isdisjoint(sockets)]
     return 0 < len(taken) < len(ports)
@@ -109,7 +109,7 @@ def listens_at(info: ConnectionInfo, process_group: int) -> bool:
         sockets = {one for path, one in unix_sockets() if path in paths}
     try:
         return not sockets.isdisjoint(sockets_of_group(process_group))
-    except PermissionError:  # it runs as another user
+    except PermissionError:  # the kernel runs as another user
         return False
 
 

@@ -1,27 +1,26 @@
-"""Records: a small file for each kernel that runs, for other programs and for later ones.
+"""Records: a small file for each running kernel, for other programs and later ones.
 
 Theory of operation
 -------------------
 A record names the process, the files and the owner of a kernel. A launch writes the record first,
 and the end of the kernel removes it last. So the leftovers of a killed program can be found: the
-first launch of each program clears up after owners that are gone.
+first launch of each program clears up after owners that have ended.
 
-The runtime folder may be shared with other machines or containers. Their processes cannot be seen
-from here, so their records are left alone. Where the system does not tell start times (outside
-Linux), a process number that is in use again keeps the record, and no process is ended; on Windows
-nothing is cleared up.
+The runtime folder may be shared with other machines or containers. Their processes are not visible
+here, so their records are left alone. Without start times (outside Linux), the record stays if its
+process number is in use again, and no process is ended. On Windows nothing is cleared up.
 
-A record is trusted only if no other user can have written it (see own_files.py), and only as far as
-it is about the kernel that it is named by: its paths have to be those that follow from the kernel's
-id and the runtime folder (see paths.py), and a process is ended only if it shows that it belongs to
-the kernel. A record that fails one of these checks is logged and left alone, with everything that
-it names. The file that a kernel's output goes to belongs to the user and is never removed.
+A record is trusted only if no other user can have written it (see own_files.py), and only for the
+kernel in its name: its paths have to follow from the kernel's id and the runtime folder (see
+address/paths.py), and a process is ended only if it can be identified as the kernel's. A record
+that fails one of these checks is logged and left alone, with its files and processes. The file with
+a kernel's output belongs to the user and is never removed.
 
-A file or process that cannot be looked at for want of file descriptors is neither distrusted nor
-taken for gone. The launch fails and says so, and the next one clears up.
+If a file or process cannot be examined for lack of file descriptors, the launch fails with this
+reason, and the next launch clears up.
 
-Nothing here needs a lock. Every file has a name of its own, which is never used again, and removing
-one that has been removed is no error.
+Nothing here needs a lock. File names are unique and never reused, and removing a file twice is not
+an error.
 """
 
 from __future__ import annotations
@@ -66,11 +65,10 @@ from kernelproto.shortage import require_descriptors, shortage
 
 _FOLDER = "kernelproto"
 
-# Writing a draft takes a moment. One that has been there for longer is left by a program that was
-# killed in this moment.
+# Writing a draft takes a moment. An older draft is left by a program that was killed while writing.
 _DRAFT_SECONDS = 600.0
 
-# A descriptor of the process, and one of its environment.
+# A descriptor of the process, and a descriptor of its environment.
 _TO_LOOK_AT_A_PROCESS = 2
 
 _Path = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A[^\0]*\Z")]
@@ -79,21 +77,21 @@ _swept: set[str] = set()
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The process and the files of one kernel; written again whenever one of them is added.
+    """The process and the files of one kernel; written again when the process is known.
 
     Args:
         kernel_id: a UUID.
         kernel_name: the kernel type.
-        command: the command line; empty where the record would be longer than 1 MiB with it.
+        command: the command line; empty if the record would be longer than 1 MiB with it.
         interrupt_mode: "signal" or "message".
-        connection_file: the path of the connection file; in the file only its name, where the path
-            is not valid UTF-8.
-        socket_folder: the folder of its ipc sockets, None without.
-        output: the file that it writes to, None when it does not.
-        detached: whether it outlives the program that has started it.
-        owner: the program that has started it.
-        process: its process; None until it has been started.
-        listed_as: the id that its program knows it by, "" where that is *kernel_id*.
+        connection_file: the path of the connection file; the record on disk has only its name if
+            the path is not valid UTF-8.
+        socket_folder: the folder of the ipc sockets; None with tcp.
+        output: the file with the kernel's output, if any.
+        detached: whether the kernel outlives its owner.
+        owner: the program that started the kernel.
+        process: the kernel's process; None until it is started.
+        listed_as: the id under which other programs find the kernel, "" for *kernel_id*.
     """
 
     kernel_id: str
@@ -114,10 +112,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
         Args:
             kernel_id: a UUID.
-            socket_folder: the folder that its ipc sockets will have, None without.
+            socket_folder: the future folder of the ipc sockets; None with tcp.
 
         Raises:
-            LaunchError: it cannot be written.
+            LaunchError: the record cannot be written.
         """
         folder = runtime_folder()
         record = cls(
@@ -133,30 +131,30 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """The file that the record is in."""
+        """The path of the record."""
         folder = os.path.dirname(self.connection_file)
         return os.path.join(folder, _FOLDER, f"{self.kernel_id}.json")
 
     @property
     def is_abandoned(self) -> bool:
-        """Whether no program needs the kernel's process and files any more."""
+        """Whether the kernel's process and files can be removed."""
         if self.detached and self.process is not None:
             return self.process.is_gone
         return self.owner.is_gone
 
     def of_process(self, process: ProcessId) -> Record:
-        """Return the same record of a kernel whose process has been started."""
+        """Return this record with the process added."""
         return msgspec.structs.replace(self, process=process)
 
     def watched(self) -> WatchedKernel:
-        """Return the watchdog's task if this program dies before the kernel is started."""
+        """Return the kernel for the watchdog, before its process is started."""
         return WatchedKernel(self.kernel_id.encode(), 0, "", os.fsencode(self.path), self.files)
 
     def write(self) -> None:
-        """Write the record, for the current user's eyes alone.
+        """Write the record, readable by the current user only.
 
         Raises:
-            LaunchError: it cannot be written.
+            LaunchError: the record cannot be written.
         """
         with _errors_named(self.path):
             self._write()
@@ -167,7 +165,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         while True:
             with suppress(FileExistsError):
                 os.mkdir(os.path.dirname(new), mode=0o700)
-            # Not found: with the end of another kernel the folder has been removed meanwhile.
+            # Not found: another kernel has ended and removed the folder meanwhile.
             with suppress(FileNotFoundError):
                 descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 break
@@ -190,17 +188,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
     def remove(self) -> None:
-        """Remove the record, after all other files of the kernel; more than once is fine."""
+        """Remove the record; call it after removing all other files; more than once is fine."""
         remove_record(os.fsencode(self.path))
 
     def clear_up(self) -> bool:
-        """End what runs of the kernel, and remove its files; return whether that was done.
+        """End the processes of the kernel, and remove its files; return whether that was done.
 
-        If the process that the record names runs, but does not belong to the kernel, this is
-        logged, and nothing is ended or removed.
+        If the process in the record runs, but cannot be identified as the kernel's, this is logged,
+        and nothing is ended or removed.
 
         Raises:
-            OSError: there are too few file descriptors to look at processes.
+            OSError: there are too few file descriptors to examine processes.
         """
         require_descriptors(_TO_LOOK_AT_A_PROCESS)
         process = self.process
@@ -215,16 +213,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return True
 
     def is_of(self, pid: int) -> bool:
-        """Return whether a process shows that it belongs to the kernel. Linux only.
+        """Return whether a process can be identified as the kernel's. Linux only.
 
         Raises:
-            OSError: there are too few file descriptors to look.
+            OSError: there are too few file descriptors to examine it.
         """
         return belongs_to_kernel(pid, self.kernel_id.encode(), os.fsencode(self.connection_file))
 
     @property
     def files(self) -> tuple[bytes, ...]:
-        """The paths of the files and folders that go with the kernel."""
+        """The paths of the files and folders to remove with the kernel."""
         paths = self.connection_file, self.connection_file + DRAFT, self.socket_folder
         return tuple(os.fsencode(path) for path in paths if path)
 
@@ -241,7 +239,7 @@ def _errors_named(path: str) -> Generator[None]:
 
 
 def sweep() -> None:
-    """Clear up after programs that have died, once in the life of this one.
+    """Clear up after programs that have died, once in the life of this program.
 
     Raises:
         OSError: there are too few file descriptors; the next call clears up.
@@ -267,7 +265,7 @@ def _sweep(folder: str) -> None:
         if record.socket_folder in in_use - {None}:
             leave_alone(path, "its folder of sockets is that of another kernel")
         elif record.clear_up() and path != record.path:
-            remove_record(os.fsencode(path))  # it was being written
+            remove_record(os.fsencode(path))  # the draft of a record
     parent = os.path.dirname(folder)
     if records_fault(parent) is None:
         for path in _old_drafts(folder, is_record_draft):
@@ -295,7 +293,7 @@ def read_records(folder: str | None = None) -> list[Record]:
 
 
 def records_fault(folder: str | None = None) -> str | None:
-    """Return why no record in a Jupyter runtime folder is trusted; None where they are.
+    """Return why the records in a Jupyter runtime folder are not trusted; None if they are.
 
     Args:
         folder: the runtime folder, Jupyter's own by default.
@@ -315,7 +313,7 @@ def _records(folder: str) -> Iterator[tuple[str, Record]]:
         try:
             record = _read(path, parent)
         except FileNotFoundError:
-            continue  # it has been removed meanwhile
+            continue  # removed meanwhile
         except (OSError, ValueError, RecursionError) as error:
             if shortage(error) is not None:
                 raise
@@ -326,11 +324,11 @@ def _records(folder: str) -> Iterator[tuple[str, Record]]:
 
 
 def _read(path: str, parent: str) -> Record:
-    """Read a record, and check that its process and files are those of the kernel in its name.
+    """Read a record, and check that its files are those of the kernel in its name.
 
     Raises:
-        OSError: it cannot be read, or another user may have written it.
-        ValueError: it is no record, or it names something else.
+        OSError: the record cannot be read, or another user may have written it.
+        ValueError: it is not a record, or not one of this kernel.
     """
     kernel_id = kernel_of_record(os.path.basename(path))
     if kernel_id is None:
@@ -362,7 +360,7 @@ def _is_same_folder(one: str, other: str) -> bool:
 def _old_drafts(folder: str, is_draft: Callable[[str], bool]) -> Iterator[str]:
     for path in _paths(folder):
         if is_draft(os.path.basename(path)) and is_own_file(path):
-            with suppress(OSError):  # it has been removed meanwhile
+            with suppress(OSError):  # removed meanwhile
                 if time.time() - os.stat(path).st_mtime > _DRAFT_SECONDS:
                     yield path
 

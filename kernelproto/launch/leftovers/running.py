@@ -1,4 +1,4 @@
-"""Kernels that run already, found by their connection files."""
+"""Finding the connection files of running kernels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kernelproto.wire.connection import ConnectionInfo
 
 
 def read_connection_file(name: str) -> ConnectionInfo:
-    """Read the connection file that *name* means.
+    """Find and read a connection file.
 
     Args:
         name: as for find_connection_file().
 
     Raises:
-        DiscoveryError: there is no such file, or it cannot be read.
-        RemoteProtocolError: it is no connection file.
+        DiscoveryError: the file does not exist or cannot be read.
+        RemoteProtocolError: the file is not a connection file.
     """
     path = find_connection_file(name)
     try:
@@ -32,16 +32,16 @@ def read_connection_file(name: str) -> ConnectionInfo:
 
 
 def find_connection_file(name: str) -> str:
-    """Return the path of the connection file that *name* means.
+    """Return the path of a connection file.
 
     Args:
-        name: its path; or the name of a file in the Jupyter runtime folder; or a pattern, such as
-            ``"kernel-*.json"``, of which the file that was changed last is taken; or a part of the
-            name; or a part of the id that a kernel is listed under. In the runtime folder only
-            regular files that belong to this user are found, no symbolic links.
+        name: the path; or the name of a file in the Jupyter runtime folder, a part of it, or a
+            pattern such as ``"kernel-*.json"``, which means the newest of these files; or a part of
+            the id under which a kernel is listed. In the runtime folder, only regular files of this
+            user are found, no symbolic links.
 
     Raises:
-        DiscoveryError: there is no such file.
+        DiscoveryError: no file was found.
     """
     if os.path.exists(name):
         return name

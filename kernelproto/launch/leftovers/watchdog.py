@@ -75,7 +75,7 @@ class _Watchdog:
             with FileIO(read_fd, "r") as read_end:
                 self._process = subprocess.Popen(
                     [python_executable(), "-I", "-S", watchdog.__file__, str(os.getpid())],
-                    # If this program runs in a kernel, the watchdog is no part of that kernel.
+                    # If this program runs in a kernel, the watchdog does not belong to that kernel.
                     env={k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE},
                     cwd="/",
                     stdin=read_end,
@@ -127,10 +127,10 @@ class _Watchdog:
             cls.current.takes(kernel.encode())
 
     def takes(self, message: bytes) -> bool:
-        """Send a message; return whether it could be sent."""
+        """Send a message; return whether that succeeded."""
         try:
             return self._pipe.write(message) == len(message)
-        except OSError:  # it has been killed
+        except OSError:  # the watchdog has been killed
             return False
 
     def end(self) -> None:

@@ -1,4 +1,4 @@
-"""Output to a file: what a detached kernel writes, or wrote before this program came to it."""
+"""The output file of a detached kernel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _TAIL_BYTES = 64 * 1024
 
 
 class FileTail:
-    """The last of a file.
+    """The tail of a file.
 
     Args:
-        path: of the file, None where there is none to be read.
-        begin: where in it what counts begins, in bytes.
+        path: the path of the file; None if there is nothing to read.
+        begin: the offset of the kernel's output in the file, in bytes.
     """
 
     def __init__(self, path: str | None, begin: int = 0) -> None:
@@ -24,7 +24,7 @@ class FileTail:
         self._begin = begin
 
     def text(self) -> str:
-        """Return the last 64 KiB of a regular file; what is not UTF-8 becomes U+FFFD."""
+        """Return the last 64 KiB of a regular file; bytes that are not UTF-8 become U+FFFD."""
         if self._path is not None:
             with suppress(OSError), open(open_regular_file(self._path), "rb") as file:
                 file.seek(max(self._begin, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
@@ -32,20 +32,20 @@ class FileTail:
         return ""
 
     def close(self) -> None:
-        """Let go of the descriptors; here there are none."""
+        """Do nothing: there is no open descriptor."""
 
 
 class OutputFile(FileTail):
-    """A file that processes write to, whether or not anybody is there to read it.
+    """A file that the processes of a kernel write to.
 
-    A pipe would end a kernel (SIGPIPE) once its reader is gone.
+    With a pipe, a kernel would end (SIGPIPE) after its reader.
 
     Args:
-        path: of the file, None where there is none to be read.
-        descriptor: for writing to it.
+        path: the path of the file; None if there is nothing to read.
+        descriptor: a descriptor for writing to the file.
 
     Attributes:
-        write_end: is for the process; close it once the process has it.
+        write_end: the descriptor for the process; close it once the process has it.
     """
 
     def __init__(self, path: str | None, descriptor: int) -> None:

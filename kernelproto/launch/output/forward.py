@@ -1,11 +1,11 @@
-"""Forwarder: passes on what a kernel's processes write, to whoever wants more than the tail of it.
+"""Forwarder: passes the output of a kernel's processes to a file or a callable.
 
 Theory of operation
 -------------------
-Neither the kernel nor the thread that reads its pipe may wait for who gets the output. So a thread
-of its own hands it over, and what that thread does not get rid of waits in memory, up to a bound.
-What comes then is left out, and a line says where and how much: a disk that is slow for a moment
-costs nothing, and one that hangs costs neither memory nor kernels.
+Neither the kernel nor the thread that reads its pipe may wait for the receiver. So each forwarder
+has a thread, and a backlog in memory of up to 16 MiB. Output beyond the backlog is left out, and a
+line in its place says how many bytes. So a slow disk loses no output, and a disk that hangs blocks
+no kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kernelproto.exceptions import InvalidLaunchParameter
 
 Write = Callable[[bytes], object]
 
-# It takes no descriptor where that is possible: there may be none left.
+# If possible a selector without a descriptor, because there may be none left.
 _Selector: type[selectors.BaseSelector] = getattr(
     selectors, "PollSelector", selectors.DefaultSelector
 )
@@ -37,14 +37,14 @@ class _Open(Protocol):
 
 
 class Forwarder:
-    """Passes output on, in order, from a thread that starts with it and ends after end().
+    """Forwards output, in order, in a thread that ends after end().
 
-    put() and end() never block and are for any thread. When *write* raises, this is logged and
-    nothing more is passed on.
+    put() and end() are thread-safe and never block. If *write* raises, this is logged, and no more
+    output is forwarded.
 
     Args:
-        write: called with each piece, in the forwarder's thread; it may block.
-        close: called at the end, in that thread.
+        write: called with each piece, in the forwarder's thread; may block.
+        close: called at the end, in the same thread.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -61,7 +61,7 @@ class Forwarder:
         self._thread.start()
 
     def put(self, chunk: bytes) -> None:
-        """Pass something on, or leave it out where too much is waiting already."""
+        """Add output to the backlog, or leave it out if the backlog is full."""
         with self._changed:
             if self._failed:
                 return
@@ -72,13 +72,13 @@ class Forwarder:
             self._changed.notify()
 
     def end(self) -> None:
-        """Let the thread end when it has passed on what is waiting."""
+        """Let the thread end after it has forwarded the backlog."""
         with self._changed:
             self._ended = True
             self._changed.notify()
 
     def join(self, seconds: float) -> bool:
-        """Wait until everything has been passed on; return whether it has been, in this time."""
+        """Wait until all output has been forwarded; return whether it was, within *seconds*."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
@@ -88,7 +88,9 @@ class Forwarder:
                 for piece in pieces:
                     self._write(piece)
         except Exception:
-            logger.warning("the output of a kernel cannot be passed on any more", exc_info=True)
+            logger.warning(
+                "a kernel's output is no longer forwarded, because writing it failed", exc_info=True
+            )
             with self._changed:
                 self._failed = True
                 self._backlog.clear()
@@ -96,7 +98,7 @@ class Forwarder:
             self._close()
 
     def _take(self) -> list[bytes]:
-        """Wait for something to pass on; nothing means the end."""
+        """Wait for output; return an empty list at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._backlog or self._ended)
             pieces = [bytes(self._backlog)] if self._backlog else []
@@ -112,21 +114,21 @@ def _write_all(descriptor: int, data: bytes) -> None:
     while unwritten:
         try:
             unwritten = unwritten[os.write(descriptor, unwritten) :]
-        except BlockingIOError:  # whose descriptor this is a duplicate of wants it like that
+        except BlockingIOError:  # the original of this descriptor does not block either
             with _Selector() as selector:
                 selector.register(descriptor, selectors.EVENT_WRITE)
                 selector.select()
 
 
 def open_forwarder(output: object) -> Forwarder:
-    """Make the forwarder to what the launch parameter ``output`` means.
+    """Make the forwarder for the launch parameter ``output``.
 
     Args:
-        output: a callable that takes bytes; or a descriptor or an open file, of which a duplicate
-            is written to; or the path of a file, which is appended to.
+        output: a callable that takes bytes; a descriptor or an open file, which is duplicated; or
+            the path of a file to append to.
 
     Raises:
-        InvalidLaunchParameter: it is none of these, or cannot be opened.
+        InvalidLaunchParameter: *output* is none of these, or cannot be opened.
         RuntimeError: no thread can be started.
     """
     if callable(output):
@@ -140,10 +142,10 @@ def open_forwarder(output: object) -> Forwarder:
 
 
 def open_output(output: object) -> int:
-    """Return a new descriptor to write to, for anything open_forwarder() takes but a callable.
+    """Return a new descriptor for *output*: a descriptor, an open file or a path.
 
     Raises:
-        InvalidLaunchParameter: it is none of these, or cannot be opened.
+        InvalidLaunchParameter: *output* is none of these, or cannot be opened.
     """
     try:
         if isinstance(output, str):

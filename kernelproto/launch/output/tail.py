@@ -1,13 +1,12 @@
-"""OutputTail: the last of what a kernel's processes wrote to standard output and standard error.
+"""OutputTail: the last 64 KiB that a kernel's processes wrote to standard output and error.
 
 Theory of operation
 -------------------
-A kernel that writes to a full pipe stands still, and the application's event loop may be busy for
-seconds. So a thread reads the pipes: one thread for all of them, which starts with the first and
-ends with the last. A tail that is asked for its text reads its own pipe before it answers, and so
-is complete without waiting for that thread.
+A kernel that writes to a full pipe blocks, and the application's event loop may be busy for
+seconds. So one thread reads all pipes; it starts with the first pipe and ends with the last.
+text() reads its own pipe first, so the tail is complete without waiting for the thread.
 
-One lock guards all of this. What is done under it is short and never blocks.
+One lock guards everything. It is held for short times only, and never while blocking.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ from kernelproto.launch.output.forward import Forwarder
 _TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 
-# The largest pipe that Linux gives to an unprivileged process. After that many bytes all has been
-# read that was in the pipe at first, however fast its writer fills it again.
+# The largest pipe that Linux gives to an unprivileged process. After reading this many bytes, all
+# bytes that were in the pipe at first have been read, even if its writer is fast.
 _LARGEST_PIPE_BYTES = 1024 * 1024
 
 _lock = threading.Lock()
 
 
 class OutputTail:
-    """A pipe for processes to write to, of which the last 64 KiB are kept.
+    """A pipe for the output of processes, which keeps the last 64 KiB.
 
-    The writers never wait for the event loop. Every method may be called from any thread. In a
-    child made by ``os.fork()`` the tail is closed: what is written belongs to the parent.
+    The writers never wait for the event loop. Every method is thread-safe. In a child made by
+    ``os.fork()`` the tail is closed, because the output belongs to the parent.
 
     Args:
-        forwarder: gets everything as well.
+        forwarder: gets the whole output.
 
     Attributes:
         write_end: the end of the pipe for the process; close it once the process has it.
@@ -66,13 +65,13 @@ class OutputTail:
             raise
 
     def text(self) -> str:
-        """Return what is kept of everything written so far; what is not UTF-8 becomes U+FFFD."""
+        """Return the tail of the output so far; bytes that are not UTF-8 become U+FFFD."""
         with _lock:
             self._pull()
             return self._kept.decode("utf-8", "replace")
 
     def close(self) -> None:
-        """Keep the last of what has been written and close the pipe; more than once is fine."""
+        """Read the rest of the output and close the pipe; more than once is fine."""
         with _lock:
             self._pull()
             self._close_read_end()
@@ -80,7 +79,7 @@ class OutputTail:
         self._reader.join_if_ended()
 
     def _pull(self) -> None:
-        """Take what is in the pipe; close it where the last writer has."""
+        """Read the pipe; close it if its last writer has closed it."""
         if self._read_end.closed:
             return
         for _ in range(_LARGEST_PIPE_BYTES // _READ_BYTES):
@@ -103,7 +102,7 @@ class OutputTail:
 
 
 class _Reader(threading.Thread):
-    """The thread that reads the pipes; a new one each time that there are any again.
+    """The thread that reads the pipes; a new thread starts when there are pipes again.
 
     Every method but run() and join_if_ended() is called with the lock held.
     """
@@ -125,7 +124,7 @@ class _Reader(threading.Thread):
 
     @classmethod
     def add(cls, pipe: FileIO, pull: Callable[[], None]) -> _Reader:
-        """Call *pull* whenever *pipe* can be read; return the thread that does."""
+        """Call *pull* whenever *pipe* is readable; return the thread that does."""
         reader = cls.current
         if reader is None:
             reader = cls.current = cls()
@@ -138,13 +137,13 @@ class _Reader(threading.Thread):
         return reader
 
     def discard(self, pipe: FileIO) -> None:
-        """Read *pipe* no more."""
+        """Stop reading *pipe*."""
         self._selector.unregister(pipe)
         self._pipes.remove(pipe)
         self._end_if_unused()
 
     def abandon(self) -> None:
-        """Close a forked child's copies of every descriptor; the thread is in the parent alone."""
+        """Close all descriptors in a forked child, which has no copy of the thread."""
         # Parent and child share one epoll: the pipes must not be unregistered from it.
         for pipe in self._pipes:
             pipe.close()
@@ -152,17 +151,17 @@ class _Reader(threading.Thread):
         _Reader.current = None
 
     def join_if_ended(self) -> None:
-        """Wait until nothing is left of a thread that has no pipes any more."""
+        """Wait for the end of the thread, if it has no pipes left."""
         if _Reader.current is not self:
             self.join()
 
     def run(self) -> None:
-        """Pull what arrives until the last pipe is gone."""
+        """Read the pipes until the last one is closed."""
         with self._resources:
             while True:
                 for key, _ in self._selector.select():
                     with _lock:
-                        # What select() saw may be gone by now, and another thread in office.
+                        # Since select() the pipe may be closed, or another thread be current.
                         if _Reader.current is not self:
                             return
                         key.data()
@@ -180,7 +179,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A child must find the lock free and the tails in order, whatever the thread was doing.
+    # A child must find the lock free and the tails consistent.
     os.register_at_fork(
         before=_lock.acquire,
         after_in_parent=_lock.release,

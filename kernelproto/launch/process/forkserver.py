@@ -214,7 +214,7 @@ def _start(preload: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
             str(descriptor),
             json.dumps(list(preload)),
         ],
-        # If this program runs in a kernel, the server is no part of that kernel.
+        # If this program runs in a kernel, the server does not belong to that kernel.
         env={k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -222,8 +222,8 @@ class ForkServerClient:
             return copy.copy(self._fault)
         if not self._is_ready:
             return LaunchError(
-                "the fork server ended before it was ready; see that ipykernel starts, and that "
-                "none of the preloaded modules ends the process"
+                "the fork server has ended before it was ready; see that ipykernel starts, and "
+                "that none of the preloaded modules ends the process"
             )
         return ServerLost("it has ended")
 

@@ -4,8 +4,8 @@ Only this module of the package reads /proc for launch/. The programs in launch/
 nothing of the package and have functions of their own; the package uses some of those of
 programs/watchdog.py, such as start_time() and belongs_to_kernel().
 
-Where a system has no /proc, the answers are empty. A lack of file descriptors is an OSError, unless
-a function says that it ignores all errors.
+On a system without /proc the answers are empty. A lack of file descriptors raises OSError, except
+in functions that ignore errors.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
 
-# There is no such file, as opposed to a file that cannot be opened just now.
+# The file does not exist, as opposed to a file that cannot be opened just now.
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
 _ENDED = (FileNotFoundError, ProcessLookupError)
 
@@ -39,7 +39,7 @@ def pid_namespace() -> str:
 def oom_kills() -> int | None:
     """Return how many processes this system has killed for lack of memory; None if unknown.
 
-    It ignores all errors.
+    Errors are ignored.
     """
     try:
         found = re.search(rb"^oom_kill (\d+)$", _read("/proc/vmstat"), re.MULTILINE)
@@ -79,7 +79,7 @@ def oom_score_adj() -> str | None:
 
 
 def command_line(pid: int) -> bytes:
-    """Return the arguments of a process, each with a zero byte behind it; b"" on any error."""
+    """Return the arguments of a process, each followed by a zero byte; b"" on any error."""
     with suppress(OSError):
         return _read(f"/proc/{pid}/cmdline")
     return b""
@@ -106,7 +106,7 @@ def sockets_of_group(group: int) -> set[str]:
 def tcp_listeners() -> Iterator[tuple[IPv4Address | IPv6Address, int, str]]:
     """Yield the address, the port and the socket of every tcp socket that listens.
 
-    IPv4 addresses that are mapped to IPv6 are given as IPv4. It ignores all errors.
+    IPv4 addresses that are mapped to IPv6 are given as IPv4. Errors are ignored.
     """
     for table in ("tcp", "tcp6"):
         with suppress(OSError), open(f"/proc/net/{table}", encoding="ascii") as lines:
@@ -120,7 +120,7 @@ def tcp_listeners() -> Iterator[tuple[IPv4Address | IPv6Address, int, str]]:
 
 
 def unix_sockets() -> Iterator[tuple[str, str]]:
-    """Yield the path and the socket of every unix socket that has a path; ignore all errors."""
+    """Yield the path and the socket of every unix socket with a path. Errors are ignored."""
     with suppress(OSError), open("/proc/net/unix", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             # Num RefCount Protocol Flags Type St Inode Path

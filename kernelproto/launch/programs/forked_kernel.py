@@ -1,6 +1,6 @@
 """How a process that the fork server has forked becomes a kernel.
 
-forkserver.py loads it as a file; it imports nothing of kernelproto.
+forkserver.py loads this file, which imports nothing of kernelproto.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import sys
 import time
 from typing import Any
 
-# Where ipykernel has matplotlib draw, unless MPLBACKEND says otherwise.
+# The backend of matplotlib in ipykernel, unless MPLBACKEND names another one.
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
-# An ipykernel ends when the process with this number does.
+# The variable with the number of the process with which an ipykernel ends.
 PARENT_VARIABLE = "JPY_PARENT_PID"
 KERNEL_ID_VARIABLE = "KERNELPROTO_KERNEL_ID"
 
@@ -59,11 +59,11 @@ def become_kernel(
     except BaseException as error:
         os.write(failure, json.dumps(failed(request, error)).encode())
         os._exit(1)
-    os.close(failure)  # the server waits for this
+    os.close(failure)  # tells the server that this process is a kernel
 
 
 def take_over(state: dict[str, Any]) -> None:
-    """Take over the state of the owner, as far as it is different; see program_state.py."""
+    """Take over the state of the owner; see program_state.py."""
     if state["ignores_hangup"]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
     if state["umask"] is not None:
@@ -86,7 +86,7 @@ def take_over(state: dict[str, Any]) -> None:
 
 
 def name_process(kernel_id: str) -> None:
-    """Let the system tell which kernel this is; its environment and command line are the server's.
+    """Name the process after its kernel, because it has the server's environment and command line.
 
     See process_name() in watchdog.py.
     """
@@ -95,7 +95,7 @@ def name_process(kernel_id: str) -> None:
 
 
 def reseed() -> None:
-    """Seed the random numbers of this process; the server's other kernels get others."""
+    """Seed the random numbers, so that each kernel of the server gets others."""
     random.seed()
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None:
@@ -106,7 +106,7 @@ def reseed() -> None:
 
 
 def choose_backend() -> None:
-    """Have matplotlib draw where it would have, had it been loaded by the kernel itself."""
+    """Choose the backend that matplotlib would have if the kernel itself had loaded it."""
     matplotlib: Any = sys.modules.get("matplotlib")
     if matplotlib is not None:
         matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE_BACKEND

@@ -1,33 +1,32 @@
 """The program of a fork server: an interpreter with ipykernel loaded that forks ready kernels.
 
-It is run by its path, ``python forkserver.py FD MODULES``, and imports nothing of
-kernelproto: its kernels have every module that it imports. FD is the number of a Unix socket to its
+Run as ``python forkserver.py FD MODULES``. The program imports nothing of kernelproto, because the
+kernels inherit all of its modules. FD is the number of a Unix socket to its
 owner. Requests and answers are lines of JSON:
 
     {"fork": 1, "argv": [...], "env": {...}, "cwd": ..., "state": {...}}
     with two descriptors: one for the output, one of the owner's working directory
-        -> {"forked": 1, "pid": 123, "entered": true}; or "entered" is false where that takes
-           long, and {"entered": 1} or the failure follows
+        -> {"forked": 1, "pid": 123, "entered": true}; "entered" is false if entering takes long,
+           and {"entered": 1} or the failure follows
         -> {"failed": 1, "errno": 2, "reason": "...", "file": ..., "unfit": false}
     {"signal": 15, "pid": 123, "number": 2, "by": 17.5}
         -> {"signalled": 2}
     {"retire": true}: fork no more, and end when the last kernel has ended
-    -> {"ready": true, "broken": {"module": "why"}, "threads": 1}     once, when it has begun
+    -> {"ready": true, "broken": {"module": "why"}, "threads": 1}     once, at the start
     -> {"ended": 123, "returncode": 0, "cpu_seconds": ..., "peak_memory": ...}   for each kernel
 
-MODULES is a JSON list of modules to load beside ipykernel. ``cwd`` may be relative to the owner's
-working directory; ``state`` is described in program_state.py. ``unfit`` means that a kernel of this
-server cannot take over the state of the owner, and one of a new server can. ``by`` is a time of the
-monotonic clock, after which the owner has sent the signal by itself.
+MODULES is a JSON list of modules to load in addition to ipykernel. ``cwd`` may be relative to the
+owner's working directory; ``state`` is described in program_state.py. ``unfit`` means that a kernel
+of this server cannot take over the state of the owner, but a kernel of a new server can. ``by`` is
+a time of the monotonic clock, after which the owner has sent the signal itself.
 
 Theory of operation
 -------------------
-Only a process with a single thread can be forked safely, so there is one loop and nothing else.
-Nothing in it waits for a kernel: a forked process that enters its working directory may hang in it.
-The kernels are children of this process. A kernel that has ended keeps its number until it is
-reaped; before that the rest of its group is killed, so no signal ever reaches another process that
-was given the number again. When the owner has ended, so has its end of the socket: all kernels are
-killed, and the server ends.
+Only a process with a single thread can be forked safely, so the server is one loop. The loop never
+waits for a kernel: a forked process may hang when it enters its working directory. The kernels are
+children of this process. A kernel that has ended keeps its number until it is reaped; the rest of
+its group is killed before, so no signal ever reaches another process with the same number. When the
+owner ends, its end of the socket closes; then the server kills all kernels and ends.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-# The modules that ipykernel imports when it starts, besides those that its import loads.
+# The modules that ipykernel imports when it starts, not when it is imported.
 LATE_IMPORTS = (
     "IPython.core.completerlib",
     "IPython.core.debugger",
@@ -70,8 +69,8 @@ LATE_IMPORTS = (
 
 LINE_BYTES = 2**16
 
-# How long a forked process may take to become a kernel before the owner hears that it was forked.
-# It seldom takes as long, and one message less shortens each start.
+# If a forked process takes longer to become a kernel, the owner gets a message of its own about the
+# fork. Most take less time, and one message less shortens each start.
 ENTERING_SECONDS = 0.05
 
 # The descriptors that come with a request for a fork.
@@ -82,8 +81,8 @@ UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 def main() -> None:
-    """Serve until the owner is gone; in a forked kernel, be that kernel."""
-    del sys.path[0]  # the folder of this file, whose modules have names that others have, too
+    """Serve until the owner has ended; in a forked process, run the kernel."""
+    del sys.path[0]  # the folder of this file; its modules would hide others of the same names
     owner = socket.socket(fileno=int(sys.argv[1]))
     kernel = load("forked_kernel")
     load("reset_signals").reset_signals()
@@ -92,14 +91,14 @@ def main() -> None:
     raise_open_files()
     os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
     broken = preload(json.loads(sys.argv[2]))
-    os.chdir("/")  # each kernel is told where it works, and this folder is in nobody's way
+    os.chdir("/")  # each kernel gets a working directory; this one can always be unmounted
     request = Server(owner, kernel).serve(broken)
     if request is not None:
         kernel.be_kernel(request)
 
 
 def load(name: str) -> Any:
-    """Load a file of this folder, under no name by which a kernel could import it."""
+    """Load a file of this folder, so that a kernel cannot import it by its name."""
     path = os.path.join(os.path.dirname(__file__), f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -110,14 +109,14 @@ def load(name: str) -> Any:
 
 
 def raise_open_files() -> None:
-    """Allow as many descriptors as this process may have; each kernel is told how many it may."""
+    """Raise the limit of descriptors as far as allowed; each kernel gets the limit of the owner."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+    with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than its hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def preload(modules: list[str]) -> dict[str, str]:
-    """Import everything; return the modules that cannot be imported, each with the reason."""
+    """Import ipykernel and the modules; return those that cannot be imported, with the reason."""
     broken: dict[str, str] = {}
     for name in ["ipykernel.kernelapp", *modules]:
         try:
@@ -125,7 +124,7 @@ def preload(modules: list[str]) -> dict[str, str]:
         except Exception as error:
             broken[name] = f"{type(error).__name__}: {error}"
     for name in LATE_IMPORTS:
-        with contextlib.suppress(Exception):  # another version of ipykernel needs something else
+        with contextlib.suppress(Exception):  # other versions of ipykernel need other modules
             importlib.import_module(name)
     return broken
 
@@ -134,10 +133,9 @@ class Entering:
     """A forked process that is becoming a kernel.
 
     Args:
-        number: of the request.
+        number: the number of the request.
         pid: the number of the process.
-        failures: closed by the process when it has become a kernel; before, it writes why it
-            cannot.
+        failures: a pipe that the process closes once it is a kernel; before, it may write an error.
     """
 
     def __init__(self, number: int, pid: int, failures: int) -> None:
@@ -150,7 +148,7 @@ class Entering:
         self.told = False
 
     def is_over(self) -> bool:
-        """Take in the report; return whether it is complete."""
+        """Read the report; return whether it is complete."""
         try:
             while chunk := os.read(self.failures, LINE_BYTES):
                 self.report += chunk
@@ -173,7 +171,7 @@ class Server:
         self.kernels: set[int] = set()
         self.entering: dict[int, Entering] = {}
         self.requests = b""
-        # In the order of the requests; None where this process had no number left for them.
+        # In the order of the requests; None if this process had no descriptors left for them.
         self.descriptors: list[list[int] | None] = []
         self.retired = False
         self.wake, self.woken = socket.socketpair()
@@ -184,19 +182,19 @@ class Server:
         self.selector.register(self.wake, selectors.EVENT_READ)
 
     def serve(self, broken: dict[str, str]) -> dict[str, Any] | None:
-        """Serve until the owner is gone; return the request in a forked kernel, None at the end."""
+        """Serve until the owner ends; return the request in a forked process, otherwise None."""
         signal.signal(signal.SIGCHLD, wake_up)
         signal.set_wakeup_fd(self.woken.fileno(), warn_on_full_buffer=False)
         gc.collect()
-        gc.freeze()  # collections in a kernel would touch, and so copy, all that is shared
+        gc.freeze()  # otherwise collections in a kernel would copy all shared memory
         threads = threads_after_fork()
         self.tell({"ready": True, "broken": broken, "threads": threads})
         if broken or threads > 1:
             return None
         while not (self.retired and not self.kernels):
             untold = [entering for entering in self.entering.values() if not entering.told]
-            patience = ENTERING_SECONDS if untold else None
-            ready = {key.fileobj: key.data for key, _ in self.selector.select(patience)}
+            timeout = ENTERING_SECONDS if untold else None
+            ready = {key.fileobj: key.data for key, _ in self.selector.select(timeout)}
             for entering in filter(None, ready.values()):
                 self.look_after(entering)
             for entering in untold:
@@ -218,12 +216,12 @@ class Server:
         return None
 
     def receive(self) -> bool:
-        """Take in requests and descriptors; return whether the owner is still there."""
+        """Read requests and descriptors; return whether the owner is still connected."""
         try:
             data, descriptors, flags, _ = socket.recv_fds(self.owner, LINE_BYTES, DESCRIPTORS)
         except ConnectionError:
             return False
-        except OSError:  # out of memory, for example: the request is still there
+        except OSError:  # for example out of memory: the request stays in the socket
             time.sleep(0.01)
             return True
         if len(descriptors) == DESCRIPTORS:
@@ -235,7 +233,7 @@ class Server:
         return bool(data)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Carry out a request; return it in a forked kernel."""
+        """Carry out a request; return it in a forked process."""
         if "fork" in request:
             return self.fork(request)
         if "signal" in request:
@@ -253,7 +251,7 @@ class Server:
         self.tell({"signalled": request["number"]})
 
     def fork(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Fork a kernel; return the request in it."""
+        """Fork a kernel; return the request in the forked process."""
         descriptors = self.descriptors.pop(0)
         mine: list[int] = []
         try:
@@ -282,7 +280,7 @@ class Server:
         return None
 
     def look_after(self, entering: Entering) -> None:
-        """Tell the owner when a forked process has become a kernel, or that it could not."""
+        """Tell the owner whether a forked process has become a kernel, once that is known."""
         if entering.pid not in self.entering or not entering.is_over():
             return
         del self.entering[entering.pid]
@@ -322,16 +320,16 @@ class Server:
             )
 
     def leave(self) -> None:
-        """Kill every kernel: the owner is gone."""
+        """Kill every kernel, because the owner has ended."""
         for pid in self.kernels:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Close the descriptors of the server, in a forked kernel.
+        """Close the descriptors of the server, in a forked process.
 
-        Through the objects that own them: an object that is still open would later close another
-        file with the same number.
+        The objects that own them are closed, because an open object would later close another file
+        with the same number.
         """
         for mine in (self.selector, self.owner, self.wake, self.woken):
             mine.close()
@@ -340,7 +338,7 @@ class Server:
             close_all(descriptors or ())
 
     def tell(self, message: dict[str, object]) -> None:
-        """Send a message to the owner; the loop notices when the owner has ended."""
+        """Send a message to the owner; the loop notices if the owner has ended."""
         with contextlib.suppress(OSError):
             self.owner.sendall(json.dumps(message).encode() + b"\n")
 
@@ -362,7 +360,7 @@ def threads_after_fork() -> int:
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
-        return 1  # no way to know
+        return 1  # unknown
 
 
 def close_all(descriptors: Iterable[int]) -> None:

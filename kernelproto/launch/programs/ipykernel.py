@@ -1,10 +1,10 @@
 """The program of an ipykernel that loses neither outputs nor replies.
 
-It is run by its path, ``python ipykernel.py -f FILE``, and imports nothing of kernelproto.
+Run as ``python ipykernel.py -f FILE``. The program imports nothing of kernelproto.
 
 ipykernel's iopub socket queues 1,000 unsent messages for each client, which is libzmq's default,
-and drops later messages silently. A busy machine, or a client that is suspended for a moment, is
-enough for that. Here the limit is higher.
+and drops later messages silently. A busy machine, or a client that is suspended for a moment,
+causes that. Here the limit is higher.
 
 An interrupt is a signal, and Python raises KeyboardInterrupt in the code that runs at that moment.
 In ipykernel's own code, between two messages, that loses a reply or ends the kernel. So here the
@@ -25,7 +25,7 @@ import time
 from types import CodeType, FrameType
 from typing import Any, cast
 
-# Messages, because libzmq counts nothing else. A kernel can be given a limit of its memory.
+# A number of messages, because libzmq cannot count bytes. Limits.memory limits a kernel's memory.
 MOST_UNSENT = 100_000
 
 # How long IPython gets to reach the next statement before an interrupt is sent again.
@@ -33,7 +33,7 @@ RETRY_SECONDS = 0.005
 
 
 class InterruptUserCode:
-    """Handles SIGINT: raises KeyboardInterrupt in the user's code, and nowhere else.
+    """Handles SIGINT: raises KeyboardInterrupt in the user's code only.
 
     Args:
         serving: the function that serves requests of all types.
@@ -128,7 +128,7 @@ def code_of(method: Any) -> CodeType:
 
 
 def main() -> None:
-    """Be an ipykernel, with the arguments of the command line."""
+    """Run an ipykernel with the arguments of the command line."""
     from ipykernel.kernelapp import IPKernelApp
 
     class PatientKernelApp(IPKernelApp):
@@ -146,8 +146,8 @@ def main() -> None:
 if __name__ == "__main__":
     folder = os.path.dirname(os.path.realpath(__file__))
     if os.path.realpath(sys.path[0]) == folder:
-        del sys.path[0]  # its modules would hide others with the same names
-    # Programs look there to see that they run in an ipykernel.
+        del sys.path[0]  # modules of this folder would hide others with the same names
+    # Programs check this to see whether they run in an ipykernel.
     launcher = importlib.util.find_spec("ipykernel_launcher")
     sys.argv[0] = (launcher and launcher.origin) or "ipykernel_launcher"
     main()

@@ -1,13 +1,13 @@
 """A program that resets inherited signals and then runs another program in its place.
 
-A program inherits which signals its parent blocks and ignores. A service that waits for its signals
-blocks them in all threads, and ``nohup`` or a shell's ``&`` has a program ignore some: a kernel
-that inherited this could be neither interrupted nor asked to end. A thread of the parent must not
-unblock them for a moment, because a signal for the service could come just then and end it.
+A program inherits the signals that its parent blocks or ignores. A service that waits for its
+signals blocks them in all threads, and ``nohup`` or a shell's ``&`` makes a program ignore some. A
+kernel that inherited this could be neither interrupted nor terminated. A thread of the parent must
+not unblock them for a moment, because a signal for the service could arrive then and end it.
 
-It is run by its path, ``python -I -S reset_signals.py LC_CTYPE COMMAND...``, and imports nothing of
+Run as ``python -I -S reset_signals.py LC_CTYPE COMMAND...``. The program imports nothing of
 kernelproto. LC_CTYPE is the value of this variable, which Python changes when it starts; an empty
-one means that there is none.
+argument means that the variable is not set.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import os
 import signal
 import sys
 
-# Python ignores the first two in each of its processes, and subprocess has its children not do so.
-# A program that is to survive the end of its terminal ignores the third on purpose.
+# Python ignores the first two in each of its processes, and subprocess restores them in children.
+# A program that shall survive the end of its terminal ignores the third on purpose.
 LEFT_ALONE = {
     getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ", "SIGHUP") if hasattr(signal, name)
 }

@@ -1,22 +1,22 @@
-"""The program that the watchdog process runs: it ends kernels whose program has died.
+"""The program of the watchdog process: it ends the kernels of a program that has died.
 
 Theory of operation
 -------------------
-Standard input is a pipe from the program. Through it comes what is to be done if the program dies:
-for each kernel its process group and its files. The end of the pipe, or of the program, is the
-moment to do it. A kernel is announced before it is started, without a group; and its group is
-struck off when it has ended, before the number can go to somebody else.
+Standard input is a pipe from the program. Messages name the process group and the files of each
+kernel. When the pipe or the program ends, the watchdog kills the groups and removes the files. The
+program announces a kernel before its start, without a group, and withdraws the group after its end,
+before the system can give the number to another process.
 
-PR_SET_PDEATHSIG, which Linux has for this, would be no help: it strikes when the *thread* ends that
-has started the kernel, not when the program does, and whatever a kernel starts does not inherit it.
+PR_SET_PDEATHSIG of Linux does not help: it acts when the *thread* that started the kernel ends, not
+when the program does, and processes that the kernel starts do not inherit it.
 
-A kernel's children are those in its process group, and on Linux also those that have left it but
-still have the kernel's id in their environment. Whoever is to outlive the kernel takes the variable
-KERNELPROTO_KERNEL_ID out of its environment and leaves the group (``setsid``).
+The processes of a kernel are those in its process group, and on Linux also those that have left the
+group but still have the kernel's id in their environment. A process that shall outlive the kernel
+has to remove KERNELPROTO_KERNEL_ID from its environment and to leave the group (``setsid``).
 
-It is run as a file, by ``python -I -S``, and so imports nothing of this package and little else. It
-has a session of its own: no signal of a terminal gets here, and those that are sent all the same
-are ignored. kernelproto uses its functions, too.
+Run by ``python -I -S``, so the program imports nothing of this package and few other modules. The
+process has a session of its own and gets no signals from a terminal; others are ignored. The
+package imports functions from this file.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ KERNEL_ID_VARIABLE = "KERNELPROTO_KERNEL_ID"
 _PIPE = 0
 _READ_BYTES = 64 * 1024
 
-# How soon the end of the program is noticed where a fork of it keeps the pipe open and the system
-# has nothing that tells. Linux has.
+# How often to check whether the program has ended, on systems without pidfd, where a fork of the
+# program may keep the pipe open.
 _POLL_MILLISECONDS = 1000
 
-# How long it takes from a fork until the new program has its environment, with much to spare.
+# Ample time from a fork until the new program has its environment.
 _STARTING_SECONDS = 0.5
 
-# A process may start another one while the list is being read; nobody can do so for ever, because
-# each round ends all that it finds.
+# A process may start another one while the list is read. Each round kills all processes that it
+# finds, so a few rounds are enough. A process that starts on a loaded machine takes many.
 _ROUNDS = 200
 
-# What is said of a process that is just being started, and how long it is given each time.
+# Stands for the id of a process that is just being started; and the time to wait for it.
 _UNKNOWN = b""
 _ROUND_SECONDS = 0.005
 
-# A process has ended, or belongs to another user, or this is not Linux.
-_NOT_TO_BE_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError)
+# The process has ended, or belongs to another user, or this is not Linux.
+_NOT_VISIBLE = (FileNotFoundError, NotADirectoryError, PermissionError, ProcessLookupError)
 
 
 class WatchedKernel:
-    """A kernel that is to end with its program, and the messages about it.
+    """A kernel that ends with its program, and the messages about it.
 
     Args:
-        kernel_id: it is in the environment of the kernel's processes.
-        group: its process group, 0 for none any more.
-        started: when the leader of that group was started, see start_time().
-        record: the path of its record.
-        files: paths of other files and folders that are to go.
+        kernel_id: the id in the environment of the kernel's processes.
+        group: the process group; 0 before the start and after the end.
+        started: the start time of the group's leader, see start_time().
+        record: the path of the kernel's record.
+        files: the paths of other files and folders to remove.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class WatchedKernel:
 
     @classmethod
     def decode(cls, fields: Sequence[bytes]) -> WatchedKernel:
-        """Take what came with the message that encode() makes."""
+        """Return the kernel from the fields of a message that encode() made."""
         kernel_id, group, record, *files = fields
         number, _, started = group.partition(b":")
         return cls(kernel_id, int(number), started.decode(), record, files)
 
     def encode(self) -> bytes:
-        """Return the message that puts the kernel into care, or changes its group."""
+        """Return the message that announces the kernel or changes its group."""
         group = f"{self.group}:{self.started}".encode()
         return _message(b"watch", self.kernel_id, group, self.record, *self.files)
 
     def forget(self) -> bytes:
-        """Return the message that takes it out again."""
+        """Return the message that withdraws the kernel."""
         return _message(b"forget", self.kernel_id)
 
 
@@ -101,7 +101,7 @@ def main(program: int) -> None:
     kernel_ids = {kernel.kernel_id for kernel in kernels}
     kill_members(kernel_ids)
     if not all(kernel.group for kernel in kernels):
-        # The program has died while it started a kernel, which has its environment a moment later.
+        # The program died while it started a kernel, which may not have its environment yet.
         time.sleep(_STARTING_SECONDS)
         kill_members(kernel_ids)
     for kernel in kernels:
@@ -110,24 +110,24 @@ def main(program: int) -> None:
 
 
 def start_time(pid: int) -> str:
-    """Return when a process that runs was started, as the system counts it; "" if unknown or dead.
+    """Return the start time of a running process as the system counts it; "" if unknown or ended.
 
-    With it a number means one process for ever, as long as the system is up.
+    Number and start time identify a process until the next boot.
 
     Raises:
-        OSError: it cannot be found out now; there may be no file descriptors left.
+        OSError: the process cannot be examined now; there may be no file descriptors left.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             fields = file.read().rpartition(b")")[2].split()
-    except _NOT_TO_BE_SEEN:
+    except _NOT_VISIBLE:
         return ""
     return "" if fields[0] in b"ZX" else fields[19].decode()
 
 
 def kill_group(group: int, started: str) -> None:
-    """Kill a process group, unless its number has gone to a process that was started later."""
-    # A group without a leader keeps its number as long as anybody is in it.
+    """Kill a process group, unless a process that was started later has its number."""
+    # A group without a leader keeps its number as long as it has a process.
     with suppress(OSError):
         if start_time(group) in ("", started):
             os.killpg(group, signal.SIGKILL)
@@ -159,8 +159,8 @@ def kill_members(kernel_ids: Collection[bytes]) -> set[int]:
 def reap_orphans(group: int, pids: Iterable[int]) -> None:
     """Reap processes that were killed, where they are children of this process.
 
-    The orphans of a kernel become children of the program that is process 1 of its container, or
-    a subreaper; nobody else would reap them.
+    The orphans of a kernel become children of this process if it is process 1 of its container or a
+    subreaper. Then no other process reaps them.
 
     Args:
         group: a process group whose leader has been reaped.
@@ -170,20 +170,20 @@ def reap_orphans(group: int, pids: Iterable[int]) -> None:
         for _ in range(_ROUNDS):
             try:
                 ended, _status = os.waitpid(pid, os.WNOHANG)
-            except OSError:  # it is no child of this process
+            except OSError:  # not a child of this process
                 break
             if not ended:  # not even SIGKILL ends a process at once
                 time.sleep(_ROUND_SECONDS)
 
 
 def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> bool:
-    """Return whether a process shows that it belongs to a kernel. Linux only.
+    """Return whether a process can be identified as one of a kernel. Linux only.
 
-    It does so by its environment, which has the kernel's id; by its command line, which names the
-    connection file; or, forked from a loaded interpreter, by its name.
+    Its environment has the kernel's id, its command line names the connection file, or, forked from
+    a loaded interpreter, it has the kernel's process_name().
 
     Raises:
-        OSError: it cannot be found out now; there may be no file descriptors left.
+        OSError: the process cannot be examined now; there may be no file descriptors left.
     """
     owner = _kernel_of(pid)
     for _ in range(_ROUNDS):
@@ -200,7 +200,7 @@ def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> boo
                 return True
         with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:
             words = file.read().split(b"\0")
-    except _NOT_TO_BE_SEEN:
+    except _NOT_VISIBLE:
         return False
     return any(os.path.basename(word) == name for word in words)
 
@@ -211,9 +211,9 @@ def process_name(kernel_id: bytes) -> bytes:
 
 
 def remove_files(paths: Iterable[bytes]) -> None:
-    """Remove files, and folders with files in them; what cannot be removed stays.
+    """Remove files, and folders with files in them; ignore errors.
 
-    A folder that belongs to another user stays. A symbolic link is removed and not followed.
+    A folder of another user stays. A symbolic link is removed and not followed.
     """
     for path in paths:
         with suppress(OSError):
@@ -224,7 +224,7 @@ def remove_files(paths: Iterable[bytes]) -> None:
 
 
 def remove_record(path: bytes) -> None:
-    """Remove the record of a kernel, and with the last one their folder."""
+    """Remove the record of a kernel, and their folder with the last record."""
     with suppress(OSError):
         os.unlink(path)
     with suppress(OSError):
@@ -232,7 +232,7 @@ def remove_record(path: bytes) -> None:
 
 
 def _remove_folder(path: bytes) -> None:
-    # By its descriptor, so that no link can take the folder's place meanwhile.
+    # By its descriptor, so that no link can replace the folder meanwhile.
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(folder).st_uid == os.geteuid():
@@ -244,26 +244,26 @@ def _remove_folder(path: bytes) -> None:
 
 
 def _listen(program: int) -> list[WatchedKernel]:
-    """Return the kernels that are in care when the program has died."""
+    """Wait until the program has died; return the kernels that it had announced."""
     kernels: dict[bytes, WatchedKernel] = {}
     os.set_blocking(_PIPE, False)
     poll = select.poll()
     poll.register(_PIPE, select.POLLIN)
-    patience: int | None = _POLL_MILLISECONDS
+    timeout: int | None = _POLL_MILLISECONDS
     if hasattr(os, "pidfd_open"):
         try:
-            # The pipe alone is not enough: a fork of the program may have it, and live on.
+            # The pipe alone is not enough: a fork of the program may keep it open.
             poll.register(os.pidfd_open(program), select.POLLIN)
-            patience = None
+            timeout = None
         except OSError:
-            pass  # it has died already, or a sandbox denies the call
+            pass  # the program has died already, or a sandbox denies the call
     unread = b""
     alive = True
     while alive:
-        # Looked at before the pipe is read, so that nothing is missed that was said before the end.
+        # Before reading the pipe, so that no message from before the end is missed.
         alive = os.getppid() == program
         if alive:
-            poll.poll(patience)
+            poll.poll(timeout)
             alive = os.getppid() == program
         try:
             while chunk := os.read(_PIPE, _READ_BYTES):
@@ -282,7 +282,7 @@ def _listen(program: int) -> list[WatchedKernel]:
 
 
 def _message(*fields: bytes) -> bytes:
-    # No path has a zero byte in it, and none of the fields is empty.
+    # No path has a zero byte, and no field is empty.
     return b"\0".join(fields) + b"\0\0"
 
 
@@ -295,13 +295,13 @@ def _processes() -> Iterator[int]:
 
 
 def _kernel_of(pid: int) -> bytes | None:
-    """Return the kernel id in a process' environment; None where there is none to be seen."""
+    """Return the kernel id in a process' environment; None if missing or not readable."""
     try:
         environment = _environment(pid)
         if not environment:
             if _is_being_executed(pid):
                 return _UNKNOWN
-            environment = _environment(pid)  # it may have been given one meanwhile
+            environment = _environment(pid)  # which may have been set meanwhile
     except OSError:
         return None
     _, found, rest = (b"\0" + environment).partition(b"\0" + KERNEL_ID_VARIABLE.encode() + b"=")
@@ -314,7 +314,7 @@ def _environment(pid: int) -> bytes:
 
 
 def _is_being_executed(pid: int) -> bool:
-    """Return whether a process runs a new program, but has not been given its environment yet."""
+    """Return whether a process runs a new program that does not have its environment yet."""
     with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
         fields = file.read().rpartition(b")")[2].split()
     state, memory, environment = fields[0], fields[20], fields[47]
@@ -322,13 +322,13 @@ def _is_being_executed(pid: int) -> bool:
 
 
 def _kill_member(pid: int, kernel_ids: Collection[bytes]) -> bool:
-    """Kill a process; return whether it was one of them, as far as can be seen just now."""
+    """Kill a process, if it belongs to one of the kernels; return whether it did."""
     if not hasattr(os, "pidfd_open"):
         os.kill(pid, signal.SIGKILL)
         return True
     pidfd = os.pidfd_open(pid)
     try:
-        # Looked at again: now the number is known to mean the same process as the descriptor.
+        # Checked again, because now the number and the descriptor mean the same process.
         if _kernel_of(pid) not in kernel_ids:
             return False
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)

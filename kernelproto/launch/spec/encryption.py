@@ -41,7 +41,7 @@ def is_encrypted(
     Args:
         policy: the caller's choice.
         transport: ``"tcp"`` or ``"ipc"``.
-        ip: the IPv4 address that the kernel is to bind; it has no meaning with ipc.
+        ip: the IPv4 address that the kernel binds; without meaning for ipc.
         kernel_can: whether the kernelspec says that the kernel supports encryption.
         we_can: whether pyzmq supports it.
 

@@ -292,19 +292,20 @@ def install_kernelspec(
 
 
 def remove_kernelspec(name: str) -> str:
-    """Remove the kernelspec that is found under *name*; return the folder that it had.
+    """Remove the kernelspec *name*; return its folder.
 
-    It is gone at once, not file by file. A symbolic link is removed, not what it leads to. A
-    kernelspec of the same name further down the search path is found from then on.
+    The folder disappears atomically, not file by file. If the folder is a symbolic link, only the
+    link is removed. Afterwards a kernelspec of the same name in a later folder of the search path
+    can be found.
 
     Raises:
-        NoSuchKernel: there is no such kernelspec.
+        NoSuchKernel: the kernelspec does not exist.
         DiscoveryError: the folder cannot be removed.
     """
     folders = find_kernelspecs()
     folder = folders.get(name.lower())
     if folder is None:
-        raise no_such_kernel(name, folders, remedy="nothing has been removed")
+        raise no_such_kernel(name, folders, remedy="nothing was removed")
     try:
         with _workshop(os.path.dirname(folder)) as workshop:
             os.rename(folder, os.path.join(workshop, "old"))
@@ -323,7 +324,7 @@ def _kernelspec_root(user: bool, prefix: str | os.PathLike[str] | None) -> str:
 
 @contextmanager
 def _workshop(root: str) -> Generator[str]:
-    """Make a folder in *root* for the block; it has no kernel.json, so nobody looks into it."""
+    """Make a folder in *root* for the block; without a kernel.json, it is no kernelspec."""
     workshop = tempfile.mkdtemp(prefix=".kernelspec-", dir=root)
     try:
         yield workshop

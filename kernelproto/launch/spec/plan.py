@@ -71,7 +71,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         registers: whether the kernel chooses its tcp ports and registers them (JEP 66). The launch
             then returns once the kernel has registered.
         interrupt_mode: ``"signal"`` or ``"message"``.
-        limits: what each process of the kernel may use.
+        limits: the limits of each process of the kernel.
         detached: whether the kernel outlives this program.
         output: where standard output and standard error go, in addition to the tail that is kept: a
             callable that takes bytes and is called in a thread, a descriptor or an open file, or a
@@ -123,8 +123,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         """Return the plan for people to read, in types that JSON has.
 
         Variables are shown as they were written, before others are filled in, and without those
-        that the kernel inherits. ``***`` stands for each value that the kernelspec's schema marks
-        as secret, or whose name says so (token, password, key, ...).
+        that the kernel inherits. ``***`` replaces values that the kernelspec's schema marks
+        as secret, or with a name like token, password or key.
         """
         values = {name: self._shown(name, value) for name, value in self.values.items()}
         filled = {name: value for name, value in values.items() if value != _HIDDEN}

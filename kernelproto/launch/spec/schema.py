@@ -68,7 +68,7 @@ class ParameterSchema:
             draft = validator_for(self._schema, default=Draft202012Validator)
             draft.check_schema(self._schema)
             specification = specification_with(dialect, default=DRAFT202012)
-            # A registry of our own: jsonschema's would fetch what a $ref names.
+            # A registry of our own: jsonschema's would fetch the documents that a $ref names.
             nothing_else: Registry[Any] = Registry()
             self._validator = draft(self._schema, registry=nothing_else)
             self._resolver: _Resolver = nothing_else.resolver_with_root(

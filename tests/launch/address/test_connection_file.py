@@ -30,7 +30,7 @@ def ports(info: ConnectionInfo) -> set[int]:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "ipc"])
-def test_file_says_what_info_says(runtime_dir, transport) -> None:
+def test_file_has_the_contents_of_info(runtime_dir, transport) -> None:
     file = ConnectionFile.create("one", transport=transport, kernel_name="spec/one")
     assert Path(file.path) == runtime_dir / "kernel-one.json"
     assert ConnectionInfo.from_json(Path(file.path).read_bytes()) == file.info
@@ -168,7 +168,7 @@ def test_remove_can_be_called_again(runtime_dir, transport) -> None:
     assert ports_module._reserved.isdisjoint(ports(file.info))
 
 
-def test_remove_when_everything_is_gone_already() -> None:
+def test_remove_when_the_files_are_missing() -> None:
     file = ConnectionFile.create("one", transport="ipc")
     os.unlink(file.path)
     os.rmdir(os.path.dirname(file.info.ip))
@@ -298,7 +298,7 @@ class TestRegistration:
         file.remove()
         assert os.listdir(runtime_dir) == []
 
-    def test_whoever_reads_meanwhile_never_gets_half_of_it(self) -> None:
+    def test_readers_never_get_half_of_the_file(self) -> None:
         file = self.create()
         with open(file.path, "rb") as before:
             file.complete(self.INFO)

@@ -73,7 +73,7 @@ class TestReservePorts:
         choices = []
         for _ in range(200):
             choices.append(frozenset(reserve_ports(5, LOOPBACK)))
-            release_ports(list(choices[-1]))  # as if it had been another process
+            release_ports(list(choices[-1]))  # as if another process had
         pairs = [one & two for one, two in zip(choices[::2], choices[1::2], strict=True)]
         # With 100 pairs and this chance, more than 5 are seen in one of four million runs.
         assert sum(map(bool, pairs)) <= 5
@@ -88,7 +88,7 @@ def info() -> Iterator[ConnectionInfo]:
 
 
 class Group:
-    """A process group in which a process listens, and perhaps a child of it as well."""
+    """A process group with a process that listens, and optionally a child that does."""
 
     PROGRAM = """
 import os, socket, sys
@@ -145,14 +145,14 @@ class TestRunningKernel:
         kernel = group(ports=ports[:count], who=who)
         assert not address_was_taken(info, kernel.number)
 
-    def test_whose_port_somebody_else_has(self, info, group) -> None:
+    def test_port_of_another_program(self, info, group) -> None:
         kernel = group(ports=[info.shell_port])
         with socket.create_server((LOOPBACK, info.hb_port)):
             assert address_was_taken(info, kernel.number)
         assert not address_was_taken(info, kernel.number)
 
     @pytest.mark.parametrize("address", ["0.0.0.0", "::", "::ffff:127.0.0.1"])
-    def test_whose_port_somebody_has_at_all_addresses(self, info, group, address) -> None:
+    def test_port_of_another_program_at_all_addresses(self, info, group, address) -> None:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family) as other:
             if family == socket.AF_INET6:
@@ -164,21 +164,21 @@ class TestRunningKernel:
             other.listen()
             assert address_was_taken(info, group().number)
 
-    def test_whose_port_somebody_has_at_another_address(self, info, group) -> None:
+    def test_port_of_another_program_at_another_address(self, info, group) -> None:
         with socket.create_server(("127.0.0.2", info.hb_port)):
             assert not address_was_taken(info, group().number)
 
-    def test_at_all_addresses_of_which_somebody_has_one(self, info, group) -> None:
+    def test_kernel_at_all_addresses_with_one_port_taken(self, info, group) -> None:
         everywhere = msgspec.structs.replace(info, ip="0.0.0.0")
         with socket.create_server(("127.0.0.2", info.hb_port)):
             assert address_was_taken(everywhere, group().number)
 
-    def test_to_whose_port_others_are_connected(self, info, group) -> None:
+    def test_port_with_connected_clients(self, info, group) -> None:
         kernel = group(ports=[info.shell_port])
         with socket.create_connection((LOOPBACK, info.shell_port)):
             assert not address_was_taken(info, kernel.number)
 
-    def test_all_of_whose_ports_a_container_brings_here(self, info, group) -> None:
+    def test_ports_forwarded_to_a_container(self, info, group) -> None:
         kernel = group()
         group(ports=[info.port(channel) for channel in CHANNEL_NAMES])
         assert not address_was_taken(info, kernel.number)
@@ -187,7 +187,7 @@ class TestRunningKernel:
         def refuse(pid: int) -> None:
             raise PermissionError(errno.EACCES, "not yours", pid)
 
-        monkeypatch.setattr(proc, "_open_files", refuse)  # root may look at everybody's
+        monkeypatch.setattr(proc, "_open_files", refuse)  # root may read the files of all users
         with socket.create_server((LOOPBACK, info.hb_port)):
             assert not address_was_taken(info, group().number)
 
@@ -201,11 +201,11 @@ class TestRunningKernel:
 
 
 class TestEndedKernel:
-    def test_whose_ports_are_free(self, info) -> None:
+    def test_free_ports(self, info) -> None:
         assert not address_was_taken(info, None)
 
     @pytest.mark.parametrize("listens", [True, False])
-    def test_whose_port_somebody_else_has(self, info, listens) -> None:
+    def test_port_of_another_program(self, info, listens) -> None:
         with socket.socket() as other:
             other.bind((LOOPBACK, info.control_port))
             if listens:
@@ -213,10 +213,10 @@ class TestEndedKernel:
             assert address_was_taken(info, None)
         assert not address_was_taken(info, None)
 
-    def test_whose_connections_have_only_just_ended(self, info, group) -> None:
+    def test_connections_that_ended_just_now(self, info, group) -> None:
         kernel = group(ports=[info.shell_port])
         client = socket.create_connection((LOOPBACK, info.shell_port))
-        kernel.close()  # first, and so its end stays in TIME_WAIT
+        kernel.close()  # closed first, so this end stays in TIME_WAIT
         client.close()
         assert not address_was_taken(info, None)
 

@@ -69,16 +69,16 @@ def record(runtime_dir) -> Callable[..., Record]:
 
 @pytest.fixture
 def clean(runtime_dir) -> Iterator[None]:
-    """Forget that this process has swept, and remove what a test has left on purpose."""
+    """Forget that this process has swept, and remove the files that a test left on purpose."""
     yield
     module._swept.clear()
-    own_files._named.clear()
+    own_files._logged.clear()
     for path in sorted(runtime_dir.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def dead() -> ProcessId:
-    """Return a process that has ended, whose number a stranger has: this very process."""
+    """Return a process that has ended, with the number of a running one: this process."""
     return ProcessId(os.getpid(), "1", HERE)
 
 
@@ -99,7 +99,7 @@ def test_record_comes_back(runtime_dir, record) -> None:
     assert "kernelproto" not in files(runtime_dir)
 
 
-def test_nobody_else_can_read_it(runtime_dir, record) -> None:
+def test_only_the_user_can_read_it(runtime_dir, record) -> None:
     umask = os.umask(0)
     try:
         path = record().path
@@ -154,9 +154,7 @@ def test_sweep_ends_a_kernel_whose_program_has_died(runtime_dir, record, kernel)
     assert files(runtime_dir) == set()
 
 
-def test_sweep_ends_a_kernel_whose_number_nobody_has_written_down(
-    runtime_dir, record, kernel
-) -> None:
+def test_sweep_ends_a_kernel_without_a_recorded_process(runtime_dir, record, kernel) -> None:
     record(owner=dead(), detached=True)
     sweep()
     assert kernel.wait() == -signal.SIGKILL
@@ -172,7 +170,7 @@ def test_sweep_ends_no_stranger(runtime_dir, record) -> None:
         stranger.kill()
 
 
-def test_sweep_leaves_what_is_in_use(runtime_dir, record, kernel) -> None:
+def test_sweep_leaves_running_kernels(runtime_dir, record, kernel) -> None:
     record(process=ProcessId.of(kernel.pid))
     sweep()
     assert kernel.poll() is None
@@ -193,7 +191,7 @@ def test_sweep_leaves_a_detached_kernel_that_is_being_started(runtime_dir, recor
     assert files(runtime_dir) == EVERYTHING
 
 
-def test_sweep_removes_what_a_detached_kernel_leaves(runtime_dir, record) -> None:
+def test_sweep_removes_files_of_an_ended_detached_kernel(runtime_dir, record) -> None:
     record(process=dead(), detached=True)
     sweep()
     assert files(runtime_dir) == set()
@@ -240,7 +238,7 @@ def test_sweep_removes_an_old_draft_that_says_nothing(runtime_dir) -> None:
     assert {path.name for path in folder.iterdir()} == {fresh, f"{ONE}.json"}
 
 
-def test_sweep_leaves_what_it_cannot_read(runtime_dir, record) -> None:
+def test_sweep_leaves_unreadable_records(runtime_dir, record) -> None:
     path = Path(record(owner=dead()).path)
     path.with_name("odd.json").write_text("{}")
     path.with_name("folder").mkdir()
@@ -336,7 +334,7 @@ def warnings(caplog) -> list[str]:
         ("connection_file", "/a" * 5000, "connection_file"),
     ],
 )
-def test_record_that_names_what_is_not_the_kernels(
+def test_record_with_paths_of_another_kernel(
     runtime_dir, record, kernel, outside, caplog, field, value, words
 ) -> None:
     written = record(owner=dead(), process=ProcessId.of(kernel.pid))

@@ -1,4 +1,4 @@
-"""Finding the connection file that somebody means."""
+"""Finding a connection file by path, name, pattern or id."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_by_its_path(files: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "zero", "link", "loop"])
-def test_what_is_passed_over_in_the_runtime_folder(files: Path, runtime_dir: Path, kind) -> None:
+def test_files_that_are_skipped_in_the_runtime_folder(files: Path, runtime_dir: Path, kind) -> None:
     path = runtime_dir / "kernel-ccc.json"
     match kind:
         case "pipe":
@@ -79,14 +79,14 @@ def test_odd_names(files: Path) -> None:
             read_connection_file(name)
 
 
-def test_what_is_not_there_is_named_with_the_folder(runtime_dir: Path) -> None:
+def test_error_names_file_and_folder(runtime_dir: Path) -> None:
     with pytest.raises(DiscoveryError, match=r"'nowhere\.json'") as caught:
         read_connection_file("nowhere.json")
 
     assert str(runtime_dir) in str(caught.value)
 
 
-def test_what_cannot_be_read_or_is_none(runtime_dir: Path, tmp_path: Path) -> None:
+def test_unreadable_and_invalid_files(runtime_dir: Path, tmp_path: Path) -> None:
     with pytest.raises(DiscoveryError, match="cannot read"):
         read_connection_file(str(tmp_path))
     (tmp_path / "none.json").write_text("{")

@@ -33,7 +33,7 @@ def start() -> Iterator[Callable[[], subprocess.Popen]]:
 
 @pytest.fixture
 def watch(tmp_path) -> Iterator[Callable[..., Watch]]:
-    """Give a function that has something watched, whatever it is."""
+    """Give a function that has a process watched."""
     watches: list[Watch] = []
 
     def begin(process: subprocess.Popen | None = None) -> Watch:
@@ -60,7 +60,7 @@ def command_line(pid: str) -> str:
         with open(f"/proc/{pid}/cmdline") as file:
             if line := file.read():
                 return line
-        # It is not there yet when Popen() comes back, and not any more when the process has ended.
+        # The environment is missing just after Popen() returns, and again after the end.
         if start_time(int(pid)) == "":
             return ""
 
@@ -144,7 +144,7 @@ def test_ended_group_is_struck_off(watch, start) -> None:
     assert kernel.poll() is None
 
 
-def test_group_that_ends_after_close_is_nobodys_business(watch, start) -> None:
+def test_end_of_a_group_after_close_sends_nothing(watch, start) -> None:
     other, late = watch(), watch(start())
     late.close()
     late.group_ended()
@@ -158,7 +158,7 @@ def test_fork_has_no_part_in_it(watch, start) -> None:
     mine = watch(kernel)
     read_fd, write_fd = os.pipe()
     child = os.fork()
-    if child == 0:  # it has to go on, with whatever it has inherited, while the watchdog dies
+    if child == 0:  # it has to go on, with all inherited descriptors, while the watchdog dies
         os.close(write_fd)
         mine.close()
         os.read(read_fd, 1)
@@ -225,7 +225,7 @@ def test_no_descriptors_left(watch, monkeypatch, caplog) -> None:
 
 
 def end_pipe() -> None:
-    """Do to the watchdog what the death of this program would do; wait until it has acted."""
+    """Close the pipe like the death of this program; wait until the watchdog has acted."""
     watchdog = module._Watchdog.current
     watchdog._pipe.close()
     assert watchdog._process.wait() == 0

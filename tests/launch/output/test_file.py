@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 LIMIT = 64 * 1024
 
 
-def test_tail_of_what_was_written_since(tmp_path) -> None:
+def test_tail_begins_where_the_kernel_began(tmp_path) -> None:
     path = tmp_path / "out"
     path.write_text("before")
     file = OutputFile(str(path), os.open(path, os.O_WRONLY | os.O_APPEND))

@@ -68,7 +68,7 @@ def test_text_files_and_the_like_need_a_descriptor(tmp_path) -> None:
 @pytest.mark.parametrize(
     "output", [None, True, 1.5, object(), b"bytes", -1, 10_000, "/missing/folder/file"]
 )
-def test_what_cannot_be_written_to(output) -> None:
+def test_invalid_outputs(output) -> None:
     with pytest.raises(InvalidLaunchParameter, match="'output'"):
         open_forwarder(output)
 
@@ -80,7 +80,7 @@ def test_file_without_a_descriptor(tmp_path) -> None:
         open_forwarder(file)
 
 
-def test_nobody_waits_for_a_receiver_that_stands_still(monkeypatch) -> None:
+def test_receiver_that_blocks_does_not_block_put(monkeypatch) -> None:
     monkeypatch.setattr(module, "_BACKLOG_BYTES", 100)
     stuck, go_on = threading.Event(), threading.Event()
     received: list[bytes] = []
@@ -95,7 +95,7 @@ def test_nobody_waits_for_a_receiver_that_stands_still(monkeypatch) -> None:
     stuck.wait(GUARD_SECONDS)
     relay.put(b"a" * 60)
     relay.put(b"b" * 60)
-    relay.put(b"c")  # would fit, but must not come without what was before it
+    relay.put(b"c")  # would fit, but must not arrive without the output before
     assert not relay.join(0)
     go_on.set()
     finish(relay)
@@ -119,7 +119,7 @@ def test_receiver_that_fails(caplog) -> None:
     relay.end()
     assert relay._backlog == b""
     assert calls == [b"one"]
-    assert "cannot be passed on" in caplog.text
+    assert "is no longer forwarded" in caplog.text
     assert "no more" in caplog.text
 
 

@@ -27,7 +27,7 @@ def tail():
     tail.close()
 
 
-def test_text_has_what_was_just_written(tail) -> None:
+def test_text_has_the_latest_output(tail) -> None:
     expected = ""
     for number in range(1000):
         tail.write_end.write(b"%d\n" % number)
@@ -36,7 +36,7 @@ def test_text_has_what_was_just_written(tail) -> None:
 
 
 def test_text_without_the_thread(tail) -> None:
-    with module._lock:  # whatever the thread may be doing, it does not come to read
+    with module._lock:  # the thread never reads
         tail.write_end.write(b"a" * 1000)
         tail._pull()
         assert bytes(tail._kept) == b"a" * 1000
@@ -49,7 +49,7 @@ def test_the_last_is_kept(tail) -> None:
     assert tail.text() == "b" * (LIMIT // 2) + "c" * (LIMIT // 2)
 
 
-def test_what_is_not_utf8_is_replaced(tail) -> None:
+def test_bytes_that_are_not_utf8_are_replaced(tail) -> None:
     tail.write_end.write("é".encode() + b"\xff" + "é".encode())
     assert tail.text() == "é\ufffdé"
 
@@ -205,10 +205,10 @@ def test_pipe_cannot_be_watched(monkeypatch, first) -> None:
 
 
 def in_forked_child(check) -> None:
-    """Run *check* in a fork of this process; fail with what it says."""
+    """Run *check* in a fork of this process; fail with its message."""
     read_fd, write_fd = os.pipe()
     with warnings.catch_warnings():
-        # Python 3.12 warns of forks with threads: surviving exactly that is what is tested.
+        # Python 3.12 warns of forks with threads, which this test needs.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""How ProcessGroup uses it is in test_posix.py; this is what needs no group."""
+"""ExitWatch by itself; test_posix.py tests it in a ProcessGroup."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_end_is_told_once_it_has_come() -> None:
     assert not os.path.exists(f"/proc/{pid}")
 
 
-def test_what_the_process_has_used() -> None:
+def test_resource_usage() -> None:
     end = watch_exit(start("/bin/sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"))
     end.wait()
     exit = end.reap()
@@ -51,7 +51,7 @@ def test_what_the_process_has_used() -> None:
     assert exit.peak_memory > 100_000
 
 
-def test_child_of_somebody_else(way) -> None:
+def test_process_that_is_no_child(way) -> None:
     end = watch_exit(1) if way == "pidfd" else watch_exit(os.getppid())
     if way != "pidfd":
         end.wait()

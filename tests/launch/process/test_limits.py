@@ -25,7 +25,7 @@ def end(returncode: int, cpu_seconds: float = 0.0, peak_memory: int = 0) -> Exit
 @pytest.mark.parametrize(
     "values", [{"memory": 0}, {"memory": True}, {"cpu_seconds": 1.5}, {"files": 1}, {"memory": "1"}]
 )
-def test_what_is_no_limit(values) -> None:
+def test_invalid_limits(values) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(values, Limits)
 

@@ -25,7 +25,7 @@ pidfd_open, waitid = os.pidfd_open, os.waitid
 
 @pytest.fixture(params=["pidfd", "thread", "reaping thread"], autouse=True)
 def end_sign(request, monkeypatch) -> str:
-    """Run every test without what Linux has had since 5.3, and as on macOS before Python 3.13."""
+    """Run every test also without pidfd (old Linux) and without waitid (macOS, Python < 3.13)."""
     if request.param != "pidfd":
         monkeypatch.delattr(os, "pidfd_open")
     if request.param == "reaping thread":
@@ -72,7 +72,7 @@ def let_it_end(group: ProcessGroup) -> None:
 
 
 def reap(group: ProcessGroup) -> None:
-    """Do what nobody else should."""
+    """Reap a child behind the back of the library."""
     with suppress(ChildProcessError):  # the thread was faster
         os.waitpid(group.pid, 0)
 
@@ -177,7 +177,7 @@ async def test_wait_may_be_cancelled_again_and_again(start) -> None:
     assert await wait(group) == -signal.SIGKILL
 
 
-async def test_somebody_else_notices_the_end_while_a_task_waits(start) -> None:
+async def test_poll_notices_the_end_while_a_task_waits(start) -> None:
     group = start(FOR_EVER)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait, group)
@@ -213,7 +213,7 @@ async def test_signals_reach_the_whole_group(start, mailbox, method, signum) -> 
         "signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
         "child = subprocess.Popen([sys.executable, '-c', sys.argv[1]])\n"
         f"{FOR_EVER}",
-        # Tells its number when the signal would end it without a traceback.
+        # Prints its number if the signal would end it without a traceback.
         "import os, signal; signal.signal(signal.SIGINT, signal.SIG_DFL);"
         f"{mailbox.script('os.getpid()')}; signal.pause()",
     )
@@ -246,7 +246,7 @@ def test_impossible_signal(start) -> None:
 
 
 @pytest.mark.parametrize("notice", ["wait", "poll"])
-async def test_what_outlives_the_leader_is_killed(start, mailbox, notice) -> None:
+async def test_processes_that_outlive_the_leader_are_killed(start, mailbox, notice) -> None:
     group = start(
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]);"
         "sys.stdin.close(); input",
@@ -280,7 +280,7 @@ async def test_group_is_killed_before_its_leader_is_reaped(start, monkeypatch) -
 
 
 @pytest.mark.usefixtures("reaps_last")
-async def test_reaped_by_somebody_else(start, monkeypatch) -> None:
+async def test_reaped_by_another_part_of_the_program(start, monkeypatch) -> None:
     group = start("raise SystemExit(7)")
     reap(group)
     monkeypatch.setattr(os, "killpg", None)
@@ -291,7 +291,7 @@ async def test_reaped_by_somebody_else(start, monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("reaps_last")
-async def test_reaped_by_somebody_else_while_a_task_waits(start, mailbox) -> None:
+async def test_reaped_by_another_part_of_the_program_while_a_task_waits(start, mailbox) -> None:
     group = start(FOR_EVER)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(wait, group)

@@ -41,7 +41,7 @@ anyio.run(main, backend={backend!r})
 
 
 def run(body: str, backend: str = "asyncio") -> list[object]:
-    """Run a program; return the values that it has printed."""
+    """Run a program; return the values in its output."""
     indented = "\n".join(f"    {line}" for line in dedent(body).splitlines())
     program = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(body=indented, backend=backend)],
@@ -120,7 +120,7 @@ def test_relative_working_directory_that_is_not_there() -> None:
 
 
 def test_program_that_gives_up_rights_gets_another_server() -> None:
-    """The kernels of the first one are as good as before, and it ends with the last of them."""
+    """The first server keeps its kernels, and ends with the last of them."""
     body = """
         rights = "open('/proc/self/status').read().partition('NoNewPrivs:')[2].split()[0]"
         async with run_kernel("fork/kernel") as kernel:

@@ -23,7 +23,7 @@ FOR_EVER = "import signal; signal.pause()"
 
 
 class System:
-    """A stand-in for Windows: handles are counted, and a job is the list of its processes."""
+    """Replaces Windows: counts handles, and holds the processes of a job in a list."""
 
     def __init__(self) -> None:
         self.open: dict[int, str] = {}
@@ -177,7 +177,7 @@ async def test_signals(start, signum) -> None:
         process.signal(10)
 
 
-async def test_what_outlives_the_kernel_is_ended(start, system) -> None:
+async def test_processes_that_outlive_the_kernel_are_ended(start, system) -> None:
     process = start("")
     other = subprocess.Popen(["sleep", "1000"])  # noqa: ASYNC220
     for job in system.jobs.values():

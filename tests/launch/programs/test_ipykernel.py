@@ -1,4 +1,4 @@
-"""What runs in such a kernel sees an ipykernel; tests/integration/test_flood.py has its purpose."""
+"""Code in such a kernel sees an ipykernel; tests/integration/test_flood.py tests the queues."""
 
 from __future__ import annotations
 

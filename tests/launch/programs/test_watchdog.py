@@ -49,7 +49,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
 
 @pytest.fixture
 def watchdog(start) -> Callable[..., subprocess.Popen]:
-    """Give a function that starts a watchdog; its program is this process, unless it is told."""
+    """Give a function that starts a watchdog; its program is this process by default."""
 
     def run(program: int | None = None) -> subprocess.Popen:
         command = [sys.executable, "-I", "-S", module.__file__, str(program or os.getpid())]
@@ -102,7 +102,7 @@ def test_group_is_killed(start) -> None:
     assert child.wait() == -signal.SIGKILL
 
 
-def test_what_is_left_of_a_group_is_killed(start, mailbox, until_gone) -> None:
+def test_rest_of_a_group_is_killed(start, mailbox, until_gone) -> None:
     script = f"sleep 1000 & echo $! > {mailbox.path}"
     leader = start(["/bin/sh", "-c", script])
     straggler = int(mailbox.path.read_text())
@@ -122,7 +122,7 @@ def test_members_are_killed_wherever_they_are(start, mailbox, until_gone) -> Non
     far = int(mailbox.path.read_text())
     other, stranger = start(kernel_id="two"), start(kernel_id="three")
     kill_members({b"one", b"two"})
-    # The shell is killed, too, or it is the first to hear that its child was, and says so.
+    # The shell is killed too; otherwise it would print that its child was killed.
     assert kernel.wait() in (-signal.SIGKILL, 128 + signal.SIGKILL)
     assert other.wait() == -signal.SIGKILL
     until_gone(far)
@@ -196,7 +196,7 @@ def test_files_are_removed(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_removed_does_not_keep_the_rest(tmp_path) -> None:
+def test_one_path_that_cannot_be_removed_does_not_keep_the_others(tmp_path) -> None:
     one, folder = tmp_path / "one", tmp_path / "folder"
     one.touch()
     folder.joinpath("deep").mkdir(parents=True)
@@ -250,7 +250,7 @@ def test_end_of_the_pipe_ends_everything(start, watchdog, mailbox, until_gone, t
     assert not tmp_path.joinpath("records").exists()
 
 
-def test_what_is_forgotten_or_has_ended_is_left_alone(start, watchdog, tmp_path) -> None:
+def test_withdrawn_and_ended_kernels_are_left_alone(start, watchdog, tmp_path) -> None:
     forgotten, ended = start(kernel_id="one"), start()
     file = tmp_path / "file"
     file.touch()
@@ -282,7 +282,7 @@ def test_message_may_come_in_pieces(start, watchdog, tmp_path) -> None:
 def test_signals_are_ignored(start, watchdog, tmp_path, signum, until_gone) -> None:
     kernel = start()
     dog = watchdog()
-    # It listens, and so ignores signals, once it has taken something out of the pipe.
+    # Once the pipe is empty, the watchdog reads, and so ignores signals.
     dog.stdin.write(watched_kernel(kernel, b"one", tmp_path).encode())
     dog.stdin.flush()
     while _unread(dog):
@@ -294,7 +294,7 @@ def test_signals_are_ignored(start, watchdog, tmp_path, signum, until_gone) -> N
 
 
 def test_end_of_the_program_is_enough(start, tmp_path, mailbox, until_gone) -> None:
-    """A fork of the program may hold the pipe open for as long as it likes."""
+    """A fork of the program may keep the pipe open."""
     kernel = start(kernel_id="one")
     message = watched_kernel(kernel, b"one", tmp_path).encode()
     program = f"""
@@ -315,7 +315,7 @@ while True:
     parent.kill()
     assert kernel.wait() == -signal.SIGKILL
     until_gone(dog)
-    os.kill(fork, 0)  # it is still there
+    os.kill(fork, 0)  # the fork still runs
     os.kill(fork, signal.SIGKILL)
     until_gone(fork)
 
@@ -330,7 +330,7 @@ def test_program_that_has_died_before_it_is_looked_at(start, watchdog, tmp_path)
 
 
 def _unread(process: subprocess.Popen) -> int:
-    """Return how many bytes nobody has taken out of the pipe yet."""
+    """Return the number of unread bytes in the pipe."""
     size = array.array("i", [0])
     fcntl.ioctl(process.stdin.fileno(), termios.FIONREAD, size)
     return size[0]

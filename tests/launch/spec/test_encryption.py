@@ -25,7 +25,7 @@ LOOPBACK, ELSEWHERE, EVERYWHERE = "127.0.0.1", "192.0.2.1", "0.0.0.0"
         ({}, False),
     ],
 )
-def test_what_a_kernelspec_says(metadata, expected) -> None:
+def test_supports_curve(metadata, expected) -> None:
     assert supports_curve(metadata) is expected
 
 

@@ -25,7 +25,7 @@ ARGV = ["some-kernel", "{connection_file}"]
 
 @pytest.fixture(autouse=True)
 def only_the_folders_of_this_test(runtime_dir, monkeypatch) -> None:
-    """Hide what is installed beside the interpreter and on the system."""
+    """Hide the kernelspecs of the interpreter and of the system."""
     environment, system = (runtime_dir.parent / name for name in ("environment", "system"))
     monkeypatch.setattr("jupyter_core.paths.ENV_JUPYTER_PATH", [str(environment)])
     monkeypatch.setattr("jupyter_core.paths.SYSTEM_JUPYTER_PATH", [str(system)])
@@ -226,7 +226,7 @@ def test_relative_search_path(write_kernelspec, monkeypatch) -> None:
     assert find_kernelspecs() == {"here": str(folder)}
 
 
-def test_what_is_no_kernelspec_is_passed_over(write_kernelspec) -> None:
+def test_other_entries_are_skipped(write_kernelspec) -> None:
     folder = write_kernelspec("good", argv=ARGV)
     write_kernelspec("not simple", argv=ARGV)
     write_kernelspec("ünusual", argv=ARGV)
@@ -266,7 +266,7 @@ def test_a_kernel_json_that_cannot_be_looked_at_is_logged(write_kernelspec, capl
     assert str(folder) in caplog.text
 
 
-def test_what_would_block_is_not_opened(write_kernelspec) -> None:
+def test_pipe_is_not_opened(write_kernelspec) -> None:
     folder = write_kernelspec("pipe", argv=ARGV)
     folder.joinpath("kernel.json").unlink()
     os.mkfifo(folder / "kernel.json")
@@ -415,7 +415,7 @@ def test_install_under_a_name_that_is_not_simple(source, users, name) -> None:
     assert not users.exists()
 
 
-def test_install_what_is_no_kernelspec(source, users) -> None:
+def test_install_invalid_kernelspec(source, users) -> None:
     source.joinpath("kernel.json").write_text("{}")
     with pytest.raises(InvalidKernelSpec, match="argv"):
         install_kernelspec(source, user=True)
@@ -439,9 +439,7 @@ def test_install_that_fails_half_way_leaves_nothing(source, users, write_kernels
     assert [kernelspec.argv for kernelspec in read_kernelspecs()] == [("old",)]
 
 
-def test_install_puts_back_what_it_could_not_replace(
-    source, users, write_kernelspec, monkeypatch
-) -> None:
+def test_failed_replacement_is_undone(source, users, write_kernelspec, monkeypatch) -> None:
     write_kernelspec("Source", argv=["old"])
     rename = os.rename
 
@@ -502,14 +500,14 @@ def test_remove_a_link(users, source) -> None:
     assert source.joinpath("more", "file").exists()
 
 
-def test_remove_what_is_not_there(write_kernelspec) -> None:
+def test_remove_unknown_kernelspec(write_kernelspec) -> None:
     write_kernelspec("python3", argv=ARGV)
     with pytest.raises(NoSuchKernel, match="python3") as caught:
         remove_kernelspec("pyhton3")
     assert caught.value.available == ("python3",)
 
 
-def test_remove_what_cannot_be_removed(write_kernelspec, monkeypatch) -> None:
+def test_remove_fails(write_kernelspec, monkeypatch) -> None:
     folder = write_kernelspec("some", argv=ARGV)
 
     def fail(old: str, new: str) -> None:
@@ -521,7 +519,7 @@ def test_remove_what_cannot_be_removed(write_kernelspec, monkeypatch) -> None:
     assert find_kernelspecs() == {"some": str(folder)}
 
 
-def test_what_is_left_behind_is_logged(write_kernelspec, monkeypatch, caplog) -> None:
+def test_leftovers_are_logged(write_kernelspec, monkeypatch, caplog) -> None:
     write_kernelspec("some", argv=ARGV)
     monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)
     remove_kernelspec("some")

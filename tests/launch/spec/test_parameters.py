@@ -109,7 +109,7 @@ def test_defaults_of_the_schema() -> None:
     }
 
 
-def test_what_the_schema_declares_needs_no_braces() -> None:
+def test_declared_parameter_needs_no_braces() -> None:
     parameters = LaunchParameters.check({"disks": (1, 2)}, argv=["kernel"], schema=SIZES)
     assert parameters.values["disks"] == "[1, 2]"
 
@@ -312,7 +312,7 @@ def test_environment_of_the_kernel_type(value, expanded) -> None:
 
 
 @pytest.mark.usefixtures("our_variable")
-def test_whose_environment_wins() -> None:
+def test_order_of_environments() -> None:
     kernel_types = {"OURS": "2:${OURS}", "CALLERS": "2"}
     env = kernel_environment(kernel_types, {"CALLERS": "3"})
     assert env == {**os.environ, "OURS": "2:1", "CALLERS": "3"}
@@ -327,7 +327,7 @@ def test_environment_is_looked_at_once(value: str) -> None:
         assert env["KERNEL_TYPES"] == value
 
 
-def test_what_the_process_is_given() -> None:
+def test_process_options() -> None:
     params = {"limits": {"memory": 5}, "detached": True, "output": print}
     checked = LaunchParameters.check(params, argv=["x"])
     assert checked.limits == Limits(memory=5)
@@ -343,7 +343,7 @@ def test_what_the_process_is_given() -> None:
         ({"detached": "yes"}, r"'detached' must be true or false"),
     ],
 )
-def test_what_the_process_cannot_be_given(params, words) -> None:
+def test_invalid_process_options(params, words) -> None:
     with pytest.raises(InvalidLaunchParameter, match=words):
         LaunchParameters.check(params, argv=["x"])
 

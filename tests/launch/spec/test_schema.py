@@ -26,7 +26,7 @@ def schema_of(schema: object) -> ParameterSchema:
     return ParameterSchema(schema, path=PATH, key=KEY)
 
 
-def test_what_was_given_is_kept_and_defaults_are_added() -> None:
+def test_defaults_are_added_to_given_values() -> None:
     given = {"follow": "-f"}
     assert schema_of(TAIL).complete(given) == {"follow": "-f", "lines": 20}
     assert given == {"follow": "-f"}
@@ -36,7 +36,7 @@ def test_what_was_given_is_kept_and_defaults_are_added() -> None:
 @pytest.mark.parametrize(
     ("schema", "given", "completed"),
     [
-        # In an object that is there, but no object is made for them: it might lack what it needs.
+        # In existing objects only: a new object might lack required properties.
         (
             {"properties": {"size": {"properties": {"cpus": {"default": 4}}}}},
             {"size": {"gpus": 1}},
@@ -95,7 +95,7 @@ def test_a_default_belongs_to_one_launch_only() -> None:
         ),
     ],
 )
-def test_errors_name_the_parameter_the_value_and_what_is_allowed(
+def test_errors_name_parameter_value_and_allowed_values(
     given: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidLaunchParameter) as caught:
