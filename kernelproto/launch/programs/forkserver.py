@@ -1,8 +1,8 @@
 """The program of a fork server: an interpreter with ipykernel loaded that forks ready kernels.
 
 Run as ``python forkserver.py FD MODULES``. The program imports nothing of kernelproto, because the
-kernels inherit all of its modules. FD is the number of a Unix socket to its
-owner. Requests and answers are lines of JSON:
+kernels inherit all of its modules. FD is the number of a Unix socket to the owner. Requests and
+answers are lines of JSON:
 
     {"fork": 1, "argv": [...], "env": {...}, "cwd": ..., "state": {...}}
     with two descriptors: one for the output, one of the owner's working directory
@@ -69,8 +69,8 @@ LATE_IMPORTS = (
 
 LINE_BYTES = 2**16
 
-# If a forked process takes longer to become a kernel, the owner gets a message of its own about the
-# fork. Most take less time, and one message less shortens each start.
+# If a forked process takes longer than this to become a kernel, the owner gets an extra message
+# about the fork. Most take less time, and a start without that message is shorter.
 ENTERING_SECONDS = 0.05
 
 # The descriptors that come with a request for a fork.
@@ -91,7 +91,7 @@ def main() -> None:
     raise_open_files()
     os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
     broken = preload(json.loads(sys.argv[2]))
-    os.chdir("/")  # each kernel gets a working directory; this one can always be unmounted
+    os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
     request = Server(owner, kernel).serve(broken)
     if request is not None:
         kernel.be_kernel(request)
