@@ -252,3 +252,14 @@ def test_importing_loads_no_framework() -> None:
     ).stdout.split()
     assert "kernelproto" in loaded
     assert unwanted.isdisjoint(loaded)
+
+
+def test_only_supervise_uses_the_lifecycle_of_a_kernel(modules: list[Module]) -> None:
+    found = [
+        f"{path}:{node.lineno}"
+        for path, tree in modules
+        if room(path) != "supervise"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr == "lifecycle"
+    ]
+    assert found == []
