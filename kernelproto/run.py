@@ -154,8 +154,8 @@ def adopt_kernel(
 
     The block gives a Kernel, which can be signalled, waited for and restarted. You can adopt a
     kernel that kernelproto has started on this machine, either detached or by a program that has
-    died. Its exit status cannot be known. A restart launches its kernel type anew, without the
-    launch parameters of the first launch.
+    died. The exit status is unknown. A restart launches the same kernel type, without the launch
+    parameters of the first launch.
 
     Args:
         connection: as for ``connect_kernel``.
