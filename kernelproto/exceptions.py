@@ -37,8 +37,9 @@
     |- InvalidSettings (ValueError)     a kernel server cannot use its settings
     `- AuthenticatorUnavailable         a user cannot be authenticated for now
 
-Each exception takes its message first and has its facts as keyword attributes. So each can be
-copied and pickled: when many tasks wait for a kernel that fails, each task raises a copy.
+The first argument of each exception is the message; the others are optional keyword arguments, and
+are kept as attributes. So exceptions can be copied and pickled. If several tasks wait for a kernel
+that fails, each task raises its own copy.
 """
 
 from __future__ import annotations
@@ -273,7 +274,7 @@ class KernelUnresponsive(KernelProtoError, TimeoutError):
 
 
 class OutputOverflow(KernelProtoError):
-    """More output was left unread than the limit allows to keep.
+    """The unread outputs exceeded the limit, and some were discarded.
 
     Attributes:
         discarded_messages: the number of discarded outputs.

@@ -67,9 +67,9 @@ async def run_kernel(
     the block.
 
     Args:
-        kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else the
-            kernel type of that name of any other provider. ``python`` and ``python3`` mean
-            ``pyimport/kernel`` where no provider has them.
+        kernel_type: ``provider/name``. A name without a slash is searched for in the provider
+            ``spec`` first, then in all others. If no provider has ``python`` or ``python3``, these
+            names mean ``pyimport/kernel``.
         cwd: the kernel's working directory; None means the caller's.
         env: environment variables that are added to the caller's.
         launch_params: launch parameters of the provider and the kernelspec. ``env`` and
@@ -80,7 +80,7 @@ async def run_kernel(
             refuses kernels that do not, "disabled" does not encrypt.
         restart: whether and when a kernel that died is restarted; None means never. See
             ``KernelRestarter``.
-        timeouts: the phases of the kernel's life, in seconds.
+        timeouts: the time limits for startup, interrupts and shutdown.
 
     Raises:
         NoSuchKernel: there is no such kernel type.
@@ -152,14 +152,14 @@ def adopt_kernel(
 ) -> AbstractAsyncContextManager[Kernel]:
     """Take over a kernel that another program has started; leaving the block ends it.
 
-    The block gives a Kernel, which can be signalled, waited for and restarted. You can adopt a
-    kernel that kernelproto has started on this machine, either detached or by a program that has
-    died. The exit status is unknown. A restart launches the same kernel type, without the launch
+    The block yields a Kernel, which you can signal, wait for and restart. kernelproto must have
+    started the kernel on this machine, either detached or from a program that has died. The exit
+    status is unknown. A restart launches the same kernel type, without the launch
     parameters of the first launch.
 
     Args:
         connection: as for ``connect_kernel``.
-        timeouts: the phases of the kernel's life, in seconds.
+        timeouts: the time limits for startup, interrupts and shutdown.
 
     Raises:
         DiscoveryError: the connection file cannot be read, or the kernel cannot be adopted.

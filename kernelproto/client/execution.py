@@ -81,8 +81,8 @@ class Execution:
       before the end discards later outputs and the reply; the kernel is not interrupted.
 
     Cancelling a waiting task does not affect the kernel; another task may wait for the execution.
-    With ``interrupt_on_cancel`` cancellation interrupts the code: at once if the code runs,
-    otherwise as soon as it runs. An interrupt of one execution never strikes another one.
+    With ``interrupt_on_cancel``, cancellation interrupts the code: immediately if it is running,
+    otherwise when it starts. Interrupting one execution never interrupts another.
 
     Unread outputs are kept in order, up to the client's ``output_limit`` in bytes. Outputs beyond
     the limit are discarded, and the reader gets OutputOverflow after the kept outputs. Outputs that
@@ -107,7 +107,7 @@ class Execution:
         ReplyLost: the kernel went on without a reply. The exception's ``result`` has the outputs.
         ExecutionTimeout: the code ran longer than its ``timeout``. The exception's ``result`` is
             the result so far; iterating first gives the outputs.
-        KernelUnresponsive: the code ran longer, and the interrupt has not ended it.
+        KernelUnresponsive: the code ran longer than its ``timeout``, and ignored the interrupt.
 
     Specification: "Execute".
 

@@ -70,9 +70,9 @@ class KernelPool(AsyncContextManagerMixin):
             connected; None means never.
         cull_connected: whether an idle kernel is culled although clients are connected to it. The
             time with connected clients then counts as idle.
-        warm: how many kernels of the type *kernel_type* are kept started for the next requests, or
-            the number (or WarmKernels) for each of several kernel types. They have no user yet, and
-            do not count for *max_kernels*. A ``get`` receives one if it asks for the same type,
+        warm: the number of spare kernels of *kernel_type* to keep ready, or a mapping from kernel
+            types to numbers (or WarmKernels). Spare kernels have no user yet and do not count
+            towards *max_kernels*. ``get`` returns a spare kernel if it requests the same type,
             working directory, environment and launch parameters.
         restart: the policy for kernels that die; None means no automatic restart.
         cwd: the kernels' working directory; None means that of this process.
@@ -81,10 +81,10 @@ class KernelPool(AsyncContextManagerMixin):
         timeouts: the phases of each kernel's life, in seconds.
 
     Attributes:
-        counts: the numbers of kernels that were "started", "restarted", "evicted", "culled",
-            "expired", "released" or "lost" (dead without a restart), that have "failed" (most of
-            them to start), and of requests that were "refused", since the pool was created.
-            "refused" is the sum of "full" (no kernel was idle) and "quota" (of the user).
+        counts: counters since the pool was created. For kernels: "started", "restarted", "evicted",
+            "culled", "expired", "released", "lost" (died and not restarted) and "failed" (usually
+            at startup). For requests: "refused", which is the sum of "full" (no kernel was idle)
+            and "quota" (the user has the maximum number of kernels).
         limits: the limits given as arguments.
         launch_params: the launch parameters given as arguments.
         deaths: the number of deaths by ``Died.cause``, including those followed by a restart.
@@ -186,8 +186,8 @@ class KernelPool(AsyncContextManagerMixin):
     ) -> AsyncGenerator[PoolConnection]:
         """Connect to a user's kernel for the block; start it if the user has none.
 
-        A connected kernel is not evicted, and culled only with ``cull_connected``. A connection is
-        not a use of the kernel: after the block, the idle time of an unused kernel continues.
+        A connected kernel is not evicted, and culled only with ``cull_connected``. Connecting
+        does not reset the idle time; only using the kernel does.
 
         The messages are those of this kernel alone, across restarts. They end with KernelDied if
         the kernel dies and is not restarted, and with ClientClosed if it is released.

@@ -8,9 +8,10 @@ causes that. Here the limit is higher.
 
 An interrupt is a signal, and Python raises KeyboardInterrupt in the code that runs at that moment.
 In ipykernel's own code, between two messages, that loses a reply or ends the kernel. So here the
-exception is raised in the user's code only. IPython runs the statements of a cell one by one, and
-its own code runs between them. An interrupt that arrives there is sent again until it strikes a
-statement. Other interrupts are ignored, as ipykernel ignores them between two requests.
+exception is raised in the user's code only. IPython runs the statements of a cell one by one, then
+the expressions of the request, and its own code runs between them. An interrupt that arrives there
+is sent again until it strikes one of them. Other interrupts are ignored, as ipykernel ignores them
+between two requests.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import Any, cast
 # A number of messages, because libzmq cannot count bytes. Limits.memory limits a kernel's memory.
 MOST_UNSENT = 100_000
 
-# How long IPython gets to reach the next statement before an interrupt is sent again.
+# How long IPython gets to reach the next statement or expression before an interrupt is sent again.
 RETRY_SECONDS = 0.005
 
 
@@ -38,21 +39,23 @@ class InterruptUserCode:
     Args:
         serving: the function that serves requests of all types.
         hosts: the functions that call the user's code, and catch its exceptions.
-        cell: the function that runs the statements of a cell.
+        executing: the function that runs a cell, then the expressions of its request.
         failing: the function that shows the exception of a statement; no statement follows it.
 
     Attributes:
         requests: the number of requests so far.
+        begun: whether the code of the current request has begun.
     """
 
     def __init__(
-        self, serving: CodeType, hosts: set[CodeType], cell: CodeType, failing: CodeType
+        self, serving: CodeType, hosts: set[CodeType], executing: CodeType, failing: CodeType
     ) -> None:
         self.serving = serving
         self.hosts = hosts
-        self.cell = cell
+        self.executing = executing
         self.failing = failing
         self.requests = 0
+        self.begun = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         if self.strikes_user_code(frame):
@@ -80,12 +83,21 @@ class InterruptUserCode:
         return False
 
     def is_between_statements(self, frame: FrameType | None) -> bool:
-        """Return whether *frame* prepares a statement of a cell, or follows one that succeeded."""
-        while frame is not None and frame.f_code is not self.failing:
-            if frame.f_code is self.cell:
+        """Return whether *frame* belongs to an execution whose code has begun and may go on."""
+        while self.begun and frame is not None and frame.f_code is not self.failing:
+            if frame.f_code is self.executing:
                 return True
             frame = frame.f_back
         return False
+
+    def begin_request(self) -> None:
+        """Record that the kernel serves another request."""
+        self.requests += 1
+        self.begun = False
+
+    def begin_code(self) -> None:
+        """Record that IPython begins the code of the request."""
+        self.begun = True
 
     def interrupt_again(self, request: int) -> None:
         """Send the interrupt of a request again, unless the kernel serves a later request."""
@@ -106,16 +118,17 @@ def spare_own_code(kernel: Any) -> None:
         handler = InterruptUserCode(
             serving=code_of(kernel.dispatch_shell),
             hosts=set(map(code_of, (shell.run_code, shell.user_expressions, shell.events.trigger))),
-            cell=code_of(shell.run_ast_nodes),
+            executing=code_of(kernel.do_execute),
             failing=code_of(shell.showtraceback),
         )
+        shell.events.register("pre_execute", handler.begin_code)
         before = kernel.pre_handler_hook
     except AttributeError:
         return
 
     def pre_handler_hook() -> None:
         before()
-        handler.requests += 1
+        handler.begin_request()
         signal.signal(signal.SIGINT, handler)
 
     kernel.pre_handler_hook = pre_handler_hook

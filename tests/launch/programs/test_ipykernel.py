@@ -102,6 +102,30 @@ async def test_interrupt_between_two_statements_strikes_the_next_one(
         assert result.error.ename == "KeyboardInterrupt"
 
 
+async def test_interrupt_after_the_last_statement_strikes_the_expressions() -> None:
+    code = """
+    import signal, time
+
+    manager = get_ipython().history_manager
+    store_output = manager.store_output
+    cells = []
+
+    def interrupt(cell):  # IPython calls it after the last statement of a cell
+        cells.append(cell)
+        if len(cells) == 2:
+            signal.raise_signal(signal.SIGINT)
+        store_output(cell)
+
+    manager.store_output = interrupt
+    """
+    async with run_kernel("pyimport/kernel") as kernel:
+        (await kernel.execute(textwrap.dedent(code))).raise_for_error()
+        with anyio.fail_after(60):
+            result = await kernel.execute("1", user_expressions={"x": "time.sleep(1000)"})
+    assert result.status == "ok"
+    assert result.user_expressions["x"]["ename"] == "KeyboardInterrupt"
+
+
 async def test_interrupt_after_the_last_statement_leaves_the_next_cell_alone() -> None:
     code = """
     import signal, sys
@@ -123,7 +147,8 @@ async def test_interrupt_after_the_last_statement_leaves_the_next_cell_alone() -
 async def test_interrupts_strike_the_expressions_after_the_code() -> None:
     async with run_kernel("pyimport/kernel") as kernel:
         await kernel.execute("import time")
-        execution = kernel.execute("1", user_expressions={"x": "time.sleep(60)"})
+        expression = "print('begun', flush=True) or time.sleep(60)"
+        execution = kernel.execute("", user_expressions={"x": expression})
         await anext(execution)
         await execution.interrupt()
         assert (await execution).user_expressions["x"]["ename"] == "KeyboardInterrupt"
