@@ -14,7 +14,7 @@ def test_help_is_that_of_the_command(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["serve", "--help"])
     out = capsys.readouterr().out
-    assert out.startswith("usage: kernelproto serve [-h] ")
+    assert out.startswith("usage: kernelproto serve [--config FILE] ")
     assert "python -m" not in out
 
 

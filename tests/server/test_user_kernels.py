@@ -93,7 +93,7 @@ async def test_log_records_name_the_kernel_and_the_user(serving, log, monkeypatc
             with pytest.raises(anyio.EndOfStream):
                 await socket.receive_until("nothing")
         await ada.post("/api/kernels")
-    for words in ("ready after", "restart requested", "restart 1 of", "is ended", "WebSocket"):
+    for words in ("ready after", "restart requested", "restart 1 of", "ending the", "WebSocket"):
         (line,) = [line for line in log if words in line["message"]]
         assert (line["kernel_id"], line["user"]) == (kernel_id, "ada")
     (line,) = [line for line in log if "could not be started" in line["message"]]

@@ -161,12 +161,12 @@ def test_fork_of_the_program(program: str, backend: str) -> None:
         ({"launch_params": {"detached": True}}, InvalidLaunchParameter, "pyimport/kernel"),
         ({"launch_params": {"extra_arguments": ["--no-such"]}}, KernelExitedEarly, "no-such"),
         ({"env": {"A": "\0"}}, InvalidLaunchParameter, "A"),
-        ({"name": "fork/other"}, NoSuchKernel, "other"),
+        ({"kernel_type": "fork/other"}, NoSuchKernel, "other"),
     ],
 )
 async def test_bad_launches(options, error, words) -> None:
     with pytest.raises(error, match=words):
-        async with run_kernel(**{"name": "fork/kernel", "finder": finder(), **options}):
+        async with run_kernel(**{"kernel_type": "fork/kernel", "finder": finder(), **options}):
             pytest.fail("it has started")
 
 
