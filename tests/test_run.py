@@ -129,16 +129,9 @@ async def test_service_of_a_started_kernel_that_fails(caplog: pytest.LogCaptureF
     """No task waits for it, so the reason is logged, and requests raise it."""
     broken = anyio.Event()
 
-    class Manager:
-        def __init__(self, manager) -> None:
-            self._manager = manager
-
-        def __getattr__(self, name: str):
-            return getattr(self._manager, name)
-
-        async def wait(self) -> None:
-            await broken.wait()
-            raise OSError("the manager is broken")
+    async def wait() -> None:
+        await broken.wait()
+        raise OSError("the manager is broken")
 
     class Provider:
         id = "flawed"
@@ -148,7 +141,8 @@ async def test_service_of_a_started_kernel_that_fails(caplog: pytest.LogCaptureF
 
         async def launch(self, name, **options):
             info, manager = await KernelFinder.from_entrypoints().launch("scripted", **options)
-            return info, Manager(manager)
+            manager.wait = wait
+            return info, manager
 
     kernel = await start_kernel("flawed/kernel", finder=KernelFinder([Provider()]))
     execution = kernel.execute("import time; time.sleep(1000)")
