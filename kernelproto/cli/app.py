@@ -148,7 +148,11 @@ def run_command(
 def notebook_command(
     notebooks: Annotated[
         list[Path],
-        typer.Argument(metavar="IN.ipynb", show_default=False, help="The notebooks to execute."),
+        typer.Argument(
+            metavar="IN.ipynb",
+            show_default=False,
+            help="The notebooks to execute; - is standard input.",
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -156,8 +160,8 @@ def notebook_command(
             "--output",
             "-o",
             metavar="OUT",
-            help="Write to this file, or into this folder; by default each notebook is "
-            "overwritten.",
+            help="Write to this file, or into this folder, or to standard output (-); by default "
+            "each notebook is overwritten.",
         ),
     ] = None,
     kernel: Annotated[

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,11 +36,20 @@ if TYPE_CHECKING:
 _WORDS = {"True": True, "False": False, "None": None}
 
 
+# The path that means standard input or standard output.
+STANDARD = Path("-")
+
+
 class Task(NamedTuple):
     """A notebook to execute, and the file to write it to."""
 
     source: Path
     target: Path
+
+    @property
+    def name(self) -> str:
+        """The name of the notebook in messages."""
+        return "standard input" if self.source == STANDARD else printable(os.fspath(self.source))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +102,12 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     outcomes = {task: Outcome() for task in tasks}
     with Progress() as progress:
         ended_by = anyio.run(_execute_all, outcomes, options, progress, jobs)
-    print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
+    to_stdout = any(task.target == STANDARD for task in outcomes)
+    with redirect_stdout(sys.stderr) if to_stdout else nullcontext():
+        print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
     for task, outcome in outcomes.items():
         if outcome.problem:
-            print_error(_with_name(printable(os.fspath(task.source)), outcome.problem))
+            print_error(_with_name(task.name, outcome.problem))
     if ended_by is not None:
         return KILLED + ended_by
     return 0 if all(outcome.status == "ok" for outcome in outcomes.values()) else FAILED
@@ -106,11 +118,16 @@ def plan_tasks(sources: Sequence[Path], output: Path | None) -> list[Task]:
 
     Args:
         sources: the notebooks.
-        output: a file for one notebook, or a folder for all; None overwrites the notebooks.
+        output: a file for one notebook, or a folder for all; None overwrites the notebooks. "-"
+            is standard output, and standard input among the sources.
 
     Raises:
         CliError: the folder does not exist, or two notebooks have the same target.
     """
+    if STANDARD in (*sources, output) and len(sources) > 1:
+        raise CliError("- stands for one notebook, and several are given")
+    if sources == [STANDARD] and output is None:
+        output = STANDARD
     into_folder = output is not None and (output.is_dir() or len(sources) > 1)
     if into_folder and output is not None and not output.is_dir():
         raise CliError(f"{output} is not a folder; several notebooks need one")
@@ -154,11 +171,13 @@ def format_outcomes(
         ("NOTEBOOK", "STATUS", "CELLS", "TIME", "WRITTEN TO"),
         [
             (
-                task.source,
+                task.name,
                 outcome.status,
                 f"{outcome.done}/{outcome.total}",
                 f"{outcome.seconds:.1f} s",
-                task.target if outcome.total else "",
+                ("standard output" if task.target == STANDARD else task.target)
+                if outcome.total
+                else "",
             )
             for task, outcome in outcomes.items()
         ],
@@ -193,18 +212,23 @@ async def _execute(
     task: Task, outcome: Outcome, options: ExecutionOptions, progress: Progress
 ) -> None:
     from kernelproto.notebook import CellFinished, CellStarted, execute_notebook, read_notebook
+    from kernelproto.notebook.files import dump, parse_notebook
 
     began = time.monotonic()
-    bar = progress.begin(os.fspath(task.source))
+    bar = progress.begin(task.name)
+    to_stdout = task.target == STANDARD
     try:
-        notebook = read_notebook(task.source)
+        if task.source == STANDARD:
+            notebook = parse_notebook(sys.stdin.buffer.read(), task.name)
+        else:
+            notebook = read_notebook(task.source)
         async with execute_notebook(
             notebook,
             kernel_type=options.kernel,
             timeout=options.timeout,
             allow_errors=options.allow_errors,
             parameters=options.parameters,
-            save_to=task.target,
+            save_to=None if to_stdout else task.target,
             cwd=task.source.parent,
         ) as execution:
             async for event in execution:
@@ -219,6 +243,9 @@ async def _execute(
                     case _:
                         pass
             result = await execution
+        if to_stdout:
+            sys.stdout.buffer.write(dump(notebook))
+            sys.stdout.buffer.flush()
         outcome.total = result.total
         outcome.status = result.status
         try:

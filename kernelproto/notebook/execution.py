@@ -163,7 +163,8 @@ def execute_notebook(
         allow_error_names: names of exceptions that are always allowed.
         force_raise_errors: whether to allow no exception, regardless of the other options.
         parameters: names and values to write into the notebook; see ``inject_parameters``.
-        save_to: a file to save the notebook to, atomically, after each cell and at the end.
+        save_to: a file to save the notebook to, atomically, after each cell and at the end. A
+            device, pipe or socket is written to once, at the end, unless the caller is cancelled.
         record_timing: whether to record the times of each cell's messages in
                 ``metadata.execution``.
         store_widget_state: whether to store the state of widgets in the notebook's metadata.

@@ -1,9 +1,10 @@
-"""Reads, checks and atomically writes notebook files."""
+"""Reads, checks and writes notebook files: regular files atomically, all others once."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import stat
 from contextlib import suppress
 
 import msgspec
@@ -26,23 +27,38 @@ def read_notebook(path: str | os.PathLike[str]) -> Node:
         InvalidNotebook: the file is not a valid notebook.
     """
     with open(path, "rb") as file:
-        data = file.read()
+        return parse_notebook(file.read(), os.fspath(path))
+
+
+def parse_notebook(data: bytes, name: str) -> Node:
+    """Return the notebook in the bytes of a file; see ``read_notebook``.
+
+    Args:
+        data: the bytes.
+        name: the name of the file in errors.
+
+    Raises:
+        InvalidNotebook: the bytes are not a valid notebook.
+    """
     faults: dict[str, Exception] = {}
     try:
         nb = reads(data.decode(), as_version=4, capture_validation_error=faults)
     except Exception as error:  # nbformat raises many types: a TypeError for a list, for example
-        raise _invalid(os.fspath(path), error) from error
+        raise _invalid(name, error) from error
     for fault in faults.values():
-        raise _invalid(os.fspath(path), fault)
+        raise _invalid(name, fault)
     return nb
 
 
 def write_notebook(nb: Node, path: str | os.PathLike[str]) -> None:
     """Write a notebook atomically: if this fails, the old file is unchanged.
 
+    A device, pipe or socket is not replaced: the notebook is written to it, which may block.
+
     Args:
         nb: the notebook.
         path: the file; its folder must exist. A symbolic link is kept, and its target replaced.
+            The new file has the mode of the old one, and its owner if that is permitted.
 
     Raises:
         OSError: the file cannot be written.
@@ -106,20 +122,41 @@ def dump_quickly(nb: Node) -> bytes:
         return dump(nb)
 
 
+def is_stream(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path leads to a device, pipe or socket, which must not be replaced."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write *data* to a file atomically."""
+    """Write *data* to a file atomically; write to a stream, see ``is_stream``, without that."""
+    if is_stream(path):
+        with open(path, "wb") as file:
+            file.write(data)
+        return
     target = os.path.realpath(path)
     draft = f"{target}.{secrets.token_hex(4)}~"
     try:
         with open(draft, "xb") as file:
             file.write(data)
         with suppress(FileNotFoundError):
-            os.chmod(draft, os.stat(target).st_mode & 0o7777)
+            _keep_owner_and_mode(draft, os.stat(target))
         os.replace(draft, target)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(draft)
         raise
+
+
+def _keep_owner_and_mode(draft: str, old: os.stat_result) -> None:
+    new = os.stat(draft)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with suppress(PermissionError):
+            os.chown(draft, old.st_uid, old.st_gid)
+    os.chmod(draft, old.st_mode & 0o7777)  # last, because a change of the owner clears bits
 
 
 def _is_text(output: Node) -> bool:

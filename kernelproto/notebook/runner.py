@@ -28,7 +28,7 @@ from kernelproto.notebook.events import (
     CellStatus,
     describe_cell,
 )
-from kernelproto.notebook.files import check_outputs, dump, dump_quickly, replace_file
+from kernelproto.notebook.files import check_outputs, dump, dump_quickly, is_stream, replace_file
 from kernelproto.notebook.nodes import Node, to_node
 from kernelproto.notebook.parameters import inject_parameters, tags
 from kernelproto.notebook.recorder import Recorder
@@ -69,6 +69,8 @@ class NotebookRunner:
         self._recorder = Recorder(record_timing=options.record_timing, limit=options.output_limit)
         self._finished: list[CellFinished] = []
         self._total = 0
+        # A stream gets the notebook once, at the end.
+        self._streams = options.save_to is not None and is_stream(options.save_to)
         self._began = time.perf_counter()
 
     @property
@@ -98,7 +100,10 @@ class NotebookRunner:
                     break
         finally:
             observers.unwatch(self._recorder)
-            await to_the_end(partial(self._save, dump))  # bounded by the write of the file
+            if self._streams:
+                await self._save(dump)
+            else:
+                await to_the_end(partial(self._save, dump))  # bounded by the write of the file
 
     @property
     def _client(self) -> KernelClient:
@@ -187,7 +192,8 @@ class NotebookRunner:
         for comm_id, state in self._recorder.widgets.unsynchronised().items():
             data: Node = {"method": "update", "state": state, "buffer_paths": []}
             await self._client.send_comm(CommMessage(comm_id=comm_id, data=data), None, ())
-        await self._save(dump_quickly)
+        if not self._streams:
+            await self._save(dump_quickly)
 
     async def _save(self, write: Callable[[Node], bytes]) -> None:
         self._recorder.settle()
@@ -197,7 +203,10 @@ class NotebookRunner:
         if self._options.save_to is not None:
             # Encoded here, not in the thread: the notebook may change meanwhile.
             data = write(self._nb)
-            await to_thread.run_sync(replace_file, self._options.save_to, data)
+            # The reader of a stream may never come. Then cancellation abandons the thread.
+            await to_thread.run_sync(
+                replace_file, self._options.save_to, data, abandon_on_cancel=self._streams
+            )
 
 
 def _executable(cells: Sequence[Node]) -> list[int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -169,3 +170,16 @@ def test_verbose_shows_the_traceback(write, kernelproto) -> None:
     notebook = write("notebook", "1 / 0")
     done = kernelproto("notebook", str(notebook), "-k", KERNEL, "-v")
     assert "----> 1 1 / 0" in done.stderr
+
+
+def test_pipe_in_and_out(write, kernelproto) -> None:
+    path = write("a", "6 * 7")
+    done = kernelproto("notebook", "-", stdin=path.read_text())
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert cell["outputs"][0]["data"]["text/plain"] == ["42"]
+    assert "standard input" in done.stderr
+
+    done = kernelproto("notebook", str(path), "-", stdin="")
+    assert done.returncode == 1
+    assert "- stands for one notebook" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import anyio
@@ -28,6 +29,7 @@ from kernelproto.notebook import (
     execute_notebook,
     read_notebook,
 )
+from kernelproto.notebook.files import parse_notebook
 from kernelproto.testing import FakeProvider
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.content import DisplayData, ExecuteRequest, KernelInfoReply, LanguageInfo
@@ -221,6 +223,39 @@ async def test_notebook_is_saved_on_cancellation(notebook, connected, tmp_path: 
 
     assert scope.cancelled_caught
     assert texts(read_notebook(path)) == ["one", "sleeping"]
+
+
+@pytest.mark.parametrize("last", ["say two", "die"])
+async def test_fifo_gets_the_notebook_once(notebook, connected, tmp_path: Path, last: str) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    nb = notebook("say one", last)
+
+    async with connected() as (_, client), anyio.create_task_group() as tasks:
+        received: list[bytes] = []
+
+        async def read() -> None:
+            received.append(await anyio.to_thread.run_sync(fifo.read_bytes))
+
+        tasks.start_soon(read)
+        with nullcontext() if last == "say two" else pytest.raises(KernelDied):
+            await execute_notebook(nb, client, save_to=fifo)
+
+    assert texts(parse_notebook(received[0], "fifo")) == texts(nb)
+
+
+async def test_fifo_without_a_reader_delays_no_cancellation(
+    notebook, connected, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    async with connected() as (_, client):
+        with anyio.CancelScope() as scope:
+            async for event in execute_notebook(notebook("say one"), client, save_to=fifo):
+                if isinstance(event, CellFinished):
+                    scope.cancel()
+    assert scope.cancelled_caught
 
 
 async def test_await_continues_after_an_iteration(notebook, connected) -> None:

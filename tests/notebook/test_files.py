@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from kernelproto import InvalidNotebook
 from kernelproto.notebook import read_notebook, write_notebook
-from kernelproto.notebook.files import dump_quickly, replace_file
+from kernelproto.notebook.files import dump_quickly, parse_notebook, replace_file
 
 
 def test_written_notebook_is_read(notebook, tmp_path: Path) -> None:
@@ -112,3 +114,52 @@ def test_quick_dump_is_the_same_notebook(source, notebook, tmp_path: Path) -> No
     replace_file(path, dump_quickly(nb))
 
     assert read_notebook(path) == nb
+
+
+def test_fifo_gets_the_notebook(notebook, tmp_path: Path) -> None:
+    nb, fifo, received = notebook("1"), tmp_path / "fifo", tmp_path / "received.ipynb"
+    os.mkfifo(fifo)
+    reader = threading.Thread(target=lambda: received.write_bytes(fifo.read_bytes()))
+    reader.start()
+
+    write_notebook(nb, fifo)
+
+    reader.join()
+    assert read_notebook(received) == nb
+    assert stat.S_ISFIFO(fifo.stat().st_mode)
+
+
+def test_device_is_written_to_and_stays(notebook, tmp_path: Path) -> None:
+    device, link = tmp_path / "null", tmp_path / "link"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root may make devices")
+    link.symlink_to(device)
+
+    write_notebook(notebook("1"), link)
+
+    assert stat.S_ISCHR(device.stat().st_mode)
+    assert sorted(os.listdir(tmp_path)) == ["link", "null"]
+
+
+def test_descriptor_of_a_pipe_gets_the_notebook(notebook) -> None:
+    nb = notebook("1")
+    read, write = os.pipe()
+    with open(read, "rb") as pipe:
+        write_notebook(nb, f"/dev/fd/{write}")
+        os.close(write)
+        assert parse_notebook(pipe.read(), "pipe") == nb
+
+
+def test_file_keeps_its_owner(notebook, tmp_path: Path) -> None:
+    path = tmp_path / "a.ipynb"
+    path.touch()
+    try:
+        os.chown(path, 12345, 12346)
+    except PermissionError:
+        pytest.skip("only root may give files away")
+
+    write_notebook(notebook("new"), path)
+
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
