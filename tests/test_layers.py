@@ -98,6 +98,7 @@ PURE = (
     "kernelproto/notebook/outputs.py",
     "kernelproto/notebook/parameters.py",
     "kernelproto/notebook/recorder.py",
+    "kernelproto/notebook/repair.py",
     "kernelproto/notebook/result.py",
     "kernelproto/notebook/widgets.py",
 )

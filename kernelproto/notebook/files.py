@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import secrets
 import stat
 from contextlib import suppress
+from typing import Any, cast
 
 import msgspec
 
 from kernelproto.exceptions import InvalidNotebook
-from kernelproto.notebook.nodes import Node, reads, validate, writes
+from kernelproto.notebook.nodes import Node, is_valid, reads, validate, writes
+from kernelproto.notebook.repair import repair
+
+logger = logging.getLogger(__name__)
+
+# How many repairs a warning names.
+_SHOWN_REPAIRS = 10
 
 
 def read_notebook(path: str | os.PathLike[str]) -> Node:
     """Read a notebook; convert older formats to nbformat 4.
+
+    A notebook that breaks rules of nbformat 4 which an execution does not need is repaired, with a
+    warning in the log: a cell needs a type and a source.
 
     Args:
         path: the file.
@@ -24,7 +36,7 @@ def read_notebook(path: str | os.PathLike[str]) -> Node:
 
     Raises:
         OSError: the file cannot be read.
-        InvalidNotebook: the file is not a valid notebook.
+        InvalidNotebook: the file is not a valid notebook, and cannot be repaired.
     """
     with open(path, "rb") as file:
         return parse_notebook(file.read(), os.fspath(path))
@@ -42,12 +54,32 @@ def parse_notebook(data: bytes, name: str) -> Node:
     """
     faults: dict[str, Exception] = {}
     try:
-        nb = reads(data.decode(), as_version=4, capture_validation_error=faults)
+        text = _repair(data, name).decode()
+        nb = reads(text, as_version=4, capture_validation_error=faults)
     except Exception as error:  # nbformat raises many types: a TypeError for a list, for example
         raise _invalid(name, error) from error
     for fault in faults.values():
         raise _invalid(name, fault)
     return nb
+
+
+def _repair(data: bytes, name: str) -> bytes:
+    """Return the bytes of a notebook, repaired if it has nbformat 4; see ``repair``."""
+    nb: object = json.loads(data)
+    if not isinstance(nb, dict):
+        return data
+    notebook = cast("dict[str, Any]", nb)
+    if notebook.get("nbformat") != 4 or is_valid(notebook):
+        return data
+    repairs = repair(notebook)
+    if not repairs:
+        return data
+    shown = "; ".join(repairs[:_SHOWN_REPAIRS])
+    more = len(repairs) - _SHOWN_REPAIRS
+    logger.warning(
+        "%s was repaired: %s%s", name, shown, f"; and {more} more repairs" if more > 0 else ""
+    )
+    return json.dumps(notebook).encode()
 
 
 def write_notebook(nb: Node, path: str | os.PathLike[str]) -> None:

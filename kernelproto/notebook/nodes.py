@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias, cast
 
 import nbformat
-from nbformat import v4
+from nbformat import v4, validator
 
 from kernelproto.exceptions import MalformedMessage
 
@@ -24,6 +24,32 @@ new_code_cell: Callable[..., Node] = _v4.new_code_cell
 reads: Callable[..., Node] = _nbformat.reads
 validate: Callable[..., None] = _nbformat.validate
 writes: Callable[[Node], str] = _v4.writes
+
+
+def schema_errors(value: object, definition: str | None, minor: int) -> Iterator[Any]:
+    """Yield the errors of jsonschema in a part of a notebook.
+
+    Args:
+        value: the JSON.
+        definition: the name of its definition in the schema; None means the whole notebook.
+        minor: the minor version of nbformat 4.
+    """
+    schema = None if definition is None else {"$ref": f"#/definitions/{definition}"}
+    # The default validator, fastjsonschema, does not tell the places of the errors.
+    checker = cast("Any", validator).get_validator(4, minor, name="jsonschema")
+    yield from checker.iter_errors(value, schema)
+
+
+def is_valid(nb: object) -> bool:
+    """Return whether the JSON of a notebook of nbformat 4 matches its schema, with unique ids."""
+    try:
+        # Faster than schema_errors: the default validator is fastjsonschema.
+        if next(iter(cast("Any", validator).iter_validate(nb)), None) is not None:
+            return False
+        ids = [cell["id"] for cell in cast("Any", nb)["cells"] if "id" in cell]
+        return len(set(ids)) == len(ids)
+    except Exception:  # without the version, for example
+        return False
 
 
 def check_depth(*values: object) -> None:
