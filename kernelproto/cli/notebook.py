@@ -20,7 +20,6 @@ from kernelproto.cli.errors import (
     KILLED,
     CliError,
     describe,
-    is_verbose,
     need,
     print_error,
 )
@@ -32,6 +31,7 @@ from kernelproto.exceptions import CellTimeout, ExecutionError, KernelProtoError
 
 if TYPE_CHECKING:
     from kernelproto.cli.progress import Progress
+    from kernelproto.wire.content import ErrorOutput
 
 _WORDS = {"True": True, "False": False, "None": None}
 
@@ -73,6 +73,7 @@ class Outcome:
         total: the number of cells to execute.
         seconds: the duration in seconds.
         problem: the error in one line; "" for none.
+        error: the exception of the code, with its traceback; None for none.
     """
 
     status: str = "stopped"
@@ -80,6 +81,7 @@ class Outcome:
     total: int = 0
     seconds: float = 0.0
     problem: str = ""
+    error: ErrorOutput | None = None
 
 
 def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs: int) -> int:
@@ -105,6 +107,9 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     to_stdout = any(task.target == STANDARD for task in outcomes)
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():
         print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
+    for outcome in outcomes.values():
+        if outcome.error is not None:
+            OutputPrinter().print(outcome.error)
     for task, outcome in outcomes.items():
         if outcome.problem:
             print_error(_with_name(task.name, outcome.problem))
@@ -252,8 +257,8 @@ async def _execute(
             result.raise_for_error()
         except (CellTimeout, ExecutionError) as error:
             outcome.problem = describe(error)
-        if is_verbose() and result.failed is not None and result.failed.error is not None:
-            OutputPrinter().print(result.failed.error)
+        if result.failed is not None and result.status == "error":
+            outcome.error = result.failed.error
     except get_cancelled_exc_class():
         outcome.status = "stopped"
         raise

@@ -91,6 +91,8 @@ class NotebookRunner:
         try:
             cells = _executable(self._nb["cells"])
             self._total = len(cells)
+            for index in cells:  # if a cell fails, the later cells must not show old outputs
+                self._nb["cells"][index].update(outputs=[], execution_count=None)
             for number, index in enumerate(cells, 1):
                 yield CellStarted(index=index, number=number, total=self._total)
                 async with aclosing(self._execute(index, number)) as events:

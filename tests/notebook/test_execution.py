@@ -196,6 +196,18 @@ async def test_death_of_the_kernel_keeps_earlier_outputs(
     assert texts(nb) == texts(read_notebook(path)) == ["one", "last words", ""]
 
 
+async def test_cells_after_a_failed_one_have_no_old_outputs(notebook, connected) -> None:
+    nb = notebook("say one", "say two", "raise Oops", "say three", ("say four", "skip-execution"))
+    async with connected() as (_, client):
+        await execute_notebook(nb, client, allow_errors=True)
+        nb["cells"][1]["source"] = "raise Oops"
+        await execute_notebook(nb, client)
+
+    assert texts(nb)[0] == "one"
+    assert [len(cell["outputs"]) for cell in nb["cells"]] == [1, 1, 0, 0, 0]
+    assert nb["cells"][3]["execution_count"] is None
+
+
 async def test_notebook_is_saved_after_each_cell(notebook, connected, tmp_path: Path) -> None:
     path = tmp_path / "out.ipynb"
     saved = []
