@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TypeGuard
 
 import anyio
 import msgspec
@@ -13,9 +14,11 @@ from kernelproto.cli.errors import FAILED, INTERRUPTED, KILLED, CliError
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.questions import LineReader
 from kernelproto.cli.signals import receive_signals
+from kernelproto.cli.table import printable
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.run import run_kernel
 from kernelproto.terminal import ask_on_terminal
+from kernelproto.wire.content import ErrorOutput
 
 
 def read_code(file: str | None, code: str | None) -> str:
@@ -43,7 +46,7 @@ def read_code(file: str | None, code: str | None) -> str:
 
 
 def run_code(kernel_type: str, code: str, *, images: Path | None, code_from_stdin: bool) -> int:
-    """Run code in a new kernel; return the exit status, 1 if the code raises an error.
+    """Run code in a new kernel; return the exit status: 1 after an error, N after ``sys.exit(N)``.
 
     Args:
         kernel_type: the kernel type.
@@ -64,6 +67,21 @@ def print_plan(kernel_type: str) -> int:
     return 0
 
 
+def _is_exit(output: object) -> TypeGuard[ErrorOutput]:
+    return isinstance(output, ErrorOutput) and output.ename == "SystemExit"
+
+
+def _exit_status(argument: str) -> int:
+    """Return the exit status of ``sys.exit(argument)``; print an argument that is no number."""
+    if argument in ("", "None"):
+        return 0
+    try:
+        return int(argument) & 0xFF
+    except ValueError:
+        print(printable(argument), file=sys.stderr)
+        return FAILED
+
+
 async def _run(kernel_type: str, code: str, printer: OutputPrinter, code_from_stdin: bool) -> int:
     # Elsewhere a thread waits: terminals are not descriptors that an event loop can wait for.
     ask = LineReader(code_from_stdin=code_from_stdin).answer if os.name == "posix" else None
@@ -71,9 +89,12 @@ async def _run(kernel_type: str, code: str, printer: OutputPrinter, code_from_st
         with signals.interrupting(kernel.interrupt):
             execution = kernel.execute(code, on_input=ask or ask_on_terminal)
             async for output in execution:
-                printer.print(output)
+                if not _is_exit(output):
+                    printer.print(output)
             result = await execution
         if result.status == "ok":
             return 0
+        if _is_exit(result.error):
+            return _exit_status(result.error.evalue)
         return INTERRUPTED if signals.interrupts else FAILED
     return KILLED + (signals.ended_by or 0)

@@ -196,3 +196,15 @@ def test_dry_run_of_no_kernel_type(kernelproto) -> None:
     done = kernelproto("run", "calc", "--dry-run")
     assert done.returncode == 1
     assert done.stderr.startswith("error: no kernel type 'calc'; there are ")
+
+
+@pytest.mark.parametrize(
+    ("argument", "status", "text"),
+    [("", 0, ""), ("3", 3, ""), ("'no'", 1, "no\n"), ("-1", 255, "")],
+)
+def test_exit_status_is_that_of_the_code(
+    kernelproto, argument: str, status: int, text: str
+) -> None:
+    code = f"import sys, warnings; warnings.simplefilter('ignore'); sys.exit({argument})"
+    done = kernelproto("run", "pyimport/kernel", "-c", code)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", text)
