@@ -296,7 +296,7 @@ class BlockingKernel(BlockingRequests):
         self.wait_for(partial(self.wrapped.restart, env=env, cwd=cwd))
 
     def shutdown(self) -> int | None:
-        """End the kernel in order and remove its files; see ``Kernel.shutdown``."""
+        """End the kernel gracefully and remove its files; see ``Kernel.shutdown``."""
         self.owner.check("kernel")
         try:
             return self.portal.call(self.wrapped.shutdown)

@@ -1,4 +1,4 @@
-"""Signals: Ctrl-C interrupts running code first; other signals end the command in order."""
+"""Signals: Ctrl-C interrupts running code first; other signals end the command gracefully."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class Instance:
         await attempt(self.manager.kill)
 
     async def end(self, error: KernelProtoError, *, restart: bool = False) -> int | None:
-        """End the process in order, even when cancelled; in a forked child do nothing.
+        """End the process gracefully, even when cancelled; in a forked child do nothing.
 
         Args:
             error: raised by pending calls.

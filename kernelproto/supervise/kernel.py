@@ -207,7 +207,7 @@ class Kernel(Requests, Observable):
     ) -> None:
         """Replace the kernel's process by a new one, and return when that is ready.
 
-        The old process is shut down in order. The new one has the same working directory,
+        The old process is shut down gracefully. The new one has the same working directory,
         environment and launch parameters, except for *env* and *cwd*, and other addresses. Pending
         calls raise KernelRestarted. A restart during another one joins it; a restart with *env* or
         *cwd* begins after it. Cancelling the caller does not stop a restart. A kernel that has died
@@ -229,7 +229,7 @@ class Kernel(Requests, Observable):
         )
 
     async def shutdown(self) -> int | None:
-        """End the kernel in order and remove its files.
+        """End the kernel gracefully and remove its files.
 
         Running code is interrupted repeatedly. Meanwhile shutdown_request, SIGTERM and SIGKILL are
         sent, each when the phase of the one before, as in ``Timeouts``, is over. Pending calls

@@ -1,4 +1,4 @@
-"""End a kernel in order: shutdown_request, then SIGTERM, then SIGKILL."""
+"""End a kernel gracefully: shutdown_request, then SIGTERM, then SIGKILL."""
 
 from __future__ import annotations
 
