@@ -183,7 +183,11 @@ def check(cell: Cell, disturbances: Disturbances, report: Report) -> None:
         report.fault(f"{cell.tag} ended with {cell.status} {cell.ename}, and nothing caused it")
     report.count(f"cells: {cell.status}")
     report.count("lines", len(cell.texts))
-    add_faults(cell, report, is_whole=cell.status == "ok")
+    # A kernel that ends may have sent the reply on one socket, and not yet the outputs on another.
+    is_whole = cell.status == "ok" and not was_ended
+    if cell.status == "ok" and was_ended and cell.faults(is_whole=True):
+        report.count("cells: ok, and their kernel ended before it had sent all lines")
+    add_faults(cell, report, is_whole=is_whole)
 
 
 def add_faults(cell: Cell, report: Report, *, is_whole: bool) -> None:
