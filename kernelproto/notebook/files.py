@@ -8,12 +8,12 @@ import os
 import secrets
 import stat
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from kernelproto.exceptions import InvalidNotebook
-from kernelproto.notebook.nodes import Node, is_valid, reads, validate, writes
+from kernelproto.notebook.nodes import Node, is_valid, reads, to_notebook, validate, writes
 from kernelproto.notebook.repair import repair
 
 logger = logging.getLogger(__name__)
@@ -54,32 +54,34 @@ def parse_notebook(data: bytes, name: str) -> Node:
     """
     faults: dict[str, Exception] = {}
     try:
-        text = _repair(data, name).decode()
-        nb = reads(text, as_version=4, capture_validation_error=faults)
+        text = data.decode()
+        match json.loads(text):
+            case {"nbformat": 4} as nb:
+                return _repaired(nb, name)
+            case _:
+                converted = reads(text, as_version=4, capture_validation_error=faults)
     except Exception as error:  # nbformat raises many types: a TypeError for a list, for example
         raise _invalid(name, error) from error
     for fault in faults.values():
         raise _invalid(name, fault)
-    return nb
+    return converted
 
 
-def _repair(data: bytes, name: str) -> bytes:
-    """Return the bytes of a notebook, repaired if it has nbformat 4; see ``repair``."""
-    nb: object = json.loads(data)
-    if not isinstance(nb, dict):
-        return data
-    notebook = cast("dict[str, Any]", nb)
-    if notebook.get("nbformat") != 4 or is_valid(notebook):
-        return data
-    repairs = repair(notebook)
-    if not repairs:
-        return data
-    shown = "; ".join(repairs[:_SHOWN_REPAIRS])
-    more = len(repairs) - _SHOWN_REPAIRS
-    logger.warning(
-        "%s was repaired: %s%s", name, shown, f"; and {more} more repairs" if more > 0 else ""
-    )
-    return json.dumps(notebook).encode()
+def _repaired(nb: dict[str, Any], name: str) -> Node:
+    """Return a notebook of nbformat 4, repaired if it is invalid; see ``repair``.
+
+    Raises:
+        Exception: the notebook is still invalid.
+    """
+    if not is_valid(nb):
+        repairs = repair(nb)
+        validate(nb)
+        shown = "; ".join(repairs[:_SHOWN_REPAIRS])
+        more = len(repairs) - _SHOWN_REPAIRS
+        logger.warning(
+            "%s was repaired: %s%s", name, shown, f"; and {more} more repairs" if more > 0 else ""
+        )
+    return to_notebook(nb)
 
 
 def write_notebook(nb: Node, path: str | os.PathLike[str]) -> None:

@@ -19,12 +19,9 @@ from kernelproto.server.auth.authenticators import (
     hash_token,
     token_of,
 )
+from tests.server.auth.conftest import bearing
 
 pytestmark = pytest.mark.anyio
-
-
-def bearing(token: str) -> UserRequest:
-    return UserRequest(headers={"authorization": f"Bearer {token}"})
 
 
 def write(path: Path, **tokens: str) -> Path:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 
 import anyio
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream
 
 from kernelproto import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import Authenticator, User, UserRequest
 from kernelproto.server import HubToken
 from kernelproto.server.auth import jupyterhub
+from tests.server.auth.conftest import GUARD_SECONDS, bearing, on_loopback
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
-GUARD_SECONDS = 60
 SCOPE = "access:services!service=kernels"
 USERS = {
     "ada's": {"kind": "user", "name": "ada", "admin": False, "groups": [], "scopes": []},
@@ -79,23 +80,7 @@ Opened = Callable[[], AbstractAsyncContextManager[Hub]]
 
 @pytest.fixture
 def opened() -> Opened:
-    @asynccontextmanager
-    async def opened() -> AsyncGenerator[Hub]:
-        with anyio.fail_after(GUARD_SECONDS):
-            async with (
-                await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
-                anyio.create_task_group() as tasks,
-            ):
-                hub = Hub(listener.extra(SocketAttribute.local_port))
-                tasks.start_soon(listener.serve, hub.serve)
-                yield hub
-                tasks.cancel_scope.cancel()
-
-    return opened
-
-
-def bearing(token: str) -> UserRequest:
-    return UserRequest(headers={"authorization": f"Bearer {token}"})
+    return partial(on_loopback, Hub)
 
 
 async def test_hub_names_the_user(opened) -> None:

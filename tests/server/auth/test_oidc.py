@@ -6,24 +6,24 @@ import json
 import logging
 import time
 from base64 import urlsafe_b64encode
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
-import anyio
 import jwt
 import pytest
-from anyio.abc import SocketAttribute, SocketStream
+from anyio.abc import SocketStream
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from kernelproto.exceptions import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import Authenticator, User, UserRequest
 from kernelproto.server import OidcToken
 from kernelproto.server.auth import oidc
+from tests.server.auth.conftest import bearing, on_loopback
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
-GUARD_SECONDS = 60
 AUDIENCE = "https://kernels.test"
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -96,23 +96,7 @@ Opened = Callable[[], AbstractAsyncContextManager[Issuer]]
 
 @pytest.fixture
 def opened() -> Opened:
-    @asynccontextmanager
-    async def opened() -> AsyncGenerator[Issuer]:
-        with anyio.fail_after(GUARD_SECONDS):
-            async with (
-                await anyio.create_tcp_listener(local_host="127.0.0.1") as listener,
-                anyio.create_task_group() as tasks,
-            ):
-                issuer = Issuer(listener.extra(SocketAttribute.local_port))
-                tasks.start_soon(listener.serve, issuer.serve)
-                yield issuer
-                tasks.cancel_scope.cancel()
-
-    return opened
-
-
-def bearing(token: str) -> UserRequest:
-    return UserRequest(headers={"authorization": f"Bearer {token}"})
+    return partial(on_loopback, Issuer)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -3,31 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from kernelproto import AuthenticatorUnavailable
 from kernelproto.interfaces import User, UserRequest
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
-
-Numbers = dict[str, float]
-
-
-def numbers(text: str) -> Numbers:
-    """Return the samples of an exposition by name and label values."""
-    return {
-        " ".join([sample.name.removeprefix("kernelproto_"), *sample.labels.values()]): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
-
-
-async def metrics_of(server) -> Numbers:
-    async with server.client("root") as root:
-        response = await root.get("/metrics")
-    assert response.status_code == 200
-    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    return numbers(response.text)
 
 
 @pytest.mark.parametrize("user", [None, "stranger", "ada"])
