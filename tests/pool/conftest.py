@@ -7,10 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import anyio
 import pytest
-from anyio.lowlevel import checkpoint
 
 from kernelproto import Backoff, KernelFinder, KernelPool, RestartPolicy, Timeouts
-from kernelproto.testing import Exchange, FakeKernel, FakeProvider
+from kernelproto.testing import Exchange, FakeKernel
+from tests.supervise.fakes import Provider as SlowProvider
 
 GUARD_SECONDS = 60
 # Deaths in a test follow each other at once: no time for recovery, and none to be lost.
@@ -19,15 +19,8 @@ RESTART = RestartPolicy(
 )
 
 
-class Provider(FakeProvider):
-    """Launches fakes; *launching* is awaited before each."""
-
-    async def launching(self) -> None:
-        await checkpoint()
-
-    async def launch(self, name, **options):
-        await self.launching()
-        return await super().launch(name, **options)
+class Provider(SlowProvider):
+    """Launches fakes, and counts those that run."""
 
     @property
     def alive(self) -> int:
