@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -249,8 +250,9 @@ class SoakUser(Actor):
             self._report.count("drops")
             self._doubt_requests()
             option = struct.pack("ii", 1, 0)
-            self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
-            self._socket.socket.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # the server has closed the connection just now
+                self._socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+                self._socket.socket.shutdown(socket.SHUT_RDWR)
             self._socket.close_socket()
             self._socket = None
             if self._random.random() < 0.5:
