@@ -145,7 +145,7 @@ async def test_service_of_a_started_kernel_that_fails(caplog: pytest.LogCaptureF
             return info, manager
 
     kernel = await start_kernel("flawed/kernel", finder=KernelFinder([Provider()]))
-    execution = kernel.execute("import time; time.sleep(1000)")
+    execution = kernel.execute("pause()")
     async with execution:
         broken.set()
         # It is interrupted, as busy code is at the end, or else told that the kernel is gone.

@@ -22,7 +22,7 @@ async def test_states(launch) -> None:
         assert (kernel.kernel_id, kernel.manager) == (manager.kernel_id, manager)
         assert (kernel.connection_info, kernel.client.connection_info) == (info, info)
         assert await kernel.wait_for_ready() is kernel.info
-        execution = kernel.execute("say('begun', parent); import time; time.sleep(1000)")
+        execution = kernel.execute("say('begun', parent); pause()")
         await anext(execution)
         assert kernel.state == "busy"
         await kernel.interrupt()

@@ -26,7 +26,7 @@ async def test_flawed_manager(launch, flaw, method: str, caplog: pytest.LogCaptu
     """A failing step does not stop the next ones, and the block's exception is raised."""
 
     async def work(kernel: Kernel) -> None:
-        await anext(kernel.execute("say('begun', parent); import time; time.sleep(1000)"))
+        await anext(kernel.execute("say('begun', parent); pause()"))
         raise ValueError("mine")
 
     info, manager = await launch("no-shutdown no-sigterm")

@@ -53,7 +53,7 @@ async def test_the_kernel_is_interrupted_and_the_wrapper_goes_on(kernelspec: str
     with anyio.fail_after(GUARD_SECONDS):
         async with run_kernel(kernelspec) as kernel:
             for _ in range(3):
-                execution = kernel.execute("import time; say('begun', parent); time.sleep(1000)")
+                execution = kernel.execute("say('begun', parent); pause()")
                 await anext(execution)
                 await kernel.interrupt()
                 assert (await execution).error.ename == "KeyboardInterrupt"
@@ -62,9 +62,9 @@ async def test_the_kernel_is_interrupted_and_the_wrapper_goes_on(kernelspec: str
 
 async def test_children_of_the_kernel_in_its_group_are_interrupted(kernelspec: str) -> None:
     code = (
-        "import subprocess, sys, time\n"
+        "import subprocess, sys\n"
         "sys.child = subprocess.Popen(['sleep', '1000'])\n"
-        "say('begun', parent); time.sleep(1000)"
+        "say('begun', parent); pause()"
     )
     with anyio.fail_after(GUARD_SECONDS):
         async with run_kernel(kernelspec) as kernel:

@@ -22,6 +22,7 @@ import json
 import os
 import signal
 import sys
+import time
 import traceback
 
 import zmq
@@ -126,6 +127,12 @@ def execute(code, socket, client, parent):
 
 def say(text, parent):
     publish("stream", parent, name="stdout", text=text)
+
+
+def pause():
+    """Wait to be interrupted. Python may miss a signal that arrives just before one long sleep."""
+    while True:
+        time.sleep(0.05)
 
 
 def welcome():
