@@ -48,6 +48,7 @@ def test_question_is_answered(question: Question, ask: Callable[[str], Mapping[s
         "there is no kernel type 'warm/kernel'",
         "there is no /proc/PID/smaps_rollup",
         "jupyter_server is not installed",
+        "papermill is not installed",
         "uvloop is not installed",
         "xeus-python is not installed",
         "zmq-anyio and fps-kernel-subprocess are not installed",
