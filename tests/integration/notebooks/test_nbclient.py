@@ -6,7 +6,6 @@ What is left out is what differs whenever a notebook is executed.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from functools import cache
@@ -19,6 +18,7 @@ import pytest
 from anyio import to_thread
 
 from kernelproto.notebook import NotebookResult, execute_notebook, read_notebook
+from tests.integration.notebooks.comparable import comparable
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -30,14 +30,6 @@ NOTEBOOKS = {path.stem: path for path in sorted(HERE.glob("*.ipynb"))}
 # all the rest, and a figure is the same on every event loop.
 KERNELS = {"asyncio": None, "trio": "pyimport/kernel"}
 SLOW = {"images"}
-
-VARYING = [
-    (re.compile(r"0x[0-9a-f]{8,}"), "0xADDRESS"),
-    (re.compile(r"ipykernel_\d+"), "ipykernel_PID"),
-    (re.compile(r"/\d+\.py"), "/NAME.py"),
-    (re.compile(r"<dc:date>[^<]*"), "<dc:date>"),
-]
-MODEL_ID = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 
 
 @cache
@@ -51,37 +43,6 @@ def executed_by_nbclient() -> dict[str, Any]:
             timeout=GUARD_SECONDS,
         )
         return {path.stem: json.loads(path.read_text()) for path in Path(folder).iterdir()}
-
-
-def comparable(nb: Any) -> Any:
-    """Return a notebook with times, addresses and ids that are always the same.
-
-    Text that one stream has got in several pieces is joined: how many they are is a matter of time.
-    """
-    nb = json.loads(json.dumps(nb))
-    for cell in nb["cells"]:
-        if cell["cell_type"] == "code":
-            cell["outputs"] = joined(cell["outputs"])
-        cell["metadata"]["execution"] = sorted(cell["metadata"].get("execution", {}))
-    for state in nb["metadata"].get("widgets", {}).values():
-        state["state"] = list(state["state"].items())  # in the order of their creation
-    text = json.dumps(nb, ensure_ascii=False, sort_keys=True)
-    for pattern, name in VARYING:
-        text = pattern.sub(name, text)
-    numbers: dict[str, str] = {}
-    text = MODEL_ID.sub(lambda id: numbers.setdefault(id[0], f"ID-{len(numbers)}"), text)
-    return json.loads(text)
-
-
-def joined(outputs: list[Any]) -> list[Any]:
-    page: list[Any] = []
-    for output in outputs:
-        last = page[-1] if page else {}
-        if output["output_type"] == "stream" and last.get("name") == output["name"]:
-            last["text"] += output["text"]
-        else:
-            page.append(output)
-    return page
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
