@@ -33,7 +33,10 @@ from tests.integration.soak_checks import (
 
 STUCK_SECONDS = 60
 MOST_CELLS = 6
-REVOKED, GOING_AWAY = 4401, 1001
+REVOKED, GOING_AWAY, NO_CLOSE_FRAME = 4401, 1001, 1006
+
+# The server waits this long for a client that does not read the close frame.
+CLOSING_SECONDS = 5
 ADMIN = "chief"
 
 FRAMING = client_framing(V1_SUBPROTOCOL)
@@ -164,6 +167,7 @@ class SoakUser(Actor):
         self._pid: int | None = None
         self._session = "first"
         self._last: str | None = None
+        self._read = self._was_away = time.monotonic()
         self._cells: dict[str, Cell] = {}
         self._count = 0
 
@@ -391,6 +395,8 @@ class SoakUser(Actor):
 
     def _receive(self, websocket: ClientConnection, wait: float, *, revoked: bool = False) -> bool:
         """Receive a message; return whether there was one."""
+        if time.monotonic() - self._read > CLOSING_SECONDS - 1:
+            self._was_away = time.monotonic()
         try:
             data = websocket.recv(timeout=wait)
         except TimeoutError:
@@ -398,6 +404,8 @@ class SoakUser(Actor):
         except ConnectionClosed:
             self._was_closed(websocket, revoked=revoked)
             return False
+        finally:
+            self._read = time.monotonic()
         message = FRAMING.decode(data)[1]
         self._last = message.msg_id
         parent = "" if message.parent_header is None else message.parent_header.msg_id
@@ -424,7 +432,9 @@ class SoakUser(Actor):
         self._report.count(f"closed by the server: {code}")
         if code == REVOKED and revoked:
             return
-        if code != GOING_AWAY or not self.disturbances.excuse(ENDS, time.monotonic() - 60):
+        recently = time.monotonic() - 60
+        expected = code == GOING_AWAY or (code == NO_CLOSE_FRAME and self._was_away > recently)
+        if not expected or not self.disturbances.excuse(ENDS, recently):
             raise AssertionError(f"the WebSocket was closed with {code} {reason!r}")
         self._lose_kernel(while_connected=True)
 
