@@ -24,8 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
-
-import httpx
+from urllib.request import urlopen
 
 from tests.integration.notebooks.comparable import comparable
 
@@ -74,8 +73,9 @@ def fetch(folder: Path, address: str) -> None:
         if target.exists():
             continue
         print(f"{name} at {commit[:12]}")
-        response = httpx.get(f"{address}/{name}/tar.gz/{commit}", timeout=120)
-        with tarfile.open(fileobj=io.BytesIO(response.raise_for_status().content)) as tar:
+        with urlopen(f"{address}/{name}/tar.gz/{commit}", timeout=120) as response:
+            archive = io.BytesIO(response.read())
+        with tarfile.open(fileobj=archive) as tar:
             for member in tar:
                 _, _, member.name = member.name.partition("/")  # all files are in one folder
                 if member.name:
