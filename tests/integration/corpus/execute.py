@@ -1,13 +1,16 @@
 """Executes one notebook with one tool: python execute.py TOOL SOURCE TARGET KERNEL.
 
-All tools go on after a failing cell. The exit status is 3 if the tool refuses the notebook.
+All tools but papermill, which cannot, go on after a failing cell. The exit status is 3 if the tool
+refuses the notebook.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 CELL_SECONDS = 60
@@ -39,15 +42,30 @@ def by_nbclient(source: str, kernel: str) -> Any:
 
 def by_papermill(source: str, kernel: str) -> Any:
     import papermill
+    from papermill.exceptions import PapermillExecutionError
 
-    return papermill.execute_notebook(
-        source,
-        None,
-        kernel_name=kernel,
-        execution_timeout=CELL_SECONDS,
-        progress_bar=False,
-        allow_errors=True,
-    )
+    with TemporaryDirectory() as folder:
+        target = Path(folder, "executed.ipynb")
+        with suppress(PapermillExecutionError):
+            papermill.execute_notebook(
+                source,
+                target,
+                kernel_name=kernel,
+                execution_timeout=CELL_SECONDS,
+                progress_bar=False,
+            )
+        nb = json.loads(target.read_text("utf-8"))
+    nb["cells"] = [cell for cell in nb["cells"] if not is_added(cell)]
+    for number, cell in enumerate(nb["cells"], 1):
+        if any(output["output_type"] == "error" for output in cell.get("outputs", [])):
+            del nb["cells"][number:]  # they were not executed
+            break
+    return nb
+
+
+def is_added(cell: Any) -> bool:
+    """Return whether papermill has added the cell, to show an error."""
+    return "papermill-error-cell-tag" in cell["metadata"].get("tags", [])
 
 
 TOOLS = {"kernelproto": by_kernelproto, "nbclient": by_nbclient, "papermill": by_papermill}
