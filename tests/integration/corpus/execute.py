@@ -41,6 +41,7 @@ def by_nbclient(source: str, kernel: str) -> Any:
 
 
 def by_papermill(source: str, kernel: str) -> Any:
+    import nbformat
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -54,7 +55,7 @@ def by_papermill(source: str, kernel: str) -> Any:
                 execution_timeout=CELL_SECONDS,
                 progress_bar=False,
             )
-        nb = json.loads(target.read_text("utf-8"))
+        nb = nbformat.read(target, as_version=4)
     nb["cells"] = [cell for cell in nb["cells"] if not is_added(cell)]
     for number, cell in enumerate(nb["cells"], 1):
         if any(output["output_type"] == "error" for output in cell.get("outputs", [])):
