@@ -438,7 +438,7 @@ class SoakUser(Actor):
         expected = code == GOING_AWAY or did_not_read
         if not expected or not self.disturbances.excuse(ENDS, recently):
             raise AssertionError(f"the WebSocket was closed with {code} {reason!r}")
-        self._lose_kernel(while_connected=True)
+        self._lose_kernel(while_connected=not did_not_read)
 
 
 class SoakAdmin(Actor):
