@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial, wraps
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
 
-from kernelproto.cli.errors import be_verbose, need, status_of
-
-P = ParamSpec("P")
+from kernelproto.cli.errors import need
+from kernelproto.cli.kernelspec_commands import kernelspec_app
+from kernelproto.cli.options import AsJson, Verbose
+from kernelproto.cli.options import command as _command
 
 app = typer.Typer(
     help="Launch Jupyter kernels and talk to them.",
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(kernelspec_app, name="kernelspec")
 
 
 def _print_version(wanted: bool) -> None:
@@ -38,16 +39,6 @@ def _options(
         ),
     ] = False,
 ) -> None: ...
-
-
-def _command(function: Callable[P, int | None]) -> Callable[P, None]:
-    """Exit with the status that a command returns, or print its error in one line and fail."""
-
-    @wraps(function)
-    def run(*args: P.args, **options: P.kwargs) -> None:
-        raise typer.Exit(status_of(partial(function, *args, **options)))
-
-    return run
 
 
 def _kernel_types(incomplete: str) -> Iterator[tuple[str, str]]:
@@ -70,13 +61,6 @@ def _running_kernels(incomplete: str) -> Iterator[tuple[str, str]]:
             yield kernel.kernel_id, kernel.kernel_type
 
 
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose", "-v", callback=be_verbose, help="Print debug logs, and tracebacks of errors."
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print all data as JSON.")]
 KernelType = Annotated[
     str,
     typer.Argument(

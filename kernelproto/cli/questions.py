@@ -83,3 +83,9 @@ def _without_echo(descriptor: int) -> Generator[bool]:
         yield True
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def agrees(question: str) -> bool:
+    """Ask a question on the terminal, on standard error; return whether the answer is yes."""
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

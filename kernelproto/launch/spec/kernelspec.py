@@ -241,6 +241,7 @@ def install_kernelspec(
     user: bool = False,
     prefix: str | os.PathLike[str] | None = None,
     replace: bool = False,
+    display_name: str | None = None,
 ) -> str:
     """Copy a kernelspec to a folder where kernels are searched; return its new folder.
 
@@ -254,6 +255,7 @@ def install_kernelspec(
         prefix: install it for the Python environment with this ``sys.prefix``. Without *user* and
             *prefix* it is installed for all users.
         replace: whether a kernelspec of the same name, ignoring case, may be replaced.
+        display_name: the display name of the copy; by default that of the source.
 
     Raises:
         InvalidKernelSpec: the kernelspec in *source_dir* cannot be used.
@@ -278,11 +280,13 @@ def install_kernelspec(
         with _workshop(root) as workshop:
             new = os.path.join(workshop, "new", name)
             shutil.copytree(source, new)
+            if display_name is not None:
+                _write_display_name(_kernel_json(new), display_name)
             present = [entry for entry in os.listdir(root) if entry.lower() == name]
             if present and not replace:
                 raise DiscoveryError(
-                    f"there is a kernelspec {name!r} in {root} already; pass replace=True to "
-                    "replace it"
+                    f"there is a kernelspec {name!r} in {root} already; to replace it, pass "
+                    "replace=True (on the command line --replace)"
                 )
             return _exchange(root, workshop, present, new)
     except OSError as error:
@@ -353,6 +357,16 @@ def _exchange(root: str, workshop: str, present: Sequence[str], new: str) -> str
 
 def _kernel_json(folder: str) -> str:
     return os.path.join(folder, "kernel.json")
+
+
+def _write_display_name(path: str, display_name: str) -> None:
+    with open(path, "rb") as file:
+        entries = msgspec.json.decode(file.read().removeprefix(_BYTE_ORDER_MARK))
+    os.unlink(path)  # the copy may be write-protected
+    with open(path, "wb") as file:
+        file.write(
+            msgspec.json.format(msgspec.json.encode(entries | {"display_name": display_name}))
+        )
 
 
 def _has_kernel_json(folder: str) -> bool:
