@@ -16,6 +16,7 @@
     |- LaunchError
     |  |- KernelExitedEarly             the process ended before the kernel was ready
     |  |- KernelNotReady (TimeoutError)
+    |  |- IPykernelMissing              an environment has no ipykernel
     |  `- InvalidLaunchParameter (ValueError)
     |- KernelDied                       the kernel's process has ended
     |  `- KernelRestarted               ... and a new process takes its place
@@ -169,6 +170,20 @@ class KernelNotReady(LaunchError, TimeoutError):
         self.stderr = stderr
 
 
+class IPykernelMissing(LaunchError):
+    """A Python environment cannot run kernels, because ipykernel is not installed in it.
+
+    Attributes:
+        prefix: the folder of the environment.
+        command: the command line that installs ipykernel.
+    """
+
+    def __init__(self, message: str, *, prefix: str = "", command: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.prefix = prefix
+        self.command = tuple(command)
+
+
 class InvalidLaunchParameter(LaunchError, ValueError):
     """A launch parameter is unknown, missing or of the wrong kind."""
 
@@ -220,12 +235,7 @@ class ExecutionError(KernelProtoError):
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        ename: str = "",
-        evalue: str = "",
-        traceback: Sequence[str] = (),
+        self, message: str, *, ename: str = "", evalue: str = "", traceback: Sequence[str] = ()
     ) -> None:
         super().__init__(message)
         self.ename = ename

@@ -33,6 +33,7 @@ PUBLIC = [
     "ExecutionResult",
     "ExecutionTimeout",
     "Failed",
+    "IPykernelMissing",
     "InputRequest",
     "InvalidKernelSpec",
     "InvalidLaunchParameter",

@@ -9,6 +9,7 @@ from typing import Annotated, ParamSpec
 import typer
 
 from kernelproto.cli.errors import be_verbose, status_of
+from kernelproto.cli.missing import offering_ipykernel
 
 P = ParamSpec("P")
 
@@ -26,6 +27,7 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
 
     @wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> None:
-        raise typer.Exit(status_of(partial(function, *args, **options)))
+        work = partial(function, *args, **options)
+        raise typer.Exit(status_of(partial(offering_ipykernel, work)))
 
     return run

@@ -1,10 +1,12 @@
 """Finding kernel types and starting kernels: the only part that starts processes.
 
-``finder.py`` asks the providers, ``providers.py`` has the built-in ones, ``spec/plan.py`` plans a
-launch, ``launcher.py`` performs the plan, and ``local.py`` is the handle on the process. Nothing
-here talks to a kernel; that begins with the ConnectionInfo that a launch returns.
+``finder.py`` asks the providers, ``providers.py`` and ``environments/`` have the built-in ones,
+``spec/plan.py`` plans a launch, ``launcher.py`` performs the plan, and ``local.py`` is the handle
+on the process. Nothing here talks to a kernel; that begins with the ConnectionInfo that a launch
+returns.
 """
 
+from kernelproto.launch.environments.provider import EnvironmentProvider
 from kernelproto.launch.finder import PlansLaunch
 from kernelproto.launch.providers import (
     ForkServerProvider,
@@ -15,6 +17,7 @@ from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.launch.warm import WarmProvider
 
 __all__ = [
+    "EnvironmentProvider",
     "ForkServerProvider",
     "IPykernelProvider",
     "KernelSpecProvider",

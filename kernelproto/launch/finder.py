@@ -15,6 +15,7 @@ from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError
 from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider, TakesConfig
 from kernelproto.launch.failures import shortages_named
 from kernelproto.launch.spec.naming import (
+    ENVIRONMENTS,
     FIRST_PROVIDER,
     OWN_KERNEL,
     is_simple_name,
@@ -85,7 +86,7 @@ class KernelFinder:
 
     @classmethod
     def from_entrypoints(cls) -> KernelFinder:
-        """Make a finder with every provider that an installed package declares.
+        """Make a finder with every provider that an installed package declares, ``env`` last.
 
         Packages declare them as entry points of the group ``kernelproto.kernel_providers``; each
         names a callable without arguments. A provider that fails is logged and skipped.
@@ -97,7 +98,7 @@ class KernelFinder:
         with shortages_named():
             require_descriptors(_DISCOVERY_DESCRIPTORS)
             entry_points = declared_providers()
-        for entry_point in entry_points:
+        for entry_point in sorted(entry_points, key=lambda found: found.name == ENVIRONMENTS):
             try:
                 provider = entry_point.load()()
                 if not isinstance(provider, KernelProvider):
@@ -156,7 +157,7 @@ class KernelFinder:
             kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else the
                 kernel type of the first provider that has the name; a broken provider is logged and
                 skipped. ``python`` and ``python3`` mean ``pyimport/kernel`` if no provider has
-                them.
+                them. A name without a slash never means an environment, ``env/name``.
             cwd: the kernel's working directory; None means the caller's.
             launch_params: every provider knows ``env`` and ``transport``; the rest depends on the
                 provider.
@@ -232,7 +233,7 @@ class KernelFinder:
             candidates = [(provider_id, kernel)]
         else:
             providers = sorted(self._providers, key=lambda known: known != FIRST_PROVIDER)
-            candidates = [(known, kernel_type) for known in providers]
+            candidates = [(known, kernel_type) for known in providers if known != ENVIRONMENTS]
             if means_own_python(kernel_type):
                 own_provider, _, own_kernel = OWN_KERNEL.partition("/")
                 candidates.append((own_provider, own_kernel))

@@ -149,6 +149,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     root_dir: Annotated[str, Meta(description="directory that notebook paths are relative to")] = (
         "."
     )
+    environments: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="whether clients can start kernels in Python environments (env/NAME) of "
+            "the project in root_dir and of the server's account; auto: only if multi_user is false"
+        ),
+    ] = "auto"
     allow_env: Annotated[
         list[str],
         Meta(

@@ -11,6 +11,10 @@ from kernelproto.exceptions import NoSuchKernel
 # A name without a provider means a kernel type of this provider, if there is one.
 FIRST_PROVIDER = "spec"
 
+# Names without a provider never mean a kernel type of this one: its names depend on the working
+# directory, and a notebook for "python3" must not run in a folder of this name.
+ENVIRONMENTS = "env"
+
 # The ipykernel of the running interpreter.
 OWN_KERNEL = "pyimport/kernel"
 _OWN_PYTHON = ("python", "python3")
@@ -80,8 +84,8 @@ def launch_names(available: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for known in there:
         names.setdefault(known.lower(), known)
-        short = known.partition("/")[2].lower()
-        if "/" not in short:
+        provider, _, short = known.lower().partition("/")
+        if "/" not in short and provider != ENVIRONMENTS:
             names.setdefault(short, known)
     if OWN_KERNEL in there:
         for short in _OWN_PYTHON:

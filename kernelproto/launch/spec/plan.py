@@ -64,6 +64,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         values: for the other names in braces in *argv* and *kernelspec_env*.
         kernelspec_env: the variables of the kernelspec, as it has them; see kernel_environment().
         env: the variables of the caller, as they were given; see kernel_environment().
+        unset: the variables of the launching process that the kernel does not inherit.
         cwd: the working directory; None means the caller's.
         transport: ``"tcp"`` or ``"ipc"``.
         ip: the IPv4 address that the kernel binds; without meaning for ipc.
@@ -88,6 +89,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     values: Mapping[str, str] = {}
     kernelspec_env: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
+    unset: tuple[str, ...] = ()
     cwd: str | None = None
     transport: Transport = "tcp"
     ip: str = LOOPBACK
@@ -117,7 +119,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
             inherited: the environment of the launching process.
         """
         values = {name: value for name, value in self.values.items() if name not in SYSTEM_NAMES}
-        return kernel_environment(self.kernelspec_env, self.env, values, inherited=inherited)
+        kept = {name: value for name, value in inherited.items() if name not in self.unset}
+        return kernel_environment(self.kernelspec_env, self.env, values, inherited=kept)
 
     def describe(self) -> dict[str, Any]:
         """Return the plan for people to read, in types that JSON has.
@@ -135,6 +138,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
             "argv": fill_in(self.argv, filled),
             "values": {name: values[name] for name in values if name not in SYSTEM_NAMES},
             "env": {name: self._shown(name, value) for name, value in variables.items()},
+            "unset": list(self.unset),
             "cwd": self.cwd,
             "transport": self.transport,
             "ip": self.ip if self.transport == "tcp" else None,

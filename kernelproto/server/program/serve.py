@@ -20,6 +20,7 @@ from anyio.abc import TaskStatus
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import InvalidSettings, KernelProtoError
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.spec.naming import ENVIRONMENTS
 from kernelproto.pool import KernelPool
 from kernelproto.server.app import create_app
 from kernelproto.server.auth.authenticators import hash_token
@@ -85,6 +86,7 @@ async def serve(settings: Settings) -> None:
     """
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
+    finder.load_config({ENVIRONMENTS: _environments(settings)})
     await check_settings(settings, finder)
     warm = await warm_kernels(settings.limits, finder, kernel=settings.kernel, warm=settings.warm)
     with _listener(settings) as listener:
@@ -142,6 +144,18 @@ def new_token(user: str) -> tuple[str, list[str]]:
     token = secrets.token_urlsafe(32)
     name = user.replace("\\", "\\\\").replace('"', '\\"')
     return token, [f'["{name}"]', f'token = "{hash_token(token)}"']
+
+
+def _environments(settings: Settings) -> dict[str, object]:
+    """Return the configuration of the provider of environments.
+
+    For several users it finds none by default. Everyone who can write to root_dir could offer an
+    interpreter to all others, and the names would depend on files that change while the server
+    runs. The server's account may also have environments that are no business of its users.
+    """
+    if settings.environments == "off" or (settings.environments == "auto" and settings.multi_user):
+        return {"sources": []}
+    return {"project": _real_path(settings.root_dir)}
 
 
 def _real_path(directory: str) -> str:

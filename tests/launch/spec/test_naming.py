@@ -10,6 +10,7 @@ from kernelproto.exceptions import NoSuchKernel
 from kernelproto.launch.spec.naming import (
     check_kernel_type,
     is_simple_name,
+    launch_names,
     nearest_first,
     no_such_kernel,
 )
@@ -128,3 +129,10 @@ def test_long_name_is_neither_repeated_nor_compared_as_a_whole() -> None:
         return count
 
     assert calls("spec/" * 10_000) == calls("spec/" * 40_000)
+
+
+def test_names_of_environments_are_never_short() -> None:
+    names = launch_names(["env/python3", "env/mine", "pyimport/kernel"])
+    assert names["env/mine"] == "env/mine"
+    assert "mine" not in names
+    assert names["python3"] == "pyimport/kernel"

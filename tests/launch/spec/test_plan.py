@@ -136,6 +136,7 @@ def test_description() -> None:
         "argv": [*("/opt/bin/python", *IPYKERNEL[1:], "/opt", "3")],
         "values": {"level": "3"},
         "env": {"LEVEL": "{level}:${HOME}"},
+        "unset": [],
         "cwd": "/home/ada",
         "transport": "ipc",
         "ip": None,
@@ -148,6 +149,13 @@ def test_description() -> None:
         "spawn": "fork",
         "preload": ["numpy"],
     }
+
+
+def test_variables_that_the_kernel_does_not_inherit() -> None:
+    made = msgspec.structs.replace(
+        plan("R", "{connection_file}", params={"env": {"B": "caller's"}}), unset=("A", "B")
+    )
+    assert made.environment({"A": "1", "B": "2", "C": "3"}) == {"B": "caller's", "C": "3"}
 
 
 @pytest.mark.parametrize(

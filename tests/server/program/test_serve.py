@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 
 import anyio
 import httpx
+import msgspec
 import psutil
 import pytest
 from anyio.lowlevel import checkpoint
@@ -23,11 +24,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.launch.finder import KernelFinder
 from kernelproto.server import (
     Settings,
 )
 from kernelproto.server.auth.authenticators import hash_token
-from kernelproto.server.program.serve import main, serve
+from kernelproto.server.program.serve import _environments, main, serve
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 
@@ -262,6 +264,29 @@ async def test_settings_are_checked_before_anything_is_served(monkeypatch, setti
     monkeypatch.setattr("kernelproto.server.program.checks.raise_open_files", lambda: 1000)
     with pytest.raises(InvalidSettings, match=key):
         await serve(Settings(port=0, **settings))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    ("settings", "offered"),
+    [
+        (Settings(), False),
+        (Settings(environments="on"), True),
+        (Settings(multi_user=False), True),
+        (Settings(multi_user=False, environments="off"), False),
+    ],
+)
+async def test_environments_of_the_project_in_root_dir(settings, offered, tmp_path) -> None:
+    environment = tmp_path / ".venv"
+    environment.mkdir()
+    environment.joinpath("pyvenv.cfg").touch()
+    finder = KernelFinder.from_entrypoints()
+    settings = msgspec.structs.replace(settings, root_dir=str(tmp_path))
+    finder.load_config({"env": _environments(settings)})
+    found = [name async for name, _ in finder.find_kernels()]
+    assert ("env/.venv" in found) is offered
+    assert "pyimport/kernel" in found
 
 
 def test_new_token_fits_into_a_token_file(capsys) -> None:
