@@ -95,6 +95,8 @@ PURE = (
     "kernelproto/server/dashboard/page.py",
     "kernelproto/client/page.py",
     "kernelproto/notebook/events.py",
+    "kernelproto/notebook/languages.py",
+    "kernelproto/notebook/literals.py",
     "kernelproto/notebook/outputs.py",
     "kernelproto/notebook/parameters.py",
     "kernelproto/notebook/recorder.py",
