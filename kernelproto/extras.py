@@ -8,14 +8,14 @@ from importlib.util import find_spec
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
-    "notebook": ("nbformat",),
+    "notebook": ("nbformat", "yaml"),
     "oidc": ("jwt",),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
     "trio": ("trio",),
 }
 
 
-DISTRIBUTIONS = {"jwt": "PyJWT"}
+DISTRIBUTIONS = {"jwt": "PyJWT", "yaml": "PyYAML"}
 
 
 def fault(extra: str) -> str | None:

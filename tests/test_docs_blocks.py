@@ -20,6 +20,7 @@ from typing import Any
 
 import anyio
 import pytest
+import yaml
 
 from kernelproto.launch import ForkServerProvider, IPykernelProvider
 from kernelproto.launch.process.forkserver import ForkServer
@@ -174,6 +175,7 @@ RUNNERS: dict[str, Callable[[Block], list[Callable[[], object]]]] = {
     "console": console,
     "json": partial(data, json.loads),
     "toml": partial(data, tomllib.loads),
+    "yaml": partial(data, yaml.safe_load),
 }
 
 

@@ -172,6 +172,29 @@ def notebook_command(
             "may be repeated.",
         ),
     ] = None,
+    parameter_files: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--parameters-file",
+            "-f",
+            metavar="FILE",
+            help="A file of parameters, in YAML or JSON; may be repeated. -p takes precedence.",
+        ),
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help='Fail if the cell tagged "parameters" does not assign a given parameter.',
+        ),
+    ] = False,
+    help_parameters: Annotated[
+        bool,
+        typer.Option(
+            "--help-parameters",
+            help='Print the parameters that the cell tagged "parameters" assigns; execute nothing.',
+        ),
+    ] = False,
     jobs: Annotated[
         int,
         typer.Option(
@@ -192,14 +215,18 @@ def notebook_command(
         ExecutionOptions,
         execute_notebooks,
         plan_tasks,
-        read_parameters,
     )
+    from kernelproto.cli.parameters import collect_parameters, print_parameters
 
+    if help_parameters:
+        print_parameters(notebooks)
+        return 0
     options = ExecutionOptions(
         kernel=kernel,
         timeout=timeout,
         allow_errors=allow_errors,
-        parameters=read_parameters(parameters or ()),
+        parameters=collect_parameters(parameter_files or (), parameters or ()),
+        strict=strict,
     )
     return execute_notebooks(plan_tasks(notebooks, output), options, jobs=jobs)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -27,14 +26,16 @@ from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.screen import print_table, terminal_width
 from kernelproto.cli.signals import receive_signals
 from kernelproto.cli.table import format_table, printable
-from kernelproto.exceptions import CellTimeout, ExecutionError, KernelProtoError
+from kernelproto.exceptions import (
+    CellTimeout,
+    ExecutionError,
+    InvalidParameter,
+    KernelProtoError,
+)
 
 if TYPE_CHECKING:
     from kernelproto.cli.progress import Progress
     from kernelproto.wire.content import ErrorOutput
-
-_WORDS = {"True": True, "False": False, "None": None}
-
 
 # The path that means standard input or standard output.
 STANDARD = Path("-")
@@ -60,6 +61,7 @@ class ExecutionOptions:
     timeout: float | None
     allow_errors: bool
     parameters: Mapping[str, object]
+    strict: bool = False
 
 
 @dataclass
@@ -148,26 +150,6 @@ def plan_tasks(sources: Sequence[Path], output: Path | None) -> list[Task]:
     return list(tasks.values())
 
 
-def read_parameters(assignments: Sequence[str]) -> dict[str, object]:
-    """Return the parameters from assignments such as ``year=2026``.
-
-    A value is JSON, or True, False or None; any other value is text.
-
-    Raises:
-        CliError: an assignment has no name or no ``=``.
-    """
-    parameters: dict[str, object] = {}
-    for assignment in assignments:
-        name, equals, text = assignment.partition("=")
-        if not (name and equals):
-            raise CliError(f"parameter {assignment!r} must have the form NAME=VALUE")
-        try:
-            parameters[name.strip()] = _WORDS[text] if text in _WORDS else json.loads(text)
-        except ValueError:
-            parameters[name.strip()] = text
-    return parameters
-
-
 def format_outcomes(
     outcomes: Mapping[Task, Outcome], width: int | None, encoding: str
 ) -> list[str]:
@@ -217,6 +199,7 @@ async def _execute(
     task: Task, outcome: Outcome, options: ExecutionOptions, progress: Progress
 ) -> None:
     from kernelproto.notebook import CellFinished, CellStarted, execute_notebook, read_notebook
+    from kernelproto.notebook.defaults import unknown_parameters
     from kernelproto.notebook.files import dump, parse_notebook
 
     began = time.monotonic()
@@ -227,6 +210,10 @@ async def _execute(
             notebook = parse_notebook(sys.stdin.buffer.read(), task.name)
         else:
             notebook = read_notebook(task.source)
+        if (problem := unknown_parameters(notebook, options.parameters)) is not None:
+            if options.strict:
+                raise InvalidParameter(problem)
+            progress.warn(f"{task.name}: {problem}")
         async with execute_notebook(
             notebook,
             kernel_type=options.kernel,

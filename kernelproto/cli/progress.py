@@ -48,6 +48,10 @@ class Progress:
         shown = line if len(line) <= _CODE_WIDTH else f"{line[: _CODE_WIDTH - 3]}..."
         self._bars.update(bar, completed=done, total=total, code=shown)
 
+    def warn(self, text: str) -> None:
+        """Print a warning above the bars."""
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)  # through the bars
+
     def end(self, bar: TaskID) -> None:
         """Remove the bar of a notebook."""
         self._bars.remove_task(bar)

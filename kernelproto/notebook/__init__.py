@@ -20,6 +20,7 @@ The notebook is changed in place. To execute several notebooks at the same time,
 each execution starts its own kernel.
 """
 
+from kernelproto.notebook.defaults import Parameter, inspect_parameters
 from kernelproto.notebook.events import CellEvent, CellFinished, CellOutput, CellStarted
 from kernelproto.notebook.execution import NotebookExecution, execute_notebook
 from kernelproto.notebook.files import read_notebook, write_notebook
@@ -33,8 +34,10 @@ __all__ = [
     "CellStarted",
     "NotebookExecution",
     "NotebookResult",
+    "Parameter",
     "execute_notebook",
     "inject_parameters",
+    "inspect_parameters",
     "read_notebook",
     "write_notebook",
 ]

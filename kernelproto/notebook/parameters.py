@@ -14,7 +14,7 @@ from kernelproto.exceptions import InvalidParameter
 from kernelproto.notebook.languages import LANGUAGES
 from kernelproto.notebook.nodes import Node, new_code_cell
 
-_DEFAULTS = "parameters"
+DEFAULTS = "parameters"
 _INJECTED = "injected-parameters"
 
 # Python's parser allows no more than 200 levels of brackets.
@@ -46,11 +46,11 @@ def inject_parameters(nb: Node, parameters: Values, language: str) -> None:
     cell = new_code_cell(source=source, metadata={"tags": [_INJECTED]})
     if nb["nbformat_minor"] < 5:
         del cell["id"]
-    injected = _position(cells, _INJECTED)
+    injected = tagged(cells, _INJECTED)
     if injected is not None:
         cells[injected] = cell
         return
-    defaults = _position(cells, _DEFAULTS)
+    defaults = tagged(cells, DEFAULTS)
     cells.insert(0 if defaults is None else defaults + 1, cell)
 
 
@@ -90,7 +90,8 @@ def tags(cell: Node) -> Sequence[str]:
     return found
 
 
-def _position(cells: Sequence[Node], tag: str) -> int | None:
+def tagged(cells: Sequence[Node], tag: str) -> int | None:
+    """Return the position of the first cell with a tag."""
     return next((index for index, cell in enumerate(cells) if tag in tags(cell)), None)
 
 

@@ -15,8 +15,8 @@ from kernelproto.cli.notebook import (
     Task,
     format_outcomes,
     plan_tasks,
-    read_parameters,
 )
+from kernelproto.cli.parameters import read_parameters
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
