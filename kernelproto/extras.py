@@ -10,6 +10,7 @@ EXTRAS = {
     "cli": ("typer", "rich", "prompt_toolkit"),
     "notebook": ("nbformat", "yaml"),
     "oidc": ("jwt",),
+    "remote": ("aiohttp", "fsspec"),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
     "trio": ("trio",),
 }

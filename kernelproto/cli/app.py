@@ -131,21 +131,21 @@ def run_command(
 @_command
 def notebook_command(
     notebooks: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="IN.ipynb",
             show_default=False,
-            help="The notebooks to execute; - is standard input.",
+            help="The notebooks to execute: files or URLs; - is standard input.",
         ),
     ],
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
             metavar="OUT",
-            help="Write to this file, or into this folder, or to standard output (-); by default "
-            "each notebook is overwritten.",
+            help="Write to this file or URL, or into this folder, or to standard output (-); by "
+            "default each notebook is overwritten.",
         ),
     ] = None,
     kernel: Annotated[
@@ -173,12 +173,12 @@ def notebook_command(
         ),
     ] = None,
     parameter_files: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--parameters-file",
             "-f",
             metavar="FILE",
-            help="A file of parameters, in YAML or JSON; may be repeated. -p takes precedence.",
+            help="Parameters in a YAML or JSON file, or at a URL; may be repeated. -p comes last.",
         ),
     ] = None,
     strict: Annotated[

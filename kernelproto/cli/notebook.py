@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
-from anyio import get_cancelled_exc_class
+from anyio import get_cancelled_exc_class, to_thread
 
 from kernelproto.cli.errors import (
     FAILED,
@@ -22,10 +21,20 @@ from kernelproto.cli.errors import (
     need,
     print_error,
 )
+from kernelproto.cli.locations import (
+    STANDARD,
+    Location,
+    display,
+    identity,
+    inside,
+    is_folder,
+    locate,
+    read_source,
+)
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.screen import print_table, terminal_width
 from kernelproto.cli.signals import receive_signals
-from kernelproto.cli.table import format_table, printable
+from kernelproto.cli.table import format_table
 from kernelproto.exceptions import (
     CellTimeout,
     ExecutionError,
@@ -37,20 +46,22 @@ if TYPE_CHECKING:
     from kernelproto.cli.progress import Progress
     from kernelproto.wire.content import ErrorOutput
 
-# The path that means standard input or standard output.
-STANDARD = Path("-")
-
 
 class Task(NamedTuple):
     """A notebook to execute, and the file to write it to."""
 
-    source: Path
-    target: Path
+    source: Location
+    target: Location
 
     @property
     def name(self) -> str:
         """The name of the notebook in messages."""
-        return "standard input" if self.source == STANDARD else printable(os.fspath(self.source))
+        return display(self.source)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the notebook; the current one for a URL."""
+        return self.source.parent if isinstance(self.source, Path) else Path()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,33 +131,41 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     return 0 if all(outcome.status == "ok" for outcome in outcomes.values()) else FAILED
 
 
-def plan_tasks(sources: Sequence[Path], output: Path | None) -> list[Task]:
+def plan_tasks(words: Sequence[Location], output: Location | None) -> list[Task]:
     """Return the tasks: each notebook with the file to write it to.
 
     Args:
-        sources: the notebooks.
-        output: a file for one notebook, or a folder for all; None overwrites the notebooks. "-"
-            is standard output, and standard input among the sources.
+        words: the files or URLs of the notebooks.
+        output: a file or URL for one notebook, or a folder for all; None overwrites the notebooks.
+            "-" is standard output, and standard input among the sources.
 
     Raises:
         CliError: the folder does not exist, or two notebooks have the same target.
+        NotebookError: the client for a URL is not installed.
     """
+    sources = locate(words)
+    if output is not None:
+        (output,) = locate([output])
     if STANDARD in (*sources, output) and len(sources) > 1:
         raise CliError("- stands for one notebook, and several are given")
     if sources == [STANDARD] and output is None:
         output = STANDARD
-    into_folder = output is not None and (output.is_dir() or len(sources) > 1)
-    if into_folder and output is not None and not output.is_dir():
+    into_folder = output is not None and (is_folder(output) or len(sources) > 1)
+    if into_folder and isinstance(output, Path) and not output.is_dir():
         raise CliError(f"{output} is not a folder; several notebooks need one")
-    if output is not None and not output.parent.is_dir():
+    if isinstance(output, Path) and not output.parent.is_dir():
         raise CliError(f"cannot write {output}: the folder {output.parent} does not exist")
-    tasks: dict[Path, Task] = {}
+    tasks: dict[Location, Task] = {}
     for source in sources:
-        target = source if output is None else output / source.name if into_folder else output
-        if target.resolve() in tasks:
-            other = tasks[target.resolve()].source
-            raise CliError(f"{other} and {source} would both be written to {target}")
-        tasks[target.resolve()] = Task(source, target)
+        if output is None and isinstance(source, str):
+            raise CliError(f"{display(source)} is not overwritten: pass -o")
+        target = source if output is None else inside(output, source) if into_folder else output
+        if identity(target) in tasks:
+            other = tasks[identity(target)].name
+            raise CliError(
+                f"{other} and {display(source)} would both be written to {display(target)}"
+            )
+        tasks[identity(target)] = Task(source, target)
     return list(tasks.values())
 
 
@@ -162,9 +181,7 @@ def format_outcomes(
                 outcome.status,
                 f"{outcome.done}/{outcome.total}",
                 f"{outcome.seconds:.1f} s",
-                ("standard output" if task.target == STANDARD else task.target)
-                if outcome.total
-                else "",
+                display(task.target, "standard output") if outcome.total else "",
             )
             for task, outcome in outcomes.items()
         ],
@@ -198,18 +215,18 @@ async def _execute_all(
 async def _execute(
     task: Task, outcome: Outcome, options: ExecutionOptions, progress: Progress
 ) -> None:
-    from kernelproto.notebook import CellFinished, CellStarted, execute_notebook, read_notebook
+    from kernelproto.notebook import CellFinished, CellStarted, execute_notebook
     from kernelproto.notebook.defaults import unknown_parameters
-    from kernelproto.notebook.files import dump, parse_notebook
+    from kernelproto.notebook.files import dump
 
     began = time.monotonic()
     bar = progress.begin(task.name)
     to_stdout = task.target == STANDARD
     try:
-        if task.source == STANDARD:
-            notebook = parse_notebook(sys.stdin.buffer.read(), task.name)
+        if isinstance(task.source, str):
+            notebook = await to_thread.run_sync(read_source, task.source, abandon_on_cancel=True)
         else:
-            notebook = read_notebook(task.source)
+            notebook = read_source(task.source)
         if (problem := unknown_parameters(notebook, options.parameters)) is not None:
             if options.strict:
                 raise InvalidParameter(problem)
@@ -221,7 +238,7 @@ async def _execute(
             allow_errors=options.allow_errors,
             parameters=options.parameters,
             save_to=None if to_stdout else task.target,
-            cwd=task.source.parent,
+            cwd=task.folder,
         ) as execution:
             async for event in execution:
                 match event:

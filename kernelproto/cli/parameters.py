@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from kernelproto.cli.errors import CliError, need
+from kernelproto.cli.locations import Location, display, locate, read_source
 from kernelproto.cli.screen import print_table, terminal_width
-from kernelproto.cli.table import format_table, printable
+from kernelproto.cli.table import format_table
 from kernelproto.exceptions import InvalidParameter
 
 _WORDS = {"True": True, "False": False, "None": None}
 
 
-def collect_parameters(files: Sequence[Path], assignments: Sequence[str]) -> dict[str, object]:
+def collect_parameters(files: Sequence[Location], assignments: Sequence[str]) -> dict[str, object]:
     """Return the parameters from files, then from assignments; later values replace earlier ones.
 
     Raises:
@@ -54,7 +53,7 @@ def read_parameters(assignments: Sequence[str]) -> dict[str, object]:
     return parameters
 
 
-def print_parameters(sources: Sequence[Path]) -> None:
+def print_parameters(words: Sequence[Location]) -> None:
     """Print the name, type, default and comment of each parameter of notebooks.
 
     Raises:
@@ -64,16 +63,16 @@ def print_parameters(sources: Sequence[Path]) -> None:
             ``notebook`` is not installed.
     """
     need("notebook")
-    from kernelproto.notebook import inspect_parameters, read_notebook
+    from kernelproto.notebook import inspect_parameters
 
-    for number, source in enumerate(sources):
-        name = printable(os.fspath(source))
-        notebook = read_notebook(source)
+    for number, source in enumerate(locate(words)):
+        name = display(source)
+        notebook = read_source(source)
         try:
             found = inspect_parameters(notebook)
         except InvalidParameter as error:
             raise CliError(f"{name}: {error}") from error
-        if len(sources) > 1:
+        if len(words) > 1:
             print(*[""] * (number > 0), name, sep="\n")
         print_table(
             format_table(

@@ -17,6 +17,7 @@ from kernelproto.notebook.history import without_history
 from kernelproto.notebook.nodes import Node, to_node
 from kernelproto.notebook.result import NotebookResult
 from kernelproto.notebook.runner import NotebookOptions, NotebookRunner
+from kernelproto.remote import check_url, is_url
 from kernelproto.run import RunOptions, start_kernel
 from kernelproto.supervise import Kernel
 
@@ -165,6 +166,8 @@ def execute_notebook(
         parameters: names and values to write into the notebook; see ``inject_parameters``.
         save_to: a file to save the notebook to, atomically, after each cell and at the end. A
             device, pipe or socket is written to once, at the end, unless the caller is cancelled.
+            Or a URL of ``s3://``, ``gs://``, ``az://``, ``https://`` or another protocol of
+            fsspec, which needs the extra ``remote``; http writes with the method PUT.
         record_timing: whether to record the times of each cell's messages in
                 ``metadata.execution``.
         store_widget_state: whether to store the state of widgets in the notebook's metadata.
@@ -173,11 +176,14 @@ def execute_notebook(
 
     Raises:
         LocalProtocolError: both a kernel and options to start one are given.
+        NotebookError: the client for the URL in ``save_to`` is not installed.
     """
     if kernel is not None and (kernel_type is not None or run_options):
         raise LocalProtocolError(
             "a kernel that runs is not started: leave out kernel_type and options"
         )
+    if is_url(save_to):
+        check_url(save_to)  # before the work is done
     kernelspec: Node = nb["metadata"].get("kernelspec") or to_node({})
     options = NotebookOptions(
         timeout=timeout,

@@ -15,6 +15,7 @@ import msgspec
 from kernelproto.exceptions import InvalidNotebook
 from kernelproto.notebook.nodes import Node, is_valid, reads, to_notebook, validate, writes
 from kernelproto.notebook.repair import repair
+from kernelproto.remote import display_url, is_url, read_url, write_url
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ def read_notebook(path: str | os.PathLike[str]) -> Node:
     warning in the log: a cell needs a type and a source.
 
     Args:
-        path: the file.
+        path: the file, or its URL; see ``execute_notebook``.
 
     Returns:
         A ``nbformat.NotebookNode``.
@@ -38,6 +39,8 @@ def read_notebook(path: str | os.PathLike[str]) -> Node:
         OSError: the file cannot be read.
         InvalidNotebook: the file is not a valid notebook, and cannot be repaired.
     """
+    if is_url(path):
+        return parse_notebook(read_url(path), display_url(path))
     with open(path, "rb") as file:
         return parse_notebook(file.read(), os.fspath(path))
 
@@ -91,8 +94,8 @@ def write_notebook(nb: Node, path: str | os.PathLike[str]) -> None:
 
     Args:
         nb: the notebook.
-        path: the file; its folder must exist. A symbolic link is kept, and its target replaced.
-            The new file has the mode of the old one, and its owner if that is permitted.
+        path: the file, or its URL; its folder must exist. A symbolic link is kept, and its target
+            replaced. The new file has the mode of the old one, and its owner if that is permitted.
 
     Raises:
         OSError: the file cannot be written.
@@ -166,7 +169,10 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 
 def replace_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write *data* to a file atomically; write to a stream, see ``is_stream``, without that."""
+    """Write *data* to a file atomically; write to a URL or stream, see ``is_stream``, directly."""
+    if is_url(path):
+        write_url(path, data)
+        return
     if is_stream(path):
         with open(path, "wb") as file:
             file.write(data)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, cast
 import yaml
 
 from kernelproto.exceptions import InvalidParameter
+from kernelproto.remote import display_url, is_url, read_url
 
 # The most bytes of a file. YAML is read in Python, at a few hundred kilobytes a second.
 _LONGEST = 2**20
@@ -23,12 +24,14 @@ def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, object]:
     ``1_000`` is refused, because the versions of YAML differ about its value.
 
     Args:
-        path: the file, of at most 1 MiB.
+        path: the file, or its URL; at most 1 MiB.
 
     Raises:
         OSError: the file cannot be read.
         InvalidParameter: the file has no such mapping.
     """
+    if is_url(path):
+        return parse_parameters(read_url(path), display_url(path))
     with open(path, "rb") as file:
         data = file.read(_LONGEST + 1)
     return parse_parameters(data, os.fspath(path))
