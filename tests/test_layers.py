@@ -97,6 +97,7 @@ PURE = (
     "kernelproto/fanout/traffic.py",
     "kernelproto/server/dashboard/page.py",
     "kernelproto/client/page.py",
+    "kernelproto/notebook/cell_lines.py",
     "kernelproto/notebook/defaults.py",
     "kernelproto/notebook/events.py",
     "kernelproto/notebook/languages.py",

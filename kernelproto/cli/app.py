@@ -181,6 +181,12 @@ def notebook_command(
             help="Parameters in a YAML or JSON file, or at a URL; may be repeated. -p comes last.",
         ),
     ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            "--junit", metavar="FILE", help="Write JUnit XML to this file, with a test per cell."
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -227,6 +233,7 @@ def notebook_command(
         allow_errors=allow_errors,
         parameters=collect_parameters(parameter_files or (), parameters or ()),
         strict=strict,
+        junit=junit,
     )
     return execute_notebooks(plan_tasks(notebooks, output), options, jobs=jobs)
 

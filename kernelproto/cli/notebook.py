@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 from anyio import get_cancelled_exc_class, to_thread
 
+from kernelproto.cli.annotations import CellPlaces, in_actions, print_annotation
 from kernelproto.cli.errors import (
     FAILED,
     KILLED,
@@ -21,6 +22,7 @@ from kernelproto.cli.errors import (
     need,
     print_error,
 )
+from kernelproto.cli.junit import junit_xml
 from kernelproto.cli.locations import (
     STANDARD,
     Location,
@@ -31,7 +33,7 @@ from kernelproto.cli.locations import (
     locate,
     read_source,
 )
-from kernelproto.cli.outputs import OutputPrinter
+from kernelproto.cli.outputs import OutputPrinter, plain_traceback
 from kernelproto.cli.screen import print_table, terminal_width
 from kernelproto.cli.signals import receive_signals
 from kernelproto.cli.table import format_table
@@ -44,6 +46,7 @@ from kernelproto.exceptions import (
 
 if TYPE_CHECKING:
     from kernelproto.cli.progress import Progress
+    from kernelproto.notebook import CellFinished
     from kernelproto.wire.content import ErrorOutput
 
 
@@ -73,6 +76,7 @@ class ExecutionOptions:
     allow_errors: bool
     parameters: Mapping[str, object]
     strict: bool = False
+    junit: Path | None = None
 
 
 @dataclass
@@ -87,6 +91,8 @@ class Outcome:
         seconds: the duration in seconds.
         problem: the error in one line; "" for none.
         error: the exception of the code, with its traceback; None for none.
+        cells: the executed cells.
+        line: the line of the failed cell in the file; None if unknown.
     """
 
     status: str = "stopped"
@@ -95,6 +101,8 @@ class Outcome:
     seconds: float = 0.0
     problem: str = ""
     error: ErrorOutput | None = None
+    cells: list[CellFinished] = field(default_factory=list)
+    line: int | None = None
 
 
 def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs: int) -> int:
@@ -111,9 +119,12 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     """
     need("notebook")
     from kernelproto.cli.progress import Progress  # which loads rich
+    from kernelproto.notebook.files import replace_file
     from kernelproto.notebook.parameters import check_names
 
     check_names(options.parameters)
+    if options.junit is not None and not options.junit.parent.is_dir():
+        raise CliError(f"cannot write {options.junit}: its folder does not exist")
     outcomes = {task: Outcome() for task in tasks}
     with Progress() as progress:
         ended_by = anyio.run(_execute_all, outcomes, options, progress, jobs)
@@ -126,6 +137,10 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     for task, outcome in outcomes.items():
         if outcome.problem:
             print_error(_with_name(task.name, outcome.problem))
+            if in_actions():
+                _annotate(task, outcome)
+    if options.junit is not None:
+        replace_file(options.junit, junit_xml(outcomes))
     if ended_by is not None:
         return KILLED + ended_by
     return 0 if all(outcome.status == "ok" for outcome in outcomes.values()) else FAILED
@@ -192,6 +207,14 @@ def format_outcomes(
     )
 
 
+def _annotate(task: Task, outcome: Outcome) -> None:
+    failed = next((cell for cell in outcome.cells if not cell.allowed), None)
+    about = outcome.problem if outcome.error is None else plain_traceback(outcome.error)
+    reason = outcome.status if outcome.error is None else outcome.error.ename
+    title = task.name if failed is None else f"cell {failed.number}: {reason}"
+    print_annotation("error", about, source=task.source, title=title, line=outcome.line)
+
+
 def _with_name(name: str, problem: str) -> str:
     """Return a problem that begins with the notebook's name, as some errors already do."""
     return problem if problem.startswith((f"{name}: ", f"{name} is ")) else f"{name}: {problem}"
@@ -231,6 +254,9 @@ async def _execute(
             if options.strict:
                 raise InvalidParameter(problem)
             progress.warn(f"{task.name}: {problem}")
+            if in_actions():
+                print_annotation("warning", problem, source=task.source, title="parameters")
+        places = CellPlaces(task.source, notebook["cells"]) if in_actions() else None
         async with execute_notebook(
             notebook,
             kernel_type=options.kernel,
@@ -248,6 +274,8 @@ async def _execute(
                         progress.show(bar, outcome.done, event.total, code)
                     case CellFinished():
                         outcome.done = event.number
+                        outcome.cells.append(event)
+                        progress.finish_cell(task.name, event)
                         progress.show(bar, outcome.done, event.total, "")
                     case _:
                         pass
@@ -263,6 +291,9 @@ async def _execute(
             outcome.problem = describe(error)
         if result.failed is not None and result.status == "error":
             outcome.error = result.failed.error
+        if result.failed is not None and places is not None:
+            cell = notebook["cells"][result.failed.index]
+            outcome.line = places.line(cell, result.failed)
     except get_cancelled_exc_class():
         outcome.status = "stopped"
         raise

@@ -99,6 +99,12 @@ def _content(mime: str, text: str) -> bytes:
         return text.encode("utf-8", "replace")
 
 
+def plain_traceback(error: ErrorOutput) -> str:
+    """Return the lines of a traceback without colours; the error in one line if there are none."""
+    lines = [_CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
+    return "\n".join(lines) or f"{error.ename}: {error.evalue}"
+
+
 def _plain(error: ErrorOutput) -> ErrorOutput:
     """Return the error without colours."""
     traceback = [_CONTROL_SEQUENCE.sub("", line) for line in error.traceback]

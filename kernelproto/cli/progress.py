@@ -1,23 +1,36 @@
-"""Progress bars of notebooks, on standard error if it is a terminal; this module loads rich."""
+"""The progress of notebooks on standard error: bars on a terminal, or else lines; loads rich."""
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from kernelproto.cli.errors import is_verbose
 from kernelproto.cli.table import printable
+from kernelproto.notebook import CellFinished
+from kernelproto.notebook.events import describe_cell
 
 _CODE_WIDTH = 40
 _NAME_WIDTH = 40
 
 
+logger = logging.getLogger(__name__)
+
+
 class Progress:
-    """Shows a bar for each running notebook, during the block."""
+    """Shows the progress of each running notebook, during the block.
+
+    A terminal shows bars; another standard error, such as the log of CI, gets a line for each
+    finished cell. With ``--verbose``, the lines are log records, and there are no bars.
+    """
 
     def __init__(self) -> None:
+        self._log = is_verbose()
+        self._lines = not (self._log or sys.stderr.isatty())
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -26,7 +39,7 @@ class Progress:
             TextColumn("{task.fields[code]}", markup=False, style="dim"),
             console=Console(stderr=True),
             transient=True,
-            disable=not sys.stderr.isatty(),
+            disable=self._log or self._lines,
         )
 
     def __enter__(self) -> Progress:
@@ -38,6 +51,7 @@ class Progress:
 
     def begin(self, name: str) -> TaskID:
         """Add the bar of a notebook."""
+        logger.debug("%s: begins", name)
         # Keep the end of a long path, and leave room for the numbers.
         shown = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
         return self._bars.add_task(printable(shown), total=None, code="")
@@ -47,6 +61,14 @@ class Progress:
         line = printable(code.strip().partition("\n")[0])
         shown = line if len(line) <= _CODE_WIDTH else f"{line[: _CODE_WIDTH - 3]}..."
         self._bars.update(bar, completed=done, total=total, code=shown)
+
+    def finish_cell(self, name: str, cell: CellFinished) -> None:
+        """Report a finished cell, unless the bars show that."""
+        status = "" if cell.status == "ok" else f", {cell.status}"
+        text = f"{name}: {describe_cell(cell.number, cell.total)}, {cell.duration:.1f} s{status}"
+        if self._lines:
+            print(text, file=sys.stderr, flush=True)
+        logger.debug("%s", text)
 
     def warn(self, text: str) -> None:
         """Print a warning above the bars."""

@@ -30,6 +30,12 @@ def environment(**more: str) -> dict[str, str]:
     return inherited | {"TERM": "xterm-256color"} | more
 
 
+@pytest.fixture(autouse=True)
+def outside_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let commands in this process print no annotations, although GitHub may run the tests."""
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+
+
 @pytest.fixture
 def kernelproto() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Give a function that runs the command with pipes, and returns the completed process."""

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
@@ -82,7 +84,10 @@ def test_errors_are_allowed(write, capsys) -> None:
 
     assert main(["notebook", str(notebook), "-k", KERNEL, "--allow-errors"]) == 0
     assert outputs(notebook) == ["ZeroDivisionError", "after\n"]
-    assert capsys.readouterr().err == ""
+    assert re.fullmatch(
+        f"{notebook}: cell 1 of 2, [0-9.]+ s, error\n{notebook}: cell 2 of 2, [0-9.]+ s\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_cell_that_takes_too_long(write, capsys) -> None:
@@ -111,7 +116,10 @@ def test_kernel_that_dies(write, kernelproto) -> None:
 
     done = kernelproto("notebook", str(notebook), "-k", KERNEL)
 
-    assert done.stderr == f"error: {notebook}: the kernel died: exit status 1\n"
+    assert re.fullmatch(
+        f"{notebook}: cell 1 of 2, [0-9.]+ s\nerror: {notebook}: the kernel died: exit status 1\n",
+        done.stderr,
+    )
     assert done.returncode == 1
     assert "\x1b" not in done.stdout
     assert outputs(notebook) == ["before\n", ""]
@@ -185,3 +193,42 @@ def test_pipe_in_and_out(write, kernelproto) -> None:
     done = kernelproto("notebook", str(path), "-", stdin="")
     assert done.returncode == 1
     assert "- stands for one notebook" in done.stderr
+
+
+def test_log_instead_of_lines(write, kernelproto) -> None:
+    path = write("a", "6 * 7")
+    done = kernelproto("notebook", str(path), "-k", KERNEL, "-v")
+    assert done.returncode == 0
+    lines = [line for line in done.stderr.splitlines() if "cell 1 of 1, " in line]
+    assert [" DEBUG kernelproto.cli.progress " in line for line in lines] == [True]
+
+
+def test_errors_in_actions(write, tmp_path: Path, kernelproto) -> None:
+    path = write("a", "x = 1", "def f():\n    return 1 / 0\nf()")
+    path.write_text(path.read_text().replace('"tags": []', '"tags": ["parameters"]'))
+    (line,) = (
+        number for number, text in enumerate(path.read_text().splitlines(), 1) if "return 1" in text
+    )
+
+    done = kernelproto(
+        *("notebook", str(path), "-k", KERNEL, "-p", "a=1", "--junit", str(tmp_path / "j.xml")),
+        GITHUB_ACTIONS="true",
+        GITHUB_WORKSPACE=str(tmp_path),
+    )
+
+    warning, error = (text for text in done.stderr.splitlines() if text.startswith("::"))
+    assert warning.startswith("::warning file=a.ipynb,title=parameters::")
+    start = f"::error file=a.ipynb,line={line},title=cell 3%3A ZeroDivisionError::"
+    assert error.startswith(start)
+    assert "%0A----> 3 f()%0A" in error
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()[0]
+    assert [[child.tag for child in case] for case in suite] == [[], [], ["failure"]]
+    assert "ZeroDivisionError" in suite[2][0].text
+    assert "\x1b" not in suite[2][0].text
+
+
+def test_junit_file_without_a_folder(write, tmp_path: Path, capsys) -> None:
+    path = write("a", "open('executed', 'w')")
+    assert main(["notebook", str(path), "--junit", str(tmp_path / "no" / "j.xml")]) == 1
+    assert "its folder does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
