@@ -62,14 +62,14 @@ def read_url(url: str) -> bytes:
     return _request(url, "read", lambda files, path: bytes(files.cat_file(path)))
 
 
-def write_url(url: str, data: bytes) -> None:
+def write_url(url: str, data: bytes | memoryview) -> None:
     """Write a file; over http with the method PUT.
 
     Raises:
         OSError: the file cannot be written.
         NotebookError: see ``check_url``.
     """
-    _request(url, "written", lambda files, path: files.pipe_file(path, data))
+    _request(url, "written", lambda files, path: files.pipe_file(path, bytes(data)))
 
 
 def _client(url: str) -> tuple[Any, str]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # All but the characters of XML 1.0.
 _INVALID = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
+_STOPPED = "the execution was stopped"
+
 
 def junit_xml(outcomes: Mapping[Task, Outcome]) -> bytes:
     """Return a test suite for each notebook, with a test case for each cell to execute.
@@ -36,27 +38,35 @@ def junit_xml(outcomes: Mapping[Task, Outcome]) -> bytes:
 
 def _suite(task: Task, outcome: Outcome) -> ElementTree.Element:
     suite = ElementTree.Element("testsuite", name=_valid(task.name))
-    for cell in outcome.cells:
-        case = _case(suite, task, f"cell {cell.number}", cell.duration)
-        if not cell.allowed:
+    executed = {cell.number: cell for cell in outcome.cells}
+    failed = outcome.status == "failed"
+    next_number = max(executed, default=0) + 1
+    for number in range(1, outcome.total + 1):
+        cell = executed.get(number)
+        case = _case(suite, task, f"cell {number}", 0 if cell is None else cell.duration)
+        if cell is None and failed and number == next_number:
+            ElementTree.SubElement(case, "error", message=_valid(outcome.problem))
+        elif cell is None:
+            ElementTree.SubElement(case, "skipped", message=_reason(outcome, number))
+        elif not cell.allowed:
             _fail(case, cell, outcome.problem)
-    reached = len(outcome.cells)
-    if outcome.status == "failed":
-        reached += 1
-        name = f"cell {reached}" if reached <= outcome.total else "notebook"
-        failed = _case(suite, task, name, 0)
-        ElementTree.SubElement(failed, "error", message=_valid(outcome.problem))
-    reason = (
-        "the execution was stopped" if outcome.status == "stopped" else "an earlier cell failed"
-    )
-    for number in range(reached + 1, outcome.total + 1):
-        skipped = _case(suite, task, f"cell {number}", 0)
-        ElementTree.SubElement(skipped, "skipped", message=reason)
-    if outcome.status == "stopped" and not outcome.total:
-        skipped = _case(suite, task, "notebook", 0)
-        ElementTree.SubElement(skipped, "skipped", message=reason)
+    if next_number > outcome.total and outcome.status in ("failed", "stopped"):
+        case = _case(suite, task, "notebook", 0)
+        if failed:
+            ElementTree.SubElement(case, "error", message=_valid(outcome.problem))
+        else:
+            ElementTree.SubElement(case, "skipped", message=_STOPPED)
     _count(suite, outcome.seconds)
     return suite
+
+
+def _reason(outcome: Outcome, number: int) -> str:
+    """Return why a cell was not executed."""
+    if outcome.status == "stopped":
+        return _STOPPED
+    if outcome.problem and number > max((cell.number for cell in outcome.cells), default=0):
+        return "an earlier cell failed"
+    return "not executed"
 
 
 def _case(suite: ElementTree.Element, task: Task, name: str, seconds: float) -> ElementTree.Element:

@@ -101,7 +101,7 @@ class Outcome:
     seconds: float = 0.0
     problem: str = ""
     error: ErrorOutput | None = None
-    cells: list[CellFinished] = field(default_factory=list)
+    cells: list[CellFinished] = field(default_factory=list["CellFinished"])
     line: int | None = None
 
 

@@ -30,6 +30,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._log = is_verbose()
+        self._names: dict[TaskID, str] = {}
         self._lines = not (self._log or sys.stderr.isatty())
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
@@ -54,13 +55,18 @@ class Progress:
         logger.debug("%s: begins", name)
         # Keep the end of a long path, and leave room for the numbers.
         shown = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
-        return self._bars.add_task(printable(shown), total=None, code="")
+        bar = self._bars.add_task(printable(shown), total=None, code="")
+        self._names[bar] = name
+        return bar
 
     def show(self, bar: TaskID, done: int, total: int, code: str) -> None:
         """Show the number of executed cells, and the first line of the running cell."""
         line = printable(code.strip().partition("\n")[0])
         shown = line if len(line) <= _CODE_WIDTH else f"{line[: _CODE_WIDTH - 3]}..."
         self._bars.update(bar, completed=done, total=total, code=shown)
+        if code:
+            cell = describe_cell(done + 1, total)
+            logger.debug("%s: %s begins: %s", self._names[bar], cell, shown)
 
     def finish_cell(self, name: str, cell: CellFinished) -> None:
         """Report a finished cell, unless the bars show that."""
@@ -77,3 +83,4 @@ class Progress:
     def end(self, bar: TaskID) -> None:
         """Remove the bar of a notebook."""
         self._bars.remove_task(bar)
+        logger.debug("%s: ends", self._names.pop(bar))

@@ -142,7 +142,7 @@ for _tag, _construct in {
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _construct)
 _Loader.add_constructor(None, _refuse)
 # PyYAML takes 1e-3, without a dot or sign, for text.
-_Loader.add_implicit_resolver(
+cast("Any", _Loader).add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),

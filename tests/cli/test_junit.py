@@ -101,6 +101,17 @@ def test_cell_that_takes_too_long() -> None:
     assert suite[0][0].attrib == {"type": "timeout", "message": "cell 1 of 1 was interrupted"}
 
 
+def test_cells_that_are_left_out() -> None:
+    (suite,) = suites({task("a"): Outcome(status="ok", total=4, cells=[cell(2), cell(3)])})
+
+    assert [[skipped.get("message") for skipped in case] for case in suite] == [
+        ["not executed"],
+        [],
+        [],
+        ["not executed"],
+    ]
+
+
 def test_stopped_notebooks() -> None:
     (begun, waiting) = suites(
         {task("a"): Outcome(total=2, cells=[cell(1)]), task("b"): Outcome(status="stopped")}

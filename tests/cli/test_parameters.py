@@ -41,9 +41,9 @@ def test_files_come_before_the_command_line(report: Path, tmp_path: Path, capsys
 
 
 def test_unknown_parameter(report: Path, capsys) -> None:
-    words = ["notebook", str(report), "-p", "yaer=1"]
+    words = ["notebook", str(report), "-p", "years=1"]
     problem = (
-        f'{report}: the cell tagged "parameters" does not assign yaer (did you mean year?); it '
+        f'{report}: the cell tagged "parameters" does not assign years (did you mean year?); it '
         "assigns year, region, names"
     )
 

@@ -89,9 +89,9 @@ def test_known_parameters(notebook) -> None:
     [
         (
             "year = 1\nregion = 2",
-            ["yaer", "region", "x"],
-            'the cell tagged "parameters" does not assign yaer, x (did you mean year?); it assigns '
-            "year, region",
+            ["years", "region", "x"],
+            'the cell tagged "parameters" does not assign years, x (did you mean year?); it '
+            "assigns year, region",
         ),
         ("", ["x"], 'the cell tagged "parameters" does not assign x; it assigns nothing'),
         (
