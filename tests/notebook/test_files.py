@@ -12,7 +12,8 @@ import pytest
 
 from kernelproto import InvalidNotebook
 from kernelproto.notebook import read_notebook, write_notebook
-from kernelproto.notebook.files import dump_quickly, parse_notebook, replace_file
+from kernelproto.notebook.encoding import encode
+from kernelproto.notebook.files import parse_notebook, replace_file
 
 
 def test_written_notebook_is_read(notebook, tmp_path: Path) -> None:
@@ -111,7 +112,7 @@ def test_a_file_keeps_its_mode_and_a_link_its_target(notebook, tmp_path: Path) -
 def test_quick_dump_is_the_same_notebook(source, notebook, tmp_path: Path) -> None:
     nb, path = notebook(source), tmp_path / "a.ipynb"
 
-    replace_file(path, dump_quickly(nb))
+    replace_file(path, encode(nb))
 
     assert read_notebook(path) == nb
 
