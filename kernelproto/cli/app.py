@@ -9,6 +9,7 @@ from typing import Annotated, Any, ParamSpec
 
 import typer
 
+from kernelproto.cli import notebook_options as choose
 from kernelproto.cli.errors import be_verbose, need, status_of
 
 P = ParamSpec("P")
@@ -198,11 +199,22 @@ def notebook_command(
             help="Execute N notebooks at the same time.",
         ),
     ] = 1,
+    autosave_seconds: choose.AutosaveSeconds = 10.0,
+    cwd: choose.Cwd = None,
+    error_banner: choose.ErrorBanner = False,
+    existing: choose.Existing = None,
+    exit_ok: choose.ExitOk = True,
+    from_cell: choose.FromCell = 1,
+    keep_kernel: choose.KeepKernel = False,
+    log_output: choose.LogOutput = False,
+    prepare_only: choose.PrepareOnly = False,
+    start_timeout: choose.StartTimeout = 60.0,
     verbose: Verbose = False,
 ) -> int:
     """Execute notebooks, each in a new kernel.
 
-    The notebook is saved after each cell. The exit status is 1 if a notebook fails.
+    The notebook is saved after each cell and while a cell runs. The exit status is 1 if a notebook
+    fails.
     """
     from kernelproto.cli.notebook import (
         ExecutionOptions,
@@ -216,6 +228,16 @@ def notebook_command(
         timeout=timeout,
         allow_errors=allow_errors,
         parameters=read_parameters(parameters or ()),
+        autosave_seconds=autosave_seconds,
+        cwd=cwd,
+        error_banner=error_banner,
+        existing=existing,
+        exit_ok=exit_ok,
+        from_cell=from_cell,
+        keep_kernel=keep_kernel,
+        log_output=log_output,
+        prepare_only=prepare_only,
+        start_timeout=start_timeout,
     )
     return execute_notebooks(plan_tasks(notebooks, output), options, jobs=jobs)
 

@@ -23,6 +23,7 @@ from kernelproto.cli.errors import (
     need,
     print_error,
 )
+from kernelproto.cli.output_log import OutputLog
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.screen import print_table, terminal_width
 from kernelproto.cli.signals import receive_signals
@@ -60,6 +61,16 @@ class ExecutionOptions:
     timeout: float | None
     allow_errors: bool
     parameters: Mapping[str, object]
+    autosave_seconds: float = 10.0
+    cwd: Path | None = None
+    error_banner: bool = False
+    existing: str | None = None
+    exit_ok: bool = True
+    from_cell: int = 1
+    keep_kernel: bool = False
+    log_output: bool = False
+    prepare_only: bool = False
+    start_timeout: float = 60.0
 
 
 @dataclass
@@ -74,6 +85,7 @@ class Outcome:
         seconds: the duration in seconds.
         problem: the error in one line; "" for none.
         error: the exception of the code, with its traceback; None for none.
+        connection_file: that of the kernel that was kept; "" for none.
     """
 
     status: str = "stopped"
@@ -82,6 +94,7 @@ class Outcome:
     seconds: float = 0.0
     problem: str = ""
     error: ErrorOutput | None = None
+    connection_file: str = ""
 
 
 def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs: int) -> int:
@@ -97,9 +110,11 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
         InvalidParameter: a parameter's name is not a valid name in any language.
     """
     need("notebook")
+    from kernelproto.cli.prepare import check_options
     from kernelproto.cli.progress import Progress  # which loads rich
     from kernelproto.notebook.parameters import check_names
 
+    check_options(options, len(tasks))
     check_names(options.parameters)
     outcomes = {task: Outcome() for task in tasks}
     with Progress() as progress:
@@ -107,6 +122,10 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     to_stdout = any(task.target == STANDARD for task in outcomes)
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():
         print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
+        for task, outcome in outcomes.items():
+            if outcome.connection_file:
+                command = f"kernelproto console --existing {printable(outcome.connection_file)}"
+                print(f"{task.name}: the kernel keeps running: {command}")
     for outcome in outcomes.values():
         if outcome.error is not None:
             OutputPrinter().print(outcome.error)
@@ -216,26 +235,38 @@ async def _execute_all(
 async def _execute(
     task: Task, outcome: Outcome, options: ExecutionOptions, progress: Progress
 ) -> None:
-    from kernelproto.notebook import CellFinished, CellStarted, execute_notebook, read_notebook
+    from kernelproto.cli.prepare import open_execution, prepare
+    from kernelproto.notebook import (
+        CellFinished,
+        CellOutput,
+        CellStarted,
+        read_notebook,
+        write_notebook,
+    )
+    from kernelproto.notebook.banner import with_banners
     from kernelproto.notebook.files import dump, parse_notebook
+    from kernelproto.notebook.rules import executable
 
     began = time.monotonic()
     bar = progress.begin(task.name)
+    log = OutputLog(task.name)
     to_stdout = task.target == STANDARD
     try:
         if task.source == STANDARD:
             notebook = parse_notebook(sys.stdin.buffer.read(), task.name)
         else:
             notebook = read_notebook(task.source)
-        async with execute_notebook(
-            notebook,
-            kernel_type=options.kernel,
-            timeout=options.timeout,
-            allow_errors=options.allow_errors,
-            parameters=options.parameters,
-            save_to=None if to_stdout else task.target,
-            cwd=task.source.parent,
-        ) as execution:
+        if options.prepare_only:
+            await prepare(notebook, options)
+            if to_stdout:
+                sys.stdout.buffer.write(dump(notebook))
+                sys.stdout.buffer.flush()
+            else:
+                write_notebook(notebook, task.target)
+            outcome.total = len(executable(notebook["cells"]))
+            outcome.status = "ok"
+            return
+        async with open_execution(notebook, task, options, outcome) as execution:
             async for event in execution:
                 match event:
                     case CellStarted():
@@ -245,10 +276,15 @@ async def _execute(
                     case CellFinished():
                         outcome.done = event.number
                         progress.show(bar, outcome.done, event.total, "")
+                        log.end_line()
+                    case CellOutput(output=output) if options.log_output:
+                        log.write(output)
                     case _:
                         pass
             result = await execution
         if to_stdout:
+            if options.error_banner and result.failed is not None:
+                notebook = with_banners(notebook, result.failed)
             sys.stdout.buffer.write(dump(notebook))
             sys.stdout.buffer.flush()
         outcome.total = result.total
@@ -257,7 +293,8 @@ async def _execute(
             result.raise_for_error()
         except (CellTimeout, ExecutionError) as error:
             outcome.problem = describe(error)
-        if result.failed is not None and result.status == "error":
+        # --log-output has printed the traceback already.
+        if result.failed is not None and result.status == "error" and not options.log_output:
             outcome.error = result.failed.error
     except get_cancelled_exc_class():
         outcome.status = "stopped"

@@ -29,7 +29,7 @@ _IMAGES = {
 }
 _AS_TEXT = "image/svg+xml"  # the other types are base64
 
-_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class OutputPrinter:
@@ -101,5 +101,5 @@ def _content(mime: str, text: str) -> bytes:
 
 def _plain(error: ErrorOutput) -> ErrorOutput:
     """Return the error without colours."""
-    traceback = [_CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
+    traceback = [CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
     return msgspec.structs.replace(error, traceback=traceback)
