@@ -177,10 +177,11 @@ def execute_notebook(
         parameters: names and values to write into the notebook; see ``inject_parameters``.
         save_to: a file to save the notebook to, atomically, after each cell, while a cell runs,
             and at the end. A device, pipe or socket is written to once, at the end, unless the
-            caller is cancelled. Saves that take longer than 10 ms use a tenth of the time at most.
+            caller is cancelled. After a save that takes longer than 10 ms, the next one waits nine
+            times as long.
         autosave_seconds: seconds between the saves while a cell runs. If the program is killed, the
-            file lacks at most the outputs of that time and of one save. None saves only after
-            cells.
+            file lacks at most the outputs of that time, or of that wait if it is longer, and of one
+            save. None saves only after cells, after each of them.
         error_banner: whether the file gets markdown cells that point to the cell that failed, at
             the top and before that cell. The notebook itself does not get them. Such cells of an
             earlier execution are always removed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -12,7 +13,16 @@ from contextlib import suppress
 from typing import Any
 
 from kernelproto.exceptions import InvalidNotebook
-from kernelproto.notebook.nodes import Node, is_valid, reads, to_notebook, validate, writes
+from kernelproto.notebook.encoding import encode_formatted, lines_of
+from kernelproto.notebook.nodes import (
+    Node,
+    is_valid,
+    reads,
+    split_lines,
+    strip_transient,
+    to_notebook,
+    validate,
+)
 from kernelproto.notebook.repair import repair
 
 logger = logging.getLogger(__name__)
@@ -144,10 +154,14 @@ def allowed_outputs(outputs: Sequence[Node], minor: int) -> list[Node]:
     return [output for output in outputs if _is_text(output) or _is_output(output, minor)]
 
 
-def dump(nb: Node) -> bytes:
-    """Return the bytes of a notebook file, without a check."""
-    # Lone surrogates, which UTF-8 lacks, are written as JSON escapes.
-    return (writes(nb) + "\n").encode(errors="backslashreplace")
+def dump(nb: Node) -> memoryview:
+    """Return the bytes of a notebook file, in nbformat's formatting, without a check."""
+    nb = copy.deepcopy(nb)
+    for cell in nb["cells"]:
+        for output in cell.get("outputs", ()):
+            if isinstance(output.get("text"), str):  # may be long
+                output["text"] = lines_of(output["text"])
+    return encode_formatted(strip_transient(split_lines(nb)))
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:

@@ -25,7 +25,8 @@ new_code_cell: Callable[..., Node] = _v4.new_code_cell
 new_markdown_cell: Callable[..., Node] = _v4.new_markdown_cell
 reads: Callable[..., Node] = _nbformat.reads
 validate: Callable[..., None] = _nbformat.validate
-writes: Callable[[Node], str] = _v4.writes
+split_lines: Callable[[Node], Node] = _v4.rwbase.split_lines
+strip_transient: Callable[[Node], Node] = _v4.rwbase.strip_transient
 
 
 def schema_errors(value: object, definition: str | None, minor: int) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import pytest
 from nbformat import v4
 
 from kernelproto.notebook import encoding
-from kernelproto.notebook.encoding import encode
+from kernelproto.notebook.encoding import encode, lines_of
 
 
 @pytest.mark.parametrize("step", [1, 7, 60, 2**20])
@@ -28,6 +28,13 @@ def test_parts_of_any_size_are_the_same_notebook(step: int, monkeypatch) -> None
 
     assert json.loads(bytes(encode(nb))) == nb
     assert json.loads(bytes(encode(v4.new_notebook()))) == v4.new_notebook()
+
+
+@pytest.mark.parametrize("text", ["", "a", "a\n", "a\r\nb\rc\u2028d\x0ce\n\n", "\n" * 9])
+def test_lines_are_split_in_steps(text: str, monkeypatch) -> None:
+    for step in range(1, 5):
+        monkeypatch.setattr(encoding, "_STEP", step)
+        assert lines_of(text) == text.splitlines(True)
 
 
 def test_small_notebook_is_readable_text(notebook) -> None:
