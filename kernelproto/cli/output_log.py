@@ -29,7 +29,7 @@ class OutputLog:
         self._open_line = ""
 
     def write(self, output: Output) -> None:
-        """Print an output; an open line is printed when it ends."""
+        """Print an output; text without a line end is printed later."""
         match output:
             case Stream(text=text):
                 *lines, self._open_line = _LINE_ENDS.split(self._open_line + text)

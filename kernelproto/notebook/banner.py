@@ -34,7 +34,7 @@ def with_banners(
     Args:
         nb: the notebook.
         cell: the cell that ended the execution.
-        error: the exception that ended the execution if it is no exception of the cell's code.
+        error: the exception that ended the execution; None for an exception of the cell's code.
     """
     name = describe_cell(cell.number, cell.total)
     reason = escape(_reason(cell, error))
@@ -53,7 +53,7 @@ def _reason(cell: CellStarted | CellFinished, error: Exception | None) -> str:
         case _ if error is not None:
             return type(error).__name__
         case CellFinished(status="timeout"):
-            return "it took longer than allowed"
+            return "the cell took longer than allowed"
         case CellFinished(error=ErrorOutput(ename=name)):
             return name
         case _:

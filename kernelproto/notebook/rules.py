@@ -95,7 +95,7 @@ def time_limit(nb: Node, cell: Node, default: float | None) -> float | None:
 def ends_notebook(cell: Node, result: ExecutionResult) -> bool:
     """Return whether the code of a cell has ended the notebook successfully.
 
-    Python code does that with ``sys.exit(0)``, and IPython's ``exit`` asks the frontend for it. A
+    Python code calls ``sys.exit(0)``, and IPython's ``exit`` sends a request to the frontend. A
     cell tagged ``raises-exception`` may raise SystemExit like any other exception.
     """
     if any(entry.get("source") == "ask_exit" for entry in result.payload):

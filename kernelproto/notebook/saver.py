@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 # A save that takes less, in seconds, delays no other one.
 _QUICK = 0.01
 
-# How many times as long as a save the rest after it is.
+# The rest after a save, as a multiple of its duration.
 _REST = 9.0
 
 
@@ -149,7 +149,7 @@ class Saver:
             self._duration = self._saved_at - began
 
     def _seconds_until(self, seconds: float) -> float:
-        """Return what is left of a time since the last save."""
+        """Return the seconds until a time has passed since the last save; 0 afterwards."""
         return max(self._saved_at + seconds - time.monotonic(), 0.0)
 
     def _rest(self) -> float:

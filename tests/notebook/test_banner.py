@@ -21,7 +21,7 @@ def finished(status: str, error: ErrorOutput | None = None) -> CellFinished:
     ("cell", "error", "reason"),
     [
         (finished("error", ErrorOutput("Oops<b>", "", [])), None, "Oops&lt;b&gt;"),
-        (finished("timeout", ErrorOutput("X", "", [])), None, "it took longer than allowed"),
+        (finished("timeout", ErrorOutput("X", "", [])), None, "the cell took longer than allowed"),
         (finished("aborted"), None, "the kernel did not run it"),
         (STARTED, KernelDied("gone"), "KernelDied"),
     ],
