@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from kernelproto.cli import notebook_options as choose
 from kernelproto.cli.errors import need
 from kernelproto.cli.kernelspec_commands import kernelspec_app
 from kernelproto.cli.options import AsJson, Verbose
@@ -211,11 +212,22 @@ def notebook_command(
             help="Execute N notebooks at the same time.",
         ),
     ] = 1,
+    autosave_seconds: choose.AutosaveSeconds = 10.0,
+    cwd: choose.Cwd = None,
+    error_banner: choose.ErrorBanner = False,
+    existing: choose.Existing = None,
+    exit_ok: choose.ExitOk = True,
+    from_cell: choose.FromCell = 1,
+    keep_kernel: choose.KeepKernel = False,
+    log_output: choose.LogOutput = False,
+    prepare_only: choose.PrepareOnly = False,
+    start_timeout: choose.StartTimeout = 60.0,
     verbose: Verbose = False,
 ) -> int:
     """Execute notebooks, each in a new kernel.
 
-    The notebook is saved after each cell. The exit status is 1 if a notebook fails.
+    The notebook is saved after each cell and while a cell runs. The exit status is 1 if a notebook
+    fails.
     """
     from kernelproto.cli.notebook import (
         ExecutionOptions,
@@ -234,6 +246,16 @@ def notebook_command(
         parameters=collect_parameters(parameter_files or (), parameters or ()),
         strict=strict,
         junit=junit,
+        autosave_seconds=autosave_seconds,
+        cwd=cwd,
+        error_banner=error_banner,
+        existing=existing,
+        exit_ok=exit_ok,
+        from_cell=from_cell,
+        keep_kernel=keep_kernel,
+        log_output=log_output,
+        prepare_only=prepare_only,
+        start_timeout=start_timeout,
     )
     return execute_notebooks(plan_tasks(notebooks, output), options, jobs=jobs)
 

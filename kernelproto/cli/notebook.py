@@ -33,10 +33,11 @@ from kernelproto.cli.locations import (
     locate,
     read_source,
 )
+from kernelproto.cli.output_log import OutputLog
 from kernelproto.cli.outputs import OutputPrinter, plain_traceback
 from kernelproto.cli.screen import print_table, terminal_width
 from kernelproto.cli.signals import receive_signals
-from kernelproto.cli.table import format_table
+from kernelproto.cli.table import format_table, printable
 from kernelproto.exceptions import (
     CellTimeout,
     ExecutionError,
@@ -77,6 +78,16 @@ class ExecutionOptions:
     parameters: Mapping[str, object]
     strict: bool = False
     junit: Path | None = None
+    autosave_seconds: float = 10.0
+    cwd: Path | None = None
+    error_banner: bool = False
+    existing: str | None = None
+    exit_ok: bool = True
+    from_cell: int = 1
+    keep_kernel: bool = False
+    log_output: bool = False
+    prepare_only: bool = False
+    start_timeout: float = 60.0
 
 
 @dataclass
@@ -93,6 +104,7 @@ class Outcome:
         error: the exception of the code, with its traceback; None for none.
         cells: the executed cells.
         line: the line of the failed cell in the file; None if unknown.
+        connection_file: that of the kernel that was kept; "" for none.
     """
 
     status: str = "stopped"
@@ -103,6 +115,7 @@ class Outcome:
     error: ErrorOutput | None = None
     cells: list[CellFinished] = field(default_factory=list["CellFinished"])
     line: int | None = None
+    connection_file: str = ""
 
 
 def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs: int) -> int:
@@ -118,10 +131,12 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
         InvalidParameter: a parameter's name is not a valid name in any language.
     """
     need("notebook")
+    from kernelproto.cli.prepare import check_options
     from kernelproto.cli.progress import Progress  # which loads rich
     from kernelproto.notebook.files import replace_file
     from kernelproto.notebook.parameters import check_names
 
+    check_options(options, len(tasks))
     check_names(options.parameters)
     if options.junit is not None and not options.junit.parent.is_dir():
         raise CliError(f"cannot write {options.junit}: its folder does not exist")
@@ -131,6 +146,10 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     to_stdout = any(task.target == STANDARD for task in outcomes)
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():
         print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
+        for task, outcome in outcomes.items():
+            if outcome.connection_file:
+                command = f"kernelproto console --existing {printable(outcome.connection_file)}"
+                print(f"{task.name}: the kernel keeps running: {command}")
     for outcome in outcomes.values():
         if outcome.error is not None:
             OutputPrinter().print(outcome.error)
@@ -238,12 +257,16 @@ async def _execute_all(
 async def _execute(
     task: Task, outcome: Outcome, options: ExecutionOptions, progress: Progress
 ) -> None:
-    from kernelproto.notebook import CellFinished, CellStarted, execute_notebook
+    from kernelproto.cli.prepare import open_execution, prepare
+    from kernelproto.notebook import CellFinished, CellOutput, CellStarted, write_notebook
+    from kernelproto.notebook.banner import with_banners
     from kernelproto.notebook.defaults import unknown_parameters
     from kernelproto.notebook.files import dump
+    from kernelproto.notebook.rules import executable
 
     began = time.monotonic()
     bar = progress.begin(task.name)
+    log = OutputLog(task.name)
     to_stdout = task.target == STANDARD
     try:
         if isinstance(task.source, str):
@@ -257,15 +280,17 @@ async def _execute(
             if in_actions():
                 print_annotation("warning", problem, source=task.source, title="parameters")
         places = CellPlaces(task.source, notebook["cells"]) if in_actions() else None
-        async with execute_notebook(
-            notebook,
-            kernel_type=options.kernel,
-            timeout=options.timeout,
-            allow_errors=options.allow_errors,
-            parameters=options.parameters,
-            save_to=None if to_stdout else task.target,
-            cwd=task.folder,
-        ) as execution:
+        if options.prepare_only:
+            await prepare(notebook, options)
+            if to_stdout:
+                sys.stdout.buffer.write(dump(notebook))
+                sys.stdout.buffer.flush()
+            else:
+                await to_thread.run_sync(write_notebook, notebook, task.target)
+            outcome.total = len(executable(notebook["cells"]))
+            outcome.status = "ok"
+            return
+        async with open_execution(notebook, task, options, outcome) as execution:
             async for event in execution:
                 match event:
                     case CellStarted():
@@ -277,10 +302,15 @@ async def _execute(
                         outcome.cells.append(event)
                         progress.finish_cell(task.name, event)
                         progress.show(bar, outcome.done, event.total, "")
+                        log.end_line()
+                    case CellOutput(output=output) if options.log_output:
+                        log.write(output)
                     case _:
                         pass
             result = await execution
         if to_stdout:
+            if options.error_banner and result.failed is not None:
+                notebook = with_banners(notebook, result.failed)
             sys.stdout.buffer.write(dump(notebook))
             sys.stdout.buffer.flush()
         outcome.total = result.total
@@ -289,7 +319,8 @@ async def _execute(
             result.raise_for_error()
         except (CellTimeout, ExecutionError) as error:
             outcome.problem = describe(error)
-        if result.failed is not None and result.status == "error":
+        # --log-output has printed the traceback already.
+        if result.failed is not None and result.status == "error" and not options.log_output:
             outcome.error = result.failed.error
         if result.failed is not None and places is not None:
             cell = notebook["cells"][result.failed.index]

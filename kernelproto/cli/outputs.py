@@ -29,7 +29,7 @@ _IMAGES = {
 }
 _AS_TEXT = "image/svg+xml"  # the other types are base64
 
-_CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 
 class OutputPrinter:
@@ -101,11 +101,11 @@ def _content(mime: str, text: str) -> bytes:
 
 def plain_traceback(error: ErrorOutput) -> str:
     """Return the lines of a traceback without colours; the error in one line if there are none."""
-    lines = [_CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
+    lines = [CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
     return "\n".join(lines) or f"{error.ename}: {error.evalue}"
 
 
 def _plain(error: ErrorOutput) -> ErrorOutput:
     """Return the error without colours."""
-    traceback = [_CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
+    traceback = [CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
     return msgspec.structs.replace(error, traceback=traceback)

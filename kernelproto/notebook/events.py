@@ -8,7 +8,7 @@ import msgspec
 
 from kernelproto.wire.content import ErrorOutput, Output
 
-CellStatus: TypeAlias = Literal["ok", "error", "timeout", "aborted"]
+CellStatus: TypeAlias = Literal["ok", "exited", "error", "timeout", "aborted"]
 
 
 class CellStarted(msgspec.Struct, frozen=True, kw_only=True):
@@ -16,8 +16,8 @@ class CellStarted(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         index: its position among all cells of the notebook, from 0.
-        number: its position among the cells to execute, from 1.
-        total: the number of cells to execute.
+        number: its number among the executable cells, from 1.
+        total: the number of executable cells.
     """
 
     index: int
@@ -40,16 +40,20 @@ class CellOutput(msgspec.Struct, frozen=True, kw_only=True):
 class CellFinished(msgspec.Struct, frozen=True, kw_only=True):
     """A cell was executed; the notebook has all of its outputs, and is saved with ``save_to``.
 
+    A notebook whose last save took longer than 10 ms may be saved a little later; see
+    ``execute_notebook``.
+
     Attributes:
         index: its position among all cells of the notebook, from 0.
-        number: its position among the cells to execute, from 1.
-        total: the number of cells to execute.
-        status: "ok"; "error" if the code raised an exception; "timeout" if it exceeded its time and
-            was interrupted; "aborted" if the kernel did not run it.
+        number: its number among the executable cells, from 1.
+        total: the number of executable cells.
+        status: "ok"; "exited" if the code ended the notebook with ``sys.exit(0)``; "error" if it
+            raised another exception; "timeout" if it exceeded its time and was interrupted;
+            "aborted" if the kernel did not run it.
         duration: its duration in seconds.
         execution_count: its execution count in the kernel.
         error: the exception of the code; None without one.
-        allowed: whether the execution continues; True for every "ok" cell.
+        allowed: False if the cell made the notebook fail.
     """
 
     index: int

@@ -16,6 +16,7 @@ from kernelproto.notebook.files import check_notebook
 from kernelproto.notebook.history import without_history
 from kernelproto.notebook.nodes import Node, to_node
 from kernelproto.notebook.result import NotebookResult
+from kernelproto.notebook.rules import check_time_limits
 from kernelproto.notebook.runner import NotebookOptions, NotebookRunner
 from kernelproto.remote import check_url, is_url
 from kernelproto.run import RunOptions, start_kernel
@@ -53,6 +54,7 @@ class NotebookExecution:
 
     Attributes:
         notebook: the notebook.
+        kernel: the kernel that executes it; None before it is started.
     """
 
     def __init__(
@@ -62,9 +64,12 @@ class NotebookExecution:
         kernel_type: str,
         options: NotebookOptions,
         run_options: RunOptions,
+        keep_kernel: bool,
     ) -> None:
         self.notebook = nb
-        self._kernel = kernel
+        self.kernel = kernel
+        self._keep_kernel = keep_kernel
+        self._ends_kernel = kernel is None and not keep_kernel
         self._kernel_type = kernel_type
         self._options = options
         self._run_options = run_options
@@ -110,7 +115,8 @@ class NotebookExecution:
     async def _run(self) -> AsyncGenerator[CellEvent]:
         try:
             check_notebook(self.notebook)
-            kernel = self._kernel or await self._start_kernel()
+            check_time_limits(self.notebook)
+            kernel = self.kernel = self.kernel or await self._start_kernel()
             try:
                 runner = NotebookRunner(self.notebook, kernel, self._options)
                 async with aclosing(runner.run()) as events:
@@ -118,7 +124,7 @@ class NotebookExecution:
                         yield event
                 self._result = runner.result
             finally:
-                if self._kernel is None:
+                if isinstance(kernel, Kernel) and self._ends_kernel:
                     await kernel.shutdown()
         except Exception as error:
             self._failure = error
@@ -126,7 +132,7 @@ class NotebookExecution:
 
     async def _start_kernel(self) -> Kernel:
         options = await without_history(self._kernel_type, self._run_options)
-        return await start_kernel(self._kernel_type, **options)
+        return await start_kernel(self._kernel_type, detached=self._keep_kernel, **options)
 
 
 def execute_notebook(
@@ -140,6 +146,11 @@ def execute_notebook(
     force_raise_errors: bool = False,
     parameters: Mapping[str, object] | None = None,
     save_to: str | os.PathLike[str] | None = None,
+    autosave_seconds: float | None = 10.0,
+    error_banner: bool = False,
+    exit_ok: bool = True,
+    from_cell: int = 1,
+    keep_kernel: bool = False,
     record_timing: bool = True,
     store_widget_state: bool = True,
     output_limit: int = OUTPUT_LIMIT,
@@ -158,16 +169,31 @@ def execute_notebook(
         kernel_type: the kernel type to be started; None means that in the notebook's metadata, or
             else ``pyimport/kernel``.
         timeout: seconds that each cell may take. A cell that takes longer is interrupted, which
-            counts as an exception. None means no limit.
+            counts as an exception. None means no limit. ``timeout`` in the metadata of a cell
+            takes precedence, then ``execution.timeout`` in the metadata of the notebook.
         allow_errors: whether to continue after a cell raises an exception. A cell tagged
             ``raises-exception`` may always raise one.
         allow_error_names: names of exceptions that are always allowed.
         force_raise_errors: whether to allow no exception, regardless of the other options.
         parameters: names and values to write into the notebook; see ``inject_parameters``.
-        save_to: a file to save the notebook to, atomically, after each cell and at the end. A
-            device, pipe or socket is written to once, at the end, unless the caller is cancelled.
-            Or a URL of ``s3://``, ``gs://``, ``az://``, ``https://`` or another protocol of
-            fsspec, which needs the extra ``remote``; http writes with the method PUT.
+        save_to: a file to save the notebook to, atomically, after each cell, while a cell runs,
+            and at the end. A device, pipe or socket is written to once, at the end, unless the
+            caller is cancelled. After a save that takes longer than 10 ms, the next one waits nine
+            times as long. Or a URL of ``s3://``, ``gs://``, ``az://``, ``https://`` or another
+            protocol of fsspec, which needs the extra ``remote``; it is written after each cell and
+            at the end, over http with the method PUT.
+        autosave_seconds: seconds between the saves while a cell runs. If the program is killed, the
+            file lacks at most the outputs of that time, or of that wait if it is longer, and of one
+            save. None saves only after cells, after each of them.
+        error_banner: whether the file gets markdown cells that point to the cell that failed, at
+            the top and before that cell. The notebook itself does not get them. Such cells of an
+            earlier execution are always removed.
+        exit_ok: whether ``sys.exit(0)`` in a cell ends the notebook early and successfully;
+            otherwise it is an exception like any other. Other statuses always are.
+        from_cell: the number of the first cell to execute, among the executable cells, from 1.
+            Earlier cells keep their outputs.
+        keep_kernel: whether the started kernel goes on after the execution and the program; see
+            ``start_kernel``. It is in ``NotebookExecution.kernel``.
         record_timing: whether to record the times of each cell's messages in
                 ``metadata.execution``.
         store_widget_state: whether to store the state of widgets in the notebook's metadata.
@@ -175,12 +201,19 @@ def execute_notebook(
         run_options: options for the start of the kernel, as for ``run_kernel``.
 
     Raises:
-        LocalProtocolError: both a kernel and options to start one are given.
+        LocalProtocolError: both a kernel and options to start one are given, or a number is out of
+            its range.
         NotebookError: the client for the URL in ``save_to`` is not installed.
     """
-    if kernel is not None and (kernel_type is not None or run_options):
+    if kernel is not None and (kernel_type is not None or keep_kernel or run_options):
         raise LocalProtocolError(
-            "a kernel that runs is not started: leave out kernel_type and options"
+            "a kernel that runs is not started: leave out kernel_type, keep_kernel and options"
+        )
+    if from_cell < 1:
+        raise LocalProtocolError(f"from_cell is the number of a cell, from 1, not {from_cell}")
+    if autosave_seconds is not None and not autosave_seconds > 0:
+        raise LocalProtocolError(
+            f"autosave_seconds must be above 0, or None, not {autosave_seconds}"
         )
     if is_url(save_to):
         check_url(save_to)  # before the work is done
@@ -192,9 +225,13 @@ def execute_notebook(
         force_raise_errors=force_raise_errors,
         parameters=dict(parameters or {}),
         save_to=save_to,
+        autosave_seconds=autosave_seconds,
+        error_banner=error_banner,
+        exit_ok=exit_ok and not force_raise_errors,
+        from_cell=from_cell,
         record_timing=record_timing,
         store_widget_state=store_widget_state,
         output_limit=output_limit,
     )
     chosen: str = kernel_type or kernelspec.get("name") or "pyimport/kernel"
-    return NotebookExecution(nb, kernel, chosen, options, run_options)
+    return NotebookExecution(nb, kernel, chosen, options, run_options, keep_kernel)

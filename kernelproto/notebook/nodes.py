@@ -22,9 +22,11 @@ _v4 = cast("Any", v4)
 to_node: Callable[[object], Node] = _nbformat.from_dict
 to_notebook: Callable[[object], Node] = _v4.to_notebook
 new_code_cell: Callable[..., Node] = _v4.new_code_cell
+new_markdown_cell: Callable[..., Node] = _v4.new_markdown_cell
 reads: Callable[..., Node] = _nbformat.reads
 validate: Callable[..., None] = _nbformat.validate
-writes: Callable[[Node], str] = _v4.writes
+split_lines: Callable[[Node], Node] = _v4.rwbase.split_lines
+strip_transient: Callable[[Node], Node] = _v4.rwbase.strip_transient
 
 
 def schema_errors(value: object, definition: str | None, minor: int) -> Iterator[Any]:

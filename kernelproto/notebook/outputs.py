@@ -7,6 +7,8 @@ raises OutputOverflow.
 
 from __future__ import annotations
 
+from typing import Any
+
 from kernelproto.client import page
 from kernelproto.client.page import Displays, LastingOutput, Shown
 from kernelproto.notebook.nodes import Node, to_node
@@ -52,6 +54,20 @@ class NotebookPage(page.Page):
     def settle(self) -> None:
         """Complete the outputs: join the pieces of text and apply the display updates."""
         self._join()
+        self._refresh()
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Return copies of the outputs, which stay the same when more messages arrive.
+
+        The pieces of the last text are not joined: nbformat allows a list of texts.
+        """
+        self._refresh()
+        copies: list[dict[str, Any]] = [dict(output) for output in self.outputs]
+        if len(self._pieces) > 1:
+            copies[-1]["text"] = list(self._pieces)
+        return copies
+
+    def _refresh(self) -> None:
         if self._settled == self.displays.updates:
             return
         self._settled = self.displays.updates

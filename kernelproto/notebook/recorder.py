@@ -44,6 +44,7 @@ class Recorder:
 
     Attributes:
         widgets: the widgets of the notebook.
+        changes: the number of changes to the notebook.
     """
 
     def __init__(self, *, record_timing: bool, limit: int) -> None:
@@ -51,12 +52,14 @@ class Recorder:
         self._limit = limit
         self._displays = Displays(limit)
         self.widgets = Widgets(self._displays, limit)
+        self.changes = 0
         self._cells: dict[str, _Cell] = {}
         self._begun: tuple[CellRequest, _Cell] | None = None
 
     def begin(self, request: CellRequest, node: Node) -> None:
         """Write the messages caused by *request*, which is not sent yet, into the cell *node*."""
         self.settle()
+        self.changes += 1
         node["outputs"] = []
         node["execution_count"] = None
         times: Node | None = None
@@ -70,6 +73,7 @@ class Recorder:
     def add(self, output: ErrorOutput, request: CellRequest) -> None:
         """Add an output to the cell of *request*."""
         self.settle()
+        self.changes += 1
         self._cells[request.msg_id or ""].page.take(output, len(output.evalue))
 
     def settle(self) -> None:
@@ -80,6 +84,20 @@ class Recorder:
             self._begun = None
         for page in self._pages():
             page.settle()
+
+    def snapshot(self, nb: Node) -> dict[str, Any]:
+        """Return a copy of the notebook, which stays the same when more messages arrive.
+
+        The time for it grows with the number of cells and outputs, not with their sizes.
+        """
+        cells = [*self._cells.values(), *([] if self._begun is None else [self._begun[1]])]
+        pages = {id(cell.node): cell.page for cell in cells}
+        copies: list[dict[str, Any]] = []
+        for node in nb["cells"]:
+            copies.append(dict(node))
+            if (page := pages.get(id(node))) is not None:
+                copies[-1]["outputs"] = page.snapshot()
+        return {**nb, "cells": copies}
 
     def overflow(self) -> OutputOverflow | None:
         """Return an OutputOverflow for discarded outputs; None if none were discarded."""
@@ -122,6 +140,7 @@ class Recorder:
         return self._cells.get(msg_id)
 
     def _record(self, message: Message, content: Any, cell: _Cell, msg_id: str) -> None:
+        self.changes += 1
         if isinstance(content, _OUTPUTS):
             _check_depth(content)
             self._take(content, sum(map(len, message.parts)), cell, msg_id)

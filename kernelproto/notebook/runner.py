@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
-from anyio import to_thread
-
 from kernelproto.client import ExecutionResult, KernelClient
-from kernelproto.concurrency.shield import to_the_end
 from kernelproto.exceptions import (
     CellTimeout,
     ExecutionTimeout,
+    KernelProtoError,
     KernelUnresponsive,
     ReplyLost,
 )
+from kernelproto.notebook.banner import remove_banners, with_banners
 from kernelproto.notebook.events import (
     CellEvent,
     CellFinished,
@@ -28,11 +26,13 @@ from kernelproto.notebook.events import (
     CellStatus,
     describe_cell,
 )
-from kernelproto.notebook.files import check_outputs, dump, dump_quickly, is_stream, replace_file
+from kernelproto.notebook.files import check_outputs
 from kernelproto.notebook.nodes import Node, to_node
 from kernelproto.notebook.parameters import inject_parameters, tags
 from kernelproto.notebook.recorder import Recorder
 from kernelproto.notebook.result import NotebookResult
+from kernelproto.notebook.rules import check_first_cell, ends_notebook, executable, time_limit
+from kernelproto.notebook.saver import Saver
 from kernelproto.supervise import Kernel
 from kernelproto.wire import tolerant_json
 from kernelproto.wire.content import CommMessage, ErrorOutput, KernelInfoRequest
@@ -48,6 +48,10 @@ class NotebookOptions:
     force_raise_errors: bool
     parameters: Mapping[str, object]
     save_to: str | os.PathLike[str] | None
+    autosave_seconds: float | None
+    error_banner: bool
+    exit_ok: bool
+    from_cell: int
     record_timing: bool
     store_widget_state: bool
     output_limit: int
@@ -69,8 +73,9 @@ class NotebookRunner:
         self._recorder = Recorder(record_timing=options.record_timing, limit=options.output_limit)
         self._finished: list[CellFinished] = []
         self._total = 0
-        # A stream gets the notebook once, at the end.
-        self._streams = options.save_to is not None and is_stream(options.save_to)
+        self._saver: Saver | None = None
+        self._current: CellStarted | None = None
+        self._failure: KernelProtoError | None = None
         self._began = time.perf_counter()
 
     @property
@@ -85,31 +90,63 @@ class NotebookRunner:
 
     async def run(self) -> AsyncGenerator[CellEvent]:
         """Execute the cells in order, until one fails."""
+        remove_banners(self._nb)
         await self._introduce()
+        positions = executable(self._nb["cells"])
+        first, injected = self._options.from_cell, bool(self._options.parameters)
+        check_first_cell(self._nb["cells"], positions, first, injected=injected)
+        self._total = len(positions)
+        for index in positions[first - 1 :]:  # if a cell fails, later ones show no old outputs
+            self._nb["cells"][index].update(outputs=[], execution_count=None)
         observers = self._client.observers
         observers.watch(self._recorder)
+        self._start_saving()
         try:
-            cells = _executable(self._nb["cells"])
-            self._total = len(cells)
-            for index in cells:  # if a cell fails, the later cells must not show old outputs
-                self._nb["cells"][index].update(outputs=[], execution_count=None)
-            for number, index in enumerate(cells, 1):
-                yield CellStarted(index=index, number=number, total=self._total)
+            for number, index in enumerate(positions[first - 1 :], first):
+                self._current = CellStarted(index=index, number=number, total=self._total)
+                yield self._current
                 async with aclosing(self._execute(index, number)) as events:
                     async for event in events:
                         yield event
-                if not self._finished[-1].allowed:
+                if not self._finished[-1].allowed or self._finished[-1].status == "exited":
                     break
+        except KernelProtoError as error:
+            self._failure = error
+            raise
         finally:
             observers.unwatch(self._recorder)
-            if self._streams:
-                await self._save(dump)
-            else:
-                await to_the_end(partial(self._save, dump))  # bounded by the write of the file
+            await self._finish()
 
     @property
     def _client(self) -> KernelClient:
         return self._kernel.client if isinstance(self._kernel, Kernel) else self._kernel
+
+    def _start_saving(self) -> None:
+        options = self._options
+        if options.save_to is None:
+            return
+        self._saver = Saver(
+            options.save_to,
+            self._nb,
+            self._recorder,
+            seconds=options.autosave_seconds,
+            widgets=options.store_widget_state,
+        )
+        self._kernel.start_task(self._saver.save_regularly)
+
+    async def _finish(self) -> None:
+        """Complete the notebook, and save it for the last time."""
+        self._recorder.settle()
+        widgets = self._recorder.widgets.metadata() if self._options.store_widget_state else None
+        if widgets is not None:
+            self._nb["metadata"]["widgets"] = widgets
+        if self._saver is None:
+            return
+        cell = self.result.failed if self._failure is None else self._current
+        if self._options.error_banner and cell is not None:
+            await self._saver.finish(with_banners(self._nb, cell, self._failure))
+        else:
+            await self._saver.finish(self._nb)
 
     async def _introduce(self) -> None:
         """Record the kernel's language in the notebook, and write the parameters in it."""
@@ -127,8 +164,13 @@ class NotebookRunner:
         cell = self._nb["cells"][index]
         # One request at a time, so stop_on_error has nothing to abort.
         execution = self._kernel.execute(
-            cell["source"], allow_stdin=False, stop_on_error=False, timeout=self._options.timeout
+            cell["source"],
+            allow_stdin=False,
+            stop_on_error=False,
+            timeout=time_limit(self._nb, cell, self._options.timeout),
         )
+        if self._saver is not None:
+            self._saver.running = index
         self._recorder.begin(execution, cell)
         began_at = time.perf_counter()
         result: ExecutionResult
@@ -139,6 +181,8 @@ class NotebookRunner:
                     yield CellOutput(index=index, output=output)
                 result = await execution
             status = "ok" if result.status == "unknown" else result.status
+            if self._options.exit_ok and ends_notebook(cell, result):
+                status = "exited"
         except ExecutionTimeout as error:
             result, status = error.result, "timeout"
         except ReplyLost as error:
@@ -158,7 +202,7 @@ class NotebookRunner:
             duration=time.perf_counter() - began_at,
             execution_count=result.execution_count,
             error=result.error,
-            allowed=self._allowed(cell, result),
+            allowed=status == "exited" or self._allowed(cell, result),
         )
         await self._settle(index, number)
         self._finished.append(finished)
@@ -191,32 +235,10 @@ class NotebookRunner:
         if overflow is not None:
             raise overflow
         check_outputs(self._nb, index, name=describe_cell(number, self._total))
+        if self._saver is not None:
+            self._saver.running = None
         for comm_id, state in self._recorder.widgets.unsynchronised().items():
             data: Node = {"method": "update", "state": state, "buffer_paths": []}
             await self._client.send_comm(CommMessage(comm_id=comm_id, data=data), None, ())
-        if not self._streams:
-            await self._save(dump_quickly)
-
-    async def _save(self, write: Callable[[Node], bytes]) -> None:
-        self._recorder.settle()
-        widgets = self._recorder.widgets.metadata() if self._options.store_widget_state else None
-        if widgets is not None:
-            self._nb["metadata"]["widgets"] = widgets
-        if self._options.save_to is not None:
-            # Encoded here, not in the thread: the notebook may change meanwhile.
-            data = write(self._nb)
-            # The reader of a stream may never come. Then cancellation abandons the thread.
-            await to_thread.run_sync(
-                replace_file, self._options.save_to, data, abandon_on_cancel=self._streams
-            )
-
-
-def _executable(cells: Sequence[Node]) -> list[int]:
-    """Return the positions of the code cells that are neither empty nor skipped."""
-    return [
-        index
-        for index, cell in enumerate(cells)
-        if cell["cell_type"] == "code"
-        and cell["source"].strip()
-        and "skip-execution" not in tags(cell)
-    ]
+        if self._saver is not None:
+            await self._saver.save_after_cell()

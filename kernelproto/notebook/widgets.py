@@ -7,7 +7,7 @@ outputs for an Output widget is the task of the frontend, and therefore of this 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from kernelproto.exceptions import MalformedMessage
@@ -100,14 +100,12 @@ class Widgets:
     def metadata(self) -> Node | None:
         """Return the value of ``widgets`` in a notebook's metadata; None without widgets."""
         self.settle()
-        models = {
-            comm_id: model.saved()
-            for comm_id, model in self._models.items()
-            if "_model_name" in model.state
-        }
-        if not models:
-            return None
-        return to_node({MIME_TYPE: {"state": models, "version_major": 2, "version_minor": 0}})
+        metadata = _metadata(self._models, _Model.saved)
+        return None if metadata is None else to_node(metadata)
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """Return a copy of ``metadata``, which stays the same when more messages arrive."""
+        return _metadata(self._models, _Model.snapshot)
 
     def _note_output_widget(self, model: _Model, changes: Mapping[str, Any]) -> None:
         if not _are(dict, changes.get("outputs", [])):
@@ -158,6 +156,22 @@ class _Model:
         if self._buffers:
             saved["buffers"] = list(self._buffers.values())
         return saved
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of ``saved``, which stays the same when more messages arrive."""
+        state = dict(self.state)
+        if state.get("outputs") is self.page.outputs:
+            state["outputs"] = self.page.snapshot()
+        return {**self.saved(), "state": state}
+
+
+def _metadata(
+    models: Mapping[str, _Model], save: Callable[[_Model], dict[str, Any]]
+) -> dict[str, Any] | None:
+    saved = {name: save(model) for name, model in models.items() if "_model_name" in model.state}
+    if not saved:
+        return None
+    return {MIME_TYPE: {"state": saved, "version_major": 2, "version_minor": 0}}
 
 
 def _are(kind: Any, items: object) -> bool:

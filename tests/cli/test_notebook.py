@@ -232,3 +232,62 @@ def test_junit_file_without_a_folder(write, tmp_path: Path, capsys) -> None:
     assert main(["notebook", str(path), "--junit", str(tmp_path / "no" / "j.xml")]) == 1
     assert "its folder does not exist" in capsys.readouterr().err
     assert not (tmp_path / "executed").exists()
+
+
+def test_kept_kernel_resumes_a_notebook(write, tmp_path: Path, capsys) -> None:
+    notebook = write("notebook", "import os; x = 6", "print(x * seven)", "print(os.getcwd())")
+    work = tmp_path / "work"
+    work.mkdir()
+
+    words = ["notebook", str(notebook), "-k", KERNEL, "--keep-kernel", "--cwd", str(work)]
+    assert main([*words, "--error-banner", "--log-output"]) == 1
+    out, err = capsys.readouterr()
+    kept = out.splitlines()[-1].partition("kernelproto console --existing ")[2]
+    try:
+        assert f"{notebook} | NameError: name 'seven' is not defined" in err.splitlines()
+        assert err.count("----> 1") == 1
+        first, _, second, *_ = nbformat.read(notebook, 4)["cells"]
+        assert "cell 2 of 3</a>: NameError" in first["source"]
+        assert "NameError" in second["source"]
+
+        notebook.write_text(notebook.read_text().replace("* seven", "* 7"))
+        resumed = ["notebook", str(notebook), "--existing", kept, "--from-cell", "2"]
+        assert main([*resumed, "--log-output"]) == 0
+        assert outputs(notebook) == ["", "42\n", f"{work}\n"]
+        assert f"{notebook} | 42\n" in capsys.readouterr().err
+    finally:
+        assert main(["stop", kept]) == 0
+
+
+def test_exit_ends_the_notebook(write, capsys) -> None:
+    notebook = write("notebook", "import sys", "sys.exit(0)", "print('after')")
+    assert main(["notebook", str(notebook), "-k", KERNEL]) == 0
+    assert "2/3" in capsys.readouterr().out
+    assert outputs(notebook)[2] == ""
+
+    assert main(["notebook", str(notebook), "-k", KERNEL, "--no-exit-ok"]) == 1
+    assert "cell 2 of 3: SystemExit: 0" in capsys.readouterr().err
+
+
+def test_ipython_exit_ends_the_notebook(write, capsys) -> None:
+    notebook = write("notebook", "exit()", "print('after')")
+    assert main(["notebook", str(notebook), "-k", KERNEL]) == 0
+    assert "1/2" in capsys.readouterr().out
+
+
+def test_notebook_is_prepared_without_an_execution(write, kernelproto) -> None:
+    path = write("a", "print(year)")
+    done = kernelproto("notebook", str(path), "-o", "-", "--prepare-only", "-p", "year=1")
+    assert done.returncode == 0, done.stderr
+    parameters, cell = json.loads(done.stdout)["cells"]
+    assert "year = 1" in "".join(parameters["source"])
+    assert cell["outputs"] == []
+
+    assert main(["notebook", str(path), "--prepare-only", "-p", "year=2"]) == 0
+    assert "year = 2" in nbformat.read(path, 4)["cells"][0]["source"]
+
+
+def test_kernel_that_starts_too_slowly(write, capsys) -> None:
+    notebook = write("notebook", "1")
+    assert main(["notebook", str(notebook), "-k", KERNEL, "--start-timeout", "0.1"]) == 1
+    assert "the kernel was not ready after 0.1 s" in capsys.readouterr().err

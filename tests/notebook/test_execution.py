@@ -30,7 +30,7 @@ from kernelproto.notebook import (
     read_notebook,
 )
 from kernelproto.notebook.files import parse_notebook
-from kernelproto.testing import FakeProvider
+from kernelproto.testing import CodeError, FakeProvider
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.content import DisplayData, ExecuteRequest, KernelInfoReply, LanguageInfo
 
@@ -437,3 +437,92 @@ async def test_given_kernel_excludes_start_options(notebook, connected) -> None:
     async with connected() as (_, client):
         with pytest.raises(LocalProtocolError, match="leave out"):
             execute_notebook(notebook("one"), client, kernel_type="fake/kernel")
+
+
+@pytest.mark.parametrize(
+    ("last", "options", "status"),
+    [
+        ("raise SystemExit", {}, "ok"),
+        ("raise SystemExit", {"allow_errors": True}, "ok"),
+        ("raise SystemExit", {"exit_ok": False}, "error"),
+        ("raise SystemExit", {"force_raise_errors": True}, "error"),
+        ("exit 3", {}, "error"),
+    ],
+)
+async def test_system_exit_ends_the_notebook(last, options, status, notebook, connected) -> None:
+    nb = notebook("say one", last, "say three")
+    evalue = "3" if last == "exit 3" else "0"
+
+    async with connected() as (fake, client):
+        fake.on_execute(lambda code: code == last, lambda exchange: _exit(evalue))
+        result = await execute_notebook(nb, client, **options)
+
+    assert texts(nb) == ["one", "SystemExit", ""]
+    assert result.status == status
+    assert result.cells[-1].status == ("exited" if status == "ok" else "error")
+    assert (result.failed is None) is (status == "ok")
+
+
+async def _exit(evalue: str) -> None:
+    raise CodeError("SystemExit", evalue)
+
+
+@pytest.mark.parametrize("last", ["raise Oops", "die"])
+async def test_saved_file_has_banners(last, notebook, connected, tmp_path: Path) -> None:
+    nb, path = notebook("say one", last), tmp_path / "out.ipynb"
+
+    async with connected() as (_, client):
+        with nullcontext() if last == "raise Oops" else pytest.raises(KernelDied):
+            await execute_notebook(nb, client, save_to=path, error_banner=True)
+    saved = read_notebook(path)
+    assert [cell["cell_type"] for cell in saved.cells] == ["markdown", "code", "markdown", "code"]
+    assert (
+        "cell 2 of 2</a>: " + ("Oops" if last == "raise Oops" else "KernelDied")
+        in (saved.cells[0]["source"])
+    )
+    assert len(nb["cells"]) == 2
+
+    saved.cells[3]["source"] = "say two"
+    async with connected() as (_, client):
+        await execute_notebook(saved, client)
+    assert texts(saved) == ["one", "two"]
+
+
+async def test_execution_begins_with_a_later_cell(notebook, connected) -> None:
+    nb = notebook("say one", "", "say two", "say three")
+
+    async with connected() as (_, client):
+        await execute_notebook(nb, client)
+        nb["cells"][2]["source"] = "say new"
+        async with execute_notebook(nb, client, from_cell=2) as execution:
+            events = [event async for event in execution]
+        with pytest.raises(LocalProtocolError, match="cannot begin with cell 4"):
+            await execute_notebook(nb, client, from_cell=4)
+
+    assert texts(nb) == ["one", "", "new", "three"]
+    started = [event for event in events if isinstance(event, CellStarted)]
+    assert [(event.number, event.total) for event in started] == [(2, 3), (3, 3)]
+    with pytest.raises(LocalProtocolError, match="from 1, not 0"):
+        execute_notebook(nb, from_cell=0)
+
+
+async def test_time_limit_in_the_metadata_of_a_cell(notebook, connected) -> None:
+    nb = notebook("sleep", "say two")
+    nb["cells"][0]["metadata"]["timeout"] = 0.01
+
+    async with connected() as (fake, client):
+        result = await execute_notebook(nb, client, timeout=3600)
+        assert (result.status, result.failed.index) == ("timeout", 0)
+        nb["cells"][0]["metadata"]["timeout"] = "soon"
+        with pytest.raises(InvalidNotebook, match="cell 1 of 2 has timeout 'soon'"):
+            await execute_notebook(nb, client)
+        assert len(fake.contents(ExecuteRequest)) == 1
+
+
+async def test_kept_kernel_goes_on(notebook) -> None:
+    execution = execute_notebook(notebook("x = 6"), keep_kernel=True)
+    await execution
+    try:
+        assert (await execution.kernel.execute("x * 7")).text == "42"
+    finally:
+        await execution.kernel.shutdown()

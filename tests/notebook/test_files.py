@@ -8,11 +8,14 @@ import stat
 import threading
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat import v4
 
 from kernelproto import InvalidNotebook
 from kernelproto.notebook import read_notebook, write_notebook
-from kernelproto.notebook.files import dump_quickly, parse_notebook, replace_file
+from kernelproto.notebook.encoding import encode
+from kernelproto.notebook.files import dump, parse_notebook, replace_file
 
 
 def test_written_notebook_is_read(notebook, tmp_path: Path) -> None:
@@ -111,9 +114,23 @@ def test_a_file_keeps_its_mode_and_a_link_its_target(notebook, tmp_path: Path) -
 def test_quick_dump_is_the_same_notebook(source, notebook, tmp_path: Path) -> None:
     nb, path = notebook(source), tmp_path / "a.ipynb"
 
-    replace_file(path, dump_quickly(nb))
+    replace_file(path, encode(nb))
 
     assert read_notebook(path) == nb
+
+
+def test_formatting_is_that_of_nbformat(notebook) -> None:
+    nb = notebook("1\n2", "'\udc80 żółć'")
+    data = {"text/html": "<b>\n</b>", "image/png": "AA\n", "application/json": {"b": 1.5, "a": []}}
+    nb["cells"][0]["outputs"] = [
+        v4.new_output("stream", text="one\r\ntwo\u2028three"),
+        v4.new_output("display_data", data=data),
+    ]
+    nb["cells"] += [v4.new_markdown_cell("a\n", attachments={"x": {"text/plain": "b\nc"}})] * 500
+    nb["cells"][0]["metadata"]["trusted"] = True
+
+    assert bytes(dump(nb)) == (nbformat.v4.writes(nb) + "\n").encode(errors="backslashreplace")
+    assert nb["cells"][0]["source"] == "1\n2"
 
 
 def test_fifo_gets_the_notebook(notebook, tmp_path: Path) -> None:
