@@ -8,6 +8,7 @@ from importlib.util import find_spec
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
+    "images": ("PIL", "textual_image"),
     "notebook": ("nbformat",),
     "oidc": ("jwt",),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
@@ -15,7 +16,7 @@ EXTRAS = {
 }
 
 
-DISTRIBUTIONS = {"jwt": "PyJWT"}
+DISTRIBUTIONS = {"PIL": "pillow", "jwt": "PyJWT", "textual_image": "textual-image"}
 
 
 def fault(extra: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal, ParamSpec
 
 import typer
 
@@ -253,12 +253,20 @@ def console_command(
             help="Connect to a running kernel instead, by its id or connection file.",
         ),
     ] = None,
+    inline_images: Annotated[
+        Literal["auto", "kitty", "iterm2", "sixel", "none"],
+        typer.Option(
+            metavar="PROTOCOL",
+            help="How to show images in the terminal: auto, kitty, iterm2, sixel, or none to save "
+            "them as files.",
+        ),
+    ] = "auto",
     verbose: Verbose = False,
 ) -> int:
     """Run code interactively, in a new or a running kernel."""
     from kernelproto.cli.console import open_console
 
-    return open_console(kernel, existing)
+    return open_console(kernel, existing, inline_images)
 
 
 @app.command("ps")
