@@ -8,6 +8,7 @@ from importlib.util import find_spec
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
+    "images": ("PIL", "textual_image"),
     "notebook": ("nbformat", "yaml"),
     "oidc": ("jwt",),
     "remote": ("aiohttp", "fsspec"),
@@ -16,7 +17,12 @@ EXTRAS = {
 }
 
 
-DISTRIBUTIONS = {"jwt": "PyJWT", "yaml": "PyYAML"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "jwt": "PyJWT",
+    "textual_image": "textual-image",
+    "yaml": "PyYAML",
+}
 
 
 def fault(extra: str) -> str | None:

@@ -56,6 +56,7 @@ CONFINED = {
         "kernelproto/launch/",
         "kernelproto/server/program/serve.py",
         "kernelproto/cli/main.py",
+        "kernelproto/__main__.py",
         "kernelproto/cli/signals.py",
     ),
     "h11": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -88,10 +88,9 @@ def list_command(as_json: AsJson = False, verbose: Verbose = False) -> None:
     print_kernel_types(as_json=as_json)
 
 
-@app.command("run")
+@app.command("run", context_settings={"allow_interspersed_args": False})
 @_command
 def run_command(
-    kernel: KernelType,
     file: Annotated[
         str | None,
         typer.Argument(
@@ -100,9 +99,20 @@ def run_command(
             help="A file with the code, or - for standard input.",
         ),
     ] = None,
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="ARGS",
+            show_default=False,
+            help="The arguments of the code, its sys.argv[1:]; Python only.",
+        ),
+    ] = None,
     code: Annotated[
         str | None,
         typer.Option("--code", "-c", metavar="CODE", help="Code, instead of a file."),
+    ] = None,
+    kernel: Annotated[
+        str | None, _kernel_option("The kernel type; by default pyimport/kernel.")
     ] = None,
     images: Annotated[
         Path | None,
@@ -118,14 +128,18 @@ def run_command(
 ) -> int:
     """Run code in a new kernel, then shut the kernel down.
 
+    Options come before FILE: all words after it are arguments of the code. A Python file has
+    sys.argv and __file__ as under python.
+
     Outputs are printed as they arrive, and input() reads from the terminal. Ctrl-C interrupts the
-    code; a second Ctrl-C ends the kernel. The exit status is 1 if the code raises an error.
+    code; a second Ctrl-C ends the kernel. The exit status is 1 if the code raises an error, and
+    that of sys.exit() if the code calls it.
     """
-    from kernelproto.cli.run import print_plan, read_code, run_code
+    from kernelproto.cli.run import print_plan, run_file
 
     if dry_run:
         return print_plan(kernel)
-    return run_code(kernel, read_code(file, code), images=images, code_from_stdin=file == "-")
+    return run_file(kernel, file, arguments or (), code, images=images)
 
 
 @app.command("notebook")
@@ -279,12 +293,20 @@ def console_command(
             help="Connect to a running kernel instead, by its id or connection file.",
         ),
     ] = None,
+    inline_images: Annotated[
+        Literal["auto", "kitty", "iterm2", "sixel", "none"],
+        typer.Option(
+            metavar="PROTOCOL",
+            help="How to show images in the terminal: auto, kitty, iterm2, sixel, or none to save "
+            "them as files.",
+        ),
+    ] = "auto",
     verbose: Verbose = False,
 ) -> int:
     """Run code interactively, in a new or a running kernel."""
     from kernelproto.cli.console import open_console
 
-    return open_console(kernel, existing)
+    return open_console(kernel, existing, inline_images)
 
 
 @app.command("ps")

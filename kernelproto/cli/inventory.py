@@ -24,6 +24,7 @@ from kernelproto.launch.leftovers.records import Record, read_records
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.launch.own_files import is_own_file, leave_alone
 from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.wire.connection import ConnectionInfo
 
 # A running kernel answers a heartbeat within this time, even on a busy machine.
 _HEARTBEAT_SECONDS = 2.0
@@ -96,6 +97,16 @@ def find_running_kernels() -> list[RunningKernel]:
                 with suppress(OSError):  # the kernel has just ended
                     kernels.append(_describe(match[1], path, record, processes))
     return sorted(kernels, key=lambda kernel: kernel.started)
+
+
+def find_process(connection_info: ConnectionInfo) -> ProcessId | None:
+    """Return the process of a running kernel with this connection; None if unknown."""
+    for kernel in find_running_kernels():
+        with suppress(DiscoveryError, RemoteProtocolError):  # the kernel has just ended
+            if read_connection_file(kernel.connection_file) == connection_info:
+                process = kernel.process
+                return process if process is not None and process.is_here else None
+    return None
 
 
 async def with_states(kernels: list[RunningKernel]) -> list[RunningKernel]:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kernelproto.cli.errors import need, status_of
 
@@ -34,9 +34,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> object:
     need("cli")
+    from typer.main import get_command
+
     from kernelproto.cli.app import app
 
-    return app(words, prog_name="kernelproto", standalone_mode=False)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set by __main__ for the imports
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = get_command(app)
+    _hide_types(command)
+    return command(words, prog_name="kernelproto", standalone_mode=False)
+
+
+def _hide_types(command: Any) -> None:
+    """Leave the Python types of arguments, such as ``<list[Path]>``, out of the help."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            parameter.display_type_rich = _no_type
+    for subcommand in getattr(command, "commands", {}).values():
+        _hide_types(subcommand)
+
+
+def _no_type(ctx: object) -> None:
+    return None
 
 
 def _open_closed_streams() -> None:

@@ -1,4 +1,4 @@
-"""OutputPrinter: prints text and tracebacks, and saves images as files."""
+"""OutputPrinter: prints text and tracebacks, and saves images as files or shows them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import binascii
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ _IMAGES = {
     "image/svg+xml": ".svg",
 }
 _AS_TEXT = "image/svg+xml"  # the other types are base64
+_DRAWN = ("image/png", "image/jpeg", "image/gif", "image/webp")  # at the terminal, if it can
 
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -37,10 +38,18 @@ class OutputPrinter:
 
     Args:
         images: the folder for images; None means a temporary folder, created for the first image.
+        draw: returns the text that shows the file of an image at the terminal, or None if that is
+            impossible; then the image is saved.
     """
 
-    def __init__(self, images: Path | None = None) -> None:
+    def __init__(
+        self,
+        images: Path | None = None,
+        *,
+        draw: Callable[[bytes], str | None] | None = None,
+    ) -> None:
         self._images = images
+        self._draw = draw
         self._saved = 0
         self._line_is_open = False
 
@@ -60,7 +69,11 @@ class OutputPrinter:
                 sys.stdout.flush()
                 print_output(output if has_colours(sys.stderr) else _plain(output))
             case MimeBundle(data=data) if (mime := _image_in(data)) is not None:
-                print(f"{mime}: {printable(self._save(mime, data[mime]))}", flush=True)
+                content = _content(mime, data[mime])
+                shown = self._draw(content) if self._draw and mime in _DRAWN else None
+                if shown is None:
+                    shown = f"{mime}: {printable(self._save(mime, content))}\n"
+                print(shown, end="", flush=True)
             case _:
                 print_output(output)
 
@@ -70,11 +83,10 @@ class OutputPrinter:
             self._line_is_open = False
             print(flush=True)
 
-    def _save(self, mime: str, data: str) -> Path:
+    def _save(self, mime: str, content: bytes) -> Path:
         if self._images is None:
             self._images = Path(tempfile.mkdtemp(prefix="kernelproto-"))
         self._images.mkdir(parents=True, exist_ok=True)
-        content = _content(mime, data)
         while True:
             self._saved += 1
             path = self._images / f"image-{self._saved}{_IMAGES[mime]}"

@@ -14,8 +14,22 @@ from kernelproto.cli.table import printable
 from kernelproto.notebook import CellFinished
 from kernelproto.notebook.events import describe_cell
 
-_CODE_WIDTH = 40
-_NAME_WIDTH = 40
+_WIDEST_BAR = 30
+_WIDEST_TEXT = 40
+_NUMBERS_WIDTH = 19  # the number of cells, the time, and the spaces between columns
+_NARROWEST = 5
+
+
+def column_widths(width: int) -> tuple[int, int, int]:
+    """Return the columns for the name, the bar and the code, in a terminal with *width* columns.
+
+    The numbers are always shown. In a narrow terminal the name is shortened, and there is no code.
+    """
+    left = width - _NUMBERS_WIDTH
+    bar = min(max(left // 5, _NARROWEST), _WIDEST_BAR)
+    name = min(max(left - bar, _NARROWEST), _WIDEST_TEXT)
+    code = min(left - bar - name, _WIDEST_TEXT)
+    return name, bar, code if code > 2 * _NARROWEST else 0
 
 
 logger = logging.getLogger(__name__)
@@ -32,9 +46,10 @@ class Progress:
         self._log = is_verbose()
         self._names: dict[TaskID, str] = {}
         self._lines = not (self._log or sys.stderr.isatty())
+        self._bar = BarColumn()
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
+            self._bar,
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[code]}", markup=False, style="dim"),
@@ -53,17 +68,19 @@ class Progress:
     def begin(self, name: str) -> TaskID:
         """Add the bar of a notebook."""
         logger.debug("%s: begins", name)
-        # Keep the end of a long path, and leave room for the numbers.
-        shown = name if len(name) <= _NAME_WIDTH else f"...{name[3 - _NAME_WIDTH :]}"
+        width, self._bar.bar_width, _ = column_widths(self._bars.console.width)
+        # Keep the end of a long path.
+        shown = name if len(name) <= width else f"...{name[3 - width :]}"
         bar = self._bars.add_task(printable(shown), total=None, code="")
         self._names[bar] = name
         return bar
 
     def show(self, bar: TaskID, done: int, total: int, code: str) -> None:
         """Show the number of executed cells, and the first line of the running cell."""
+        _, self._bar.bar_width, width = column_widths(self._bars.console.width)
         line = printable(code.strip().partition("\n")[0])
-        shown = line if len(line) <= _CODE_WIDTH else f"{line[: _CODE_WIDTH - 3]}..."
-        self._bars.update(bar, completed=done, total=total, code=shown)
+        shown = line if len(line) <= width else f"{line[: max(width - 3, 0)]}..."
+        self._bars.update(bar, completed=done, total=total, code=shown if width else "")
         if code:
             cell = describe_cell(done + 1, total)
             logger.debug("%s: %s begins: %s", self._names[bar], cell, shown)

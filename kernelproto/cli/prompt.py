@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -10,20 +10,21 @@ import anyio
 import msgspec
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import Application
+from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import FormattedText
-from prompt_toolkit.history import InMemoryHistory
+from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.key_binding.key_processor import KeyPress
 from prompt_toolkit.keys import Keys
 from prompt_toolkit.lexers import PygmentsLexer
 
 from kernelproto.client.requests import Requests
-from kernelproto.exceptions import KernelProtoError
+from kernelproto.exceptions import KernelDied, KernelProtoError
 from kernelproto.wire.content import CompleteReply, InputRequest, IsCompleteReply, LanguageInfo
 
 # A kernel that is busy for another client answers late. Enter must not wait for that. Completion
@@ -39,17 +40,18 @@ class Prompt:
     """Reads code at a terminal.
 
     Args:
-        kernel: completes code, and decides whether code is complete.
+        kernel: completes code, decides whether code is complete, and has a history.
         language: the kernel's language, for syntax colours.
-        history: earlier code, oldest first.
     """
 
-    def __init__(self, kernel: Requests, language: LanguageInfo, history: Sequence[str]) -> None:
+    def __init__(self, kernel: Requests, language: LanguageInfo) -> None:
         self._session = PromptSession[str](
-            history=InMemoryHistory(history),
+            history=_KernelHistory(kernel),
+            auto_suggest=AutoSuggestFromHistory(),
             completer=_KernelCompleter(kernel),
             complete_while_typing=False,
             enable_history_search=True,
+            enable_suspend=True,
             lexer=PygmentsLexer.from_filename(f"code{language.file_extension}"),
             multiline=True,
             prompt_continuation=_continuation,
@@ -66,12 +68,24 @@ class Prompt:
         Raises:
             EOFError: Ctrl-D was typed.
             KeyboardInterrupt: Ctrl-C was typed.
+            KernelDied: fail() was called.
         """
         name = "In: " if number is None else f"In [{number}]: "
         # Another task handles signals.
         return await self._session.prompt_async(
             FormattedText([("ansigreen", name)]), default=default, handle_sigint=False
         )
+
+    def fail(self, error: KernelDied) -> None:
+        """Let read() raise an exception, if it is waiting."""
+        app = self._session.app
+        if app.is_running and not app.is_done:
+            app.exit(exception=error)
+
+    @property
+    def text(self) -> str:
+        """The text at the prompt, typed before read() ended with an exception."""
+        return self._session.default_buffer.text
 
 
 async def ask(question: InputRequest) -> str:
@@ -81,7 +95,7 @@ async def ask(question: InputRequest) -> str:
         EOFError: Ctrl-D was typed.
         KeyboardInterrupt: Ctrl-C was typed.
     """
-    session = PromptSession[str](reserve_space_for_menu=0)
+    session = PromptSession[str](reserve_space_for_menu=0, enable_suspend=True)
     return await session.prompt_async(
         question.prompt, is_password=question.password, handle_sigint=False
     )
@@ -96,6 +110,44 @@ async def earlier_code(kernel: Requests) -> list[str]:
             return []
         return [code for _, _, code in entries if isinstance(code, str)]
     return []
+
+
+class _KernelHistory(History):
+    """The kernel's history, then the code that was typed.
+
+    The history is requested when the prompt is shown first, and added when the kernel replies: a
+    kernel that does not reply delays nothing.
+    """
+
+    def __init__(self, kernel: Requests) -> None:
+        super().__init__()
+        self._kernel = kernel
+        self._newest_first: list[str] = []
+        self._complete = False
+
+    async def load(self) -> AsyncGenerator[str]:
+        """Yield all code, newest first."""
+        if not self._complete:
+            earlier = await earlier_code(self._kernel)
+            self._complete = True
+            self._newest_first += reversed(earlier)
+        for code in list(self._newest_first):
+            yield code
+
+    def get_strings(self) -> list[str]:
+        """Return all code, oldest first."""
+        return self._newest_first[::-1]
+
+    def append_string(self, string: str) -> None:
+        """Add code that was typed."""
+        self._newest_first.insert(0, string)
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return nothing; load() has all."""
+        return ()
+
+    def store_string(self, string: str) -> None:
+        """Do nothing; the kernel keeps its history."""
 
 
 class _KernelCompleter(Completer):
@@ -182,6 +234,8 @@ class _Enter:
             buffer.validate_and_handle()  # unprocessed keys are typed at the next prompt
 
     async def _is_complete(self, code: str) -> IsCompleteReply:
+        if not code.rpartition("\n")[2].strip():
+            code += "\n"  # for IPython, a blank line that ends a cell magic has a newline
         if code.strip():
             with anyio.move_on_after(_ANSWER_SECONDS), suppress(KernelProtoError):
                 return await self._kernel.is_complete(code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeGuard
 
@@ -11,56 +12,65 @@ import anyio
 import msgspec
 
 from kernelproto.cli.errors import FAILED, INTERRUPTED, KILLED, CliError
+from kernelproto.cli.list import find_kernel_types
 from kernelproto.cli.outputs import OutputPrinter
 from kernelproto.cli.questions import LineReader
+from kernelproto.cli.script import Script, other_language, read_script
 from kernelproto.cli.signals import receive_signals
 from kernelproto.cli.table import printable
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.spec.naming import OWN_KERNEL, launch_names
 from kernelproto.run import run_kernel
+from kernelproto.supervise.kernel import Kernel
 from kernelproto.terminal import ask_on_terminal
 from kernelproto.wire.content import ErrorOutput
 
 
-def read_code(file: str | None, code: str | None) -> str:
-    """Return the code given on the command line.
-
-    Args:
-        file: the path of a file, or "-" for standard input.
-        code: the code itself.
-
-    Raises:
-        CliError: both or neither are given, or the file is a notebook or not UTF-8.
-        OSError: the file cannot be read.
-    """
-    if (file is None) == (code is None):
-        raise CliError("give the code as FILE, as - for standard input, or as -c CODE")
-    if file is None:
-        return code or ""
-    if file.endswith(".ipynb"):
-        raise CliError(f"{file} is a notebook; use `kernelproto notebook {file}`")
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise CliError(f"{file} is not UTF-8 text: invalid byte {error.start}") from None
-
-
-def run_code(kernel_type: str, code: str, *, images: Path | None, code_from_stdin: bool) -> int:
+def run_file(
+    kernel_type: str | None,
+    file: str | None,
+    arguments: Sequence[str],
+    code: str | None,
+    *,
+    images: Path | None,
+) -> int:
     """Run code in a new kernel; return the exit status: 1 after an error, N after ``sys.exit(N)``.
 
     Args:
-        kernel_type: the kernel type.
-        code: the code, in the kernel's language.
+        kernel_type: the kernel type; None means that of the running Python.
+        file: the path of the file, or "-" for standard input; with *code*, the first argument.
+        arguments: the arguments after it.
+        code: the code itself, instead of a file.
         images: the folder for images; None means a temporary folder.
-        code_from_stdin: whether the code came from standard input; then ``input()`` reads from the
-            terminal.
+
+    Raises:
+        CliError: there is no code, it cannot be read, its language is not that of the kernel type,
+            or the kernel cannot pass it arguments.
+        OSError: the file cannot be read.
+        KernelProtoError: the kernel cannot be started, or died.
     """
-    return anyio.run(_run, kernel_type, code, OutputPrinter(images), code_from_stdin)
+    try:
+        script = read_script(file, arguments, code)
+    except FileNotFoundError:
+        if file is not None and file.lower() in launch_names(anyio.run(find_kernel_types)):
+            raise CliError(
+                f"{file} is a kernel type, not a file; use `kernelproto run -k {file}`"
+            ) from None
+        raise
+    if kernel_type is None:
+        language = other_language(script.file)
+        if language is not None:
+            raise CliError(
+                f"{file} seems to be {language} code; name its kernel type with -k "
+                "(`kernelproto list` shows all)"
+            )
+        kernel_type = OWN_KERNEL
+    return anyio.run(_run, kernel_type, script, OutputPrinter(images))
 
 
-def print_plan(kernel_type: str) -> int:
+def print_plan(kernel_type: str | None) -> int:
     """Print how a kernel of this type would be launched, as JSON; start nothing."""
-    plan = anyio.run(KernelFinder.from_entrypoints().plan, kernel_type)
+    plan = anyio.run(KernelFinder.from_entrypoints().plan, kernel_type or OWN_KERNEL)
     description = plan.describe()
     description["cwd"] = description["cwd"] or os.getcwd()
     print(msgspec.json.format(msgspec.json.encode(description), indent=2).decode())
@@ -82,12 +92,16 @@ def _exit_status(argument: str) -> int:
         return FAILED
 
 
-async def _run(kernel_type: str, code: str, printer: OutputPrinter, code_from_stdin: bool) -> int:
+async def _run(kernel_type: str, script: Script, printer: OutputPrinter) -> int:
     # Elsewhere a thread waits: terminals are not descriptors that an event loop can wait for.
-    ask = LineReader(code_from_stdin=code_from_stdin).answer if os.name == "posix" else None
+    ask = LineReader(code_from_stdin=script.from_stdin).answer if os.name == "posix" else None
     async with receive_signals() as signals, run_kernel(kernel_type) as kernel:
         with signals.interrupting(kernel.interrupt):
-            execution = kernel.execute(code, on_input=ask or ask_on_terminal)
+            await _set_up(kernel, kernel_type, script)
+            # The history is for code that a user typed.
+            execution = kernel.execute(
+                script.code, on_input=ask or ask_on_terminal, store_history=False
+            )
             async for output in execution:
                 if not _is_exit(output):
                     printer.print(output)
@@ -98,3 +112,13 @@ async def _run(kernel_type: str, code: str, printer: OutputPrinter, code_from_st
             return _exit_status(result.error.evalue)
         return INTERRUPTED if signals.interrupts else FAILED
     return KILLED + (signals.ended_by or 0)
+
+
+async def _set_up(kernel: Kernel, kernel_type: str, script: Script) -> None:
+    """Let Python code see its file and its arguments."""
+    language = "" if kernel.info is None else kernel.info.language_info.name
+    if language.lower() == "python":
+        await kernel.execute(script.setup, silent=True)
+    elif len(script.argv) > 1:
+        other = language or "another language"
+        raise CliError(f"only Python code can be given arguments; {kernel_type} runs {other}")

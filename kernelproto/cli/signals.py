@@ -24,21 +24,21 @@ class Signals:
     Args:
         tasks: runs the interrupts of the kernel, which may take long.
         interrupts: how often Ctrl-C interrupts code before it ends the program.
-        idle_ends: whether Ctrl-C ends the program while no code runs; otherwise it is ignored.
 
     Attributes:
+        idle_ends: whether Ctrl-C ends the program while no code runs; otherwise it is ignored.
         interrupts: how often the current or last code was interrupted.
         ended_by: the signal that ended the program; None for none.
         scope: cancelled by a signal that ends the program.
     """
 
-    def __init__(self, tasks: TaskGroup, *, interrupts: int, idle_ends: bool) -> None:
+    def __init__(self, tasks: TaskGroup, *, interrupts: int) -> None:
+        self.idle_ends = True
         self.interrupts = 0
         self.ended_by: int | None = None
         self.scope = anyio.CancelScope()
         self._tasks = tasks
         self._allowed = interrupts
-        self._idle_ends = idle_ends
         self._interrupt: Interrupt | None = None
 
     @contextmanager
@@ -64,19 +64,17 @@ class Signals:
                 self.interrupts += 1
                 start_logged(self._tasks, _call, self._interrupt)
                 return
-        elif signum == signal.SIGINT and not self._idle_ends:
+        elif signum == signal.SIGINT and not self.idle_ends:
             return
         self.ended_by = signum
         self.scope.cancel()
 
 
 @asynccontextmanager
-async def receive_signals(
-    *, interrupts: int = 1, idle_ends: bool = True
-) -> AsyncGenerator[Signals]:
+async def receive_signals(*, interrupts: int = 1) -> AsyncGenerator[Signals]:
     """Handle signals during the block, and cancel it if a signal ends the program; see Signals."""
     async with background_tasks() as tasks:
-        signals = Signals(tasks, interrupts=interrupts, idle_ends=idle_ends)
+        signals = Signals(tasks, interrupts=interrupts)
         await tasks.start(signals.listen)
         with signals.scope:
             yield signals

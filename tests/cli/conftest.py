@@ -10,7 +10,8 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import coverage
 import pytest
@@ -68,19 +69,27 @@ def deaf_pipe() -> Iterator[int]:
 class Terminal:
     """The command at a terminal of its own.
 
+    Args:
+        words: the command line.
+        columns: the width of the terminal.
+        through: a command that runs the command line, which is added to it.
+        env: environment variables.
+
     Attributes:
         written: all that was written to it so far.
         process: the command.
     """
 
-    def __init__(self, *words: str, columns: int = 80, **env: str) -> None:
+    def __init__(
+        self, *words: str, columns: int = 80, through: Sequence[str] = (), **env: str
+    ) -> None:
         self._ours, theirs = os.openpty()
         termios.tcsetwinsize(theirs, (24, columns))
         self.written = ""
         self._seen = 0
         self.process = subprocess.Popen(
             # Make this terminal the controlling one, for /dev/tty and Ctrl-C.
-            [sys.executable, "-c", _OWN_TERMINAL, *PROGRAM, *words],
+            [sys.executable, "-c", _OWN_TERMINAL, *through, *PROGRAM, *words],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -136,7 +145,7 @@ _WHERE_IS_THE_CURSOR = "\x1b[6n"
 _OWN_TERMINAL = """
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.argv[1], sys.argv[1:])
+os.execvp(sys.argv[1], sys.argv[1:])
 """
 
 
@@ -145,8 +154,8 @@ def terminal() -> Iterator[Callable[..., Terminal]]:
     """Give a function that runs the command at a terminal."""
     terminals: list[Terminal] = []
 
-    def open_terminal(*words: str, columns: int = 80, **env: str) -> Terminal:
-        terminals.append(Terminal(*words, columns=columns, **env))
+    def open_terminal(*words: str, **options: Any) -> Terminal:
+        terminals.append(Terminal(*words, **options))
         return terminals[-1]
 
     yield open_terminal

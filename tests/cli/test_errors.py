@@ -13,7 +13,7 @@ from kernelproto.extras import EXTRAS
     [
         (["nonsense"], "error: No such command 'nonsense'. (see kernelproto --help)"),
         (["list", "--nonsense"], "No such option: --nonsense (see kernelproto list --help)"),
-        (["run"], "Missing argument 'KERNEL'. (see kernelproto run --help)"),
+        (["notebook"], "Missing argument 'IN.ipynb'. (see kernelproto notebook --help)"),
     ],
 )
 def test_usage_errors_are_one_line(words: list[str], line: str, capsys) -> None:
@@ -28,11 +28,12 @@ def test_usage_errors_are_one_line(words: list[str], line: str, capsys) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["run", "k"], "give the code as FILE, as - for standard input, or as -c CODE"),
-        (["run", "k", "a.py", "-c", "1"], "give the code as FILE"),
-        (["run", "k", "no/such/file"], "no/such/file: No such file or directory"),
-        (["run", "k", "a.ipynb"], "a.ipynb is a notebook; use `kernelproto notebook a.ipynb`"),
-        (["run", "pyimport/karnel", "-c", "1"], "no kernel type 'pyimport/karnel'; there are "),
+        (["run"], "give the code as FILE, as - for standard input, or as -c CODE"),
+        (["run", "no/such/file"], "no/such/file: No such file or directory"),
+        (["run", "/"], "/: Is a directory"),
+        (["run", "a.ipynb"], "a.ipynb is a notebook; use `kernelproto notebook a.ipynb`"),
+        (["run", "-k", "pyimport/karnel", "-c", "1"], "no kernel type 'pyimport/karnel'; there "),
+        (["run", "pyimport/kernel", "-c", "1"], "use `kernelproto run -k pyimport/kernel`"),
         (["stop"], "name the kernels to stop, or use --all; `kernelproto ps` lists them"),
         (["stop", "1"], "no running kernel matches '1'; `kernelproto ps` lists them"),
         (["console"], "the console needs a terminal; use `kernelproto run` without one"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -45,12 +46,14 @@ def test_every_command_has_help(command: str, capsys) -> None:
     assert status == 0
     assert "usage:" in out.lower()
     assert "--help" in out
+    assert "<str>" not in out
+    assert "<list[" not in out
 
 
 @pytest.mark.parametrize(
     ("command", "usage"),
     [
-        ("run", "[OPTIONS] {KERNEL} [FILE]"),
+        ("run", "[OPTIONS] [FILE] [ARGS]..."),
         ("notebook", "[OPTIONS] {IN.ipynb}..."),
         ("console", "[OPTIONS] [KERNEL]"),
         ("stop", "[OPTIONS] [KERNEL]..."),
@@ -69,7 +72,7 @@ def test_version(capsys) -> None:
 def test_file_that_is_no_text(tmp_path, capsys) -> None:
     file = tmp_path / "code"
     file.write_bytes(b"ab\xff")
-    assert main(["run", "k", str(file)]) == 1
+    assert main(["run", str(file)]) == 1
     assert capsys.readouterr().err == f"error: {file} is not UTF-8 text: invalid byte 2\n"
 
 
@@ -89,12 +92,42 @@ def test_without_ipykernel() -> None:
         "import importlib.util, sys\n"
         "from kernelproto.cli.main import main\n"
         "importlib.util.find_spec = lambda name, package=None: None\n"
-        "sys.exit(main(['run', 'pyimport/kernel', '-c', '1']))"
+        "sys.exit(main(['run', '-c', '1']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr.endswith("(for Python: pip install ipykernel)\n")
     assert done.stderr.count("\n") == 1
     assert done.returncode == 1
+
+
+INTERRUPTED_WHILE_IMPORTING = """
+import os, signal, sys
+module = sys.argv.pop()
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from kernelproto.__main__ import program
+program()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "status"),
+    [
+        ("kernelproto.cli.main", -signal.SIGINT),
+        ("kernelproto.cli.app", -signal.SIGINT),
+        ("kernelproto.cli.list", 130),
+    ],
+)
+def test_interrupt_while_modules_are_imported(module: str, status: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_WHILE_IMPORTING, "list", module],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", status)
 
 
 def test_list(kernelproto) -> None:
@@ -120,7 +153,7 @@ def test_without_standard_streams() -> None:
 
 
 def test_characters_missing_in_the_encoding_are_escaped(kernelproto) -> None:
-    done = kernelproto("run", "\N{SNOWMAN}", "-c", "1", PYTHONIOENCODING="ascii")
+    done = kernelproto("run", "-k", "\N{SNOWMAN}", "-c", "1", PYTHONIOENCODING="ascii")
     assert done.stderr.startswith(r"error: no kernel type '\u2603'")
 
 
@@ -133,8 +166,8 @@ def test_table_at_a_terminal_has_a_header_in_bold(terminal) -> None:
 def test_names_of_kernel_types_are_completed() -> None:
     env = os.environ | {
         "_KERNELPROTO_COMPLETE": "complete_bash",
-        "COMP_WORDS": "kernelproto run pyimp",
-        "COMP_CWORD": "2",
+        "COMP_WORDS": "kernelproto run -k pyimp",
+        "COMP_CWORD": "3",
     }
     done = subprocess.run(
         [sys.executable, "-m", "kernelproto"], env=env, capture_output=True, text=True

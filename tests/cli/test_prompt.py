@@ -64,6 +64,38 @@ async def test_history_is_code_oldest_first() -> None:
         assert await earlier_code(client) == ["a"]
 
 
+async def test_history_begins_with_the_code_typed_here() -> None:
+    async with FakeKernel() as fake, fake.connect() as client:
+        fake.on("history_request", HistoryReply(history=[(1, 1, "a"), (1, 2, "b")]))
+        history = prompt._KernelHistory(client)
+        history.append_string("c")
+        for _ in range(2):  # the kernel is asked once
+            assert [code async for code in history.load()] == ["c", "b", "a"]
+        history.append_string("d")
+        assert history.get_strings() == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("code", "asked"),
+    [
+        ("%%timeit\n1", "%%timeit\n1"),
+        ("%%timeit\n1\n", "%%timeit\n1\n\n"),
+        ("if 1:\n    2\n    ", "if 1:\n    2\n    \n"),
+    ],
+)
+async def test_blank_line_has_a_newline_for_the_kernel(code: str, asked: str) -> None:
+    seen: list[str] = []
+
+    async def note(exchange: Exchange) -> None:
+        seen.append(exchange.code)
+        exchange.reply(status="complete")
+
+    async with FakeKernel() as fake, fake.connect() as client:
+        fake.on("is_complete_request", note)
+        assert (await prompt._Enter(client)._is_complete(code)).status == "complete"
+    assert seen == [asked]
+
+
 async def test_kernel_without_history(monkeypatch) -> None:
     monkeypatch.setattr(prompt, "_ANSWER_SECONDS", 0.01)
     async with FakeKernel() as fake, fake.connect() as client:

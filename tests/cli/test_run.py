@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("no_leaks")
+SHARE = str(Path(__file__).parents[1] / "integration" / "share")
 
-KERNEL = "pyimport/kernel"
+pytestmark = pytest.mark.usefixtures("no_leaks")
 
 # One kernel shows what several tests ask for.
 EVERYTHING = """\
@@ -29,7 +31,7 @@ def test_outputs_go_where_they_belong(kernelproto, tmp_path: Path) -> None:
     file = tmp_path / "code.py"
     file.write_text("\N{BYTE ORDER MARK}" + EVERYTHING, "utf-8")
 
-    done = kernelproto("run", KERNEL, str(file), "--images", str(images), stdin="ada\nno\nmore")
+    done = kernelproto("run", "--images", str(images), str(file), stdin="ada\nno\nmore")
 
     png, svg = images / "image-1.png", images / "image-2.svg"
     assert done.stdout.splitlines() == [
@@ -45,8 +47,44 @@ def test_outputs_go_where_they_belong(kernelproto, tmp_path: Path) -> None:
     assert svg.read_text().startswith("<svg")
 
 
+SHOWS_ITS_SURROUNDINGS = """
+import sys, beside
+print(sys.argv[1:], __file__ == sys.argv[0], __name__, beside.__file__)
+exit(int(sys.argv[1]))
+print("not reached")
+"""
+
+
+def test_file_sees_what_it_sees_under_python(kernelproto, tmp_path: Path) -> None:
+    file, beside = tmp_path / "it's here.py", tmp_path / "beside.py"
+    file.write_text(SHOWS_ITS_SURROUNDINGS)
+    beside.touch()
+
+    done = kernelproto("run", "-k", "fork/kernel", str(file), "4", "-c", "-v", "caf\u00e9")
+
+    plain = subprocess.run(
+        [sys.executable, file, "4", "-c", "-v", "caf\u00e9"], capture_output=True, text=True
+    )
+    assert plain.stdout
+    assert (done.stdout, done.stderr, done.returncode) == (plain.stdout, plain.stderr, 4)
+
+
+def test_arguments_of_code_without_a_file(kernelproto) -> None:
+    code = "import sys; print(sys.argv)"
+    assert kernelproto("run", "-c", code, "a", "-b").stdout == "['-c', 'a', '-b']\n"
+    assert kernelproto("run", "-", "a", stdin=code).stdout == "['-', 'a']\n"
+
+
+def test_arguments_for_another_language_are_refused(kernelproto, runtime_dir) -> None:
+    done = kernelproto("run", "-k", "spec/scripted", "-c", "", "a", JUPYTER_PATH=SHARE)
+    assert done.stderr == (
+        "error: only Python code can be given arguments; spec/scripted runs another language\n"
+    )
+    assert done.returncode == 1
+
+
 def test_error_without_colours(kernelproto) -> None:
-    done = kernelproto("run", KERNEL, "-", stdin="print('before')\n1/0")
+    done = kernelproto("run", "-", stdin="print('before')\n1/0")
 
     assert done.stdout == "before\n"
     assert done.stderr.endswith("\nZeroDivisionError: division by zero\n")
@@ -65,7 +103,7 @@ session.send = lambda stream, what, *args, **options: (
 
 
 def test_lost_reply_is_an_error(kernelproto) -> None:
-    done = kernelproto("run", KERNEL, "-", stdin=LOSES_ITS_REPLY)
+    done = kernelproto("run", "-", stdin=LOSES_ITS_REPLY)
 
     assert done.stdout == "before\n"
     assert "error: the kernel executed the code and sent no reply" in done.stderr
@@ -73,7 +111,7 @@ def test_lost_reply_is_an_error(kernelproto) -> None:
 
 
 def test_code_that_came_through_stdin_gets_no_answers(kernelproto) -> None:
-    done = kernelproto("run", KERNEL, "-", stdin="input('who? ')")
+    done = kernelproto("run", "-", stdin="input('who? ')")
 
     assert "EOFError" in done.stderr
     assert done.returncode == 1
@@ -86,7 +124,7 @@ def test_questions_and_colours_at_a_terminal(terminal) -> None:
         "print(getpass.getpass('password: ') + ' is it')\n"
         "raise ValueError(name)"
     )
-    screen = terminal("run", KERNEL, "-c", code)
+    screen = terminal("run", "-c", code)
 
     screen.until("who? ")
     screen.type("ada\n")
@@ -99,7 +137,7 @@ def test_questions_and_colours_at_a_terminal(terminal) -> None:
 
 
 def test_no_colours_with_no_color(terminal) -> None:
-    screen = terminal("run", KERNEL, "-c", "1/0", NO_COLOR="1")
+    screen = terminal("run", "-c", "1/0", NO_COLOR="1")
 
     assert screen.end() == 1
     assert "ZeroDivisionError" in screen.written
@@ -114,7 +152,7 @@ def test_first_interrupt_is_for_the_code(terminal) -> None:
         "except KeyboardInterrupt:\n"
         "    print('interrupted')"
     )
-    screen = terminal("run", KERNEL, "-c", code)
+    screen = terminal("run", "-c", code)
 
     screen.until("running")
     screen.type("\x03")
@@ -123,7 +161,7 @@ def test_first_interrupt_is_for_the_code(terminal) -> None:
 
 
 def test_interrupt_while_the_code_waits_for_an_answer(terminal) -> None:
-    screen = terminal("run", KERNEL, "-c", "input('who? ')")
+    screen = terminal("run", "-c", "input('who? ')")
 
     screen.until("who? ")
     screen.type("\x03")
@@ -140,7 +178,7 @@ def test_second_interrupt_ends_the_kernel(terminal) -> None:
         "    except KeyboardInterrupt:\n"
         "        print('so what', flush=True)"
     )
-    screen = terminal("run", KERNEL, "-c", code)
+    screen = terminal("run", "-c", code)
 
     screen.until("running")
     screen.type("\x03")
@@ -150,7 +188,7 @@ def test_second_interrupt_ends_the_kernel(terminal) -> None:
 
 
 def test_sigterm_shuts_the_kernel_down(terminal) -> None:
-    screen = terminal("run", KERNEL, "-c", "print('running', flush=True); input('')")
+    screen = terminal("run", "-c", "print('running', flush=True); input('')")
 
     screen.until("running")
     screen.process.send_signal(signal.SIGTERM)
@@ -158,14 +196,14 @@ def test_sigterm_shuts_the_kernel_down(terminal) -> None:
 
 
 def test_kernel_that_dies(kernelproto) -> None:
-    done = kernelproto("run", KERNEL, "-c", "import os; os._exit(3)")
+    done = kernelproto("run", "-c", "import os; os._exit(3)")
 
     assert done.stderr == "error: the kernel died: exit status 3\n"
     assert done.returncode == 1
 
 
 def test_reader_that_closes_the_pipe(kernelproto, deaf_pipe: int) -> None:
-    done = kernelproto("run", KERNEL, "-c", "for i in range(9): print(i)", stdout=deaf_pipe)
+    done = kernelproto("run", "-c", "for i in range(9): print(i)", stdout=deaf_pipe)
 
     assert done.stderr == ""
     assert done.returncode == 141
@@ -180,7 +218,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(kernelproto, tmp_path: Path)
     }
     folder.joinpath("kernel.json").write_text(json.dumps(kernelspec))
 
-    done = kernelproto("run", "calc", "--dry-run", JUPYTER_PATH=str(tmp_path), INHERITED="1")
+    done = kernelproto("run", "-k", "calc", "--dry-run", JUPYTER_PATH=str(tmp_path), INHERITED="1")
 
     assert (done.returncode, done.stderr) == (0, "")
     plan = json.loads(done.stdout)
@@ -193,7 +231,7 @@ def test_dry_run_prints_the_plan_and_starts_nothing(kernelproto, tmp_path: Path)
 
 
 def test_dry_run_of_no_kernel_type(kernelproto) -> None:
-    done = kernelproto("run", "calc", "--dry-run")
+    done = kernelproto("run", "-k", "calc", "--dry-run")
     assert done.returncode == 1
     assert done.stderr.startswith("error: no kernel type 'calc'; there are ")
 
@@ -205,6 +243,5 @@ def test_dry_run_of_no_kernel_type(kernelproto) -> None:
 def test_exit_status_is_that_of_the_code(
     kernelproto, argument: str, status: int, text: str
 ) -> None:
-    code = f"import sys, warnings; warnings.simplefilter('ignore'); sys.exit({argument})"
-    done = kernelproto("run", "pyimport/kernel", "-c", code)
+    done = kernelproto("run", "-c", f"import sys; sys.exit({argument})")
     assert (done.returncode, done.stdout, done.stderr) == (status, "", text)

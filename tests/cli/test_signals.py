@@ -65,7 +65,8 @@ async def test_ctrl_c_without_running_code_ends_the_block() -> None:
 
 
 async def test_idle_ctrl_c_may_be_ignored() -> None:
-    async with receive_signals(idle_ends=False) as signals:
+    async with receive_signals() as signals:
+        signals.idle_ends = False
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)  # handled after it
         await anyio.sleep_forever()
