@@ -51,6 +51,22 @@ def test_page_of_states_is_the_generated_one(monkeypatch: pytest.MonkeyPatch) ->
         states.fill("")
 
 
+def test_charts_are_drawn_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    charts = importlib.import_module("docs.hooks.charts")
+    page = "".join(f"<!-- chart: {name} -->\n\n" for name in charts.CHARTS)
+    drawn = charts.fill(page, charts.RESULTS)
+
+    assert drawn.count("<figure") == len(charts.CHARTS)
+    assert "<!--" not in drawn
+    for chart in charts.CHARTS.values():
+        assert chart.title in drawn
+        for contender, label in chart.bars.items():
+            assert f"<span>{label}</span>" in drawn, f"{contender} was not measured"
+    with pytest.raises(KeyError):
+        charts.fill("<!-- chart: unknown -->", charts.RESULTS)
+
+
 # The variables in the tables, with their classes.
 VARIABLES = {
     "client": KernelClient,
