@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.metadata
+import inspect
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import get_type_hints
 
+import anyio
 import pytest
 
 import kernelproto
@@ -24,6 +28,8 @@ from kernelproto import (
     testing,
     wire,
 )
+from kernelproto.run import RunOptions
+from kernelproto.server.settings_options import OPTIONS
 from kernelproto.wire.content import CONTENT_TYPES
 
 ROOT = Path(__file__).parents[1]
@@ -67,16 +73,124 @@ def test_charts_are_drawn_from_the_results(monkeypatch: pytest.MonkeyPatch) -> N
         charts.fill("<!-- chart: unknown -->", charts.RESULTS)
 
 
+def test_diagram_of_the_layers_is_that_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    diagrams = importlib.import_module("docs.hooks.diagrams")
+    layers = importlib.import_module("tests.test_layers").LAYERS
+    drawn = {part: number for number, parts in diagrams.LAYERS for part in parts}
+
+    assert drawn == {part: number for part, number in layers.items() if part != "__main__"}
+    assert {step.source for step in diagrams.REQUEST} == set(diagrams.ACTORS)
+    page = diagrams.on_page_markdown("<!-- diagram: layers -->\n<!-- diagram: request -->")
+    assert page.count("<figure") == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_picture_of_the_terminal_shows_a_session_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    terminal = importlib.import_module("docs.hooks.terminal")
+    now = terminal.draw(terminal.record())
+    drawn = terminal.lines_of(terminal.PICTURE.read_text("utf-8"))
+
+    # Kernels and times differ between machines.
+    def shape(lines: list[str]) -> list[str]:
+        fixed = [line for line in lines if not re.match("[a-z]+/", line)]
+        return [re.sub(r"\s+", " ", re.sub(r"[\d.]+ (ms|s)\b", "TIME", line)) for line in fixed]
+
+    assert shape(drawn) == shape(terminal.lines_of(now)), "run: python -m docs.hooks.terminal"
+    assert "url(http" not in now
+
+
+def variables_of_the_package() -> dict[str, str]:
+    """Return the environment variables that the package names, each with one place.
+
+    They are the arguments of ``os.environ``'s and ``os.getenv``'s methods, and constants that end
+    with VARIABLE. Keys that are no constants are named ``?``.
+    """
+    constants: dict[str, str] = {}
+    found: dict[str, str] = {}
+    trees = {
+        path: ast.parse(path.read_text("utf-8")) for path in (ROOT / "kernelproto").rglob("*.py")
+    }
+    for path, tree in trees.items():
+        for node in tree.body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                    constants[name] = text
+                    if name.endswith("VARIABLE"):
+                        found[text] = f"{path}:{node.lineno}"
+    for path, tree in trees.items():
+        for node in ast.walk(tree):
+            match node:
+                case ast.Subscript(value=of, slice=key):
+                    pass
+                case ast.Call(
+                    func=ast.Attribute(value=of, attr="get" | "pop" | "setdefault"), args=[key, *_]
+                ):
+                    pass
+                case ast.Compare(left=key, comparators=[of]):
+                    pass
+                case ast.Call(func=of, args=[key, *_]):
+                    pass
+                case _:
+                    continue
+            if ast.unparse(of) not in ("os.environ", "os.getenv"):
+                continue
+            match key:
+                case ast.Constant(value=str(text)):
+                    name = text
+                case ast.Name(id=constant) | ast.Attribute(attr=constant):
+                    name = constants.get(constant, "?")
+                case _:
+                    name = "?"
+            found[name] = f"{path}:{node.lineno}"
+    return found
+
+
+def test_every_environment_variable_is_in_the_table() -> None:
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
+    named = {word for row in rows(page) for word in re.findall(r"`([A-Z_]+)`", row[0])}
+    of_windows = {"JPY_INTERRUPT_EVENT", "IPY_INTERRUPT_EVENT"}
+    of_jupyter = {
+        "JUPYTER_DATA_DIR",
+        "JUPYTER_PATH",
+        "JUPYTER_PREFER_ENV_PATH",
+        "JUPYTER_RUNTIME_DIR",
+    }
+    read = variables_of_the_package()
+
+    assert {name: place for name, place in read.items() if name not in named} == {}
+    assert named - set(read) == of_windows | of_jupyter - set(read) | {"TMPDIR"}
+
+
+def test_every_setting_of_the_server_is_in_the_table_of_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    settings = importlib.import_module("docs.hooks.settings")
+    page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
+    shown = settings.on_page_markdown(page)
+
+    for option in OPTIONS.values():
+        for variable in option.variables:
+            assert f"`{variable}`" in shown
+
+
 # The variables in the tables, with their classes.
 VARIABLES = {
+    "anyio": anyio,
     "client": KernelClient,
+    "execution": notebook.NotebookExecution,
     "finder": KernelFinder,
     "kernel": Kernel,
     "pool": KernelPool,
+    "result": notebook.NotebookResult,
 }
 
 # Arguments and keys whose owner is named in the table.
 WORDS = {
+    *inspect.signature(notebook.execute_notebook).parameters,
+    *RunOptions.__annotations__,
     "cwd",
     "env",
     "idle_timeout",
@@ -113,7 +227,9 @@ def exists(name: str) -> bool:
     first, *others = name.split(".")
     if first == "kernelproto":
         return is_importable(name)
-    found: object = VARIABLES.get(first) or getattr(kernelproto, first, None)
+    found: object = (
+        VARIABLES.get(first) or getattr(kernelproto, first, None) or getattr(notebook, first, None)
+    )
     if found is None:  # an argument or a key
         return not others and first in WORDS
     for other in others:
@@ -169,6 +285,28 @@ def test_every_method_of_jupyter_client_is_in_the_tables(module: str, name: str)
 
     assert methods - named == set()
     assert {word for word in named if not hasattr(theirs, word)} == set()
+
+
+def test_every_option_of_nbclient_is_in_the_tables() -> None:
+    theirs = pytest.importorskip("nbclient").NotebookClient
+    if not importlib.metadata.version("nbclient").startswith("0.11."):
+        pytest.skip("the tables are those of nbclient 0.11")
+    page = (ROOT / "docs" / "howto" / "from-nbclient.md").read_text("utf-8")
+    named = {word for left, _ in rows(page) for word in re.findall(r"`(\w+)[^`]*`", left)}
+    of_messages = {
+        "clear_display_id_mapping",
+        "clear_output",
+        "handle_comm_msg",
+        "on_comm_open_jupyter_widget",
+        "output",
+        "process_message",
+        "reset_execution_trackers",
+    }
+    options = set(theirs.class_traits(config=True)) | {
+        name for name, value in vars(theirs).items() if callable(value) and name[0] != "_"
+    }
+
+    assert options - of_messages - named == set()
 
 
 def test_everything_public_is_in_the_reference() -> None:
