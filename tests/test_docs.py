@@ -7,7 +7,6 @@ import importlib
 import importlib.metadata
 import inspect
 import re
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import get_type_hints
@@ -83,22 +82,6 @@ def test_diagram_of_the_layers_is_that_of_the_tests(monkeypatch: pytest.MonkeyPa
     assert {step.source for step in diagrams.REQUEST} == set(diagrams.ACTORS)
     page = diagrams.on_page_markdown("<!-- diagram: layers -->\n<!-- diagram: request -->")
     assert page.count("<figure") == 2
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
-def test_picture_of_the_terminal_shows_a_session_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT)
-    terminal = importlib.import_module("docs.hooks.terminal")
-    now = terminal.draw(terminal.record())
-    drawn = terminal.lines_of(terminal.PICTURE.read_text("utf-8"))
-
-    # Kernels and times differ between machines.
-    def shape(lines: list[str]) -> list[str]:
-        fixed = [line for line in lines if not re.match("[a-z]+/", line)]
-        return [re.sub(r"\s+", " ", re.sub(r"[\d.]+ (ms|s)\b", "TIME", line)) for line in fixed]
-
-    assert shape(drawn) == shape(terminal.lines_of(now)), "run: python -m docs.hooks.terminal"
-    assert "url(http" not in now
 
 
 def variables_of_the_package() -> dict[str, str]:

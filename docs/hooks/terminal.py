@@ -1,8 +1,8 @@
 """Record the terminal session of the landing page: ``python -m docs.hooks.terminal``.
 
-The script runs the commands in a terminal of its own and draws the session as SVG.
-tests/test_docs.py runs the commands again and fails if the picture has other commands, or if the
-shape of their output differs.
+The script runs the commands in a terminal of its own and draws the session as SVG. Run it on an
+idle machine, because the picture shows a time. tests/test_docs_blocks.py runs the commands again
+and fails if the picture has other commands, or if the shape of their output differs.
 """
 
 from __future__ import annotations
