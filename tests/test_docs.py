@@ -6,7 +6,9 @@ import ast
 import importlib
 import importlib.metadata
 import inspect
+import os
 import re
+import socket
 from contextlib import suppress
 from pathlib import Path
 from typing import get_type_hints
@@ -72,91 +74,68 @@ def test_charts_are_drawn_from_the_results(monkeypatch: pytest.MonkeyPatch) -> N
         charts.fill("<!-- chart: unknown -->", charts.RESULTS)
 
 
-def test_diagram_of_the_layers_is_that_of_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diagrams_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
     diagrams = importlib.import_module("docs.hooks.diagrams")
-    layers = importlib.import_module("tests.test_layers").LAYERS
-    drawn = {part: number for number, parts in diagrams.LAYERS for part in parts}
-
-    assert drawn == {part: number for part, number in layers.items() if part != "__main__"}
-    assert {step.source for step in diagrams.REQUEST} == set(diagrams.ACTORS)
     page = diagrams.on_page_markdown("<!-- diagram: layers -->\n<!-- diagram: request -->")
-    assert page.count("<figure") == 2
+
+    assert "<div><b>4</b><code>client</code><code>launch</code></div>" in page
+    assert page.count("<line") == sum(
+        step.source != step.target for step in diagrams.REQUEST
+    ) + len(diagrams.ACTORS)
+    with pytest.raises(ValueError, match="has no dict LAYERS"):
+        diagrams.layer_numbers("x = 1")
+
+
+# A mapping of this name has environment variables, wherever the package uses it.
+ENVIRONMENTS = {"env", "environ", "getenv", "inherited", "variables"}
 
 
 def variables_of_the_package() -> dict[str, str]:
     """Return the environment variables that the package names, each with one place.
 
-    They are the arguments of ``os.environ``'s and ``os.getenv``'s methods, and constants that end
-    with VARIABLE. Keys that are no constants are named ``?``.
+    They are the strings that look like one, such as NO_COLOR, and all constant keys of an
+    environment. A name of the package, of ``os`` or of ``socket`` is not one.
     """
-    constants: dict[str, str] = {}
     found: dict[str, str] = {}
-    trees = {
-        path: ast.parse(path.read_text("utf-8")) for path in (ROOT / "kernelproto").rglob("*.py")
-    }
-    for path, tree in trees.items():
-        for node in tree.body:
-            match node:
-                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
-                    constants[name] = text
-                    if name.endswith("VARIABLE"):
-                        found[text] = f"{path}:{node.lineno}"
-    for path, tree in trees.items():
+    others: set[str] = {*dir(os), *dir(socket), *os.sysconf_names, "O_BINARY"}  # O_BINARY: Windows
+    for path in sorted((ROOT / "kernelproto").rglob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        others |= {name.id for name in ast.walk(tree) if isinstance(name, ast.Name)}
         for node in ast.walk(tree):
             match node:
-                case ast.Subscript(value=of, slice=key):
-                    pass
-                case ast.Call(
-                    func=ast.Attribute(value=of, attr="get" | "pop" | "setdefault"), args=[key, *_]
-                ):
-                    pass
-                case ast.Compare(left=key, comparators=[of]):
-                    pass
-                case ast.Call(func=of, args=[key, *_]):
-                    pass
-                case _:
-                    continue
-            if ast.unparse(of) not in ("os.environ", "os.getenv"):
-                continue
-            match key:
                 case ast.Constant(value=str(text)):
-                    name = text
-                case ast.Name(id=constant) | ast.Attribute(attr=constant):
-                    name = constants.get(constant, "?")
+                    names = re.findall(r"\A_*[A-Z][A-Z0-9]*_[A-Z0-9_]*[A-Z0-9]\Z", text)
+                case ast.Subscript(value=mapping, slice=ast.Constant(value=str(key))):
+                    names = [key] if is_environment(mapping) else []
+                case ast.Call(
+                    func=ast.Attribute(value=mapping, attr="get" | "pop" | "setdefault"),
+                    args=[ast.Constant(value=str(key)), *_],
+                ):
+                    names = [key] if is_environment(mapping) else []
                 case _:
-                    name = "?"
-            found[name] = f"{path}:{node.lineno}"
-    return found
+                    names = []
+            found |= dict.fromkeys(names, f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}")
+    return {name: place for name, place in found.items() if name not in others}
 
 
-def test_every_environment_variable_is_in_the_table() -> None:
-    page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
-    named = {word for row in rows(page) for word in re.findall(r"`([A-Z_]+)`", row[0])}
-    of_windows = {"JPY_INTERRUPT_EVENT", "IPY_INTERRUPT_EVENT"}
-    of_jupyter = {
-        "JUPYTER_DATA_DIR",
-        "JUPYTER_PATH",
-        "JUPYTER_PREFER_ENV_PATH",
-        "JUPYTER_RUNTIME_DIR",
-    }
-    read = variables_of_the_package()
-
-    assert {name: place for name, place in read.items() if name not in named} == {}
-    assert named - set(read) == of_windows | of_jupyter - set(read) | {"TMPDIR"}
+def is_environment(node: ast.expr) -> bool:
+    return ast.unparse(node).rpartition(".")[2] in ENVIRONMENTS
 
 
-def test_every_setting_of_the_server_is_in_the_table_of_variables(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_every_environment_variable_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(ROOT)
     settings = importlib.import_module("docs.hooks.settings")
     page = (ROOT / "docs" / "reference" / "environment.md").read_text("utf-8")
-    shown = settings.on_page_markdown(page)
+    table = settings.on_page_markdown(page)
+    named = {word for row in rows(table) for word in re.findall(r"`(_*[A-Z][A-Z_0-9]+)`", row[0])}
+    found = variables_of_the_package()
+    of_settings = {variable for option in OPTIONS.values() for variable in option.variables}
+    of_other_packages = {"JUPYTER_DATA_DIR", "JUPYTER_PREFER_ENV_PATH", "TMPDIR"}
 
-    for option in OPTIONS.values():
-        for variable in option.variables:
-            assert f"`{variable}`" in shown
+    assert {name: place for name, place in found.items() if name not in named} == {}
+    assert of_settings - named == set()
+    assert named - set(found) == of_settings - set(found) | of_other_packages
 
 
 # The variables in the tables, with their classes.

@@ -6,24 +6,13 @@ the colours of the page.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
 from html import escape
+from pathlib import Path
 from typing import Any, NamedTuple
 
-# From top to bottom: number and parts of each layer. tests/test_docs.py compares them with the
-# layers of tests/test_layers.py.
-LAYERS: Sequence[tuple[int, Sequence[str]]] = (
-    (9, ("cli",)),
-    (8, ("server", "pytest_plugin")),
-    (7, ("notebook", "pool", "blocking")),
-    (6, ("run", "fanout")),
-    (5, ("supervise", "testing")),
-    (4, ("client", "launch")),
-    (3, ("transport",)),
-    (2, ("interfaces", "log_counts", "log_fields", "shortage", "terminal")),
-    (1, ("wire", "concurrency")),
-    (0, ("exceptions", "extras", "timeouts")),
-)
+# The table that the tests hold the imports against.
+LAYERS_SOURCE = Path(__file__).parents[2] / "tests" / "test_layers.py"
 
 
 class Step(NamedTuple):
@@ -74,12 +63,28 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def layers() -> str:
     """Return the stack of layers as HTML."""
+    numbers = layer_numbers(LAYERS_SOURCE.read_text("utf-8"))
+    del numbers["__main__"]
     rows = "".join(
-        f"<div><b>{number}</b>{''.join(f'<code>{part}</code>' for part in parts)}</div>"
-        for number, parts in LAYERS
+        f"<div><b>{layer}</b>"
+        f"{''.join(f'<code>{part}</code>' for part, own in numbers.items() if own == layer)}</div>"
+        for layer in sorted(set(numbers.values()), reverse=True)
     )
     caption = "A part imports from the layers below it, and never upwards."
     return f'<figure class="kp-layers">{rows}<figcaption>{caption}</figcaption></figure>'
+
+
+def layer_numbers(source: str) -> dict[str, int]:
+    """Return the layer of each part, as the dict LAYERS in a module has it.
+
+    Raises:
+        ValueError: the module has no such dict.
+    """
+    for node in ast.parse(source).body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id="LAYERS")], value=table):
+                return dict(ast.literal_eval(table))
+    raise ValueError(f"{LAYERS_SOURCE} has no dict LAYERS: docs/hooks/diagrams.py draws it")
 
 
 def request() -> str:
