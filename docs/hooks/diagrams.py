@@ -48,8 +48,8 @@ REQUEST = (
 )
 
 # In the units of the drawing: a character of the text is about seven wide.
-_WIDTH, _ROW, _TOP = 620, 40, 44
-_COLUMNS = {"your task": 70, "client": 310, "kernel": 550}
+_WIDTH, _ROW, _TOP = 530, 40, 44
+_COLUMNS = {"your task": 65, "client": 265, "kernel": 465}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
