@@ -1,4 +1,8 @@
-"""Check the documentation that ``make docs`` has built: nothing in it comes from elsewhere."""
+"""Check the documentation that ``make docs`` has built.
+
+Nothing in it comes from other hosts. The search works in pages that are opened as files. llms.txt
+links the text of every page.
+"""
 
 import re
 import sys
@@ -49,6 +53,19 @@ for page in pages:
     from_elsewhere += [f"{page}: {what}" for what in parser.found]
 for style in sorted(SITE.rglob("*.css")):
     from_elsewhere += [f"{style}: {what}" for what in IN_STYLES.findall(style.read_text("utf-8"))]
+
+index = SITE / "search" / "search_index.js"
+assert index.read_text("utf-8").startswith("var __index = {"), f"{index} is no script"
+for page in pages:
+    text = page.read_text("utf-8")
+    assert "assets/iframe-worker.js" in text, f"{page}: no search in a page opened as a file"
+    assert not re.search(r"<!-- (chart|diagram|settings)\b", text), f"{page} has an empty place"
+
+linked = re.findall(r"\]\(([^)]+\.md)\)", (SITE / "llms.txt").read_text("utf-8"))
+texts = sorted(f"{text.relative_to(SITE).as_posix()}" for text in SITE.rglob("*.md"))
+assert sorted(linked) == texts, f"llms.txt differs from the pages: {set(linked) ^ set(texts)}"
+for text in texts:
+    assert "\n::: " not in (SITE / text).read_text("utf-8"), f"{text} lacks the docstrings"
 
 assert not from_elsewhere, "\n".join(["the site fetches from elsewhere:", *from_elsewhere])
 print(f"{len(pages)} pages, and nothing in them comes from elsewhere")

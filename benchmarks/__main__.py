@@ -13,7 +13,7 @@ from benchmarks.lab import open_lab
 from benchmarks.machine import facts
 from benchmarks.question import Answer, Question
 from benchmarks.questions import QUESTIONS
-from benchmarks.report import as_json, as_markdown, summary
+from benchmarks.report import answers_in, as_json, as_markdown, notes_of, summary
 
 
 def main() -> None:
@@ -25,6 +25,12 @@ def main() -> None:
     scale.add_argument("--tiny", dest="scale", action="store_const", const="tiny")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write results and plots there")
+    parser.add_argument(
+        "--rewrite",
+        type=Path,
+        metavar="DIR",
+        help="write page and plots anew from its results",
+    )
     parser.add_argument("--list", action="store_true", help="list the questions")
     parser.set_defaults(scale="full")
     options = parser.parse_args()
@@ -33,6 +39,9 @@ def main() -> None:
         width = max(len(question.name) for question in questions) + 2
         for question in questions:
             say(f"{question.name:{width}}{question.title}")
+        return
+    if options.rewrite:
+        _rewrite(options.rewrite)
         return
     machine = facts()
     answers: list[Answer] = []
@@ -48,8 +57,8 @@ def main() -> None:
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "results.json").write_text(text)
-        pictures = _draw(answers, options.out)
-        (options.out / "README.md").write_text(markdown + pictures)
+        page = as_markdown(answers, machine, options.scale, plots=_draw(answers, options.out))
+        (options.out / "README.md").write_text(page)
     sys.stdout.write(markdown)
 
 
@@ -73,10 +82,26 @@ def _chosen(names: Sequence[str]) -> Sequence[Question]:
     return chosen
 
 
-def _draw(answers: Sequence[Answer], folder: Path) -> str:
+def _rewrite(folder: Path) -> None:
+    """Write the page of earlier results; the remarks on it stay."""
+    page = folder / "README.md"
+    results = json.loads((folder / "results.json").read_text())
+    answers = answers_in(results, QUESTIONS)
+    page.write_text(
+        as_markdown(
+            answers,
+            results["machine"],
+            results["scale"],
+            notes=notes_of(page.read_text()),
+            plots=_draw(answers, folder),
+        )
+    )
+
+
+def _draw(answers: Sequence[Answer], folder: Path) -> dict[str, str]:
     from benchmarks.plots import draw  # matplotlib is optional
 
-    return "\n".join(f"![{file.stem}]({file.name})" for file in draw(answers, folder)) + "\n"
+    return {file.stem: file.name for file in draw(answers, folder)}
 
 
 if __name__ == "__main__":

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
-from benchmarks.question import Answer, Verdict
+from benchmarks.question import Answer, Question, Verdict
 
 BASELINE = "jupyter_client async"
 _BASELINES = (BASELINE, "jupyter_client")
+
+# Contenders that show a lower bound, or parts of the measurement: no reader can use them instead.
+_NOT_PEERS = ("kernelproto", "pyzmq loop", "anyio, msgspec, zmq", "sent by", "received by")
+
+# The charts at the top, which docs/hooks/charts.py draws.
+_CHARTS = ("start", "flood", "lost")
+
+_NOTES, _END = "<!-- notes -->", "<!-- end of notes -->"
 
 
 def as_json(answers: Sequence[Answer], machine: Mapping[str, object], scale: str) -> Any:
@@ -44,16 +54,84 @@ def as_json(answers: Sequence[Answer], machine: Mapping[str, object], scale: str
     }
 
 
-def as_markdown(answers: Sequence[Answer], machine: Mapping[str, object], scale: str) -> str:
-    """Return the goals, the contenders slower than jupyter_client, and a table per question."""
-    return "\n".join(_lines(answers, machine, scale)) + "\n"
+def answers_in(results: Mapping[str, Any], questions: Iterable[Question]) -> list[Answer]:
+    """Return the answers that ``as_json`` has written.
+
+    Args:
+        results: the JSON values.
+        questions: have the goals and curves; one that is missing there has none.
+    """
+    known = {question.name: question for question in questions}
+    answers: list[Answer] = []
+    for row in results["questions"]:
+        given = known.get(row["name"])
+        question = Question(
+            name=row["name"],
+            title=row["title"],
+            unit=row["unit"],
+            contenders=(),
+            better=row["better"],
+            goals=given.goals if given else (),
+            curve=given.curve if given else None,
+        )
+        samples = {
+            name: [math.inf if sample is None else sample for sample in samples]
+            for name, samples in row["samples"].items()
+        }
+        answers.append(Answer(question, samples, row["skipped"], row["mishaps"], row["failed"]))
+    return answers
 
 
-def _lines(answers: Sequence[Answer], machine: Mapping[str, object], scale: str) -> Iterator[str]:
+def as_markdown(
+    answers: Sequence[Answer],
+    machine: Mapping[str, object],
+    scale: str,
+    *,
+    notes: str = "",
+    plots: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """Return the page: charts, results where kernelproto is slower, a table per question, goals.
+
+    Args:
+        answers: the answers, questions of one module next to each other.
+        machine: the versions and the hardware.
+        scale: the scale of the measurement.
+        notes: remarks about this run, in Markdown; see ``notes_of``.
+        plots: the file of the plot of each module of questions.
+    """
+    return "\n".join(_lines(answers, machine, scale, notes, plots)) + "\n"
+
+
+def notes_of(page: str) -> str:
+    """Return the remarks between the markers of a page; "" if there are none."""
+    return page.partition(_NOTES)[2].partition(_END)[0].strip() if _END in page else ""
+
+
+def _lines(
+    answers: Sequence[Answer],
+    machine: Mapping[str, object],
+    scale: str,
+    notes: str,
+    plots: Mapping[str, str],
+) -> Iterator[str]:
     yield "# Benchmarks\n"
     if scale != "full":
         yield f"Measured at the scale *{scale}*: too little to draw conclusions from.\n"
-    yield ", ".join(f"{name} {value}" for name, value in machine.items() if value) + "\n"
+    for chart in _CHARTS:
+        yield f"<!-- chart: {chart} -->\n"
+    yield (
+        "The bars are medians of one run on one machine, on asyncio. [All results](#results) have "
+        "minimum and maximum too. `benchmarks/README.md` explains how to read and reproduce them.\n"
+    )
+    yield "## Where kernelproto is slower\n"
+    yield from _slower(answers)
+    yield f"{_NOTES}\n\n{notes}\n\n{_END}\n" if notes else f"{_NOTES}\n{_END}\n"
+    yield "## Results\n"
+    for kind, group in groupby(answers, lambda answer: answer.question.name.partition(".")[0]):
+        for answer in group:
+            yield from _table(answer)
+        if kind in plots:
+            yield f"![{kind}]({plots[kind]})\n"
     yield "## Goals\n"
     yield "| question | goal | measured | |"
     yield "|---|---|---:|---|"
@@ -64,25 +142,37 @@ def _lines(answers: Sequence[Answer], machine: Mapping[str, object], scale: str)
                 f"{number(verdict.measured)} | {'met' if verdict.met else '**missed**'} |"
             )
     yield ""
-    slower = [
-        f"- {answer.question.title}: {name} takes {number(ratio)} of {baseline}"
-        if answer.question.better == "less"
-        else f"- {answer.question.title}: {name} gets through {number(ratio)} of {baseline}"
-        for answer in answers
-        for baseline in _BASELINES
-        for name, ratio in answer.slower(baseline)
-    ]
-    yield "## Behind jupyter_client\n"
-    yield from slower or ["Nowhere."]
-    yield ""
+    yield "## The machine\n"
+    yield ", ".join(f"{name} {value}" for name, value in machine.items() if value)
+
+
+def _slower(answers: Sequence[Answer]) -> Iterator[str]:
+    """Yield a table of the results of kernelproto that are worse than those of another library."""
+    rows: list[str] = []
     for answer in answers:
-        yield from _table(answer)
+        medians = answer.medians()
+        for other in medians:
+            if other.startswith(_NOT_PEERS):
+                continue
+            ours = ", ".join(
+                f"{name.removeprefix('kernelproto').strip() or 'kernelproto'} "
+                f"{number(medians[name])}"
+                for name, _ in answer.slower(other)
+            )
+            if ours:
+                title, unit = answer.question.title, answer.question.unit
+                rows.append(f"| {title} ({unit}) | {other} {number(medians[other])} | {ours} |")
+    if rows:
+        yield "| question | another library | kernelproto |"
+        yield "|---|---|---|"
+    yield from rows or ["In no question of this run."]
+    yield ""
 
 
 def _table(answer: Answer) -> Iterator[str]:
     question, medians = answer.question, answer.medians()
     baseline = next((name for name in _BASELINES if name in medians), None)
-    yield f"## {question.title}\n"
+    yield f"### {question.title}\n"
     yield f"{question.unit}; {question.better} is better\n"
     yield f"| | median | min | max | {f'of {baseline}' if baseline else ''} |"
     yield "|---|---:|---:|---:|---:|"

@@ -1,9 +1,10 @@
-"""Run every code block of the documentation, as CONTRIBUTING.md says."""
+"""Run every code block and the terminal session of the documentation, as CONTRIBUTING.md says."""
 
 from __future__ import annotations
 
 import ast
 import doctest
+import importlib
 import inspect
 import json
 import os
@@ -185,6 +186,22 @@ def assert_same(expected: str, printed: str) -> None:
         expected, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
     )
     assert same, f"the page has\n{expected}\nit prints\n{printed}"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pseudo-terminals")
+def test_picture_of_the_terminal_shows_a_session_of_today(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT)
+    terminal = importlib.import_module("docs.hooks.terminal")
+    now = terminal.draw(terminal.record())
+    drawn = terminal.lines_of(terminal.PICTURE.read_text("utf-8"))
+
+    # Kernels and times differ between machines.
+    def shape(lines: list[str]) -> list[str]:
+        fixed = [line for line in lines if not re.match("[a-z]+/", line)]
+        return [re.sub(r"\s+", " ", re.sub(r"[\d.]+ (ms|s)\b", "TIME", line)) for line in fixed]
+
+    assert shape(drawn) == shape(terminal.lines_of(now)), "run: python -m docs.hooks.terminal"
+    assert "url(http" not in now
 
 
 def test_blocks_are_found() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.lab import Lab, Sizes, open_lab
 from benchmarks.question import Answer, Contender, Goal, Question, Skipped
-from benchmarks.report import as_json, as_markdown
+from benchmarks.report import answers_in, as_json, as_markdown, notes_of
 
 
 def question(
@@ -145,7 +145,7 @@ def test_report_names_missed_goals_slower_never_and_absent(lab: Lab) -> None:
     assert (
         "| kernelproto asyncio: at most 0.5 of jupyter_client async | 2 | **missed** |" in markdown
     )
-    assert "- Some question: kernelproto asyncio takes 2 of jupyter_client async" in markdown
+    assert "| Some question (ms) | jupyter_client async 617 | asyncio 1,234 |" in markdown
     assert "| kernelproto asyncio | 1,234 | 1,234 | 1,234 | 2 |" in markdown
     assert "| other | never |" in markdown
     assert "Without absent: not installed." in markdown
@@ -156,6 +156,52 @@ def test_results_are_json(lab: Lab) -> None:
     written = json.loads(json.dumps(as_json([answer], {}, "full"), allow_nan=False))
 
     assert written["questions"][0]["samples"] == {"a": [None] * 3, "b": [1.0] * 3}
+
+
+def test_page_begins_with_charts_and_slower_results_and_ends_with_goals(lab: Lab) -> None:
+    asked = question(
+        constant("kernelproto asyncio", 1.0),
+        constant("other", 0.5),
+        constant("pyzmq loop", 0.1),
+        goals=(Goal(subject="kernelproto asyncio", limit=1.0),),
+    )
+    page = as_markdown(
+        [ask(asked, lab)], {"cores": 2}, "full", notes="A remark.", plots={"some": "some.png"}
+    )
+    order = [
+        "<!-- chart: start -->",
+        "<!-- chart: lost -->",
+        "## Where kernelproto is slower",
+        "| Some question (ms) | other 0.5 | asyncio 1 |",
+        "A remark.",
+        "### Some question",
+        "![some](some.png)",
+        "## Goals",
+        "cores 2",
+    ]
+
+    assert [page.index(part) for part in order] == sorted(page.index(part) for part in order)
+    assert "| pyzmq loop 0.1 |" not in page
+    assert notes_of(page) == "A remark."
+
+
+def test_page_without_slower_results_and_remarks(lab: Lab) -> None:
+    page = as_markdown([ask(question(constant("kernelproto", 1.0)), lab)], {}, "full")
+
+    assert "In no question of this run." in page
+    assert notes_of(page) == notes_of("") == ""
+
+
+def test_answers_are_read_back(lab: Lab) -> None:
+    goals = (Goal(subject="a", limit=1.0),)
+    asked = question(constant("a", 1.0), constant("never", math.inf), goals=goals)
+    answers = [ask(asked, lab)]
+    written = json.loads(json.dumps(as_json(answers, {}, "full")))
+    (same,) = answers_in(written, [asked])
+    (unknown,) = answers_in(written, [])
+
+    assert as_markdown([same], {}, "full") == as_markdown(answers, {}, "full")
+    assert list(unknown.verdicts()) == []
 
 
 def test_plots_are_drawn(lab: Lab, tmp_path: Path) -> None:
