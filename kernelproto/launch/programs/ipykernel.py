@@ -12,11 +12,16 @@ exception is raised in the user's code only. IPython runs the statements of a ce
 the expressions of the request, and its own code runs between them. An interrupt that arrives there
 is sent again until it strikes one of them. Other interrupts are ignored, as ipykernel ignores them
 between two requests.
+
+After a shutdown_request the program ends without the finalization of the interpreter; see
+early_exit.py.
 """
 
 from __future__ import annotations
 
 import _thread
+import atexit
+import contextlib
 import importlib.util
 import os
 import signal
@@ -140,6 +145,13 @@ def code_of(method: Any) -> CodeType:
     return code
 
 
+def flush_outputs() -> None:
+    """Send the outputs of the functions of atexit; otherwise ipykernel loses the last of them."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
 def main() -> None:
     """Run an ipykernel with the arguments of the command line."""
     from ipykernel.kernelapp import IPKernelApp
@@ -152,15 +164,33 @@ def main() -> None:
         def init_kernel(self) -> None:
             super().init_kernel()  # type: ignore[no-untyped-call]
             spare_own_code(cast("Any", self).kernel)
+            # ipykernel's own functions, which end its threads, are called after this one.
+            atexit.register(flush_outputs)
 
     PatientKernelApp.launch_instance()
+
+
+def name_launcher() -> None:
+    """Name ipykernel's own program in sys.argv, by which programs recognize an ipykernel."""
+    launcher = importlib.util.find_spec("ipykernel_launcher")
+    sys.argv[0] = (launcher and launcher.origin) or "ipykernel_launcher"
+
+
+def load(name: str) -> Any:
+    """Load a file of this folder, so that the user's code cannot import it by its name."""
+    path = os.path.join(os.path.dirname(__file__), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":
     folder = os.path.dirname(os.path.realpath(__file__))
     if os.path.realpath(sys.path[0]) == folder:
         del sys.path[0]  # modules of this folder would hide others with the same names
-    # Programs check this to see whether they run in an ipykernel.
-    launcher = importlib.util.find_spec("ipykernel_launcher")
-    sys.argv[0] = (launcher and launcher.origin) or "ipykernel_launcher"
+    name_launcher()
     main()
+    load("early_exit").leave()
