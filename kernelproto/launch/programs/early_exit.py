@@ -62,6 +62,9 @@ HARMLESS_CLASSES = frozenset(
     }
 )
 
+# The modules of other coroutines that may still be suspended.
+ASYNCIO = ("asyncio", "deferred_imports")
+
 # Coroutines and generators have their frame in one of these; it is None once they have ended.
 FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 
@@ -196,7 +199,7 @@ def is_harmless(thing: object) -> bool:
         for name in FRAMES:
             if hasattr(kind, name):
                 frame = getattr(thing, name)
-                return frame is None or is_kernels(frame.f_globals.get("__name__"), "asyncio")
+                return frame is None or is_kernels(frame.f_globals.get("__name__"), *ASYNCIO)
     finalizing = finalizing_class(kind)
     assert finalizing is not None
     if finalizing.__module__ == "_io":  # this finalizer calls the method `close` of *kind*

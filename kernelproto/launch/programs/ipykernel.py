@@ -13,6 +13,8 @@ the expressions of the request, and its own code runs between them. An interrupt
 is sent again until it strikes one of them. Other interrupts are ignored, as ipykernel ignores them
 between two requests.
 
+Imports that most kernels never need are deferred; see deferred_imports.py.
+
 After a shutdown_request the program ends without the finalization of the interpreter; see
 early_exit.py.
 """
@@ -192,5 +194,6 @@ if __name__ == "__main__":
     if os.path.realpath(sys.path[0]) == folder:
         del sys.path[0]  # modules of this folder would hide others with the same names
     name_launcher()
+    load("deferred_imports").defer_imports()
     main()
     load("early_exit").leave()

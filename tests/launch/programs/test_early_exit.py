@@ -147,8 +147,9 @@ async def test_modules_of_the_user_and_coverage(tmp_path: Path, kernel_type: str
     (tmp_path / "mine.py").write_text(MINE)
     (tmp_path / "settings").write_text("[run]\ndata_file = data\n")
     async with run_kernel(kernel_type, cwd=tmp_path) as kernel:
-        for code in (WITNESS, "import mine", COVERAGE, "import mine"):
+        for code in (WITNESS, COVERAGE, "import mine"):
             (await kernel.execute(code)).raise_for_error()
+        assert (await kernel.execute("import matplotlib.pyplot\n1 / 0")).status == "error"
     assert await kernel.manager.wait() == 0
     assert (tmp_path / "by_a_module").read_text() == "text"
     assert (tmp_path / "data").exists()
