@@ -51,7 +51,15 @@ TRACKER_SECONDS = 1.0
 
 # The packages and classes whose finalizers write nothing and delete nothing.
 KERNEL_PACKAGES = frozenset(
-    {"IPython", "ipykernel", "jupyter_client", "tornado", "traitlets", "zmq"}
+    {
+        "IPython",
+        "ipykernel",
+        "jupyter_client",
+        "kernelproto_fast_ipykernel",
+        "tornado",
+        "traitlets",
+        "zmq",
+    }
 )
 HARMLESS_CLASSES = frozenset(
     {
@@ -71,6 +79,7 @@ FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 BUFFERED = (io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair, io.TextIOWrapper)
 
 INSTALLED = ("site-packages", "dist-packages")
+OWN_FOLDER = os.path.dirname(os.path.realpath(__file__))
 
 
 class Survey(NamedTuple):
@@ -179,6 +188,7 @@ def is_users(module: object) -> bool:
         isinstance(path, str)
         and not path.startswith(os.path.dirname(os.__file__) + os.sep)
         and not any(folder in INSTALLED for folder in path.split(os.sep))
+        and not os.path.realpath(path).startswith(OWN_FOLDER)
     )
 
 

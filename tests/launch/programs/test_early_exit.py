@@ -8,6 +8,7 @@ import weakref
 from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
+from types import ModuleType
 
 import pytest
 
@@ -241,3 +242,14 @@ def test_a_file_that_blocks_does_not_hold_up_the_others(
     with suppress(BrokenPipeError):
         blocked.close()
     other.close()
+
+
+def test_modules_of_the_user_are_those_that_were_not_installed(tmp_path: Path) -> None:
+    def module(path: str | None) -> ModuleType:
+        made = ModuleType("mine")
+        made.__file__ = path
+        return made
+
+    assert early_exit.is_users(module(str(tmp_path / "mine.py")))
+    installed = (early_exit.__file__, os.__file__, "/venv/site-packages/zmq/__init__.py", None)
+    assert not any(early_exit.is_users(module(path)) for path in installed)
