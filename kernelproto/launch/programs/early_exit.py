@@ -234,8 +234,9 @@ def flush_all(files: Iterable[weakref.ref[Any]]) -> None:
     def flush_remaining() -> None:
         for reference in remaining:
             file = reference()
-            with contextlib.suppress(Exception):  # the file is closed, or the disk is full
-                file is not None and file.flush()
+            if file is not None:
+                with contextlib.suppress(Exception):  # the file is closed, or the disk is full
+                    file.flush()
         done.set()
 
     for _ in range(FLUSH_THREADS):
