@@ -68,8 +68,9 @@ async def run_kernel(
 
     Args:
         kernel_type: ``provider/name``. A name without a slash is searched for in the provider
-            ``spec`` first, then in all others. If no provider has ``python`` or ``python3``, these
-            names mean ``pyimport/kernel``.
+            ``fork`` first, then in ``spec``, then in all others. ``fork`` has ``python3`` and
+            ``python`` if the kernelspec is the ipykernel of this interpreter. If no provider has
+            them, these names mean ``pyimport/kernel``.
         cwd: the kernel's working directory; None means the caller's.
         env: environment variables that are added to the caller's.
         launch_params: launch parameters of the provider and the kernelspec. ``env`` and

@@ -16,11 +16,11 @@ from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvid
 from kernelproto.launch.failures import shortages_named
 from kernelproto.launch.spec.naming import (
     ENVIRONMENTS,
-    FIRST_PROVIDER,
     OWN_KERNEL,
     is_simple_name,
     means_own_python,
     no_such_kernel,
+    provider_rank,
 )
 from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.shortage import require_descriptors
@@ -154,10 +154,11 @@ class KernelFinder:
         """Start a kernel; it need not be ready when this returns.
 
         Args:
-            kernel_type: ``provider/name``. A name without a slash means ``spec/name``, or else the
-                kernel type of the first provider that has the name; a broken provider is logged and
-                skipped. ``python`` and ``python3`` mean ``pyimport/kernel`` if no provider has
-                them. A name without a slash never means an environment, ``env/name``.
+            kernel_type: ``provider/name``. A name without a slash means ``fork/name``, or else
+                ``spec/name``, or else the kernel type of the first provider that has the name; a
+                broken provider is logged and skipped. ``python`` and ``python3`` mean
+                ``pyimport/kernel`` if no provider has them. A name without a slash never means an
+                environment, ``env/name``.
             cwd: the kernel's working directory; None means the caller's.
             launch_params: every provider knows ``env`` and ``transport``; the rest depends on the
                 provider.
@@ -232,7 +233,7 @@ class KernelFinder:
         if slash:
             candidates = [(provider_id, kernel)]
         else:
-            providers = sorted(self._providers, key=lambda known: known != FIRST_PROVIDER)
+            providers = sorted(self._providers, key=provider_rank)
             candidates = [(known, kernel_type) for known in providers if known != ENVIRONMENTS]
             if means_own_python(kernel_type):
                 own_provider, _, own_kernel = OWN_KERNEL.partition("/")

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
 from kernelproto.interfaces import KernelAttributes, KernelManager
 from kernelproto.launch.launcher import launch, this_host
 from kernelproto.launch.programs import ipykernel
@@ -21,9 +21,13 @@ from kernelproto.launch.spec.kernelspec import (
     read_kernelspec,
     read_kernelspecs,
 )
-from kernelproto.launch.spec.naming import no_such_kernel
+from kernelproto.launch.spec.naming import OWN_PYTHON, means_own_python, no_such_kernel
+from kernelproto.launch.spec.own_python import can_fork, own_arguments
 from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
 from kernelproto.wire.connection import ConnectionInfo
+
+# "0" in this variable of the launching program makes `python3` mean the kernelspec itself.
+_SWITCH = "KERNELPROTO_FORK_PYTHON3"
 
 
 class KernelSpecProvider:
@@ -125,6 +129,13 @@ class IPykernelProvider:
 class ForkServerProvider:
     """Finds ``fork/kernel``: the ipykernel of the running interpreter, forked from a loaded one.
 
+    ``fork/python3`` is the kernelspec ``python3``, if it describes the ipykernel of the running
+    interpreter, and nothing that a forked kernel cannot have. Name, logos, variables, arguments,
+    interrupt mode and metadata are those of the kernelspec. A launch that cannot fork starts a
+    process: if it is ``detached``, or its ``env`` has variables that are read at the start.
+    There is no ``fork/python3`` on macOS, whose libraries are not safe after a fork, and none if
+    the environment variable KERNELPROTO_FORK_PYTHON3 is 0. The same holds for ``python``.
+
     A forked kernel is ready in a quarter of the time of ``pyimport/kernel``. The fork server is an
     interpreter that has loaded ipykernel and the modules of *preload*; all kernels share their
     memory. The server starts with the first kernel and ends with this program. If the server dies,
@@ -155,12 +166,16 @@ class ForkServerProvider:
             raise ValueError(f"'preload' must be a list of module names: {error}") from error
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Yield the type ``kernel`` if ipykernel can be imported and processes can be forked."""
+        """Yield ``kernel``, and ``python3`` if it can be forked; nothing without ipykernel."""
         kernelspec = _ipykernel() if hasattr(os, "fork") else None
         if kernelspec is not None:
             attributes = kernelspec.attributes()
             attributes["display_name"] = f"{kernelspec.display_name}, forked"
             yield kernelspec.name, attributes
+        for name in OWN_PYTHON:
+            kernelspec = _own_kernelspec(name)
+            if kernelspec is not None:
+                yield name, kernelspec.attributes()
 
     async def launch(
         self,
@@ -172,9 +187,10 @@ class ForkServerProvider:
         """Fork an ipykernel.
 
         Args:
-            name: ``"kernel"``.
+            name: ``"kernel"``, ``"python3"`` or ``"python"``.
             cwd: the kernel's working directory; None means the caller's.
-            launch_params: as for ``pyimport/kernel``, except ``detached``.
+            launch_params: for ``kernel`` as for ``pyimport/kernel``, except ``detached``; for the
+                others as for their kernelspecs.
 
         Raises:
             NoSuchKernel: ipykernel is not installed, the name is another one, or this system
@@ -195,6 +211,20 @@ class ForkServerProvider:
 
         Modules that cannot be preloaded are found by launch() alone.
         """
+        if means_own_python(name):
+            kernelspec = _own_kernelspec(name.lower())
+            if kernelspec is None:
+                raise no_such_kernel(name, [], remedy="use the kernelspec, or pyimport/kernel")
+            forks = can_fork(launch_params)
+            return plan_launch(
+                self.id,
+                kernelspec,
+                this_host(),
+                cwd=cwd,
+                launch_params=launch_params,
+                spawn="fork" if forks else "process",
+                preload=self._preload if forks else (),
+            )
         kernelspec = _ipykernel_named(name)
         if not hasattr(os, "fork"):
             raise no_such_kernel(name, [], remedy="use pyimport/kernel: this system cannot fork")
@@ -252,6 +282,30 @@ def _ipykernel() -> KernelSpec | None:
         language="python",
         metadata={"debugger": True, **_ipykernel_encryption()},
     )
+
+
+def _own_kernelspec(name: str) -> KernelSpec | None:
+    """Return a kernelspec of this interpreter's ipykernel, with the program that a fork runs.
+
+    Return None if there is none, if it is another kernel, or if it cannot be forked.
+    """
+    if (
+        os.environ.get(_SWITCH) == "0"
+        or not hasattr(os, "fork")
+        or sys.platform == "darwin"
+        or (own := _ipykernel()) is None
+        or (folder := find_kernelspecs().get(name)) is None
+    ):
+        return None
+    try:
+        kernelspec = read_kernelspec(name, folder)
+    except InvalidKernelSpec:
+        return None  # KernelSpecProvider reports it
+    arguments = own_arguments(kernelspec, sys.executable)
+    if arguments is None:
+        return None
+    program = own.argv[: own.argv.index(ipykernel.__file__) + 1]
+    return msgspec.structs.replace(kernelspec, argv=(*program, *arguments))
 
 
 def _ipykernel_encryption() -> dict[str, Any]:

@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from kernelproto.launch.spec.naming import OWN_PYTHON
 from kernelproto.pool import PooledKernel
 from kernelproto.server.directories import MOST_PATH_BYTES, check_path
 
 _INSTALLED = "spec/"
+_FORKED = {f"fork/{name}": name for name in OWN_PYTHON}
 
 # The size of each field is checked before the server uses, stores or logs it.
 Identifier = Annotated[str, Meta(max_length=100)]
@@ -151,7 +153,7 @@ def kernel_model(kernel: PooledKernel, *, with_owner: bool = False) -> KernelMod
 
 def shown_name(kernel_type: str) -> str:
     """Return a kernel type's name for clients; for an installed kernelspec, Jupyter's name."""
-    return kernel_type.removeprefix(_INSTALLED)
+    return _FORKED.get(kernel_type) or kernel_type.removeprefix(_INSTALLED)
 
 
 def timestamp(moment: datetime) -> str:

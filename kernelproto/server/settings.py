@@ -143,9 +143,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "https://lab.example.org; * for all"
         ),
     ] = []
-    kernel: Annotated[str, Meta(description="kernel type for requests that name none")] = (
-        "pyimport/kernel"
-    )
+    kernel: Annotated[str, Meta(description="kernel type for requests that name none")] = "python3"
     root_dir: Annotated[str, Meta(description="directory that notebook paths are relative to")] = (
         "."
     )

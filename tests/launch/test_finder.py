@@ -204,6 +204,10 @@ async def test_python_is_the_own_ipykernel_where_no_provider_has_it(name) -> Non
     assert (await asked(KernelFinder([own]), name))[:2] == ("pyimport", "kernel")
     assert (await asked(KernelFinder([own, other]), name))[:2] == ("other", name)
     assert (await asked(KernelFinder([own, other, installed]), name))[:2] == ("spec", name)
+    forked = SomeProvider("fork", (name,))
+    finder = KernelFinder([own, other, installed, forked])
+    assert (await asked(finder, name))[:2] == ("fork", name)
+    assert (await asked(finder, f"spec/{name}"))[:2] == ("spec", name)
     broken = FailsToLaunch("spec", (name,))
     assert (await asked(KernelFinder([broken, own]), name))[:2] == ("pyimport", "kernel")
 

@@ -374,3 +374,46 @@ async def test_plan_of_a_forked_kernel() -> None:
     assert plan.argv[1:] == IPykernelProvider().plan("kernel").argv[1:]
     with pytest.raises(InvalidLaunchParameter, match="detached"):
         provider.plan("kernel", launch_params={"detached": True})
+
+
+OWN = {
+    "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--x={x}"],
+    "display_name": "My Python",
+    "language": "python",
+    "env": {"LEVEL": "{x}"},
+    "interrupt_mode": "message",
+    "metadata": {"debugger": True, "parameters": {"properties": {"x": {"default": "1"}}}},
+}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="python3 is not forked")
+async def test_forked_python3_is_its_kernelspec(write_kernelspec, monkeypatch) -> None:
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    folder = write_kernelspec("python3", **OWN)
+    (folder / "logo-svg.svg").touch()
+    found = dict([kernel async for kernel in ForkServerProvider().find_kernels()])
+    for key in ("display_name", "language", "env", "interrupt_mode", "metadata"):
+        assert found["python3"][key] == OWN[key]
+    assert found["python3"]["resources"] == {"logo-svg": str(folder / "logo-svg.svg")}
+    plan = ForkServerProvider(["decimal"]).plan("Python3", cwd="/", launch_params={"x": "2"})
+    assert (plan.kernel_type, plan.spawn, plan.preload) == ("fork/python3", "fork", ("decimal",))
+    assert plan.command(connection_file="file", kernel_id="id")[-3:] == ["-f", "file", "--x=2"]
+    assert plan.environment({})["LEVEL"] == "2"
+    assert (plan.interrupt_mode, plan.cwd, plan.transport) == ("message", "/", "ipc")
+    for params in ({"detached": True}, {"env": {"PYTHONPATH": "/"}}):
+        plan = ForkServerProvider(["decimal"]).plan("python3", launch_params=params)
+        assert (plan.spawn, plan.preload) == ("process", ())
+        assert plan.argv[:3] == IPykernelProvider().plan("kernel").argv[:3]
+    monkeypatch.setenv("KERNELPROTO_FORK_PYTHON3", "0")
+    with pytest.raises(NoSuchKernel):
+        ForkServerProvider().plan("python3")
+
+
+@pytest.mark.parametrize("change", [{"argv": ["R", "{connection_file}"]}, {"argv": []}])
+async def test_other_python3_is_not_forked(write_kernelspec, monkeypatch, change) -> None:
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    write_kernelspec("python3", **{**OWN, **change})
+    found = dict([kernel async for kernel in ForkServerProvider().find_kernels()])
+    assert "python3" not in found
+    with pytest.raises(NoSuchKernel):
+        ForkServerProvider().plan("python3")

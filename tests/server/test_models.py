@@ -54,7 +54,14 @@ def test_kernel_has_only_known_optional_keys(facts, with_owner: bool, keys) -> N
 
 @pytest.mark.parametrize(
     ("kernel_type", "shown"),
-    [("spec/ir", "ir"), ("pyimport/kernel", "pyimport/kernel"), ("ir", "ir")],
+    [
+        ("spec/ir", "ir"),
+        ("spec/python3", "python3"),
+        ("fork/python3", "python3"),
+        ("fork/kernel", "fork/kernel"),
+        ("pyimport/kernel", "pyimport/kernel"),
+        ("ir", "ir"),
+    ],
 )
 def test_installed_kernelspec_has_the_name_of_jupyter(kernel_type: str, shown: str) -> None:
     assert shown_name(kernel_type) == shown

@@ -10,7 +10,6 @@ import json
 import os
 import random
 import resource
-import runpy
 import signal
 import sys
 import time
@@ -112,10 +111,16 @@ def choose_backend() -> None:
         matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE_BACKEND
 
 
-def be_kernel(request: dict[str, Any]) -> None:
-    """Run ipykernel."""
+def be_kernel(request: dict[str, Any], program: Any) -> None:
+    """Run ipykernel.
+
+    Args:
+        request: the request for the fork.
+        program: the module ipykernel.py.
+    """
     sys.argv = request["argv"]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    program.name_launcher()
+    program.main()
 
 
 def failed(request: dict[str, Any], error: BaseException) -> dict[str, object]:

@@ -84,7 +84,7 @@ def main() -> None:
     """Serve until the owner has ended; in a forked process, run the kernel."""
     del sys.path[0]  # the folder of this file; its modules would hide others of the same names
     owner = socket.socket(fileno=int(sys.argv[1]))
-    kernel = load("forked_kernel")
+    kernel, program, early_exit = map(load, ("forked_kernel", "ipykernel", "early_exit"))
     load("reset_signals").reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -92,9 +92,11 @@ def main() -> None:
     os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
     broken = preload(json.loads(sys.argv[2]))
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
+    loaded = early_exit.survey()
     request = Server(owner, kernel).serve(broken)
     if request is not None:
-        kernel.be_kernel(request)
+        kernel.be_kernel(request, program)
+        early_exit.leave(loaded)
 
 
 def load(name: str) -> Any:

@@ -12,11 +12,18 @@ exception is raised in the user's code only. IPython runs the statements of a ce
 the expressions of the request, and its own code runs between them. An interrupt that arrives there
 is sent again until it strikes one of them. Other interrupts are ignored, as ipykernel ignores them
 between two requests.
+
+Imports that most kernels never need are deferred; see deferred_imports.py.
+
+After a shutdown_request the program ends without the finalization of the interpreter; see
+early_exit.py.
 """
 
 from __future__ import annotations
 
 import _thread
+import atexit
+import contextlib
 import importlib.util
 import os
 import signal
@@ -140,11 +147,35 @@ def code_of(method: Any) -> CodeType:
     return code
 
 
+def parse_usual_arguments(app: Any, argv: list[str]) -> bool:
+    """Parse ``-f FILE`` in place of traitlets, which takes an eighth of a forked start.
+
+    Return False, without a change, for all other arguments.
+    """
+    if len(argv) != 2 or argv[0] != "-f" or not app.has_trait("cli_config"):
+        return False
+    config = type(app.cli_config)({"IPKernelApp": {"connection_file": argv[1]}})
+    app.argv, app.extra_args, app.cli_config = list(argv), [], config
+    app.update_config(config)
+    return True
+
+
+def flush_outputs() -> None:
+    """Send the outputs of the functions of atexit; otherwise ipykernel loses the last of them."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
 def main() -> None:
     """Run an ipykernel with the arguments of the command line."""
     from ipykernel.kernelapp import IPKernelApp
 
     class PatientKernelApp(IPKernelApp):
+        def parse_command_line(self, argv: list[str] | None = None) -> None:
+            if not parse_usual_arguments(self, sys.argv[1:] if argv is None else argv):
+                super().parse_command_line(argv)
+
         def init_iopub(self, context: Any) -> None:
             context.sndhwm = MOST_UNSENT  # of the sockets that are made from now on
             super().init_iopub(context)  # type: ignore[no-untyped-call]
@@ -152,15 +183,34 @@ def main() -> None:
         def init_kernel(self) -> None:
             super().init_kernel()  # type: ignore[no-untyped-call]
             spare_own_code(cast("Any", self).kernel)
+            # ipykernel's own functions, which end its threads, are called after this one.
+            atexit.register(flush_outputs)
 
     PatientKernelApp.launch_instance()
+
+
+def name_launcher() -> None:
+    """Name ipykernel's own program in sys.argv, by which programs recognize an ipykernel."""
+    launcher = importlib.util.find_spec("ipykernel_launcher")
+    sys.argv[0] = (launcher and launcher.origin) or "ipykernel_launcher"
+
+
+def load(name: str) -> Any:
+    """Load a file of this folder, so that the user's code cannot import it by its name."""
+    path = os.path.join(os.path.dirname(__file__), f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 if __name__ == "__main__":
     folder = os.path.dirname(os.path.realpath(__file__))
     if os.path.realpath(sys.path[0]) == folder:
         del sys.path[0]  # modules of this folder would hide others with the same names
-    # Programs check this to see whether they run in an ipykernel.
-    launcher = importlib.util.find_spec("ipykernel_launcher")
-    sys.argv[0] = (launcher and launcher.origin) or "ipykernel_launcher"
+    name_launcher()
+    load("deferred_imports").defer_imports()
     main()
+    load("early_exit").leave()

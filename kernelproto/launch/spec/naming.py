@@ -8,8 +8,9 @@ from difflib import SequenceMatcher
 
 from kernelproto.exceptions import NoSuchKernel
 
-# A name without a provider means a kernel type of this provider, if there is one.
-FIRST_PROVIDER = "spec"
+# A name without a provider means a kernel type of the first of these providers that has it, or else
+# of any other provider. "fork" has those kernelspecs that it can fork.
+_FIRST_PROVIDERS = ("fork", "spec")
 
 # Names without a provider never mean a kernel type of this one: its names depend on the working
 # directory, and a notebook for "python3" must not run in a folder of this name.
@@ -17,7 +18,7 @@ ENVIRONMENTS = "env"
 
 # The ipykernel of the running interpreter.
 OWN_KERNEL = "pyimport/kernel"
-_OWN_PYTHON = ("python", "python3")
+OWN_PYTHON = ("python", "python3")
 
 # How many characters of two names are compared, and how many names an error has.
 _COMPARED = 100
@@ -32,12 +33,19 @@ def is_simple_name(name: object) -> bool:
     return isinstance(name, str) and _SIMPLE_NAME.fullmatch(name) is not None
 
 
+def provider_rank(provider_id: str) -> int:
+    """Return the place of a provider in the search for a name without one; less is earlier."""
+    if provider_id in _FIRST_PROVIDERS:
+        return _FIRST_PROVIDERS.index(provider_id)
+    return len(_FIRST_PROVIDERS)
+
+
 def means_own_python(name: str) -> bool:
     """Return whether a name stands for OWN_KERNEL where no provider has a kernel type of this name.
 
     jupyter_client starts this interpreter's ipykernel under these names, too.
     """
-    return name.lower() in _OWN_PYTHON
+    return name.lower() in OWN_PYTHON
 
 
 def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
@@ -80,7 +88,7 @@ def launch_names(available: Iterable[str]) -> dict[str, str]:
     Args:
         available: the names of all kernel types, with their providers.
     """
-    there = sorted(available, key=lambda known: known.partition("/")[0] != FIRST_PROVIDER)
+    there = sorted(available, key=lambda known: provider_rank(known.partition("/")[0]))
     names: dict[str, str] = {}
     for known in there:
         names.setdefault(known.lower(), known)
@@ -88,7 +96,7 @@ def launch_names(available: Iterable[str]) -> dict[str, str]:
         if "/" not in short and provider != ENVIRONMENTS:
             names.setdefault(short, known)
     if OWN_KERNEL in there:
-        for short in _OWN_PYTHON:
+        for short in OWN_PYTHON:
             names.setdefault(short, OWN_KERNEL)
     return names
 

@@ -213,3 +213,17 @@ def test_any_thread_may_fork() -> None:
 
 async def test_conformance(anyio_backend_name: str) -> None:
     await check_kernel_provider(ForkServerProvider())
+
+
+async def test_python3_is_forked(write_kernelspec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    write_kernelspec("python3", argv=argv, env={"LEVEL": "1"})
+    code = "import os; os.getpid() == os.getsid(0), os.environ['LEVEL'], os.getppid()"
+    async with run_kernel("python3") as one, run_kernel("python3", env={"LEVEL": "2"}) as two:
+        assert one.connection_info.kernel_name == "fork/python3"
+        (own_session, level, server), other = [await evaluate(each, code) for each in (one, two)]
+        assert (own_session, level) == (True, "1")
+        assert other == (True, "2", server)
+    async with run_kernel("spec/python3") as kernel:
+        assert (await evaluate(kernel, code))[2] == os.getpid()

@@ -177,6 +177,22 @@ async def test_trio_in_the_code_handles_interrupts_by_itself() -> None:
     assert result.stdout == "False\ntrio\n"
 
 
+async def test_usual_arguments_are_parsed_as_by_traitlets() -> None:
+    code = """
+    from ipykernel.kernelapp import IPKernelApp
+
+    app, other = IPKernelApp.instance(), IPKernelApp()
+    other.parse_command_line(app.argv)
+    [
+        repr(getattr(app, name)) == repr(getattr(other, name))
+        for name in ("argv", "cli_config", "extra_args", "connection_file")
+    ]
+    """
+    async with run_kernel("pyimport/kernel") as kernel:
+        result = await kernel.execute(textwrap.dedent(code))
+    assert result.raise_for_error().text == "[True, True, True, True]"
+
+
 async def test_options_reach_it() -> None:
     options = {"extra_arguments": ["--InteractiveShell.xmode=Plain"]}
     async with run_kernel("pyimport/kernel", launch_params=options) as kernel:

@@ -44,6 +44,9 @@ def test_python_is_the_own_kernel_where_there_is_no_other(name: str) -> None:
     assert check_kernel_type(name, AVAILABLE, remedy="choose") == "pyimport/kernel"
     installed = [*AVAILABLE, f"other/{name}", f"spec/{name}"]
     assert check_kernel_type(name, installed, remedy="choose") == f"spec/{name}"
+    forked = [*installed, f"fork/{name}"]
+    assert check_kernel_type(name, forked, remedy="choose") == f"fork/{name}"
+    assert check_kernel_type(f"spec/{name}", forked, remedy="choose") == f"spec/{name}"
     with pytest.raises(NoSuchKernel):
         check_kernel_type(name, ["spec/mine"], remedy="choose")
 

@@ -1,0 +1,167 @@
+"""Imports that an ipykernel makes at its start, although most kernels never need them.
+
+ipykernel.py loads this file, which imports nothing of kernelproto. The debugger, and the parts of
+jupyter_client for programs that start kernels, take a third of the CPU time of all imports. Here
+both packages get a module in ``sys.modules`` that imports the real one when something asks for it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+# With "0" in this variable of the kernel's environment, all imports are made at the start.
+VARIABLE = "KERNELPROTO_DEFERRED_IMPORTS"
+
+DEBUGGER = "ipykernel.debugger"
+
+
+def defer_imports() -> None:
+    """Defer the imports, unless they have been made or are switched off."""
+    if os.environ.get(VARIABLE) == "0":
+        return
+    if "jupyter_client" not in sys.modules:
+        defer_jupyter_client()
+    if DEBUGGER not in sys.modules and importlib.util.find_spec("debugpy") is not None:
+        defer_debugger()
+
+
+def defer_jupyter_client() -> None:
+    """Put a package jupyter_client in place that runs its own code when it is asked for a name.
+
+    Its modules can be imported as always. ipykernel asks the package itself only for names of
+    ``jupyter_client.connect``.
+    """
+    spec = importlib.util.find_spec("jupyter_client")
+    if spec is None or spec.submodule_search_locations is None:
+        return
+    package = importlib.util.module_from_spec(spec)
+
+    def get_attribute(name: str) -> Any:
+        connect = importlib.import_module("jupyter_client.connect")
+        if name in getattr(connect, "__all__", ()):
+            return getattr(connect, name)
+        module = f"jupyter_client.{name}"
+        if not name.startswith("__") and importlib.util.find_spec(module) is not None:
+            return importlib.import_module(module)
+        # Python's own lock protects this import from imports in other threads.
+        real = importlib.import_module("jupyter_client.__init__")
+        package.__dict__.update(
+            (key, value) for key, value in vars(real).items() if not key.startswith("__")
+        )
+        return getattr(real, name)
+
+    def list_attributes() -> list[str]:
+        return sorted({*vars(package), *vars(importlib.import_module("jupyter_client.__init__"))})
+
+    add_functions(package, get_attribute, list_attributes)
+    sys.modules["jupyter_client"] = package
+    mixin: Any = importlib.import_module("jupyter_client.connect").ConnectionFileMixin
+    trait = mixin.class_traits().get("blocking_class")
+    if trait is not None and trait.default_value == "jupyter_client.BlockingKernelClient":
+        trait.default_value = DeferredClient
+
+
+class DeferredClient:
+    """Stands for the BlockingKernelClient of jupyter_client, which a call makes."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return importlib.import_module("jupyter_client").BlockingKernelClient(*args, **kwargs)
+
+
+def defer_debugger() -> None:
+    """Put a module ipykernel.debugger in place, and have kernels make a DeferredDebugger."""
+    spec = importlib.util.find_spec(DEBUGGER)
+    if spec is None:
+        return
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["_is_debugpy_available"] = True
+
+    def import_debugger() -> ModuleType:
+        if sys.modules.get(DEBUGGER) is module:
+            del sys.modules[DEBUGGER]
+        return importlib.import_module(DEBUGGER)
+
+    def get_attribute(name: str) -> Any:
+        if name == "__path__":  # an import asks whether this is a package
+            raise AttributeError(name)
+        return getattr(import_debugger(), name)
+
+    add_functions(module, get_attribute, lambda: dir(import_debugger()))
+    sys.modules[DEBUGGER] = module
+    kernel: Any = importlib.import_module("ipykernel.ipkernel").IPythonKernel
+    trait = kernel.class_traits().get("debugger_class")
+    if trait is not None and trait.default_value == f"{DEBUGGER}.Debugger":
+        trait.klass, trait.default_value = object, DeferredDebugger
+
+
+def add_functions(
+    module: ModuleType,
+    get_attribute: Callable[[str], Any],
+    list_attributes: Callable[[], list[str]],
+) -> None:
+    """Have Python call functions for the attributes that a module lacks, and for ``dir``."""
+    module.__dict__.update({"__getattr__": get_attribute, "__dir__": list_attributes})
+
+
+class NoDebugger(Exception):
+    """Ends ipykernel's loop that serves the events of the debugger, before there is one."""
+
+
+class DeferredDebugger:
+    """Stands for the Debugger of ipykernel, and makes it when it is first needed.
+
+    The arguments are those of the Debugger.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.update(_arguments=(args, kwargs), _real=None)
+
+    async def process_request(self, message: dict[str, Any]) -> Any:
+        """Serve a debug_request."""
+        return await self._debugger().process_request(message)
+
+    async def handle_stopped_event(self) -> None:
+        """Serve an event of the debugger; ipykernel calls this in a loop.
+
+        Raises:
+            NoDebugger: there is no debugger yet. It will have a loop of its own.
+        """
+        if self._real is None:
+            raise NoDebugger
+        await self._real.handle_stopped_event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._debugger(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._debugger(), name, value)
+
+    def _debugger(self) -> Any:
+        """Return the real Debugger; make it if there is none."""
+        if self._real is None:
+            before = set(sys.modules)
+            kind: Any = importlib.import_module(DEBUGGER).Debugger
+            args, kwargs = self._arguments
+            arguments = inspect.signature(kind).bind(*args, **kwargs).arguments
+            # The debugger shows no frames of these modules, which are the kernel's.
+            arguments["kernel_modules"] += [
+                path
+                for name in set(sys.modules) - before
+                if isinstance(path := getattr(sys.modules.get(name), "__file__", None), str)
+            ]
+            self.__dict__["_real"] = kind(*args, **kwargs)
+            stream = arguments.get("debugpy_stream")
+            if stream is not None:
+                stream.io_loop.add_callback(self._serve_events)
+        return self._real
+
+    async def _serve_events(self) -> None:
+        while True:
+            await self._real.handle_stopped_event()

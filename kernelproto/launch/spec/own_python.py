@@ -1,0 +1,86 @@
+"""Which kernelspecs describe the ipykernel of the running interpreter, and which launches can fork.
+
+A forked kernel has the interpreter of the fork server, which has started already. So a kernelspec
+must name the same interpreter with the same options. Variables that Python, the C library or the
+modules of the fork server read when they start must have the values of this program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import cast
+
+from kernelproto.launch.spec.kernelspec import KernelSpec
+from kernelproto.launch.spec.parameters import with_this_python
+
+_MODULES = ("ipykernel_launcher", "ipykernel")
+
+# The fork server has these options as well; see process/forkserver.py.
+_OPTIONS = (["-Xfrozen_modules=off"], ["-X", "frozen_modules=off"])
+
+_READ_AT_START = re.compile(
+    r"HOME|LANG|LANGUAGE|"
+    r"(PYTHON|LC_|LD_|DYLD_|GLIBC_|MALLOC_|DEBUGPY_|PYDEVD_|OMP_|MKL_|OPENBLAS_|NUMEXPR_|CUDA_).*"
+)
+
+
+def own_arguments(kernelspec: KernelSpec, python: str) -> tuple[str, ...] | None:
+    """Return the arguments that a kernelspec gives to the ipykernel of the running interpreter.
+
+    Args:
+        kernelspec: any kernelspec.
+        python: the path of the running interpreter.
+
+    Returns:
+        The arguments after the name of ipykernel's program; None if a forked kernel would not do
+        what the kernelspec says.
+    """
+    program, *arguments = with_this_python(kernelspec.argv, python)
+    for option in _OPTIONS:
+        if arguments[: len(option)] == option:
+            arguments = arguments[len(option) :]
+            break
+    runs_ipykernel = arguments[:2] in (["-m", module] for module in _MODULES)
+    if (
+        not runs_ipykernel
+        or not _is_same_python(program, python)
+        or not can_inherit(kernelspec.env)
+        or kernelspec.launch_fault() is not None
+    ):
+        return None
+    return tuple(arguments[2:])
+
+
+def can_fork(launch_params: Mapping[str, object] | None) -> bool:
+    """Return whether a forked kernel can have these launch parameters."""
+    params = launch_params or {}
+    env = params.get("env")
+    return not params.get("detached") and (
+        not isinstance(env, Mapping) or can_inherit(cast(Mapping[str, object], env))
+    )
+
+
+def can_inherit(env: Mapping[str, object]) -> bool:
+    """Return whether a forked kernel can have these variables.
+
+    Variables that are read when a program starts must have the values that they have here.
+    """
+    return all(
+        os.environ.get(name) == value
+        for name, value in env.items()
+        if _READ_AT_START.fullmatch(name)
+    )
+
+
+def _is_same_python(program: str, python: str) -> bool:
+    """Return whether two paths are the same interpreter of the same environment."""
+    if program == python:
+        return True
+    # The interpreter of a virtual environment is a link to the one that it was made with.
+    folders = {os.path.realpath(os.path.dirname(path)) for path in (program, python)}
+    try:
+        return os.path.isabs(program) and len(folders) == 1 and os.path.samefile(program, python)
+    except OSError:
+        return False
