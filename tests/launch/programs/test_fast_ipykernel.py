@@ -1,0 +1,152 @@
+"""Users see no difference between a stock ipykernel and one with hooks."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import anyio
+import pytest
+
+from kernelproto import Execution, Kernel, KernelDied, run_kernel
+from kernelproto.wire.content import Output
+from tests.launch.programs.behaviours import (
+    BEHAVIOURS,
+    GUARD_SECONDS,
+    Behaviour,
+    entries,
+    run,
+    text_of,
+)
+
+pytestmark = pytest.mark.anyio
+
+ROUNDS = 8
+
+VARIABLE = "KERNELPROTO_STOCK_IPYKERNEL"
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Run on one event loop, because the kernel does not depend on it."""
+    return "asyncio"
+
+
+def environment(off: str) -> dict[str, str]:
+    """Switch hooks off, and give the kernel a history of its own."""
+    return {VARIABLE: off, "IPYTHONDIR": os.path.join(os.environ["IPYTHONDIR"], off or "fast")}
+
+
+@pytest.fixture
+async def stock(anyio_backend: str, runtime_dir) -> AsyncIterator[Kernel]:
+    async with run_kernel("fork/kernel", launch_params={"env": environment("all")}) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+async def fast(anyio_backend: str, runtime_dir) -> AsyncIterator[Kernel]:
+    async with run_kernel("fork/kernel", launch_params={"env": environment("")}) as kernel:
+        yield kernel
+
+
+@pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.__name__)
+async def test_behaves_as_stock(stock: Kernel, fast: Kernel, behaviour: Behaviour) -> None:
+    assert await behaviour(fast) == await behaviour(stock)
+
+
+async def test_forks_of_a_printing_kernel_do_not_hang(fast: Kernel) -> None:
+    """Another thread may hold a lock when a child is forked."""
+    outputs = await run(
+        fast,
+        """
+        import os, signal, sys, threading, time
+        going = True
+        def chatter():
+            while going:
+                sys.stdout.write("chatter\\n")
+                sys.stdout.flush()
+        threads = [threading.Thread(target=chatter) for _ in range(3)]
+        for thread in threads: thread.start()
+        hung = 0
+        for _ in range(20):
+            pid = os.fork()
+            if pid == 0:
+                print("child", flush=True)
+                os._exit(0)
+            until = time.monotonic() + 20
+            while os.waitpid(pid, os.WNOHANG)[0] == 0:
+                if time.monotonic() > until:
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
+                    hung += 1
+                    break
+                time.sleep(0.001)
+        going = False
+        for thread in threads: thread.join()
+        {"text/plain": hung}
+        """,
+    )
+    assert outputs[-1][1]["text/plain"] == "{'text/plain': 0}"
+
+
+FLOODS = {
+    "text": "print(n, flush=True)",
+    "lines": "print(n)",
+    "displays": "display({'text/plain': str(n)}, raw=True)",
+    "both": "print(n) if n % 2 else display({'text/plain': str(n)}, raw=True)",
+}
+
+
+def numbers_of(outputs: list[tuple[str, object]]) -> list[int]:
+    """Return the numbers that a flood has sent; an interrupt may have cut the last one off."""
+    numbers: list[int] = []
+    for kind, value in outputs:
+        if kind == "stdout":
+            numbers += map(int, str(value).splitlines())
+        elif kind == "display_data":
+            assert isinstance(value, dict)
+            numbers.append(int(value["text/plain"]))
+    return numbers
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_interrupts_in_a_flood_lose_no_output(fast: Kernel, flood: str) -> None:
+    code = f"n = 0\nwhile True:\n    {FLOODS[flood]}\n    n += 1"
+    chance = random.Random(flood)
+    for _ in range(ROUNDS):
+        execution = fast.execute(code)
+
+        async def interrupt(execution: Execution = execution) -> None:
+            await anyio.sleep(chance.random() * 0.05)
+            await execution.interrupt()
+
+        with anyio.fail_after(GUARD_SECONDS):
+            received = [await anext(execution)]
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(interrupt)
+                received += [output async for output in execution]
+        outputs = entries(received)
+        assert outputs.pop() == ("error", "KeyboardInterrupt")
+        numbers = numbers_of(outputs)
+        assert numbers == list(range(len(numbers)))
+        count = (await fast.execute("n")).text
+        assert count is not None
+        assert len(numbers) - int(count) in (0, 1)
+    assert (await fast.execute("6 * 7")).text == "42"
+
+
+async def test_nothing_flushed_is_lost_at_the_end(anyio_backend: str, runtime_dir) -> None:
+    for code in (
+        "print('last', flush=True); os._exit(0)",
+        "print('last'); sys.stdout.flush(); os.kill(os.getpid(), 9)",
+    ):
+        async with run_kernel("fork/kernel", launch_params={"env": environment("")}) as kernel:
+            await kernel.execute("import os, sys")
+            execution = kernel.execute(f"for n in range(1000): print(n)\n{code}")
+            received: list[Output] = []
+            with anyio.fail_after(GUARD_SECONDS), suppress(KernelDied):
+                async for output in execution:
+                    received.append(output)
+            assert text_of(entries(received)).splitlines() == [*map(str, range(1000)), "last"]
