@@ -129,13 +129,18 @@ def spare_own_code(kernel: Any) -> None:
         )
         shell.events.register("pre_execute", handler.begin_code)
         before = kernel.pre_handler_hook
+        # Otherwise an interrupt while Python's handler is set would end the kernel.
+        replaces_handler = "saved_sigint_handler" in code_of(before).co_names
     except AttributeError:
         return
 
     def pre_handler_hook() -> None:
-        before()
+        if not replaces_handler:
+            before()
+        previous = signal.signal(signal.SIGINT, handler)
         handler.begin_request()
-        signal.signal(signal.SIGINT, handler)
+        if replaces_handler:
+            kernel.saved_sigint_handler = previous
 
     kernel.pre_handler_hook = pre_handler_hook
 
