@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from . import execution, history, logs, publishing, session, shell_channel, streams
+from . import execution, history, logs, network, publishing, session, shell_channel, streams
 from .hook import (
     IOPUB_THREAD,
     KERNEL,
@@ -36,6 +36,7 @@ HOOKS: tuple[Hook, ...] = (
     execution.PARAMETERS,
     execution.TRANSFORM,
     shell_channel.HOOK,
+    network.HOOK,
 )
 
 

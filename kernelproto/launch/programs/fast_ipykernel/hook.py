@@ -22,12 +22,13 @@ class Need(NamedTuple):
 
     Args:
         place: the module, a colon and the name in it; a class and a method have a dot between them.
-        parameters: the names of its parameters, separated by commas, with the stars.
+        parameters: the names of its parameters, separated by commas, with the stars; None if they
+            do not matter.
         uses: the names that its code must contain: attributes and functions that the hook knows.
     """
 
     place: str
-    parameters: str
+    parameters: str | None
     uses: str = ""
 
 
@@ -54,7 +55,7 @@ def misfit(hook: Hook) -> str | None:
             code = code_at(need.place)
         except (ImportError, AttributeError):
             return f"{need.place} does not exist"
-        if parameters_of(code) != need.parameters:
+        if need.parameters not in (None, parameters_of(code)):
             return f"{need.place} has the parameters ({parameters_of(code)})"
         missing = set(need.uses.split()).difference(code.co_names, code.co_freevars)
         if missing:

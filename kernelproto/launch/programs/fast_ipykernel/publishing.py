@@ -2,7 +2,9 @@
 
 The events of ipykernel's IOPub thread are functions in a queue, each of which sends a message. A
 message on an inproc socket wakes the thread for each of them, and the thread handles these messages
-one by one. Here, a wake-up stands for all events that the thread has not begun to handle.
+one by one. Each wake-up also hands the interpreter's lock over, in the midst of a cell. Here, the
+thread looks at the queue again and again, every two milliseconds, as long as there are events. In
+this time only urgent events wake it: a thread waits for them, or the kernel is idle.
 
 The thread counts its rounds, and another thread wakes it at most once a round. The number of the
 round is noted *after* the wake-up, because an exception may interrupt the code in between: a signal
@@ -17,9 +19,13 @@ from __future__ import annotations
 
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from .hook import IOPUB_THREAD, Hook, Need
+from .hook import IOPUB_THREAD, KERNEL, Hook, Need
+
+# How soon the IOPub thread looks at the queue again.
+LOOK_SECONDS = 0.002
 
 # A thread with so many events in the queue waits for the IOPub thread.
 MOST_AHEAD = 16
@@ -31,9 +37,18 @@ AHEAD_SECONDS = 1.0
 SENT_SECONDS = 10.0
 
 
-def put(thread: Any, event: Callable[[], object]) -> None:
-    """Add an event to the queue of the IOPub thread, without waiting."""
-    getattr(thread, "put", thread.schedule)(event)
+def put(thread: Any, event: Callable[[], object], *, urgent: bool = False) -> None:
+    """Add an event to the queue of the IOPub thread, without waiting.
+
+    Args:
+        thread: an IOPubThread, with or without the hooks.
+        event: the function to call.
+        urgent: whether it is called at once, and not within LOOK_SECONDS.
+    """
+    if isinstance(thread, WakeOnce):
+        thread.put(event, urgent=urgent)
+    else:
+        thread.schedule(event)
 
 
 def wait_until_sent(thread: Any, seconds: float) -> bool:
@@ -47,7 +62,7 @@ def wait_until_sent(thread: Any, seconds: float) -> bool:
         return True
     sent = allocate_lock()
     sent.acquire()
-    put(thread, sent.release)
+    put(thread, sent.release, urgent=True)
     return sent.acquire(timeout=seconds)
 
 
@@ -57,16 +72,24 @@ class WakeOnce:
     round = 0
     woken_for = -1
     is_handling = False
+    looks_again = False
 
-    def put(self: Any, event: Callable[[], object]) -> None:
-        """Add an event to the queue; handle it at once if the thread has ended."""
+    def put(self: Any, event: Callable[[], object], *, urgent: bool = False) -> None:
+        """Add an event to the queue; call it at once if the thread has ended."""
         if not self.thread.is_alive():
             event()
             return
         self._events.append(event)
+        # In this order: the thread looks at the queue once more after it has changed this.
+        if urgent or not self.looks_again:
+            self.wake()
+
+    def wake(self: Any) -> None:
+        """Let the thread handle the events in the queue, unless it was woken already."""
         current = self.round
         if self.woken_for != current:
-            self._event_pipe.send(b"")
+            with suppress(RuntimeError):  # its event loop has just been closed
+                self.io_loop.asyncio_loop.call_soon_threadsafe(self._handle_event, None)
             self.woken_for = current
 
     def schedule(self: Any, f: Callable[[], object]) -> None:
@@ -87,12 +110,25 @@ class WakeOnce:
         try:
             for _ in range(len(events)):
                 events.popleft()()
-        except BaseException:
-            if events:
-                self._event_pipe.send(b"")
-            raise
         finally:
             self.is_handling = False
+            if not self.looks_again:
+                self.looks_again = True
+                self.look_later()
+
+    def look_later(self: Any) -> None:
+        """Look at the queue later; called in the IOPub thread."""
+        self.io_loop.asyncio_loop.call_later(LOOK_SECONDS, self.look)
+
+    def look(self: Any) -> None:
+        """Handle the events in the queue, and look again; without events, wait to be woken."""
+        if not self._events:
+            self.looks_again = False
+            if not self._events:
+                return
+            self.looks_again = True
+        self.look_later()
+        self._handle_event(None)
 
     def stop(self: Any) -> None:
         """Send all events, and stop the thread."""
@@ -102,14 +138,26 @@ class WakeOnce:
         stock.stop()
 
 
+class WakeWhenIdle:
+    """The part of a kernel that publishes its status."""
+
+    def _publish_status(self: Any, status: str, channel: str, parent: Any = None) -> None:
+        stock: Any = super()
+        stock._publish_status(status, channel, parent)
+        if status == "idle" and isinstance(self.iopub_thread, WakeOnce):
+            self.iopub_thread.wake()
+
+
 HOOK = Hook(
     name="wake",
     needs=[
         Need(f"{IOPUB_THREAD}.schedule", "self, f", "thread is_alive _events append _event_pipe"),
+        Need(f"{IOPUB_THREAD}.__init__", None, "io_loop _events"),
         Need(f"{IOPUB_THREAD}._handle_event", "self, msg", "_events popleft"),
         Need(f"{IOPUB_THREAD}._event_pipe", "self", "event_pipe"),
+        Need(f"{KERNEL}._publish_status", "self, status, channel, parent", "send"),
         Need(f"{IOPUB_THREAD}.stop", "self", "_stopped"),
         Need(f"{IOPUB_THREAD}.send_multipart", "self, *args, **kwargs", "schedule"),
     ],
-    mixins={IOPUB_THREAD: WakeOnce},
+    mixins={IOPUB_THREAD: WakeOnce, KERNEL: WakeWhenIdle},
 )
