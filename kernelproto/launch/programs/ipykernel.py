@@ -183,10 +183,12 @@ def main() -> None:
     class PatientKernelApp(fast_application):  # type: ignore[misc]
         def init_iopub(self, context: Any) -> None:
             context.sndhwm = MOST_UNSENT  # of the sockets that are made from now on
-            super().init_iopub(context)
+            stock: Any = super()
+            stock.init_iopub(context)
 
         def init_kernel(self) -> None:
-            super().init_kernel()
+            stock: Any = super()
+            stock.init_kernel()
             spare_own_code(cast("Any", self).kernel)
 
     PatientKernelApp.launch_instance()

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Awaitable, Callable, Iterable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,10 @@ async def six_threads(kernel: Kernel) -> object:
     for line in text_of(outputs).splitlines():
         name, number = line.split()
         numbers.setdefault(name, []).append(int(number))
-    assert sorted(numbers.values()) == [list(range(500))] * 6
+    complete = sorted(numbers.values()) == [list(range(500))] * 6
+    if version("ipykernel").startswith("7.0."):
+        return complete  # it gives outputs of threads wrong parents, so that they are missing here
+    assert complete
     # A display comes after all that its thread has printed before.
     printed: dict[str, int] = {}
     for kind, value in outputs:
@@ -395,6 +399,10 @@ async def widgets(kernel: Kernel) -> object:
 
 @behaviour
 async def debugger(kernel: Kernel) -> object:
+    if kernel.info is None or not (
+        kernel.info.debugger or "debugger" in kernel.info.supported_features
+    ):
+        return None
     with anyio.fail_after(GUARD_SECONDS):
         first = await kernel.debug("initialize", {"clientID": "test", "adapterID": ""})
         dumped = await kernel.debug("dumpCell", {"code": "x = 1\ny = x + 1\nprint(y)"})
@@ -520,14 +528,14 @@ def main(versions: list[str]) -> None:
     """Run the tests with versions of ipykernel, and say which hooks are on with each."""
     from kernelproto.launch.programs import ipykernel
 
-    for version in versions:
+    for release in versions:
         with tempfile.TemporaryDirectory() as folder:
             install = [sys.executable, "-m", "pip", "install", "-q", "--target", folder]
-            packages = [f"ipykernel=={version}", "nest_asyncio"]
+            packages = [f"ipykernel=={release}", "nest_asyncio"]
             subprocess.run([*install, "--no-deps", *packages], check=True)
             environ = {**os.environ, "PYTHONPATH": folder}
             report = [sys.executable, ipykernel.__file__, ipykernel.REPORT]
-            print(version, flush=True)
+            print(release, flush=True)
             subprocess.run(report, check=True, env=environ)
             tests = str(Path(__file__).with_name("test_fast_ipykernel.py"))
             pytest = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", tests]

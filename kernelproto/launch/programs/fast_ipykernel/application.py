@@ -86,7 +86,11 @@ def fast(application: Any) -> Any:
         return application
     classes = {place: extended(place, hooks) for hook in hooks for place in hook.mixins}
     if SHELL in classes:
-        classes[KERNEL] = extended(KERNEL, hooks, _shell_class_default=lambda _: classes[SHELL])
+
+        def shell_class(_: Any) -> Any:
+            return classes[SHELL]
+
+        classes[KERNEL] = extended(KERNEL, hooks, _shell_class_default=shell_class)
 
     class FastKernelApp(application):  # type: ignore[misc]
         if OUT_STREAM in classes:
@@ -108,7 +112,8 @@ def fast(application: Any) -> Any:
             for hook in hooks:
                 if hook.install is not None:
                     hook.install(self)
-            super().init_kernel()
+            stock: Any = super()
+            stock.init_kernel()
 
     if OUT_STREAM in classes:
         vars(sys.modules[__name__])["OutStream"] = classes[OUT_STREAM]

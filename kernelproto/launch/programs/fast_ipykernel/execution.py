@@ -21,7 +21,7 @@ class ReplyOnceSent:
     def __init__(self: Any, **kwargs: Any) -> None:
         stock: Any = super()
         stock.__init__(**kwargs)
-        if self._execute_sleep == type(self)._execute_sleep.default_value:  # not configured
+        if self._execute_sleep == find(KERNEL)._execute_sleep.default_value:  # not configured
             self._execute_sleep = 0.0
 
     def finish_metadata(self: Any, parent: Any, metadata: Any, reply_content: Any) -> Any:

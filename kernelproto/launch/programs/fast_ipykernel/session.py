@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json.encoder
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 from .hook import SESSION, Hook, Need, find
@@ -17,7 +18,11 @@ DELIMITER = b"<IDS|MSG>"
 # Parts up to this size are joined before they are signed, so that the hash is updated once.
 JOINED_BYTES = 4096
 
-SAMPLE = {"a": [1, -0.5, None, True, '\u00e9\n"\U0001f600'], "b": {"c": {}, "d": []}, "e": b"raw"}
+SAMPLE: Any = {
+    "a": [1, -0.5, None, True, '\u00e9\n"\U0001f600'],
+    "b": {"c": {}, "d": []},
+    "e": b"raw",
+}
 
 
 class EncodeOnce:
@@ -47,8 +52,7 @@ class EncodeOnce:
         known, encoded = self.encoded_parent
         if parent != known:
             encoded = self.pack(parent)
-            if type(parent) is dict:
-                self.encoded_parent = dict(parent), encoded
+            self.encoded_parent = copy(parent), encoded
         metadata = msg["metadata"]
         parts = [
             self.pack(msg["header"]),
@@ -67,11 +71,11 @@ def faster(packer: Callable[[Any], bytes]) -> Callable[[Any], bytes]:
     """Return a packer that makes the same bytes with one encoder; the given one if it cannot."""
     default = find("jupyter_client.jsonutil:json_default")
     try:
-        make: Any = json.encoder.c_make_encoder  # type: ignore[attr-defined]
-        quote: Any = json.encoder.encode_basestring
+        encoder: Any = json.encoder
+        quote = encoder.encode_basestring
         # As json.dumps does, except that it does not look for circular references by itself. They
         # end in a RecursionError, and then the given packer decides.
-        encode = make(None, default, quote, None, ": ", ", ", False, False, False)
+        encode = encoder.c_make_encoder(None, default, quote, None, ": ", ", ", False, False, False)
 
         def pack(value: Any) -> bytes:
             try:
