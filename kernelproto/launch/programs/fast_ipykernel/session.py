@@ -28,7 +28,7 @@ SAMPLE: Any = {
 class EncodeOnce:
     """The part of a Session that encodes and signs messages."""
 
-    encoded_parent: tuple[Any, bytes] = ({}, b"{}")
+    encoded_parent: tuple[Any, bytes]
 
     def __init__(self: Any, **kwargs: Any) -> None:
         stock: Any = super()
@@ -36,6 +36,7 @@ class EncodeOnce:
         packer = find("jupyter_client.session:json_packer")
         if self.pack is packer:
             self.pack = faster(packer)
+        self.encoded_parent = {}, self.none
 
     def serialize(self: Any, msg: Any, ident: Any = None) -> list[bytes]:
         """Return the frames of a message."""

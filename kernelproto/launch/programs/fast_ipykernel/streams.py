@@ -25,7 +25,15 @@ from typing import Any
 from weakref import WeakSet
 
 from .hook import IOPUB_THREAD, OUT_STREAM, Hook, Need
+from .network import wait_until_written
 from .publishing import put, wait_until_sent
+
+# How much flushed text may be unwritten when a kernel crashes: that of so many seconds. The time is
+# not zero, because waiting for the network at each flush would make a flood slower than before.
+UNWRITTEN_SECONDS = 0.01
+
+# How long to wait until it is written.
+WRITTEN_SECONDS = 0.1
 
 
 def no_text() -> dict[Any, StringIO]:
@@ -47,6 +55,8 @@ class Direct:
 class FlushHere:
     """The part of an OutStream that sends the text in its buffers."""
 
+    next_wait = 0.0
+
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         stock: Any = super()
         stock.__init__(*args, **kwargs)
@@ -58,12 +68,12 @@ class FlushHere:
         if not self.flushes_here(thread):
             stock: Any = super()
             stock.flush()
-        elif (
-            self.hand_over(thread)
-            and get_ident() != thread.thread.ident
-            and not wait_until_sent(thread, self.flush_timeout)
-        ):
-            print("IOStream.flush timed out", file=sys.__stderr__)
+        elif self.hand_over(thread) and get_ident() != thread.thread.ident:
+            if not wait_until_sent(thread, self.flush_timeout):
+                print("IOStream.flush timed out", file=sys.__stderr__)
+            elif monotonic() >= self.next_wait:
+                wait_until_written(WRITTEN_SECONDS)
+                self.next_wait = monotonic() + UNWRITTEN_SECONDS
 
     def _flush(self: Any) -> None:
         thread = self.pub_thread
