@@ -161,3 +161,22 @@ async def test_fork_that_exits_writes_nothing_of_its_parent(fast: Kernel) -> Non
         ("display_data", {"text/plain": "parent"}),
         ("execute_result", {"text/plain": "7"}),
     ]
+
+
+async def test_no_other_thread_sends_outputs(fast: Kernel) -> None:
+    """An interrupt in Thread.is_alive of Python 3.11 makes a running thread look dead."""
+    code = """
+    import threading
+    thread = get_ipython().kernel.iopub_thread
+    send, threads = thread._really_send, set()
+    def record(*args, **kwargs):
+        threads.add(threading.current_thread().name)
+        send(*args, **kwargs)
+    thread._really_send = record
+    thread.thread.is_alive = lambda: False
+    for n in range(100):
+        print(n, flush=True)
+        display({"text/plain": str(n)}, raw=True)
+    """
+    assert len(await run(fast, code)) == 200
+    assert await run(fast, "threads") == [("execute_result", {"text/plain": "{'IOPub'}"})]

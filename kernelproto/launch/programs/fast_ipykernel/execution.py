@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .hook import IOPUB_THREAD, KERNEL, SHELL, Hook, Need, find
-from .publishing import SENT_SECONDS, wait_until_sent
+from .publishing import SENT_SECONDS, runs, wait_until_sent
 
 STOCK_TRANSFORMERS = "IPython.core.inputtransformer2"
 
@@ -26,7 +26,7 @@ class ReplyOnceSent:
 
     def finish_metadata(self: Any, parent: Any, metadata: Any, reply_content: Any) -> Any:
         """Return the metadata, once all outputs before the reply were sent."""
-        if self.iopub_thread is not None and self.iopub_thread.thread.is_alive():
+        if self.iopub_thread is not None and runs(self.iopub_thread):
             wait_until_sent(self.iopub_thread, SENT_SECONDS)
         stock: Any = super()
         return stock.finish_metadata(parent, metadata, reply_content)

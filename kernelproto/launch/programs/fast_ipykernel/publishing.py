@@ -17,6 +17,7 @@ and outputs shall not wait for the next change of threads.
 
 from __future__ import annotations
 
+import os
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from contextlib import suppress
@@ -51,6 +52,14 @@ def put(thread: Any, event: Callable[[], object], *, urgent: bool = False) -> No
         thread.schedule(event)
 
 
+def runs(thread: Any) -> bool:
+    """Return whether the IOPub thread runs, in this process."""
+    if isinstance(thread, WakeOnce):
+        return thread.is_running()
+    alive: bool = thread.thread.is_alive()
+    return alive
+
+
 def wait_until_sent(thread: Any, seconds: float) -> bool:
     """Wait until all events in the queue of the IOPub thread are handled; return whether they are.
 
@@ -73,10 +82,34 @@ class WakeOnce:
     woken_for = -1
     is_handling = False
     looks_again = False
+    running = False
+
+    def start(self: Any) -> None:
+        """Start the thread."""
+        self.running = True
+        stock: Any = super()
+        stock.start()
+
+    def is_running(self: Any) -> bool:
+        """Return whether the thread runs, in this process.
+
+        Thread.is_alive must not be called here. In Python 3.11, an exception of a signal handler
+        in it makes the thread look dead for ever, and outputs would be sent by several threads.
+        """
+        return bool(self.running and os.getpid() == self._master_pid)
+
+    def _thread_main(self: Any) -> None:
+        stock: Any = super()
+        try:
+            stock._thread_main()
+        finally:
+            self.running = False
+            while self._events:
+                self._events.popleft()()
 
     def put(self: Any, event: Callable[[], object], *, urgent: bool = False) -> None:
         """Add an event to the queue; call it at once if the thread has ended."""
-        if not self.thread.is_alive():
+        if not self.is_running():
             event()
             return
         self._events.append(event)
@@ -95,7 +128,7 @@ class WakeOnce:
     def schedule(self: Any, f: Callable[[], object]) -> None:
         """Add an event to the queue, and wait if the thread is far behind."""
         self.put(f)
-        if len(self._events) >= MOST_AHEAD and self.thread.is_alive():
+        if len(self._events) >= MOST_AHEAD and self.is_running():
             wait_until_sent(self, AHEAD_SECONDS)
 
     @property
@@ -132,7 +165,7 @@ class WakeOnce:
 
     def stop(self: Any) -> None:
         """Send all events, and stop the thread."""
-        if self.thread.is_alive() and not self._stopped:
+        if self.is_running() and not self._stopped:
             wait_until_sent(self, SENT_SECONDS)
         stock: Any = super()
         stock.stop()
@@ -152,6 +185,9 @@ HOOK = Hook(
     name="wake",
     needs=[
         Need(f"{IOPUB_THREAD}.schedule", "self, f", "thread is_alive _events append _event_pipe"),
+        Need(f"{IOPUB_THREAD}.start", "self", "thread start"),
+        Need(f"{IOPUB_THREAD}._thread_main", "self", "io_loop start"),
+        Need(f"{IOPUB_THREAD}._is_master_process", "self", "_master_pid"),
         Need(f"{IOPUB_THREAD}.__init__", None, "io_loop _events"),
         Need(f"{IOPUB_THREAD}._handle_event", "self, msg", "_events popleft"),
         Need(f"{IOPUB_THREAD}._event_pipe", "self", "event_pipe"),

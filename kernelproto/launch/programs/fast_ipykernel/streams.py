@@ -26,7 +26,7 @@ from weakref import WeakSet
 
 from .hook import IOPUB_THREAD, OUT_STREAM, Hook, Need
 from .network import wait_until_written
-from .publishing import put, wait_until_sent
+from .publishing import put, runs, wait_until_sent
 
 # How much flushed text may be unwritten when a kernel crashes: that of so many seconds. The time is
 # not zero, because waiting for the network at each flush would make a flood slower than before.
@@ -89,7 +89,7 @@ class FlushHere:
             thread is not None
             and self.echo is None
             and os.getpid() == self._master_pid
-            and thread.thread.is_alive()
+            and runs(thread)
         )
 
     def hand_over(self: Any, thread: Any) -> bool:
@@ -140,7 +140,7 @@ class OneTimer:
 
     def start_timer(self: Any) -> None:
         """Flush later; called in the IOPub thread, or, after it has ended, in any thread."""
-        if self.pub_thread.thread.is_alive():
+        if runs(self.pub_thread):
             self._io_loop.call_later(self.flush_interval, self._flush)
         else:
             self._flush()
