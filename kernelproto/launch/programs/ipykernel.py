@@ -33,7 +33,7 @@ MOST_UNSENT = 100_000
 RETRY_SECONDS = 0.005
 
 # The name of the package fast_ipykernel in a kernel.
-HOOKS = "kernelproto_fast_ipykernel"
+HOOKS = "_fast_ipykernel"
 
 # The argument with which the program prints which hooks are on, and ends.
 REPORT = "--kernelproto-hooks"
