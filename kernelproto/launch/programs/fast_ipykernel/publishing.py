@@ -21,6 +21,7 @@ import os
 from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import Context
 from typing import Any
 
 from .hook import IOPUB_THREAD, KERNEL, Hook, Need
@@ -86,6 +87,8 @@ class WakeOnce:
 
     def start(self: Any) -> None:
         """Start the thread."""
+        # Events do not run in the context of the thread that wakes this one: it has parent headers.
+        self.context = Context()
         self.running = True
         stock: Any = super()
         stock.start()
@@ -122,7 +125,9 @@ class WakeOnce:
         current = self.round
         if self.woken_for != current:
             with suppress(RuntimeError):  # its event loop has just been closed
-                self.io_loop.asyncio_loop.call_soon_threadsafe(self._handle_event, None)
+                self.io_loop.asyncio_loop.call_soon_threadsafe(
+                    self._handle_event, None, context=self.context
+                )
             self.woken_for = current
 
     def schedule(self: Any, f: Callable[[], object]) -> None:
@@ -151,7 +156,7 @@ class WakeOnce:
 
     def look_later(self: Any) -> None:
         """Look at the queue later; called in the IOPub thread."""
-        self.io_loop.asyncio_loop.call_later(LOOK_SECONDS, self.look)
+        self.io_loop.asyncio_loop.call_later(LOOK_SECONDS, self.look, context=self.context)
 
     def look(self: Any) -> None:
         """Handle the events in the queue, and look again; without events, wait to be woken."""
@@ -186,6 +191,7 @@ HOOK = Hook(
     needs=[
         Need(f"{IOPUB_THREAD}.schedule", "self, f", "thread is_alive _events append _event_pipe"),
         Need(f"{IOPUB_THREAD}.start", "self", "thread start"),
+        Need("tornado.platform.asyncio:BaseAsyncIOLoop.initialize", None, "asyncio_loop"),
         Need(f"{IOPUB_THREAD}._thread_main", "self", "io_loop start"),
         Need(f"{IOPUB_THREAD}._is_master_process", "self", "_master_pid"),
         Need(f"{IOPUB_THREAD}.__init__", None, "io_loop _events"),
