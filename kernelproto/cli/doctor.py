@@ -23,6 +23,7 @@ from kernelproto.cli.table import printable
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.extras import DISTRIBUTIONS, EXTRAS, advice
 from kernelproto.launch.address.paths import runtime_folder
+from kernelproto.launch.hooks import find_hooks
 from kernelproto.launch.leftovers.records import records_fault
 from kernelproto.run import run_kernel
 from kernelproto.timeouts import Timeouts
@@ -97,6 +98,25 @@ async def _packages() -> AsyncIterator[Finding]:
         else:
             found = ", ".join(f"{name} {version}" for name, version in versions)
             yield Finding(True, f"[{extra}]", found)
+    if _version("ipykernel") is not None:
+        for finding in await _hooks():
+            yield finding
+
+
+async def _hooks() -> list[Finding]:
+    """Find out which hooks make pyimport/kernel and fork/kernel faster."""
+    try:
+        hooks = await find_hooks()
+    except (OSError, TimeoutError) as error:
+        return [Finding(False, "fast ipykernel", describe(error))]
+    on = [name for name, reason in hooks.items() if reason is None]
+    text = f"{len(on)} of {len(hooks)} hooks are on: {', '.join(on) or 'none'}"
+    off = [
+        Finding(None, f"hook {name}", f"off: {reason}")
+        for name, reason in hooks.items()
+        if reason is not None
+    ]
+    return [Finding(True if on else None, "fast ipykernel", text), *off]
 
 
 def _version(package: str) -> str | None:

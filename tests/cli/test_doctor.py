@@ -78,3 +78,29 @@ def test_installed_extras_are_found_by_their_distributions(monkeypatch, capsys) 
     for extra, names in EXTRAS.items():
         installed = all(find_spec(name) is not None for name in names)
         assert found[f"[{extra}]"][0] == ("ok" if installed else "--")
+
+
+def test_hooks_of_ipykernel(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("KERNELPROTO_STOCK_IPYKERNEL", "history,wake")
+
+    assert main(["doctor", "--no-start"]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "fast ipykernel" in line]
+    assert "ok  fast ipykernel" in line
+    assert "flush" in line
+    assert "history" not in line
+    reason = "switched off by KERNELPROTO_STOCK_IPYKERNEL"
+    assert [line.split(maxsplit=1)[1] for line in lines if "hook " in line] == [
+        f"hook wake          off: {reason}",
+        f"hook history       off: {reason}",
+    ]
+
+
+def test_hooks_that_do_not_exist(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("KERNELPROTO_STOCK_IPYKERNEL", "speed")
+
+    assert main(["doctor", "--no-start"]) == 1
+
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "fast ipykernel" in line]
+    assert "KERNELPROTO_STOCK_IPYKERNEL names speed, which is no hook" in line

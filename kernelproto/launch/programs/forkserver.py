@@ -128,6 +128,8 @@ def preload(modules: list[str]) -> dict[str, str]:
     for name in LATE_IMPORTS:
         with contextlib.suppress(Exception):  # other versions of ipykernel need other modules
             importlib.import_module(name)
+    with contextlib.suppress(Exception):  # otherwise each kernel loads them
+        load("ipykernel").load_hooks()
     return broken
 
 

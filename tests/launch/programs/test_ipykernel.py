@@ -144,6 +144,29 @@ async def test_interrupt_after_the_last_statement_leaves_the_next_cell_alone() -
             assert (await kernel.execute(str(number))).text == str(number)
 
 
+async def test_interrupt_at_the_begin_of_a_request_is_ignored() -> None:
+    code = """
+    import signal
+
+    kernel = get_ipython().kernel
+
+    class Interrupting(type(kernel)):
+        @property
+        def saved_sigint_handler(self):
+            return signal.SIG_IGN
+
+        @saved_sigint_handler.setter
+        def saved_sigint_handler(self, handler):  # while another handler is set for the request
+            signal.raise_signal(signal.SIGINT)
+
+    kernel.__class__ = Interrupting
+    """
+    async with run_kernel("pyimport/kernel") as kernel:
+        (await kernel.execute(textwrap.dedent(code))).raise_for_error()
+        for number in range(3):
+            assert (await kernel.execute(str(number))).text == str(number)
+
+
 async def test_interrupts_strike_the_expressions_after_the_code() -> None:
     async with run_kernel("pyimport/kernel") as kernel:
         await kernel.execute("import time")

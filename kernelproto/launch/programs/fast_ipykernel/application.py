@@ -1,0 +1,139 @@
+"""An application that runs an ipykernel with all hooks that fit the installed version."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from . import execution, history, logs, network, publishing, session, shell_channel, streams
+from .hook import (
+    IOPUB_THREAD,
+    KERNEL,
+    OUT_STREAM,
+    SAVING_THREAD,
+    SESSION,
+    SHELL,
+    Hook,
+    find,
+    misfit,
+)
+
+# Names the hooks that stay off, separated by commas, or "all".
+VARIABLE = "KERNELPROTO_STOCK_IPYKERNEL"
+
+HOOKS: tuple[Hook, ...] = (
+    streams.FLUSH,
+    publishing.HOOK,
+    streams.TIMER,
+    streams.WRITE,
+    execution.REPLY,
+    session.HOOK,
+    history.HOOK,
+    logs.HOOK,
+    execution.PARAMETERS,
+    execution.TRANSFORM,
+    shell_channel.HOOK,
+    network.HOOK,
+)
+
+
+def examine(environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """Return the reason why each hook is off; None for those that are on.
+
+    Args:
+        environ: environment variables; VARIABLE switches hooks off.
+
+    Raises:
+        ValueError: VARIABLE names a hook that does not exist.
+    """
+    off = {name.strip() for name in environ.get(VARIABLE, "").split(",")} - {""}
+    names = [hook.name for hook in HOOKS]
+    if unknown := sorted(off.difference(names, ["all"])):
+        raise ValueError(
+            f"{VARIABLE} names {unknown[0]}, which is no hook; "
+            f'set it to "all", or to some of {",".join(names)}'
+        )
+    return {
+        hook.name: f"switched off by {VARIABLE}" if off & {hook.name, "all"} else misfit(hook)
+        for hook in HOOKS
+    }
+
+
+def report() -> str:
+    """Return as JSON the reason why each hook is off, null for those that are on.
+
+    Raises:
+        ValueError: VARIABLE names a hook that does not exist.
+    """
+    return json.dumps(examine())
+
+
+def fast(application: Any) -> Any:
+    """Return a subclass of ipykernel's application that uses the hooks that fit.
+
+    Args:
+        application: the class IPKernelApp.
+
+    Raises:
+        ValueError: VARIABLE names a hook that does not exist.
+    """
+    reasons = examine()
+    hooks = [hook for hook in HOOKS if reasons[hook.name] is None]
+    if not hooks:
+        return application
+    classes = {place: extended(place, hooks) for hook in hooks for place in hook.mixins}
+    if SHELL in classes:
+
+        def shell_class(_: Any) -> Any:
+            return classes[SHELL]
+
+        classes[KERNEL] = extended(KERNEL, hooks, _shell_class_default=shell_class)
+
+    class FastKernelApp(application):  # type: ignore[misc]
+        if OUT_STREAM in classes:
+
+            def _outstream_class_default(self) -> str:
+                return f"{__name__}.OutStream"
+
+        if SESSION in classes:
+
+            def _session_default(self) -> Any:
+                return classes[SESSION](parent=self)
+
+        if KERNEL in classes:
+
+            def _kernel_class_default(self) -> Any:
+                return classes[KERNEL]
+
+        def init_kernel(self) -> None:
+            for hook in hooks:
+                if hook.install is not None:
+                    hook.install(self)
+            stock: Any = super()
+            stock.init_kernel()
+
+    if OUT_STREAM in classes:
+        vars(sys.modules[__name__])["OutStream"] = classes[OUT_STREAM]
+    # ipykernel and IPython look these up by their names when they make an object.
+    for place, user in (
+        (IOPUB_THREAD, "ipykernel.kernelapp"),
+        (SAVING_THREAD, "IPython.core.history"),
+    ):
+        if place in classes:
+            setattr(find(user), place.rpartition(":")[2], classes[place])
+    return FastKernelApp
+
+
+def extended(place: str, hooks: list[Hook], **attributes: Any) -> Any:
+    """Return a subclass of the class at a place, with the additions of the hooks.
+
+    It has the name and the module of its base, because programs recognise a kernel by them.
+    """
+    base = find(place)
+    mixins = [hook.mixins[place] for hook in hooks if place in hook.mixins]
+    for name in ("__module__", "__qualname__", "__doc__"):
+        attributes[name] = getattr(base, name)
+    return type(base)(base.__name__, (*mixins, base), attributes)
