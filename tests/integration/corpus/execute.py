@@ -56,7 +56,7 @@ def by_papermill(source: str, kernel: str) -> Any:
                 progress_bar=False,
             )
         nb = nbformat.read(target, as_version=4)
-    nb["cells"] = [cell for cell in nb["cells"] if not is_added(cell)]
+    nb["cells"] = [cell for cell in nb["cells"] if not is_banner(cell)]
     for number, cell in enumerate(nb["cells"], 1):
         if any(output["output_type"] == "error" for output in cell.get("outputs", [])):
             del nb["cells"][number:]  # they were not executed
@@ -64,8 +64,8 @@ def by_papermill(source: str, kernel: str) -> Any:
     return nb
 
 
-def is_added(cell: Any) -> bool:
-    """Return whether papermill has added the cell, to show an error."""
+def is_banner(cell: Any) -> bool:
+    """Return whether a tool has added the cell to show an error."""
     return "papermill-error-cell-tag" in cell["metadata"].get("tags", [])
 
 
@@ -79,6 +79,7 @@ def main(tool: str, source: str, target: str, kernel: str) -> None:
     except Exception as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(3)
+    nb["cells"] = [cell for cell in nb["cells"] if not is_banner(cell)]
     Path(target).write_text(json.dumps(nb), "utf-8")
 
 

@@ -54,9 +54,9 @@ async def test_kernel_that_dies(runtime_dir: Path) -> None:
             with pytest.raises(KernelDied, match="exit status 3"):
                 await kernel.execute("import os; os._exit(3)")
             await kernel.restart()
-            await kernel.manager.signal(signal.SIGKILL)
+            await kernel.manager.signal(signal.SIGKILL)  # which the fork server sends
             with pytest.raises(KernelDied, match="SIGKILL"):
-                await kernel.execute("1")
+                await kernel.execute("import time; time.sleep(60)")
 
 
 async def test_server_that_has_no_descriptors_left_keeps_its_kernels(tmp_path: Path) -> None:
