@@ -6,6 +6,7 @@ here talks to a kernel; that begins with the ConnectionInfo that a launch return
 """
 
 from kernelproto.launch.finder import PlansLaunch
+from kernelproto.launch.launcher import launch
 from kernelproto.launch.providers import (
     ForkServerProvider,
     IPykernelProvider,
@@ -21,4 +22,5 @@ __all__ = [
     "LaunchPlan",
     "PlansLaunch",
     "WarmProvider",
+    "launch",
 ]
