@@ -10,7 +10,18 @@ import pytest
 import kernelproto.cli.main
 from kernelproto.cli.main import main
 
-COMMANDS = ["list", "run", "notebook", "console", "ps", "stop", "serve", "bench", "doctor"]
+COMMANDS = [
+    "list",
+    "run",
+    "notebook",
+    "console",
+    "ps",
+    "stop",
+    "serve",
+    "bench",
+    "doctor",
+    "provisioner",
+]
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h"], []])
