@@ -11,6 +11,7 @@ EXTRAS = {
     "jupyter": ("jupyter_client", "traitlets"),
     "notebook": ("nbformat",),
     "oidc": ("jwt",),
+    "papermill": ("nbclient", "nbformat", "papermill"),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
     "trio": ("trio",),
 }

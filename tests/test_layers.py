@@ -79,6 +79,9 @@ CONFINED = {
     "tornado": (),
     "traitlets": ("kernelproto/jupyter/",),
     "jupyter_client": ("kernelproto/jupyter/",),
+    "nbclient": ("kernelproto/jupyter/",),
+    "nbconvert": ("kernelproto/jupyter/",),
+    "papermill": ("kernelproto/jupyter/papermill_engine.py",),
     "ipykernel": ("kernelproto/launch/programs/ipykernel.py",),
 }
 

@@ -38,8 +38,9 @@ def enable_provisioner(name: str) -> str:
         DiscoveryError: the kernel.json cannot be written.
     """
     path, entries = _read(name)
-    metadata = entries.setdefault("metadata", {})
-    if (metadata.get(_KEY) or {}).get("provisioner_name") != PROVISIONER:
+    metadata: dict[str, Any] = entries.setdefault("metadata", {})
+    stanza: dict[str, Any] = metadata.get(_KEY) or {}
+    if stanza.get("provisioner_name") != PROVISIONER:
         metadata[_KEY] = {"provisioner_name": PROVISIONER}
         _write(path, entries)
     return path

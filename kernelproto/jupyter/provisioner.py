@@ -17,9 +17,9 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from traitlets import Bool, Dict, List, Unicode
 
 from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.jupyter.kernel_types import with_own_ipykernel
 from kernelproto.launch import LaunchPlan, launch
 from kernelproto.launch.local import LocalKernelManager
-from kernelproto.launch.process.interpreter import interpreter_settings, own_ipykernel
 from kernelproto.launch.spec.parameters import LaunchParameters
 
 # The options of subprocess.Popen that jupyter_client's own provisioner passes on, as far as they
@@ -166,29 +166,19 @@ class KernelProtoProvisioner(LocalProvisioner):
         **_: object,
     ) -> LaunchPlan:
         parent: Any = self.parent
-        arguments = own_ipykernel(command)
-        can_fork = (
-            self.fork
-            and hasattr(os, "fork")
-            and arguments is not None
-            and not independent
-            and interpreter_settings(env) == interpreter_settings(os.environ)
-        )
-        return LaunchPlan(
-            argv=tuple(command if arguments is None else arguments),
+        limits = {"limits": self.limits} if self.limits else {}
+        plan = LaunchPlan(
+            argv=tuple(command),
             kernel_type=f"spec/{parent.kernel_name}",
             inherited=env,
             cwd=None if cwd is None else os.fspath(cwd),
             connection_file=parent.connection_file,
             interrupt_mode=self.kernel_spec.interrupt_mode,
-            limits=LaunchParameters.check(
-                {"limits": self.limits} if self.limits else {}, argv=command
-            ).limits,
+            limits=LaunchParameters.check(limits, argv=command).limits,
             detached=independent,
             output=_output(stdout, stderr),
-            spawn="fork" if can_fork else "process",
-            preload=tuple(self.preload) if can_fork else (),
         )
+        return with_own_ipykernel(plan, fork=self.fork, preload=self.preload)
 
 
 def _output(stdout: object, stderr: object) -> object:

@@ -153,6 +153,8 @@ def main() -> None:
             super().init_kernel()  # type: ignore[no-untyped-call]
             spare_own_code(cast("Any", self).kernel)
 
+    # The name of the application in its logs: programs look for ipykernel's own.
+    PatientKernelApp.__name__ = IPKernelApp.__name__
     PatientKernelApp.launch_instance()
 
 
