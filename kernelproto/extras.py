@@ -8,7 +8,7 @@ from importlib.util import find_spec
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
-    "jupyter": ("jupyter_client", "traitlets"),
+    "jupyter": ("jupyter_client", "nbclient", "traitlets"),
     "notebook": ("nbformat",),
     "oidc": ("jwt",),
     "papermill": ("nbclient", "nbformat", "papermill"),

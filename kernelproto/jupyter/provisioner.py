@@ -120,6 +120,11 @@ class KernelProtoProvisioner(LocalProvisioner):
         await self._clean_up(manager)
         return returncode
 
+    @property
+    def local_manager(self) -> LocalKernelManager | None:
+        """The handle on the kernel's process; None once wait() or cleanup() has returned."""
+        return self._manager
+
     async def send_signal(self, signum: int) -> None:
         """Send a signal to the process group of the kernel."""
         if self._manager is None:

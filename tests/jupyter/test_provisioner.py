@@ -135,7 +135,7 @@ async def test_output_of_the_process(
     manager = AsyncKernelManager(kernel_name="printing")
     await manager.start_kernel(**options)
     provisioner = provisioner_of(manager)
-    local = provisioner._manager
+    local = provisioner.local_manager
     assert local is not None
     assert await provisioner.wait() == 1  # it reads an empty standard input
     await manager.cleanup_resources()
@@ -177,7 +177,7 @@ async def test_config_in_the_kernelspec(kernelspec: Callable[..., Path]) -> None
     path = kernelspec("limited", argv, metadata={"kernel_provisioner": stanza})
     manager = AsyncKernelManager(kernel_name="limited")
     await manager.start_kernel()
-    local = provisioner_of(manager)._manager
+    local = provisioner_of(manager).local_manager
     assert local is not None
     await provisioner_of(manager).wait()
     await manager.cleanup_resources()
