@@ -50,10 +50,14 @@ CONFINED = {
         "kernelproto/cli/app.py",
     ),
     "zmq": ("kernelproto/transport/",),
-    "asyncio": ("kernelproto/transport/asyncio_socket.py",),
+    "asyncio": (
+        "kernelproto/transport/asyncio_socket.py",
+        "kernelproto/jupyter/provisioned.py",
+    ),
     "subprocess": ("kernelproto/launch/", "kernelproto/jupyter/provisioner.py"),
     "signal": (
         "kernelproto/launch/",
+        "kernelproto/jupyter/provisioned.py",
         "kernelproto/jupyter/provisioner.py",
         "kernelproto/server/program/serve.py",
         "kernelproto/cli/main.py",

@@ -110,11 +110,14 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
                 launcher = stanza.get(entry, local[0])
                 if str(launcher).rpartition(".")[2] in local and not stanza.get("config"):
                     continue
+            other = (
+                f"provisioned/{self.name}" if key == "kernel_provisioner" else "a program with it"
+            )
             return InvalidKernelSpec(
                 f"{self.path}: 'metadata.{key}' names the launcher "
-                f"{repr(launcher)[:_SHOWN_CHARACTERS]}, which kernelproto cannot use, and without "
-                "it the kernel would run as a process on this machine: start it with a program "
-                f"that has this launcher, or remove the entry {key!r} from the kernelspec",
+                f"{repr(launcher)[:_SHOWN_CHARACTERS]}, without which the kernel would run as a "
+                f"process on this machine: start the kernel with {other}, or remove the entry "
+                f"{key!r} from the kernelspec",
                 path=self.path,
                 key=f"metadata.{key}",
             )
