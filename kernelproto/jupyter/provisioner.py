@@ -165,11 +165,17 @@ class KernelProtoProvisioner(LocalProvisioner):
         *,
         env: Mapping[str, str],
         cwd: str | os.PathLike[str] | None = None,
+        stdin: object = None,
         stdout: object = None,
         stderr: object = None,
         independent: bool = False,
         **_: object,
     ) -> LaunchPlan:
+        if stdin not in (None, subprocess.PIPE, subprocess.DEVNULL):
+            raise InvalidLaunchParameter(
+                "the provisioner kernelproto gives a kernel an empty standard input: leave out "
+                "stdin, or use the provisioner local-provisioner"
+            )
         parent: Any = self.parent
         limits = {"limits": self.limits} if self.limits else {}
         plan = LaunchPlan(

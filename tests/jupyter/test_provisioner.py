@@ -158,6 +158,7 @@ async def test_output_goes_to_a_file(kernelspec: Callable[..., Path], tmp_path: 
     ("options", "message"),
     [
         ({"stdout": 1, "stderr": 2}, "to the same place"),
+        ({"stdin": 0}, "an empty standard input"),
         ({"umask": 0}, "umask, which has no meaning"),
     ],
 )
