@@ -27,7 +27,6 @@ from kernelproto.jupyter.client import (
 from kernelproto.jupyter.provisioner import KernelProtoProvisioner
 
 GUARD_SECONDS = 60
-LAST_WORDS = "print('last'); input()"  # the kernel sends the output before its input_request
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_server")
 
@@ -74,16 +73,18 @@ async def test_interaction_with_a_kernel_that_dies(own: str) -> None:
     manager, client = await start_new_async_kernel(GUARD_SECONDS, own, stdout=-3)
     texts: list[str] = []
 
+    kills: list[asyncio.Future[None]] = []
+
     def show(message: dict) -> None:
         texts.append(message["content"].get("text", ""))
-
-    async def kill(message: dict) -> None:
-        await manager.signal_kernel(signal.SIGKILL)
+        if texts[-1] == "last\n":
+            kills.append(asyncio.ensure_future(manager.signal_kernel(signal.SIGKILL)))
 
     try:
         await client.execute_interactive("print(1)", output_hook=show)
+        code = "import time; print('last'); time.sleep(1000)"
         with pytest.raises(DeadKernel, match="SIGKILL"):
-            await client.execute_interactive(LAST_WORDS, output_hook=show, stdin_hook=kill)
+            await client.execute_interactive(code, output_hook=show)
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
@@ -123,16 +124,13 @@ def test_synchronous_code(own: str) -> None:
     assert kernels.kernel_manager_factory().client_class.startswith("kernelproto.")
     kernels.context.destroy()
     with run_kernel(kernel_name=own, stdout=-3) as client:
-        client.execute("input('?')", allow_stdin=True)
-        assert client.get_stdin_msg(GUARD_SECONDS)["content"]["prompt"] == "?"
-        client.input("a")
+        client.execute("1")
         assert client.get_shell_msg(GUARD_SECONDS)["content"]["status"] == "ok"
         with pytest.raises(queue.Empty):
             client.get_shell_msg(timeout=0.01)
     manager, client = start_new_kernel(kernel_name=own, stdout=-3)
     try:
-        client.execute(LAST_WORDS)
-        client.get_stdin_msg(GUARD_SECONDS)
+        client.execute("print('last')", reply=True, timeout=GUARD_SECONDS)
         manager.signal_kernel(signal.SIGKILL)
         texts: list[str] = []
         with pytest.raises(DeadKernel, match="SIGKILL"):
