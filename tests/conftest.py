@@ -51,6 +51,7 @@ SLOW = (
     "concurrency/test_process_owner.py",
     "fuzz",
     "integration",
+    "jupyter",
     "launch/environments/test_provider.py",
     "launch/leftovers",
     "launch/process",

@@ -347,6 +347,36 @@ def stop_command(
     return stop_kernels(kernels or (), every=every, force=force)
 
 
+_provisioner = typer.Typer(help="Choose the kernelspecs that jupyter_client launches with this.")
+app.add_typer(_provisioner, name="provisioner")
+
+KernelspecName = Annotated[
+    str, typer.Argument(metavar="NAME", show_default=False, help="The name of a kernelspec.")
+]
+
+
+@_provisioner.command("enable")
+@_command
+def enable_provisioner_command(name: KernelspecName, verbose: Verbose = False) -> None:
+    """Have programs that use jupyter_client launch a kernelspec with kernelproto.
+
+    JupyterLab, nbclient and papermill are such programs. The kernelspec's kernel.json is changed.
+    """
+    need("jupyter")
+    from kernelproto.cli.provisioner import choose_provisioner
+
+    choose_provisioner(name, enable=True)
+
+
+@_provisioner.command("disable")
+@_command
+def disable_provisioner_command(name: KernelspecName, verbose: Verbose = False) -> None:
+    """Undo `enable`."""
+    from kernelproto.cli.provisioner import choose_provisioner
+
+    choose_provisioner(name, enable=False)
+
+
 @app.command(
     "serve",
     add_help_option=False,  # the server prints its own help

@@ -8,6 +8,7 @@ returns.
 
 from kernelproto.launch.environments.provider import EnvironmentProvider
 from kernelproto.launch.finder import PlansLaunch
+from kernelproto.launch.launcher import launch
 from kernelproto.launch.providers import (
     ForkServerProvider,
     IPykernelProvider,
@@ -24,4 +25,5 @@ __all__ = [
     "LaunchPlan",
     "PlansLaunch",
     "WarmProvider",
+    "launch",
 ]

@@ -85,16 +85,20 @@ class KernelFinder:
                 logger.warning("a second kernel provider %r is skipped", provider.id)
 
     @classmethod
-    def from_entrypoints(cls) -> KernelFinder:
+    def from_entrypoints(cls, *preferred: KernelProvider) -> KernelFinder:
         """Make a finder with every provider that an installed package declares, ``env`` last.
 
         Packages declare them as entry points of the group ``kernelproto.kernel_providers``; each
         names a callable without arguments. A provider that fails is logged and skipped.
 
+        Args:
+            preferred: further providers, which replace declared ones with the same id.
+
         Raises:
             LaunchError: there are too few file descriptors left to look for providers.
         """
-        providers: list[KernelProvider] = []
+        providers = list(preferred)
+        replaced = {provider.id for provider in preferred}
         with shortages_named():
             require_descriptors(_DISCOVERY_DESCRIPTORS)
             entry_points = declared_providers()
@@ -106,7 +110,8 @@ class KernelFinder:
             except Exception:
                 logger.warning("kernel provider %s is skipped", entry_point.value, exc_info=True)
             else:
-                providers.append(provider)
+                if provider.id not in replaced:
+                    providers.append(provider)
         return cls(providers)
 
     def load_config(self, config: Mapping[str, object]) -> None:

@@ -20,7 +20,11 @@ from kernelproto.launch.address.connection_file import (
     new_registration,
     require_socket_folder,
 )
-from kernelproto.launch.address.paths import choose_socket_folder, is_text
+from kernelproto.launch.address.paths import (
+    choose_socket_folder,
+    is_text,
+    kernel_of_connection_file,
+)
 from kernelproto.launch.failures import (
     NOT_REGISTERED,
     exited_early,
@@ -93,16 +97,23 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
             cannot be passed to a program, the ip is not an address of this machine, a limit cannot
             be set, or the output cannot be written to.
         LaunchError: the connection file or the record cannot be written.
+        DiscoveryError: the connection file of the plan cannot be read.
+        RemoteProtocolError: the connection file of the plan is not valid.
     """
     await turn()
-    kernel_id = str(uuid.uuid4())
+    # A program that has written the file knows the kernel by the id in its name.
+    kernel_id = kernel_of_connection_file(plan.connection_file or "") or str(uuid.uuid4())
     with shortages_named(), ExitStack() as undo:
         sweep()
         # First, because the next program needs the record to clear up if this program is killed.
-        folder = require_socket_folder(kernel_id) if plan.transport == "ipc" else None
+        makes_sockets = plan.transport == "ipc" and plan.connection_file is None
+        folder = require_socket_folder(kernel_id) if makes_sockets else None
         undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)
+        if plan.connection_file is not None:
+            files = ConnectionFile.given(kernel_id, plan.connection_file)
+            launched = files.info, await _start(plan, kernel_id, files)
         # Other programs can take tcp ports, but not the sockets in the kernel's own folder.
-        if plan.registers and plan.transport == "tcp":
+        elif plan.registers and plan.transport == "tcp":
             launched = await _start_and_register(plan, kernel_id)
         else:
             files = ConnectionFile.create(
@@ -132,7 +143,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             kernel_name=plan.kernel_type,
             command=tuple(map(_readable, command)),
             interrupt_mode=plan.interrupt_mode,
-            connection_file=files.path,
+            connection_file=files.own_path,
             socket_folder=files.socket_folder,
             output=_path(plan.output) if plan.detached else None,
             detached=plan.detached,

@@ -131,10 +131,15 @@ class LocalKernelManager:
             self._process.poll()
         return None if self._process.exit is None else self._process.exit.returncode
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the kernel's process has ended."""
+        self._owner.check("kernel")
+        return self._process.poll()
+
     async def is_alive(self) -> bool:
         """Return whether the kernel's process runs."""
-        self._owner.check("kernel")
-        return not self._process.poll()
+        return not self.has_ended
 
     async def wait(self) -> int | None:
         """Wait until the process has ended; return its exit status, None if it is unknown.

@@ -22,6 +22,7 @@ COMMANDS = [
     "bench",
     "doctor",
     "kernelspec",
+    "provisioner",
 ]
 
 

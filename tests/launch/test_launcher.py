@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import uuid
 from functools import partial
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import anyio
 import pytest
 
 from kernelproto.exceptions import (
+    DiscoveryError,
     InvalidLaunchParameter,
     KernelExitedEarly,
     KernelNotReady,
     LaunchError,
+    RemoteProtocolError,
 )
 from kernelproto.interfaces import KernelManager
 from kernelproto.launch import launcher as module
@@ -24,7 +27,7 @@ from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.transport import registration
-from kernelproto.wire.connection import CHANNEL_NAMES
+from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -484,3 +487,52 @@ class TestRegistration:
             for manager in managers:
                 tasks.start_soon(manager.cleanup)
         assert list(runtime_dir.iterdir()) == []
+
+
+async def test_connection_file_of_the_caller(runtime_dir, tmp_path) -> None:
+    given = tmp_path / "given.json"
+    info = ConnectionInfo(shell_port=1, iopub_port=2, stdin_port=3, control_port=4, hb_port=5)
+    given.write_bytes(info.to_json())
+    launched, manager = await module.launch(
+        LaunchPlan(
+            argv=(sys.executable, "-c", FOR_EVER, "{connection_file}"), connection_file=str(given)
+        )
+    )
+    assert launched == info == read_connection_file(f"kernel-{manager.kernel_id}.json")
+    assert manager.connection_file == manager.command[-1] == str(given)
+    await manager.cleanup()
+    assert given.exists()
+
+
+async def test_kernel_has_the_id_in_the_name_of_a_connection_file(runtime_dir) -> None:
+    kernel_id = str(uuid.uuid4())
+    given = runtime_dir / f"kernel-{kernel_id}.json"
+    info = ConnectionInfo(shell_port=1, iopub_port=2, stdin_port=3, control_port=4, hb_port=5)
+    given.write_bytes(info.to_json())
+    for _ in range(2):  # as in a restart
+        manager = await launch(FOR_EVER, connection_file=str(given))
+        assert manager.kernel_id == kernel_id
+        assert [record.connection_file for record in read_records()] == [str(given)]
+        await manager.cleanup()
+        assert given.exists()
+    given.unlink()
+
+
+async def test_connection_file_of_the_caller_is_not_valid(runtime_dir, tmp_path) -> None:
+    given = tmp_path / "given.json"
+    with pytest.raises(DiscoveryError):
+        await launch("", connection_file=str(given))
+    given.write_text("{}")
+    with pytest.raises(RemoteProtocolError):
+        await launch("", connection_file=str(given))
+    assert list(runtime_dir.iterdir()) == []
+
+
+async def test_environment_that_the_kernel_inherits(monkeypatch) -> None:
+    monkeypatch.setenv("B", "not inherited")
+    manager = await launch(
+        "import os; print(os.environ['A'], 'B' in os.environ)", inherited={"A": "${B}"}
+    )
+    assert await wait(manager) == 0
+    assert manager.output_tail() == "${B} False\n"
+    await manager.cleanup()

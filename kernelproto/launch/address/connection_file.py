@@ -21,9 +21,11 @@ from kernelproto.launch.address.paths import (
     SOCKET_NAME,
     choose_socket_folder,
     connection_file_name,
+    kernel_of_connection_file,
     runtime_folder,
 )
 from kernelproto.launch.address.ports import release_ports, reserve_ports
+from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.transport.curve import CurveKeys, new_curve_keys
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.registration import Registration
@@ -41,17 +43,27 @@ _SOCKET_NUMBERS = range(1, len(CHANNEL_NAMES) + 1)
 class ConnectionFile:
     """The connection file of one kernel and, with ipc, the private folder of its sockets.
 
-    Only the current user can read the file or reach the sockets. Make it with create() or
-    create_for_registration(), and call remove() when the kernel is gone.
+    Only the current user can read the file or reach the sockets. Make it with create(),
+    create_for_registration() or given(), and call remove() when the kernel is gone.
 
     Attributes:
-        path: the absolute path of the file.
+        path: the absolute path of the file that the kernel reads.
+        own_path: the path that other programs find the kernel by; a copy may be there.
     """
 
-    def __init__(self, path: str, undo: ExitStack, info: ConnectionInfo | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        undo: ExitStack,
+        info: ConnectionInfo | None = None,
+        *,
+        own_path: str | None = None,
+    ) -> None:
         self.path = path
+        self.own_path = own_path or path
         self._undo = undo
         self._info = info
+        self._is_given = own_path is not None
 
     @property
     def info(self) -> ConnectionInfo:
@@ -66,8 +78,8 @@ class ConnectionFile:
 
     @property
     def socket_folder(self) -> str | None:
-        """The folder of the ipc sockets; None with tcp."""
-        if self._info is None or self._info.transport != "ipc":
+        """The folder of the ipc sockets; None with tcp, and if the caller owns the sockets."""
+        if self._info is None or self._info.transport != "ipc" or self._is_given:
             return None
         return os.path.dirname(self._info.ip)
 
@@ -114,6 +126,30 @@ class ConnectionFile:
             )
             _write(path, info.to_json)
             return cls(path, undo.pop_all(), info)
+
+    @classmethod
+    def given(cls, kernel_id: str, path: str) -> ConnectionFile:
+        """Use the connection file of a caller, who removes it and its sockets.
+
+        A file with another path than that of create() is copied there, so that other programs find
+        the kernel. remove() removes the copy only.
+
+        Args:
+            kernel_id: the id of the kernel.
+            path: the path of the caller's file.
+
+        Raises:
+            DiscoveryError: the file cannot be read.
+            RemoteProtocolError: it is not a connection file.
+            LaunchError: the copy cannot be made.
+        """
+        info = read_connection_file(path)
+        given = os.path.abspath(path)
+        if kernel_of_connection_file(given) == kernel_id:
+            return cls(given, ExitStack(), info, own_path=given)
+        with _new_file(kernel_id) as (copy, undo):
+            _write(copy, info.to_json)
+            return cls(given, undo.pop_all(), info, own_path=copy)
 
     @classmethod
     def create_for_registration(

@@ -30,7 +30,8 @@ _LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _RECORD = re.compile(rf"({_UUID})\.json(?:{re.escape(DRAFT)})?")
-_CONNECTION_DRAFT = re.compile(rf"kernel-{_UUID}\.json{re.escape(DRAFT)}")
+_CONNECTION_FILE = re.compile(rf"kernel-({_UUID})\.json")
+_CONNECTION_DRAFT = re.compile(rf"{_CONNECTION_FILE.pattern}{re.escape(DRAFT)}")
 
 
 def runtime_folder() -> str:
@@ -68,6 +69,16 @@ def _private_temporary_folder() -> str | None:
 def connection_file_name(kernel_id: str) -> str:
     """Return the name of a kernel's connection file, which is in the runtime folder."""
     return f"kernel-{kernel_id}.json"
+
+
+def kernel_of_connection_file(path: str) -> str | None:
+    """Return the kernel id in the name of a connection file in the runtime folder.
+
+    None means that the file has another name, or is in another folder.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    match = _CONNECTION_FILE.fullmatch(name)
+    return match[1] if match and folder == runtime_folder() else None
 
 
 def kernel_of_record(name: str) -> str | None:

@@ -13,8 +13,8 @@ before the request, so the thread never lacks a descriptor.
 
 There is one server for each set of preloaded modules. It starts with the first kernel. It is
 replaced if it has died, does not answer, or cannot give a kernel the state of this program, such as
-other rights. A replaced server forks no more and ends with its last kernel. If a server does not
-answer, this program itself sends the signals for its kernels.
+other rights or another PYTHONPATH. A replaced server forks no more and ends with its last kernel.
+If a server does not answer, this program itself sends the signals for its kernels.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from kernelproto.exceptions import LaunchError
 from kernelproto.launch.process.forked import ForkedProcess
 from kernelproto.launch.process.forkserver_client import ForkServerClient, ServerLost
 from kernelproto.launch.process.forkserver_link import Link
+from kernelproto.launch.process.interpreter import interpreter_settings
 from kernelproto.launch.process.program_state import program_rights, program_state
 from kernelproto.launch.programs import forkserver, ipykernel
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
@@ -89,7 +90,7 @@ class ForkServer:
 
     Args:
         preload: modules to import in addition to ipykernel.
-        rights: the rights of the server, see program_rights().
+        state: the state that its kernels cannot change, see _fixed_state().
 
     Attributes:
         pid: the number of its process.
@@ -105,8 +106,8 @@ class ForkServer:
     # Including replaced servers that have not ended.
     _all: ClassVar[list[ForkServer]] = []
 
-    def __init__(self, preload: Sequence[str], rights: Hashable) -> None:
-        self.rights = rights
+    def __init__(self, preload: Sequence[str], state: Hashable) -> None:
+        self._state = state
         with ExitStack() as undo:
             end, servers_end = socket.socketpair()
             undo.callback(end.close)
@@ -132,7 +133,7 @@ class ForkServer:
 
     @classmethod
     def running(cls, preload: Sequence[str]) -> ForkServer:
-        """Return the server for these modules; start one if none has the rights of this program.
+        """Return the server for these modules; start one if none has the state of this program.
 
         Raises:
             OSError: it cannot be started.
@@ -140,13 +141,13 @@ class ForkServer:
         """
         key = tuple(sorted(set(preload)))
         with cls._lock:
-            rights = program_rights()
+            state = _fixed_state()
             server = cls.servers.get(key)
             if server is not None and not server.dead:
-                if server.rights == rights:
+                if server._state == state:
                     return server
                 server.retire()
-            server = cls(key, rights)
+            server = cls(key, state)
             cls.servers[key] = server
             cls._all = [*(other for other in cls._all if other.is_running), server]
             return server
@@ -202,6 +203,11 @@ class ForkServer:
         cls.servers.clear()
         cls._all.clear()
         cls._lock.release()
+
+
+def _fixed_state() -> Hashable:
+    """Return the rights of this program, and what an interpreter reads only when it starts."""
+    return program_rights(), frozenset(interpreter_settings(os.environ).items())
 
 
 def _start(preload: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:

@@ -225,6 +225,8 @@ def main() -> None:
             # ipykernel's own functions, which end its threads, are called after this one.
             atexit.register(flush_outputs)
 
+    # The name of the application in its logs: programs look for ipykernel's own.
+    PatientKernelApp.__name__ = IPKernelApp.__name__
     PatientKernelApp.launch_instance()
 
 

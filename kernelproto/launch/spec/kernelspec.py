@@ -40,10 +40,10 @@ _LOGO_TYPES = (".png", ".svg")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
 
 # Metadata of jupyter_client and Jupyter Enterprise Gateway that names another launcher: the key,
-# the entry with the launcher's name, and the launcher that means the same as kernelproto's.
+# the entry with the launcher's name, and the launchers that mean the same as this package's.
 _LAUNCHERS = (
-    ("kernel_provisioner", "provisioner_name", "local-provisioner"),
-    ("process_proxy", "class_name", "LocalProcessProxy"),
+    ("kernel_provisioner", "provisioner_name", ("local-provisioner", "kernelproto")),
+    ("process_proxy", "class_name", ("LocalProcessProxy",)),
 )
 
 
@@ -107,14 +107,17 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
                 continue
             if isinstance(launcher, Mapping):
                 stanza = cast(Mapping[str, Any], launcher)
-                launcher = stanza.get(entry, local)
-                if str(launcher).rpartition(".")[2] == local and not stanza.get("config"):
+                launcher = stanza.get(entry, local[0])
+                if str(launcher).rpartition(".")[2] in local and not stanza.get("config"):
                     continue
+            other = (
+                f"provisioned/{self.name}" if key == "kernel_provisioner" else "a program with it"
+            )
             return InvalidKernelSpec(
                 f"{self.path}: 'metadata.{key}' names the launcher "
-                f"{repr(launcher)[:_SHOWN_CHARACTERS]}, which kernelproto cannot use, and without "
-                "it the kernel would run as a process on this machine: start it with a program "
-                f"that has this launcher, or remove the entry {key!r} from the kernelspec",
+                f"{repr(launcher)[:_SHOWN_CHARACTERS]}, without which the kernel would run as a "
+                f"process on this machine: start the kernel with {other}, or remove the entry "
+                f"{key!r} from the kernelspec",
                 path=self.path,
                 key=f"metadata.{key}",
             )

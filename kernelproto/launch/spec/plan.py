@@ -65,7 +65,12 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         kernelspec_env: the variables of the kernelspec, as it has them; see kernel_environment().
         env: the variables of the caller, as they were given; see kernel_environment().
         unset: the variables of the launching process that the kernel does not inherit.
+        inherited: the environment that these variables are added to; None means that of the
+            process that performs the plan.
         cwd: the working directory; None means the caller's.
+        connection_file: the path of a connection file that the caller has written, and removes
+            after the kernel's end. Its addresses and keys are used, and *transport*, *ip*,
+            *encrypted* and *registers* have no effect. None makes a new file.
         transport: ``"tcp"`` or ``"ipc"``.
         ip: the IPv4 address that the kernel binds; without meaning for ipc.
         encrypted: whether the launch makes CurveZMQ keys for the kernel.
@@ -90,7 +95,9 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     kernelspec_env: Mapping[str, str] = {}
     env: Mapping[str, str] = {}
     unset: tuple[str, ...] = ()
+    inherited: Mapping[str, str] | None = None
     cwd: str | None = None
+    connection_file: str | None = None
     transport: Transport = "tcp"
     ip: str = LOOPBACK
     encrypted: bool = False
@@ -116,9 +123,11 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         """Return the kernel's whole environment, without the variables that each launch adds.
 
         Args:
-            inherited: the environment of the launching process.
+            inherited: the environment of the launching process, unless the plan has another one.
         """
         values = {name: value for name, value in self.values.items() if name not in SYSTEM_NAMES}
+        if self.inherited is not None:
+            inherited = self.inherited
         kept = {name: value for name, value in inherited.items() if name not in self.unset}
         return kernel_environment(self.kernelspec_env, self.env, values, inherited=kept)
 

@@ -89,6 +89,17 @@ def test_state_is_that_of_the_program_when_it_forks(tmp_path: Path, backend: str
     assert is_one_server
 
 
+def test_program_that_changes_settings_of_the_interpreter_gets_another_server() -> None:
+    body = """
+        imports = "('/no/such' in __import__('sys').path, __import__('os').environ['PYTHONPATH'])"
+        os.environ["PYTHONPATH"] = "/no/other"
+        print(await of_new_kernel("fork/kernel", imports))
+        os.environ["PYTHONPATH"] = "/no/such"
+        print(await of_new_kernel("fork/kernel", imports))
+        """
+    assert run(body) == [(False, "/no/other"), (True, "/no/such")]
+
+
 def test_working_directory_that_was_removed() -> None:
     """An ipykernel refuses to start there, and says so."""
     body = """

@@ -157,6 +157,7 @@ def test_kernel_that_another_launcher_has_to_start(write_kernelspec, metadata, n
         {"kernel_provisioner": None},
         {"kernel_provisioner": {}},
         {"kernel_provisioner": {"provisioner_name": "local-provisioner", "config": {}}},
+        {"kernel_provisioner": {"provisioner_name": "kernelproto"}},
         {"process_proxy": {"class_name": "enterprise_gateway.processproxy.LocalProcessProxy"}},
         {"supported_encryption": "rot13", "unknown": {"provisioner_name": "k8s"}},
     ],

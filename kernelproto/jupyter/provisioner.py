@@ -1,0 +1,221 @@
+"""A kernel provisioner of jupyter_client that launches with kernelproto.
+
+jupyter_client finds it by the entry point ``kernelproto``. It runs in several event loops:
+jupyter_client has one for each thread of synchronous code.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+from traitlets import Bool, Dict, List, Unicode
+
+from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.jupyter.kernel_types import with_own_ipykernel
+from kernelproto.launch import LaunchPlan, launch
+from kernelproto.launch.local import LocalKernelManager
+from kernelproto.launch.spec.parameters import LaunchParameters
+
+# The options of subprocess.Popen that jupyter_client's own provisioner passes on, as far as they
+# have a meaning here.
+_OPTIONS = {"env", "cwd", "stdin", "stdout", "stderr", "independent"}
+
+# Meant for jupyter_client's own provisioner, which ignores them as well.
+_IGNORED = {"extra_arguments", "kernel_id"}
+
+_STANDARD_ERROR = 2
+
+
+class KernelProtoProvisioner(LocalProvisioner):
+    """Launches the kernels of jupyter_client with kernelproto.
+
+    jupyter_client chooses the command, the environment, the addresses and the keys. An ipykernel of
+    the running Python is forked, and keeps more unsent outputs. Every kernel ends with its program,
+    and nothing is left of it.
+
+    The output of the kernel's process goes to the program's standard error, or to *stdout* or
+    *stderr* if start_kernel() gets one of them. With PIPE or DEVNULL it is kept for output_tail()
+    only. The process reads an empty standard input.
+
+    Attributes:
+        pid: the number of the kernel's process.
+        pgid: the number of its process group.
+    """
+
+    fork = Bool(
+        True,
+        config=True,
+        help="Fork the ipykernel of the running Python, on systems that can fork.",
+    )
+    preload = List(
+        Unicode(),
+        config=True,
+        help="Modules that the fork server loads in advance, such as ['numpy', 'pandas'].",
+    )
+    limits = Dict(
+        config=True,
+        help="Limits of each process of a kernel: memory (bytes), cpu_seconds, open_files, "
+        "processes.",
+    )
+
+    def __init__(self, **options: Any) -> None:
+        unknown = options.keys() - self.trait_names()
+        if unknown:
+            raise InvalidLaunchParameter(
+                f"metadata.kernel_provisioner.config: {', '.join(sorted(unknown))} has no meaning "
+                "for the provisioner kernelproto; it takes fork, preload and limits"
+            )
+        super().__init__(**options)
+        self._manager: LocalKernelManager | None = None
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a kernel was launched whose end was not waited for."""
+        return self._manager is not None
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Launch the kernel on the connection file of the KernelManager.
+
+        Args:
+            cmd: the command line.
+            kwargs: the options of start_kernel(): env, cwd, stdout, stderr, independent.
+
+        Raises:
+            InvalidLaunchParameter: an option has no meaning here, or a limit cannot be set.
+            LaunchError: the kernel cannot be started.
+        """
+        unknown = kwargs.keys() - _OPTIONS - _IGNORED
+        if unknown:
+            raise InvalidLaunchParameter(
+                f"start_kernel() got {', '.join(sorted(unknown))}, which has no meaning for the "
+                "provisioner kernelproto: leave it out, or use the provisioner local-provisioner"
+            )
+        _, manager = await launch(self._plan(cmd, **kwargs))
+        self._manager = manager
+        self.pid = self.pgid = manager.pid
+        self.cwd = kwargs.get("cwd") or os.getcwd()
+        return self.connection_info
+
+    async def poll(self) -> int | None:
+        """Return None while the kernel's process runs, then its exit status; 0 if unknown."""
+        if self._manager is None:
+            return 0
+        return None if await self._manager.is_alive() else self._manager.returncode or 0
+
+    async def wait(self) -> int | None:
+        """Wait until the kernel's process has ended, and return its exit status.
+
+        Then nothing is left of the launch, and has_process is false.
+        """
+        manager = self._manager
+        if manager is None:
+            return 0
+        returncode = await manager.wait()
+        await self._clean_up(manager)
+        return returncode
+
+    @property
+    def local_manager(self) -> LocalKernelManager | None:
+        """The handle on the kernel's process; None once wait() or cleanup() has returned."""
+        return self._manager
+
+    async def send_signal(self, signum: int) -> None:
+        """Send a signal to the process group of the kernel."""
+        if self._manager is None:
+            return
+        if signum == signal.SIGINT and self.kernel_spec.interrupt_mode == "signal":
+            await self._manager.interrupt()
+        else:
+            await self._manager.signal(signum)
+
+    async def kill(self, restart: bool = False) -> None:
+        """End the process group of the kernel (SIGKILL)."""
+        if self._manager is not None:
+            await self._manager.kill()
+
+    async def terminate(self, restart: bool = False) -> None:
+        """Ask the process group of the kernel to end (SIGTERM)."""
+        if self._manager is not None:
+            await self._manager.terminate()
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """End what is left of the kernel, and return the ports to jupyter_client."""
+        if self._manager is not None:
+            await self._clean_up(self._manager)
+        await super().cleanup(restart=restart)
+
+    def output_tail(self) -> str:
+        """Return the last 64 KiB that the kernel's process has written; "" without a kernel."""
+        return "" if self._manager is None else self._manager.output_tail()
+
+    async def _clean_up(self, manager: LocalKernelManager) -> None:
+        await manager.cleanup()
+        if self._manager is manager:
+            self._manager = None
+
+    def _plan(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | os.PathLike[str] | None = None,
+        stdin: object = None,
+        stdout: object = None,
+        stderr: object = None,
+        independent: bool = False,
+        **_: object,
+    ) -> LaunchPlan:
+        if stdin not in (None, subprocess.PIPE, subprocess.DEVNULL):
+            raise InvalidLaunchParameter(
+                "the provisioner kernelproto gives a kernel an empty standard input: leave out "
+                "stdin, or use the provisioner local-provisioner"
+            )
+        parent: Any = self.parent
+        limits = {"limits": self.limits} if self.limits else {}
+        plan = LaunchPlan(
+            argv=tuple(command),
+            kernel_type=f"spec/{parent.kernel_name}",
+            inherited=env,
+            cwd=None if cwd is None else os.fspath(cwd),
+            connection_file=parent.connection_file,
+            interrupt_mode=self.kernel_spec.interrupt_mode,
+            limits=LaunchParameters.check(limits, argv=command).limits,
+            detached=independent,
+            output=_output(stdout, stderr),
+        )
+        return with_own_ipykernel(plan, fork=self.fork, preload=self.preload)
+
+
+def _output(stdout: object, stderr: object) -> object:
+    """Return where the output of the kernel's process goes; None only keeps its tail.
+
+    Raises:
+        InvalidLaunchParameter: standard output and standard error should go to two places.
+    """
+    given = [
+        None if target in (subprocess.PIPE, subprocess.DEVNULL) else target
+        for target in (stdout, stderr)
+        if target not in (None, subprocess.STDOUT)
+    ]
+    if not given:
+        return _STANDARD_ERROR if _is_open(_STANDARD_ERROR) else None
+    if any(target != given[0] for target in given):
+        raise InvalidLaunchParameter(
+            "the provisioner kernelproto writes standard output and standard error of a kernel to "
+            "the same place: pass stdout only"
+        )
+    return given[0]
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
