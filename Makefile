@@ -36,7 +36,7 @@ BOUNDED := $(shell timeout --foreground --signal=INT --kill-after=60 9 true 2>/d
 	echo timeout --foreground --signal=INT --kill-after=60)
 
 test: $(READY)  ## run all tests on asyncio and Trio, and on uvloop where the loop matters
-	$(BOUNDED:%60=%60 2100) $(PYTEST) --cov --cov-report=
+	$(BOUNDED:%60=%60 2700) $(PYTEST) --cov --cov-report=
 	@touch $(TESTED)
 
 quick: $(READY)  ## run the quick tests on asyncio: in a minute, without real kernels

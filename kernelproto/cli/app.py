@@ -13,6 +13,7 @@ from kernelproto.cli.errors import need
 from kernelproto.cli.kernelspec_commands import kernelspec_app
 from kernelproto.cli.options import AsJson, Verbose
 from kernelproto.cli.options import command as _command
+from kernelproto.cli.provisioner_commands import provisioner_app
 
 app = typer.Typer(
     help="Launch Jupyter kernels and talk to them.",
@@ -21,6 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(kernelspec_app, name="kernelspec")
+app.add_typer(provisioner_app, name="provisioner")
 
 
 def _print_version(wanted: bool) -> None:
@@ -345,36 +347,6 @@ def stop_command(
     from kernelproto.cli.stop import stop_kernels
 
     return stop_kernels(kernels or (), every=every, force=force)
-
-
-_provisioner = typer.Typer(help="Choose the kernelspecs that jupyter_client launches with this.")
-app.add_typer(_provisioner, name="provisioner")
-
-KernelspecName = Annotated[
-    str, typer.Argument(metavar="NAME", show_default=False, help="The name of a kernelspec.")
-]
-
-
-@_provisioner.command("enable")
-@_command
-def enable_provisioner_command(name: KernelspecName, verbose: Verbose = False) -> None:
-    """Have programs that use jupyter_client launch a kernelspec with kernelproto.
-
-    JupyterLab, nbclient and papermill are such programs. The kernelspec's kernel.json is changed.
-    """
-    need("jupyter")
-    from kernelproto.cli.provisioner import choose_provisioner
-
-    choose_provisioner(name, enable=True)
-
-
-@_provisioner.command("disable")
-@_command
-def disable_provisioner_command(name: KernelspecName, verbose: Verbose = False) -> None:
-    """Undo `enable`."""
-    from kernelproto.cli.provisioner import choose_provisioner
-
-    choose_provisioner(name, enable=False)
 
 
 @app.command(

@@ -91,6 +91,8 @@ def main() -> None:
     raise_open_files()
     os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
     broken = preload(json.loads(sys.argv[2]))
+    with contextlib.suppress(Exception):  # otherwise each kernel loads them
+        program.load_hooks()
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
     loaded = early_exit.survey()
     request = Server(owner, kernel).serve(broken)
@@ -128,8 +130,6 @@ def preload(modules: list[str]) -> dict[str, str]:
     for name in LATE_IMPORTS:
         with contextlib.suppress(Exception):  # other versions of ipykernel need other modules
             importlib.import_module(name)
-    with contextlib.suppress(Exception):  # otherwise each kernel loads them
-        load("ipykernel").load_hooks()
     return broken
 
 
