@@ -8,6 +8,7 @@ from importlib.util import find_spec
 EXTRAS = {
     "ipykernel": ("ipykernel",),
     "cli": ("typer", "rich", "prompt_toolkit"),
+    "mcp": ("mcp",),
     "notebook": ("nbformat",),
     "oidc": ("jwt",),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),

@@ -18,6 +18,7 @@ COMMANDS = [
     "ps",
     "stop",
     "serve",
+    "mcp",
     "bench",
     "doctor",
     "kernelspec",
