@@ -19,6 +19,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         conversations: the number of conversations.
         kernels: the number of kernels of all conversations.
         waiting_calls: the number of calls that may wait for the running call of a conversation.
+        output_bytes: the size of the outputs of a call, above which its code is interrupted.
         text: the characters of text in the result of a call.
         html: the characters of each HTML output in a result; a longer one is saved as a file.
         images: the number of images in a result; others are saved as files.
@@ -39,6 +40,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     conversations: int = 50
     kernels: int = 10
     waiting_calls: int = 8
+    output_bytes: int = 16 * 1024 * 1024
     text: int = 30_000
     html: int = 30_000
     images: int = 8

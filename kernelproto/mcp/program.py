@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
+from importlib import metadata
 
 from anyio import to_thread
 
@@ -46,11 +47,12 @@ async def open_server(
         OSError: the root cannot be used.
     """
     finder = finder or KernelFinder.from_entrypoints()
+    version = await to_thread.run_sync(metadata.version, "kernelproto")
     kernel_types = await find_kernel_types(finder, kernels)
     opened = open_root(root)
     folder = await to_thread.run_sync(opened.__enter__)
     try:
-        with closing(Folders(folder, limits)) as folders:
+        with closing(await to_thread.run_sync(Folders, folder, limits)) as folders:
             async with (
                 KernelPool(
                     finder=finder,
@@ -60,7 +62,12 @@ async def open_server(
                 ) as pool,
                 Conversations(pool, folders, limits, temporary=root is None) as conversations,
             ):
-                yield KernelServer(conversations, kernel_types, progress_seconds=progress_seconds)
+                yield KernelServer(
+                    conversations,
+                    kernel_types,
+                    version=version,
+                    progress_seconds=progress_seconds,
+                )
     finally:
         await to_the_end(
             lambda: to_thread.run_sync(opened.__exit__, None, None, None, abandon_on_cancel=True),

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import anyio
-from anyio import get_cancelled_exc_class, to_thread
+from anyio import to_thread
 from mcp.types import (
     CallToolResult,
     ContentBlock,
@@ -19,6 +19,7 @@ from mcp.types import (
 )
 
 from kernelproto.client.execution import Execution
+from kernelproto.client.result import ExecutionResult
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     ExecutionTimeout,
@@ -30,7 +31,7 @@ from kernelproto.mcp.conversations import Conversation, Conversations
 from kernelproto.mcp.limits import Refused
 from kernelproto.mcp.names import file_uri
 from kernelproto.mcp.rendering import SHOWN_IMAGES, Media, Rendered, cut, plain_text, render
-from kernelproto.wire.content import ErrorOutput, Stream
+from kernelproto.wire.content import ErrorOutput, MimeBundle, Stream
 
 Report: TypeAlias = Callable[[float, str], Awaitable[None]]
 
@@ -52,6 +53,7 @@ class CodeRunner:
         self, conversations: Conversations, *, progress_seconds: float = PROGRESS_SECONDS
     ) -> None:
         self._conversations = conversations
+        self._limits = conversations.limits
         self._progress_seconds = progress_seconds
 
     async def run(
@@ -102,22 +104,32 @@ class CodeRunner:
             )
             progress.message = "the code runs"
             conversation.executions += 1
+            flooded = False
             async for output in execution:
                 progress.note(output)
+                if not flooded and progress.bytes > self._limits.output_bytes:
+                    flooded = True
+                    await execution.interrupt()
             result = await execution
         except KernelProtoError as error:
             told = isinstance(error, KernelDied) or getattr(error, "restarted", False)
             self._conversations.note_loss(conversation, kernel_type, told=told)
             return _explain(error)
-        except get_cancelled_exc_class():
-            if progress.execution is not None:
-                conversation.seat(kernel_type).unfinished = progress.execution
-            raise
         finally:
             conversation.running = None
+            sent = progress.execution
+            # This call was cancelled, or cannot read the outputs.
+            if sent is not None and sent.state in ("queued", "running"):
+                conversation.seat(kernel_type).unfinished = sent
         self._conversations.note_loss(conversation, kernel_type, told=False)
         if result.status == "ok":
             return None
+        if flooded:
+            limit = self._limits.output_bytes
+            return (
+                f"the code was interrupted because its outputs exceed {limit:,} bytes; the "
+                "variables are kept. Write large outputs to a file"
+            )
         if result.error is None or any(
             isinstance(output, ErrorOutput) for output in result.outputs
         ):
@@ -139,7 +151,7 @@ class CodeRunner:
             blocks += shown
             texts += notes
         if failure:
-            texts.append(plain_text(cut(failure, self._conversations.limits.text).head))
+            texts.append(plain_text(cut(failure, self._limits.text).head))
         text = "\n".join(text for text in texts if text) or "[no output]"
         return CallToolResult(
             content=[TextContent(type="text", text=text), *blocks], is_error=failure is not None
@@ -147,7 +159,7 @@ class CodeRunner:
 
     async def _bounded(self, conversation: Conversation, text: str) -> str:
         """Return the text, or its beginning and end, and a note how to get the rest."""
-        head, tail, omitted = cut(text, self._conversations.limits.text)
+        head, tail, omitted = cut(text, self._limits.text)
         if not omitted:
             return text
         data = await to_thread.run_sync(text.encode)
@@ -167,7 +179,7 @@ class CodeRunner:
         self, conversation: Conversation, media: Media, number: int, blocks: list[ContentBlock]
     ) -> tuple[list[ContentBlock], list[str]]:
         """Return the blocks for an image or HTML, and the text about one that is saved instead."""
-        limits = self._conversations.limits
+        limits = self._limits
         images = sum(isinstance(block, ImageContent) for block in blocks)
         if (
             media.mime_type in SHOWN_IMAGES
@@ -194,7 +206,7 @@ class CodeRunner:
         folders = self._conversations.folders
         name = f"{_OUTPUTS}/{conversation.executions}-{suffix}"
         try:
-            while len(conversation.saved) >= self._conversations.limits.saved_outputs:
+            while len(conversation.saved) >= self._limits.saved_outputs:
                 oldest = conversation.saved.pop(0)
                 await to_thread.run_sync(folders.remove, conversation.name, oldest)
             await to_thread.run_sync(folders.write, conversation.name, name, data)
@@ -210,19 +222,28 @@ class _Progress:
     Attributes:
         execution: the execution; None before the kernel is ready.
         message: the state of the call.
+        bytes: the size of the outputs so far, about.
     """
 
     def __init__(self) -> None:
         self.execution: Execution | None = None
         self.message = "waiting for earlier calls of the conversation"
+        self.bytes = 0
         self._outputs = 0
         self._last = ""
 
     def note(self, output: object) -> None:
         """Count an output."""
         self._outputs += 1
-        if isinstance(output, Stream) and not output.text.isspace():
-            self._last = output.text[-2 * _PROGRESS_CHARACTERS :]
+        match output:
+            case Stream(text=text):
+                self.bytes += len(text)
+                if not text.isspace():
+                    self._last = text[-2 * _PROGRESS_CHARACTERS :]
+            case MimeBundle(data=data):
+                self.bytes += sum(len(value) for value in data.values() if isinstance(value, str))
+            case _:
+                pass
 
     async def report(self, report: Report, seconds: float) -> None:
         """Report the progress again and again."""
@@ -249,6 +270,8 @@ def _explain(error: KernelProtoError) -> str:
     match error:
         case ExecutionTimeout(restarted=True):
             return f"{error}: all variables are lost, the files are kept"
+        case ExecutionTimeout(result=ExecutionResult(status="unknown")):
+            return f"{error}. The variables may be lost, the files are kept"
         case ExecutionTimeout():
             return f"{error}. The variables are kept. A longer timeout may help"
         case KernelRestarted():

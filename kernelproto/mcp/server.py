@@ -12,7 +12,6 @@ import base64
 import binascii
 import mimetypes
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from typing import Any
 
 from anyio import to_thread
@@ -71,6 +70,7 @@ class KernelServer:
     Args:
         conversations: the conversations.
         kernel_types: the kernel types that the model may choose.
+        version: the version of the server.
         progress_seconds: the time between two reports about code that runs.
     """
 
@@ -79,8 +79,10 @@ class KernelServer:
         conversations: Conversations,
         kernel_types: KernelTypes,
         *,
+        version: str,
         progress_seconds: float = PROGRESS_SECONDS,
     ) -> None:
+        self._version = version
         self._conversations = conversations
         self._kernel_types = kernel_types
         self._limits = conversations.limits
@@ -99,7 +101,7 @@ class KernelServer:
         """Return the server of the package ``mcp`` that calls this one."""
         return Server(
             "kernelproto",
-            version=metadata.version("kernelproto"),
+            version=self._version,
             instructions=INSTRUCTIONS,
             on_list_tools=self.list_tools,
             on_call_tool=self.call_tool,

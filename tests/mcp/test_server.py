@@ -19,7 +19,7 @@ from kernelproto.mcp.limits import Limits
 from kernelproto.mcp.program import open_server
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_blocking", "no_leaks")]
 
 GUARD_SECONDS = 60
 PIXEL = base64.b64encode(b"\x89PNG").decode()
@@ -86,7 +86,14 @@ def prepare(fake: FakeKernel) -> None:
         fake.die(-9)
         await anyio.sleep_forever()
 
+    async def flood(exchange: Exchange) -> None:
+        for _ in range(20):
+            exchange.stream("0123456789")
+        exchange.display({"text/html": "<p>" * 10})
+        await anyio.sleep_forever()
+
     fake.on_execute("count", count)
+    fake.on_execute("flood", flood)
     fake.on_execute("wait", wait)
     fake.on_execute("ignore", ignore)
     fake.on_execute("show", show)
@@ -267,6 +274,17 @@ async def test_cancelled_code_that_goes_on_costs_the_kernel(tools_of: Opened) ->
         text = await tools.run("count")
         assert text.startswith("[note: the code of a cancelled call ignored its interrupt, so the")
         assert text.endswith("\n0")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("limit", [199, 229])
+async def test_code_that_floods_its_outputs_is_interrupted(tools_of: Opened, limit: int) -> None:
+    async with tools_of(output_bytes=limit) as tools:
+        await tools.run("count")
+        text = await tools.failure("run_code", code="flood")
+        assert text.startswith("0123456789")
+        assert f"because its outputs exceed {limit} bytes; the variables are kept" in text
+        assert await tools.run("count") == "1"
 
 
 async def test_interrupt_ends_the_running_call(tools_of: Opened) -> None:
