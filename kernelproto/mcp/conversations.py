@@ -279,8 +279,8 @@ class Conversations(AsyncContextManagerMixin):
 
     async def _stop_unfinished(self, conversation: Conversation, seat: KernelSeat) -> None:
         """Wait for cancelled code, and restart a kernel that does not end it."""
-        execution, seat.unfinished = seat.unfinished, None
-        if execution is None or _is_over(execution):
+        execution = seat.unfinished
+        if execution is None:
             return
         with anyio.move_on_after(_STOP_SECONDS):
             try:
@@ -289,12 +289,14 @@ class Conversations(AsyncContextManagerMixin):
             except KernelProtoError:
                 pass  # its outcome is of no interest
         if not _is_over(execution):
+            # If this call is cancelled meanwhile, the next one restarts the kernel.
             await self._pool.restart(conversation.name, name=seat.kernel_type)
             seat.process_since = None
             conversation.note(
                 "the code of a cancelled call ignored its interrupt, so the kernel was restarted: "
                 "all variables are lost, the files are kept"
             )
+        seat.unfinished = None
 
     def _described(self, conversation: Conversation, seat: KernelSeat) -> PooledKernel | None:
         kernels = self._pool.kernels(conversation.name)

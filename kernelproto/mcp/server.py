@@ -39,6 +39,7 @@ from mcp.types import (
 )
 from msgspec import UNSET
 
+from kernelproto.exceptions import KernelProtoError
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.kernel_types import KernelTypes
 from kernelproto.mcp.limits import Refused
@@ -117,7 +118,7 @@ class KernelServer:
         return ListToolsResult(tools=self._descriptions)
 
     async def call_tool(self, context: _Context, params: CallToolRequestParams) -> CallToolResult:
-        """Call a tool; a refusal is a result that is marked as an error.
+        """Call a tool; a refusal or the failure of a kernel is a result marked as an error.
 
         Raises:
             MCPError: there is no such tool.
@@ -127,8 +128,8 @@ class KernelServer:
             raise MCPError(code=INVALID_PARAMS, message=f"unknown tool: {params.name[:80]}")
         try:
             return await tool(context, params.arguments)
-        except Refused as refusal:
-            return CallToolResult(content=[_text(str(refusal))], is_error=True)
+        except (Refused, KernelProtoError) as error:
+            return CallToolResult(content=[_text(str(error))], is_error=True)
 
     async def list_resources(
         self, context: _Context, params: PaginatedRequestParams | None
