@@ -10,6 +10,7 @@ EXTRAS = {
     "cli": ("typer", "rich", "prompt_toolkit"),
     "images": ("PIL", "textual_image"),
     "jupyter": ("jupyter_client", "nbclient", "traitlets"),
+    "mcp": ("mcp",),
     "notebook": ("nbformat", "yaml"),
     "oidc": ("jwt",),
     "papermill": ("nbclient", "nbformat", "papermill"),

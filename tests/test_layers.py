@@ -37,6 +37,7 @@ LAYERS = {
     "notebook": 7,
     "pool": 7,
     "jupyter": 8,
+    "mcp": 8,
     "pytest_plugin": 8,
     "server": 8,
     "cli": 9,
@@ -50,6 +51,8 @@ CONFINED = {
         "kernelproto/server/__main__.py",
         "kernelproto/cli/app.py",
     ),
+    "kernelproto.mcp": ("kernelproto/mcp/", "kernelproto/cli/mcp.py"),
+    "mcp": ("kernelproto/mcp/",),
     "zmq": ("kernelproto/transport/",),
     "asyncio": (
         "kernelproto/transport/asyncio_socket.py",
@@ -107,6 +110,9 @@ PURE = (
     "kernelproto/fanout/traffic.py",
     "kernelproto/server/dashboard/page.py",
     "kernelproto/client/page.py",
+    "kernelproto/mcp/limits.py",
+    "kernelproto/mcp/names.py",
+    "kernelproto/mcp/rendering.py",
     "kernelproto/notebook/cell_lines.py",
     "kernelproto/notebook/defaults.py",
     "kernelproto/notebook/events.py",
@@ -234,6 +240,8 @@ def test_no_module_is_too_long() -> None:
         (confinement_offences, "server/app.py", "from kernelproto.server import program"),
         (confinement_offences, "server/app.py", "from .program.serve import main"),
         (confinement_offences, "cli/main.py", "import kernelproto.server.program.serve"),
+        (confinement_offences, "cli/mcp.py", "from mcp.server import Server"),
+        (confinement_offences, "cli/app.py", "from kernelproto.mcp.program import serve_stdio"),
         (purity_offences, "wire/codec.py", "async def f(): ..."),
         (purity_offences, "wire/codec.py", "from time import monotonic"),
         (purity_offences, "wire/codec.py", "now = datetime.datetime.now(UTC)"),
@@ -264,7 +272,13 @@ def test_rules_allow(offences, path: str, source: str) -> None:
 
 def test_importing_loads_no_framework() -> None:
     unwanted = {"tornado", "traitlets", "jupyter_client", "ipykernel", "trio", "uvloop"}
-    unwanted |= {"jsonschema", "psutil", "starlette", "uvicorn"}  # who needs them waits for them
+    unwanted |= {
+        "jsonschema",
+        "mcp",
+        "psutil",
+        "starlette",
+        "uvicorn",
+    }  # who needs them waits for them
     program = (
         "from kernelproto import *; import sys; print(*{m.split('.')[0] for m in sys.modules})"
     )

@@ -19,6 +19,7 @@ COMMANDS = [
     "ps",
     "stop",
     "serve",
+    "mcp",
     "bench",
     "doctor",
     "kernelspec",

@@ -1,0 +1,82 @@
+"""The MCP server as a program, over standard input and output."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, closing
+from importlib import metadata
+
+from anyio import to_thread
+
+from kernelproto.concurrency.shield import to_the_end
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.mcp.conversations import Conversations
+from kernelproto.mcp.folders import Folders
+from kernelproto.mcp.kernel_types import find_kernel_types
+from kernelproto.mcp.limits import Limits
+from kernelproto.mcp.root import open_root
+from kernelproto.mcp.runner import PROGRESS_SECONDS
+from kernelproto.mcp.server import KernelServer
+from kernelproto.mcp.stdio import open_stdio
+from kernelproto.pool import KernelPool
+
+# How long the removal of the files may take at the end.
+_REMOVE_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def open_server(
+    kernels: Sequence[str],
+    root: str | None,
+    limits: Limits,
+    *,
+    finder: KernelFinder | None = None,
+    progress_seconds: float = PROGRESS_SECONDS,
+) -> AsyncGenerator[KernelServer]:
+    """Give an MCP server for the block; its kernels, and files in a temporary root, end with it.
+
+    Args:
+        kernels: the kernel types that the model may choose; the first one is the default.
+        root: the folder for the folders of the conversations; None means a temporary one.
+        limits: the limits of the server.
+        finder: finds the kernel types; the installed providers by default.
+        progress_seconds: the time between two reports about code that runs.
+
+    Raises:
+        NoSuchKernel: a kernel type does not exist.
+        OSError: the root cannot be used.
+    """
+    finder = finder or KernelFinder.from_entrypoints()
+    version = await to_thread.run_sync(metadata.version, "kernelproto")
+    kernel_types = await find_kernel_types(finder, kernels)
+    opened = open_root(root)
+    folder = await to_thread.run_sync(opened.__enter__)
+    try:
+        with closing(await to_thread.run_sync(Folders, folder, limits)) as folders:
+            async with (
+                KernelPool(
+                    finder=finder,
+                    max_kernels=limits.kernels,
+                    max_per_user=len(kernel_types.names),
+                    idle_timeout=None,  # kernels end with their conversation
+                ) as pool,
+                Conversations(pool, folders, limits, temporary=root is None) as conversations,
+            ):
+                yield KernelServer(
+                    conversations,
+                    kernel_types,
+                    version=version,
+                    progress_seconds=progress_seconds,
+                )
+    finally:
+        await to_the_end(
+            lambda: to_thread.run_sync(opened.__exit__, None, None, None, abandon_on_cancel=True),
+            seconds=_REMOVE_SECONDS,
+        )
+
+
+async def serve_stdio(kernels: Sequence[str], root: str | None, limits: Limits) -> None:
+    """Serve one client over standard input and output, until it closes them; see open_server."""
+    async with open_server(kernels, root, limits) as server, open_stdio() as (reader, writer):
+        mcp = server.mcp_server()
+        await mcp.run(reader, writer, mcp.create_initialization_options())

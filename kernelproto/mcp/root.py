@@ -1,0 +1,68 @@
+"""The root folder of the conversations: one that the user names, or a temporary one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+_PREFIX = "kernelproto-mcp-"
+_LOCK = ".lock"
+
+# A temporary folder of another server may be so young that it is not locked yet.
+_SETTLED_SECONDS = 60.0
+
+
+@contextmanager
+def open_root(path: str | None) -> Generator[str]:
+    """Give the root folder for the block; its functions block.
+
+    A temporary folder is removed at the end. If the server is killed, the next server removes it: a
+    server locks a file in its folder, and the system unlocks the file when the server ends.
+
+    Args:
+        path: the path of the folder, which is made if it does not exist; None means a temporary
+            folder.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    if path is not None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        yield path
+        return
+    remove_abandoned()
+    folder = tempfile.mkdtemp(prefix=_PREFIX)
+    try:
+        with open(os.path.join(folder, _LOCK), "xb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(settled_seconds: float = _SETTLED_SECONDS) -> None:
+    """Remove the temporary folders of servers of this user that were killed."""
+    with os.scandir(tempfile.gettempdir()) as entries:
+        for entry in entries:
+            with suppress(OSError):  # another server removes the folder as well
+                if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
+                    status = entry.stat(follow_symlinks=False)
+                    old = status.st_mtime < time.time() - settled_seconds
+                    if status.st_uid == os.geteuid() and old and not _locked(entry.path):
+                        shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _locked(folder: str) -> bool:
+    try:
+        with open(os.path.join(folder, _LOCK), "rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
