@@ -107,6 +107,13 @@ def run_command(
         Path | None,
         typer.Option(metavar="DIR", help="The folder for images; by default a temporary one."),
     ] = None,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Run the kernel in a sandbox with these settings, such as '{}' (Linux).",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -120,11 +127,18 @@ def run_command(
     Outputs are printed as they arrive, and input() reads from the terminal. Ctrl-C interrupts the
     code; a second Ctrl-C ends the kernel. The exit status is 1 if the code raises an error.
     """
-    from kernelproto.cli.run import print_plan, read_code, run_code
+    from kernelproto.cli.run import print_plan, read_code, read_sandbox, run_code
 
+    launch_params = read_sandbox(sandbox)
     if dry_run:
-        return print_plan(kernel)
-    return run_code(kernel, read_code(file, code), images=images, code_from_stdin=file == "-")
+        return print_plan(kernel, launch_params)
+    return run_code(
+        kernel,
+        read_code(file, code),
+        images=images,
+        code_from_stdin=file == "-",
+        launch_params=launch_params,
+    )
 
 
 @app.command("notebook")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import anyio
 import msgspec
@@ -45,7 +47,28 @@ def read_code(file: str | None, code: str | None) -> str:
         raise CliError(f"{file} is not UTF-8 text: invalid byte {error.start}") from None
 
 
-def run_code(kernel_type: str, code: str, *, images: Path | None, code_from_stdin: bool) -> int:
+def read_sandbox(text: str | None) -> dict[str, Any]:
+    """Return the launch parameters for the JSON of ``--sandbox``; none without the option.
+
+    Raises:
+        CliError: the text is not JSON.
+    """
+    if text is None:
+        return {}
+    try:
+        return {"sandbox": msgspec.json.decode(text)}
+    except msgspec.DecodeError as error:
+        raise CliError(f"--sandbox must be JSON, such as '{{}}': {error}") from None
+
+
+def run_code(
+    kernel_type: str,
+    code: str,
+    *,
+    images: Path | None,
+    code_from_stdin: bool,
+    launch_params: Mapping[str, object],
+) -> int:
     """Run code in a new kernel; return the exit status: 1 after an error, N after ``sys.exit(N)``.
 
     Args:
@@ -54,15 +77,18 @@ def run_code(kernel_type: str, code: str, *, images: Path | None, code_from_stdi
         images: the folder for images; None means a temporary folder.
         code_from_stdin: whether the code came from standard input; then ``input()`` reads from the
             terminal.
+        launch_params: the launch parameters of the kernel.
     """
-    return anyio.run(_run, kernel_type, code, OutputPrinter(images), code_from_stdin)
+    return anyio.run(_run, kernel_type, code, OutputPrinter(images), code_from_stdin, launch_params)
 
 
-def print_plan(kernel_type: str) -> int:
+def print_plan(kernel_type: str, launch_params: Mapping[str, object]) -> int:
     """Print how a kernel of this type would be launched, as JSON; start nothing."""
-    plan = anyio.run(KernelFinder.from_entrypoints().plan, kernel_type)
+    plan_launch = partial(KernelFinder.from_entrypoints().plan, launch_params=launch_params)
+    plan = anyio.run(plan_launch, kernel_type)
     description = plan.describe()
-    description["cwd"] = description["cwd"] or os.getcwd()
+    if plan.sandbox is None:
+        description["cwd"] = description["cwd"] or os.getcwd()
     print(msgspec.json.format(msgspec.json.encode(description), indent=2).decode())
     return 0
 
@@ -82,10 +108,17 @@ def _exit_status(argument: str) -> int:
         return FAILED
 
 
-async def _run(kernel_type: str, code: str, printer: OutputPrinter, code_from_stdin: bool) -> int:
+async def _run(
+    kernel_type: str,
+    code: str,
+    printer: OutputPrinter,
+    code_from_stdin: bool,
+    launch_params: Mapping[str, object],
+) -> int:
     # Elsewhere a thread waits: terminals are not descriptors that an event loop can wait for.
     ask = LineReader(code_from_stdin=code_from_stdin).answer if os.name == "posix" else None
-    async with receive_signals() as signals, run_kernel(kernel_type) as kernel:
+    kernel_running = run_kernel(kernel_type, launch_params=launch_params)
+    async with receive_signals() as signals, kernel_running as kernel:
         with signals.interrupting(kernel.interrupt):
             execution = kernel.execute(code, on_input=ask or ask_on_terminal)
             async for output in execution:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,28 @@ def test_exit_status_is_that_of_the_code(
     code = f"import sys, warnings; warnings.simplefilter('ignore'); sys.exit({argument})"
     done = kernelproto("run", "pyimport/kernel", "-c", code)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sandboxes work on Linux only")
+def test_dry_run_prints_the_sandbox(kernelproto) -> None:
+    done = kernelproto("run", KERNEL, "--dry-run", "--sandbox", '{"network": "loopback"}')
+
+    plan = json.loads(done.stdout)
+    assert plan["sandbox"]["network"] == "loopback"
+    assert plan["cwd"] is None  # the home folder of the sandbox
+    assert plan["transport"] == "ipc"
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "reason"),
+    [
+        ("{", "--sandbox must be JSON"),
+        ('{"seccomp": "on"}', "unknown field `seccomp`"),
+        ('{"network": "some"}', "must be a mapping"),
+    ],
+)
+def test_a_sandbox_with_wrong_settings_is_refused(kernelproto, sandbox: str, reason: str) -> None:
+    done = kernelproto("run", KERNEL, "-c", "1", "--sandbox", sandbox)
+
+    assert done.returncode != 0
+    assert reason in done.stderr
