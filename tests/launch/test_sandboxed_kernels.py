@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,14 @@ if sys.platform != "linux":
     pytest.skip("sandboxes work on Linux only", allow_module_level=True)
 
 from kernelproto import InvalidLaunchParameter, KernelDied, KernelFinder, run_kernel
+from kernelproto.interfaces import KernelManager
 from kernelproto.launch import launcher
 from kernelproto.launch.process.confinement import sandbox_fault
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.providers import ForkServerProvider, IPykernelProvider, KernelSpecProvider
 from kernelproto.launch.spec.plan import LaunchPlan
-from kernelproto.testing import check_kernel_manager
+from kernelproto.testing import check_kernel_provider
+from kernelproto.wire.connection import ConnectionInfo
 
 if (fault := sandbox_fault()) is not None:
     pytest.skip(f"no sandbox can be made here: {fault}", allow_module_level=True)
@@ -28,6 +34,8 @@ pytestmark = pytest.mark.anyio
 
 FINDER = KernelFinder([ForkServerProvider(), IPykernelProvider(), KernelSpecProvider()])
 KINDS = ["fork/kernel", "pyimport/kernel"]
+
+GUARD_SECONDS = 60
 
 ESCAPE = (
     "import subprocess, sys\n"
@@ -185,14 +193,56 @@ async def test_a_program_that_cannot_be_run_in_the_sandbox_is_named(tmp_path: Pa
         await manager.cleanup()
 
 
-async def test_the_manager_of_a_sandboxed_kernel_passes_its_checks() -> None:
-    async def launch():
-        return await launcher.launch(
-            LaunchPlan(
-                argv=(sys.executable, "-c", "import signal; signal.pause()", "{connection_file}"),
-                transport="ipc",
-                sandbox=Sandbox(),
-            )
-        )
+class Sandboxed(ForkServerProvider):
+    """Launches every kernel in a sandbox, in which its working directory is writable."""
 
-    await check_kernel_manager(launch)
+    async def launch(
+        self,
+        name: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> tuple[ConnectionInfo, KernelManager]:
+        settings: dict[str, object] = {"network": "loopback"}
+        if cwd is not None:
+            with suppress(OSError):  # the check for a folder that does not exist
+                os.chmod(cwd, 0o777)  # the kernel may have another user
+                settings["writable"] = {cwd: None}
+        params = {"sandbox": settings, **(launch_params or {})}
+        return await super().launch(name, cwd=cwd, launch_params=params)
+
+
+async def test_sandboxed_kernels_pass_the_checks_for_all_kernels() -> None:
+    await check_kernel_provider(Sandboxed())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_outlives_a_program_that_is_killed(
+    kind: str, until_gone: Callable[[int], None], runtime_dir: Path
+) -> None:
+    program = (
+        "import anyio, kernelproto\n"
+        "async def main():\n"
+        "    params = {'sandbox': {}}\n"
+        f"    async with kernelproto.run_kernel({kind!r}, launch_params=params) as kernel:\n"
+        f"        await kernel.execute({ESCAPE!r})\n"
+        "        print('up', flush=True)\n"
+        "        await anyio.sleep_forever()\n"
+        "anyio.run(main)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], GUARD_SECONDS)
+        assert ready
+        assert process.stdout.readline() == b"up\n"
+        processes = descendants(process.pid)  # with the watchdog, which ends last
+        process.kill()
+        for pid in processes:
+            until_gone(pid)
+    assert list(runtime_dir.rglob("kernel-*")) == []
+
+
+def descendants(pid: int) -> list[int]:
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = [int(child) for child in children]
+    return found + [below for child in found for below in descendants(child)]

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,10 @@ def confine(
     hidden |= {_existing(path, "hidden") for path in sandbox.hidden}
     hidden -= set(_REPLACED)
     visible = {_existing(path, "visible") for path in sandbox.visible}
-    visible |= set(_needed(command, resources, hidden))
+    needed = [resources, sys.prefix, sys.base_prefix, *_program(command)]
+    if sandbox.network == "full":
+        needed.append("/etc/resolv.conf")  # often a link to a file in /run
+    visible |= set(_hidden_ones(needed, (*hidden, program.TMP)))
     covers = {*hidden, program.TMP}
     writable: list[str] = []
     private: dict[str, int] = {}
@@ -143,7 +146,8 @@ def confine(
         "network": sandbox.network,
         "read_only": sandbox.read_only,
         "tmp": sandbox.tmp,
-        "hidden": sorted(hidden),
+        # A cover on the very folder that is shown would be shown with it.
+        "hidden": sorted(hidden - {*visible, *writable}),
         "visible": sorted(visible),
         "writable": writable,
         "private": private,
@@ -206,19 +210,21 @@ def _working_directory(
     )
 
 
-def _needed(command: Sequence[str], resources: str, hidden: set[str]) -> Iterable[str]:
-    """Yield the hidden folders without which the kernel cannot start."""
-    package = Path(program.__file__).parents[2]
-    wanted = {sys.prefix, sys.base_prefix, str(package), resources}
+def _program(command: Sequence[str]) -> Iterator[str]:
+    """Yield the folders of this package and of the kernel's program."""
+    yield str(Path(program.__file__).parents[2])
     executable = shutil.which(command[0])
     if executable is not None:
         for path in (Path(os.path.abspath(executable)), Path(executable).resolve()):
-            wanted.add(str(path.parents[1] if path.parent.name == "bin" else path))
-    covers = (*hidden, program.TMP)
-    for found in {os.path.realpath(path) for path in wanted if path}:
-        is_covered = any(_is_in(found, cover) for cover in covers)
-        if is_covered and not any(_is_in(cover, found) for cover in covers):
-            yield found
+            yield str(path.parents[1] if path.parent.name == "bin" else path)
+
+
+def _hidden_ones(paths: Iterable[str], covers: Sequence[str]) -> Iterator[str]:
+    """Yield the paths that are hidden, except those that would show a whole hidden folder."""
+    for path in {os.path.realpath(path) for path in paths if path}:
+        is_covered = any(_is_in(path, cover) for cover in covers)
+        if is_covered and os.path.exists(path) and not any(_is_in(cover, path) for cover in covers):
+            yield path
 
 
 def _is_in(path: str, folder: str) -> bool:

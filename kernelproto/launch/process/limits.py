@@ -149,9 +149,8 @@ def _in_words(name: str, limit: int) -> str:
     return f"limit of {name.replace('_', ' ')}, {limit}{unit}"
 
 
-_RESOURCES: dict[str, int] = {}
 if sys.platform == "linux":
-    _RESOURCES |= {
+    _RESOURCES = {
         "memory": resource.RLIMIT_DATA,
         "cpu_seconds": resource.RLIMIT_CPU,
         "open_files": resource.RLIMIT_NOFILE,
@@ -198,11 +197,14 @@ def limits_of_program(limits: Limits | None, processes: int) -> list[tuple[int, 
 
     Args:
         limits: the limits that the caller has chosen.
-        processes: number of processes and threads.
+        processes: number of processes and threads; fewer if this program may have no more.
     """
-    own = msgspec.structs.replace(limits or Limits(), processes=processes)
-    chosen = {number: (number, soft, hard) for number, soft, hard in own.amounts()}
+    chosen = {number: (number, soft, hard) for number, soft, hard in (limits or Limits()).amounts()}
     if sys.platform == "linux":
+        number = resource.RLIMIT_NPROC
+        _, hard = resource.getrlimit(number)  # only root can raise it
+        most = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
+        chosen[number] = (number, most, most)
         files = resource.RLIMIT_NOFILE
         if _at_start is not None and files not in chosen:
             _, hard = resource.getrlimit(files)

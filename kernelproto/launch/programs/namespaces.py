@@ -26,8 +26,16 @@ SYS_MOUNT_SETATTR = 442  # the same number on all architectures that Python supp
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 23, 24
 PR_SET_NO_NEW_PRIVS = 38
 KEYCTL_JOIN_SESSION_KEYRING = 1
-SYS_KEYCTL = dict.fromkeys(("aarch64", "riscv64", "loongarch64"), 219)
-SYS_KEYCTL |= {"x86_64": 250, "ppc64le": 271, "s390x": 280, "armv7l": 311, "i686": 288}
+SYS_KEYCTL = {
+    "aarch64": 219,
+    "armv7l": 311,
+    "i686": 288,
+    "loongarch64": 219,
+    "ppc64le": 271,
+    "riscv64": 219,
+    "s390x": 280,
+    "x86_64": 250,
+}
 CAPABILITY_VERSION = 0x20080522
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 

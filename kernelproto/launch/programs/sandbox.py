@@ -56,8 +56,10 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 
 # Signals that the system sends for faults of a process, and those that cannot be ignored.
-FAULTS = {"SIGKILL", "SIGSTOP", "SIGCHLD", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT"}
-FAULTS |= {"SIGTRAP", "SIGSYS"}
+FAULTS = (
+    *("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"),
+    *("SIGCHLD", "SIGKILL", "SIGSTOP"),
+)
 IGNORED = [signum for signum in signal.Signals if signum.name not in FAULTS]
 
 # Errors that are not a refusal; the launch names the resource.
@@ -220,11 +222,12 @@ def seal(plan: Plan) -> None:
 
 def mount_files(plan: Plan) -> None:
     """Mount the files that the kernel sees."""
-    os.umask(0o022)
+    umask = os.umask(0o022)
     linux.keep_mounts_private()
-    connection = None
-    if plan["connection_file"] is not None:
-        with open(plan["connection_file"], "rb", buffering=0) as file:
+    connection_file: str | None = plan["connection_file"]
+    connection = b""
+    if connection_file is not None:
+        with open(connection_file, "rb", buffering=0) as file:
             connection = file.read()
     devices = {name: os.open(f"/dev/{name}", os.O_PATH) for name in DEVICES}
     # Opened before anything covers them: mounts are made from these descriptors.
@@ -248,16 +251,19 @@ def mount_files(plan: Plan) -> None:
     if os.geteuid() == 0:
         os.chown(HOME, plan["uid"], plan["gid"])
     for path in sorted({*shown, *written}, key=depth):
-        bind(written.get(path, shown.get(path)), path, is_writable=path in written)
+        is_writable = path in written
+        bind((written if is_writable else shown)[path], path, is_writable=is_writable)
+        if not is_writable:
+            linux.set_attributes(path, linux.ATTR_RDONLY, recursive=True)
     for path, size in sorted(plan["private"].items(), key=lambda item: depth(item[0])):
         make_place(path, is_folder=True)
         mount_private(path, size, "1777")
-    if connection is not None:
-        place(plan["connection_file"], connection, plan)
+    if connection_file is not None:
+        place(connection_file, connection, plan)
     if folder is not None:
         bind(sockets, folder, is_writable=True)
     mount_devices(devices)
-    for path in covers:
+    for path in set(covers) - {*written, *plan["private"]}:  # there the cover is covered itself
         if os.path.isdir(path) and os.path.ismount(path):
             linux.set_attributes(path, linux.ATTR_RDONLY)
     linux.mount("proc", "/proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
@@ -265,6 +271,7 @@ def mount_files(plan: Plan) -> None:
         os.close(descriptor)
     if sockets is not None:
         os.close(sockets)
+    os.umask(umask)
 
 
 def cover(path: str, null: int) -> None:

@@ -335,8 +335,23 @@ def test_a_writable_folder_is_that_of_the_machine(outside: Outside) -> None:
     folder.mkdir()
     folder.chmod(0o777)
     code = "import sys; open(sys.argv[1] + '/file', 'w').write('kept')"
-    assert outside.run(code, str(folder), writable={str(folder): None}) == (0, "")
-    assert (folder / "file").read_text() == "kept"
+    for hidden in ((), (str(folder),), (str(outside.folder),)):
+        settings = {"writable": {str(folder): None}, "hidden": hidden}
+        assert outside.run(code, str(folder), **settings) == (0, "")
+        assert (folder / "file").read_text() == "kept"
+        (folder / "file").unlink()
+        settings["writable"] = {str(folder): 2**20}
+        assert outside.run(code, str(folder), **settings) == (0, "")
+        assert list(folder.iterdir()) == []
+
+
+def test_a_visible_folder_is_read_only_even_if_others_are_not(outside: Outside) -> None:
+    folder = outside.folder / "shown"
+    folder.mkdir()
+    folder.chmod(0o777)
+    code = "import os, sys; print(os.access(sys.argv[1], os.W_OK))"
+    settings = {"read_only": False, "hidden": (str(outside.folder),)}
+    assert outside.run(code, str(folder), visible=(str(folder),), **settings) == (0, "False\n")
 
 
 def test_a_step_that_the_system_refuses_is_named(outside: Outside) -> None:
