@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +10,8 @@ import typer
 from kernelproto.cli import notebook_options as choose
 from kernelproto.cli.errors import need
 from kernelproto.cli.kernelspec_commands import kernelspec_app
-from kernelproto.cli.options import AsJson, Verbose
+from kernelproto.cli.mcp_command import mcp_command
+from kernelproto.cli.options import AsJson, Verbose, kernel_types, running_kernels
 from kernelproto.cli.options import command as _command
 from kernelproto.cli.provisioner_commands import provisioner_app
 
@@ -44,31 +44,11 @@ def _options(
 ) -> None: ...
 
 
-def _kernel_types(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Yield completions of a kernel type, with descriptions."""
-    import anyio
-
-    from kernelproto.cli.list import find_kernel_types
-
-    for name, about in anyio.run(find_kernel_types).items():
-        if name.startswith(incomplete):
-            yield name, str(about.get("display_name", ""))
-
-
-def _running_kernels(incomplete: str) -> Iterator[tuple[str, str]]:
-    """Yield completions of the id of a running kernel, with kernel types."""
-    from kernelproto.cli.inventory import find_running_kernels
-
-    for kernel in find_running_kernels():
-        if kernel.kernel_id.startswith(incomplete):
-            yield kernel.kernel_id, kernel.kernel_type
-
-
 KernelType = Annotated[
     str,
     typer.Argument(
         metavar="KERNEL",
-        autocompletion=_kernel_types,
+        autocompletion=kernel_types,
         show_default=False,
         help="A kernel type, such as pyimport/kernel; `kernelproto list` shows all.",
     ),
@@ -76,9 +56,7 @@ KernelType = Annotated[
 
 
 def _kernel_option(about: str) -> Any:
-    return typer.Option(
-        "--kernel", "-k", metavar="KERNEL", autocompletion=_kernel_types, help=about
-    )
+    return typer.Option("--kernel", "-k", metavar="KERNEL", autocompletion=kernel_types, help=about)
 
 
 @app.command("list")
@@ -120,6 +98,13 @@ def run_command(
         Path | None,
         typer.Option(metavar="DIR", help="The folder for images; by default a temporary one."),
     ] = None,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Run the kernel in a sandbox with these settings, such as '{}' (Linux).",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -137,11 +122,12 @@ def run_command(
     code; a second Ctrl-C ends the kernel. The exit status is 1 if the code raises an error, and
     that of sys.exit() if the code calls it.
     """
-    from kernelproto.cli.run import print_plan, run_file
+    from kernelproto.cli.run import print_plan, read_sandbox, run_file
 
+    launch_params = read_sandbox(sandbox)
     if dry_run:
-        return print_plan(kernel)
-    return run_file(kernel, file, arguments or (), code, images=images)
+        return print_plan(kernel, launch_params)
+    return run_file(kernel, file, arguments or (), code, images=images, launch_params=launch_params)
 
 
 @app.command("notebook")
@@ -283,7 +269,7 @@ def console_command(
         str,
         typer.Argument(
             metavar="KERNEL",
-            autocompletion=_kernel_types,
+            autocompletion=kernel_types,
             help="The type of the new kernel.",
         ),
     ] = "pyimport/kernel",
@@ -291,7 +277,7 @@ def console_command(
         str | None,
         typer.Option(
             metavar="FILE",
-            autocompletion=_running_kernels,
+            autocompletion=running_kernels,
             help="Connect to a running kernel instead, by its id or connection file.",
         ),
     ] = None,
@@ -332,7 +318,7 @@ def stop_command(
         list[str] | None,
         typer.Argument(
             metavar="KERNEL",
-            autocompletion=_running_kernels,
+            autocompletion=running_kernels,
             show_default=False,
             help="Ids, prefixes of ids, process ids or connection files.",
         ),
@@ -363,63 +349,7 @@ def serve_command(context: typer.Context) -> int:
     return main(context.args, prog="kernelproto serve")
 
 
-@app.command("mcp")
-@_command
-def mcp_command(
-    kernels: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--kernel",
-            "-k",
-            metavar="KERNEL",
-            autocompletion=_kernel_types,
-            show_default=False,
-            help="A kernel type that the model may use; may be repeated. The first one is the "
-            "default. Without this option: fork/kernel.",
-        ),
-    ] = None,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The folder for the files of conversations; by default a temporary one, which is "
-            "removed at the end.",
-        ),
-    ] = None,
-    timeout: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", help="How long code may run if the model does not say."),
-    ] = 60,
-    max_timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="The longest timeout that the model may ask.")
-    ] = 3600,
-    expires: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", help="End a conversation after this time without a call."),
-    ] = 3600,
-    max_kernels: Annotated[int, typer.Option(metavar="N", help="How many kernels may exist.")] = 10,
-    max_conversations: Annotated[
-        int, typer.Option(metavar="N", help="How many conversations may exist.")
-    ] = 50,
-    verbose: Verbose = False,
-) -> int:
-    """Let a language model run code: serve the Model Context Protocol on standard input and output.
-
-    A program such as Claude Desktop or VS Code starts this command and writes to it. Each
-    conversation has its own kernels and its own folder. The code is not confined: it may do what
-    you may do.
-    """
-    from kernelproto.cli.mcp import serve_mcp
-
-    return serve_mcp(
-        kernels or ["fork/kernel"],
-        None if root is None else str(root),
-        timeout=timeout,
-        max_timeout=max_timeout,
-        expires=expires,
-        max_kernels=max_kernels,
-        max_conversations=max_conversations,
-    )
+app.command("mcp")(mcp_command)
 
 
 @app.command("bench")

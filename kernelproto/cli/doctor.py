@@ -13,6 +13,7 @@ from importlib import metadata
 from typing import NamedTuple
 
 import anyio
+import anyio.to_thread
 from jupyter_core.paths import jupyter_path
 
 from kernelproto.cli.errors import FAILED, describe
@@ -145,6 +146,22 @@ async def _system() -> AsyncIterator[Finding]:
         enough = limit == resource.RLIM_INFINITY or limit >= _ENOUGH_DESCRIPTORS
         text = f"{limit} open files" + ("" if enough else " are too few: run `ulimit -n 4096`")
         yield Finding(enough, "limits", text)
+    sandbox = await _sandbox()
+    if sandbox is not None:
+        yield sandbox
+
+
+async def _sandbox() -> Finding | None:
+    """Return whether a sandbox can be made here; None where there are none."""
+    if sys.platform != "linux":
+        return None
+    from kernelproto.launch.process.confinement import NOBODY, sandbox_fault
+
+    reason = await anyio.to_thread.run_sync(sandbox_fault)
+    if reason is not None:
+        return Finding(None, "sandboxes", f"not possible here: {reason}")
+    user = os.geteuid() or NOBODY
+    return Finding(True, "sandboxes", f"possible; kernels run as user {user}")
 
 
 def _missing_folders() -> list[str]:

@@ -1,8 +1,8 @@
-"""The options that several commands have, and the exit status of a command."""
+"""The options that several commands have, their completions, and the exit status of a command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
 from typing import Annotated, ParamSpec
 
@@ -31,3 +31,23 @@ def command(function: Callable[P, int | None]) -> Callable[P, None]:
         raise typer.Exit(status_of(partial(offering_ipykernel, work)))
 
     return run
+
+
+def kernel_types(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Yield completions of a kernel type, with descriptions."""
+    import anyio
+
+    from kernelproto.cli.list import find_kernel_types
+
+    for name, about in anyio.run(find_kernel_types).items():
+        if name.startswith(incomplete):
+            yield name, str(about.get("display_name", ""))
+
+
+def running_kernels(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Yield completions of the id of a running kernel, with kernel types."""
+    from kernelproto.cli.inventory import find_running_kernels
+
+    for kernel in find_running_kernels():
+        if kernel.kernel_id.startswith(incomplete):
+            yield kernel.kernel_id, kernel.kernel_type

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import anyio
 import msgspec
@@ -26,6 +27,20 @@ from kernelproto.terminal import ask_on_terminal
 from kernelproto.wire.content import ErrorOutput
 
 
+def read_sandbox(text: str | None) -> dict[str, Any]:
+    """Return the launch parameters for the JSON of ``--sandbox``; none without the option.
+
+    Raises:
+        CliError: the text is not JSON.
+    """
+    if text is None:
+        return {}
+    try:
+        return {"sandbox": msgspec.json.decode(text)}
+    except msgspec.DecodeError as error:
+        raise CliError(f"--sandbox must be JSON, such as '{{}}': {error}") from None
+
+
 def run_file(
     kernel_type: str | None,
     file: str | None,
@@ -33,6 +48,7 @@ def run_file(
     code: str | None,
     *,
     images: Path | None,
+    launch_params: Mapping[str, object],
 ) -> int:
     """Run code in a new kernel; return the exit status: 1 after an error, N after ``sys.exit(N)``.
 
@@ -42,6 +58,7 @@ def run_file(
         arguments: the arguments after it.
         code: the code itself, instead of a file.
         images: the folder for images; None means a temporary folder.
+        launch_params: the launch parameters of the kernel.
 
     Raises:
         CliError: there is no code, it cannot be read, its language is not that of the kernel type,
@@ -65,14 +82,16 @@ def run_file(
                 "(`kernelproto list` shows all)"
             )
         kernel_type = OWN_KERNEL
-    return anyio.run(_run, kernel_type, script, OutputPrinter(images))
+    return anyio.run(_run, kernel_type, script, OutputPrinter(images), launch_params)
 
 
-def print_plan(kernel_type: str | None) -> int:
+def print_plan(kernel_type: str | None, launch_params: Mapping[str, object]) -> int:
     """Print how a kernel of this type would be launched, as JSON; start nothing."""
-    plan = anyio.run(KernelFinder.from_entrypoints().plan, kernel_type or OWN_KERNEL)
+    plan_launch = partial(KernelFinder.from_entrypoints().plan, launch_params=launch_params)
+    plan = anyio.run(plan_launch, kernel_type or OWN_KERNEL)
     description = plan.describe()
-    description["cwd"] = description["cwd"] or os.getcwd()
+    if plan.sandbox is None:
+        description["cwd"] = description["cwd"] or os.getcwd()
     print(msgspec.json.format(msgspec.json.encode(description), indent=2).decode())
     return 0
 
@@ -92,10 +111,13 @@ def _exit_status(argument: str) -> int:
         return FAILED
 
 
-async def _run(kernel_type: str, script: Script, printer: OutputPrinter) -> int:
+async def _run(
+    kernel_type: str, script: Script, printer: OutputPrinter, launch_params: Mapping[str, object]
+) -> int:
     # Elsewhere a thread waits: terminals are not descriptors that an event loop can wait for.
     ask = LineReader(code_from_stdin=script.from_stdin).answer if os.name == "posix" else None
-    async with receive_signals() as signals, run_kernel(kernel_type) as kernel:
+    kernel_running = run_kernel(kernel_type, launch_params=launch_params)
+    async with receive_signals() as signals, kernel_running as kernel:
         with signals.interrupting(kernel.interrupt):
             await _set_up(kernel, kernel_type, script)
             # The history is for code that a user typed.

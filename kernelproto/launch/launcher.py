@@ -8,8 +8,11 @@ import sys
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import anyio
+import anyio.to_thread
+import msgspec
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.turns import turn
@@ -37,7 +40,7 @@ from kernelproto.launch.local import LocalKernelManager
 from kernelproto.launch.output.file import OutputFile
 from kernelproto.launch.output.forward import Forwarder, open_forwarder, open_output
 from kernelproto.launch.process.interface import StartedProcess
-from kernelproto.launch.process.limits import lower_open_files
+from kernelproto.launch.process.limits import Limits, lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 from kernelproto.launch.spec.plan import Host, LaunchPlan
@@ -101,6 +104,10 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
         RemoteProtocolError: the connection file of the plan is not valid.
     """
     await turn()
+    if plan.sandbox is not None:
+        from kernelproto.launch.process.confinement import require_sandbox
+
+        await anyio.to_thread.run_sync(require_sandbox)
     # A program that has written the file knows the kernel by the id in its name.
     kernel_id = kernel_of_connection_file(plan.connection_file or "") or str(uuid.uuid4())
     with shortages_named(), ExitStack() as undo:
@@ -165,9 +172,10 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         if sys.platform != "win32" and not plan.detached:
             watch = Watch(record.watched())
             undo.callback(watch.close)
+        confined = None if plan.sandbox is None else _confine(plan, command, files)
         with kept.write_end:
             env = {**plan.environment(os.environ), KERNEL_ID_VARIABLE: kernel_id}
-            if plan.detached:
+            if plan.detached or confined is not None:  # in a sandbox its number means nothing
                 env.pop(_PARENT_VARIABLE, None)
             else:
                 env[_PARENT_VARIABLE] = str(os.getpid())
@@ -177,14 +185,26 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
                 from kernelproto.launch.process.forkserver import fork_kernel
 
                 process = await fork_kernel(
-                    plan.preload, command, env=env, cwd=plan.cwd, output=kept.write_end
+                    plan.preload,
+                    command,
+                    env=env,
+                    cwd=plan.cwd,
+                    output=kept.write_end,
+                    sandbox=confined,
+                )
+            elif confined is not None:
+                from kernelproto.launch.process.confinement import wrapped
+
+                process = ProcessGroup(
+                    wrapped(command, confined), env=env, cwd="/", output=kept.write_end
                 )
             else:
                 process = ProcessGroup(command, env=env, cwd=plan.cwd, output=kept.write_end)
         undo.callback(process.abort)
-        lower_open_files(process.pid)
-        if plan.limits is not None:
-            plan.limits.apply(process.pid)
+        if confined is None:  # a sandboxed kernel sets its limits itself, before it runs
+            lower_open_files(process.pid)
+            if plan.limits is not None:
+                plan.limits.apply(process.pid)
         identity = ProcessId.of(process.pid)
         if watch is not None:
             watch.group_started(identity.pid, identity.started)
@@ -199,7 +219,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         connection_file=files,
         interrupt_mode=plan.interrupt_mode,
         watch=watch,
-        limits=plan.limits,
+        limits=_limits(plan),
         forwarder=forwarder,
     )
 
@@ -241,6 +261,29 @@ async def _wait_for_registration(
             return await socket.answer_first(registration.receive)
     seconds = round(anyio.current_time() - began, 2)
     raise not_ready(manager, "registration", seconds, remedy=NOT_REGISTERED)
+
+
+def _confine(plan: LaunchPlan, command: Sequence[str], files: ConnectionFile) -> dict[str, Any]:
+    """Return the plan of the sandbox for one launch."""
+    from kernelproto.launch.process.confinement import confine
+
+    assert plan.sandbox is not None
+    return confine(
+        plan.sandbox,
+        command,
+        sockets=files.sockets,
+        limits=plan.limits,
+        connection_file=files.path,
+        resources=plan.values.get("resource_dir", ""),
+        cwd=plan.cwd,
+    )
+
+
+def _limits(plan: LaunchPlan) -> Limits | None:
+    """Return every limit that may end the kernel."""
+    if plan.sandbox is None:
+        return plan.limits
+    return msgspec.structs.replace(plan.limits or Limits(), processes=plan.sandbox.processes)
 
 
 def _open_file(output: object) -> OutputFile:

@@ -245,3 +245,30 @@ def test_exit_status_is_that_of_the_code(
 ) -> None:
     done = kernelproto("run", "-c", f"import sys; sys.exit({argument})")
     assert (done.returncode, done.stdout, done.stderr) == (status, "", text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sandboxes work on Linux only")
+def test_dry_run_prints_the_sandbox(kernelproto) -> None:
+    done = kernelproto(
+        "run", "-k", "pyimport/kernel", "--dry-run", "--sandbox", '{"network": "loopback"}'
+    )
+
+    plan = json.loads(done.stdout)
+    assert plan["sandbox"]["network"] == "loopback"
+    assert plan["cwd"] is None  # the home folder of the sandbox
+    assert plan["transport"] == "ipc"
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "reason"),
+    [
+        ("{", "--sandbox must be JSON"),
+        ('{"seccomp": "on"}', "unknown field `seccomp`"),
+        ('{"network": "some"}', "must be a mapping"),
+    ],
+)
+def test_a_sandbox_with_wrong_settings_is_refused(kernelproto, sandbox: str, reason: str) -> None:
+    done = kernelproto("run", "-k", "pyimport/kernel", "--sandbox", sandbox, "-c", "1")
+
+    assert done.returncode != 0
+    assert reason in done.stderr

@@ -144,7 +144,7 @@ async def test_wrong_launch_parameters(write_kernelspec, runtime_dir, params) ->
 async def test_spec_refuses_another_launcher(write_kernelspec, runtime_dir) -> None:
     metadata = {"kernel_provisioner": {"provisioner_name": "docker-provisioner"}}
     write_kernelspec("far", argv=[*ECHO, "{connection_file}"], metadata=metadata)
-    with pytest.raises(InvalidKernelSpec, match="'docker-provisioner', which kernelproto cannot"):
+    with pytest.raises(InvalidKernelSpec, match="'docker-provisioner', without which"):
         await KernelSpecProvider().launch("far")
     assert list(runtime_dir.iterdir()) == []
     found = dict([kernel async for kernel in KernelSpecProvider().find_kernels()])

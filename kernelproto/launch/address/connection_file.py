@@ -83,6 +83,13 @@ class ConnectionFile:
             return None
         return os.path.dirname(self._info.ip)
 
+    @property
+    def sockets(self) -> list[str]:
+        """The paths of the ipc sockets; none with tcp."""
+        if self.socket_folder is None:
+            return []
+        return [f"{self.info.ip}-{number}" for number in _SOCKET_NUMBERS]
+
     @classmethod
     def create(
         cls,

@@ -30,7 +30,7 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from io import FileIO
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kernelproto.exceptions import LaunchError
 from kernelproto.launch.process.forked import ForkedProcess
@@ -38,10 +38,17 @@ from kernelproto.launch.process.forkserver_client import ForkServerClient, Serve
 from kernelproto.launch.process.forkserver_link import Link
 from kernelproto.launch.process.interpreter import interpreter_settings
 from kernelproto.launch.process.program_state import program_rights, program_state
+from kernelproto.launch.process.sandbox import sandbox_environment
 from kernelproto.launch.programs import forkserver, ipykernel
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 
 logger = logging.getLogger(__name__)
+
+# In the key of a server for sandboxed kernels; no module has this name.
+_SANDBOXED = "*sandboxed*"
+
+# An ipykernel ends with its parent process, but in a sandbox it does not see the fork server.
+_NO_PARENT = ("--IPKernelApp.parent_handle=0",)
 
 
 async def fork_kernel(
@@ -51,6 +58,7 @@ async def fork_kernel(
     env: Mapping[str, str],
     cwd: str | None,
     output: FileIO,
+    sandbox: Mapping[str, Any] | None = None,
 ) -> ForkedProcess:
     """Fork a kernel with the state that this program has now.
 
@@ -62,6 +70,7 @@ async def fork_kernel(
         env: the kernel's whole environment.
         cwd: its working directory; None means this program's.
         output: takes standard output and standard error; standard input is empty.
+        sandbox: the plan of its sandbox, see confinement.py; None means no sandbox.
 
     Raises:
         InvalidLaunchParameter: a module cannot be imported.
@@ -69,14 +78,16 @@ async def fork_kernel(
         OSError: it cannot be forked, or the working directory cannot be entered.
         ValueError: an argument or a variable cannot be handed to a process.
     """
-    server = ForkServer.running(preload)
+    is_sandboxed = sandbox is not None
+    server = ForkServer.running(preload, is_sandboxed=is_sandboxed)
     try:
-        return await server.fork(command, env=env, cwd=cwd, output=output)
+        return await server.fork(command, env=env, cwd=cwd, output=output, sandbox=sandbox)
     except ServerLost as lost:
         logger.info("the fork server %d is replaced: %s", server.pid, lost)
         server.retire()
     try:
-        return await ForkServer.running(preload).fork(command, env=env, cwd=cwd, output=output)
+        server = ForkServer.running(preload, is_sandboxed=is_sandboxed)
+        return await server.fork(command, env=env, cwd=cwd, output=output, sandbox=sandbox)
     except ServerLost as lost:
         raise LaunchError(
             f"the kernel cannot be forked, not even by a new server: {lost}"
@@ -91,6 +102,8 @@ class ForkServer:
     Args:
         preload: modules to import in addition to ipykernel.
         state: the state that its kernels cannot change, see _fixed_state().
+        is_sandboxed: whether the kernels are sandboxed. Then the server has none of the variables
+            of this program that may be secret: a forked kernel could find them in its memory.
 
     Attributes:
         pid: the number of its process.
@@ -106,7 +119,9 @@ class ForkServer:
     # Including replaced servers that have not ended.
     _all: ClassVar[list[ForkServer]] = []
 
-    def __init__(self, preload: Sequence[str], state: Hashable) -> None:
+    def __init__(
+        self, preload: Sequence[str], state: Hashable, *, is_sandboxed: bool = False
+    ) -> None:
         self._state = state
         with ExitStack() as undo:
             end, servers_end = socket.socketpair()
@@ -114,7 +129,7 @@ class ForkServer:
             with servers_end:
                 link = Link(end)
                 undo.callback(link.close)
-                process = _start(preload, servers_end.fileno())
+                process = _start(preload, servers_end.fileno(), is_sandboxed)
             undo.callback(process.wait)
             undo.callback(process.kill)
             self.pid = process.pid
@@ -132,14 +147,15 @@ class ForkServer:
         return self._client.is_running
 
     @classmethod
-    def running(cls, preload: Sequence[str]) -> ForkServer:
+    def running(cls, preload: Sequence[str], *, is_sandboxed: bool = False) -> ForkServer:
         """Return the server for these modules; start one if none has the state of this program.
 
         Raises:
             OSError: it cannot be started.
             RuntimeError: no thread can be started.
         """
-        key = tuple(sorted(set(preload)))
+        modules = tuple(sorted(set(preload)))
+        key = (*modules, _SANDBOXED) if is_sandboxed else modules
         with cls._lock:
             state = _fixed_state()
             server = cls.servers.get(key)
@@ -147,13 +163,19 @@ class ForkServer:
                 if server._state == state:
                     return server
                 server.retire()
-            server = cls(key, state)
+            server = cls(modules, state, is_sandboxed=is_sandboxed)
             cls.servers[key] = server
             cls._all = [*(other for other in cls._all if other.is_running), server]
             return server
 
     async def fork(
-        self, command: Sequence[str], *, env: Mapping[str, str], cwd: str | None, output: FileIO
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: str | None,
+        output: FileIO,
+        sandbox: Mapping[str, Any] | None = None,
     ) -> ForkedProcess:
         """Fork a kernel; see fork_kernel().
 
@@ -161,10 +183,14 @@ class ForkServer:
             ServerLost: this server cannot fork the kernel; another one may.
         """
         request = {
-            "argv": list(command[command.index(ipykernel.__file__) :]),
+            "argv": [
+                *command[command.index(ipykernel.__file__) :],
+                *(_NO_PARENT if sandbox is not None else ()),
+            ],
             "env": dict(env),
             "cwd": cwd,
             "state": program_state(),
+            "sandbox": sandbox,
         }
         return await self._client.fork(request, output)
 
@@ -210,8 +236,10 @@ def _fixed_state() -> Hashable:
     return program_rights(), frozenset(interpreter_settings(os.environ).items())
 
 
-def _start(preload: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
+def _start(preload: Sequence[str], descriptor: int, is_sandboxed: bool) -> subprocess.Popen[bytes]:
     """Start the process of a server, which inherits the state and the rights of this thread."""
+    # If this program runs in a kernel, the server does not belong to that kernel.
+    env = {k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE}
     return subprocess.Popen(
         [
             sys.executable,
@@ -220,8 +248,7 @@ def _start(preload: Sequence[str], descriptor: int) -> subprocess.Popen[bytes]:
             str(descriptor),
             json.dumps(list(preload)),
         ],
-        # If this program runs in a kernel, the server does not belong to that kernel.
-        env={k: v for k, v in os.environ.items() if k != KERNEL_ID_VARIABLE},
+        env=sandbox_environment(env) if is_sandboxed else env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

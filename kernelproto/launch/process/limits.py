@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated
 
@@ -97,16 +98,21 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             InvalidLaunchParameter: the system refuses.
         """
         if sys.platform == "linux":
-            for name, number in _RESOURCES.items():
-                amount: int | None = getattr(self, name)
-                if amount is not None:
-                    grace = _CPU_GRACE if name == "cpu_seconds" else 0
-                    try:
-                        resource.prlimit(pid, number, (amount, amount + grace))
-                    except (OSError, ValueError, OverflowError) as error:
-                        raise InvalidLaunchParameter(
-                            f"launch parameter 'limits': {name} cannot be {amount}: {error}"
-                        ) from error
+            names = {number: name for name, number in _RESOURCES.items()}
+            for number, soft, hard in self.amounts():
+                try:
+                    resource.prlimit(pid, number, (soft, hard))
+                except (OSError, ValueError, OverflowError) as error:
+                    raise InvalidLaunchParameter(
+                        f"launch parameter 'limits': {names[number]} cannot be {soft}: {error}"
+                    ) from error
+
+    def amounts(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the number of each limit of Linux, its soft value and its hard value."""
+        for name, number in _RESOURCES.items():
+            amount: int | None = getattr(self, name)
+            if amount is not None:
+                yield number, amount, amount + (_CPU_GRACE if name == "cpu_seconds" else 0)
 
     def reason(self, end: Exit, output: str, *, inherited: int = 0) -> DeathReason | None:
         """Return the limit that has probably ended the kernel; None if none has.
@@ -184,6 +190,27 @@ def raise_open_files() -> int | None:
     if now != soft and _at_start is None:
         _at_start = soft
     return None if now == resource.RLIM_INFINITY else now
+
+
+def limits_of_program(limits: Limits | None, processes: int) -> list[tuple[int, int, int]]:
+    """Return the limits that a program sets for itself, each with its soft and its hard value.
+
+    Args:
+        limits: the limits that the caller has chosen.
+        processes: number of processes and threads; fewer if this program may have no more.
+    """
+    chosen = {number: (number, soft, hard) for number, soft, hard in (limits or Limits()).amounts()}
+    if sys.platform == "linux":
+        number = resource.RLIMIT_NPROC
+        _, hard = resource.getrlimit(number)  # only root can raise it
+        most = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
+        chosen[number] = (number, most, most)
+        files = resource.RLIMIT_NOFILE
+        if _at_start is not None and files not in chosen:
+            _, hard = resource.getrlimit(files)
+            chosen[files] = (files, min(_at_start, hard), hard)
+        chosen[resource.RLIMIT_CORE] = (resource.RLIMIT_CORE, 0, 0)
+    return list(chosen.values())
 
 
 def lower_open_files(pid: int) -> None:

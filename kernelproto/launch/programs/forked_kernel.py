@@ -50,10 +50,14 @@ def become_kernel(
         request["unfit"] = True
         take_over(request["state"])
         request["unfit"] = False
-        os.fchdir(working_directory)
-        os.close(working_directory)
-        if request["cwd"] is not None:
-            os.chdir(request["cwd"])
+        if request["sandbox"] is not None:
+            os.close(working_directory)
+            request["enter"](request["sandbox"], [failure])  # and enters a working directory
+        else:
+            os.fchdir(working_directory)
+            os.close(working_directory)
+            if request["cwd"] is not None:
+                os.chdir(request["cwd"])
         reseed()
     except BaseException as error:
         os.write(failure, json.dumps(failed(request, error)).encode())

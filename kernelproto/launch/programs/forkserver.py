@@ -4,7 +4,7 @@ Run as ``python forkserver.py FD MODULES``. The program imports nothing of kerne
 kernels inherit all of its modules. FD is the number of a Unix socket to the owner. Requests and
 answers are lines of JSON:
 
-    {"fork": 1, "argv": [...], "env": {...}, "cwd": ..., "state": {...}}
+    {"fork": 1, "argv": [...], "env": {...}, "cwd": ..., "state": {...}, "sandbox": ...}
     with two descriptors: one for the output, one of the owner's working directory
         -> {"forked": 1, "pid": 123, "entered": true}; "entered" is false if entering takes long,
            and {"entered": 1} or the failure follows
@@ -16,9 +16,10 @@ answers are lines of JSON:
     -> {"ended": 123, "returncode": 0, "cpu_seconds": ..., "peak_memory": ...}   for each kernel
 
 MODULES is a JSON list of modules to load in addition to ipykernel. ``cwd`` may be relative to the
-owner's working directory; ``state`` is described in program_state.py. ``unfit`` means that a kernel
-of this server cannot take over the state of the owner, but a kernel of a new server can. ``by`` is
-a time of the monotonic clock, after which the owner has sent the signal itself.
+owner's working directory; ``state`` is described in program_state.py, ``sandbox`` in sandbox.py.
+``unfit`` means that a kernel of this server cannot take over the state of the owner, but a kernel
+of a new server can. ``by`` is a time of the monotonic clock, after which the owner has sent the
+signal itself.
 
 Theory of operation
 -------------------
@@ -274,6 +275,8 @@ class Server:
         if pid == 0:
             os.close(failures)
             self.close()
+            if request["sandbox"] is not None:
+                request["enter"] = load("sandbox").enter
             output, working_directory = descriptors
             self.kernel.become_kernel(request, output, working_directory, failure)
             return request

@@ -19,6 +19,7 @@ import msgspec
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.address.connection_file import Transport
 from kernelproto.launch.process.limits import Limits
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.spec.encryption import Encryption
 from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.launch.spec.schema import ParameterSchema
@@ -39,6 +40,7 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "ip": (str, "an IPv4 address"),
     "detached": (bool, "true or false"),
     "limits": (Limits, "a mapping with memory, cpu_seconds, open_files or processes"),
+    "sandbox": (Sandbox, "a mapping with the fields of Sandbox"),
     "output": (Any, "something to write to"),
     "encryption": (Encryption, "'disabled', 'auto' or 'required'"),
 }
@@ -68,6 +70,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
         encryption: ``"disabled"``, ``"auto"`` or ``"required"``; see spec/encryption.py.
         detached: whether the kernel outlives this program.
         limits: the limits of each process of the kernel; see Limits.
+        sandbox: how the kernel is kept apart from this machine; see Sandbox.
         output: where the kernel's output goes, in addition to the tail; see output/forward.py.
         values: for the names in braces in the command line and the environment of the kernel type.
     """
@@ -79,6 +82,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
     encryption: Encryption = "auto"
     detached: bool = False
     limits: Limits | None = None
+    sandbox: Sandbox | None = None
     output: object = None
     values: Mapping[str, str] = {}
 

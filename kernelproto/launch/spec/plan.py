@@ -18,6 +18,7 @@ import msgspec
 from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
 from kernelproto.launch.address.connection_file import LOOPBACK, Transport
 from kernelproto.launch.process.limits import Limits
+from kernelproto.launch.process.sandbox import Sandbox, sandbox_environment
 from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.spec.encryption import is_encrypted, supports_curve
 from kernelproto.launch.spec.kernelspec import InterruptMode, KernelSpec
@@ -78,6 +79,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
             then returns once the kernel has registered.
         interrupt_mode: ``"signal"`` or ``"message"``.
         limits: the limits of each process of the kernel.
+        sandbox: how the kernel is kept apart from this machine; None means that it is not.
         detached: whether the kernel outlives this program.
         output: where standard output and standard error go, in addition to the tail that is kept: a
             callable that takes bytes and is called in a thread, a descriptor or an open file, or a
@@ -104,6 +106,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     registers: bool = False
     interrupt_mode: InterruptMode = "signal"
     limits: Limits | None = None
+    sandbox: Sandbox | None = None
     detached: bool = False
     output: object = None
     spawn: Spawn = "process"
@@ -122,6 +125,8 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     def environment(self, inherited: Mapping[str, str]) -> dict[str, str]:
         """Return the kernel's whole environment, without the variables that each launch adds.
 
+        A sandboxed kernel inherits only the variables that hold no secrets, such as PATH.
+
         Args:
             inherited: the environment of the launching process, unless the plan has another one.
         """
@@ -129,7 +134,10 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         if self.inherited is not None:
             inherited = self.inherited
         kept = {name: value for name, value in inherited.items() if name not in self.unset}
-        return kernel_environment(self.kernelspec_env, self.env, values, inherited=kept)
+        variables = kernel_environment(self.kernelspec_env, self.env, values, inherited=kept)
+        if self.sandbox is None:
+            return variables
+        return sandbox_environment(variables, given=[*self.kernelspec_env, *self.env])
 
     def describe(self) -> dict[str, Any]:
         """Return the plan for people to read, in types that JSON has.
@@ -155,6 +163,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
             "registers": self.registers,
             "interrupt_mode": self.interrupt_mode,
             "limits": None if self.limits is None else msgspec.to_builtins(self.limits),
+            "sandbox": None if self.sandbox is None else msgspec.to_builtins(self.sandbox),
             "detached": self.detached,
             "output": _describe_output(self.output),
             "spawn": self.spawn,
@@ -188,8 +197,8 @@ def plan_launch(
 
     Raises:
         InvalidKernelSpec: the kernelspec cannot be used.
-        InvalidLaunchParameter: a parameter is missing, not allowed or unknown, or the kernel has to
-            be encrypted and cannot be.
+        InvalidLaunchParameter: a parameter is missing, not allowed or unknown, the kernel has to
+            be encrypted and cannot be, or it cannot be reached in its sandbox.
     """
     fault = kernelspec.launch_fault()
     if fault is not None:
@@ -208,6 +217,8 @@ def plan_launch(
             key="argv",
         )
     transport, ip = _address(parameters, kernelspec.argv, host)
+    if parameters.sandbox is not None:
+        parameters.sandbox.check(transport, parameters.limits)
     values = {**parameters.values, "prefix": host.prefix, "resource_dir": kernelspec.resource_dir}
     return LaunchPlan(
         argv=argv,
@@ -228,6 +239,7 @@ def plan_launch(
         registers=registers(kernelspec.kernel_protocol_version),
         interrupt_mode=kernelspec.interrupt_mode,
         limits=parameters.limits,
+        sandbox=parameters.sandbox,
         detached=parameters.detached,
         output=parameters.output,
         spawn=spawn,

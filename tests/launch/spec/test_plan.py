@@ -144,6 +144,7 @@ def test_description() -> None:
         "registers": False,
         "interrupt_mode": "signal",
         "limits": {"memory": 2**30, "cpu_seconds": None, "open_files": None, "processes": None},
+        "sandbox": None,
         "detached": False,
         "output": "/tmp/out",
         "spawn": "fork",

@@ -1,0 +1,90 @@
+"""Sandbox: how a kernel is kept apart from this machine and from other kernels. Linux only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+import msgspec
+
+from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.launch.process.limits import Amount, Limits
+from kernelproto.launch.programs.sandbox import HOME, TMP
+
+Path = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
+UserId = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 2)]
+
+# The variables that a sandboxed kernel inherits. All others may hold secrets of the caller.
+_INHERITED = {
+    "CONDA_DEFAULT_ENV",
+    "CONDA_PREFIX",
+    "LANG",
+    "LANGUAGE",
+    "LD_LIBRARY_PATH",
+    "PATH",
+    "PYTHONPATH",
+    "TZ",
+    "VIRTUAL_ENV",
+}
+_OF_SANDBOX = {"HOME": HOME, "TMPDIR": TMP}
+
+
+class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A sandbox for a kernel and all processes that it starts. All paths are absolute.
+
+    Args:
+        network: ``"none"``; ``"loopback"``, a loopback interface of the sandbox's own, which the
+            debugger needs; or ``"full"``, the network of this machine.
+        read_only: whether the files of this machine are read-only.
+        tmp: bytes of a private ``/tmp``, which also holds the home folder and the shared memory.
+        writable: folders that the kernel may write to. With a number, the kernel gets an empty
+            folder with this quota in bytes; with None, the folder of this machine, without a quota.
+        hidden: files and folders that the kernel does not see, in addition to those that every
+            sandbox hides.
+        visible: files and folders that the kernel sees, read-only, in hidden folders.
+        uid: the user that the kernel runs as, if this program is root; None means 65534 (nobody).
+            Other programs keep their own user.
+        processes: number of processes and threads in the sandbox.
+    """
+
+    network: Literal["none", "loopback", "full"] = "none"
+    read_only: bool = True
+    tmp: Amount = 64 * 2**20
+    writable: Mapping[Path, Amount | None] = {}
+    hidden: tuple[Path, ...] = ()
+    visible: tuple[Path, ...] = ()
+    uid: UserId | None = None
+    processes: Amount = 256
+
+    def check(self, transport: str, limits: Limits | None) -> None:
+        """Check that the sandbox fits the other launch parameters.
+
+        Raises:
+            InvalidLaunchParameter: the kernel cannot be reached in the sandbox, or another
+                parameter limits its processes as well.
+        """
+        if self.network != "full" and transport == "tcp":
+            raise InvalidLaunchParameter(
+                f"launch parameter 'sandbox': a kernel with network {self.network!r} cannot be "
+                "reached over tcp: add the launch parameter transport='ipc' if the kernel supports "
+                "ipc sockets, or set network to 'full'"
+            )
+        if limits is not None and limits.processes is not None:
+            raise InvalidLaunchParameter(
+                "launch parameter 'limits': processes cannot be used with a sandbox, which counts "
+                "its own processes: set processes of the launch parameter 'sandbox'"
+            )
+
+
+def sandbox_environment(
+    environment: Mapping[str, str], given: Iterable[str] = ()
+) -> dict[str, str]:
+    """Return the variables of an environment that a sandboxed kernel gets.
+
+    Args:
+        environment: the whole environment, with inherited variables.
+        given: the names of the variables that were not inherited.
+    """
+    kept = _INHERITED | set(given)
+    variables = {k: v for k, v in environment.items() if k in kept or k.startswith("LC_")}
+    return {**_OF_SANDBOX, **variables}
