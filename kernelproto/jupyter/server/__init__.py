@@ -3,6 +3,8 @@
 ``jupyter-config/`` has the configuration file that enables it.
 """
 
+# pyright: basic
+
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
     """Return the module that jupyter_server links and loads."""

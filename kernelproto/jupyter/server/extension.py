@@ -1,5 +1,8 @@
 """The hooks of the extension: they choose the classes of the server before it makes its kernels."""
 
+# jupyter_server calls the functions, and its configuration has no types.
+# pyright: basic
+
 from __future__ import annotations
 
 import os

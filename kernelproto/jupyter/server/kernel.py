@@ -5,8 +5,10 @@ jupyter_server and its extensions see the KernelManager that they know: ``connec
 launch by jupyter_client, such as ``request_shutdown()``, raise NotImplementedError.
 """
 
-# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace.
+# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace,
+# and traitlets' types are unknown to pyright.
 # mypy: disable-error-code="override"
+# pyright: basic
 
 from __future__ import annotations
 
@@ -33,6 +35,7 @@ from kernelproto.supervise import Died, Failed, Kernel, Restarted, RestartPolicy
 from kernelproto.timeouts import Timeouts
 
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "hb_port", "control_port")
+_KEYS = ("curve_publickey", "curve_secretkey")
 
 _UNSUPPORTED = (
     "kernelproto runs this kernel and does not support {}(): call shutdown_kernel(), or disable "
@@ -240,9 +243,11 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
         kernel.add_callback(self._note_failure, Failed)
 
     def _load(self, kernel: Kernel) -> None:
-        for name in _PORTS:  # load_connection_info() keeps ports that are set
+        # load_connection_info() keeps ports and keys that are set.
+        for name in _PORTS:
             setattr(self, name, 0)
-        self.curve_publickey = self.curve_secretkey = None
+        for name in _KEYS:
+            setattr(self, name, None)
         self.load_connection_info(json.loads(kernel.connection_info.to_json()))
         self.connection_file = getattr(kernel.manager, "connection_file", "")
 

@@ -1,7 +1,9 @@
 """All kernels of a jupyter_server, run by kernelproto."""
 
-# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace.
+# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace,
+# and traitlets' types are unknown to pyright.
 # mypy: disable-error-code="override"
+# pyright: basic
 
 from __future__ import annotations
 
@@ -103,7 +105,8 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
         kernel = self._kernel_manager(kernel_id)
         if self.use_pending_kernels and not kernel.ready.done():
             raise RuntimeError("Kernel is in a pending state. Cannot restart.")
-        await kernel.restart_kernel(now=now)
+        restart: Any = kernel.restart_kernel
+        await restart(now=now)
         self.log.info("Kernel restarted: %s", kernel_id)
         done: Future[Any] = Future()
         done.set_result(None)

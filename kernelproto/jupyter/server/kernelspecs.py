@@ -1,7 +1,9 @@
 """The kernelspecs of jupyter_server: those that are installed, and the types of all providers."""
 
-# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace.
+# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace,
+# and traitlets' types are unknown to pyright.
 # mypy: disable-error-code="override"
+# pyright: basic
 
 from __future__ import annotations
 

@@ -6,13 +6,16 @@ when a client has received a message: a message counts as received when it was w
 socket.
 """
 
-# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace.
+# jupyter_client types its methods as synchronous functions, which its asynchronous classes replace,
+# and traitlets' types are unknown to pyright.
 # mypy: disable-error-code="override"
+# pyright: basic
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import anyio
@@ -64,6 +67,11 @@ class KernelProtoWebsocketConnection(ZMQChannelsWebsocketConnection):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._relay: _Relay | None = None
+
+    @property
+    def kernel_manager(self) -> Any:
+        """The KernelManager of the kernel."""
+        return self.parent
 
     async def prepare(self) -> None:
         """Wait until the kernel has started.
@@ -244,7 +252,8 @@ class _Relay:
             await self.left.wait()
         except KernelProtoError as error:
             if isinstance(error, KernelDied):
-                await self._write(build_notice(Status("dead")), "iopub")
+                with suppress(WebSocketClosedError):
+                    await self._write(build_notice(Status("dead")), "iopub")
             raise _Close(_GOING_AWAY, str(error)) from None
 
     async def _deliver(self, message: Message, channel: ChannelName) -> None:
@@ -254,7 +263,7 @@ class _Relay:
             is_sent, notice = self._limit.admit(message, time.monotonic())
             if notice is not None:
                 self._log.warning("kernel %s: %s", self._kernel.kernel_id, notice)
-                await self._write(build_notice(Stream("stderr", notice), parent=None), "iopub")
+                await self._write(_beside(message, notice), "iopub")
             if not is_sent:
                 return
         await self._write(message, channel)
@@ -281,3 +290,10 @@ class _Relay:
         await subscriber.broadcast.ended.wait()
         await anyio.sleep(_CLOSING_SECONDS)
         raise _Close(_GOING_AWAY, str(subscriber.broadcast.failure))
+
+
+def _beside(output: Message, text: str) -> Message:
+    """Return an output with a text that a notebook shows in the same cell as another output."""
+    notice = build_notice(Stream("stderr", text))
+    header, _, *rest = notice.parts
+    return Message(notice.header, output.parent_header, (header, output.raw_parent_header, *rest))

@@ -65,7 +65,7 @@ class Server(NamedTuple):
                 pass
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def folders() -> Iterator[dict[str, str]]:
     with own_folders() as environment:
         yield environment
@@ -214,8 +214,10 @@ async def test_settings_of_jupyter_server_apply(server: Server) -> None:
         assert "secret" not in json.dumps(errors)
 
         await send(websocket, "for i in range(1000): print(i, flush=True)")
-        text = text_of(await outputs(websocket))
+        messages = await outputs(websocket)
+        text = text_of(messages)
         assert "IOPub message rate exceeded" in text
+        assert {m["parent_header"].get("msg_type") for m in messages} == {"execute_request"}
         assert "999" not in text
 
 
