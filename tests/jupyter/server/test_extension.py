@@ -1,0 +1,245 @@
+"""The extension in a real jupyter_server, a program of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import pytest
+from tornado.httpclient import HTTPRequest
+from tornado.websocket import WebSocketClientConnection, websocket_connect
+
+from tests.integration.clients.programs import GUARD_SECONDS, own_folders, serving
+
+EXTENSION = "{'kernelproto.jupyter.server': True}"
+
+pytestmark = pytest.mark.usefixtures("no_leaks")
+
+
+class Server(NamedTuple):
+    url: str
+
+    def wait_until_it_listens(self) -> None:
+        """Wait; jupyter_server logs its address before."""
+        deadline = time.monotonic() + GUARD_SECONDS
+        while True:
+            try:
+                self.fetch("GET", "status")
+            except urllib.error.URLError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            else:
+                return
+
+    def fetch(self, method: str, path: str, body: object = None) -> Any:
+        request = urllib.request.Request(
+            f"{self.url}api/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": "token t"},
+        )
+        with urllib.request.urlopen(request) as response:
+            content = response.read()
+        return json.loads(content) if content else None
+
+    @asynccontextmanager
+    async def connect(
+        self, kernel_id: str, session: str = "a"
+    ) -> AsyncGenerator[WebSocketClientConnection]:
+        url = self.url.replace("http", "ws", 1)
+        url += f"api/kernels/{kernel_id}/channels?session_id={session}"
+        request = HTTPRequest(url, headers={"Authorization": "token t"})
+        websocket = await websocket_connect(request)
+        try:
+            yield websocket
+        finally:
+            websocket.close()
+            while await websocket.read_message() is not None:
+                pass
+
+
+@pytest.fixture
+def folders() -> Iterator[dict[str, str]]:
+    with own_folders() as environment:
+        yield environment
+
+
+@pytest.fixture
+def server(folders: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Run jupyter_server; parametrize it indirectly with further options."""
+    options = [
+        f"--ServerApp.jpserver_extensions={EXTENSION}",
+        f"--ServerApp.root_dir={folders['HOME']}",
+        "--IdentityProvider.token=t",
+        "--ServerApp.ip=127.0.0.1",
+        "--port=0",
+        "--allow-root",
+        "--no-browser",
+        *getattr(request, "param", ()),
+    ]
+    command = [sys.executable, "-m", "jupyter_server", *options]
+    with serving(*command, env=folders, says=r"(http://127\S+/)\?token=") as program:
+        server = Server(program.said[1])
+        server.wait_until_it_listens()
+        yield server
+
+
+async def send(websocket: WebSocketClientConnection, code: str, msg_type: str = "") -> None:
+    header = {
+        "msg_id": uuid.uuid4().hex,
+        "msg_type": msg_type or "execute_request",
+        "session": "a",
+        "username": "",
+        "version": "5.3",
+        "date": "",
+    }
+    empty: dict[str, Any] = {}
+    await websocket.write_message(
+        json.dumps(
+            {
+                "channel": "shell",
+                "header": header,
+                "parent_header": empty,
+                "metadata": empty,
+                "content": {"code": code, "store_history": True},
+            }
+        )
+    )
+
+
+async def outputs(websocket: WebSocketClientConnection) -> list[dict[str, Any]]:
+    """Return all messages until an execution has ended, with its idle."""
+    received: list[dict[str, Any]] = []
+    while True:
+        frame = await websocket.read_message()
+        assert frame is not None, websocket.close_reason
+        message = json.loads(frame)
+        received.append(message)
+        if (
+            message["content"].get("execution_state") == "idle"
+            and message["parent_header"].get("msg_type") == "execute_request"
+        ):
+            return received
+
+
+def text_of(messages: list[dict[str, Any]]) -> str:
+    return "".join(m["content"]["text"] for m in messages if m["msg_type"] == "stream")
+
+
+@pytest.mark.asyncio
+async def test_kernel_is_executed_interrupted_restarted_and_survives_a_crash(
+    server: Server,
+) -> None:
+    kernel = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
+    action = f"kernels/{kernel['id']}"
+    async with server.connect(kernel["id"]) as websocket:
+        await send(websocket, "import os; a = 1; print(os.getpid())")
+        first = text_of(await outputs(websocket))
+        await send(websocket, "print('busy', flush=True)\nwhile True: pass")
+        while "busy\\n" not in str(await websocket.read_message()):
+            pass
+        assert server.fetch("GET", action)["execution_state"] == "busy"
+        server.fetch("POST", f"{action}/interrupt", {})
+        assert "KeyboardInterrupt" in [m["content"].get("ename") for m in await outputs(websocket)]
+
+        server.fetch("POST", f"{action}/restart", {})
+        await send(websocket, "import os; print(os.getpid(), 'a' in globals())")
+        second = text_of(await outputs(websocket))
+        assert second.endswith(" False\n")
+        assert second.split()[0] != first.strip()
+
+        await send(websocket, "import os; os._exit(3)")
+        died = await outputs(websocket)
+        assert text_of(died) == "[the kernel died: exit status 3]\n"
+        assert "restarting" in [m["content"].get("execution_state") for m in died]
+        await send(websocket, "print('again')")
+        assert "again\n" in text_of(await outputs(websocket))
+
+        model = server.fetch("GET", action)
+        assert (model["execution_state"], model["connections"]) == ("idle", 1)
+    server.fetch("DELETE", action)
+    assert server.fetch("GET", "kernels") == []
+
+
+@pytest.mark.asyncio
+async def test_output_goes_on_when_a_page_is_loaded_again(server: Server) -> None:
+    kernel = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
+    other = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
+    async with server.connect(kernel["id"]) as websocket:
+        await send(
+            websocket,
+            "import os, time\nwhile not os.path.exists('left'): time.sleep(0.01)\n"
+            "for i in range(300): print(i, flush=True)",
+        )
+        while "execute_input" not in str(await websocket.read_message()):
+            pass
+    while server.fetch("GET", f"kernels/{kernel['id']}")["connections"]:
+        pass
+    async with server.connect(other["id"]) as websocket:
+        await send(websocket, "open('left', 'w').close()")
+        await outputs(websocket)
+
+    async with server.connect(kernel["id"], session="b") as websocket:
+        assert text_of(await outputs(websocket)).split() == [str(i) for i in range(300)]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "server",
+    [
+        [
+            "--MappingKernelManager.allow_tracebacks=False",
+            "--MappingKernelManager.allowed_message_types=['execute_request']",
+            "--ZMQChannelsWebsocketConnection.iopub_msg_rate_limit=10",
+        ]
+    ],
+    indirect=True,
+)
+async def test_settings_of_jupyter_server_apply(server: Server) -> None:
+    kernel = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
+    async with server.connect(kernel["id"]) as websocket:
+        await send(websocket, "", "kernel_info_request")
+        await send(websocket, "secret")
+        messages = await outputs(websocket)
+        assert not [m for m in messages if m["msg_type"] == "kernel_info_reply"]
+        errors = [m for m in messages if m["msg_type"] in ("error", "execute_reply")]
+        assert errors
+        assert "secret" not in json.dumps(errors)
+
+        await send(websocket, "for i in range(1000): print(i, flush=True)")
+        messages = await outputs(websocket)
+        text = text_of(messages)
+        assert "IOPub message rate exceeded" in text
+        assert {m["parent_header"].get("msg_type") for m in messages} == {"execute_request"}
+        assert "999" not in text
+
+
+def test_launcher_has_all_kernel_types(server: Server) -> None:
+    found = server.fetch("GET", "kernelspecs")["kernelspecs"]
+
+    assert {"python3", "fork/kernel", "pyimport/kernel"} <= found.keys()
+    logo = found["fork/kernel"]["resources"]["logo-64x64"].lstrip("/")
+    request = urllib.request.Request(server.url + logo, headers={"Authorization": "token t"})
+    with urllib.request.urlopen(request) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        [
+            "--ServerApp.kernel_manager_class="
+            "jupyter_server.services.kernels.kernelmanager.AsyncMappingKernelManager"
+        ]
+    ],
+    indirect=True,
+)
+def test_classes_that_the_user_has_chosen_are_left_alone(server: Server) -> None:
+    assert "fork/kernel" not in server.fetch("GET", "kernelspecs")["kernelspecs"]
