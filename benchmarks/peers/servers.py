@@ -132,6 +132,8 @@ JUPYTER = Server(
         *("--port=0", f"--IdentityProvider.token={_TOKEN}", "--no-browser", "--allow-root"),
         # The limit would drop outputs of a flood.
         "--ZMQChannelsWebsocketConnection.limit_rate=False",
+        # Otherwise the extension of kernelproto would run its kernels.
+        "--ServerApp.jpserver_extensions=kernelproto.jupyter.server=False",
     ],
     "python3",
 )
