@@ -7,7 +7,6 @@ which has nbformat's formatting.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -38,11 +37,11 @@ def encode(nb: Mapping[str, Any]) -> memoryview:
     Args:
         nb: the notebook, or a snapshot of it.
     """
-    buffer = io.BytesIO()  # which is not copied at the end
+    buffer = bytearray()  # which is not copied at the end
     for part in _parts(nb, 0):
-        buffer.write(part)
-    buffer.write(b"\n")
-    return buffer.getbuffer()
+        buffer += part
+    buffer += b"\n"
+    return memoryview(buffer)
 
 
 def encode_formatted(nb: Mapping[str, Any]) -> memoryview:
@@ -52,13 +51,13 @@ def encode_formatted(nb: Mapping[str, Any]) -> memoryview:
         nb: the notebook, in the form of files: texts are lists of lines.
     """
     encoder = json.JSONEncoder(indent=1, sort_keys=True, separators=(",", ": "), ensure_ascii=False)
-    buffer = io.BytesIO()
+    buffer = bytearray()
     chunks = encoder.iterencode(nb)
     while some := "".join(islice(chunks, _CHUNKS)):
         # Lone surrogates, which UTF-8 lacks, are written as JSON escapes.
-        buffer.write(some.encode(errors="backslashreplace"))
-    buffer.write(b"\n")
-    return buffer.getbuffer()
+        buffer += some.encode(errors="backslashreplace")
+    buffer += b"\n"
+    return memoryview(buffer)
 
 
 def lines_of(text: str) -> list[str]:
