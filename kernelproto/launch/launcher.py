@@ -109,7 +109,8 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
 
         await anyio.to_thread.run_sync(require_sandbox)
     # A program that has written the file knows the kernel by the id in its name.
-    kernel_id = kernel_of_connection_file(plan.connection_file or "") or str(uuid.uuid4())
+    known_id = kernel_of_connection_file(plan.connection_file) if plan.connection_file else None
+    kernel_id = known_id or str(uuid.uuid4())
     with shortages_named(), ExitStack() as undo:
         sweep()
         # First, because the next program needs the record to clear up if this program is killed.

@@ -31,7 +31,7 @@ def path(tmp_path, project) -> str:
 
 
 def test_without_a_terminal_the_error_has_the_command(kernelproto, project, path) -> None:
-    done = kernelproto("run", "env/.venv", "-c", "1", PATH=path)
+    done = kernelproto("run", "-k", "env/.venv", "-c", "1", PATH=path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"error: ipykernel is not installed in {project}/.venv: run `uv add --project {project} "
@@ -43,7 +43,7 @@ def test_without_a_terminal_the_error_has_the_command(kernelproto, project, path
 
 
 def test_installed_on_request(terminal, project, path) -> None:
-    screen = terminal("run", "env/.venv", "-c", "6 * 7", PATH=path)
+    screen = terminal("run", "-k", "env/.venv", "-c", "6 * 7", PATH=path)
     screen.until(f"ipykernel is not installed in {project}/.venv.")
     screen.until(f"Run `uv add --project {project} --dev ipykernel` now? [y/N] ")
     screen.type("y\n")
@@ -71,7 +71,7 @@ def test_installation_that_fails(terminal, project, path, tmp_path, program, wor
         uv.unlink()
     else:
         uv.write_text(f"#!/bin/sh\n{program}\n")
-    screen = terminal("run", "env/.venv", "-c", "1", PATH=path)
+    screen = terminal("run", "-k", "env/.venv", "-c", "1", PATH=path)
     screen.until("now? [y/N] ")
     screen.type("y\n")
     screen.until(words)
