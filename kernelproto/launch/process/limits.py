@@ -25,7 +25,7 @@ _CPU_GRACE = 1
 
 # A process that has used this share of its memory limit has probably asked for more: the limit
 # counts writable memory, and a process never writes to all of it.
-_MUCH_MEMORY = 0.8
+_MUCH_MEMORY = 0.7
 
 # Exit statuses of a normal end, or of one that was requested.
 _NO_FAILURES = {0, -signal.SIGTERM, -signal.SIGINT}
