@@ -217,6 +217,15 @@ def no_leaks(runtime_dir: Path) -> Iterator[None]:
 
 
 @pytest.fixture
+def no_servers_left(no_leaks: None) -> Iterator[None]:
+    """End the fork servers after the test, and before the search for leaks."""
+    from kernelproto.launch.process.forkserver import ForkServer  # there is none on Windows
+
+    yield
+    ForkServer.close_all()
+
+
+@pytest.fixture
 def leak_check(runtime_dir: Path) -> Callable[[], AbstractContextManager[None]]:
     """Give the same check for a block: ``with leak_check(): ...``."""
     return lambda: _checked(runtime_dir)

@@ -135,15 +135,6 @@ def declare(packages: Path) -> Callable[..., None]:
 
 
 @pytest.fixture
-def no_servers_left(no_leaks: None) -> Iterator[None]:
-    """End the fork servers after the test, and before the search for leaks."""
-    from kernelproto.launch.process.forkserver import ForkServer  # there is none on Windows
-
-    yield
-    ForkServer.close_all()
-
-
-@pytest.fixture
 def hanging(tmp_path: Path) -> Iterator[str]:
     """Give a time zone that a forked process cannot read before the test is over."""
     fifo = tmp_path / "fifo"

@@ -20,7 +20,7 @@ from anyio import to_thread
 from kernelproto.notebook import NotebookResult, execute_notebook, read_notebook
 from tests.integration.notebooks.comparable import comparable
 
-pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left")]
 
 GUARD_SECONDS = 100
 HERE = Path(__file__).parent
