@@ -131,7 +131,7 @@ HABITS = [
         ename="",
         sleep="sleep 0.3",
         after_error="aborted",
-        loop="echo hello; sleep 1000",
+        loop="echo hello; read -t 1000",  # bash can lose a SIGINT between two programs
         interrupted="error",
     ),
     Habits(
