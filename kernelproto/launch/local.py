@@ -20,7 +20,7 @@ from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
 from kernelproto.launch.output.forward import Forwarder
 from kernelproto.launch.process.interface import Process
-from kernelproto.launch.process.limits import Limits, inherited_peak
+from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.proc import oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
@@ -273,8 +273,7 @@ class LocalKernelManager:
         if end is None or self._process.killed:
             return None
         if self._limits is not None:
-            tail = self.output_tail()
-            reason = self._limits.reason(end, tail, inherited=inherited_peak())
+            reason = self._limits.reason(end, self.output_tail())
             if reason is not None:
                 return reason
         if oom_kills() != self._oom_kills and end.returncode == -signal.SIGKILL:

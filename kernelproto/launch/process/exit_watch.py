@@ -73,6 +73,7 @@ class _Pidfd:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
+        self._inherited = _peak_memory(resource.getrusage(resource.RUSAGE_SELF))
         self.sign = self._open_sign()
 
     def has_come(self) -> bool:
@@ -85,7 +86,7 @@ class _Pidfd:
             selector.select()
 
     def reap(self) -> Exit:
-        return _exit(os.wait4(self._pid, 0))
+        return _exit(os.wait4(self._pid, 0), self._inherited)
 
     def close(self) -> None:
         self.sign.close()
@@ -139,7 +140,7 @@ class _ReapingThread(_Thread):
 
     def reap(self) -> Exit:
         assert self._reaped is not None
-        return _exit(self._reaped)
+        return _exit(self._reaped, self._inherited)
 
     def _wait(self) -> None:
         try:
@@ -148,9 +149,20 @@ class _ReapingThread(_Thread):
             self._was_not_ours = True
 
 
-def _exit(reaped: _Reaped) -> Exit:
+def _exit(reaped: _Reaped, inherited: int) -> Exit:
+    """Return how a process has ended that was started with a peak of memory of *inherited* bytes.
+
+    Linux counts the peak of a program for the processes that it starts as well. So the peak of a
+    process that has used less memory than its program is unknown.
+    """
     _, status, usage = reaped
-    unit = 1 if sys.platform == "darwin" else 1024
+    peak = _peak_memory(usage)
     return Exit(
-        os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit
+        os.waitstatus_to_exitcode(status),
+        usage.ru_utime + usage.ru_stime,
+        peak if peak > inherited else None,
     )
+
+
+def _peak_memory(usage: resource.struct_rusage) -> int:
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

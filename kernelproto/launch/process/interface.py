@@ -18,12 +18,13 @@ class Exit:
     Args:
         returncode: the exit status, negative for a signal.
         cpu_seconds: CPU time of the process and of the children that it has waited for.
-        peak_memory: the largest peak of memory of one of these processes, in bytes.
+        peak_memory: the largest peak of memory of one of these processes, in bytes; None if it is
+            unknown.
     """
 
     returncode: int
     cpu_seconds: float
-    peak_memory: int
+    peak_memory: int | None
 
 
 class Process(Protocol):

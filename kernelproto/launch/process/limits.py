@@ -114,13 +114,12 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if amount is not None:
                 yield number, amount, amount + (_CPU_GRACE if name == "cpu_seconds" else 0)
 
-    def reason(self, end: Exit, output: str, *, inherited: int = 0) -> DeathReason | None:
+    def reason(self, end: Exit, output: str) -> DeathReason | None:
         """Return the limit that has probably ended the kernel; None if none has.
 
         Args:
             end: how the kernel's process ended.
             output: the tail of its output.
-            inherited: peaks of memory up to this, in bytes, are ignored; see ``inherited_peak``.
         """
         if self.cpu_seconds is not None and (
             end.returncode == -signal.SIGXCPU
@@ -134,11 +133,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             if limit is not None and re.search(complaint, output, re.IGNORECASE):
                 words = f"its last output suggests that it had reached its {_in_words(name, limit)}"
                 return DeathReason(words, _CAUSES[name])
-        known = end.peak_memory > inherited
-        if self.memory is not None and known and end.peak_memory >= _MUCH_MEMORY * self.memory:
+        peak = end.peak_memory
+        if self.memory is not None and peak is not None and peak >= _MUCH_MEMORY * self.memory:
             words = _in_words("memory", self.memory)
             return DeathReason(
-                f"with {end.peak_memory} bytes in use it had probably reached its {words}",
+                f"with {peak} bytes in use it had probably reached its {words}",
                 "memory_limit",
             )
         return None
@@ -156,17 +155,6 @@ if sys.platform == "linux":
         "open_files": resource.RLIMIT_NOFILE,
         "processes": resource.RLIMIT_NPROC,
     }
-
-
-def inherited_peak() -> int:
-    """Return the peak of memory that a process inherits from this program, in bytes.
-
-    Linux counts the memory of a program for the processes that it starts as well. So the peak of a
-    kernel that uses less memory than its program is unknown.
-    """
-    if sys.platform != "linux":
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def raise_open_files() -> int | None:

@@ -139,7 +139,7 @@ class JobProcess:
 
     def poll(self) -> bool:
         if self.exit is None and self._popen.poll() is not None:
-            self.exit = Exit(self._popen.returncode, cpu_seconds=0.0, peak_memory=0)
+            self.exit = Exit(self._popen.returncode, cpu_seconds=0.0, peak_memory=None)
             self._end_job()
         return self.exit is not None
 

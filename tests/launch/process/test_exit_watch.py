@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -48,7 +50,19 @@ def test_resource_usage() -> None:
     end.close()
     assert exit.returncode == 0
     assert exit.cpu_seconds > 0
-    assert exit.peak_memory > 100_000
+
+
+def test_peak_of_memory_is_unknown_below_that_of_this_program() -> None:
+    unit = 1 if sys.platform == "darwin" else 1024
+    ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peaks = []
+    for size in (0, ours + 2**26):
+        end = watch_exit(start(sys.executable, "-S", "-c", f"bytearray(b'x') * {size}"))
+        end.wait()
+        peaks.append(end.reap().peak_memory)
+        end.close()
+    assert peaks[0] is None
+    assert peaks[1] > ours
 
 
 def test_process_that_is_no_child(way) -> None:
