@@ -212,6 +212,7 @@ def test_errors_in_actions(write, tmp_path: Path, kernelproto) -> None:
 
     done = kernelproto(
         *("notebook", str(path), "-k", KERNEL, "-p", "a=1", "--junit", str(tmp_path / "j.xml")),
+        "--log-output",
         GITHUB_ACTIONS="true",
         GITHUB_WORKSPACE=str(tmp_path),
     )
