@@ -151,8 +151,12 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     if options.junit is not None and not options.junit.parent.is_dir():
         raise CliError(f"cannot write {options.junit}: its folder does not exist")
     outcomes = {task: Outcome() for task in tasks}
+    # Here, because Ctrl-C does not interrupt a read in the event loop.
+    from_stdin = any(task.source == STANDARD for task in tasks)
+    stdin = sys.stdin.buffer.read() if from_stdin else b""
     with Progress() as progress:
-        ended_by = anyio.run(_execute_all, outcomes, options, progress, jobs)
+        work = [_Job(task, outcome, options, progress, stdin) for task, outcome in outcomes.items()]
+        ended_by = anyio.run(_execute_all, work, jobs)
     to_stdout = any(task.target == STANDARD for task in outcomes)
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():
         print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
@@ -250,18 +254,16 @@ def _with_name(name: str, problem: str) -> str:
     return problem if problem.startswith((f"{name}: ", f"{name} is ")) else f"{name}: {problem}"
 
 
-async def _execute_all(
-    outcomes: Mapping[Task, Outcome], options: ExecutionOptions, progress: Progress, jobs: int
-) -> int | None:
-    limit = anyio.Semaphore(jobs)
+async def _execute_all(jobs: Sequence[_Job], concurrent: int) -> int | None:
+    limit = anyio.Semaphore(concurrent)
 
     async def execute(job: _Job) -> None:
         async with limit:
             await job.execute()
 
     async with receive_signals(interrupts=0) as signals, anyio.create_task_group() as running:
-        for task, outcome in outcomes.items():
-            running.start_soon(execute, _Job(task, outcome, options, progress))
+        for job in jobs:
+            running.start_soon(execute, job)
     return signals.ended_by
 
 
@@ -273,6 +275,7 @@ class _Job:
     outcome: Outcome
     options: ExecutionOptions
     progress: Progress
+    stdin: bytes
 
     async def execute(self) -> None:
         """Execute or prepare the notebook, and note an error."""
@@ -296,7 +299,7 @@ class _Job:
         source = self.task.source
         if isinstance(source, str):
             return await to_thread.run_sync(read_source, source, abandon_on_cancel=True)
-        return read_source(source)
+        return read_source(source, self.stdin)
 
     def _check_parameters(self, notebook: Any) -> None:
         """Warn of unknown parameters; with ``--strict`` refuse them."""
