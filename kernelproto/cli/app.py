@@ -1,17 +1,17 @@
-"""The command line: all commands and options. Each command imports its modules when it runs."""
+"""The command line: its commands and options. Each command imports its modules when it runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from kernelproto.cli import notebook_options as choose
 from kernelproto.cli.errors import need
 from kernelproto.cli.kernelspec_commands import kernelspec_app
 from kernelproto.cli.mcp_command import mcp_command
-from kernelproto.cli.options import AsJson, Verbose, kernel_types, running_kernels
+from kernelproto.cli.notebook_command import notebook_command
+from kernelproto.cli.options import AsJson, Verbose, kernel_option, kernel_types, running_kernels
 from kernelproto.cli.options import command as _command
 from kernelproto.cli.provisioner_commands import provisioner_app
 
@@ -55,10 +55,6 @@ KernelType = Annotated[
 ]
 
 
-def _kernel_option(about: str) -> Any:
-    return typer.Option("--kernel", "-k", metavar="KERNEL", autocompletion=kernel_types, help=about)
-
-
 @app.command("list")
 @_command
 def list_command(as_json: AsJson = False, verbose: Verbose = False) -> None:
@@ -92,7 +88,7 @@ def run_command(
         typer.Option("--code", "-c", metavar="CODE", help="Code, instead of a file."),
     ] = None,
     kernel: Annotated[
-        str | None, _kernel_option("The kernel type; by default pyimport/kernel.")
+        str | None, kernel_option("The kernel type; by default pyimport/kernel.")
     ] = None,
     images: Annotated[
         Path | None,
@@ -130,136 +126,7 @@ def run_command(
     return run_file(kernel, file, arguments or (), code, images=images, launch_params=launch_params)
 
 
-@app.command("notebook")
-@_command
-def notebook_command(
-    notebooks: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="IN.ipynb",
-            show_default=False,
-            help="The notebooks to execute: files or URLs; - is standard input.",
-        ),
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT",
-            help="Write to this file or URL, or into this folder, or to standard output (-); by "
-            "default each notebook is overwritten.",
-        ),
-    ] = None,
-    kernel: Annotated[
-        str | None, _kernel_option("The kernel type; by default the one named in the notebook.")
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            help="Interrupt cells after this time.",
-        ),
-    ] = None,
-    allow_errors: Annotated[
-        bool, typer.Option("--allow-errors", help="Continue after a cell raises an error.")
-    ] = False,
-    parameters: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--parameter",
-            "-p",
-            metavar="NAME=VALUE",
-            help='A parameter, as JSON or text, for a new cell after the cell tagged "parameters"; '
-            "may be repeated.",
-        ),
-    ] = None,
-    parameter_files: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--parameters-file",
-            "-f",
-            metavar="FILE",
-            help="Parameters in a YAML or JSON file, or at a URL; may be repeated. -p comes last.",
-        ),
-    ] = None,
-    junit: Annotated[
-        Path | None,
-        typer.Option(
-            "--junit", metavar="FILE", help="Write JUnit XML to this file, with a test per cell."
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict",
-            help='Fail if the cell tagged "parameters" does not assign a given parameter.',
-        ),
-    ] = False,
-    help_parameters: Annotated[
-        bool,
-        typer.Option(
-            "--help-parameters",
-            help='Print the parameters that the cell tagged "parameters" assigns; execute nothing.',
-        ),
-    ] = False,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            "--jobs",
-            "-j",
-            metavar="N",
-            min=1,
-            help="Execute N notebooks at the same time.",
-        ),
-    ] = 1,
-    autosave_seconds: choose.AutosaveSeconds = 10.0,
-    cwd: choose.Cwd = None,
-    error_banner: choose.ErrorBanner = False,
-    existing: choose.Existing = None,
-    exit_ok: choose.ExitOk = True,
-    from_cell: choose.FromCell = 1,
-    keep_kernel: choose.KeepKernel = False,
-    log_output: choose.LogOutput = False,
-    prepare_only: choose.PrepareOnly = False,
-    start_timeout: choose.StartTimeout = 60.0,
-    verbose: Verbose = False,
-) -> int:
-    """Execute notebooks, each in a new kernel.
-
-    The notebook is saved after each cell and while a cell runs. The exit status is 1 if a notebook
-    fails.
-    """
-    from kernelproto.cli.notebook import (
-        ExecutionOptions,
-        execute_notebooks,
-        plan_tasks,
-    )
-    from kernelproto.cli.parameters import collect_parameters, print_parameters
-
-    if help_parameters:
-        print_parameters(notebooks)
-        return 0
-    options = ExecutionOptions(
-        kernel=kernel,
-        timeout=timeout,
-        allow_errors=allow_errors,
-        parameters=collect_parameters(parameter_files or (), parameters or ()),
-        strict=strict,
-        junit=junit,
-        autosave_seconds=autosave_seconds,
-        cwd=cwd,
-        error_banner=error_banner,
-        existing=existing,
-        exit_ok=exit_ok,
-        from_cell=from_cell,
-        keep_kernel=keep_kernel,
-        log_output=log_output,
-        prepare_only=prepare_only,
-        start_timeout=start_timeout,
-    )
-    return execute_notebooks(plan_tasks(notebooks, output), options, jobs=jobs)
+app.command("notebook")(notebook_command)
 
 
 @app.command("console")
@@ -355,7 +222,7 @@ app.command("mcp")(mcp_command)
 @app.command("bench")
 @_command
 def bench_command(
-    kernel: Annotated[str, _kernel_option("A kernel type for Python.")] = "pyimport/kernel",
+    kernel: Annotated[str, kernel_option("A kernel type for Python.")] = "pyimport/kernel",
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="How often to measure.")] = 3,
     as_json: AsJson = False,
     verbose: Verbose = False,

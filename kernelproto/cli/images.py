@@ -132,8 +132,7 @@ def _kitty(data: bytes, size: Size) -> str | None:
         if converted is None:
             return None
         data = converted
-    width = int.from_bytes(data[16:20])  # of the chunk IHDR
-    columns = f",c={size.columns}" if width > size.width else ""
+    columns = f",c={size.columns}" if _png_width(data) > size.width else ""
     # q=2: the terminal sends no reply, which would be read as keys.
     keys = f"a=T,f=100,q=2{columns},"
     text = base64.b64encode(data).decode()
@@ -146,10 +145,14 @@ def _kitty(data: bytes, size: Size) -> str | None:
 
 
 def _iterm2(data: bytes, size: Size) -> str:
-    wide = data.startswith(_PNG) and int.from_bytes(data[16:20]) > size.width
+    wide = data.startswith(_PNG) and _png_width(data) > size.width
     width = ";width=100%" if wide else ""
     content = base64.b64encode(data).decode()
     return f"\x1b]1337;File=inline=1;size={len(data)}{width}:{content}\a\n"
+
+
+def _png_width(data: bytes) -> int:
+    return int.from_bytes(data[16:20])  # of the chunk IHDR
 
 
 def _sixel(data: bytes, size: Size) -> str | None:

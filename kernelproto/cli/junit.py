@@ -47,7 +47,8 @@ def _suite(task: Task, outcome: Outcome) -> ElementTree.Element:
         if cell is None and failed and number == next_number:
             ElementTree.SubElement(case, "error", message=_valid(outcome.problem))
         elif cell is None:
-            ElementTree.SubElement(case, "skipped", message=_reason(outcome, number))
+            reason = _reason(outcome, reached=number < next_number)
+            ElementTree.SubElement(case, "skipped", message=reason)
         elif not cell.allowed:
             _fail(case, cell, outcome.problem)
     if next_number > outcome.total and outcome.status in ("failed", "stopped"):
@@ -60,11 +61,11 @@ def _suite(task: Task, outcome: Outcome) -> ElementTree.Element:
     return suite
 
 
-def _reason(outcome: Outcome, number: int) -> str:
+def _reason(outcome: Outcome, *, reached: bool) -> str:
     """Return why a cell was not executed."""
     if outcome.status == "stopped":
         return _STOPPED
-    if outcome.problem and number > max((cell.number for cell in outcome.cells), default=0):
+    if outcome.problem and not reached:
         return "an earlier cell failed"
     return "not executed"
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kernelproto.cli.errors import FAILED, CliError
+from kernelproto.cli.list import SEARCHED_FOLDERS
 from kernelproto.cli.questions import agrees
 from kernelproto.cli.screen import print_json, print_table, terminal_width
 from kernelproto.cli.table import format_table, printable
@@ -22,6 +23,11 @@ from kernelproto.launch.spec.kernelspec import (
 )
 from kernelproto.launch.spec.naming import no_such_kernel
 from kernelproto.launch.spec.parameters import with_this_python
+
+_NONE_FOUND = (
+    "No kernelspecs found. pyimport/kernel and env/NAME need none; see `kernelproto list`.\n"
+    f"{SEARCHED_FOLDERS}"
+)
 
 # The entries of a kernel.json that Jupyter prints, and their fields in KernelSpec.
 _ENTRIES = ("argv", "env", "display_name", "language", "interrupt_mode", "metadata")
@@ -59,12 +65,6 @@ def print_kernelspecs(*, as_json: bool, missing: bool) -> None:
     for known in () if missing else absent:
         program = printable(known.argv[0])
         print(f"{known.name} cannot be launched: {program} is missing", file=sys.stderr)
-
-
-_NONE_FOUND = (
-    "No kernelspecs found. pyimport/kernel and env/NAME need none; see `kernelproto list`.\n"
-    "Kernelspecs are searched in JUPYTER_PATH and in the data folders of `jupyter --paths`."
-)
 
 
 def install(

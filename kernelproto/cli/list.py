@@ -12,9 +12,11 @@ from kernelproto.cli.screen import print_json, print_table, terminal_width
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.launch.finder import KernelFinder
 
-_NONE_FOUND = (
-    "No kernel types found. To get a Python kernel: pip install ipykernel\n"
+SEARCHED_FOLDERS = (
     "Kernelspecs are searched in JUPYTER_PATH and in the data folders of `jupyter --paths`."
+)
+_NONE_FOUND = (
+    f"No kernel types found. To get a Python kernel: pip install ipykernel\n{SEARCHED_FOLDERS}"
 )
 
 

@@ -58,8 +58,12 @@ def inside(folder: Location, source: Location) -> Location:
     return folder / name
 
 
-def read_source(source: Location) -> Any:
+def read_source(source: Location, stdin: bytes | None = None) -> Any:
     """Return the notebook at a location. Blocks.
+
+    Args:
+        source: the location.
+        stdin: the data from standard input; None reads them if they are the notebook.
 
     Raises:
         OSError: the notebook cannot be read.
@@ -69,5 +73,5 @@ def read_source(source: Location) -> Any:
     from kernelproto.notebook.files import parse_notebook
 
     if source == STANDARD:
-        return parse_notebook(sys.stdin.buffer.read(), display(source))
+        return parse_notebook(sys.stdin.buffer.read() if stdin is None else stdin, display(source))
     return read_notebook(source)

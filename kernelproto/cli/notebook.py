@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
-from anyio import get_cancelled_exc_class, to_thread
+from anyio import to_thread
 
 from kernelproto.cli.annotations import CellPlaces, in_actions, print_annotation
 from kernelproto.cli.errors import (
@@ -46,8 +46,10 @@ from kernelproto.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from kernelproto.cli.progress import Progress
-    from kernelproto.notebook import CellFinished
+    from kernelproto.notebook import CellEvent, CellFinished
     from kernelproto.wire.content import ErrorOutput
 
 
@@ -96,12 +98,11 @@ class Outcome:
 
     Attributes:
         status: "ok", the status of the cell that ended the execution, "failed" after another
-            error, or "stopped" after a signal.
+            error, or "stopped" if a signal came first.
         done: the number of executed cells.
         total: the number of cells to execute.
         seconds: the duration in seconds.
         problem: the error in one line; "" for none.
-        error: the exception of the code, with its traceback; None for none.
         cells: the executed cells.
         line: the line of the failed cell in the file; None if unknown.
         connection_file: that of the kernel that was kept; "" for none.
@@ -112,10 +113,19 @@ class Outcome:
     total: int = 0
     seconds: float = 0.0
     problem: str = ""
-    error: ErrorOutput | None = None
     cells: list[CellFinished] = field(default_factory=list["CellFinished"])
     line: int | None = None
     connection_file: str = ""
+
+    @property
+    def failed(self) -> CellFinished | None:
+        """The cell that ended the execution; None for none."""
+        return next((cell for cell in self.cells if not cell.allowed), None)
+
+    @property
+    def error(self) -> ErrorOutput | None:
+        """The exception of the code that ended the execution; None for none."""
+        return self.failed.error if self.failed is not None and self.status == "error" else None
 
 
 def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs: int) -> int:
@@ -141,8 +151,12 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
     if options.junit is not None and not options.junit.parent.is_dir():
         raise CliError(f"cannot write {options.junit}: its folder does not exist")
     outcomes = {task: Outcome() for task in tasks}
+    # Here, because Ctrl-C does not interrupt a read in the event loop.
+    from_stdin = any(task.source == STANDARD for task in tasks)
+    stdin = sys.stdin.buffer.read() if from_stdin else b""
     with Progress() as progress:
-        ended_by = anyio.run(_execute_all, outcomes, options, progress, jobs)
+        work = [_Job(task, outcome, options, progress, stdin) for task, outcome in outcomes.items()]
+        ended_by = anyio.run(_execute_all, work, jobs)
     to_stdout = any(task.target == STANDARD for task in outcomes)
     with redirect_stdout(sys.stderr) if to_stdout else nullcontext():
         print_table(format_outcomes(outcomes, terminal_width(), sys.stdout.encoding))
@@ -151,7 +165,8 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
                 command = f"kernelproto console --existing {printable(outcome.connection_file)}"
                 print(f"{task.name}: the kernel keeps running: {command}")
     for outcome in outcomes.values():
-        if outcome.error is not None:
+        # --log-output has printed the traceback already.
+        if outcome.error is not None and not options.log_output:
             OutputPrinter().print(outcome.error)
     for task, outcome in outcomes.items():
         if outcome.problem:
@@ -227,7 +242,7 @@ def format_outcomes(
 
 
 def _annotate(task: Task, outcome: Outcome) -> None:
-    failed = next((cell for cell in outcome.cells if not cell.allowed), None)
+    failed = outcome.failed
     about = outcome.problem if outcome.error is None else plain_traceback(outcome.error)
     reason = outcome.status if outcome.error is None else outcome.error.ename
     title = task.name if failed is None else f"cell {failed.number}: {reason}"
@@ -239,98 +254,131 @@ def _with_name(name: str, problem: str) -> str:
     return problem if problem.startswith((f"{name}: ", f"{name} is ")) else f"{name}: {problem}"
 
 
-async def _execute_all(
-    outcomes: Mapping[Task, Outcome], options: ExecutionOptions, progress: Progress, jobs: int
-) -> int | None:
-    limit = anyio.Semaphore(jobs)
+async def _execute_all(jobs: Sequence[_Job], concurrent: int) -> int | None:
+    limit = anyio.Semaphore(concurrent)
 
-    async def execute(task: Task, outcome: Outcome) -> None:
+    async def execute(job: _Job) -> None:
         async with limit:
-            await _execute(task, outcome, options, progress)
+            await job.execute()
 
     async with receive_signals(interrupts=0) as signals, anyio.create_task_group() as running:
-        for task, outcome in outcomes.items():
-            running.start_soon(execute, task, outcome)
+        for job in jobs:
+            running.start_soon(execute, job)
     return signals.ended_by
 
 
-async def _execute(
-    task: Task, outcome: Outcome, options: ExecutionOptions, progress: Progress
-) -> None:
-    from kernelproto.cli.prepare import open_execution, prepare
-    from kernelproto.notebook import CellFinished, CellOutput, CellStarted, write_notebook
-    from kernelproto.notebook.banner import with_banners
-    from kernelproto.notebook.defaults import unknown_parameters
-    from kernelproto.notebook.files import dump
-    from kernelproto.notebook.rules import executable
+@dataclass(frozen=True)
+class _Job:
+    """The execution of one notebook; it fills the outcome."""
 
-    began = time.monotonic()
-    bar = progress.begin(task.name)
-    log = OutputLog(task.name)
-    to_stdout = task.target == STANDARD
-    try:
-        if isinstance(task.source, str):
-            notebook = await to_thread.run_sync(read_source, task.source, abandon_on_cancel=True)
-        else:
-            notebook = read_source(task.source)
-        if (problem := unknown_parameters(notebook, options.parameters)) is not None:
-            if options.strict:
-                raise InvalidParameter(problem)
-            progress.warn(f"{task.name}: {problem}")
-            if in_actions():
-                print_annotation("warning", problem, source=task.source, title="parameters")
-        places = CellPlaces(task.source, notebook["cells"]) if in_actions() else None
-        if options.prepare_only:
-            await prepare(notebook, options)
-            if to_stdout:
-                sys.stdout.buffer.write(dump(notebook))
-                sys.stdout.buffer.flush()
+    task: Task
+    outcome: Outcome
+    options: ExecutionOptions
+    progress: Progress
+    stdin: bytes
+
+    async def execute(self) -> None:
+        """Execute or prepare the notebook, and note an error."""
+        began = time.monotonic()
+        bar = self.progress.begin(self.task.name)
+        try:
+            notebook = await self._read()
+            self._check_parameters(notebook)
+            if self.options.prepare_only:
+                await self._prepare(notebook)
             else:
-                await to_thread.run_sync(write_notebook, notebook, task.target)
-            outcome.total = len(executable(notebook["cells"]))
-            outcome.status = "ok"
+                await self._run(notebook, bar)
+        except (KernelProtoError, OSError) as error:
+            self.outcome.status = "failed"
+            self.outcome.problem = describe(error)
+        finally:
+            self.outcome.seconds = time.monotonic() - began
+            self.progress.end(bar)
+
+    async def _read(self) -> Any:
+        source = self.task.source
+        if isinstance(source, str):
+            return await to_thread.run_sync(read_source, source, abandon_on_cancel=True)
+        return read_source(source, self.stdin)
+
+    def _check_parameters(self, notebook: Any) -> None:
+        """Warn of unknown parameters; with ``--strict`` refuse them."""
+        from kernelproto.notebook.defaults import unknown_parameters
+
+        problem = unknown_parameters(notebook, self.options.parameters)
+        if problem is None:
             return
+        if self.options.strict:
+            raise InvalidParameter(problem)
+        self.progress.warn(f"{self.task.name}: {problem}")
+        if in_actions():
+            print_annotation("warning", problem, source=self.task.source, title="parameters")
+
+    async def _prepare(self, notebook: Any) -> None:
+        """Write the parameters into the notebook, and execute nothing."""
+        from kernelproto.cli.prepare import prepare
+        from kernelproto.notebook import write_notebook
+        from kernelproto.notebook.rules import executable
+
+        await prepare(notebook, self.options)
+        if self.task.target == STANDARD:
+            _print_notebook(notebook)
+        else:
+            await to_thread.run_sync(write_notebook, notebook, self.task.target)
+        self.outcome.total = len(executable(notebook["cells"]))
+        self.outcome.status = "ok"
+
+    async def _run(self, notebook: Any, bar: TaskID) -> None:
+        from kernelproto.cli.prepare import open_execution
+        from kernelproto.notebook.banner import with_banners
+
+        task, outcome, options = self.task, self.outcome, self.options
+        places = CellPlaces(task.source, notebook["cells"]) if in_actions() else None
+        log = OutputLog(task.name)
         async with open_execution(notebook, task, options, outcome) as execution:
             async for event in execution:
-                match event:
-                    case CellStarted():
-                        outcome.total = event.total
-                        code = notebook["cells"][event.index]["source"]
-                        progress.show(bar, outcome.done, event.total, code)
-                    case CellFinished():
-                        outcome.done = event.number
-                        outcome.cells.append(event)
-                        progress.finish_cell(task.name, event)
-                        progress.show(bar, outcome.done, event.total, "")
-                        log.end_line()
-                    case CellOutput(output=output) if options.log_output:
-                        log.write(output)
-                    case _:
-                        pass
+                self._follow(event, notebook, bar, log)
             result = await execution
-        if to_stdout:
-            if options.error_banner and result.failed is not None:
-                notebook = with_banners(notebook, result.failed)
-            sys.stdout.buffer.write(dump(notebook))
-            sys.stdout.buffer.flush()
+        failed = result.failed
+        if task.target == STANDARD:
+            if options.error_banner and failed is not None:
+                _print_notebook(with_banners(notebook, failed))
+            else:
+                _print_notebook(notebook)
         outcome.total = result.total
         outcome.status = result.status
         try:
             result.raise_for_error()
         except (CellTimeout, ExecutionError) as error:
             outcome.problem = describe(error)
-        # --log-output has printed the traceback already.
-        if result.failed is not None and result.status == "error" and not options.log_output:
-            outcome.error = result.failed.error
-        if result.failed is not None and places is not None:
-            cell = notebook["cells"][result.failed.index]
-            outcome.line = places.line(cell, result.failed)
-    except get_cancelled_exc_class():
-        outcome.status = "stopped"
-        raise
-    except (KernelProtoError, OSError) as error:
-        outcome.status = "failed"
-        outcome.problem = describe(error)
-    finally:
-        outcome.seconds = time.monotonic() - began
-        progress.end(bar)
+        if failed is not None and places is not None:
+            outcome.line = places.line(notebook["cells"][failed.index], failed)
+
+    def _follow(self, event: CellEvent, notebook: Any, bar: TaskID, log: OutputLog) -> None:
+        """Show an event of the execution."""
+        from kernelproto.notebook import CellFinished, CellOutput, CellStarted
+
+        outcome, progress = self.outcome, self.progress
+        match event:
+            case CellStarted():
+                outcome.total = event.total
+                code = notebook["cells"][event.index]["source"]
+                progress.show(bar, outcome.done, event.total, code)
+            case CellOutput(output=output) if self.options.log_output:
+                log.write(output)
+            case CellFinished():
+                outcome.done = event.number
+                outcome.cells.append(event)
+                progress.finish_cell(self.task.name, event)
+                progress.show(bar, outcome.done, event.total, "")
+                log.end_line()
+            case _:
+                pass
+
+
+def _print_notebook(notebook: Any) -> None:
+    """Write a notebook to standard output."""
+    from kernelproto.notebook.files import dump
+
+    sys.stdout.buffer.write(dump(notebook))
+    sys.stdout.buffer.flush()

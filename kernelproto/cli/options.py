@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial, wraps
-from typing import Annotated, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -51,3 +51,8 @@ def running_kernels(incomplete: str) -> Iterator[tuple[str, str]]:
     for kernel in find_running_kernels():
         if kernel.kernel_id.startswith(incomplete):
             yield kernel.kernel_id, kernel.kernel_type
+
+
+def kernel_option(about: str) -> Any:
+    """Return the option ``--kernel`` of a command."""
+    return typer.Option("--kernel", "-k", metavar="KERNEL", autocompletion=kernel_types, help=about)

@@ -113,8 +113,7 @@ def _content(mime: str, text: str) -> bytes:
 
 def plain_traceback(error: ErrorOutput) -> str:
     """Return the lines of a traceback without colours; the error in one line if there are none."""
-    lines = [CONTROL_SEQUENCE.sub("", line) for line in error.traceback]
-    return "\n".join(lines) or f"{error.ename}: {error.evalue}"
+    return "\n".join(_plain(error).traceback) or f"{error.ename}: {error.evalue}"
 
 
 def _plain(error: ErrorOutput) -> ErrorOutput:

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from kernelproto.cli.errors import CliError
+from kernelproto.cli.list import find_kernel_types
 from kernelproto.cli.locations import STANDARD
 from kernelproto.client.client import KernelClient
 from kernelproto.client.heartbeat import until_silent
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import InvalidParameter, KernelDied
-from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.spec.naming import OWN_KERNEL, OWN_PYTHON, check_kernel_type
 from kernelproto.run import connect_kernel
 from kernelproto.supervise.kernel import Kernel
 from kernelproto.timeouts import Timeouts
@@ -134,18 +135,17 @@ async def _language(notebook: Any, kernel: str | None) -> str:
     known: str | None = info.get("name") or kernelspec.get("language")
     if kernel is None and known:
         return known
-    chosen: str = kernel or kernelspec.get("name") or "pyimport/kernel"
-    if chosen in ("python", "python3"):
+    chosen: str = kernel or kernelspec.get("name") or OWN_KERNEL
+    if chosen in OWN_PYTHON:
         return "python"
-    finder = KernelFinder.from_entrypoints()
-    async for name, about in finder.find_kernels():
-        language = about.get("language")
-        if language and chosen in (name, name.partition("/")[2]):
-            return language
-    await finder.plan(chosen)  # which raises NoSuchKernel
-    raise InvalidParameter(
-        f"the kernel type {chosen} does not declare its language: execute the notebook instead"
-    )
+    kernel_types = await find_kernel_types()
+    name = check_kernel_type(chosen, kernel_types, remedy="choose one of these")
+    language = kernel_types[name].get("language")
+    if not language:
+        raise InvalidParameter(
+            f"the kernel type {chosen} does not declare its language: execute the notebook instead"
+        )
+    return language
 
 
 async def _watch(client: KernelClient) -> None:

@@ -14,6 +14,8 @@ from kernelproto.cli.table import printable
 from kernelproto.notebook import CellFinished
 from kernelproto.notebook.events import describe_cell
 
+logger = logging.getLogger(__name__)
+
 _WIDEST_BAR = 30
 _WIDEST_TEXT = 40
 _NUMBERS_WIDTH = 19  # the number of cells, the time, and the spaces between columns
@@ -30,9 +32,6 @@ def column_widths(width: int) -> tuple[int, int, int]:
     name = min(max(left - bar, _NARROWEST), _WIDEST_TEXT)
     code = min(left - bar - name, _WIDEST_TEXT)
     return name, bar, code if code > 2 * _NARROWEST else 0
-
-
-logger = logging.getLogger(__name__)
 
 
 class Progress:

@@ -9,8 +9,7 @@ from copy import copy
 from html import escape
 
 from kernelproto.notebook.events import CellFinished, CellStarted, describe_cell
-from kernelproto.notebook.nodes import Node, new_markdown_cell
-from kernelproto.notebook.parameters import tags
+from kernelproto.notebook.nodes import Node, new_cell, tags
 from kernelproto.wire.content import ErrorOutput
 
 _TAG = "papermill-error-cell-tag"
@@ -42,8 +41,8 @@ def with_banners(
     anchor = f'<span id="{_ANCHOR}" {_STYLE}>The execution ended at this cell: {reason}</span>'
     marked = copy(nb)
     cells = list(nb["cells"])
-    cells.insert(cell.index, _banner(nb, anchor))
-    cells.insert(0, _banner(nb, top))
+    cells.insert(cell.index, new_cell(nb, "markdown", anchor, _TAG))
+    cells.insert(0, new_cell(nb, "markdown", top, _TAG))
     marked["cells"] = cells
     return marked
 
@@ -58,10 +57,3 @@ def _reason(cell: CellStarted | CellFinished, error: Exception | None) -> str:
             return name
         case _:
             return "the kernel did not run it"
-
-
-def _banner(nb: Node, source: str) -> Node:
-    cell = new_markdown_cell(source=source, metadata={"tags": [_TAG]})
-    if nb["nbformat_minor"] < 5:
-        del cell["id"]
-    return cell

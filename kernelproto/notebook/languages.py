@@ -2,7 +2,7 @@
 
 A value is JSON, nan or infinity. Each language writes it as a literal that the language reads back
 as the same value, and refuses a value that it cannot represent. Text becomes a literal in one
-line, in which no character of the text can end the literal: it is never read as code.
+line. No character of the text can end the literal, so the text is never read as code.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ class Language:
         reserved: names that no variable may have.
         assignment: an assignment, of a name and a literal.
         none, true, false, nan, infinity: the literals of these values.
+        minus_infinity: the literal of -infinity; "" if it is that of infinity after a sign.
         array: a list, of its items.
         mapping: a dict, of its pairs.
         pair: a pair, of a key and a literal.
         separator: separates items and pairs.
         exact_integers: whether an integer literal has any size; False if it is read as a double.
+        big_integer: an integer of more than 64 bits, of its digits. Literals above 32 bits then
+            have the suffix L. "" if the language has one form of literal.
     """
 
     title: ClassVar[str]
@@ -55,11 +58,13 @@ class Language:
     false: ClassVar[str] = "false"
     nan: ClassVar[str]
     infinity: ClassVar[str]
+    minus_infinity: ClassVar[str] = ""
     array: ClassVar[str] = "[{}]"
     mapping: ClassVar[str]
     pair: ClassVar[str] = "{}: {}"
     separator: ClassVar[str] = ", "
     exact_integers: ClassVar[bool] = True
+    big_integer: ClassVar[str] = ""
 
     def assign(self, name: str, value: object) -> str:
         """Return the code that assigns a value to a variable.
@@ -97,14 +102,16 @@ class Language:
             raise InvalidParameter(
                 f"{self.title} cannot represent {_digits(value)} exactly: pass it as text"
             )
-        return _digits(value)
+        if not self.big_integer or value in _INT_32:
+            return _digits(value)
+        return f"{_digits(value)}L" if value in _INT_64 else self.big_integer.format(_digits(value))
 
     def number(self, value: float) -> str:
         """Return a float as code."""
         if math.isnan(value):
             return self.nan
         if math.isinf(value):
-            return self.infinity if value > 0 else f"-{self.infinity}"
+            return self.infinity if value > 0 else self.minus_infinity or f"-{self.infinity}"
         return repr(value)
 
     def string(self, text: str) -> str:
@@ -192,15 +199,9 @@ class _Scala(Language):
     reserved = reserved_words.SCALA
     assignment = "val {} = {}"
     none, nan, infinity = "None", "Double.NaN", "Double.PositiveInfinity"
+    minus_infinity = "Double.NegativeInfinity"
     array, mapping, pair = "Seq({})", "Map({})", "{} -> {}"
-
-    def integer(self, value: int) -> str:
-        if value in _INT_64:
-            return _digits(value) if value in _INT_32 else f"{_digits(value)}L"
-        return f'BigInt("{_digits(value)}")'
-
-    def number(self, value: float) -> str:
-        return "Double.NegativeInfinity" if value == -math.inf else super().number(value)
+    big_integer = 'BigInt("{}")'
 
 
 class _CSharp(Language):
@@ -209,21 +210,15 @@ class _CSharp(Language):
     reserved = reserved_words.C_SHARP
     assignment = "var {} = {};"
     nan, infinity = "double.NaN", "double.PositiveInfinity"
+    minus_infinity = "double.NegativeInfinity"
     mapping = "new System.Collections.Generic.Dictionary<string, object> {{ {} }}"
     pair = "{{ {}, {} }}"
+    big_integer = 'System.Numerics.BigInteger.Parse("{}")'
 
     def assign(self, name: str, value: object) -> str:
         code = super().assign(name, value)
         # null has no type of its own.
         return code.replace("var", "object", 1) if value is None else code
-
-    def integer(self, value: int) -> str:
-        if value in _INT_64:
-            return _digits(value) if value in _INT_32 else f"{_digits(value)}L"
-        return f'System.Numerics.BigInteger.Parse("{_digits(value)}")'
-
-    def number(self, value: float) -> str:
-        return "double.NegativeInfinity" if value == -math.inf else super().number(value)
 
     def items(self, values: Sequence[object]) -> str:
         kind = "" if _is_uniform(values) else " object"
@@ -238,11 +233,7 @@ class _FSharp(Language):
     none, nan, infinity = "None", "nan", "infinity"
     array = "[ {} ]"
     separator = "; "
-
-    def integer(self, value: int) -> str:
-        if value in _INT_64:
-            return _digits(value) if value in _INT_32 else f"{_digits(value)}L"
-        return f"{_digits(value)}I"
+    big_integer = "{}I"
 
     def items(self, values: Sequence[object]) -> str:
         if _is_uniform(values):
@@ -263,6 +254,7 @@ class _PowerShell(Language):
     assignment = "${} = {}"
     none, true, false = "$null", "$true", "$false"
     nan, infinity = "[double]::NaN", "[double]::PositiveInfinity"
+    minus_infinity = "[double]::NegativeInfinity"
     array, mapping, pair = "@({})", "@{{ {} }}", "{} = {}"
 
     def assign(self, name: str, value: object) -> str:
@@ -272,9 +264,6 @@ class _PowerShell(Language):
 
     def integer(self, value: int) -> str:
         return _digits(value) if value in _INT_64 else f"[bigint]::Parse('{_digits(value)}')"
-
-    def number(self, value: float) -> str:
-        return "[double]::NegativeInfinity" if value == -math.inf else super().number(value)
 
     def string(self, text: str) -> str:
         # Each of these quotes ends a string between apostrophes.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TypeAlias, cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Literal, TypeAlias, cast
 
 import nbformat
 from nbformat import v4, validator
@@ -21,12 +21,32 @@ _v4 = cast("Any", v4)
 
 to_node: Callable[[object], Node] = _nbformat.from_dict
 to_notebook: Callable[[object], Node] = _v4.to_notebook
-new_code_cell: Callable[..., Node] = _v4.new_code_cell
-new_markdown_cell: Callable[..., Node] = _v4.new_markdown_cell
 reads: Callable[..., Node] = _nbformat.reads
 validate: Callable[..., None] = _nbformat.validate
 split_lines: Callable[[Node], Node] = _v4.rwbase.split_lines
 strip_transient: Callable[[Node], Node] = _v4.rwbase.strip_transient
+
+
+def new_cell(nb: Node, kind: Literal["code", "markdown"], source: str, tag: str) -> Node:
+    """Return a new cell for a notebook.
+
+    Args:
+        nb: the notebook; before nbformat 4.5 its cells have no ids.
+        kind: the type of the cell.
+        source: its source.
+        tag: its only tag.
+    """
+    new = _v4.new_code_cell if kind == "code" else _v4.new_markdown_cell
+    cell: Node = new(source=source, metadata={"tags": [tag]})
+    if nb["nbformat_minor"] < 5:
+        del cell["id"]
+    return cell
+
+
+def tags(cell: Node) -> Sequence[str]:
+    """Return the tags of a cell."""
+    found: Sequence[str] = cell["metadata"].get("tags", ())
+    return found
 
 
 def schema_errors(value: object, definition: str | None, minor: int) -> Iterator[Any]:

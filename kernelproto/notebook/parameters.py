@@ -12,10 +12,10 @@ from typing import TypeAlias, cast
 
 from kernelproto.exceptions import InvalidParameter
 from kernelproto.notebook.languages import LANGUAGES
-from kernelproto.notebook.nodes import Node, new_code_cell
+from kernelproto.notebook.nodes import Node, new_cell, tags
 
 DEFAULTS = "parameters"
-_INJECTED = "injected-parameters"
+INJECTED = "injected-parameters"
 
 # Python's parser allows no more than 200 levels of brackets.
 _MOST_LEVELS = 100
@@ -42,11 +42,8 @@ def inject_parameters(nb: Node, parameters: Values, language: str) -> None:
             not supported.
     """
     cells: list[Node] = nb["cells"]
-    source = parameters_source(parameters, language)
-    cell = new_code_cell(source=source, metadata={"tags": [_INJECTED]})
-    if nb["nbformat_minor"] < 5:
-        del cell["id"]
-    injected = tagged(cells, _INJECTED)
+    cell = new_cell(nb, "code", parameters_source(parameters, language), INJECTED)
+    injected = tagged(cells, INJECTED)
     if injected is not None:
         cells[injected] = cell
         return
@@ -82,12 +79,6 @@ def check_names(names: Iterable[str]) -> None:
                 f"{name!r} is not a valid parameter name: use letters, digits and _, and begin "
                 "with a letter or _"
             )
-
-
-def tags(cell: Node) -> Sequence[str]:
-    """Return the tags of a cell."""
-    found: Sequence[str] = cell["metadata"].get("tags", ())
-    return found
 
 
 def tagged(cells: Sequence[Node], tag: str) -> int | None:

@@ -9,13 +9,11 @@ from typing import Any, cast
 from kernelproto.client import ExecutionResult
 from kernelproto.exceptions import InvalidNotebook, InvalidParameter, LocalProtocolError
 from kernelproto.notebook.events import describe_cell
-from kernelproto.notebook.nodes import Node
-from kernelproto.notebook.parameters import tags
+from kernelproto.notebook.nodes import Node, tags
+from kernelproto.notebook.parameters import INJECTED
 
 # The text of SystemExit after sys.exit(), sys.exit(0) and sys.exit(None).
 _SUCCESS = ("", "0", "None")
-
-_INJECTED = "injected-parameters"
 
 
 def executable(cells: Sequence[Node]) -> list[int]:
@@ -52,7 +50,7 @@ def check_first_cell(
             "cells to execute"
         )
     skipped = positions[: number - 1]
-    if injected and any(_INJECTED in tags(cells[index]) for index in skipped):
+    if injected and any(INJECTED in tags(cells[index]) for index in skipped):
         raise InvalidParameter(
             f"the parameters would have no effect: their cell comes before cell {number}, with "
             "which the execution begins"

@@ -27,8 +27,8 @@ from kernelproto.notebook.events import (
     describe_cell,
 )
 from kernelproto.notebook.files import check_outputs
-from kernelproto.notebook.nodes import Node, to_node
-from kernelproto.notebook.parameters import inject_parameters, tags
+from kernelproto.notebook.nodes import Node, tags, to_node
+from kernelproto.notebook.parameters import inject_parameters
 from kernelproto.notebook.recorder import Recorder
 from kernelproto.notebook.result import NotebookResult
 from kernelproto.notebook.rules import check_first_cell, ends_notebook, executable, time_limit

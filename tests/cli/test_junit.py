@@ -37,7 +37,6 @@ def test_one_case_for_each_cell() -> None:
         total=4,
         seconds=1.5,
         problem="cell 3 of 4: ValueError: bad",
-        error=error,
         cells=[
             cell(1),
             cell(2, status="error", error=error),  # which is allowed

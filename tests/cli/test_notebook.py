@@ -195,6 +195,19 @@ def test_pipe_in_and_out(write, kernelproto) -> None:
     assert "- stands for one notebook" in done.stderr
 
 
+def test_ctrl_c_before_the_notebook_has_come(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    class Stdin:
+        buffer = property(lambda self: self)
+
+        def read(self) -> bytes:
+            signal.raise_signal(signal.SIGINT)
+            return b""
+
+    monkeypatch.setattr("sys.stdin", Stdin())
+    assert main(["notebook", "-"]) == 130
+    assert capsys.readouterr() == ("", "")  # nothing was executed
+
+
 def test_log_instead_of_lines(write, kernelproto) -> None:
     path = write("a", "6 * 7")
     done = kernelproto("notebook", str(path), "-k", KERNEL, "-v")
@@ -212,6 +225,7 @@ def test_errors_in_actions(write, tmp_path: Path, kernelproto) -> None:
 
     done = kernelproto(
         *("notebook", str(path), "-k", KERNEL, "-p", "a=1", "--junit", str(tmp_path / "j.xml")),
+        "--log-output",
         GITHUB_ACTIONS="true",
         GITHUB_WORKSPACE=str(tmp_path),
     )
