@@ -12,13 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
+from kernelproto.launch.process.interpreter import own_ipykernel_arguments
 from kernelproto.launch.spec.kernelspec import KernelSpec
 from kernelproto.launch.spec.parameters import with_this_python
-
-_MODULES = ("ipykernel_launcher", "ipykernel")
-
-# The fork server has these options as well; see process/forkserver.py.
-_OPTIONS = (["-Xfrozen_modules=off"], ["-X", "frozen_modules=off"])
 
 _READ_AT_START = re.compile(
     r"HOME|LANG|LANGUAGE|"
@@ -37,20 +33,9 @@ def own_arguments(kernelspec: KernelSpec, python: str) -> tuple[str, ...] | None
         The arguments after the name of ipykernel's program; None if a forked kernel would not do
         what the kernelspec says.
     """
-    program, *arguments = with_this_python(kernelspec.argv, python)
-    for option in _OPTIONS:
-        if arguments[: len(option)] == option:
-            arguments = arguments[len(option) :]
-            break
-    runs_ipykernel = arguments[:2] in (["-m", module] for module in _MODULES)
-    if (
-        not runs_ipykernel
-        or not _is_same_python(program, python)
-        or not can_inherit(kernelspec.env)
-        or kernelspec.launch_fault() is not None
-    ):
+    if not can_inherit(kernelspec.env) or kernelspec.launch_fault() is not None:
         return None
-    return tuple(arguments[2:])
+    return own_ipykernel_arguments(with_this_python(kernelspec.argv, python), python)
 
 
 def can_fork(launch_params: Mapping[str, object] | None) -> bool:
@@ -72,15 +57,3 @@ def can_inherit(env: Mapping[str, object]) -> bool:
         for name, value in env.items()
         if _READ_AT_START.fullmatch(name)
     )
-
-
-def _is_same_python(program: str, python: str) -> bool:
-    """Return whether two paths are the same interpreter of the same environment."""
-    if program == python:
-        return True
-    # The interpreter of a virtual environment is a link to the one that it was made with.
-    folders = {os.path.realpath(os.path.dirname(path)) for path in (program, python)}
-    try:
-        return os.path.isabs(program) and len(folders) == 1 and os.path.samefile(program, python)
-    except OSError:
-        return False
