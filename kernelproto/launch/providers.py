@@ -22,12 +22,9 @@ from kernelproto.launch.spec.kernelspec import (
     read_kernelspecs,
 )
 from kernelproto.launch.spec.naming import OWN_PYTHON, means_own_python, no_such_kernel
-from kernelproto.launch.spec.own_python import can_fork, own_arguments
+from kernelproto.launch.spec.own_python import can_fork, forks_kernelspecs, own_arguments
 from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
 from kernelproto.wire.connection import ConnectionInfo
-
-# "0" in this variable of the launching program makes `python3` mean the kernelspec itself.
-_SWITCH = "KERNELPROTO_FORK_PYTHON3"
 
 
 class KernelSpecProvider:
@@ -287,9 +284,7 @@ def _own_kernelspec(name: str) -> KernelSpec | None:
     Return None if there is none, if it is another kernel, or if it cannot be forked.
     """
     if (
-        os.environ.get(_SWITCH) == "0"
-        or not hasattr(os, "fork")
-        or sys.platform == "darwin"
+        not forks_kernelspecs()
         or _ipykernel_folder() is None
         or (folder := find_kernelspecs().get(name)) is None
     ):

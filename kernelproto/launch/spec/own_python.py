@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import cast
+
+import msgspec
 
 from kernelproto.launch.process.interpreter import own_ipykernel_arguments
 from kernelproto.launch.spec.kernelspec import KernelSpec
 from kernelproto.launch.spec.parameters import with_this_python
+from kernelproto.launch.spec.plan import LaunchPlan
+
+# "0" in this variable of the launching program means that no kernelspec is forked.
+_SWITCH = "KERNELPROTO_FORK_PYTHON3"
 
 _READ_AT_START = re.compile(
     r"HOME|LANG|LANGUAGE|"
@@ -38,6 +45,14 @@ def own_arguments(kernelspec: KernelSpec, python: str) -> tuple[str, ...] | None
     return own_ipykernel_arguments(with_this_python(kernelspec.argv, python), python)
 
 
+def forks_kernelspecs() -> bool:
+    """Return whether kernelspecs of the running interpreter's ipykernel are forked here.
+
+    Windows cannot fork, and the libraries of macOS are not safe after a fork.
+    """
+    return hasattr(os, "fork") and sys.platform != "darwin" and os.environ.get(_SWITCH) != "0"
+
+
 def can_fork(launch_params: Mapping[str, object] | None) -> bool:
     """Return whether a forked kernel can have these launch parameters."""
     params = launch_params or {}
@@ -57,3 +72,16 @@ def can_inherit(env: Mapping[str, object]) -> bool:
         for name, value in env.items()
         if _READ_AT_START.fullmatch(name)
     )
+
+
+def can_fork_plan(plan: LaunchPlan) -> bool:
+    """Return whether a forked kernel can have all variables of a plan, and its other options."""
+    # Without its own variables, the plan has the environment of the fork server.
+    bare = msgspec.structs.replace(plan, kernelspec_env={}, env={}, unset=(), inherited=None)
+    return not plan.detached and _read_at_start(plan.environment(os.environ)) == _read_at_start(
+        bare.environment(os.environ)
+    )
+
+
+def _read_at_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if _READ_AT_START.fullmatch(name)}
