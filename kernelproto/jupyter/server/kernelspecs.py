@@ -20,9 +20,10 @@ from kernelproto.jupyter.kernel_types import jupyter_kernels
 from kernelproto.jupyter.provisioned import names_provisioner
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec import kernelspec as launch_kernelspec
+from kernelproto.launch.spec.naming import OWN_PYTHON
 
-# Kernel types of these providers are kernelspecs, which KernelSpecManager lists by their own names.
-_INSTALLED = ("spec/", "provisioned/")
+# These kernel types are kernelspecs, which KernelSpecManager lists by their own names.
+_INSTALLED = ("spec/", "provisioned/", *(f"fork/{name}" for name in OWN_PYTHON))
 
 
 class KernelProtoKernelSpecManager(KernelSpecManager):
