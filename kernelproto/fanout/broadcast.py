@@ -12,7 +12,7 @@ from typing import NamedTuple, NoReturn
 import anyio
 
 from kernelproto.concurrency.bell import Bell
-from kernelproto.exceptions import fresh
+from kernelproto.exceptions import ClientClosed, KernelDied, KernelProtoError, fresh
 from kernelproto.fanout.replay_log import Entry, ReplayLog
 from kernelproto.fanout.traffic import Unanswered
 from kernelproto.log_counts import LogCounts
@@ -64,6 +64,28 @@ class Subscriber:
         self.cursor.note_session(message.header.session)
         self.broadcast.note_request(message, channel)
 
+    async def forward(self, message: Message, channel: ChannelName) -> None:
+        """Send a client's message to the kernel, or abort it if the kernel has no process.
+
+        After the end of the kernel the client may still have outputs to receive, so every message
+        is aborted then.
+
+        Raises:
+            KernelProtoError: the message cannot be sent, although the kernel has not ended.
+        """
+        was_noted = False
+        try:
+            client = await self.broadcast.kernel.current_client()
+            self.note_request(message, channel)
+            was_noted = True
+            await client.forward(message, channel)
+        except KernelProtoError as error:
+            if self.broadcast.failure is None and not isinstance(error, (ClientClosed, KernelDied)):
+                raise
+            if not was_noted:
+                self.note_request(message, channel)
+            self.broadcast.abort(message.msg_id)
+
     def leave(self) -> None:
         """Leave before the end of the block, for example while the WebSocket is being closed."""
         self.broadcast.leave(self)
@@ -81,12 +103,7 @@ class Subscriber:
         text = f"[outputs are missing: the server deleted {amount} before you reconnected]\n"
         notice = build_notice(Stream("stderr", text))
         output = self.broadcast.log.next_output(self.cursor)
-        if output is None:
-            return notice
-        header, _, *rest = notice.parts
-        return Message(
-            notice.header, output.parent_header, (header, output.raw_parent_header, *rest)
-        )
+        return notice if output is None else beside(output, notice)
 
     def check(self) -> None:
         """Cut the client off if it cannot continue."""
@@ -110,6 +127,7 @@ class Broadcast:
         on_end: called at the end of the kernel.
 
     Attributes:
+        kernel: the kernel.
         log: has the messages.
         failure: the reason for the end of the kernel; None before.
         ended: set at the end of the kernel.
@@ -119,11 +137,11 @@ class Broadcast:
     def __init__(
         self, kernel: Kernel, *, limit: int, seconds: float, on_end: Callable[[], object]
     ) -> None:
+        self.kernel = kernel
         self.log = ReplayLog(limit, seconds)
         self.failure: Exception | None = None
         self.ended = anyio.Event()
         self.log_counts = LogCounts()
-        self._kernel = kernel
         self._on_end = on_end
         self._subscribers: list[Subscriber] = []
         self._more = Bell()
@@ -189,7 +207,7 @@ class Broadcast:
             return
         text = f"[the kernel died: {death}]\n"
         self._put(build_notice(Stream("stderr", text), parent=self._unanswered.running), "iopub")
-        if self._kernel.state == "restarting":
+        if self.kernel.state == "restarting":
             self._put(build_notice(Status("restarting")), "iopub", notice=True)
         self.abort()
 
@@ -286,6 +304,12 @@ class Broadcasts:
 def build_notice(content: Content, parent: Message | None = None) -> Message:
     """Return a message that the server sends on behalf of the kernel."""
     return Message.build(new_header(message_type(type(content))), content, parent=parent)
+
+
+def beside(output: Message, notice: Message) -> Message:
+    """Return a notice with the parent of an output, so a notebook shows both in the same cell."""
+    header, _, *rest = notice.parts
+    return Message(notice.header, output.parent_header, (header, output.raw_parent_header, *rest))
 
 
 def new_header(msg_type: str) -> Header:

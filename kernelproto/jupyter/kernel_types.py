@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from kernelproto.launch import KernelSpecProvider, LaunchPlan
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.process.interpreter import interpreter_settings, own_ipykernel
+from kernelproto.launch.process.interpreter import own_ipykernel
+from kernelproto.launch.spec.own_python import can_fork_plan, forks_kernelspecs
 
 
 def jupyter_kernels() -> KernelFinder:
@@ -42,8 +42,8 @@ def with_own_ipykernel(
 ) -> LaunchPlan:
     """Return a plan that runs the ipykernel of the running Python by programs/ipykernel.py.
 
-    The kernel is forked, unless this system cannot fork, the kernel is detached, or its interpreter
-    would read other settings than this program's. A plan for another kernel is returned unchanged.
+    The kernel is forked under the conditions that ``fork/python3`` has. A plan for another kernel
+    is returned unchanged.
 
     Args:
         plan: the plan.
@@ -54,12 +54,6 @@ def with_own_ipykernel(
     if argv is None:
         return plan
     plan = msgspec.structs.replace(plan, argv=tuple(argv))
-    settings = interpreter_settings(plan.environment(os.environ))
-    if (
-        fork
-        and hasattr(os, "fork")
-        and not plan.detached
-        and settings == interpreter_settings(os.environ)
-    ):
+    if fork and forks_kernelspecs() and can_fork_plan(plan):
         return msgspec.structs.replace(plan, spawn="fork", preload=tuple(preload))
     return plan

@@ -66,7 +66,7 @@ class ProvisionedProvider:
         for name, folder in sorted(find_kernelspecs().items()):
             with suppress(InvalidKernelSpec):  # KernelSpecProvider has logged it
                 kernelspec = read_kernelspec(name, folder)
-                if _names_provisioner(kernelspec):
+                if names_provisioner(kernelspec):
                     attributes = kernelspec.attributes()
                     attributes.pop("unavailable", None)
                     if reason is not None:
@@ -224,12 +224,12 @@ def _find(name: str) -> KernelSpec:
             name, folders, remedy="install its kernelspec, or add its folder to JUPYTER_PATH"
         )
     kernelspec = read_kernelspec(name.lower(), folder)
-    if not _names_provisioner(kernelspec):
+    if not names_provisioner(kernelspec):
         raise no_such_kernel(name, [], remedy=f"use spec/{name}: it names no provisioner")
     return kernelspec
 
 
-def _names_provisioner(kernelspec: KernelSpec) -> bool:
+def names_provisioner(kernelspec: KernelSpec) -> bool:
     """Return whether only a provisioner of jupyter_client can start the kernel."""
     reason = kernelspec.launch_fault()
     stanza = kernelspec.metadata.get("kernel_provisioner")

@@ -13,7 +13,7 @@ import msgspec
 from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
 from kernelproto.interfaces import KernelAttributes, KernelManager
 from kernelproto.launch.launcher import launch, this_host
-from kernelproto.launch.programs import ipykernel
+from kernelproto.launch.process.interpreter import ipykernel_command
 from kernelproto.launch.spec.kernelspec import (
     KernelSpec,
     find_kernelspecs,
@@ -22,12 +22,9 @@ from kernelproto.launch.spec.kernelspec import (
     read_kernelspecs,
 )
 from kernelproto.launch.spec.naming import OWN_PYTHON, means_own_python, no_such_kernel
-from kernelproto.launch.spec.own_python import can_fork, own_arguments
+from kernelproto.launch.spec.own_python import can_fork, forks_kernelspecs, own_arguments
 from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
 from kernelproto.wire.connection import ConnectionInfo
-
-# "0" in this variable of the launching program makes `python3` mean the kernelspec itself.
-_SWITCH = "KERNELPROTO_FORK_PYTHON3"
 
 
 class KernelSpecProvider:
@@ -260,28 +257,25 @@ def _ipykernel_named(name: str) -> KernelSpec:
 
 def _ipykernel() -> KernelSpec | None:
     """Describe the ipykernel of this interpreter; None if there is none."""
-    module = importlib.util.find_spec("ipykernel")
-    if module is None or module.origin is None:
+    folder = _ipykernel_folder()
+    if folder is None:
         return None
-    resources = os.path.join(os.path.dirname(module.origin), "resources")
+    resources = os.path.join(folder, "resources")
     return KernelSpec(
         name="kernel",
         resource_dir=resources,
         resources=find_resources(resources),
-        # Without frozen modules the debugger can stop in the standard library, and prints no
-        # warning. ipykernel's own kernelspec does the same. It does not change the start-up time
-        # (185.4 ms with frozen modules, 185.5 ms without).
-        argv=(
-            sys.executable,
-            "-Xfrozen_modules=off",
-            ipykernel.__file__,
-            "-f",
-            "{connection_file}",
-        ),
+        argv=tuple(ipykernel_command(sys.executable, ["-f", "{connection_file}"])),
         display_name=f"Python {sys.version_info.major} (ipykernel)",
         language="python",
         metadata={"debugger": True, **_ipykernel_encryption()},
     )
+
+
+def _ipykernel_folder() -> str | None:
+    """Return the folder of the installed package ipykernel; None if there is none."""
+    module = importlib.util.find_spec("ipykernel")
+    return None if module is None or module.origin is None else os.path.dirname(module.origin)
 
 
 def _own_kernelspec(name: str) -> KernelSpec | None:
@@ -290,10 +284,8 @@ def _own_kernelspec(name: str) -> KernelSpec | None:
     Return None if there is none, if it is another kernel, or if it cannot be forked.
     """
     if (
-        os.environ.get(_SWITCH) == "0"
-        or not hasattr(os, "fork")
-        or sys.platform == "darwin"
-        or (own := _ipykernel()) is None
+        not forks_kernelspecs()
+        or _ipykernel_folder() is None
         or (folder := find_kernelspecs().get(name)) is None
     ):
         return None
@@ -304,8 +296,8 @@ def _own_kernelspec(name: str) -> KernelSpec | None:
     arguments = own_arguments(kernelspec, sys.executable)
     if arguments is None:
         return None
-    program = own.argv[: own.argv.index(ipykernel.__file__) + 1]
-    return msgspec.structs.replace(kernelspec, argv=(*program, *arguments))
+    argv = tuple(ipykernel_command(sys.executable, arguments))
+    return msgspec.structs.replace(kernelspec, argv=argv)
 
 
 def _ipykernel_encryption() -> dict[str, Any]:

@@ -150,6 +150,21 @@ async def test_end_of_the_kernel_follows_its_last_messages(how: str) -> None:
         assert broadcasts.of(kernel) is not broadcast
 
 
+async def test_request_after_the_end_is_aborted_behind_the_last_outputs() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", None) as subscriber:
+            await kernel.execute("say last")
+            await kernel.shutdown()
+            await broadcast.ended.wait()
+            header = Header(msg_id="1", msg_type="complete_request", session="a")
+            await subscriber.forward(Message.build(header, {}), "shell")
+            assert await read_texts(subscriber, 1) == ["last"]
+            while (await subscriber.next()).message.parent_header != header:
+                subscriber.advance()
+            assert (await subscriber.next()).message.content.status == "aborted"
+
+
 async def test_aborted_request_gets_a_reply_and_a_status() -> None:
     async with running() as (_, kernel, broadcasts):
         broadcast = broadcasts.of(kernel)

@@ -17,12 +17,13 @@ from traitlets import Instance, default
 
 from kernelproto.interfaces import KernelAttributes
 from kernelproto.jupyter.kernel_types import jupyter_kernels
+from kernelproto.jupyter.provisioned import names_provisioner
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.spec import kernelspec as launch_kernelspec
+from kernelproto.launch.spec.naming import OWN_PYTHON
 
-# Kernel types of these providers are kernelspecs, which KernelSpecManager lists by their own names.
-_INSTALLED = ("spec/", "provisioned/")
-
-_LOCAL_PROVISIONERS = ("kernelproto", "local-provisioner")
+# These kernel types are kernelspecs, which KernelSpecManager lists by their own names.
+_INSTALLED = ("spec/", "provisioned/", *(f"fork/{name}" for name in OWN_PYTHON))
 
 
 class KernelProtoKernelSpecManager(KernelSpecManager):
@@ -93,13 +94,14 @@ def kernel_type_of(name: str, spec: KernelSpec) -> str:
 
     Args:
         name: the name, or ``provider/name``.
-        spec: the kernelspec; it may name a provisioner of another package.
+        spec: the kernelspec; it may name a provisioner.
     """
-    stanza = cast("Mapping[str, Any]", spec.metadata.get("kernel_provisioner") or {})
-    provisioner = stanza.get("provisioner_name")
-    if "/" in name or provisioner in (None, *_LOCAL_PROVISIONERS):
+    if "/" in name:
         return name
-    return f"provisioned/{name}"
+    read = launch_kernelspec.KernelSpec(
+        name=name, resource_dir=spec.resource_dir, argv=tuple(spec.argv), metadata=spec.metadata
+    )
+    return f"provisioned/{name}" if names_provisioner(read) else name
 
 
 def _kernelspec(attributes: KernelAttributes) -> KernelSpec:

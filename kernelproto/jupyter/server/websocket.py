@@ -27,13 +27,12 @@ from tornado.websocket import WebSocketClosedError
 from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
-    ClientClosed,
     KernelDied,
     KernelProtoError,
     LocalProtocolError,
     MalformedMessage,
 )
-from kernelproto.fanout.broadcast import Subscriber, build_notice
+from kernelproto.fanout.broadcast import Subscriber, beside, build_notice
 from kernelproto.jupyter.server.limits import OutputLimit, Rates, hide_traceback
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName
@@ -219,24 +218,10 @@ class _Relay:
                     message.msg_type[:100],
                 )
             else:
-                await self._send_to_kernel(subscriber, message, channel)
-
-    async def _send_to_kernel(
-        self, subscriber: Subscriber, message: Message, channel: ChannelName
-    ) -> None:
-        """Send a client's message, or abort it if the kernel has no process."""
-        subscriber_noted = False
-        try:
-            client = await self._kernel.current_client()
-            subscriber.note_request(message, channel)
-            subscriber_noted = True
-            await client.forward(message, channel)
-        except KernelProtoError as error:
-            if not isinstance(error, (ClientClosed, KernelDied)):
-                raise _Close(_GOING_AWAY, str(error)) from None
-            if not subscriber_noted:
-                subscriber.note_request(message, channel)
-            subscriber.broadcast.abort(message.msg_id)
+                try:
+                    await subscriber.forward(message, channel)
+                except KernelProtoError as error:
+                    raise _Close(_GOING_AWAY, str(error)) from None
 
     async def _send(self, subscriber: Subscriber) -> None:
         try:
@@ -263,7 +248,7 @@ class _Relay:
             is_sent, notice = self._limit.admit(message, time.monotonic())
             if notice is not None:
                 self._log.warning("kernel %s: %s", self._kernel.kernel_id, notice)
-                await self._write(_beside(message, notice), "iopub")
+                await self._write(beside(message, build_notice(Stream("stderr", notice))), "iopub")
             if not is_sent:
                 return
         await self._write(message, channel)
@@ -290,10 +275,3 @@ class _Relay:
         await subscriber.broadcast.ended.wait()
         await anyio.sleep(_CLOSING_SECONDS)
         raise _Close(_GOING_AWAY, str(subscriber.broadcast.failure))
-
-
-def _beside(output: Message, text: str) -> Message:
-    """Return an output with a text that a notebook shows in the same cell as another output."""
-    notice = build_notice(Stream("stderr", text))
-    header, _, *rest = notice.parts
-    return Message(notice.header, output.parent_header, (header, output.raw_parent_header, *rest))

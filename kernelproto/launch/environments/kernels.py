@@ -16,7 +16,7 @@ from kernelproto.launch.environments.contents import Contents, read_contents
 from kernelproto.launch.environments.installer import install_command
 from kernelproto.launch.environments.place import Maker, Place
 from kernelproto.launch.environments.search import Source, find_places, name_of
-from kernelproto.launch.programs import ipykernel
+from kernelproto.launch.process.interpreter import ipykernel_command
 from kernelproto.launch.spec.kernelspec import KernelSpec, find_resources
 from kernelproto.launch.spec.naming import no_such_kernel
 
@@ -126,6 +126,7 @@ def _fault(place: Place, contents: Contents, variables: Mapping[str, str]) -> La
 
 def _kernelspec(name: str, place: Place, contents: Contents, activation: Activation) -> KernelSpec:
     resources = os.path.join(contents.ipykernel or place.prefix, "resources")
+    python = contents.python or os.path.join(place.prefix, "bin", "python")
     metadata: dict[str, Any] = {
         "debugger": contents.ipykernel_version >= _DEBUGGER,
         "environment": {
@@ -140,14 +141,7 @@ def _kernelspec(name: str, place: Place, contents: Contents, activation: Activat
         name=name,
         resource_dir=resources,
         resources=find_resources(resources),
-        # As for pyimport/kernel; older versions of Python ignore the option.
-        argv=(
-            contents.python or os.path.join(place.prefix, "bin", "python"),
-            "-Xfrozen_modules=off",
-            ipykernel.__file__,
-            "-f",
-            "{connection_file}",
-        ),
+        argv=tuple(ipykernel_command(python, ["-f", "{connection_file}"])),
         display_name=f"Python {contents.version} ({_display_name(place, contents)})",
         language="python",
         env=activation.variables,

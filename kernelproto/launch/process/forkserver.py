@@ -36,7 +36,7 @@ from kernelproto.exceptions import LaunchError
 from kernelproto.launch.process.forked import ForkedProcess
 from kernelproto.launch.process.forkserver_client import ForkServerClient, ServerLost
 from kernelproto.launch.process.forkserver_link import Link
-from kernelproto.launch.process.interpreter import interpreter_settings
+from kernelproto.launch.process.interpreter import PYTHON_OPTION, interpreter_settings
 from kernelproto.launch.process.program_state import program_rights, program_state
 from kernelproto.launch.process.sandbox import sandbox_environment
 from kernelproto.launch.programs import forkserver, ipykernel
@@ -243,7 +243,7 @@ def _start(preload: Sequence[str], descriptor: int, is_sandboxed: bool) -> subpr
     return subprocess.Popen(
         [
             sys.executable,
-            "-Xfrozen_modules=off",  # for the reason that IPykernelProvider has
+            PYTHON_OPTION,
             forkserver.__file__,
             str(descriptor),
             json.dumps(list(preload)),

@@ -53,9 +53,9 @@ TRACKER_SECONDS = 1.0
 KERNEL_PACKAGES = frozenset(
     {
         "IPython",
+        "_fast_ipykernel",
         "ipykernel",
         "jupyter_client",
-        "kernelproto_fast_ipykernel",
         "tornado",
         "traitlets",
         "zmq",

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import cast
 
+import msgspec
+
+from kernelproto.launch.process.interpreter import own_ipykernel_arguments
 from kernelproto.launch.spec.kernelspec import KernelSpec
 from kernelproto.launch.spec.parameters import with_this_python
+from kernelproto.launch.spec.plan import LaunchPlan
 
-_MODULES = ("ipykernel_launcher", "ipykernel")
-
-# The fork server has these options as well; see process/forkserver.py.
-_OPTIONS = (["-Xfrozen_modules=off"], ["-X", "frozen_modules=off"])
+# "0" in this variable of the launching program means that no kernelspec is forked.
+_SWITCH = "KERNELPROTO_FORK_PYTHON3"
 
 _READ_AT_START = re.compile(
     r"HOME|LANG|LANGUAGE|"
@@ -37,20 +40,17 @@ def own_arguments(kernelspec: KernelSpec, python: str) -> tuple[str, ...] | None
         The arguments after the name of ipykernel's program; None if a forked kernel would not do
         what the kernelspec says.
     """
-    program, *arguments = with_this_python(kernelspec.argv, python)
-    for option in _OPTIONS:
-        if arguments[: len(option)] == option:
-            arguments = arguments[len(option) :]
-            break
-    runs_ipykernel = arguments[:2] in (["-m", module] for module in _MODULES)
-    if (
-        not runs_ipykernel
-        or not _is_same_python(program, python)
-        or not can_inherit(kernelspec.env)
-        or kernelspec.launch_fault() is not None
-    ):
+    if not can_inherit(kernelspec.env) or kernelspec.launch_fault() is not None:
         return None
-    return tuple(arguments[2:])
+    return own_ipykernel_arguments(with_this_python(kernelspec.argv, python), python)
+
+
+def forks_kernelspecs() -> bool:
+    """Return whether kernelspecs of the running interpreter's ipykernel are forked here.
+
+    Windows cannot fork, and the libraries of macOS are not safe after a fork.
+    """
+    return hasattr(os, "fork") and sys.platform != "darwin" and os.environ.get(_SWITCH) != "0"
 
 
 def can_fork(launch_params: Mapping[str, object] | None) -> bool:
@@ -74,13 +74,14 @@ def can_inherit(env: Mapping[str, object]) -> bool:
     )
 
 
-def _is_same_python(program: str, python: str) -> bool:
-    """Return whether two paths are the same interpreter of the same environment."""
-    if program == python:
-        return True
-    # The interpreter of a virtual environment is a link to the one that it was made with.
-    folders = {os.path.realpath(os.path.dirname(path)) for path in (program, python)}
-    try:
-        return os.path.isabs(program) and len(folders) == 1 and os.path.samefile(program, python)
-    except OSError:
-        return False
+def can_fork_plan(plan: LaunchPlan) -> bool:
+    """Return whether a forked kernel can have all variables of a plan, and its other options."""
+    # Without its own variables, the plan has the environment of the fork server.
+    bare = msgspec.structs.replace(plan, kernelspec_env={}, env={}, unset=(), inherited=None)
+    return not plan.detached and _read_at_start(plan.environment(os.environ)) == _read_at_start(
+        bare.environment(os.environ)
+    )
+
+
+def _read_at_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if _READ_AT_START.fullmatch(name)}

@@ -30,7 +30,6 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
-    ClientClosed,
     KernelDied,
     KernelProtoError,
     LocalProtocolError,
@@ -271,24 +270,10 @@ class _ClientConnection:
             await self._forward(message, channel)
 
     async def _forward(self, message: Message, channel: ChannelName) -> None:
-        """Send a client's message to the kernel, or abort it if the kernel has no process.
-
-        After the end of a kernel the client may still have outputs to receive: ``_send`` closes the
-        WebSocket after them.
-        """
-        broadcast = self._subscriber.broadcast
-        was_noted = False
         try:
-            client = await self._kernel.current_client()
-            self._subscriber.note_request(message, channel)
-            was_noted = True
-            await client.forward(message, channel)
+            await self._subscriber.forward(message, channel)
         except KernelProtoError as error:
-            if broadcast.failure is None and not isinstance(error, (ClientClosed, KernelDied)):
-                raise _Close(GOING_AWAY, user_message(error)) from None
-            if not was_noted:
-                self._subscriber.note_request(message, channel)
-            broadcast.abort(message.msg_id)
+            raise _Close(GOING_AWAY, user_message(error)) from None
 
     async def _send(self) -> None:
         with suppress(WebSocketDisconnect):  # _take_from_client receives the disconnect

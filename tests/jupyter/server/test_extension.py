@@ -225,6 +225,7 @@ def test_launcher_has_all_kernel_types(server: Server) -> None:
     found = server.fetch("GET", "kernelspecs")["kernelspecs"]
 
     assert {"python3", "fork/kernel", "pyimport/kernel"} <= found.keys()
+    assert "fork/python3" not in found  # it is the kernelspec python3
     logo = found["fork/kernel"]["resources"]["logo-64x64"].lstrip("/")
     request = urllib.request.Request(server.url + logo, headers={"Authorization": "token t"})
     with urllib.request.urlopen(request) as response:

@@ -17,6 +17,7 @@ OPTION = "-Xfrozen_modules=off"
     [
         ["-m", "ipykernel_launcher", "-f", "a.json"],
         [OPTION, "-m", "ipykernel_launcher", "-f", "a.json"],
+        ["-X", "frozen_modules=off", "-m", "ipykernel_launcher", "-f", "a.json"],
         ["-m", "ipykernel", "-f", "a.json"],
     ],
 )

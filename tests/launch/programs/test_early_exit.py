@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from kernelproto import connect_kernel, run_kernel
-from kernelproto.launch.programs import early_exit
+from kernelproto.launch.programs import early_exit, ipykernel
 from tests.launch.process.forks import evaluate, finder
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left")]
@@ -253,3 +253,7 @@ def test_modules_of_the_user_are_those_that_were_not_installed(tmp_path: Path) -
     assert early_exit.is_users(module(str(tmp_path / "mine.py")))
     installed = (early_exit.__file__, os.__file__, "/venv/site-packages/zmq/__init__.py", None)
     assert not any(early_exit.is_users(module(path)) for path in installed)
+
+
+def test_the_hooks_belong_to_the_kernel() -> None:
+    assert early_exit.is_kernels(f"{ipykernel.HOOKS}.shell_channel")

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.spec.kernelspec import KernelSpec
-from kernelproto.launch.spec.own_python import can_fork, own_arguments
+from kernelproto.launch.spec.own_python import can_fork, can_fork_plan, own_arguments
+from kernelproto.launch.spec.plan import LaunchPlan
 
 FILE = ("-f", "{connection_file}")
 
@@ -89,3 +91,22 @@ def test_another_launcher() -> None:
 )
 def test_launch_parameters(launch_params, forks) -> None:
     assert can_fork(launch_params) is forks
+
+
+@pytest.mark.parametrize(
+    ("entries", "forks"),
+    [
+        ({"env": {"NAME": "value"}, "kernelspec_env": {"HOME": "${HOME}"}}, True),
+        ({"env": {"OMP_NUM_THREADS": "1"}}, False),
+        ({"unset": ("HOME",)}, False),
+        ({"inherited": {"HOME": "/home/ada", "NAME": "value"}}, False),
+        ({"sandbox": Sandbox()}, True),
+        ({"sandbox": Sandbox(), "env": {"HOME": "/home/ada"}}, False),
+        ({"detached": True}, False),
+    ],
+)
+def test_variables_of_a_plan(monkeypatch, entries, forks) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYTHONHASHSEED", "0")
+    assert can_fork_plan(LaunchPlan(argv=("python",), **entries)) is forks

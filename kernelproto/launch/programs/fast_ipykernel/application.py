@@ -84,13 +84,16 @@ def fast(application: Any) -> Any:
     hooks = [hook for hook in HOOKS if reasons[hook.name] is None]
     if not hooks:
         return application
-    classes = {place: extended(place, hooks) for hook in hooks for place in hook.mixins}
+    places = {place for hook in hooks for place in hook.mixins}
+    classes = {place: extended(place, hooks) for place in places - {KERNEL}}
     if SHELL in classes:
 
         def shell_class(_: Any) -> Any:
             return classes[SHELL]
 
         classes[KERNEL] = extended(KERNEL, hooks, _shell_class_default=shell_class)
+    elif KERNEL in places:
+        classes[KERNEL] = extended(KERNEL, hooks)
 
     class FastKernelApp(application):  # type: ignore[misc]
         if OUT_STREAM in classes:
