@@ -31,7 +31,7 @@ import sys
 import threading
 import time
 from types import CodeType, FrameType
-from typing import Any, cast
+from typing import Any
 
 # A number of messages, because libzmq cannot count bytes. Limits.memory limits a kernel's memory.
 MOST_UNSENT = 100_000
@@ -221,7 +221,7 @@ def main() -> None:
         def init_kernel(self) -> None:
             stock: Any = super()
             stock.init_kernel()
-            spare_own_code(cast("Any", self).kernel)
+            spare_own_code(self.kernel)
             # ipykernel's own functions, which end its threads, are called after this one.
             atexit.register(flush_outputs)
 
