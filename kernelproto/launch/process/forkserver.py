@@ -232,7 +232,7 @@ class ForkServer:
 
 
 def _fixed_state() -> Hashable:
-    """Return the rights of this program, and what an interpreter reads only when it starts."""
+    """Return the state of this program that a forked kernel cannot take over."""
     return program_rights(), frozenset(interpreter_settings(os.environ).items())
 
 

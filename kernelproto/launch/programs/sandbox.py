@@ -49,7 +49,7 @@ SHARED_MEMORY = "/tmp/.shm"
 
 HOST_NAME = "sandbox"
 
-# The exit status of a guard whose sandbox could not be made.
+# The exit status of a guard that could not make its sandbox.
 NOT_MADE = 125
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
