@@ -260,7 +260,7 @@ def mount_files(plan: Plan) -> None:
         mount_private(path, size, "1777")
     if connection_file is not None:
         place(connection_file, connection, plan)
-    if sockets is not None:
+    if folder is not None and sockets is not None:
         bind(sockets, folder, is_writable=True)
         os.close(sockets)
     mount_devices(devices)
