@@ -1,4 +1,4 @@
-"""Which hooks make the ipykernel of this interpreter faster; see programs/fast_ipykernel/.
+"""The hooks that make the ipykernel of this interpreter faster; see programs/fast_ipykernel/.
 
 This module is separate because only ``launch/`` starts processes, and the package does not import
 ipykernel.
@@ -14,7 +14,7 @@ import anyio
 
 from kernelproto.launch.programs import ipykernel
 
-# It has to load ipykernel, which takes half a second on an idle machine.
+# Loading ipykernel takes half a second on an idle machine.
 _SECONDS = 60
 
 
@@ -23,7 +23,7 @@ async def find_hooks() -> dict[str, str | None]:
 
     Raises:
         OSError: ipykernel cannot be loaded; the message has the end of its output.
-        TimeoutError: it was not loaded within a minute.
+        TimeoutError: ipykernel was not loaded within a minute.
     """
     command = [sys.executable, ipykernel.__file__, ipykernel.REPORT]
     with anyio.fail_after(_SECONDS):

@@ -126,12 +126,12 @@ class IPykernelProvider:
 class ForkServerProvider:
     """Finds ``fork/kernel``: the ipykernel of the running interpreter, forked from a loaded one.
 
-    ``fork/python3`` is the kernelspec ``python3``, if it describes the ipykernel of the running
-    interpreter, and nothing that a forked kernel cannot have. Name, logos, variables, arguments,
-    interrupt mode and metadata are those of the kernelspec. A launch that cannot fork starts a
-    process: if it is ``detached``, or its ``env`` has variables that are read at the start.
-    There is no ``fork/python3`` on macOS, whose libraries are not safe after a fork, and none if
-    the environment variable KERNELPROTO_FORK_PYTHON3 is 0. The same holds for ``python``.
+    ``fork/python3`` and ``fork/python`` are the kernelspecs of these names, if they describe the
+    ipykernel of the running interpreter and a forked kernel does not differ from them. Name, logos,
+    variables, arguments, interrupt mode and metadata are those of the kernelspec. A launch that is
+    ``detached``, or that changes by ``env`` a variable that is read at the start, cannot fork and
+    starts a process. Neither kernel type exists on macOS, because its libraries are not safe after
+    a fork, or if the environment variable KERNELPROTO_FORK_PYTHON3 is 0.
 
     A forked kernel is ready in a quarter of the time of ``pyimport/kernel``. The fork server is an
     interpreter that has loaded ipykernel and the modules of *preload*; all kernels share their

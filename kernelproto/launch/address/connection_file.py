@@ -136,10 +136,10 @@ class ConnectionFile:
 
     @classmethod
     def given(cls, kernel_id: str, path: str) -> ConnectionFile:
-        """Use the connection file of a caller, who removes it and its sockets.
+        """Use the connection file of a caller, which the caller removes together with its sockets.
 
-        A file with another path than that of create() is copied there, so that other programs find
-        the kernel. remove() removes the copy only.
+        If its path is not the one that create() would choose, the file is copied there, so that
+        other programs find the kernel. remove() removes only the copy.
 
         Args:
             kernel_id: the id of the kernel.

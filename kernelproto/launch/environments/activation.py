@@ -81,9 +81,11 @@ def _conda_folders(prefix: str) -> list[str]:
 
 def _conda_name(place: Place) -> str:
     """Return the name of an environment as conda shows it: its path, unless it has a name."""
-    if place.label == "base" or place.maker == "pixi":
-        return os.path.basename(place.prefix) if place.maker == "pixi" else "base"
     envs, name = os.path.split(place.prefix)
+    if place.maker == "pixi":
+        return name
+    if place.label == "base":
+        return "base"
     return name if os.path.basename(envs) == "envs" else place.prefix
 
 

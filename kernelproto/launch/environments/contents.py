@@ -1,4 +1,4 @@
-"""Contents: what an environment has, as far as its files say.
+"""Contents: the Python and the packages of an environment, as its files describe them.
 
 The answer is kept while none of the files and folders that it depends on changes, because a server
 lists its kernel types again and again.
@@ -33,7 +33,7 @@ _SETTLED_SECONDS = 2
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """What an environment has.
+    """The contents of an environment.
 
     Args:
         python: the path of the interpreter; None if there is none.
@@ -52,7 +52,7 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     is_from_uv: bool = False
 
 
-# The modification times of what was looked at, by path; None for a missing path.
+# The modification times of the files and folders that were read, by path; None for a missing one.
 _Times = Mapping[str, int | None]
 
 _kept: dict[str, tuple[_Times, Contents]] = {}

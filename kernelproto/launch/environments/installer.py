@@ -23,7 +23,7 @@ def install_command(
 
     Args:
         place: the environment.
-        contents: what the environment has.
+        contents: its contents.
         variables: the environment variables of this program.
     """
     python = contents.python or place.prefix

@@ -50,7 +50,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def full_name(self) -> str:
-        """A name that no other environment on this machine has, whatever else is found."""
+        """A name that no other environment of this machine has: it depends only on the folder."""
         return f"{self.name}-{self.digest[:_DIGITS]}"
 
     @property

@@ -40,9 +40,9 @@ class EnvironmentProvider:
     packages (``etc/conda/activate.d``) need a shell and are not run.
 
     Args:
-        project: the folder in whose project environments are searched; None means the present
-            working directory. It stays the same, so that a kernel restarts in its own environment
-            after the program has changed its working directory.
+        project: a folder of the project to search; None means the present working directory. The
+            folder stays the same, so that a kernel restarts in its own environment after the
+            program has changed its working directory.
         sources: the searches: ``"project"``, ``"active"`` (VIRTUAL_ENV, CONDA_PREFIX) and
             ``"conda"``.
         folders: further folders that contain environments, such as ``~/.virtualenvs``.

@@ -41,7 +41,7 @@ def find_places(
     label, ignoring case, the first one is named by it, and the other one by its ``full_name``.
 
     Args:
-        start: the folder in whose project to search; None means no project.
+        start: a folder of the project to search; None means no project.
         sources: the searches to perform.
         folders: further folders that contain environments.
         variables: the environment variables of this program.

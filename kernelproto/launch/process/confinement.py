@@ -48,7 +48,7 @@ _possible_for: set[int] = set()
 
 
 def require_sandbox() -> None:
-    """Make a sandbox and end it, once in the life of this program; it blocks meanwhile.
+    """Make a sandbox and end it, once in the life of this program. The call blocks.
 
     Raises:
         InvalidLaunchParameter: this machine or this user cannot have sandboxes.

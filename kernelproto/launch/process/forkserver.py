@@ -47,9 +47,6 @@ logger = logging.getLogger(__name__)
 # In the key of a server for sandboxed kernels; no module has this name.
 _SANDBOXED = "*sandboxed*"
 
-# An ipykernel ends with its parent process, but in a sandbox it does not see the fork server.
-_NO_PARENT = ("--IPKernelApp.parent_handle=0",)
-
 
 async def fork_kernel(
     preload: Sequence[str],
@@ -185,7 +182,8 @@ class ForkServer:
         request = {
             "argv": [
                 *command[command.index(ipykernel.__file__) :],
-                *(_NO_PARENT if sandbox is not None else ()),
+                # In a sandbox the kernel does not see its parent, the fork server.
+                *([ipykernel.NO_PARENT] if sandbox is not None else []),
             ],
             "env": dict(env),
             "cwd": cwd,
@@ -232,7 +230,7 @@ class ForkServer:
 
 
 def _fixed_state() -> Hashable:
-    """Return the rights of this program, and what an interpreter reads only when it starts."""
+    """Return the state of this program that a forked kernel cannot take over."""
     return program_rights(), frozenset(interpreter_settings(os.environ).items())
 
 

@@ -15,9 +15,9 @@ The user notices only these parts of it, which are done here in Python's order:
    because a file in a reference cycle may be closed before its buffer is written.
 5. C's ``exit`` calls the functions of C's ``atexit``, and writes the buffers of C's ``stdio``.
 
-The operating system releases all other objects. So this is done only if none of them has a
-finalizer (``__del__``), except for those of the kernel's own packages, which write nothing. If one
-does, or if Python lacks a function that is needed here, the program ends as any other program.
+The operating system releases all other objects, without their finalizers (``__del__``). Those of
+the kernel's own packages write nothing. If another object has a finalizer, or if Python lacks a
+function that is needed here, Python finalizes the interpreter as in any other program.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FLUSH_THREADS = 3
 # How long to wait for multiprocessing's resource tracker. Another process may hold its pipe open.
 TRACKER_SECONDS = 1.0
 
-# The packages and classes whose finalizers write nothing and delete nothing.
+# The finalizers of these packages and classes write nothing and delete nothing.
 KERNEL_PACKAGES = frozenset(
     {
         "IPython",
@@ -73,7 +73,7 @@ HARMLESS_CLASSES = frozenset(
 # The modules of other coroutines that may still be suspended.
 ASYNCIO = ("asyncio", "deferred_imports")
 
-# Coroutines and generators have their frame in one of these; it is None once they have ended.
+# The attributes with the frame of a coroutine or a generator; None once it has ended.
 FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 
 BUFFERED = (io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair, io.TextIOWrapper)
@@ -147,7 +147,8 @@ def leave(frozen: Survey | None = None) -> None:
 def end_resource_tracker() -> None:
     """Wait for the process that removes leaked semaphores and shared memory of multiprocessing.
 
-    It begins when its pipe is closed. Once this process has ended, the rest of its group is killed.
+    The tracker begins once its pipe is closed. It is killed with the group of this process, once
+    this process has ended.
     """
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)

@@ -31,13 +31,16 @@ import sys
 import threading
 import time
 from types import CodeType, FrameType
-from typing import Any, cast
+from typing import Any
 
 # A number of messages, because libzmq cannot count bytes. Limits.memory limits a kernel's memory.
 MOST_UNSENT = 100_000
 
 # How long IPython gets to reach the next statement or expression before an interrupt is sent again.
 RETRY_SECONDS = 0.005
+
+# An ipykernel ends with its parent process. With this argument it does not look for one.
+NO_PARENT = "--IPKernelApp.parent_handle=0"
 
 # The name of the package fast_ipykernel in a kernel.
 HOOKS = "_fast_ipykernel"
@@ -159,13 +162,18 @@ def code_of(method: Any) -> CodeType:
 
 
 def parse_usual_arguments(app: Any, argv: list[str]) -> bool:
-    """Parse ``-f FILE`` in place of traitlets, which takes an eighth of a forked start.
+    """Parse ``-f FILE [NO_PARENT]`` in place of traitlets, which takes an eighth of a forked start.
 
     Return False, without a change, for all other arguments.
     """
-    if len(argv) != 2 or argv[0] != "-f" or not app.has_trait("cli_config"):
+    if len(argv) < 2 or argv[0] != "-f" or not app.has_trait("cli_config"):
         return False
-    config = type(app.cli_config)({"IPKernelApp": {"connection_file": argv[1]}})
+    settings: dict[str, Any] = {"connection_file": argv[1]}
+    if argv[2:] == [NO_PARENT]:
+        settings["parent_handle"] = 0
+    elif argv[2:]:
+        return False
+    config = type(app.cli_config)({"IPKernelApp": settings})
     app.argv, app.extra_args, app.cli_config = list(argv), [], config
     app.update_config(config)
     return True
@@ -221,7 +229,7 @@ def main() -> None:
         def init_kernel(self) -> None:
             stock: Any = super()
             stock.init_kernel()
-            spare_own_code(cast("Any", self).kernel)
+            spare_own_code(self.kernel)
             # ipykernel's own functions, which end its threads, are called after this one.
             atexit.register(flush_outputs)
 

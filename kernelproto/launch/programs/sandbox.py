@@ -49,7 +49,7 @@ SHARED_MEMORY = "/tmp/.shm"
 
 HOST_NAME = "sandbox"
 
-# The exit status of a guard whose sandbox could not be made.
+# The exit status of a guard that could not make its sandbox.
 NOT_MADE = 125
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -234,7 +234,7 @@ def mount_files(plan: Plan) -> None:
     shown = {path: os.open(path, os.O_PATH) for path in plan["visible"]}
     written = {path: os.open(path, os.O_PATH) for path in plan["writable"]}
     folder = plan["socket_folder"]
-    sockets = None if folder is None else os.open(folder, os.O_PATH)
+    sockets: int | None = None if folder is None else os.open(folder, os.O_PATH)
     if folder is not None and os.geteuid() == 0:
         os.chown(folder, -1, plan["gid"])
         os.chmod(folder, 0o770)
@@ -260,8 +260,9 @@ def mount_files(plan: Plan) -> None:
         mount_private(path, size, "1777")
     if connection_file is not None:
         place(connection_file, connection, plan)
-    if folder is not None:
+    if folder is not None and sockets is not None:
         bind(sockets, folder, is_writable=True)
+        os.close(sockets)
     mount_devices(devices)
     for path in set(covers) - {*written, *plan["private"]}:  # there the cover is covered itself
         if os.path.isdir(path) and os.path.ismount(path):
@@ -269,8 +270,6 @@ def mount_files(plan: Plan) -> None:
     linux.mount("proc", "/proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
     for descriptor in (*devices.values(), *shown.values(), *written.values()):
         os.close(descriptor)
-    if sockets is not None:
-        os.close(sockets)
     os.umask(umask)
 
 
@@ -330,9 +329,9 @@ def place(path: str, content: bytes, plan: Plan) -> None:
             os.fchown(file.fileno(), plan["uid"], plan["gid"])
 
 
-def bind(descriptor: int | None, path: str, *, is_writable: bool = False) -> None:
+def bind(descriptor: int, path: str, *, is_writable: bool = False) -> None:
     """Mount an open file or folder at a path."""
-    source = path_of(descriptor)
+    source = f"/proc/self/fd/{descriptor}"  # even if another mount covers its path
     make_place(path, is_folder=os.path.isdir(source))
     linux.bind(source, path)
     if is_writable:
@@ -349,11 +348,6 @@ def make_place(path: str, *, is_folder: bool) -> None:
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o444))
     except OSError as error:
         raise OSError(error.errno, f"{path!r} cannot be made: {error.strerror}") from error
-
-
-def path_of(descriptor: int | None) -> str:
-    """Return a path of an open file, even if another mount covers it."""
-    return f"/proc/self/fd/{descriptor}"
 
 
 def load(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Which kernelspecs describe the ipykernel of the running interpreter, and which launches can fork.
+"""The kernelspecs of the running interpreter's ipykernel, and the launches that can fork it.
 
 A forked kernel has the interpreter of the fork server, which has started already. So a kernelspec
 must name the same interpreter with the same options. Variables that Python, the C library or the
@@ -37,8 +37,8 @@ def own_arguments(kernelspec: KernelSpec, python: str) -> tuple[str, ...] | None
         python: the path of the running interpreter.
 
     Returns:
-        The arguments after the name of ipykernel's program; None if a forked kernel would not do
-        what the kernelspec says.
+        The arguments after the name of ipykernel's program; None if a forked kernel would
+        differ from the kernelspec.
     """
     if not can_inherit(kernelspec.env) or kernelspec.launch_fault() is not None:
         return None

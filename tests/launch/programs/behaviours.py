@@ -1,4 +1,4 @@
-"""What code in an ipykernel can notice of its outputs: each function returns one observation.
+"""Observations of code in an ipykernel about its outputs: each function returns one.
 
 The tests compare the observations of a stock ipykernel and of one with hooks. This module as a
 program does so with other versions of ipykernel, which pip installs into a temporary folder each:

@@ -1,4 +1,4 @@
-"""Code in a kernel finds the modules whose import was deferred, and no difference."""
+"""Code in a kernel can use the deferred modules as if they had been imported at the start."""
 
 from __future__ import annotations
 

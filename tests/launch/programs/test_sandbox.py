@@ -30,7 +30,7 @@ if (fault := sandbox_fault()) is not None:
 GUARD_SECONDS = 60
 NOBODY = 65534
 
-# Each line is an attack: its name, and an expression whose result or exception is reported.
+# Each line is an attack: its name and an expression, of which the result or exception is reported.
 HOSTILE = """
 import ctypes, errno, json, os, resource, signal, socket, subprocess, sys, time
 secret, me = sys.argv[1:3]

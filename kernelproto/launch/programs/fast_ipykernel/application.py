@@ -133,7 +133,7 @@ def fast(application: Any) -> Any:
 def extended(place: str, hooks: list[Hook], **attributes: Any) -> Any:
     """Return a subclass of the class at a place, with the additions of the hooks.
 
-    It has the name and the module of its base, because programs recognise a kernel by them.
+    The subclass has the name and the module of its base: programs recognise a kernel by them.
     """
     base = find(place)
     mixins = [hook.mixins[place] for hook in hooks if place in hook.mixins]

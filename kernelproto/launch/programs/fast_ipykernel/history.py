@@ -18,7 +18,7 @@ PAUSE_SECONDS = 1.0
 
 
 class PacedFlag(threading.Event):
-    """An event whose waiting thread wakes at most once in PAUSE_SECONDS, until it shall hurry."""
+    """An event that wakes its thread at most once in PAUSE_SECONDS, until ``hurry`` is set."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -16,8 +16,8 @@ DELIMITER = b"<IDS|MSG>"
 # Header and signature follow the delimiter.
 HEADER = 2
 
-# A header with one of these goes through ipykernel's own code: a subshell, which may not exist; a
-# comm, whose reply may go to another subshell; an escape sequence, which may hide the others.
+# ipykernel's own code handles a header with one of these: the subshell may not exist, the reply to
+# a comm may go to another subshell, and an escape sequence may hide the others.
 SPECIAL = (b"subshell_id", b"comm_", b"\\")
 
 
