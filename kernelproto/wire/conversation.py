@@ -89,6 +89,10 @@ class Origin(StrEnum):
 
 _NO_STEPS: Mapping[Signal, State] = {}
 
+# For each output: a name of the module is read faster than a member of an enumeration.
+_OTHER = Signal.OTHER
+_OWN = Origin.OWN
+
 _OVER = (State.DONE, State.LOST)
 
 Line: TypeAlias = tuple[ChannelName, str | None]
@@ -272,7 +276,8 @@ class Conversation:
         """
         signal = _signal(message, channel)
         parent = message.parent_header
-        if message.header.msg_type == "status":
+        is_status = message.header.msg_type == "status"
+        if is_status:
             if parent is None:
                 self._note_status(signal, "", False)
             elif parent.msg_type != _QUESTION:  # clients send it unasked, and it is not work
@@ -285,10 +290,10 @@ class Conversation:
         if request is None:
             origin = Origin.LATE if parent.session == self._session else Origin.FOREIGN
             return Event(signal, origin, message)
-        if signal is Signal.BUSY or signal is Signal.IDLE:
+        if is_status:
             self._number(request, signal)
         if not request.advance(signal):
-            return Event(signal, Origin.OWN, message, request)
+            return Event(signal, _OWN, message, request)
         ended: tuple[Request, ...] = ()
         if signal is Signal.REPLY or signal is Signal.ABORT:
             request.reply = message
@@ -350,11 +355,11 @@ class Conversation:
 
 
 def _signal(message: Message, channel: ChannelName) -> Signal:
-    msg_type = message.msg_type
+    msg_type = message.header.msg_type
     if channel == "iopub":
         if msg_type == "status":
-            return _STATUS_SIGNALS.get(message.content.execution_state, Signal.OTHER)
-        return _IOPUB_SIGNALS.get(msg_type, Signal.OTHER)
+            return _STATUS_SIGNALS.get(message.content.execution_state, _OTHER)
+        return _IOPUB_SIGNALS.get(msg_type, _OTHER)
     if channel == "stdin":
         return Signal.INPUT if msg_type == "input_request" else Signal.OTHER
     if not msg_type.endswith("_reply"):
