@@ -233,6 +233,26 @@ def _observed(count: int) -> Callable[[], object]:
     return work
 
 
+def _subscribers(count: int) -> Callable[[], object]:
+    """Send ten messages of a kernel to *count* clients, which acknowledge each one."""
+    messages = [_factory().message("stream", Stream("stdout", "text")) for _ in range(10)]
+
+    def work() -> object:
+        log = ReplayLog(_ROOMY, 60.0)
+        cursors = [log.join(f"session-{number}") for number in range(count)]
+        for message in messages:
+            log.append(message, "iopub")
+            for cursor in cursors:
+                log.next(cursor)
+                log.advance(cursor)
+                log.acknowledge(cursor, cursor.sent)
+        for cursor in cursors:
+            log.leave(cursor, 0.0)
+        return log
+
+    return work
+
+
 # By name: the kind of item, and the work on it.
 WORK: Mapping[str, tuple[str, Prepare]] = {
     "displays": ("displays, each updated", lambda count: _page(count, 1, count)),
@@ -249,6 +269,7 @@ WORK: Mapping[str, tuple[str, Prepare]] = {
     "long_name": ("characters of an unknown kernel type", _long_name),
     "refused": ("refused messages", _refused),
     "observed": ("messages for a slow observer", _observed),
+    "subscribers": ("clients of one kernel", _subscribers),
 }
 
 
