@@ -34,7 +34,7 @@ from kernelproto.pool.plan import (
     Replace,
     Start,
 )
-from kernelproto.pool.pooled_kernel import LostKernel, ManagedKernel, PooledKernel
+from kernelproto.pool.pooled_kernel import KernelTable, LostKernel, ManagedKernel, PooledKernel
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
@@ -135,8 +135,8 @@ class Executor(AsyncContextManagerMixin):
         self._launcher = launcher
         self._timeouts = timeouts
         self._restart = restart
-        self._kernels: dict[int, ManagedKernel] = {}
-        self._busy: set[int] = set()  # keys of _kernels
+        self._kernels = KernelTable()
+        self._busy: set[int] = set()  # slots
         self._ends: dict[tuple[str, str], str] = {}
         self._requests: dict[int, _Request] = {}
         self._tasks: TaskGroup | None = None
@@ -210,10 +210,10 @@ class Executor(AsyncContextManagerMixin):
             kernel_id: only kernels with this id; None means any id.
         """
         slots = self._plan.slots if user is None else self._plan.slots_of(user)
-        for number, slot in slots.items():
-            managed = self._kernels[number]
-            if slot.phase is not Phase.ENDING and kernel_id in (None, managed.kernel_id):
-                yield managed.describe(slot.connections, slot.scheduled_end)
+        for number in slots if kernel_id is None else self._kernels.with_id(kernel_id):
+            slot = slots.get(number)
+            if slot is not None and slot.phase is not Phase.ENDING:
+                yield self._kernels[number].describe(slot.connections, slot.scheduled_end)
 
     @contextmanager
     def _request(
@@ -313,7 +313,7 @@ class Executor(AsyncContextManagerMixin):
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._launcher.kernel_type(start)
         kernel_id = start.get("kernel_id") or str(uuid.uuid4())
-        self._kernels[number] = ManagedKernel(
+        managed = ManagedKernel(
             number,
             lease,
             kernel_type,
@@ -323,8 +323,9 @@ class Executor(AsyncContextManagerMixin):
             on_change=self._note_change,
             previous_end=self._ends.get((lease.user, kernel_id)),
         )
+        self._kernels.add(managed)
         self.counts["started"] += 1
-        tasks.start_soon(self._serve, self._kernels[number], start)
+        tasks.start_soon(self._serve, managed, start)
 
     def _end(self, managed: ManagedKernel, why: str) -> None:
         if not managed.ending:
@@ -357,7 +358,7 @@ class Executor(AsyncContextManagerMixin):
         finally:
             self._plan.ended(managed.number)
             self._busy.discard(managed.number)
-            del self._kernels[managed.number]
+            self._kernels.remove(managed)
             self._update()
 
     async def _keep_time(self) -> None:

@@ -256,15 +256,19 @@ class KernelPool(AsyncContextManagerMixin):
         """The number of requests that wait for a kernel now."""
         return self._executor.waiting
 
-    def kernels(self, user: str | None = None) -> list[PooledKernel]:
+    def kernels(
+        self, user: str | None = None, *, kernel_id: str | None = None
+    ) -> list[PooledKernel]:
         """Describe the kernels of one user or of all users, in the order of their starts.
 
         The list includes kernels that are starting, but not kernels that are ending.
 
         Args:
             user: the user; None means all users.
+            kernel_id: only kernels with this id, which several users may have chosen; None means
+                any id.
         """
-        return list(self._executor.describe(user))
+        return list(self._executor.describe(user, kernel_id=kernel_id))
 
     def lost(self, user: str | None = None) -> list[LostKernel]:
         """Describe kernels that died and were not restarted, the latest first.

@@ -182,3 +182,19 @@ async def test_kernel_costs_the_pool_the_same_however_many_there_are(pool_of) ->
 
     for many, few in zip(await cost(80), await cost(5), strict=True):
         assert many <= 1.2 * few
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_kernel_is_found_by_its_id_without_a_search(pool_of) -> None:
+    async def cost(size: int) -> int:
+        """Return the steps of a search among so many kernels of one user."""
+        async with pool_of(max_kernels=size, max_per_user=size) as (pool, _):
+            for name in range(size):
+                kernel = await pool.get("ada", name=str(name))
+            with counted() as steps:
+                assert pool.find(kernel.kernel_id, user="ada")
+                assert pool.kernels(kernel_id=kernel.kernel_id)
+            return steps.count
+
+    assert await cost(40) == await cost(2)
