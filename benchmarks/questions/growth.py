@@ -26,6 +26,7 @@ from kernelproto.exceptions import MalformedMessage
 from kernelproto.fanout.replay_log import ReplayLog
 from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.notebook.recorder import Recorder
+from kernelproto.server.session_table import Session, SessionTable
 from kernelproto.wire import Codec, MessageFactory, content
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.content import Content, DisplayData, Stream, UpdateDisplayData, message_type
@@ -281,6 +282,23 @@ def _subscribers(count: int) -> Callable[[], object]:
     return work
 
 
+def _sessions(count: int) -> Callable[[], object]:
+    """Open *count* sessions of one user, look each of them up, and list them."""
+
+    def work() -> object:
+        table = SessionTable(lambda user, kernel_id: True)
+        for number in range(count):
+            path = f"{number}.ipynb"
+            table.of_path("user", path)
+            table.total_without("user", "")
+            table.add("user", Session(str(number), path, path, "notebook", str(number)))
+        for number in range(count):
+            table.find("user", str(number))
+        return table.of_user("user")
+
+    return work
+
+
 # By name: the kind of item, and the work on it.
 WORK: Mapping[str, tuple[str, Prepare]] = {
     "displays": ("displays, each updated", lambda count: _page(count, 1, count)),
@@ -298,6 +316,7 @@ WORK: Mapping[str, tuple[str, Prepare]] = {
     "refused": ("refused messages", _refused),
     "observed": ("messages for a slow observer", _observed),
     "requests": ("executions sent at once", _requests),
+    "sessions": ("sessions of one user", _sessions),
     "subscribers": ("clients of one kernel", _subscribers),
 }
 
