@@ -14,8 +14,8 @@ from kernelproto.client import MessageStream
 from kernelproto.client.observers import IOPUB, STREAM_LIMIT, OverflowPolicy
 from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.pool.executor import Executor, StartOptions
-from kernelproto.pool.launcher import PoolLauncher, WarmKernels
+from kernelproto.pool.executor import Executor
+from kernelproto.pool.launcher import PoolLauncher, StartOptions, WarmKernels
 from kernelproto.pool.plan import Lease, Plan, PoolLimits
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
 from kernelproto.run import RunOptions
