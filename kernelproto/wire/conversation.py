@@ -59,6 +59,7 @@ client's request (FOREIGN), or no request (KERNEL).
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator
 from enum import StrEnum
 
@@ -144,7 +145,7 @@ class Conversation:
         self._lines = Lines()
         # Insertion-ordered: the requests of any client that the kernel is busy with, and whether
         # each is another client's.
-        self._busy_with: dict[str, bool] = {}
+        self._busy_with: OrderedDict[str, bool] = OrderedDict()
         self._waits_for: str | None = None
 
     def __len__(self) -> int:
@@ -273,7 +274,7 @@ class Conversation:
         if signal is Signal.BUSY:
             self._busy_with[parent_id] = foreign
             if len(self._busy_with) > _MOST_BUSY:
-                del self._busy_with[next(iter(self._busy_with))]
+                self._busy_with.popitem(last=False)
         elif signal is Signal.IDLE:
             self._busy_with.pop(parent_id, None)
         elif signal is Signal.STARTING:  # after a restart; all earlier work has ended
