@@ -106,6 +106,7 @@ PURE = (
     "kernelproto/pool/slots.py",
     "kernelproto/pool/plan.py",
     "kernelproto/server/rate_limit.py",
+    "kernelproto/server/session_table.py",
     "kernelproto/server/user_messages.py",
     "kernelproto/fanout/replay_log.py",
     "kernelproto/fanout/traffic.py",

@@ -25,8 +25,9 @@ from kernelproto.exceptions import (
 from kernelproto.interfaces import Channels
 from kernelproto.log_counts import LogCounts
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
-from kernelproto.wire.conversation import Event, Origin, Request
+from kernelproto.wire.conversation import Event, Origin
 from kernelproto.wire.message import Frame, Message, MessageFactory, timestamp
+from kernelproto.wire.request import Request
 from kernelproto.wire.session import Session
 from kernelproto.wire.transitions import Signal, State
 

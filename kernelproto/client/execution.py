@@ -26,9 +26,10 @@ from kernelproto.wire.content import (
     ExecuteRequest,
     Output,
 )
-from kernelproto.wire.conversation import Event, Request
+from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
 from kernelproto.wire.refusals import RefusedOutput
+from kernelproto.wire.request import Request
 from kernelproto.wire.transitions import Signal, State
 
 ExecutionState: TypeAlias = Literal["prepared", "queued", "running", "done"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypedDict
 
 import msgspec
 from anyio import AsyncContextManagerMixin
@@ -12,9 +13,29 @@ from anyio import AsyncContextManagerMixin
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import check_kernel_type, launch_names
 from kernelproto.launch.warm import WarmProvider
-from kernelproto.pool.executor import StartOptions
+from kernelproto.pool.limits import LeaseLimits
 from kernelproto.run import RunOptions, launch_params_of
 from kernelproto.supervise.instance import Launch, Launched
+
+
+class StartOptions(TypedDict, total=False):
+    """Options for the start of one kernel; the pool's own options are the defaults.
+
+    Keys:
+        kernel_type: the kernel type.
+        cwd: the working directory.
+        env: environment variables, added to those of the pool.
+        launch_params: launch parameters, instead of those of the pool.
+        kernel_id: the id of the kernel, a UUID; a random one by default.
+        lease_limits: limits of the user and of this kernel, instead of those of the pool.
+    """
+
+    kernel_type: str | None
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    launch_params: Mapping[str, object] | None
+    kernel_id: str | None
+    lease_limits: LeaseLimits | None
 
 
 class WarmKernels(msgspec.Struct, frozen=True):

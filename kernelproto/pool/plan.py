@@ -36,10 +36,10 @@ continues it, so a client that only reconnects does not keep a kernel alive. Wit
 evicted. A kernel that reaches its ``max_age`` is ended in any state. Each ticket carries the limits
 of its kernel and its user.
 
-A decision costs O(1), or O(log n) where it orders idle kernels. It visits the new requests, the
-reserved leases if a slot is free, the oldest unserved lease, and each kernel that it ends, but no
-other kernel and no other lease. ``SlotTable`` keeps the counts and orders of kernels, ``Queue``
-those of leases.
+A decision costs O(1), or O(log n) where it orders idle kernels or reserved leases. It visits the
+new requests, the reserved leases that it starts, the oldest unserved lease, and each kernel that it
+ends, but no other kernel and no other lease. ``SlotTable`` keeps the counts and orders of kernels,
+``Queue`` those of leases.
 """
 
 from __future__ import annotations
@@ -151,7 +151,6 @@ class Plan:
         connected: reports that a client has connected to a kernel.
         disconnected: reports that a client has disconnected from a kernel.
         end: reports that a kernel is being ended, by its user or after its death.
-        ended: reports that a kernel has ended completely.
     """
 
     def __init__(self, limits: PoolLimits) -> None:
@@ -167,7 +166,6 @@ class Plan:
         self.connected = slots.connected
         self.disconnected = slots.disconnected
         self.end = slots.end
-        self.ended = slots.ended
 
     @property
     def slots(self) -> Mapping[int, Slot]:
@@ -230,6 +228,13 @@ class Plan:
         number = next(self._new_ticket)
         self._queue.join(number, lease, Ticket(wait, replaces, limits or self.limits))
         return number
+
+    def ended(self, number: int) -> None:
+        """Report that a kernel has ended completely."""
+        slot = self._slots.all.get(number)
+        if slot is not None:
+            self._slots.ended(number)
+            self._queue.unblock(slot.lease.user)
 
     def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
         """Report the end of a request: it has its kernel, was cancelled, or was refused.
@@ -298,8 +303,11 @@ class Plan:
 
     def _serve_queue(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
         """Start kernels for queued leases, evict for them, refuse tickets that do not wait."""
-        for queued in list(self._queue.reserved.values()) if self._free else ():
-            yield from self._start(queued)
+        while self._free and (queued := self._queue.startable()) is not None:
+            if self._is_blocked(queued):
+                self._queue.block(queued)
+            else:
+                yield from self._start(queued)
         while (first := self._queue.first()) is not None:
             yield from self._serve(first, now, look)
             if first is self._queue.first():
@@ -324,7 +332,8 @@ class Plan:
         else:
             yield from self._refuse_impatient(queued)
             return
-        yield from self._start(queued)
+        if self._free and not self._is_blocked(queued):
+            yield from self._start(queued)
 
     @property
     def _free(self) -> int:
@@ -335,16 +344,20 @@ class Plan:
         """The number of free or ENDING slots that are not reserved."""
         return self.limits.max_kernels - len(self._slots.leased) - len(self._queue.reserved)
 
+    def _is_blocked(self, queued: QueuedLease) -> bool:
+        """Return whether a lease waits for the end of an ENDING kernel of its user."""
+        user, most = queued.lease.user, queued.limits.max_per_user
+        of_user = len(self._slots.of_user(user))
+        if of_user >= most and of_user > self._slots.leased_by(user):
+            return True
+        return self._slots.holds(queued.lease)
+
     def _start(self, queued: QueuedLease) -> Iterator[Action]:
-        """Start the kernel of a lease with a reservation, unless an ENDING kernel blocks it."""
+        """Start the kernel of a lease with a reservation, in a free slot."""
         lease = queued.lease
-        of_user = len(self._slots.of_user(lease.user))
-        limits = queued.limits
-        in_the_way = of_user >= limits.max_per_user and of_user > self._slots.leased_by(lease.user)
-        if self._free and not in_the_way and not self._slots.holds(lease):
-            yield Start(self._slots.take(lease, limits), lease, next(iter(queued.tickets)))
-            yield from self._give(queued)
-            self._queue.kernel_started(lease)
+        yield Start(self._slots.take(lease, queued.limits), lease, next(iter(queued.tickets)))
+        yield from self._give(queued)
+        self._queue.kernel_started(lease)
 
     def _give(self, queued: QueuedLease) -> Iterator[Action]:
         number = self._slots.leased[queued.lease]
@@ -355,7 +368,7 @@ class Plan:
 
     def _replace(self, queued: QueuedLease) -> Action | None:
         """Reserve the slot of the kernel that a ticket of the lease replaces, if there is one."""
-        for ticket in queued.tickets.values():
+        for ticket in queued.replacing.values():
             number = None if ticket.replaces is None else self.slot_of(ticket.replaces)
             if number is not None:
                 self.end(number)
@@ -364,7 +377,7 @@ class Plan:
         return None
 
     def _refuse_impatient(self, queued: QueuedLease) -> Iterator[Action]:
-        impatient = [number for number, ticket in queued.tickets.items() if not ticket.wait]
+        impatient = list(queued.impatient)
         before = self._queue.before(queued) if impatient else 0
         for number in impatient:
             self._queue.leave(number)

@@ -14,8 +14,8 @@ from kernelproto.client import MessageStream
 from kernelproto.client.observers import IOPUB, STREAM_LIMIT, OverflowPolicy
 from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.pool.executor import Executor, StartOptions
-from kernelproto.pool.launcher import PoolLauncher, WarmKernels
+from kernelproto.pool.executor import Executor
+from kernelproto.pool.launcher import PoolLauncher, StartOptions, WarmKernels
 from kernelproto.pool.plan import Lease, Plan, PoolLimits
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
 from kernelproto.run import RunOptions
@@ -256,15 +256,19 @@ class KernelPool(AsyncContextManagerMixin):
         """The number of requests that wait for a kernel now."""
         return self._executor.waiting
 
-    def kernels(self, user: str | None = None) -> list[PooledKernel]:
+    def kernels(
+        self, user: str | None = None, *, kernel_id: str | None = None
+    ) -> list[PooledKernel]:
         """Describe the kernels of one user or of all users, in the order of their starts.
 
         The list includes kernels that are starting, but not kernels that are ending.
 
         Args:
             user: the user; None means all users.
+            kernel_id: only kernels with this id, which several users may have chosen; None means
+                any id.
         """
-        return list(self._executor.describe(user))
+        return list(self._executor.describe(user, kernel_id=kernel_id))
 
     def lost(self, user: str | None = None) -> list[LostKernel]:
         """Describe kernels that died and were not restarted, the latest first.

@@ -1,4 +1,7 @@
-"""ManagedKernel: one kernel of a pool from start to cleanup; PooledKernel: its description."""
+"""ManagedKernel: one kernel of a pool from start to cleanup; PooledKernel: its description.
+
+KernelTable has all kernels of a pool.
+"""
 
 from __future__ import annotations
 
@@ -342,6 +345,34 @@ class ManagedKernel:
     def _look(self) -> None:
         if self.look():
             self._on_change(self)
+
+
+class KernelTable:
+    """The kernels of a pool, by slot and by id."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, ManagedKernel] = {}
+        self._by_id: dict[str, dict[int, None]] = {}
+
+    def __getitem__(self, number: int) -> ManagedKernel:
+        return self._by_number[number]
+
+    def add(self, managed: ManagedKernel) -> None:
+        """Add a kernel."""
+        self._by_number[managed.number] = managed
+        self._by_id.setdefault(managed.kernel_id, {})[managed.number] = None
+
+    def remove(self, managed: ManagedKernel) -> None:
+        """Remove a kernel."""
+        del self._by_number[managed.number]
+        same_id = self._by_id[managed.kernel_id]
+        del same_id[managed.number]
+        if not same_id:
+            del self._by_id[managed.kernel_id]
+
+    def with_id(self, kernel_id: str) -> list[int]:
+        """Return the slots of the kernels of all users with an id, in the order of their starts."""
+        return list(self._by_id.get(kernel_id, ()))
 
 
 def is_activity(message: Message, channel: ChannelName) -> bool:

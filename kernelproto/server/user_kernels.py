@@ -97,7 +97,7 @@ class UserKernels:
             kernel = self.pool.find(kernel_id, user=user.name)
             found = [] if kernel is None else [kernel]
         else:
-            found = [k for k in self.pool.kernels(owner) if k.kernel_id == kernel_id]
+            found = self.pool.kernels(owner, kernel_id=kernel_id)
         if not found:
             raise HTTPException(404, f"there is no kernel {kernel_id[:100]}")
         if len(found) > 1:

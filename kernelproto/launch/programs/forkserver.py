@@ -307,9 +307,17 @@ class Server:
             self.tell({"forked": entering.number, "pid": entering.pid, "entered": entered})
 
     def reap(self) -> None:
-        """Reap the kernels that have ended, each after the rest of its group was killed."""
-        for pid in list(self.kernels):
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        """Reap the kernels that have ended, each after the rest of its group was killed.
+
+        It does not ask for each kernel: that would take too long if many kernels end together.
+        """
+        while self.kernels:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if ended is None:
+                return
+            pid = ended.si_pid
+            if pid not in self.kernels:  # started by a module
+                os.waitpid(pid, 0)
                 continue
             if pid in self.entering:
                 self.look_after(self.entering[pid])
