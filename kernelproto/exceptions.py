@@ -11,6 +11,7 @@
     |     |- ReplayedMessage            the message was received before
     |     `- ReplyLost                  the kernel finished an execution without a reply
     |- DiscoveryError
+    |  |- KernelInUse                   another program owns the kernel
     |  |- NoSuchKernel (LookupError)    no provider has a kernel type of that name
     |  `- InvalidKernelSpec (ValueError)
     |- LaunchError
@@ -94,6 +95,18 @@ class ReplyLost(RemoteProtocolError):
 
 class DiscoveryError(KernelProtoError):
     """A kernel type cannot be found or described."""
+
+
+class KernelInUse(DiscoveryError):
+    """A kernel cannot be adopted, because a running program owns it.
+
+    Attributes:
+        pid: the process id of that program, on the machine that the message names.
+    """
+
+    def __init__(self, message: str, *, pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
 
 
 class NoSuchKernel(DiscoveryError, LookupError):
@@ -193,8 +206,7 @@ class KernelDied(KernelProtoError):
 
     Attributes:
         returncode: the exit status, negative for a signal; None if unknown.
-        reason: the reason in words, such as a resource limit or a silent heartbeat; None if
-            unknown.
+        reason: the reason in words, such as a resource limit; None if unknown.
     """
 
     def __init__(
@@ -320,31 +332,23 @@ class WrongEventLoop(KernelProtoError):
 
 
 class PoolError(KernelProtoError):
-    """A KernelPool refuses a request."""
+    """A KernelPool refuses a request.
+
+    Attributes:
+        limit: the maximum number of kernels, if that is the reason; otherwise 0.
+    """
+
+    def __init__(self, message: str, *, limit: int = 0) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class PoolFull(PoolError):
-    """A KernelPool has as many kernels as allowed, and none of them is idle.
-
-    Attributes:
-        limit: the maximum number of kernels.
-    """
-
-    def __init__(self, message: str, *, limit: int = 0) -> None:
-        super().__init__(message)
-        self.limit = limit
+    """A KernelPool has as many kernels as allowed, and none of them is idle."""
 
 
 class QuotaExceeded(PoolError):
-    """A user has as many kernels of a KernelPool as allowed.
-
-    Attributes:
-        limit: the maximum number of kernels.
-    """
-
-    def __init__(self, message: str, *, limit: int = 0) -> None:
-        super().__init__(message)
-        self.limit = limit
+    """A user has as many kernels of a KernelPool as allowed."""
 
 
 class NotebookError(KernelProtoError):

@@ -154,7 +154,8 @@ def adopt_kernel(
     """Take over a kernel that another program has started; leaving the block ends it.
 
     The block yields a Kernel, which you can signal, wait for and restart. kernelproto must have
-    started the kernel on this machine, either detached or from a program that has died. The exit
+    started the kernel on this machine. A kernel has one owner at a time: the program that started
+    or adopted it, until that program detaches from the kernel or ends, also by a crash. The exit
     status is unknown. A restart launches the same kernel type, without the launch
     parameters of the first launch.
 
@@ -163,6 +164,7 @@ def adopt_kernel(
         timeouts: the time limits for startup, interrupts and shutdown.
 
     Raises:
+        KernelInUse: a running program owns the kernel, perhaps this one.
         DiscoveryError: the connection file cannot be read, or the kernel cannot be adopted.
         RemoteProtocolError: it is not a connection file.
         KernelNotReady: the kernel did not answer within ``timeouts.startup``.

@@ -47,6 +47,7 @@ PUBLIC = [
     "KernelEvents",
     "KernelExitedEarly",
     "KernelFinder",
+    "KernelInUse",
     "KernelManager",
     "KernelNotReady",
     "KernelPool",

@@ -54,14 +54,16 @@ def find_record(connection: str | ConnectionInfo) -> Record:
 async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManager]:
     """Take over a kernel that runs detached, or whose program has died.
 
-    The manager works like that of a launched kernel, except that wait() returns None: only the
-    program that started the kernel gets the exit status. cleanup() ends the kernel; detach() does
-    not.
+    This program owns the kernel from now on, and no other program can adopt it until detach() or
+    the end of this program. The manager works like that of a launched kernel, except that wait()
+    returns None: only the program that started the kernel gets the exit status. cleanup() ends the
+    kernel; detach() does not.
 
     Raises:
-        DiscoveryError: the kernel has ended; or it cannot be adopted, because its program still
-            runs, it runs on another machine, this system does not support adoption, or the process
-            in the record cannot be identified as the kernel.
+        KernelInUse: a running program owns the kernel.
+        DiscoveryError: the kernel has ended; or it cannot be adopted, because it runs on another
+            machine, this system does not support adoption, or the process in the record cannot be
+            identified as the kernel.
         RemoteProtocolError: the connection file is not valid.
     """
     process = record.process
@@ -72,13 +74,14 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
             f"the kernel {record.kernel_id} runs on another machine, {process.machine.host!r}, or "
             "in another container"
         )
-    if not record.detached and not record.owner.is_gone:
-        raise DiscoveryError(
-            f"the kernel {record.kernel_id} was not started detached and belongs to process "
-            f"{record.owner.pid}, which runs"
-        )
-    files = _Files(record)
-    adopted = _AdoptedProcess(record, process)
+    record.ownership.claim()
+    try:
+        files = _Files(record)
+        adopted = _AdoptedProcess(record, process)
+    except BaseException:
+        with suppress(DiscoveryError):  # the claim is void when this program has ended
+            record.ownership.release()
+        raise
     return files.info, LocalKernelManager(
         record,
         process=adopted,

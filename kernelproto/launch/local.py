@@ -13,7 +13,7 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.concurrency.process_owner import Owner
-from kernelproto.exceptions import LaunchError, UnsupportedRequest
+from kernelproto.exceptions import DiscoveryError, LaunchError, UnsupportedRequest
 from kernelproto.interfaces import DeathReason
 from kernelproto.launch.address.ports import address_was_taken
 from kernelproto.launch.leftovers.records import Record
@@ -225,8 +225,10 @@ class LocalKernelManager:
     async def detach(self) -> None:
         """Stop managing a detached kernel without ending it; no task may be waiting for it.
 
-        Its files and its record stay, so that other programs can adopt it, see ``launch.adopt``.
-        Afterwards only the attributes of this manager can be used, and cleanup() does nothing.
+        Its files and its record stay, and this program owns it no longer, so that any program can
+        adopt it, see ``launch.adopt``. If that cannot be written down, as on a full disk, it is
+        logged, and the kernel can be adopted after the end of this program. Afterwards only the
+        attributes of this manager can be used, and cleanup() does nothing.
 
         Raises:
             RuntimeError: the kernel was not launched detached.
@@ -237,6 +239,10 @@ class LocalKernelManager:
             self._is_detached = True
             self._process.release()
             self._output.close()
+            try:
+                self._record.ownership.release()
+            except DiscoveryError as error:
+                logger.warning("only the end of this program releases a kernel: %s", error)
 
     def list_as(self, kernel_id: str) -> None:
         """Let other programs find the kernel under another id than that of its launch.
