@@ -118,7 +118,7 @@ def own(is_killed):
         os.kill(os.getpid(), signal.SIGKILL)
     kernel.release()
 
-for round in range(60):
+for round in range(20):
     pid = os.fork()
     if pid == 0:
         try:
