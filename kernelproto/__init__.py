@@ -58,7 +58,7 @@ if typing.TYPE_CHECKING:
         WrongEventLoop,
         WrongProcess,
     )
-    from kernelproto.interfaces import KernelManager, KernelProvider
+    from kernelproto.interfaces import KernelHandle, KernelManager, KernelProvider
     from kernelproto.launch.finder import KernelFinder
     from kernelproto.pool import KernelPool
     from kernelproto.run import adopt_kernel, connect_kernel, run_kernel, start_kernel
@@ -120,6 +120,7 @@ __all__ = [
     "KernelEvents",
     "KernelExitedEarly",
     "KernelFinder",
+    "KernelHandle",
     "KernelInUse",
     "KernelManager",
     "KernelNotReady",

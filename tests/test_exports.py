@@ -47,6 +47,7 @@ PUBLIC = [
     "KernelEvents",
     "KernelExitedEarly",
     "KernelFinder",
+    "KernelHandle",
     "KernelInUse",
     "KernelManager",
     "KernelNotReady",

@@ -13,8 +13,10 @@ import msgspec
 import pytest
 
 from kernelproto.exceptions import DiscoveryError, KernelInUse
+from kernelproto.interfaces import KernelHandle
 from kernelproto.launch import launcher
-from kernelproto.launch.adopt import adopt_local, find_record
+from kernelproto.launch.adopt import LocalHost, adopt_local, find_record
+from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.leftovers import records
 from kernelproto.launch.leftovers.records import Record, read_records
 from kernelproto.launch.local import LocalKernelManager
@@ -22,7 +24,7 @@ from kernelproto.launch.process.proc import children, command_line
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs import watchdog
 from kernelproto.launch.spec.plan import LaunchPlan
-from kernelproto.testing import check_kernel_manager
+from kernelproto.testing import check_adoption, check_kernel_manager
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "clean")]
 
@@ -54,7 +56,8 @@ anyio.run(main)
 ADOPTER = """
 import anyio, sys
 from kernelproto.exceptions import KernelInUse
-from kernelproto.launch.adopt import adopt_local, find_record
+from kernelproto.interfaces import KernelHandle
+from kernelproto.launch.adopt import LocalHost, adopt_local, find_record
 
 async def main():
     record = find_record(sys.argv[1])
@@ -408,3 +411,43 @@ async def test_conformance(start) -> None:
         return await adopt_local(msgspec.structs.replace(record, interrupt_mode="message"))
 
     await check_kernel_manager(launch)
+
+
+async def launch_detached():
+    return await launcher.launch(LaunchPlan(argv=("sleep", "1000"), detached=True))
+
+
+async def test_adoption_conformance() -> None:
+    await check_adoption(LocalHost(), launch_detached)
+
+
+async def test_handle() -> None:
+    _, manager = await launcher.launch(LaunchPlan(argv=("sleep", "1000")))
+    assert manager.handle() is None
+    await manager.cleanup()
+    _, manager = await launch_detached()
+    manager.list_as("mine")
+    handle = manager.handle()
+    assert (handle.host, handle.kernel_id) == ("local", "mine")
+    await manager.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"place": {}}, "the handle of kernel .* is not valid: .*kernel_id"),
+        ({"host": "far"}, "there is no kernel provider 'far'"),
+        ({"kernel_id": "another"}, "has ended"),
+    ],
+)
+async def test_wrong_handle(changes, words) -> None:
+    _, manager = await launch_detached()
+    await manager.detach()
+    handle = manager.handle()
+    if "kernel_id" in changes:
+        changes = {"place": {**handle.place, **changes}}
+    wrong = msgspec.structs.replace(handle, **changes)
+    with pytest.raises(DiscoveryError, match=words):
+        await KernelFinder([]).adopt(wrong)
+    _, manager = await KernelFinder([]).adopt(KernelHandle.from_json(handle.to_json()))
+    await manager.cleanup()

@@ -101,31 +101,30 @@ async def test_exit_status_is_known_while_the_server_runs() -> None:
 async def test_kernel_outlives_its_server() -> None:
     with anyio.fail_after(GUARD_SECONDS):
         kernel = await start_kernel("fork/kernel", detached=True, finder=finder())
-        await _kill_server(kernel)
+        await _kill_server()
         assert await evaluate(kernel, "6 * 7") == 42
         await kernel.manager.signal(signal.SIGTERM)
         with pytest.raises(KernelDied):
             await kernel.execute("import time; time.sleep(1000)")
         await kernel.restart()
         assert await evaluate(kernel, "6 * 7") == 42
-        await _kill_server(kernel)
+        await _kill_server()
         assert await kernel.shutdown() is None
 
 
 async def test_kernel_that_is_released_without_its_server() -> None:
     with anyio.fail_after(GUARD_SECONDS):
-        kernel = await start_kernel("fork/kernel", detached=True, finder=finder())
-        await _kill_server(kernel)
-        manager = kernel.manager
+        params = {"detached": True}
+        info, manager = await finder().launch("fork/kernel", launch_params=params)
+        await _kill_server()
+        assert await manager.is_alive()
         await manager.detach()
-        async with adopt_kernel(manager.connection_file) as adopted:
-            assert await evaluate(adopted, "6 * 7") == 42
-        await kernel.shutdown()
+        async with adopt_kernel(info) as kernel:
+            assert await evaluate(kernel, "6 * 7") == 42
 
 
-async def _kill_server(kernel) -> None:
+async def _kill_server() -> None:
     server = ForkServer.running(())
-    assert await evaluate(kernel, "import os; os.getppid()") == server.pid
     os.kill(server.pid, signal.SIGKILL)
     while not server.dead:
         await anyio.lowlevel.checkpoint()
