@@ -37,11 +37,11 @@
     |  |- InvalidParameter (ValueError) a parameter cannot be written in the notebook's language
     |  `- CellTimeout (TimeoutError)    a cell took longer than allowed
     |- InvalidSettings (ValueError)     a kernel server cannot use its settings
+    |- RegistryError                  a registry of kernels cannot be read or written
     `- AuthenticatorUnavailable         a user cannot be authenticated for now
 
-The first argument of each exception is the message; the others are optional keyword arguments, and
-are kept as attributes. So exceptions can be copied and pickled. If several tasks wait for a kernel
-that fails, each task raises its own copy.
+The first argument is the message. Others are optional keywords and kept as attributes, so that an
+exception can be copied and pickled. If several tasks wait for a kernel, each raises its own copy.
 """
 
 from __future__ import annotations
@@ -146,8 +146,7 @@ class KernelExitedEarly(LaunchError):
 
     Attributes:
         command: the command line that was run.
-        returncode: the exit status, negative for a signal; None if unknown, or if the command could
-            not be run at all.
+        returncode: the exit status, negative for a signal; None if unknown or never started.
         stderr: the last lines that the process wrote to standard output and standard error.
     """
 
@@ -218,10 +217,7 @@ class KernelDied(KernelProtoError):
 
 
 class KernelRestarted(KernelDied):
-    """The kernel's process has ended and a new one takes its place: send the request again.
-
-    Pending requests get no reply, and the variables in the kernel are lost.
-    """
+    """The process has ended, and a new one without its variables takes its place: send again."""
 
 
 class ClientClosed(KernelProtoError):
@@ -379,6 +375,10 @@ class CellTimeout(NotebookError, TimeoutError):
 
 class InvalidSettings(KernelProtoError, ValueError):
     """A setting of a kernel server is invalid; the message names the key and the source."""
+
+
+class RegistryError(KernelProtoError):
+    """A registry of kernels cannot be read or written; nothing in it was changed."""
 
 
 class AuthenticatorUnavailable(KernelProtoError):

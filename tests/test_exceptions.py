@@ -47,6 +47,7 @@ TREE = {
     "InvalidParameter": (exceptions.NotebookError, ValueError),
     "CellTimeout": (exceptions.NotebookError, TimeoutError),
     "InvalidSettings": (KernelProtoError, ValueError),
+    "RegistryError": (KernelProtoError,),
     "AuthenticatorUnavailable": (KernelProtoError,),
 }
 

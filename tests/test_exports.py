@@ -69,6 +69,7 @@ PUBLIC = [
     "ProtocolError",
     "QuotaExceeded",
     "RefusedOutput",
+    "RegistryError",
     "RemoteProtocolError",
     "ReplayedMessage",
     "ReplyLost",
