@@ -41,8 +41,7 @@ from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 
-# Busy kernels are examined again after this time: a caller that stops waiting for a reply causes no
-# message.
+# How often busy kernels are examined: a caller that stops to wait for a reply causes no message.
 _LOOK_AGAIN_SECONDS = 1.0
 
 # For callers that still hold the kernel.
@@ -139,6 +138,7 @@ class Executor(AsyncContextManagerMixin):
         self._busy: set[int] = set()  # keys of _kernels
         self._ends: dict[tuple[str, str], str] = {}
         self._requests: dict[int, _Request] = {}
+        self._new_kernel: type[ManagedKernel] = ManagedKernel
         self._tasks: TaskGroup | None = None
         self._alarm = Bell()
         self._alarm_at = 0.0
@@ -284,7 +284,7 @@ class Executor(AsyncContextManagerMixin):
             self._end(managed, "lost")
         elif managed.running:
             (self._busy.add if managed.busy else self._busy.discard)(managed.number)
-            self._plan.started(managed.number, managed.active_at)
+            self._plan.started(managed.number, managed.ready_at)
             self._plan.busy(managed.number, managed.busy)
             self._plan.used(managed.number, managed.active_at)
 
@@ -313,7 +313,7 @@ class Executor(AsyncContextManagerMixin):
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._launcher.kernel_type(start)
         kernel_id = start.get("kernel_id") or str(uuid.uuid4())
-        self._kernels[number] = ManagedKernel(
+        self._kernels[number] = self._new_kernel(
             number,
             lease,
             kernel_type,
@@ -353,12 +353,15 @@ class Executor(AsyncContextManagerMixin):
         launch, cwd = self._launcher.launch(start)
         try:
             with managed.logged():
-                await managed.serve(launch, cwd, self._timeouts, self._restart)
+                await self._run(managed, launch, cwd)
         finally:
             self._plan.ended(managed.number)
             self._busy.discard(managed.number)
             del self._kernels[managed.number]
             self._update()
+
+    async def _run(self, managed: ManagedKernel, launch: Launch, cwd: str | None) -> None:
+        await managed.serve(launch, cwd, self._timeouts, self._restart)
 
     async def _keep_time(self) -> None:
         """Update when the next time limit of the plan is reached."""

@@ -231,6 +231,15 @@ class Plan:
         self._queue.join(number, lease, Ticket(wait, replaces, limits or self.limits))
         return number
 
+    def restore(self, lease: Lease) -> int:
+        """Give a kernel that outlived its pool a slot; return the number of the slot.
+
+        The kernel counts as starting until ``started`` is called. There may be more kernels to
+        restore than the limits allow: all of them get slots, and no other lease gets one until
+        enough of them have ended.
+        """
+        return self._slots.take(lease, self.limits)
+
     def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
         """Report the end of a request: it has its kernel, was cancelled, or was refused.
 
@@ -328,12 +337,13 @@ class Plan:
 
     @property
     def _free(self) -> int:
-        return self.limits.max_kernels - len(self._slots)
+        return max(0, self.limits.max_kernels - len(self._slots))
 
     @property
     def _unreserved(self) -> int:
         """The number of free or ENDING slots that are not reserved."""
-        return self.limits.max_kernels - len(self._slots.leased) - len(self._queue.reserved)
+        taken = len(self._slots.leased) + len(self._queue.reserved)
+        return max(0, self.limits.max_kernels - taken)
 
     def _start(self, queued: QueuedLease) -> Iterator[Action]:
         """Start the kernel of a lease with a reservation, unless an ENDING kernel blocks it."""
