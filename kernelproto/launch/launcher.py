@@ -212,6 +212,8 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             process.before_reaping = watch.group_ended
         record = record.of_process(identity)
         record.write()
+        if plan.detached:
+            process.outlive()
         undo.pop_all()
     return LocalKernelManager(
         record,

@@ -13,8 +13,8 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.concurrency.process_owner import Owner
-from kernelproto.exceptions import LaunchError, UnsupportedRequest
-from kernelproto.interfaces import DeathReason
+from kernelproto.exceptions import DiscoveryError, LaunchError, UnsupportedRequest
+from kernelproto.interfaces import DeathReason, KernelHandle
 from kernelproto.launch.address.ports import address_was_taken
 from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
@@ -25,6 +25,7 @@ from kernelproto.launch.process.proc import oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
 from kernelproto.launch.spec.kernelspec import InterruptMode
+from kernelproto.launch.spec.naming import LOCAL
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -70,11 +71,11 @@ class Files(Protocol):
 class LocalKernelManager:
     """The handle on a kernel that runs as a process on this machine.
 
-    It implements KernelManager, DescribesFailure, ExplainsDeath and IsListed. Signals go to the
-    process group: to the kernel and the processes that it has started, except those that have left
-    the group. Processes of the group that outlive the kernel are killed as soon as a method notices
-    its end. On Linux, cleanup() also kills processes that have left the group but still have the
-    kernel's id as KERNELPROTO_KERNEL_ID in their environment.
+    It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed and HasHandle. Signals go
+    to the process group: to the kernel and the processes that it has started, except those that
+    have left the group. Processes of the group that outlive the kernel are killed as soon as a
+    method notices its end. On Linux, cleanup() also kills processes that have left the group but
+    still have the kernel's id as KERNELPROTO_KERNEL_ID in their environment.
 
     If this program is killed, the watchdog does the same and removes the files.
 
@@ -225,8 +226,10 @@ class LocalKernelManager:
     async def detach(self) -> None:
         """Stop managing a detached kernel without ending it; no task may be waiting for it.
 
-        Its files and its record stay, so that other programs can adopt it, see ``launch.adopt``.
-        Afterwards only the attributes of this manager can be used, and cleanup() does nothing.
+        Its files and its record stay, and this program owns it no longer, so that any program can
+        adopt it, see ``launch.adopt``. If that cannot be written down, as on a full disk, it is
+        logged, and the kernel can be adopted after the end of this program. Afterwards only the
+        attributes of this manager can be used, and cleanup() does nothing.
 
         Raises:
             RuntimeError: the kernel was not launched detached.
@@ -237,6 +240,10 @@ class LocalKernelManager:
             self._is_detached = True
             self._process.release()
             self._output.close()
+            try:
+                self._record.ownership.release()
+            except DiscoveryError as error:
+                logger.warning("only the end of this program releases a kernel: %s", error)
 
     def list_as(self, kernel_id: str) -> None:
         """Let other programs find the kernel under another id than that of its launch.
@@ -254,6 +261,10 @@ class LocalKernelManager:
             logger.warning("kernel %s cannot be listed as %s: %s", self.kernel_id, kernel_id, error)
         else:
             self._record = record
+
+    def handle(self) -> KernelHandle | None:
+        """Return the handle of a detached kernel; None for other kernels."""
+        return local_handle(self._record) if self.detached else None
 
     def address_was_taken(self) -> bool:
         """Return whether another program listens at one of the kernel's tcp ports.
@@ -286,3 +297,13 @@ class LocalKernelManager:
         killed = kill_members({self.kernel_id.encode()})
         if sys.platform != "win32" and self._process.poll():  # its leader has been reaped
             reap_orphans(self.pid, killed)
+
+
+def local_handle(record: Record) -> KernelHandle:
+    """Return the handle of a kernel of this machine, by which LocalHost adopts the kernel."""
+    return KernelHandle(
+        host=LOCAL,
+        kernel_type=record.kernel_name,
+        kernel_id=record.listed_as or record.kernel_id,
+        place={"kernel_id": record.kernel_id, "connection_file": record.connection_file},
+    )

@@ -20,30 +20,28 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, PoolError, PoolFull, QuotaExceeded
 from kernelproto.interfaces import DeathCause
-from kernelproto.pool.launcher import StartOptions
-from kernelproto.pool.plan import (
+from kernelproto.pool.actions import (
     Action,
     Cull,
     Evict,
     Expire,
     HandOver,
-    Lease,
-    Phase,
-    Plan,
     RefuseFull,
     RefuseQuota,
     Replace,
     Start,
 )
+from kernelproto.pool.launcher import StartOptions
+from kernelproto.pool.plan import Plan
 from kernelproto.pool.pooled_kernel import KernelTable, LostKernel, ManagedKernel, PooledKernel
+from kernelproto.pool.slots import Lease, Phase
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 
-# Busy kernels are examined again after this time: a caller that stops waiting for a reply causes no
-# message.
+# How often busy kernels are examined: a caller that stops to wait for a reply causes no message.
 _LOOK_AGAIN_SECONDS = 1.0
 
 # Clients may be refused at any rate, so a refusal must cost little.
@@ -123,6 +121,7 @@ class Executor(AsyncContextManagerMixin):
         self._busy: OrderedDict[int, None] = OrderedDict()  # slots; examined last: last
         self._ends: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._requests: dict[int, _Request] = {}
+        self._new_kernel: type[ManagedKernel] = ManagedKernel
         self._tasks: TaskGroup | None = None
         self._alarm = Bell()
         self._alarm_at = 0.0
@@ -271,7 +270,7 @@ class Executor(AsyncContextManagerMixin):
                 self._busy.setdefault(managed.number)
             else:
                 self._busy.pop(managed.number, None)
-            self._plan.started(managed.number, managed.active_at)
+            self._plan.started(managed.number, managed.ready_at)
             self._plan.busy(managed.number, managed.busy)
             self._plan.used(managed.number, managed.active_at)
 
@@ -300,7 +299,7 @@ class Executor(AsyncContextManagerMixin):
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._launcher.kernel_type(start)
         kernel_id = start.get("kernel_id") or str(uuid.uuid4())
-        managed = ManagedKernel(
+        managed = self._new_kernel(
             number,
             lease,
             kernel_type,
@@ -341,12 +340,15 @@ class Executor(AsyncContextManagerMixin):
         launch, cwd = self._launcher.launch(start)
         try:
             with managed.logged():
-                await managed.serve(launch, cwd, self._timeouts, self._restart)
+                await self._run(managed, launch, cwd)
         finally:
             self._plan.ended(managed.number)
             self._busy.pop(managed.number, None)
             self._kernels.remove(managed)
             self._update()
+
+    async def _run(self, managed: ManagedKernel, launch: Launch, cwd: str | None) -> None:
+        await managed.serve(launch, cwd, self._timeouts, self._restart)
 
     async def _keep_time(self) -> None:
         """Update when the next time limit of the plan is reached."""

@@ -58,6 +58,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         kernel_type: the default kernel type.
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
+        detached: whether the kernels outlive this program.
     """
 
     def __init__(
@@ -66,10 +67,13 @@ class PoolLauncher(AsyncContextManagerMixin):
         kernel_type: str,
         warm: int | Mapping[str, int | WarmKernels],
         options: RunOptions,
+        *,
+        detached: bool = False,
     ) -> None:
         self._finder = finder
         self._kernel_type = kernel_type
         self._options = options
+        self._detached = {"detached": True} if detached else {}
         self._must_exist = not isinstance(warm, int)
         by_type = {kernel_type: warm} if isinstance(warm, int) else warm
         self._warm = {
@@ -131,11 +135,10 @@ class PoolLauncher(AsyncContextManagerMixin):
     def _launch_params(self, start: StartOptions, changes: Mapping[str, str]) -> dict[str, object]:
         env = {**(self._options.get("env") or {}), **(start.get("env") or {}), **changes}
         params = start.get("launch_params")
+        if params is None:
+            params = self._options.get("launch_params")
         return launch_params_of(
-            RunOptions(
-                env=env or None,
-                launch_params=self._options.get("launch_params") if params is None else params,
-            )
+            RunOptions(env=env or None, launch_params={**(params or {}), **self._detached})
         )
 
 

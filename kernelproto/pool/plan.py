@@ -46,90 +46,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
 
-import msgspec
-
+from kernelproto.pool.actions import (
+    Action,
+    Cull,
+    Evict,
+    Expire,
+    HandOver,
+    RefuseFull,
+    RefuseQuota,
+    Replace,
+    Start,
+)
 from kernelproto.pool.limits import LeaseLimits, PoolLimits
 from kernelproto.pool.queue import Queue, QueuedLease, Ticket
-from kernelproto.pool.slots import Lease, Phase, Slot, SlotHeap, SlotTable
-
-__all__ = [
-    "SETTLED_SECONDS",
-    "Action",
-    "Cull",
-    "Evict",
-    "Expire",
-    "HandOver",
-    "Lease",
-    "LeaseLimits",
-    "Phase",
-    "Plan",
-    "PoolLimits",
-    "RefuseFull",
-    "RefuseQuota",
-    "Replace",
-    "Slot",
-    "Start",
-]
+from kernelproto.pool.slots import Lease, Slot, SlotHeap, SlotTable
 
 # A ticket that waits evicts a kernel only after so many idle seconds.
 SETTLED_SECONDS = 0.5
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Start a kernel for a lease, with the options of the ticket."""
-
-    slot: int
-    lease: Lease
-    ticket: int
-
-
-class HandOver(msgspec.Struct, frozen=True):
-    """Hand a kernel, which may still be starting, to a ticket."""
-
-    ticket: int
-    slot: int
-
-
-class Evict(msgspec.Struct, frozen=True):
-    """End an idle kernel, because another lease needs its slot."""
-
-    slot: int
-
-
-class Replace(msgspec.Struct, frozen=True):
-    """End a kernel, because a request of the same user replaces it."""
-
-    slot: int
-
-
-class Cull(msgspec.Struct, frozen=True):
-    """End a kernel that has exceeded its idle time."""
-
-    slot: int
-
-
-class Expire(msgspec.Struct, frozen=True):
-    """End a kernel that has reached its maximum age."""
-
-    slot: int
-
-
-class RefuseFull(msgspec.Struct, frozen=True):
-    """Refuse a ticket, because the pool is full and so many leases wait before it."""
-
-    ticket: int
-    waiting: int
-
-
-class RefuseQuota(msgspec.Struct, frozen=True):
-    """Refuse a ticket, because its user has the maximum number of kernels."""
-
-    ticket: int
-
-
-Action: TypeAlias = Start | HandOver | Evict | Replace | Cull | Expire | RefuseFull | RefuseQuota
 
 
 def _up_to_date(number: int) -> None:
@@ -236,6 +170,15 @@ class Plan:
             self._slots.ended(number)
             self._queue.unblock(slot.lease.user)
 
+    def restore(self, lease: Lease) -> int:
+        """Give a kernel that outlived its pool a slot; return the number of the slot.
+
+        The kernel counts as starting until ``started`` is called. There may be more kernels to
+        restore than the limits allow: all of them get slots, and no other lease gets one until
+        enough of them have ended.
+        """
+        return self._slots.take(lease, self.limits)
+
     def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
         """Report the end of a request: it has its kernel, was cancelled, or was refused.
 
@@ -337,12 +280,13 @@ class Plan:
 
     @property
     def _free(self) -> int:
-        return self.limits.max_kernels - len(self._slots)
+        return max(0, self.limits.max_kernels - len(self._slots))
 
     @property
     def _unreserved(self) -> int:
         """The number of free or ENDING slots that are not reserved."""
-        return self.limits.max_kernels - len(self._slots.leased) - len(self._queue.reserved)
+        taken = len(self._slots.leased) + len(self._queue.reserved)
+        return max(0, self.limits.max_kernels - taken)
 
     def _is_blocked(self, queued: QueuedLease) -> bool:
         """Return whether a lease waits for the end of an ENDING kernel of its user."""

@@ -16,7 +16,9 @@ from anyio.lowlevel import checkpoint
 from kernelproto import Kernel, PoolFull
 from kernelproto.pool import executor as executor_module
 from kernelproto.pool import plan as plan_module
-from kernelproto.pool.plan import Lease, Plan, PoolLimits
+from kernelproto.pool.limits import PoolLimits
+from kernelproto.pool.plan import Plan
+from kernelproto.pool.slots import Lease
 
 POOL = plan_module.__file__.removesuffix("plan.py")
 

@@ -20,7 +20,8 @@ If a file or process cannot be examined for lack of file descriptors, the launch
 reason, and the next launch clears up.
 
 Nothing here needs a lock. File names are unique and never reused, and removing a file twice is not
-an error.
+an error. Claims decide which program owns a kernel that outlives programs, see claims.py; a program
+that clears up claims a running kernel before it ends the kernel.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from kernelproto.exceptions import DiscoveryError, LaunchError
 from kernelproto.launch.address.paths import (
     DRAFT,
     connection_file_name,
+    is_claim,
     is_connection_draft,
     is_record_draft,
     is_text,
@@ -44,6 +46,11 @@ from kernelproto.launch.address.paths import (
     runtime_folder,
     socket_folder_name,
     socket_folders,
+)
+from kernelproto.launch.leftovers.claims import (
+    Ownership,
+    remove_claims,
+    remove_claims_without_record,
 )
 from kernelproto.launch.own_files import (
     LONGEST_FILE,
@@ -140,7 +147,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the kernel's process and files can be removed."""
         if self.detached and self.process is not None:
             return self.process.is_gone
-        return self.owner.is_gone
+        return self.owner.is_gone and self.ownership.holder is None
+
+    @property
+    def ownership(self) -> Ownership:
+        """The program that owns the kernel, and changes of it."""
+        return Ownership(self.path, self.kernel_id, self.owner, self.detached)
 
     def of_process(self, process: ProcessId) -> Record:
         """Return this record with the process added."""
@@ -189,13 +201,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def remove(self) -> None:
         """Remove the record; call it after removing all other files; more than once is fine."""
+        remove_claims(self.path)
         remove_record(os.fsencode(self.path))
 
-    def clear_up(self) -> bool:
+    def clear_up(self, *, only_if_free: bool = False) -> bool:
         """End the processes of the kernel, and remove its files; return whether that was done.
 
         If the process in the record runs, but cannot be identified as the kernel's, this is logged,
         and nothing is ended or removed.
+
+        Args:
+            only_if_free: whether to leave the kernel alone if a program has just adopted it.
 
         Raises:
             OSError: there are too few file descriptors to examine processes.
@@ -205,6 +221,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         if process is not None and process.is_here and process.started and not process.is_gone:
             if not self.is_of(process.pid):
                 leave_alone(self.path, f"process {process.pid} is not of kernel {self.kernel_id}")
+                return False
+            if only_if_free and not self.ownership.claim_leftover():
                 return False
             kill_group(process.pid, process.started)
         kill_members({self.kernel_id.encode()})
@@ -264,8 +282,9 @@ def _sweep(folder: str) -> None:
             continue
         if record.socket_folder in in_use - {None}:
             leave_alone(path, "its folder of sockets is that of another kernel")
-        elif record.clear_up() and path != record.path:
+        elif record.clear_up(only_if_free=True) and path != record.path:
             remove_record(os.fsencode(path))  # the draft of a record
+    remove_claims_without_record(folder)
     parent = os.path.dirname(folder)
     if records_fault(parent) is None:
         for path in _old_drafts(folder, is_record_draft):
@@ -310,6 +329,8 @@ def _records(folder: str) -> Iterator[tuple[str, Record]]:
             leave_alone(folder, fault)
         return
     for path in _paths(folder):
+        if is_claim(os.path.basename(path)):
+            continue
         try:
             record = _read(path, parent)
         except FileNotFoundError:
