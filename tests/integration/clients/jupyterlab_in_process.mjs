@@ -24,6 +24,21 @@ async function look(name, at = page) {
   await at.screenshot({ path: join(screenshots, `${scenario}-${taken}-${name}.png`) });
 }
 
+// Wait until the cell that prints has ended, and check that no line is missing or there twice.
+async function seesAllLines() {
+  await answer(PRINT, "the end");
+  await notebook.isDone(PRINT);
+  await notebook.shows(PRINT, "the end");
+  const lines = (await notebook.text(PRINT)).split("\n").map((line) => line.trim());
+  const printed = lines.filter((line) => line && !line.startsWith("go on?"));
+  assert.equal(printed.join(" "), ["begin", ...Array(300).keys(), "the end"].join(" "));
+}
+
+async function answer(index, text) {
+  await notebook.cell(index).locator("input.jp-Stdin-input").fill(text);
+  await page.keyboard.press("Enter");
+}
+
 const scenarios = {
   async work() {
     await notebook.open(url);
@@ -38,8 +53,7 @@ const scenarios = {
     await look("widget");
 
     await notebook.run(INPUT);
-    await notebook.cell(INPUT).locator("input.jp-Stdin-input").fill("Ada");
-    await page.keyboard.press("Enter");
+    await answer(INPUT, "Ada");
     await notebook.shows(INPUT, "hello Ada");
 
     await notebook.run(LOOP);
@@ -68,7 +82,7 @@ const scenarios = {
     await look("crash");
   },
 
-  async connections() {
+  async "connections and debugger"() {
     const sockets = [];
     await page.routeWebSocket(/channels/, (socket) => {
       sockets.push([socket, socket.connectToServer()]);
@@ -80,10 +94,7 @@ const scenarios = {
     assert.equal(sockets.length, 1);
     for (const end of sockets[0]) await end.close();
     await writeFile(join(folder, "away"), "");
-    await notebook.isDone(PRINT);
-    await notebook.shows(PRINT, "the end");
-    const lines = (await notebook.text(PRINT)).trim().split(/\s*\n\s*/);
-    assert.deepEqual(lines, ["begin", ...Array(300).keys(), "the end"].map(String));
+    await seesAllLines();
     await look("lost connection");
 
     const other = new Notebook(await context.newPage());
@@ -95,10 +106,7 @@ const scenarios = {
     assert.equal(await notebook.text(DEFINED), "");
     await look("two tabs", other.page);
     await other.page.close();
-  },
 
-  async debug() {
-    await notebook.open(url);
     await page.locator(".jp-DebuggerBugButton").click();
     await page.locator(".jp-DebuggerBugButton[aria-pressed=true]").waitFor();
     const cell = notebook.cell(DEBUGGED);
@@ -112,6 +120,25 @@ const scenarios = {
     await notebook.isDone(DEBUGGED);
     await notebook.shows(DEBUGGED, "42");
     await look("continued");
+  },
+
+  async reload() {
+    page.on("dialog", (question) => question.accept()); // the notebook is not saved
+    await notebook.open(url);
+    await notebook.run(PRINT);
+    await notebook.shows(PRINT, "begin");
+    await page.reload();
+    await notebook.cell(PRINT).locator(".jp-InputArea-prompt", { hasText: "[*]" }).waitFor();
+    await notebook.shows(PRINT, "begin");
+    await look("reloaded");
+    await writeFile(join(folder, "away"), "");
+    await notebook.cell(PRINT).locator("input.jp-Stdin-input").waitFor();
+    await page.reload();
+    await seesAllLines();
+    await look("continued again");
+    await notebook.run(HELLO);
+    await notebook.isDone(HELLO);
+    await notebook.shows(HELLO, "hello");
   },
 };
 

@@ -24,7 +24,7 @@ export function launch(executablePath) {
 export class Notebook {
   constructor(page) {
     this.page = page;
-    page.setDefaultTimeout(45_000);
+    page.setDefaultTimeout(40_000);
   }
 
   async open(url) {

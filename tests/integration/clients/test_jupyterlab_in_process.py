@@ -17,6 +17,8 @@ import pytest
 from tests.integration.clients.conftest import Node
 from tests.integration.clients.programs import own_folders, serving
 
+LONGEST_SCENARIO = 100.0
+
 # The order is that of jupyterlab_in_process.mjs.
 CELLS = [
     "import os\nprint('hello')",
@@ -31,7 +33,7 @@ CELLS = [
     "import os, time\nprint('begin', flush=True)\n"
     "while not os.path.exists('away'): time.sleep(0.01)\n"
     "for i in range(300): print(i, flush=True)\n"
-    "print('the end')",
+    "print(input('go on? '))",
     "def double(x):\n    y = 2 * x\n    return y\nprint(double(21))",
 ]
 
@@ -64,7 +66,7 @@ def lab(jupyterlab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             yield Lab(program.said[1], folder)
 
 
-@pytest.mark.parametrize("scenario", ["work", "connections", "debug"])
+@pytest.mark.parametrize("scenario", ["work", "connections and debugger", "reload"])
 def test_persons_at_jupyterlab(node: Node, lab: Lab, chromium: Path, scenario: str) -> None:
     cells = [
         {
@@ -83,8 +85,11 @@ def test_persons_at_jupyterlab(node: Node, lab: Lab, chromium: Path, scenario: s
         "nbformat": 4,
         "nbformat_minor": 5,
     }
-    (lab.folder / f"{scenario}.ipynb").write_text(json.dumps(notebook))
+    folder = lab.folder / scenario
+    folder.mkdir()
+    (folder / "a.ipynb").write_text(json.dumps(notebook))
     screenshots = os.environ.get("KERNELPROTO_SCREENSHOTS", "")
-    url = f"{lab.url}/doc/tree/{scenario}.ipynb?token=t"
+    url = f"{lab.url}/doc/tree/{scenario}/a.ipynb?token=t"
 
-    node("jupyterlab_in_process.mjs", chromium, url, lab.folder, screenshots, scenario)
+    arguments = [chromium, url, folder, screenshots, scenario]
+    node("jupyterlab_in_process.mjs", *arguments, seconds=LONGEST_SCENARIO)
