@@ -12,7 +12,6 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.turns import turn
@@ -42,6 +41,7 @@ from kernelproto.launch.output.forward import Forwarder, open_forwarder, open_ou
 from kernelproto.launch.process.interface import StartedProcess
 from kernelproto.launch.process.limits import Limits, lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.launch.process.sandbox import SandboxLimits
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 from kernelproto.launch.spec.plan import Host, LaunchPlan
 from kernelproto.transport.curve import has_curve
@@ -107,7 +107,7 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
     if plan.sandbox is not None:
         from kernelproto.launch.process.confinement import require_sandbox
 
-        await anyio.to_thread.run_sync(require_sandbox)
+        await anyio.to_thread.run_sync(require_sandbox, plan.sandbox)
     # A program that has written the file knows the kernel by the id in its name.
     known_id = kernel_of_connection_file(plan.connection_file) if plan.connection_file else None
     kernel_id = known_id or str(uuid.uuid4())
@@ -284,7 +284,7 @@ def _limits(plan: LaunchPlan) -> Limits | None:
     """Return every limit that may end the kernel."""
     if plan.sandbox is None:
         return plan.limits
-    return msgspec.structs.replace(plan.limits or Limits(), processes=plan.sandbox.processes)
+    return SandboxLimits.of(plan.sandbox, plan.limits)
 
 
 def _open_file(output: object) -> OutputFile:

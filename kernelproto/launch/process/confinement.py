@@ -19,6 +19,7 @@ from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.watchdog import python_executable
 from kernelproto.launch.process.limits import Limits, limits_of_program
 from kernelproto.launch.process.sandbox import Sandbox
+from kernelproto.launch.process.seccomp import seccomp_filter
 from kernelproto.launch.programs import sandbox as program
 
 NOBODY = 65534
@@ -52,13 +53,16 @@ _STRICTEST = Sandbox()
 _possible_for: set[tuple[int, bytes]] = set()
 
 
-def require_sandbox() -> None:
+def require_sandbox(sandbox: Sandbox = _STRICTEST) -> None:
     """Make a sandbox and end it, once in the life of this program. The call blocks.
+
+    Args:
+        sandbox: only its filter of system calls counts: the launch itself reports other faults.
 
     Raises:
         InvalidLaunchParameter: this machine or this user cannot have sandboxes.
     """
-    reason = sandbox_fault()
+    reason = sandbox_fault(Sandbox(seccomp=sandbox.seccomp))
     if reason is not None:
         raise InvalidLaunchParameter(
             f"launch parameter 'sandbox': this machine cannot enforce it: {reason}"
@@ -165,6 +169,7 @@ def confine(
         "private": private,
         **_user(sandbox.uid),
         "limits": limits_of_program(limits, sandbox.processes),
+        "filter": _filter(sandbox),
         "connection_file": connection_file,
         "sockets": sockets,
         "socket_folder": os.path.dirname(sockets[0]) if sockets else None,
@@ -241,6 +246,17 @@ def _hidden_ones(paths: Iterable[str], covers: Sequence[str]) -> Iterator[str]:
 
 def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _filter(sandbox: Sandbox) -> str | None:
+    if sandbox.seccomp == "none":
+        return None
+    try:
+        return seccomp_filter(os.uname().machine).hex()
+    except ValueError as error:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': {error}: set seccomp to 'none'"
+        ) from None
 
 
 def _user(uid: int | None) -> dict[str, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.interfaces import DeathReason
+from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.limits import Amount, Limits
 from kernelproto.launch.programs.sandbox import HOME, TMP
 
@@ -45,6 +48,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         uid: the user that the kernel runs as, if this program is root; None means 65534 (nobody).
             Other programs keep their own user.
         processes: number of processes and threads in the sandbox.
+        seccomp: ``"default"`` filters system calls, on x86_64 and aarch64; ``"none"`` does not.
     """
 
     network: Literal["none", "loopback", "full"] = "none"
@@ -55,6 +59,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     visible: tuple[Path, ...] = ()
     uid: UserId | None = None
     processes: Amount = 256
+    seccomp: Literal["default", "none"] = "default"
 
     def check(self, transport: str, limits: Limits | None) -> None:
         """Check that the sandbox fits the other launch parameters.
@@ -74,6 +79,26 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 "launch parameter 'limits': processes cannot be used with a sandbox, which counts "
                 "its own processes: set processes of the launch parameter 'sandbox'"
             )
+
+
+class SandboxLimits(Limits, frozen=True, kw_only=True):
+    """The limits of a sandboxed kernel, and the other reasons for which a sandbox may end it."""
+
+    @classmethod
+    def of(cls, sandbox: Sandbox, limits: Limits | None) -> SandboxLimits:
+        """Return the limits of a sandbox, and those of each process in it."""
+        each = msgspec.structs.asdict(limits or Limits())
+        return cls(**{**each, "processes": sandbox.processes})
+
+    def reason(self, end: Exit, output: str) -> DeathReason | None:
+        """Return why the sandbox has probably ended the kernel; see ``Limits.reason``."""
+        if end.returncode == -signal.SIGSYS:
+            return DeathReason(
+                "the filter of system calls of its sandbox has ended it; a program for another "
+                "architecture, such as one of 32 bits, cannot run in a sandbox",
+                "seccomp",
+            )
+        return super().reason(end, output)
 
 
 def sandbox_environment(

@@ -24,7 +24,8 @@ ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442  # the same number on all architectures that Python supports
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 23, 24
-PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
+SECCOMP_MODE_FILTER = 2
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SYS_KEYCTL = {
     "aarch64": 219,
@@ -44,6 +45,12 @@ class MountAttributes(ctypes.Structure):
     """The ``struct mount_attr`` of Linux."""
 
     _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns")]
+
+
+class Filter(ctypes.Structure):
+    """The ``struct sock_fprog`` of Linux."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def unshare(name: str, flags: int) -> None:
@@ -112,6 +119,15 @@ def drop_capabilities() -> None:
     header = struct.pack("Ii", CAPABILITY_VERSION, 0)
     check("capabilities", libc.capset(header, bytes(24)))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Filter the system calls of this process and of every program that it will run."""
+    pointer = ctypes.byref(Filter(len(program) // 8, program))
+    check(
+        "filter of system calls",
+        libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pointer, 0, 0),
+    )
 
 
 def leave_keyring() -> None:

@@ -17,7 +17,8 @@ and the init ignore it.
 
 The kernel enters a user namespace of its own before it runs, and gives up all capabilities. Nothing
 that it does later gives it rights over the mounts, which belong to another user namespace. The
-number of its processes is counted in its own user namespace.
+number of its processes is counted in its own user namespace. A filter of system calls comes last,
+because it refuses some of the calls that make a sandbox.
 
 The folder of the ipc sockets is the only folder of the host that a kernel could fill. The init
 makes it read-only as soon as the sockets exist, which is before the kernel reads a request.
@@ -167,6 +168,8 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
         resource.setrlimit(number, (soft, hard))
     linux.drop_capabilities()
     os.chdir(plan["cwd"])
+    if plan["filter"] is not None:
+        linux.filter_system_calls(bytes.fromhex(plan["filter"]))
     for signum, handler in handlers.items():
         if handler is not None:
             signal.signal(signum, handler)
