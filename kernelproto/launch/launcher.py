@@ -8,7 +8,7 @@ import sys
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -48,6 +48,9 @@ from kernelproto.transport.curve import has_curve
 from kernelproto.transport.registration import RegistrationSocket, listen_for_registration
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import Registration
+
+if TYPE_CHECKING:
+    from kernelproto.launch.process.control_groups import ControlGroups  # Linux only
 
 if sys.platform == "win32":
     from functools import partial
@@ -146,6 +149,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         undo.callback(files.remove)
         if plan.limits is not None:
             plan.limits.check()
+        groups = _control_groups(plan, kernel_id)
         record = Record(
             kernel_id=kernel_id,
             kernel_name=plan.kernel_type,
@@ -153,6 +157,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             interrupt_mode=plan.interrupt_mode,
             connection_file=files.own_path,
             socket_folder=files.socket_folder,
+            control_groups=() if groups is None else groups.paths,
             output=_path(plan.output) if plan.detached else None,
             detached=plan.detached,
             owner=ProcessId.of(os.getpid()),
@@ -173,7 +178,11 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         if sys.platform != "win32" and not plan.detached:
             watch = Watch(record.watched())
             undo.callback(watch.close)
-        confined = None if plan.sandbox is None else _confine(plan, command, files)
+        confined = None
+        if groups is not None:
+            groups.make()
+            undo.callback(groups.remove)
+            confined = _confine(plan, command, files, groups.paths)
         with kept.write_end:
             env = {**plan.environment(os.environ), KERNEL_ID_VARIABLE: kernel_id}
             if plan.detached or confined is not None:  # in a sandbox its number means nothing
@@ -221,6 +230,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         interrupt_mode=plan.interrupt_mode,
         watch=watch,
         limits=_limits(plan),
+        control_groups=groups,
         forwarder=forwarder,
     )
 
@@ -264,7 +274,21 @@ async def _wait_for_registration(
     raise not_ready(manager, "registration", seconds, remedy=NOT_REGISTERED)
 
 
-def _confine(plan: LaunchPlan, command: Sequence[str], files: ConnectionFile) -> dict[str, Any]:
+def _control_groups(plan: LaunchPlan, kernel_id: str) -> ControlGroups | None:
+    """Return the control groups of a sandbox, which may be none; None without a sandbox."""
+    if plan.sandbox is None:
+        return None
+    from kernelproto.launch.process.control_groups import ControlGroups
+
+    return ControlGroups(kernel_id, plan.sandbox)
+
+
+def _confine(
+    plan: LaunchPlan,
+    command: Sequence[str],
+    files: ConnectionFile,
+    control_groups: tuple[str, ...],
+) -> dict[str, Any]:
     """Return the plan of the sandbox for one launch."""
     from kernelproto.launch.process.confinement import confine
 
@@ -277,6 +301,7 @@ def _confine(plan: LaunchPlan, command: Sequence[str], files: ConnectionFile) ->
         connection_file=files.path,
         resources=plan.values.get("resource_dir", ""),
         cwd=plan.cwd,
+        control_groups=control_groups,
     )
 
 

@@ -17,6 +17,7 @@ import msgspec
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.watchdog import python_executable
+from kernelproto.launch.process.control_groups import groups_fault
 from kernelproto.launch.process.limits import Limits, limits_of_program
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.process.seccomp import seccomp_filter
@@ -103,6 +104,8 @@ def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
     if trial.returncode:
         reason = trial.stdout.decode("utf-8", "replace").strip()
         return reason or f"a trial ended with status {trial.returncode}"
+    if (fault := groups_fault(sandbox)) is not None:
+        return fault
     _possible_for.add(key)
     return None
 
@@ -125,6 +128,7 @@ def confine(
     connection_file: str | None = None,
     resources: str = "",
     cwd: str | None = None,
+    control_groups: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return the plan that programs/sandbox.py performs.
 
@@ -136,6 +140,7 @@ def confine(
         connection_file: its path.
         resources: the folder of the kernelspec.
         cwd: the working directory, as the kernel sees it; None means its home folder.
+        control_groups: the folders of its control groups, which exist.
 
     Raises:
         InvalidLaunchParameter: a path or the user cannot be used.
@@ -170,6 +175,7 @@ def confine(
         **_user(sandbox.uid),
         "limits": limits_of_program(limits, sandbox.processes),
         "filter": _filter(sandbox),
+        "control_groups": list(control_groups),
         "connection_file": connection_file,
         "sockets": sockets,
         "socket_folder": os.path.dirname(sockets[0]) if sockets else None,

@@ -48,6 +48,10 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         uid: the user that the kernel runs as, if this program is root; None means 65534 (nobody).
             Other programs keep their own user.
         processes: number of processes and threads in the sandbox.
+        memory: bytes of memory of all processes in the sandbox together, with the files in ``/tmp``
+            and other folders with a quota; None means no limit. A kernel with more is killed.
+        cpu: CPU time of all processes together, per second of real time: 0.5 is half of one CPU.
+            None means no limit.
         seccomp: ``"default"`` filters system calls, on x86_64 and aarch64; ``"none"`` does not.
     """
 
@@ -59,6 +63,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     visible: tuple[Path, ...] = ()
     uid: UserId | None = None
     processes: Amount = 256
+    memory: Amount | None = None
+    cpu: Annotated[float, msgspec.Meta(ge=0.01)] | None = None
     seccomp: Literal["default", "none"] = "default"
 
     def check(self, transport: str, limits: Limits | None) -> None:

@@ -23,6 +23,8 @@ because it refuses some of the calls that make a sandbox.
 The folder of the ipc sockets is the only folder of the host that a kernel could fill. The init
 makes it read-only as soon as the sockets exist, which is before the kernel reads a request.
 
+The guard enters the control groups first, so their limits hold for all three processes.
+
 Every step raises an error if the system refuses it. No step is optional.
 """
 
@@ -124,6 +126,8 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
     """Make the three processes; return in the kernel's."""
     global linux
     linux = load("namespaces")
+    for folder in plan["control_groups"]:
+        linux.write(f"{folder}/cgroup.procs", "0")  # this process, and so its children
     handlers = {signum: signal.getsignal(signum) for signum in IGNORED}
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
@@ -243,6 +247,8 @@ def mount_files(plan: Plan) -> None:
         os.chmod(folder, 0o770)
     read_only = linux.ATTR_RDONLY if plan["read_only"] else 0
     linux.set_attributes("/", read_only | linux.ATTR_NOSUID | linux.ATTR_NODEV, recursive=True)
+    if plan["control_groups"] and os.path.isdir("/sys/fs/cgroup"):  # the kernel may own them
+        linux.set_attributes("/sys", linux.ATTR_RDONLY, recursive=True)
     # The deepest first, so that a folder which is shown again shows no hidden folder in it.
     covers = sorted(plan["hidden"], key=depth, reverse=True)
     for path in covers:
