@@ -40,6 +40,8 @@ _HIDDEN = (
     "/var/tmp",
 )
 
+_LAST_USER = 2**32 - 2
+
 # The sandbox has its own.
 _REPLACED = ("/", "/dev", "/proc", program.TMP)
 
@@ -265,10 +267,12 @@ def _filter(sandbox: Sandbox) -> str | None:
         ) from None
 
 
-def _user(uid: int | None) -> dict[str, int]:
+def _user(uid: int | str | None) -> dict[str, Any]:
     import pwd  # there is none on Windows
 
     user = os.geteuid()
+    if isinstance(uid, str):
+        return {"uids": _range(uid)}
     if user != 0:
         if uid not in (None, user):
             raise InvalidLaunchParameter(
@@ -281,3 +285,18 @@ def _user(uid: int | None) -> dict[str, int]:
         return {"uid": uid, "gid": pwd.getpwuid(uid).pw_gid or uid}
     except KeyError:
         return {"uid": uid, "gid": uid}
+
+
+def _range(uids: str) -> list[int]:
+    """Return the first and the last number of a range of users."""
+    if os.geteuid() != 0:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': uid cannot be {uids!r}: only a program of root can run "
+            "kernels as other users"
+        )
+    first, last = map(int, uids.split("-"))
+    if not 1 <= first <= last <= _LAST_USER:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': uid: {uids!r} is not a range between 1 and {_LAST_USER}"
+        )
+    return [first, last]

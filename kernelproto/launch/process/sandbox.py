@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
@@ -11,11 +12,12 @@ import msgspec
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import DeathReason
 from kernelproto.launch.process.interface import Exit
-from kernelproto.launch.process.limits import Amount, Limits
+from kernelproto.launch.process.limits import NO_FAILURES, Amount, Limits
 from kernelproto.launch.programs.sandbox import HOME, TMP
 
 Path = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
 UserId = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 2)]
+UserRange = Annotated[str, msgspec.Meta(pattern=r"\A\d{1,10}-\d{1,10}\Z")]
 
 # The variables that a sandboxed kernel inherits. All others may hold secrets of the caller.
 _INHERITED = {
@@ -29,6 +31,8 @@ _INHERITED = {
     "TZ",
     "VIRTUAL_ENV",
 }
+_NO_SPACE = re.compile(r"no space left on device|ENOSPC", re.IGNORECASE)
+
 _OF_SANDBOX = {"HOME": HOME, "TMPDIR": TMP}
 
 
@@ -46,7 +50,8 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             sandbox hides.
         visible: files and folders that the kernel sees, read-only, in hidden folders.
         uid: the user that the kernel runs as, if this program is root; None means 65534 (nobody).
-            Other programs keep their own user.
+            Other programs keep their own user. With a range, such as ``"200000-299999"``, each
+            kernel gets a number that has no account and that no other kernel uses.
         processes: number of processes and threads in the sandbox.
         memory: bytes of memory of all processes in the sandbox together, with the files in ``/tmp``
             and other folders with a quota; None means no limit. A kernel with more is killed.
@@ -61,7 +66,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     writable: Mapping[Path, Amount | None] = {}
     hidden: tuple[Path, ...] = ()
     visible: tuple[Path, ...] = ()
-    uid: UserId | None = None
+    uid: UserId | UserRange | None = None
     processes: Amount = 256
     memory: Amount | None = None
     cpu: Annotated[float, msgspec.Meta(ge=0.01)] | None = None
@@ -104,7 +109,14 @@ class SandboxLimits(Limits, frozen=True, kw_only=True):
                 "architecture, such as one of 32 bits, cannot run in a sandbox",
                 "seccomp",
             )
-        return super().reason(end, output)
+        reason = super().reason(end, output)
+        if reason is None and end.returncode not in NO_FAILURES and _NO_SPACE.search(output):
+            return DeathReason(
+                "its last output suggests that a folder of its sandbox was full: raise tmp, or the "
+                "quota of the folder in writable",
+                "disk_quota",
+            )
+        return reason
 
 
 def sandbox_environment(

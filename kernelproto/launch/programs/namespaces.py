@@ -15,6 +15,7 @@ from typing import Any
 
 if sys.platform != "win32":  # the package imports this file on all platforms
     import fcntl
+    import pwd
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -38,6 +39,8 @@ SYS_KEYCTL = {
     "x86_64": 250,
 }
 CAPABILITY_VERSION = 0x20080522
+# How many numbers of a range of users are tried.
+MOST_CLAIMS = 2**16
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -108,6 +111,31 @@ def enter_user_namespace() -> None:
     write("/proc/self/setgroups", "deny")
     write("/proc/self/uid_map", f"{user} {user} 1")
     write("/proc/self/gid_map", f"{group} {group} 1")
+
+
+def claim_user(first: int, last: int) -> tuple[int, socket.socket]:
+    """Choose a number of a range of users; the number is claimed while the socket is open.
+
+    All programs in this network namespace know the name of the socket, so no two kernels get the
+    same number. A program that takes the names can only prevent kernels.
+    """
+    uids = range(first, last + 1)
+    start = int.from_bytes(os.urandom(8), "big")
+    claim = socket.socket(socket.AF_UNIX)
+    for index in range(min(len(uids), MOST_CLAIMS)):
+        uid = uids[(start + index) % len(uids)]
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            try:
+                claim.bind(f"\0kernelproto-user-{uid}")
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return uid, claim
+    claim.close()
+    raise OSError(errno.EBUSY, f"every user of {first}-{last} has an account or a kernel")
 
 
 def drop_capabilities() -> None:

@@ -132,6 +132,10 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
     is_root = os.geteuid() == 0
+    claim = None
+    if "uids" in plan:
+        plan["uid"], claim = linux.claim_user(*plan["uids"])
+        plan["gid"] = plan["uid"]
     if not is_root:
         linux.enter_user_namespace()
     network = linux.NEWNET if plan["network"] != "full" else 0
@@ -145,6 +149,8 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
         guard(init, statuses, sign)
     os.close(statuses)
     os.close(sign)
+    if claim is not None:
+        claim.close()  # the guard keeps it
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if not os.read(signs, 1):  # the guard has been killed before that
         os._exit(NOT_MADE)

@@ -21,7 +21,7 @@ if sys.platform != "linux":
     pytest.skip("sandboxes work on Linux only", allow_module_level=True)
 
 from kernelproto.launch.process import seccomp
-from kernelproto.launch.process.confinement import confine, sandbox_fault
+from kernelproto.launch.process.confinement import confine, sandbox_fault, wrapped
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.programs import namespaces, sandbox
 
@@ -276,6 +276,41 @@ def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
     assert {name: found[name] for name in others if found[name] not in refused} == {}
     assert found["signal to the init"] in ("EPERM", None)  # the init ignores it
     assert found["more processes"] in ("EPERM", "ValueError")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run kernels as other users")
+def test_no_two_kernels_have_one_number_of_a_range(tmp_path: Path) -> None:
+    uids = "2000000000-2000000001"
+    code = "import os, time; print(os.getuid(), os.getgid(), flush=True); time.sleep(1000)"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    plan = confine(Sandbox(uid=uids), command, sockets=(), limits=None)
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> str:
+        started.append(
+            subprocess.Popen(
+                wrapped(command, plan),
+                cwd="/",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        assert started[-1].stdout is not None
+        return started[-1].stdout.readline()
+
+    try:
+        assert {start(), start()} == {f"{uid} {uid}\n" for uid in (2000000000, 2000000001)}
+        refused = "every user of 2000000000-2000000001 has an account or a kernel"
+        assert start() == f"the sandbox cannot be made: {refused}\n"
+        free = started[0]
+        free.kill()
+        free.wait()
+        assert start() in {f"{uid} {uid}\n" for uid in (2000000000, 2000000001)}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
 
 
 def test_every_call_of_the_table_is_refused(outside: Outside) -> None:
