@@ -161,6 +161,12 @@ async def test_a_file_with_tokens_that_users_may_read_is_refused(tmp_path: Path)
     await check_settings(settings, finder)  # the sandbox limits them, although the user is root
 
 
+def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelproto.server.isolation.sys.platform", "darwin")
+    with pytest.raises(InvalidSettings, match="on Linux only"):
+        Isolation(IsolationSettings(uids="accounts"))
+
+
 def test_names_of_users_give_different_folders() -> None:
     names = [
         "ada",
