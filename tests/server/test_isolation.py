@@ -314,6 +314,8 @@ def test_users_are_apart(tmp_path: Path, runtime_dir: Path) -> None:
             assert cwd == home == str(folder / name)
             assert uid == UIDS[len(facts)]
             assert groups == []
+            owned = os.stat(connection_file)  # on the machine; the kernel has a copy
+            assert (owned.st_uid, owned.st_mode & 0o777) == (0, 0o600)
             [kernel] = [
                 child.pid
                 for child in psutil.Process(process.pid).children(recursive=True)

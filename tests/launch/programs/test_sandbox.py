@@ -39,7 +39,7 @@ NUMBERS = {name: numbers[COLUMN] for name, numbers in seccomp.REFUSED.items()} |
 
 # Each line is an attack: its name and an expression, of which the result or exception is reported.
 HOSTILE = """
-import ctypes, errno, json, os, resource, signal, socket, subprocess, sys, time
+import ctypes, errno, glob, json, os, resource, signal, socket, subprocess, sys, time
 secret, me = sys.argv[1:3]
 numbers = json.loads(sys.argv[3])
 def system_call(name, *arguments):
@@ -93,6 +93,10 @@ attacks = {
     "unmount": lambda: call("umount2", b"/tmp", 2),
     "ptrace": lambda: call("ptrace", 16, 1, 0, 0),
     "user namespace": lambda: call("unshare", 0x10000000),
+    "control group": lambda: open(
+        next(glob.iglob("/sys/fs/cgroup/**/*.procs", recursive=True), "/sys/missing"), "w"
+    ),
+    "system": lambda: open("/sys/kernel/profiling", "w"),
     "performance counters": lambda: system_call("perf_event_open", None, 0, -1, -1, 0),
     "memory of another process": lambda: call("process_vm_readv", 1, None, 0, None, 0, 0),
     "requests in a ring": lambda: system_call("io_uring_setup", 1, None),
@@ -270,6 +274,8 @@ def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
         "chroot",
         "device",
         "namespaces again",
+        "control group",
+        "system",
         "root folder",
         "etc",
     }
