@@ -109,6 +109,8 @@ DeathCause: TypeAlias = Literal[
     "cpu_limit",
     "open_files_limit",
     "processes_limit",
+    "disk_quota",
+    "seccomp",
     "out_of_memory",
     "silence",
     "other",

@@ -101,6 +101,7 @@ CONFINED = {
 
 PURE = (
     "kernelproto/wire/",
+    "kernelproto/launch/process/seccomp.py",
     "kernelproto/launch/spec/plan.py",
     "kernelproto/supervise/restart_policy.py",
     "kernelproto/supervise/states.py",

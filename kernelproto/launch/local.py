@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
@@ -23,11 +24,14 @@ from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.proc import oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
-from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
+from kernelproto.launch.programs.watchdog import kill_members, reap_orphans, remove_files
 from kernelproto.launch.spec.kernelspec import InterruptMode
 from kernelproto.launch.spec.naming import LOCAL
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
+
+if TYPE_CHECKING:
+    from kernelproto.launch.process.control_groups import ControlGroups  # Linux only
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +104,7 @@ class LocalKernelManager:
         interrupt_mode: InterruptMode,
         watch: Watch | None = None,
         limits: Limits | None = None,
+        control_groups: ControlGroups | None = None,
         forwarder: Forwarder | None = None,
     ) -> None:
         self.kernel_id = record.kernel_id
@@ -114,6 +119,7 @@ class LocalKernelManager:
         self._interrupt_mode = interrupt_mode
         self._watch = watch
         self._limits = limits
+        self._control_groups = control_groups
         self._forwarder = forwarder
         self._owner = Owner()
         self._oom_kills = oom_kills()
@@ -283,6 +289,10 @@ class LocalKernelManager:
         end = self._process.exit
         if end is None or self._process.killed:
             return None
+        if self._control_groups is not None:
+            reason = self._control_groups.reason(end)
+            if reason is not None:
+                return reason
         if self._limits is not None:
             reason = self._limits.reason(end, self.output_tail())
             if reason is not None:
@@ -297,6 +307,10 @@ class LocalKernelManager:
         killed = kill_members({self.kernel_id.encode()})
         if sys.platform != "win32" and self._process.poll():  # its leader has been reaped
             reap_orphans(self.pid, killed)
+        if self._control_groups is not None:
+            self._control_groups.remove()
+        else:  # those of a kernel that another program has launched
+            remove_files(map(os.fsencode, self._record.control_groups))
 
 
 def local_handle(record: Record) -> KernelHandle:

@@ -59,8 +59,8 @@ def create_app(
 
     The application runs on asyncio and on Trio, alone or mounted in another application. The pool
     must be open meanwhile; the application neither opens nor closes it. Only these settings apply:
-    kernel, root_dir, allow_env, allow_origins, base_url, trusted_proxies, metrics_token,
-    revoked_kernels and the limits for one user or client.
+    kernel, root_dir, isolate, isolation, allow_env, allow_origins, base_url, trusted_proxies,
+    metrics_token, revoked_kernels and the limits for one user or client.
 
     On any ASGI server a client that does not read is cut off and delays no other client, and a
     request whose body arrives too slowly gets 408. The ASGI server itself is responsible for

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.server.isolation import IsolationSettings
 from kernelproto.server.limits import LimitTables
 
 # A path prefix without a trailing slash, in which no character needs an escape.
@@ -171,6 +172,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     multi_user: Annotated[
         bool, Meta(description="whether each user has separate kernels; if false, all share them")
     ] = True
+    isolate: Annotated[
+        Literal["none", "users"],
+        Meta(
+            description="users: each user's kernels run in sandboxes, as a system user of their "
+            "own, with a home folder of their own; Linux only, and the server must run as root"
+        ),
+    ] = "none"
+    isolation: Annotated[
+        IsolationSettings,
+        Meta(
+            description="the numbers of the system users, their home folders and the sandbox for "
+            "isolate = users, in the table [isolation]; only in the file",
+            extra=_TABLE,
+        ),
+    ] = IsolationSettings()
     max_kernels: Annotated[int, Meta(ge=1, description="maximum number of kernels")] = 50
     max_per_user: Annotated[int, Meta(ge=1, description="maximum number of kernels per user")] = 1
     idle_timeout: Annotated[
@@ -334,6 +350,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "limits: all users share their kernels (multi_user = false), so limits.users and "
                 "limits.groups would have no effect: remove them"
             )
+        if self.isolate == "users":
+            self.isolation.check(
+                multi_user=self.multi_user,
+                root_dir=self.root_dir,
+                is_warm=self.warm > 0 or any(table.warm for table in self.limits.kernels.values()),
+            )
+        elif self.isolation != IsolationSettings():
+            raise InvalidSettings("isolation: set isolate = users, or remove the table")
         for network in self.trusted_proxies:
             try:
                 ipaddress.ip_network(network)

@@ -25,6 +25,7 @@ from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
+from kernelproto.server.isolation import Isolation, user_variables
 from kernelproto.server.limits import StartLimits
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -76,6 +77,7 @@ class UserKernels:
         self._access = access
         self._drain = drain
         self._limits = StartLimits(settings.limits, pool, finder, settings.kernel)
+        self._isolation = Isolation(settings.isolation) if settings.isolate == "users" else None
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
     def find(
@@ -137,8 +139,9 @@ class UserKernels:
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
-                id is not a UUID; 429, the user has started too many kernels in a short time; 503,
-                the server is shutting down.
+                id is not a UUID; 403, an isolated user has no account; 429, the user has started
+                too many kernels in a short time; 503, the server is shutting down, or an isolated
+                user has no home folder.
             KernelProtoError: as for ``KernelPool.get``.
         """
         if request.id:
@@ -157,7 +160,14 @@ class UserKernels:
                 raise HTTPException(503, SHUTTING_DOWN)
             self._count_start(user)
             limits = await self._limits.options(user, kernel_type)
-            folder = await find_folder(self._settings.root_dir, request.path or "", env)
+            root = self._settings.root_dir
+            if self._isolation is not None:
+                home = await self._isolation.home(user)
+                root = home.path
+                allowed |= user_variables(user, home)
+                params = limits.get("launch_params") or self.pool.launch_params
+                limits["launch_params"] = self._isolation.launch_params(home, params)
+            folder = await find_folder(root, request.path or "", env)
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)

@@ -21,6 +21,7 @@ from kernelproto import InvalidLaunchParameter, KernelDied, KernelFinder, run_ke
 from kernelproto.interfaces import KernelManager
 from kernelproto.launch import launcher
 from kernelproto.launch.process.confinement import sandbox_fault
+from kernelproto.launch.process.control_groups import groups_fault, parent_of_groups
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.providers import ForkServerProvider, IPykernelProvider, KernelSpecProvider
 from kernelproto.launch.spec.plan import LaunchPlan
@@ -81,6 +82,25 @@ async def test_a_conversation_in_a_sandbox(kind: str, monkeypatch: pytest.Monkey
     assert mounts() == before
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_forked_kernel_has_no_variable_of_another_in_its_memory() -> None:
+    search = (
+        "wanted, found = 'terces eht'[::-1].encode(), 0\n"
+        "with open('/proc/self/mem', 'rb', buffering=0) as memory:\n"
+        "    for line in open('/proc/self/maps'):\n"
+        "        start, end = (int(part, 16) for part in line.split()[0].split('-'))\n"
+        "        if line.split()[1].startswith('rw'):\n"
+        "            memory.seek(start)\n"
+        "            found += memory.read(end - start).count(wanted + b'!')\n"
+        "print(found)"
+    )
+    secrets = {f"SECRET_{number}": "the secret!" * 50 for number in range(50)}
+    async with kernel(params={"env": secrets}) as first:
+        assert (await first.execute(search)).stdout != "0\n"
+        async with kernel() as second:
+            assert (await second.execute(search)).stdout == "0\n"
+
+
 async def test_an_interrupt_reaches_the_kernel_only() -> None:
     async with kernel() as sandboxed:
         async with anyio.create_task_group() as tasks:
@@ -122,6 +142,63 @@ async def test_the_limit_that_ends_a_kernel_is_reported() -> None:
     async with kernel(params=params) as sandboxed:
         with pytest.raises(KernelDied, match="used up its 2 s of CPU time"):
             await sandboxed.execute("while True: pass")
+
+
+def control_groups() -> list[Path]:
+    return [Path(name) for name, _, _ in os.walk("/sys/fs/cgroup") if "/kernelproto-" in name]
+
+
+needs_groups = pytest.mark.skipif(
+    groups_fault(Sandbox(memory=2**30, cpu=1)) is not None, reason="there are no control groups"
+)
+
+
+@needs_groups
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_memory_and_cpu_of_all_processes_are_bounded(kind: str) -> None:
+    before = control_groups()
+    async with kernel(kind, memory=300 * 2**20, tmp=2**30, cpu=0.5) as sandboxed:
+        groups = set(control_groups()) - set(before)
+        assert {path.parent for path in groups} == {
+            Path(parent_of_groups(controller)[0]) for controller in ("memory", "cpu")
+        }
+        result = await sandboxed.execute(
+            "import subprocess, sys\n"
+            "code = 'import time; x = bytearray(2**27); time.sleep(1000)'\n"
+            "children = [subprocess.Popen([sys.executable, '-c', code]) for _ in range(4)]\n"
+            "while not [child for child in children if child.poll() is not None]: pass\n"
+            "print([child.returncode for child in children if child.returncode][0])\n"
+            "for child in children: child.kill()"
+        )
+        assert result.stdout == "-9\n"
+        with pytest.raises(KernelDied, match="had used up their 314572800 bytes of memory"):
+            await sandboxed.execute("open('/tmp/file', 'wb').write(b'x' * 2**28)")
+    assert control_groups() == before
+
+
+@needs_groups
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_control_groups_that_cannot_be_made_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = control_groups()
+    monkeypatch.setattr(
+        "kernelproto.launch.process.control_groups.parent_of_groups",
+        lambda controller: (str(tmp_path / "missing"), 1),
+    )
+    with pytest.raises(InvalidLaunchParameter, match=r"control group .* cannot be made: No such"):
+        async with kernel(memory=2**30):
+            pass
+    assert control_groups() == before
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the call is one of x32")
+async def test_the_filter_that_ends_a_kernel_is_reported() -> None:
+    async with kernel() as sandboxed:
+        with pytest.raises(KernelDied, match="the filter of system calls of its sandbox"):
+            await sandboxed.execute("import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 39)")
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -220,10 +297,11 @@ async def test_sandboxed_kernels_pass_the_checks_for_all_kernels() -> None:
 def test_nothing_outlives_a_program_that_is_killed(
     kind: str, until_gone: Callable[[int], None], runtime_dir: Path
 ) -> None:
+    limits = {} if groups_fault(Sandbox(memory=2**30)) else {"memory": 2**30}
     program = (
         "import anyio, kernelproto\n"
         "async def main():\n"
-        "    params = {'sandbox': {}}\n"
+        f"    params = {{'sandbox': {limits!r}}}\n"
         f"    async with kernelproto.run_kernel({kind!r}, launch_params=params) as kernel:\n"
         f"        await kernel.execute({ESCAPE!r})\n"
         "        print('up', flush=True)\n"
@@ -240,6 +318,7 @@ def test_nothing_outlives_a_program_that_is_killed(
         for pid in processes:
             until_gone(pid)
     assert list(runtime_dir.rglob("kernel-*")) == []
+    assert control_groups() == []
 
 
 def descendants(pid: int) -> list[int]:

@@ -207,7 +207,7 @@ def remove_claims(record: str) -> None:
         _remove(_path(record, number))
 
 
-def remove_claims_without_record(folder: str) -> None:
+def remove_lone_claims(folder: str) -> None:
     """Remove the claims in a folder of records on kernels that have no record any more."""
     with suppress(OSError):
         for name in os.listdir(folder):

@@ -47,11 +47,7 @@ from kernelproto.launch.address.paths import (
     socket_folder_name,
     socket_folders,
 )
-from kernelproto.launch.leftovers.claims import (
-    Ownership,
-    remove_claims,
-    remove_claims_without_record,
-)
+from kernelproto.launch.leftovers.claims import Ownership, remove_claims, remove_lone_claims
 from kernelproto.launch.own_files import (
     LONGEST_FILE,
     folder_fault,
@@ -61,6 +57,7 @@ from kernelproto.launch.own_files import (
 )
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import (
+    CONTROL_GROUP,
     WatchedKernel,
     belongs_to_kernel,
     kill_group,
@@ -94,6 +91,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         connection_file: the path of the connection file; the record on disk has only its name if
             the path is not valid UTF-8.
         socket_folder: the folder of the ipc sockets; None with tcp.
+        control_groups: the folders of the control groups of a sandbox.
         output: the file with the kernel's output, if any.
         detached: whether the kernel outlives its owner.
         owner: the program that started the kernel.
@@ -108,6 +106,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
     interrupt_mode: Literal["signal", "message"] = "signal"
     socket_folder: _Path | None = None
+    control_groups: tuple[_Path, ...] = ()
     output: _Path | None = None
     detached: bool = False
     process: ProcessId | None = None
@@ -242,7 +241,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def files(self) -> tuple[bytes, ...]:
         """The paths of the files and folders to remove with the kernel."""
         paths = self.connection_file, self.connection_file + DRAFT, self.socket_folder
-        return tuple(os.fsencode(path) for path in paths if path)
+        return tuple(os.fsencode(path) for path in (*paths, *self.control_groups) if path)
 
 
 @contextmanager
@@ -284,7 +283,7 @@ def _sweep(folder: str) -> None:
             leave_alone(path, "its folder of sockets is that of another kernel")
         elif record.clear_up(only_if_free=True) and path != record.path:
             remove_record(os.fsencode(path))  # the draft of a record
-    remove_claims_without_record(folder)
+    remove_lone_claims(folder)
     parent = os.path.dirname(folder)
     if records_fault(parent) is None:
         for path in _old_drafts(folder, is_record_draft):
@@ -369,6 +368,8 @@ def _read(path: str, parent: str) -> Record:
             f"it names another folder of sockets, {socket_folder[:200]!r}, which is neither in the "
             "runtime folder nor in the temporary folder of this program (TMPDIR)"
         )
+    if any(os.path.basename(path) != CONTROL_GROUP + kernel_id for path in record.control_groups):
+        raise ValueError("it names a control group of another kernel")
     return msgspec.structs.replace(
         record, connection_file=connection_file, socket_folder=socket_folder
     )

@@ -12,11 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.watchdog import python_executable
+from kernelproto.launch.process.control_groups import groups_fault
 from kernelproto.launch.process.limits import Limits, limits_of_program
 from kernelproto.launch.process.sandbox import Sandbox
+from kernelproto.launch.process.seccomp import seccomp_filter
 from kernelproto.launch.programs import sandbox as program
 
 NOBODY = 65534
@@ -36,6 +40,8 @@ _HIDDEN = (
     "/var/tmp",
 )
 
+_LAST_USER = 2**32 - 2
+
 # The sandbox has its own.
 _REPLACED = ("/", "/dev", "/proc", program.TMP)
 
@@ -44,36 +50,49 @@ _OLDEST_LINUX = (5, 14)
 
 _TRIAL_SECONDS = 30.0
 
-_possible_for: set[int] = set()
+_STRICTEST = Sandbox()
+
+# The users and sandboxes of successful trials.
+_possible_for: set[tuple[int, bytes]] = set()
 
 
-def require_sandbox() -> None:
+def require_sandbox(sandbox: Sandbox = _STRICTEST) -> None:
     """Make a sandbox and end it, once in the life of this program. The call blocks.
+
+    Args:
+        sandbox: only its filter of system calls counts: the launch itself reports other faults.
 
     Raises:
         InvalidLaunchParameter: this machine or this user cannot have sandboxes.
     """
-    reason = sandbox_fault()
+    reason = sandbox_fault(Sandbox(seccomp=sandbox.seccomp))
     if reason is not None:
         raise InvalidLaunchParameter(
             f"launch parameter 'sandbox': this machine cannot enforce it: {reason}"
         )
 
 
-def sandbox_fault() -> str | None:
-    """Return why no sandbox can be made here; None if one was made."""
+def users_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
+    """Return why kernels cannot run here as different users; None if a trial has succeeded."""
+    if sys.platform == "linux" and os.geteuid() != 0:
+        return "only a program of root can run kernels as other users"
+    return sandbox_fault(sandbox)
+
+
+def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
+    """Return why a sandbox cannot be made here; None if it was made."""
     if sys.platform != "linux":
         return "sandboxes work on Linux only"
     release = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if release is None or tuple(map(int, release.groups())) < _OLDEST_LINUX:
         return "sandboxes need Linux 5.14, which counts the processes of each sandbox"
-    user = os.geteuid()
-    if user in _possible_for:
+    key = os.geteuid(), msgspec.json.encode(sandbox)
+    if key in _possible_for:
         return None
     try:
         command = [python_executable(), "-I", "-S", "-c", ""]
         trial = subprocess.run(
-            wrapped(command, confine(Sandbox(), command, sockets=(), limits=None)),
+            wrapped(command, confine(sandbox, command, sockets=(), limits=None)),
             env={},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -82,12 +101,14 @@ def sandbox_fault() -> str | None:
             timeout=_TRIAL_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (InvalidLaunchParameter, OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if trial.returncode:
         reason = trial.stdout.decode("utf-8", "replace").strip()
         return reason or f"a trial ended with status {trial.returncode}"
-    _possible_for.add(user)
+    if (fault := groups_fault(sandbox)) is not None:
+        return fault
+    _possible_for.add(key)
     return None
 
 
@@ -109,6 +130,7 @@ def confine(
     connection_file: str | None = None,
     resources: str = "",
     cwd: str | None = None,
+    control_groups: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return the plan that programs/sandbox.py performs.
 
@@ -120,6 +142,7 @@ def confine(
         connection_file: its path.
         resources: the folder of the kernelspec.
         cwd: the working directory, as the kernel sees it; None means its home folder.
+        control_groups: the folders of its control groups, which exist.
 
     Raises:
         InvalidLaunchParameter: a path or the user cannot be used.
@@ -153,6 +176,8 @@ def confine(
         "private": private,
         **_user(sandbox.uid),
         "limits": limits_of_program(limits, sandbox.processes),
+        "filter": _filter(sandbox),
+        "control_groups": list(control_groups),
         "connection_file": connection_file,
         "sockets": sockets,
         "socket_folder": os.path.dirname(sockets[0]) if sockets else None,
@@ -231,10 +256,23 @@ def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _user(uid: int | None) -> dict[str, int]:
+def _filter(sandbox: Sandbox) -> str | None:
+    if sandbox.seccomp == "none":
+        return None
+    try:
+        return seccomp_filter(os.uname().machine).hex()
+    except ValueError as error:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': {error}: set seccomp to 'none'"
+        ) from None
+
+
+def _user(uid: int | str | None) -> dict[str, Any]:
     import pwd  # there is none on Windows
 
     user = os.geteuid()
+    if isinstance(uid, str):
+        return {"uids": _range(uid)}
     if user != 0:
         if uid not in (None, user):
             raise InvalidLaunchParameter(
@@ -247,3 +285,18 @@ def _user(uid: int | None) -> dict[str, int]:
         return {"uid": uid, "gid": pwd.getpwuid(uid).pw_gid or uid}
     except KeyError:
         return {"uid": uid, "gid": uid}
+
+
+def _range(uids: str) -> list[int]:
+    """Return the first and the last number of a range of users."""
+    if os.geteuid() != 0:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': uid cannot be {uids!r}: only a program of root can run "
+            "kernels as other users"
+        )
+    first, last = map(int, uids.split("-"))
+    if not 1 <= first <= last <= _LAST_USER:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': uid: {uids!r} is not a range between 1 and {_LAST_USER}"
+        )
+    return [first, last]
