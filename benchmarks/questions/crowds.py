@@ -81,7 +81,7 @@ def _question(
     contenders: Sequence[Peer | Server],
 ) -> Question:
     return Question(
-        name=f"{name}.{number:03}",
+        name=f"crowds.{name}_{number:03}",
         title=f"{title}: {number}",
         unit="µs of CPU time",
         contenders=[
