@@ -19,6 +19,12 @@ from typing import Literal, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 
+_OWN_IPYKERNEL = "kernelproto.launch.programs.ipykernel"
+
+# Without the warning that the output cache is full, and without the thread that writes the history.
+_QUIET = ("--InteractiveShell.cache_size=0",)
+_WITHOUT_HISTORY = (*_QUIET, "--HistoryManager.enabled=False")
+
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
@@ -46,7 +52,7 @@ class Lab:
         self.folder = folder
         self._ends = ends
         self._count = 0
-        self._servers: dict[tuple[str, ...], str] = {}
+        self._servers: dict[tuple[str, ...], tuple[str, int]] = {}
 
     def size(self, sizes: Sizes) -> int:
         """Return the amount at this scale."""
@@ -69,18 +75,31 @@ class Lab:
 
     @cached_property
     def ipykernel(self) -> Path:
-        """The connection file of an ipykernel, over tcp."""
-        # Disable the thread that writes history, and the warning that the output cache is full.
-        quiet = ("--HistoryManager.enabled=False", "--InteractiveShell.cache_size=0")
-        return self._started("ipykernel_launcher", *quiet)
+        """The connection file of a stock ipykernel, over tcp, without its history."""
+        return self._started("ipykernel_launcher", *_WITHOUT_HISTORY)
+
+    @cached_property
+    def ipykernel_with_history(self) -> Path:
+        """The connection file of a stock ipykernel, over tcp."""
+        return self._started("ipykernel_launcher", *_QUIET)
+
+    @cached_property
+    def own_ipykernel(self) -> Path:
+        """The connection file of an ipykernel with kernelproto's hooks, without its history."""
+        return self._started(_OWN_IPYKERNEL, *_WITHOUT_HISTORY)
+
+    @cached_property
+    def own_ipykernel_with_history(self) -> Path:
+        """The connection file of an ipykernel with kernelproto's hooks, over tcp."""
+        return self._started(_OWN_IPYKERNEL, *_QUIET)
 
     @cached_property
     def xeus_python(self) -> Path:
         """The connection file of a xeus-python, over tcp."""
         return self._started("xpython_launcher")
 
-    def server(self, started: str, *command: str) -> str:
-        """Start a server unless it is already running; return its address.
+    def server(self, started: str, *command: str) -> tuple[str, int]:
+        """Start a server unless it is already running; return its address and process id.
 
         Args:
             started: a regular expression for the line on standard error that reports the start; its
@@ -99,7 +118,7 @@ class Lab:
                 if server.poll() is not None:
                     raise RuntimeError(f"{' '.join(command[:3])} did not start")
                 time.sleep(0.02)
-            self._servers[command] = found[1]
+            self._servers[command] = found[1], server.pid
         return self._servers[command]
 
     def _synthetic_kernels(self, count: int) -> Sequence[Path]:

@@ -24,7 +24,7 @@ def draw(answers: Sequence[Answer], folder: Path) -> Iterator[Path]:
         same = [answer for answer in group if answer.medians()]
         if not same:
             continue
-        figure = _curve(same) if same[0].question.curve else _bars(same)
+        figure = _curves(same) if same[0].question.curve else _bars(same)
         file = folder / f"{kind}.png"
         figure.savefig(file, dpi=120, transparent=True, bbox_inches="tight")
         yield file
@@ -55,9 +55,20 @@ def _bars(answers: Sequence[Answer]) -> Figure:
     return figure
 
 
-def _curve(answers: Sequence[Answer]) -> Figure:
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+def _curves(answers: Sequence[Answer]) -> Figure:
+    """Draw a plot for each label of the x axis."""
+    groups = [list(group) for _, group in groupby(answers, _label)]
+    figure = Figure(figsize=(8, 4.5 * len(groups)), layout="constrained")
+    for axes, group in zip(figure.subplots(len(groups), squeeze=False).flat, groups, strict=True):
+        _curve(axes, group)
+    return figure
+
+
+def _label(answer: Answer) -> str:
+    return answer.question.curve[1] if answer.question.curve else ""
+
+
+def _curve(axes: Any, answers: Sequence[Answer]) -> None:
     names = list(answers[0].medians())
     for name in names:
         points = [
@@ -73,12 +84,11 @@ def _curve(answers: Sequence[Answer]) -> Figure:
             label=name,
         )
     question = answers[0].question
-    axes.set_xlabel(question.curve[1] if question.curve else "")
+    axes.set_xlabel(_label(answers[0]))
     axes.set_ylabel(f"{question.unit}, {question.better} is better")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False, labelcolor=_INK)
     _tint(axes)
-    return figure
 
 
 def _colour(name: str, names: Sequence[str]) -> str:

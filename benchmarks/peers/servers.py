@@ -6,10 +6,11 @@ import itertools
 import json
 import sys
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
 from typing import Any
 
+import anyio
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
@@ -43,28 +44,54 @@ class Server:
     @asynccontextmanager
     async def open(self, lab: Lab) -> AsyncGenerator[httpx.AsyncClient]:
         """Start the server unless it is running, and open a client of its REST API."""
-        if find_spec(self._module) is None:
-            raise Skipped(f"{self._module} is not installed")
-        url = lab.server(_STARTED, sys.executable, "-m", self._module, *self._arguments)
+        url, _ = self._started(lab)
         headers = {"Authorization": f"token {_TOKEN}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as api:
             yield api
 
+    def pid(self, lab: Lab) -> int:
+        """Return the process id of the server."""
+        return self._started(lab)[1]
+
     @asynccontextmanager
-    async def connected(self, api: httpx.AsyncClient, kernel: str) -> AsyncGenerator[Client]:
-        """Start a kernel of this type and open a WebSocket to it; leaving the block ends it."""
+    async def connected(
+        self, api: httpx.AsyncClient, kernel: str, *, observers: int = 0
+    ) -> AsyncGenerator[Client]:
+        """Start a kernel of this type and open a WebSocket to it; leaving the block ends it.
+
+        Args:
+            api: the client of the server's REST API.
+            kernel: the kernel type.
+            observers: the number of other WebSockets to the kernel, whose messages are discarded.
+        """
         response = await api.post("/api/kernels", json={"name": kernel})
         path = f"/api/kernels/{response.raise_for_status().json()['id']}"
-        url = str(api.base_url.join(f"{path}/channels?session_id=benchmarks"))
-        async with connect(
-            url.replace("http", "ws", 1),
-            additional_headers={"Authorization": api.headers["Authorization"]},
-            subprotocols=[V1_SUBPROTOCOL],  # type: ignore[list-item]
-            max_size=None,
-            proxy=None,
-        ) as socket:
-            yield _Client(socket)
+        async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
+            for number in range(observers):
+                observer = await stack.enter_async_context(_socket(api, path, f"observer-{number}"))
+                tasks.start_soon(_discard, observer)
+            yield _Client(await stack.enter_async_context(_socket(api, path, "benchmarks")))
         (await api.delete(path)).raise_for_status()
+
+    def _started(self, lab: Lab) -> tuple[str, int]:
+        if find_spec(self._module) is None:
+            raise Skipped(f"{self._module} is not installed")
+        return lab.server(_STARTED, sys.executable, "-m", self._module, *self._arguments)
+
+
+def _socket(api: httpx.AsyncClient, path: str, session: str) -> connect:
+    return connect(
+        str(api.base_url.join(f"{path}/channels?session_id={session}")).replace("http", "ws", 1),
+        additional_headers={"Authorization": api.headers["Authorization"]},
+        subprotocols=[V1_SUBPROTOCOL],  # type: ignore[list-item]
+        max_size=None,
+        proxy=None,
+    )
+
+
+async def _discard(socket: ClientConnection) -> None:
+    async for _ in socket:
+        pass
 
 
 class _Client:

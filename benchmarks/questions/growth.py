@@ -1,8 +1,8 @@
-"""How does the time grow with a number that a kernel chooses?
+"""How does the time grow with a number that a kernel, a client or a user chooses?
 
 No sockets and no event loop. A kernel that could make the client take quadratic time would stop
-everything else in its program. ``tests/benchmarks/test_growth.py`` counts the same work in
-bytecode instructions, without a clock.
+everything else in its program, and so could a user of a server. ``tests/benchmarks/test_growth.py``
+counts the same work in bytecode instructions, without a clock.
 """
 
 from __future__ import annotations
@@ -235,6 +235,13 @@ def _observed(count: int) -> Callable[[], object]:
     return work
 
 
+def _history(count: int) -> Callable[[], object]:
+    history = [(1, number, f"x = {number}") for number in range(count)]
+    reply = content.HistoryReply(status="ok", history=history)
+    frames = Codec(_KEY).encode(_factory().message("history_reply", reply))
+    return lambda: Codec(_KEY).decode(frames).content
+
+
 def _requests(count: int) -> Callable[[], object]:
     """Receive the replies to *count* executions, and then all their statuses."""
     factory = _factory()
@@ -315,6 +322,7 @@ WORK: Mapping[str, tuple[str, Prepare]] = {
     "long_name": ("characters of an unknown kernel type", _long_name),
     "refused": ("refused messages", _refused),
     "observed": ("messages for a slow observer", _observed),
+    "history": ("lines of history", _history),
     "requests": ("executions sent at once", _requests),
     "sessions": ("sessions of one user", _sessions),
     "subscribers": ("clients of one kernel", _subscribers),

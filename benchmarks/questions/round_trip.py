@@ -34,7 +34,7 @@ PEERS: list[Peer] = [
 ]
 
 
-def _milliseconds(peer: Peer, kernel: Callable[[Lab], Path], code: str, lab: Lab) -> float:
+def milliseconds(peer: Peer, kernel: Callable[[Lab], Path], code: str, lab: Lab) -> float:
     """Return the median of some round trips, after a warm-up."""
     count = lab.size(_TRIPS)
 
@@ -67,7 +67,7 @@ def _question(
         title=f"Execute round trip, {name.replace('_', '-')}",
         unit="ms",
         contenders=[
-            Contender(peer.name, partial(_milliseconds, peer, kernel, code)) for peer in PEERS
+            Contender(peer.name, partial(milliseconds, peer, kernel, code)) for peer in PEERS
         ],
         goals=goals,
         rounds=rounds,
@@ -94,6 +94,13 @@ QUESTIONS = [
             Goal(subject=ours.name, baseline=JUPYTER.name, floor=PLAIN.name, limit=1 / 4)
             for ours in OURS
         ],
+        Sizes(10, 3, 1),
+    ),
+    _question(
+        "ipykernel_history",
+        lambda lab: lab.ipykernel_with_history,
+        "6 * 7",
+        [Goal(subject=ours.name, baseline=JUPYTER.name, limit=1) for ours in OURS],
         Sizes(10, 3, 1),
     ),
     _question("xeus_python", _xeus_python, "6 * 7", [], Sizes(5, 2, 1)),

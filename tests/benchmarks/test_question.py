@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -209,9 +210,14 @@ def test_plots_are_drawn(lab: Lab, tmp_path: Path) -> None:
     from benchmarks.plots import draw
 
     answers = [ask(question(constant("a", 1.0), constant("never", math.inf)), lab)]
+    for label in ("users", "kernels"):
+        for number in (1, 4):
+            asked = replace(question(constant("a", number)), curve=(number, label))
+            answers.append(ask(replace(asked, name=f"curves.{label}_{number}"), lab))
 
-    assert [file.name for file in draw(answers, tmp_path)] == ["some.png"]
+    assert [file.name for file in draw(answers, tmp_path)] == ["some.png", "curves.png"]
     assert (tmp_path / "some.png").stat().st_size > 0
+    assert (tmp_path / "curves.png").stat().st_size > 0
 
 
 @pytest.mark.usefixtures("no_leaks")
