@@ -10,6 +10,7 @@ EXTRAS = {
     "cli": ("typer", "rich", "prompt_toolkit"),
     "images": ("PIL", "textual_image"),
     "jupyter": ("jupyter_client", "nbclient", "traitlets"),
+    "jupyverse": ("fps", "jupyverse_kernel"),
     "mcp": ("mcp",),
     "notebook": ("nbformat", "yaml"),
     "oidc": ("jwt",),
@@ -22,6 +23,7 @@ EXTRAS = {
 
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "jupyverse_kernel": "jupyverse-kernel",
     "jwt": "PyJWT",
     "textual_image": "textual-image",
     "yaml": "PyYAML",

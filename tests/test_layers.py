@@ -96,6 +96,8 @@ CONFINED = {
     "nbclient": ("kernelproto/jupyter/",),
     "nbconvert": ("kernelproto/jupyter/",),
     "papermill": ("kernelproto/jupyter/papermill_engine.py",),
+    "fps": ("kernelproto/jupyter/jupyverse.py",),
+    "jupyverse_kernel": ("kernelproto/jupyter/jupyverse.py",),
     "ipykernel": ("kernelproto/launch/programs/ipykernel.py",),
 }
 

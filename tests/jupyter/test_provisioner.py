@@ -190,3 +190,30 @@ async def test_config_in_the_kernelspec(kernelspec: Callable[..., Path]) -> None
     )
     with pytest.raises(InvalidLaunchParameter, match="limit has no meaning"):
         await AsyncKernelManager(kernel_name="limited").start_kernel()
+
+
+def test_program_of_nbconvert_needs_no_change(tmp_path: Path) -> None:
+    cell = {
+        "cell_type": "code",
+        "id": "1",
+        "metadata": {},
+        "execution_count": None,
+        "outputs": [],
+        "source": "import os; print('launched as', os.environ['KERNELPROTO_KERNEL_ID'])",
+    }
+    kernel = {"name": "python3", "display_name": "Python"}
+    notebook = {
+        "cells": [cell],
+        "metadata": {"kernelspec": kernel},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    path = tmp_path / "a.ipynb"
+    path.write_text(json.dumps(notebook))
+
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "markdown", "--stdout"]
+    done = subprocess.run(
+        [*command, str(path)], capture_output=True, text=True, timeout=GUARD_SECONDS
+    )
+
+    assert "    launched as " in done.stdout, done.stderr
