@@ -28,6 +28,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
             files.
         file_bytes: the size of an uploaded or saved file.
         read_bytes: the size of the part of a file that one call returns.
+        resource_bytes: the size of a file that is read as a resource.
         folder_bytes: the size of a conversation's files, above which no file is uploaded or saved.
         files: the number of a conversation's files, above which no file is uploaded or saved.
         saved_outputs: the number of saved outputs; the oldest are removed.
@@ -50,6 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     media_bytes: int = 940_000  # several clients refuse a result of more than 1 MiB
     file_bytes: int = 20 * 1024 * 1024
     read_bytes: int = 700_000
+    resource_bytes: int = 20 * 1024 * 1024
     folder_bytes: int = 500 * 1024 * 1024
     files: int = 2000
     saved_outputs: int = 50

@@ -8,20 +8,17 @@ from importlib import metadata
 
 from anyio import to_thread
 
-from kernelproto.concurrency.shield import to_the_end
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.folders import Folders
 from kernelproto.mcp.kernel_types import find_kernel_types
+from kernelproto.mcp.kernels import PoolKernels
 from kernelproto.mcp.limits import Limits
-from kernelproto.mcp.root import open_root
+from kernelproto.mcp.root import root_folder
 from kernelproto.mcp.runner import PROGRESS_SECONDS
 from kernelproto.mcp.server import KernelServer
 from kernelproto.mcp.stdio import open_stdio
 from kernelproto.pool import KernelPool
-
-# How long the removal of the files may take at the end.
-_REMOVE_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -49,9 +46,7 @@ async def open_server(
     finder = finder or KernelFinder.from_entrypoints()
     version = await to_thread.run_sync(metadata.version, "kernelproto")
     kernel_types = await find_kernel_types(finder, kernels)
-    opened = open_root(root)
-    folder = await to_thread.run_sync(opened.__enter__)
-    try:
+    async with root_folder(root) as folder:
         with closing(await to_thread.run_sync(Folders, folder, limits)) as folders:
             async with (
                 KernelPool(
@@ -60,7 +55,9 @@ async def open_server(
                     max_per_user=len(kernel_types.names),
                     idle_timeout=None,  # kernels end with their conversation
                 ) as pool,
-                Conversations(pool, folders, limits, temporary=root is None) as conversations,
+                Conversations(
+                    PoolKernels(pool), folders, limits, temporary=root is None
+                ) as conversations,
             ):
                 yield KernelServer(
                     conversations,
@@ -68,11 +65,6 @@ async def open_server(
                     version=version,
                     progress_seconds=progress_seconds,
                 )
-    finally:
-        await to_the_end(
-            lambda: to_thread.run_sync(opened.__exit__, None, None, None, abandon_on_cancel=True),
-            seconds=_REMOVE_SECONDS,
-        )
 
 
 async def serve_stdio(kernels: Sequence[str], root: str | None, limits: Limits) -> None:

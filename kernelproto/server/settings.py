@@ -268,6 +268,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, description="seconds for which output is kept for a client that disconnected"),
     ] = 3600.0
 
+    mcp: Annotated[
+        bool,
+        Meta(description="whether language models can run code through MCP, at the path /mcp"),
+    ] = False
+    mcp_kernels: Annotated[
+        list[str],
+        Meta(description="kernel types for MCP; the first is the default; without any: kernel"),
+    ] = []
+    mcp_dir: Annotated[
+        str | None,
+        Meta(description="directory for the files of MCP; by default a temporary one"),
+    ] = None
+    mcp_expires: Annotated[
+        float, Meta(gt=0, description="seconds without a call after which an MCP conversation ends")
+    ] = 3600.0
+
     grace_seconds: Annotated[
         float,
         Meta(
@@ -334,6 +350,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
                 "limits: all users share their kernels (multi_user = false), so limits.users and "
                 "limits.groups would have no effect: remove them"
             )
+        if not self.mcp and (self.mcp_kernels or self.mcp_dir):
+            raise InvalidSettings("mcp_kernels, mcp_dir: set mcp = true as well")
         for network in self.trusted_proxies:
             try:
                 ipaddress.ip_network(network)

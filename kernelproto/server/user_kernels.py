@@ -153,16 +153,13 @@ class UserKernels:
         allowed = allowed_env(env, self._settings.allow_env)
         facts = {"kernel_id": kernel_id, "kernel_type": request.name}
         with logging_about(kernel_id=kernel_id), auditing("kernel.start", **facts), span("start"):
-            if self._drain.begun:
-                raise HTTPException(503, SHUTTING_DOWN)
-            self._count_start(user)
+            self._check_start(user)
             limits = await self._limits.options(user, kernel_type)
             folder = await find_folder(self._settings.root_dir, request.path or "", env)
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)
                 replaced = self.pool.find(replaces, user=user.name)
-            began_at = time.monotonic()  # the clock of uvloop is coarse
             get = partial(
                 self.pool.get,
                 user.name,
@@ -175,17 +172,79 @@ class UserKernels:
                 lease_limits=limits.get("lease_limits"),
                 launch_params=limits.get("launch_params"),
             )
-            if self._settings.queue_seconds and replaced is None:
-                kernel = await self._wait_in_queue(get, user, kernel_id, gone)
-            else:
-                kernel = await get()
-            if self._settings.revoked_kernels == "shutdown":
-                kernel.start_task(self._end_with_access, user, kernel_id)
-            seconds = time.monotonic() - began_at
-            self._metrics.start_seconds.observe(seconds)
-            model = self.model(user, kernel_id)
-            logger.info("a kernel of type %s is ready after %.3f s", model.name, seconds)
-            return model
+            in_queue = replaced is None
+            await self._launch(user, kernel_id, get, in_queue=in_queue, gone=gone)
+            return self.model(user, kernel_id)
+
+    async def get(
+        self,
+        user: User,
+        kernel_type: str,
+        *,
+        kernel_id: str,
+        folder: str,
+        find_spare: Callable[[], str | None],
+    ) -> Kernel:
+        """Return a kernel of a user, ready; start it if there is none.
+
+        Args:
+            user: the user.
+            kernel_type: the kernel type.
+            kernel_id: the kernel's id.
+            folder: the path of the working directory, not relative to ``root_dir``.
+            find_spare: returns the id of a kernel of the user that is ended if the user may have no
+                further one; None if there is none.
+
+        Raises:
+            HTTPException: 429 or 503, as for ``start``.
+            KernelProtoError: as for ``KernelPool.get``.
+        """
+        limits = await self._limits.options(user, kernel_type)
+
+        async def get(*, wait: bool = False) -> Kernel:
+            full = len(self.pool.kernels(user.name)) >= self.max_kernels(user)
+            return await self.pool.get(
+                user.name,
+                name=kernel_id,
+                wait=wait,
+                replaces=find_spare() if full else None,
+                kernel_type=kernel_type,
+                cwd=folder,
+                kernel_id=kernel_id,
+                lease_limits=limits.get("lease_limits"),
+                launch_params=limits.get("launch_params"),
+            )
+
+        with logging_about(kernel_id=kernel_id):
+            if self.pool.find(kernel_id, user=user.name) is not None:
+                return await get()
+            facts = {"kernel_id": kernel_id, "kernel_type": kernel_type}
+            with auditing("kernel.start", **facts), span("start"):
+                self._check_start(user)
+                return await self._launch(user, kernel_id, get, in_queue=True, gone=None)
+
+    async def _launch(
+        self, user: User, kernel_id: str, get: _Get, *, in_queue: bool, gone: Gone | None
+    ) -> Kernel:
+        """Start a kernel with *get*, which may wait in the queue; return it when it is ready."""
+        began_at = time.monotonic()  # the clock of uvloop is coarse
+        if self._settings.queue_seconds and in_queue:
+            kernel = await self._wait_in_queue(get, user, kernel_id, gone)
+        else:
+            kernel = await get()
+        if self._settings.revoked_kernels == "shutdown":
+            kernel.start_task(self._end_with_access, user, kernel_id)
+        seconds = time.monotonic() - began_at
+        self._metrics.start_seconds.observe(seconds)
+        name = self.model(user, kernel_id).name
+        logger.info("a kernel of type %s is ready after %.3f s", name, seconds)
+        return kernel
+
+    def _check_start(self, user: User) -> None:
+        """Check that the server starts kernels, and count a start of a user."""
+        if self._drain.begun:
+            raise HTTPException(503, SHUTTING_DOWN)
+        self._count_start(user)
 
     async def interrupt(self, user: User, kernel: PooledKernel) -> None:
         """Interrupt a kernel from ``find``; raises as ``KernelPool.interrupt`` does."""

@@ -135,8 +135,9 @@ async def serve(settings: Settings) -> None:
                 )
             )
             await tasks.start(_end_on_signal, server, pool, app.state.drain, settings.grace_seconds)
-            _announce(listener, settings, token)
-            await server.serve(sockets=[listener])
+            async with app.router.lifespan_context(app):
+                _announce(listener, settings, token)
+                await server.serve(sockets=[listener])
 
 
 def new_token(user: str) -> tuple[str, list[str]]:
