@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kernelproto.server.isolation import IsolationSettings
 from kernelproto.server.limits import LimitTables
 from kernelproto.server.settings_options import OPTIONS
 
@@ -36,7 +37,7 @@ def variable_rows() -> str:
 
 def _shown(value: object) -> str:
     match value:
-        case None | [] | LimitTables():
+        case None | [] | LimitTables() | IsolationSettings():
             return "none"
         case bool():
             return f"`{str(value).lower()}`"

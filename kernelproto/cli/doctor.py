@@ -146,22 +146,24 @@ async def _system() -> AsyncIterator[Finding]:
         enough = limit == resource.RLIM_INFINITY or limit >= _ENOUGH_DESCRIPTORS
         text = f"{limit} open files" + ("" if enough else " are too few: run `ulimit -n 4096`")
         yield Finding(enough, "limits", text)
-    sandbox = await _sandbox()
-    if sandbox is not None:
-        yield sandbox
+    if sys.platform == "linux":  # no other system has sandboxes
+        for finding in await anyio.to_thread.run_sync(_sandboxes):
+            yield finding
 
 
-async def _sandbox() -> Finding | None:
-    """Return whether a sandbox can be made here; None where there are none."""
-    if sys.platform != "linux":
-        return None
-    from kernelproto.launch.process.confinement import NOBODY, sandbox_fault
+def _sandboxes() -> list[Finding]:
+    """Find out whether sandboxes can be made here, and whether a server can isolate its users."""
+    from kernelproto.launch.process.confinement import NOBODY, sandbox_fault, users_fault
 
-    reason = await anyio.to_thread.run_sync(sandbox_fault)
+    reason = sandbox_fault()
     if reason is not None:
-        return Finding(None, "sandboxes", f"not possible here: {reason}")
+        return [Finding(None, "sandboxes", f"not possible here: {reason}")]
     user = os.geteuid() or NOBODY
-    return Finding(True, "sandboxes", f"possible; kernels run as user {user}")
+    sandboxes = Finding(True, "sandboxes", f"possible; kernels run as user {user}")
+    reason = users_fault()
+    if reason is not None:
+        return [sandboxes, Finding(None, "isolated users", f"not possible here: {reason}")]
+    return [sandboxes, Finding(True, "isolated users", "possible for a server of root")]
 
 
 def _missing_folders() -> list[str]:

@@ -65,8 +65,8 @@ def create_app(
 
     The application runs on asyncio and on Trio, alone or mounted in another application. The pool
     must be open meanwhile; the application neither opens nor closes it. Only these settings apply:
-    kernel, root_dir, allow_env, allow_origins, base_url, trusted_proxies, metrics_token,
-    revoked_kernels, those of MCP and the limits for one user or client.
+    kernel, root_dir, isolate, isolation, allow_env, allow_origins, base_url, trusted_proxies,
+    metrics_token, revoked_kernels, those of MCP and the limits for one user or client.
 
     With the setting ``mcp``, the lifespan of the application must be open while it serves: it holds
     the conversations. An ASGI server opens it, but not that of a mounted application.

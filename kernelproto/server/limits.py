@@ -33,7 +33,7 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         cpu_seconds: seconds of CPU time, for each process of a kernel.
         open_files: the number for each process of a kernel.
         processes: the number of processes and threads of the operating system's user that runs the
-            server, all kernels included.
+            server, all kernels included; of each kernel, if users are isolated.
         idle_timeout: seconds after which an idle kernel is shut down.
         max_age: seconds after its start at which a kernel is shut down.
         cull_connected: whether idle kernels are shut down while clients are connected.
@@ -189,13 +189,16 @@ async def warm_kernels(
     return {name: spares for name, spares in found.items() if spares.count}
 
 
-async def check_limits(tables: LimitTables, finder: KernelFinder, *, has_groups: bool) -> None:
+async def check_limits(
+    tables: LimitTables, finder: KernelFinder, *, has_groups: bool, isolated: bool = False
+) -> None:
     """Check that this machine can enforce the limits.
 
     Args:
         tables: the limits.
         finder: finds the kernel types.
         has_groups: whether the authentication provides groups.
+        isolated: whether users are isolated; each sandbox then limits its own processes.
 
     Raises:
         InvalidSettings: a kernel type does not exist, the authentication provides no groups, or the
@@ -223,7 +226,10 @@ async def check_limits(tables: LimitTables, finder: KernelFinder, *, has_groups:
     for kind in tables.__struct_fields__:
         table: Mapping[str, KernelLimits] = getattr(tables, kind)
         for name, limits in table.items():
-            _check_process_limits(f'limits.{kind}."{name}"', limits.values())
+            values = limits.values()
+            if isolated:
+                values.pop("processes", None)
+            _check_process_limits(f'limits.{kind}."{name}"', values)
 
 
 def _limited(params: Mapping[str, object], found: Mapping[str, object]) -> dict[str, object] | None:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.server.access_settings import SECRET, AccessSettings
+from kernelproto.server.isolation import IsolationSettings
 from kernelproto.server.limits import LimitTables
 
 # Marks a setting that can only be set in a file.
@@ -50,6 +51,21 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     multi_user: Annotated[
         bool, Meta(description="whether each user has separate kernels; if false, all share them")
     ] = True
+    isolate: Annotated[
+        Literal["none", "users"],
+        Meta(
+            description="users: each user's kernels run in sandboxes, as a system user of their "
+            "own, with a home folder of their own; Linux only, and the server must run as root"
+        ),
+    ] = "none"
+    isolation: Annotated[
+        IsolationSettings,
+        Meta(
+            description="the numbers of the system users, their home folders and the sandbox for "
+            "isolate = users, in the table [isolation]; only in the file",
+            extra=_TABLE,
+        ),
+    ] = IsolationSettings()
     max_kernels: Annotated[int, Meta(ge=1, description="maximum number of kernels")] = 50
     max_per_user: Annotated[int, Meta(ge=1, description="maximum number of kernels per user")] = 1
     idle_timeout: Annotated[
@@ -202,6 +218,19 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             raise InvalidSettings(
                 "limits: all users share their kernels (multi_user = false), so limits.users and "
                 "limits.groups would have no effect: remove them"
+            )
+        if self.isolate == "users":
+            self.isolation.check(
+                multi_user=self.multi_user,
+                root_dir=self.root_dir,
+                is_warm=self.warm > 0 or any(table.warm for table in self.limits.kernels.values()),
+            )
+        elif self.isolation != IsolationSettings():
+            raise InvalidSettings("isolation: set isolate = users, or remove the table")
+        if self.mcp and self.isolate == "users":
+            raise InvalidSettings(
+                "mcp: the files of conversations belong to the account of the server, so the "
+                "kernels of isolated users cannot use them: remove mcp, or use isolate = none"
             )
         if not self.mcp and (self.mcp_kernels or self.mcp_dir):
             raise InvalidSettings("mcp_kernels, mcp_dir: set mcp = true as well")

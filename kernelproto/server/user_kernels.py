@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -22,9 +23,11 @@ from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
+from kernelproto.pool.executor import StartOptions
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
+from kernelproto.server.isolation import Isolation, user_variables
 from kernelproto.server.limits import StartLimits
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -76,6 +79,7 @@ class UserKernels:
         self._access = access
         self._drain = drain
         self._limits = StartLimits(settings.limits, pool, finder, settings.kernel)
+        self._isolation = Isolation(settings.isolation) if settings.isolate == "users" else None
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
     def find(
@@ -137,8 +141,9 @@ class UserKernels:
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
-                id is not a UUID; 429, the user has started too many kernels in a short time; 503,
-                the server is shutting down.
+                id is not a UUID; 403, an isolated user has no account; 429, the user has started
+                too many kernels in a short time; 503, the server is shutting down, or an isolated
+                user has no home folder.
             KernelProtoError: as for ``KernelPool.get``.
         """
         if request.id:
@@ -154,8 +159,12 @@ class UserKernels:
         facts = {"kernel_id": kernel_id, "kernel_type": request.name}
         with logging_about(kernel_id=kernel_id), auditing("kernel.start", **facts), span("start"):
             self._check_start(user)
-            limits = await self._limits.options(user, kernel_type)
-            folder = await find_folder(self._settings.root_dir, request.path or "", env)
+            options = await self._options(user, kernel_type, kernel_id)
+            root = os.fspath(options.get("cwd") or self._settings.root_dir)
+            folder = await find_folder(root, request.path or "", env)
+            allowed |= options.get("env") or {}
+            options["cwd"] = folder
+            options["env"] = allowed
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)
@@ -165,12 +174,7 @@ class UserKernels:
                 user.name,
                 name=kernel_id,
                 replaces=None if replaced is None else replaced.name,
-                kernel_type=kernel_type or None,
-                cwd=folder,
-                env=allowed,
-                kernel_id=kernel_id,
-                lease_limits=limits.get("lease_limits"),
-                launch_params=limits.get("launch_params"),
+                **options,
             )
             in_queue = replaced is None
             await self._launch(user, kernel_id, get, in_queue=in_queue, gone=gone)
@@ -199,7 +203,8 @@ class UserKernels:
             HTTPException: 429 or 503, as for ``start``.
             KernelProtoError: as for ``KernelPool.get``.
         """
-        limits = await self._limits.options(user, kernel_type)
+        options = await self._options(user, kernel_type, kernel_id)
+        options["cwd"] = folder
 
         async def get(*, wait: bool = False) -> Kernel:
             full = len(self.pool.kernels(user.name)) >= self.max_kernels(user)
@@ -208,11 +213,7 @@ class UserKernels:
                 name=kernel_id,
                 wait=wait,
                 replaces=find_spare() if full else None,
-                kernel_type=kernel_type,
-                cwd=folder,
-                kernel_id=kernel_id,
-                lease_limits=limits.get("lease_limits"),
-                launch_params=limits.get("launch_params"),
+                **options,
             )
 
         with logging_about(kernel_id=kernel_id):
@@ -222,6 +223,19 @@ class UserKernels:
             with auditing("kernel.start", **facts), span("start"):
                 self._check_start(user)
                 return await self._launch(user, kernel_id, get, in_queue=True, gone=None)
+
+    async def _options(self, user: User, kernel_type: str | None, kernel_id: str) -> StartOptions:
+        """Return the options of a start: limits; for an isolated user also sandbox and home."""
+        options = await self._limits.options(user, kernel_type)
+        options["kernel_type"] = kernel_type or None
+        options["kernel_id"] = kernel_id
+        if self._isolation is not None:
+            home = await self._isolation.home(user)
+            params = options.get("launch_params") or self.pool.launch_params
+            options["launch_params"] = self._isolation.launch_params(home, params)
+            options["env"] = user_variables(user, home)
+            options["cwd"] = home.path
+        return options
 
     async def _launch(
         self, user: User, kernel_id: str, get: _Get, *, in_queue: bool, gone: Gone | None

@@ -81,6 +81,25 @@ async def test_a_conversation_in_a_sandbox(kind: str, monkeypatch: pytest.Monkey
     assert mounts() == before
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_forked_kernel_has_no_variable_of_another_in_its_memory() -> None:
+    search = (
+        "wanted, found = 'terces eht'[::-1].encode(), 0\n"
+        "with open('/proc/self/mem', 'rb', buffering=0) as memory:\n"
+        "    for line in open('/proc/self/maps'):\n"
+        "        start, end = (int(part, 16) for part in line.split()[0].split('-'))\n"
+        "        if line.split()[1].startswith('rw'):\n"
+        "            memory.seek(start)\n"
+        "            found += memory.read(end - start).count(wanted + b'!')\n"
+        "print(found)"
+    )
+    secrets = {f"SECRET_{number}": "the secret!" * 50 for number in range(50)}
+    async with kernel(params={"env": secrets}) as first:
+        assert (await first.execute(search)).stdout != "0\n"
+        async with kernel() as second:
+            assert (await second.execute(search)).stdout == "0\n"
+
+
 async def test_an_interrupt_reaches_the_kernel_only() -> None:
     async with kernel() as sandboxed:
         async with anyio.create_task_group() as tasks:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.watchdog import python_executable
@@ -44,7 +46,10 @@ _OLDEST_LINUX = (5, 14)
 
 _TRIAL_SECONDS = 30.0
 
-_possible_for: set[int] = set()
+_STRICTEST = Sandbox()
+
+# The users and sandboxes of successful trials.
+_possible_for: set[tuple[int, bytes]] = set()
 
 
 def require_sandbox() -> None:
@@ -60,20 +65,27 @@ def require_sandbox() -> None:
         )
 
 
-def sandbox_fault() -> str | None:
-    """Return why no sandbox can be made here; None if one was made."""
+def users_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
+    """Return why kernels cannot run here as different users; None if a trial has succeeded."""
+    if sys.platform == "linux" and os.geteuid() != 0:
+        return "only a program of root can run kernels as other users"
+    return sandbox_fault(sandbox)
+
+
+def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
+    """Return why a sandbox cannot be made here; None if it was made."""
     if sys.platform != "linux":
         return "sandboxes work on Linux only"
     release = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if release is None or tuple(map(int, release.groups())) < _OLDEST_LINUX:
         return "sandboxes need Linux 5.14, which counts the processes of each sandbox"
-    user = os.geteuid()
-    if user in _possible_for:
+    key = os.geteuid(), msgspec.json.encode(sandbox)
+    if key in _possible_for:
         return None
     try:
         command = [python_executable(), "-I", "-S", "-c", ""]
         trial = subprocess.run(
-            wrapped(command, confine(Sandbox(), command, sockets=(), limits=None)),
+            wrapped(command, confine(sandbox, command, sockets=(), limits=None)),
             env={},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -82,12 +94,12 @@ def sandbox_fault() -> str | None:
             timeout=_TRIAL_SECONDS,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (InvalidLaunchParameter, OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if trial.returncode:
         reason = trial.stdout.decode("utf-8", "replace").strip()
         return reason or f"a trial ended with status {trial.returncode}"
-    _possible_for.add(user)
+    _possible_for.add(key)
     return None
 
 

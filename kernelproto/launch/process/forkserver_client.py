@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import errno
 import itertools
+import json
 import logging
 import math
 import os
 import signal
 import subprocess
+import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -96,7 +99,7 @@ class ForkServerClient:
         """Request a kernel; cancelled, this leaves no process.
 
         Args:
-            message: the request without its number, see programs/forkserver.py.
+            message: the details of the request, see programs/forkserver.py.
             output: takes standard output and standard error.
 
         Raises:
@@ -113,9 +116,11 @@ class ForkServerClient:
             undo.callback(os.close, output_copy)
             working_directory = open_working_directory()
             undo.callback(os.close, working_directory)
+            details = _file_with(json.dumps(message).encode())
+            undo.callback(os.close, details)
             posted = Posted(
-                {"fork": request.number, **message},
-                [output_copy, working_directory],
+                {"fork": request.number},
+                [output_copy, working_directory, details],
                 refuse=partial(self._fail, request.number),
             )
             with self._state:
@@ -346,3 +351,15 @@ def _too_late() -> OSError:
         f"the forked process was not ready to be a kernel within {seconds:g} s; see that its "
         "working directory can be entered",
     )
+
+
+def _file_with(content: bytes) -> int:
+    """Return a descriptor of a file without a name."""
+    if sys.platform == "linux":
+        descriptor = os.memfd_create("request")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(content)
+    return descriptor

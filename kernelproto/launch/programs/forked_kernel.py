@@ -26,10 +26,11 @@ OOM_SCORE = "/proc/self/oom_score_adj"
 
 
 def become_kernel(
-    request: dict[str, Any], output: int, working_directory: int, failure: int
+    request: dict[str, Any], output: int, working_directory: int, details: int, failure: int
 ) -> None:
     """Make this forked process like a new one; after a failure, report it and end."""
     try:
+        request |= read_details(details)
         os.setsid()
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -52,7 +53,8 @@ def become_kernel(
         request["unfit"] = False
         if request["sandbox"] is not None:
             os.close(working_directory)
-            request["enter"](request["sandbox"], [failure])  # and enters a working directory
+            enter = request["load"]("sandbox").enter
+            enter(request["sandbox"], [failure])  # and enters a working directory
         else:
             os.fchdir(working_directory)
             os.close(working_directory)
@@ -63,6 +65,17 @@ def become_kernel(
         os.write(failure, json.dumps(failed(request, error)).encode())
         os._exit(1)
     os.close(failure)  # tells the server that this process is a kernel
+
+
+def read_details(descriptor: int) -> dict[str, Any]:
+    """Read the details of the request from a file, and close it.
+
+    The server does not read them: all later kernels could find them in their memory.
+    """
+    with open(descriptor, "rb", buffering=0) as file:
+        file.seek(0)
+        details: dict[str, Any] = json.loads(file.read())
+    return details
 
 
 def take_over(state: dict[str, Any]) -> None:

@@ -4,8 +4,9 @@ Run as ``python forkserver.py FD MODULES``. The program imports nothing of kerne
 kernels inherit all of its modules. FD is the number of a Unix socket to the owner. Requests and
 answers are lines of JSON:
 
-    {"fork": 1, "argv": [...], "env": {...}, "cwd": ..., "state": {...}, "sandbox": ...}
-    with two descriptors: one for the output, one of the owner's working directory
+    {"fork": 1}
+    with three descriptors: one for the output, one of the owner's working directory, one of a file
+    with {"argv": [...], "env": {...}, "cwd": ..., "state": {...}, "sandbox": ...}
         -> {"forked": 1, "pid": 123, "entered": true}; "entered" is false if entering takes long,
            and {"entered": 1} or the failure follows
         -> {"failed": 1, "errno": 2, "reason": "...", "file": ..., "unfit": false}
@@ -75,7 +76,7 @@ LINE_BYTES = 2**16
 ENTERING_SECONDS = 0.05
 
 # The descriptors that come with a request for a fork.
-DESCRIPTORS = 2
+DESCRIPTORS = 3
 
 # The unit in which getrusage counts memory.
 UNIT = 1 if sys.platform == "darwin" else 1024
@@ -275,10 +276,8 @@ class Server:
         if pid == 0:
             os.close(failures)
             self.close()
-            if request["sandbox"] is not None:
-                request["enter"] = load("sandbox").enter
-            output, working_directory = descriptors
-            self.kernel.become_kernel(request, output, working_directory, failure)
+            request["load"] = load
+            self.kernel.become_kernel(request, *descriptors, failure)
             return request
         close_all([*descriptors, failure])
         self.kernels.add(pid)

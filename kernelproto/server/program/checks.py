@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import ssl
+import stat
+
+import msgspec
+from anyio import to_thread
 
 from kernelproto.exceptions import InvalidSettings, NoSuchKernel
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.process.confinement import users_fault
 from kernelproto.launch.process.limits import raise_open_files
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.server.connections import MAX_REFUSED
+from kernelproto.server.isolation import Isolation
 from kernelproto.server.limits import check_limits
 from kernelproto.server.settings import Settings
 
@@ -17,17 +23,45 @@ from kernelproto.server.settings import Settings
 _FILES_PER_KERNEL = 20
 _OTHER_FILES = 100
 
+# The settings with files that isolated users must not read.
+_SECRET_FILES = ("token_file", "keyfile", "audit_file")
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
 
 async def check_settings(settings: Settings, finder: KernelFinder) -> None:
     """Check that this machine has everything the settings name.
 
     Raises:
-        InvalidSettings: a kernel type, limit, folder or certificate is missing or unusable.
+        InvalidSettings: a kernel type, limit, folder or certificate is missing or unusable, or
+            users cannot be isolated.
     """
     await _check_kernel_type(settings.kernel, finder)
-    await check_limits(settings.limits, finder, has_groups=settings.users_have_groups)
+    is_isolated = settings.isolate == "users"
+    await check_limits(
+        settings.limits,
+        finder,
+        has_groups=settings.users_have_groups,
+        isolated=is_isolated,
+    )
+    if is_isolated:
+        await to_thread.run_sync(_check_isolation, settings)
     _check_directory(settings.root_dir)
     _check_certificate(settings)
+
+
+def _check_isolation(settings: Settings) -> None:
+    sandbox, uids = settings.isolation.sandbox, settings.isolation.range
+    for uid in (uids[0], uids[-1]) if uids else (None,):
+        reason = users_fault(msgspec.structs.replace(sandbox, uid=uid))
+        if reason is not None:
+            raise InvalidSettings(f"isolate: this machine cannot isolate users: {reason}")
+    Isolation(settings.isolation).check()
+    for name in _SECRET_FILES:
+        path: str | None = getattr(settings, name)
+        if path is not None and os.path.exists(path) and os.stat(path).st_mode & _OTHERS:
+            raise InvalidSettings(
+                f"{name}: isolated users may read or write {path!r}: run chmod 600 on it"
+            )
 
 
 def check_open_files(settings: Settings) -> None:

@@ -95,7 +95,7 @@ def test_limits_are_set_by_the_kernel_itself() -> None:
 
 
 def test_a_machine_without_sandboxes_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confinement, "_possible_for", set[int]())
+    monkeypatch.setattr(confinement, "_possible_for", set[tuple[int, bytes]]())
     monkeypatch.setattr(confinement, "wrapped", lambda *_: ["/bin/sh", "-c", "echo why; exit 1"])
     with pytest.raises(InvalidLaunchParameter, match="cannot enforce it: why"):
         confinement.require_sandbox()
