@@ -7,8 +7,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol, TypeAlias
 
+import msgspec
+
 from kernelproto.client.execution import Execution
 from kernelproto.exceptions import PoolFull
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.mcp.limits import Refused
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.supervise import Kernel
@@ -79,10 +82,13 @@ class PoolKernels:
 
     Args:
         pool: the pool, which ends an idle kernel to make room for another one.
+        sandbox: the sandbox of each kernel, which can also write to its working directory; None
+            means that kernels are not confined.
     """
 
-    def __init__(self, pool: KernelPool) -> None:
+    def __init__(self, pool: KernelPool, sandbox: Sandbox | None = None) -> None:
         self._pool = pool
+        self._sandbox = sandbox
 
     async def get(
         self, conversation: str, seat: KernelSeat, cwd: str, spares: FindSpares
@@ -95,6 +101,7 @@ class PoolKernels:
                 kernel_type=seat.kernel_type,
                 cwd=cwd,
                 kernel_id=seat.kernel_id,
+                launch_params=self._launch_params(cwd),
             )
         except PoolFull:
             raise Refused(
@@ -114,3 +121,9 @@ class PoolKernels:
         """Describe a kernel; None if there is none."""
         kernels = self._pool.kernels(conversation)
         return next((kernel for kernel in kernels if kernel.name == seat.kernel_type), None)
+
+    def _launch_params(self, cwd: str) -> dict[str, object]:
+        if self._sandbox is None:
+            return {}
+        sandbox = msgspec.to_builtins(self._sandbox)
+        return {"sandbox": {**sandbox, "writable": {**sandbox["writable"], cwd: None}}}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from importlib import metadata
 
 from anyio import to_thread
 
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.process.confinement import NOBODY
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.folders import Folders
 from kernelproto.mcp.kernel_types import find_kernel_types
@@ -27,6 +31,7 @@ async def open_server(
     root: str | None,
     limits: Limits,
     *,
+    sandbox: Sandbox | None = None,
     finder: KernelFinder | None = None,
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> AsyncGenerator[KernelServer]:
@@ -36,6 +41,7 @@ async def open_server(
         kernels: the kernel types that the model may choose; the first one is the default.
         root: the folder for the folders of the conversations; None means a temporary one.
         limits: the limits of the server.
+        sandbox: the sandbox of each kernel; None means that kernels are not confined.
         finder: finds the kernel types; the installed providers by default.
         progress_seconds: the time between two reports about code that runs.
 
@@ -46,8 +52,11 @@ async def open_server(
     finder = finder or KernelFinder.from_entrypoints()
     version = await to_thread.run_sync(metadata.version, "kernelproto")
     kernel_types = await find_kernel_types(finder, kernels)
+    # A sandboxed kernel of root runs as another user, who must be able to use the files.
+    owner = None if sandbox is None or os.geteuid() else sandbox.uid or NOBODY
+    make_folders = partial(Folders, limits=limits, owner=owner)
     async with root_folder(root) as folder:
-        with closing(await to_thread.run_sync(Folders, folder, limits)) as folders:
+        with closing(await to_thread.run_sync(make_folders, folder)) as folders:
             async with (
                 KernelPool(
                     finder=finder,
@@ -56,7 +65,7 @@ async def open_server(
                     idle_timeout=None,  # kernels end with their conversation
                 ) as pool,
                 Conversations(
-                    PoolKernels(pool), folders, limits, temporary=root is None
+                    PoolKernels(pool, sandbox), folders, limits, temporary=root is None
                 ) as conversations,
             ):
                 yield KernelServer(
@@ -67,8 +76,13 @@ async def open_server(
                 )
 
 
-async def serve_stdio(kernels: Sequence[str], root: str | None, limits: Limits) -> None:
+async def serve_stdio(
+    kernels: Sequence[str], root: str | None, limits: Limits, sandbox: Sandbox | None
+) -> None:
     """Serve one client over standard input and output, until it closes them; see open_server."""
-    async with open_server(kernels, root, limits) as server, open_stdio() as (reader, writer):
+    async with (
+        open_server(kernels, root, limits, sandbox=sandbox) as server,
+        open_stdio() as (reader, writer),
+    ):
         mcp = server.mcp_server()
         await mcp.run(reader, writer, mcp.create_initialization_options())
