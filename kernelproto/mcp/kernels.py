@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable
 from datetime import datetime
@@ -11,6 +12,7 @@ import msgspec
 
 from kernelproto.client.execution import Execution
 from kernelproto.exceptions import PoolFull
+from kernelproto.launch.process.confinement import NOBODY
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.mcp.limits import Refused
 from kernelproto.pool import KernelPool, PooledKernel
@@ -123,7 +125,18 @@ class PoolKernels:
         return next((kernel for kernel in kernels if kernel.name == seat.kernel_type), None)
 
     def _launch_params(self, cwd: str) -> dict[str, object]:
-        if self._sandbox is None:
-            return {}
-        sandbox = msgspec.to_builtins(self._sandbox)
-        return {"sandbox": {**sandbox, "writable": {**sandbox["writable"], cwd: None}}}
+        return {} if self._sandbox is None else {"sandbox": sandbox_in(self._sandbox, cwd)}
+
+
+def sandbox_in(sandbox: Sandbox, cwd: str) -> dict[str, object]:
+    """Return the settings of a sandbox that can write to the working directory of its kernel."""
+    settings = msgspec.to_builtins(sandbox)
+    return {**settings, "writable": {**settings["writable"], cwd: None}}
+
+
+def owner_of_files(sandbox: Sandbox | None) -> int | None:
+    """Return the user who owns the files of conversations; None means the user of this program.
+
+    A sandboxed kernel of root runs as another user.
+    """
+    return None if sandbox is None or os.geteuid() else sandbox.uid or NOBODY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
 from functools import partial
@@ -11,12 +10,11 @@ from importlib import metadata
 from anyio import to_thread
 
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.process.confinement import NOBODY
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.folders import Folders
 from kernelproto.mcp.kernel_types import find_kernel_types
-from kernelproto.mcp.kernels import PoolKernels
+from kernelproto.mcp.kernels import PoolKernels, owner_of_files
 from kernelproto.mcp.limits import Limits
 from kernelproto.mcp.root import root_folder
 from kernelproto.mcp.runner import PROGRESS_SECONDS
@@ -52,9 +50,7 @@ async def open_server(
     finder = finder or KernelFinder.from_entrypoints()
     version = await to_thread.run_sync(metadata.version, "kernelproto")
     kernel_types = await find_kernel_types(finder, kernels)
-    # A sandboxed kernel of root runs as another user, who must be able to use the files.
-    owner = None if sandbox is None or os.geteuid() else sandbox.uid or NOBODY
-    make_folders = partial(Folders, limits=limits, owner=owner)
+    make_folders = partial(Folders, limits=limits, owner=owner_of_files(sandbox))
     async with root_folder(root) as folder:
         with closing(await to_thread.run_sync(make_folders, folder)) as folders:
             async with (

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.server.access_settings import SECRET, AccessSettings
 from kernelproto.server.isolation import IsolationSettings
 from kernelproto.server.limits import LimitTables
@@ -175,6 +176,14 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         str | None,
         Meta(description="directory for the files of MCP; by default a temporary one"),
     ] = None
+    mcp_sandbox: Annotated[
+        Sandbox | None,
+        Meta(
+            description="the sandbox of each kernel for MCP, in the table [mcp_sandbox], which may "
+            "be empty; only in the file; without the table, kernels are not confined",
+            extra=_TABLE,
+        ),
+    ] = None
     mcp_expires: Annotated[
         float, Meta(gt=0, description="seconds without a call after which an MCP conversation ends")
     ] = 3600.0
@@ -232,8 +241,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
                 "mcp: the files of conversations belong to the account of the server, so the "
                 "kernels of isolated users cannot use them: remove mcp, or use isolate = none"
             )
-        if not self.mcp and (self.mcp_kernels or self.mcp_dir):
-            raise InvalidSettings("mcp_kernels, mcp_dir: set mcp = true as well")
+        if not self.mcp and (self.mcp_kernels or self.mcp_dir or self.mcp_sandbox):
+            raise InvalidSettings("mcp_kernels, mcp_dir, mcp_sandbox: set mcp = true as well")
 
     def __repr__(self) -> str:
         """Return all settings, with secrets masked."""

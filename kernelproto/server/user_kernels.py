@@ -27,7 +27,7 @@ from kernelproto.pool.executor import StartOptions
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
-from kernelproto.server.isolation import Isolation, user_variables
+from kernelproto.server.isolation import Isolation, sandboxed, user_variables
 from kernelproto.server.limits import StartLimits
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -188,6 +188,7 @@ class UserKernels:
         kernel_id: str,
         folder: str,
         find_spare: Callable[[], str | None],
+        sandbox: Mapping[str, object] | None = None,
     ) -> Kernel:
         """Return a kernel of a user, ready; start it if there is none.
 
@@ -198,6 +199,7 @@ class UserKernels:
             folder: the path of the working directory, not relative to ``root_dir``.
             find_spare: returns the id of a kernel of the user that is ended if the user may have no
                 further one; None if there is none.
+            sandbox: the sandbox of the kernel; None for that of its user, if any.
 
         Raises:
             HTTPException: 429 or 503, as for ``start``.
@@ -205,6 +207,9 @@ class UserKernels:
         """
         options = await self._options(user, kernel_type, kernel_id)
         options["cwd"] = folder
+        if sandbox is not None:
+            params = options.get("launch_params") or self.pool.launch_params
+            options["launch_params"] = sandboxed(params, sandbox)
 
         async def get(*, wait: bool = False) -> Kernel:
             full = len(self.pool.kernels(user.name)) >= self.max_kernels(user)

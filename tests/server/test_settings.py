@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.server.isolation import IsolationSettings
 from kernelproto.server.settings import Settings
 
@@ -78,7 +79,9 @@ def test_mcp_and_isolated_users_are_refused() -> None:
         Settings(isolate="users", isolation=isolation, mcp=True)
 
 
-@pytest.mark.parametrize("other", [{"mcp_kernels": ["python3"]}, {"mcp_dir": "/srv"}])
+@pytest.mark.parametrize(
+    "other", [{"mcp_kernels": ["python3"]}, {"mcp_dir": "/srv"}, {"mcp_sandbox": Sandbox()}]
+)
 def test_settings_of_mcp_without_mcp_are_refused(other: dict[str, Any]) -> None:
     with pytest.raises(InvalidSettings, match="set mcp = true as well"):
         Settings(**other)

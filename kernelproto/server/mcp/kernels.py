@@ -6,7 +6,8 @@ from starlette.exceptions import HTTPException
 
 from kernelproto.exceptions import PoolError, QuotaExceeded
 from kernelproto.interfaces import User
-from kernelproto.mcp.kernels import FindSpares, KernelSeat
+from kernelproto.launch.process.sandbox import Sandbox
+from kernelproto.mcp.kernels import FindSpares, KernelSeat, sandbox_in
 from kernelproto.mcp.limits import Refused
 from kernelproto.pool import PooledKernel
 from kernelproto.server.user_kernels import UserKernels
@@ -20,13 +21,16 @@ class ServerKernels:
     Args:
         user_kernels: starts the kernels.
         user: the user.
+        sandbox: the sandbox of each kernel, which can also write to its working directory; None
+            means that kernels are not confined.
 
     Attributes:
         user: the user, as authenticated last.
     """
 
-    def __init__(self, user_kernels: UserKernels, user: User) -> None:
+    def __init__(self, user_kernels: UserKernels, user: User, sandbox: Sandbox | None) -> None:
         self.user = user
+        self._sandbox = sandbox
         self._user_kernels = user_kernels
         self._pool = user_kernels.pool
 
@@ -40,6 +44,7 @@ class ServerKernels:
                 seat.kernel_type,
                 kernel_id=seat.kernel_id,
                 folder=cwd,
+                sandbox=None if self._sandbox is None else sandbox_in(self._sandbox, cwd),
                 find_spare=lambda: next((spare.kernel_id for spare in spares()), None),
             )
         except HTTPException as error:

@@ -27,11 +27,13 @@ from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import InvalidSettings, NoSuchKernel
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.process.confinement import sandbox_fault
 from kernelproto.log_fields import logging_about
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.folders import Folders
 from kernelproto.mcp.http import HttpTransport, until_gone
 from kernelproto.mcp.kernel_types import KernelTypes, find_kernel_types
+from kernelproto.mcp.kernels import owner_of_files
 from kernelproto.mcp.limits import Limits
 from kernelproto.mcp.root import root_folder
 from kernelproto.mcp.server import KernelServer
@@ -102,6 +104,7 @@ class McpUsers:
         self._finder = finder
         self._names = settings.mcp_kernels or [settings.kernel]
         self._directory = settings.mcp_dir
+        self._sandbox = settings.mcp_sandbox
         self._body_bytes = settings.max_body_bytes
         self._limits = Limits(expires=settings.mcp_expires, resource_bytes=_RESOURCE_BYTES)
         self._drain = drain
@@ -120,8 +123,13 @@ class McpUsers:
         """Serve users during the block; the lifespan of the application.
 
         Raises:
-            InvalidSettings: a kernel type does not exist, or ``mcp_dir`` cannot be used.
+            InvalidSettings: a kernel type does not exist, ``mcp_dir`` cannot be used, or the
+                sandbox cannot be enforced.
         """
+        if self._sandbox is not None:
+            reason = await to_thread.run_sync(sandbox_fault, self._sandbox)
+            if reason is not None:
+                raise InvalidSettings(f"mcp_sandbox: this machine cannot enforce it: {reason}")
         try:
             self._kernel_types = await find_kernel_types(self._finder, self._names)
         except NoSuchKernel as error:
@@ -150,7 +158,9 @@ class McpUsers:
             raise HTTPException(503, "MCP does not run: open the lifespan of the application")
         of_user = self._users.get(user.name)
         if of_user is None:
-            of_user = self._users[user.name] = _McpUser(ServerKernels(self._user_kernels, user))
+            of_user = self._users[user.name] = _McpUser(
+                ServerKernels(self._user_kernels, user, self._sandbox)
+            )
             start_logged(self._tasks, self._serve, user.name, of_user)
         if of_user.requests >= _MOST_REQUESTS:
             raise HTTPException(
@@ -169,14 +179,20 @@ class McpUsers:
         path = os.path.join(self._root, _folder_name(name))
         try:
             # This task has the context of the first request.
-            with acting(None, None), logging_about(user=name):
-                await to_thread.run_sync(lambda: os.makedirs(path, mode=0o700, exist_ok=True))
-                with closing(await to_thread.run_sync(Folders, path, self._limits)) as folders:
-                    await self._serve_files(user, folders)
+            with (
+                acting(None, None),
+                logging_about(user=name),
+                closing(await to_thread.run_sync(self._folders, path)) as folders,
+            ):
+                await self._serve_files(user, folders)
         finally:
             user.transport.fail(HTTPException(503, "the server cannot use your files: see its log"))
             if self._users.get(name) is user:
                 del self._users[name]
+
+    def _folders(self, path: str) -> Folders:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        return Folders(path, self._limits, owner=owner_of_files(self._sandbox))
 
     async def _serve_files(self, user: _McpUser, folders: Folders) -> None:
         temporary = self._directory is None

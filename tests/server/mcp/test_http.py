@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ImageContent
 
+from kernelproto.launch.process.confinement import sandbox_fault
 from kernelproto.server import hash_token
 
 pytestmark = [
@@ -174,20 +175,46 @@ async def check_wrong_token(server: Running) -> None:
             pass
 
 
+async def run_until(client: Client, end: Callable[[], None]):
+    """Run code, and call a function as soon as the code runs; return the result."""
+
+    async def wait_for_code() -> None:
+        while (await client.call_tool("download", {"name": "begun"})).is_error:
+            await anyio.lowlevel.checkpoint()
+        end()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(wait_for_code)
+        return await run(client, "open('begun', 'w').close()\nimport time; time.sleep(60)")
+
+
 async def check_shutdown(server: Running, client: Client) -> None:
     """Check that a call learns why the server ends it."""
-    code = f"import os, time; os.kill({server.process.pid}, {int(signal.SIGTERM)}); time.sleep(60)"
-    result = await run(client, code)
+    result = await run_until(client, server.process.terminate)
     assert result.is_error
     assert result.content[0].text == "the server is shutting down: try again in a moment"
     assert server.process.wait(GUARD_SECONDS) == 0
 
 
+async def check_sandbox(server: Running, tmp_path: Path) -> None:
+    """Check that the code of a user does not see the files of another one."""
+    async with server.client("bob") as client:
+        code = f"import glob; glob.glob({str(tmp_path)!r} + '/**/data.csv', recursive=True)"
+        assert await text_of(client, code) == "[]"
+
+
 async def test_conversation_on_uvicorn(tmp_path: Path) -> None:
-    async with running(tmp_path) as server, server.client("ada", "legacy") as client:
+    command = UVICORN
+    if sandbox_fault() is None:
+        config = tmp_path / "server.toml"
+        config.write_text("[mcp_sandbox]\nprocesses = 100\n")
+        command = [*UVICORN, "--config", str(config)]
+    async with running(tmp_path, command) as server, server.client("ada", "legacy") as client:
         await check_conversation(server, client, "legacy")
         await check_disconnect(server, client)
         await check_wrong_token(server)
+        if command is not UVICORN:
+            await check_sandbox(server, tmp_path)
         await check_shutdown(server, client)
 
 
@@ -198,8 +225,5 @@ async def test_conversation_on_trio(tmp_path: Path) -> None:
 
 async def test_killed_server_ends_the_call(tmp_path: Path) -> None:
     async with running(tmp_path) as server, server.client("ada", "legacy") as client:
-        code = (
-            f"import os, time; os.kill({server.process.pid}, {int(signal.SIGKILL)}); time.sleep(60)"
-        )
-        with pytest.raises(MCPError):
-            await run(client, code)
+        with pytest.RaisesGroup(MCPError, flatten_subgroups=True):
+            await run_until(client, server.process.kill)
