@@ -105,6 +105,7 @@ PURE = (
     "kernelproto/pool/queue.py",
     "kernelproto/pool/slots.py",
     "kernelproto/pool/plan.py",
+    "kernelproto/server/mcp/messages.py",
     "kernelproto/server/rate_limit.py",
     "kernelproto/server/user_messages.py",
     "kernelproto/fanout/replay_log.py",

@@ -14,6 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
+from kernelproto.server.mcp.messages import message_fault
 from kernelproto.server.middleware.access import user_request
 from kernelproto.server.responses import error_response, read_bytes
 
@@ -62,6 +63,9 @@ class McpRoute:
         if self._drain.closing.is_set():
             raise HTTPException(503, SHUTTING_DOWN)
         body = await read_bytes(request, limit=self._max_body_bytes)
+        fault = message_fault(body)
+        if fault is not None:
+            raise HTTPException(400, fault)
         response = _Response(send)
         served = anyio.CancelScope()
         reasons: list[tuple[int, str]] = []
