@@ -21,8 +21,8 @@ from kernelproto import InvalidSettings, KernelFinder, KernelPool
 from kernelproto.interfaces import User, UserRequest
 from kernelproto.server import Settings, create_app
 from kernelproto.server.mcp import users as mcp_users
-from kernelproto.testing import FakeProvider
-from tests.server.conftest import BASE, ByName, Opened, Server
+from kernelproto.testing import Exchange, FakeKernel, FakeProvider
+from tests.server.conftest import BASE, ByName, Opened, Server, prepare
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -69,7 +69,9 @@ def serving_mcp(serving: Opened) -> ServingMcp:
 
     @asynccontextmanager
     async def serving_mcp(**settings: Any) -> AsyncGenerator[Server]:
-        options = {name: settings.pop(name) for name in ("authenticator",) if name in settings}
+        options = {
+            name: settings.pop(name) for name in ("authenticator", "prepare") if name in settings
+        }
         async with (
             serving({"mcp": True, **settings}, **options) as server,
             server.app.router.lifespan_context(server.app),
@@ -142,6 +144,40 @@ async def test_running_code_keeps_its_kernel(serving_mcp: ServingMcp) -> None:
         text = await ada.failure("run_code", code="6 * 7", conversation="other")
         assert text.startswith("you may have at most 1 kernel")
         await ada("interrupt")
+
+
+def prepare_deaf(fake: FakeKernel) -> None:
+    prepare(fake)
+
+    async def ignore(exchange: Exchange) -> None:
+        with anyio.CancelScope(shield=True):
+            await fake.wait()
+
+    fake.on_execute("ignore", ignore)
+
+
+@ONE_LOOP
+async def test_code_that_ignores_its_end_costs_the_kernel(
+    serving_mcp: ServingMcp, monkeypatch
+) -> None:
+    monkeypatch.setattr("kernelproto.mcp.conversations._STOP_SECONDS", 0.05)
+    async with serving_mcp(prepare=prepare_deaf) as server, tools_of(server, "ada") as ada:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ada.run, "ignore")
+            while [kernel.state for kernel in server.pool.kernels()] != ["busy"]:
+                await anyio.lowlevel.checkpoint()
+            tasks.cancel_scope.cancel()
+        text = await ada.run("6 * 7")
+        assert text.startswith("[note: the code of a cancelled call ignored its interrupt, so the")
+        assert text.endswith("\n42")
+        assert server.pool.counts["restarted"] == 1
+
+
+@ONE_LOOP
+async def test_requests_of_a_user_are_limited(serving_mcp: ServingMcp, monkeypatch) -> None:
+    monkeypatch.setattr(mcp_users, "_MOST_REQUESTS", 0)
+    async with serving_mcp() as server, http_client(server, "ada") as http:
+        assert (await http.post("/mcp", json={})).status_code == 429
 
 
 @ONE_LOOP
