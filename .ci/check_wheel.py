@@ -13,7 +13,9 @@ scripts = {path.name for path in installed.files or () if path.parts[0] == ".."}
 
 assert Path(kernelproto.__file__).is_relative_to(sys.prefix), kernelproto.__file__
 assert scripts_and_modules == {"kernelproto", f"kernelproto-{installed.version}.dist-info"}
-assert scripts == {"kernelproto", "kernelproto.json"}, scripts  # the latter enables the extension
+# The others enable the extension of jupyter_server, and are the plug-in of JupyterLab.
+others = {"kernelproto.json", "package.json", "remoteEntry.js"}
+assert scripts == {"kernelproto", *others}, scripts
 assert files("kernelproto").joinpath("py.typed").is_file(), "py.typed is missing"
 for name in ("page.html", "style.css", "script.js", "icon.svg"):
     page_file = files("kernelproto").joinpath("server", "dashboard", name)

@@ -36,6 +36,7 @@ if typing.TYPE_CHECKING:
         IPykernelMissing,
         KernelDied,
         KernelExitedEarly,
+        KernelInUse,
         KernelNotReady,
         KernelProtoError,
         KernelRestarted,
@@ -50,6 +51,7 @@ if typing.TYPE_CHECKING:
         PoolFull,
         ProtocolError,
         QuotaExceeded,
+        RegistryError,
         RemoteProtocolError,
         ReplayedMessage,
         ReplyLost,
@@ -57,7 +59,7 @@ if typing.TYPE_CHECKING:
         WrongEventLoop,
         WrongProcess,
     )
-    from kernelproto.interfaces import KernelManager, KernelProvider
+    from kernelproto.interfaces import KernelHandle, KernelManager, KernelProvider
     from kernelproto.launch.finder import KernelFinder
     from kernelproto.pool import KernelPool
     from kernelproto.run import adopt_kernel, connect_kernel, run_kernel, start_kernel
@@ -119,6 +121,8 @@ __all__ = [
     "KernelEvents",
     "KernelExitedEarly",
     "KernelFinder",
+    "KernelHandle",
+    "KernelInUse",
     "KernelManager",
     "KernelNotReady",
     "KernelPool",
@@ -139,6 +143,7 @@ __all__ = [
     "ProtocolError",
     "QuotaExceeded",
     "RefusedOutput",
+    "RegistryError",
     "RemoteProtocolError",
     "ReplayedMessage",
     "ReplyLost",

@@ -31,6 +31,8 @@ from kernelproto.client.questions import OnInput
 from kernelproto.client.requests import Requests
 from kernelproto.client.result import ExecutionResult
 from kernelproto.concurrency.process_owner import Owner
+from kernelproto.interfaces import KernelHandle
+from kernelproto.launch.finder import KernelFinder
 from kernelproto.run import (
     ConnectionSource,
     RunOptions,
@@ -282,6 +284,11 @@ class BlockingKernel(BlockingRequests):
         return self.wrapped.state
 
     @property
+    def handle(self) -> KernelHandle | None:
+        """The handle with which another program adopts the kernel; see ``Kernel.handle``."""
+        return self.wrapped.handle
+
+    @property
     def cwd(self) -> str | None:
         """The working directory that the kernel was started in; None means the caller's."""
         return self.wrapped.cwd
@@ -361,10 +368,13 @@ def connect_kernel_blocking(
 
 @contextmanager
 def adopt_kernel_blocking(
-    connection: ConnectionSource, *, timeouts: Timeouts | None = None
+    connection: ConnectionSource | KernelHandle,
+    *,
+    finder: KernelFinder | None = None,
+    timeouts: Timeouts | None = None,
 ) -> Generator[BlockingKernel]:
     """Take over a kernel of another program, and end it with the block; see ``adopt_kernel``."""
-    adopted = adopt_kernel(connection, timeouts=timeouts or Timeouts())
+    adopted = adopt_kernel(connection, finder=finder, timeouts=timeouts or Timeouts())
     with _entered(adopted) as (portal, kernel):
         yield BlockingKernel(portal, kernel)
 

@@ -11,6 +11,7 @@
     |     |- ReplayedMessage            the message was received before
     |     `- ReplyLost                  the kernel finished an execution without a reply
     |- DiscoveryError
+    |  |- KernelInUse                   another program owns the kernel
     |  |- NoSuchKernel (LookupError)    no provider has a kernel type of that name
     |  `- InvalidKernelSpec (ValueError)
     |- LaunchError
@@ -36,11 +37,11 @@
     |  |- InvalidParameter (ValueError) a parameter cannot be written in the notebook's language
     |  `- CellTimeout (TimeoutError)    a cell took longer than allowed
     |- InvalidSettings (ValueError)     a kernel server cannot use its settings
+    |- RegistryError                  a registry of kernels cannot be read or written
     `- AuthenticatorUnavailable         a user cannot be authenticated for now
 
-The first argument of each exception is the message; the others are optional keyword arguments, and
-are kept as attributes. So exceptions can be copied and pickled. If several tasks wait for a kernel
-that fails, each task raises its own copy.
+The first argument is the message. Others are optional keywords and kept as attributes, so that an
+exception can be copied and pickled. If several tasks wait for a kernel, each raises its own copy.
 """
 
 from __future__ import annotations
@@ -96,6 +97,18 @@ class DiscoveryError(KernelProtoError):
     """A kernel type cannot be found or described."""
 
 
+class KernelInUse(DiscoveryError):
+    """A kernel cannot be adopted, because a running program owns it.
+
+    Attributes:
+        pid: the process id of that program, on the machine that the message names.
+    """
+
+    def __init__(self, message: str, *, pid: int = 0) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
 class NoSuchKernel(DiscoveryError, LookupError):
     """No provider has a kernel type of this name.
 
@@ -133,8 +146,7 @@ class KernelExitedEarly(LaunchError):
 
     Attributes:
         command: the command line that was run.
-        returncode: the exit status, negative for a signal; None if unknown, or if the command could
-            not be run at all.
+        returncode: the exit status, negative for a signal; None if unknown or never started.
         stderr: the last lines that the process wrote to standard output and standard error.
     """
 
@@ -193,8 +205,7 @@ class KernelDied(KernelProtoError):
 
     Attributes:
         returncode: the exit status, negative for a signal; None if unknown.
-        reason: the reason in words, such as a resource limit or a silent heartbeat; None if
-            unknown.
+        reason: the reason in words, such as a resource limit; None if unknown.
     """
 
     def __init__(
@@ -206,10 +217,7 @@ class KernelDied(KernelProtoError):
 
 
 class KernelRestarted(KernelDied):
-    """The kernel's process has ended and a new one takes its place: send the request again.
-
-    Pending requests get no reply, and the variables in the kernel are lost.
-    """
+    """The process has ended, and a new one without its variables takes its place: send again."""
 
 
 class ClientClosed(KernelProtoError):
@@ -320,31 +328,23 @@ class WrongEventLoop(KernelProtoError):
 
 
 class PoolError(KernelProtoError):
-    """A KernelPool refuses a request."""
+    """A KernelPool refuses a request.
+
+    Attributes:
+        limit: the maximum number of kernels, if that is the reason; otherwise 0.
+    """
+
+    def __init__(self, message: str, *, limit: int = 0) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class PoolFull(PoolError):
-    """A KernelPool has as many kernels as allowed, and none of them is idle.
-
-    Attributes:
-        limit: the maximum number of kernels.
-    """
-
-    def __init__(self, message: str, *, limit: int = 0) -> None:
-        super().__init__(message)
-        self.limit = limit
+    """A KernelPool has as many kernels as allowed, and none of them is idle."""
 
 
 class QuotaExceeded(PoolError):
-    """A user has as many kernels of a KernelPool as allowed.
-
-    Attributes:
-        limit: the maximum number of kernels.
-    """
-
-    def __init__(self, message: str, *, limit: int = 0) -> None:
-        super().__init__(message)
-        self.limit = limit
+    """A user has as many kernels of a KernelPool as allowed."""
 
 
 class NotebookError(KernelProtoError):
@@ -375,6 +375,10 @@ class CellTimeout(NotebookError, TimeoutError):
 
 class InvalidSettings(KernelProtoError, ValueError):
     """A setting of a kernel server is invalid; the message names the key and the source."""
+
+
+class RegistryError(KernelProtoError):
+    """A registry of kernels cannot be read or written; nothing in it was changed."""
 
 
 class AuthenticatorUnavailable(KernelProtoError):

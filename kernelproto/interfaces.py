@@ -109,6 +109,8 @@ DeathCause: TypeAlias = Literal[
     "cpu_limit",
     "open_files_limit",
     "processes_limit",
+    "disk_quota",
+    "seccomp",
     "out_of_memory",
     "silence",
     "other",
@@ -187,6 +189,68 @@ class MayOutlive(Protocol):
 
     async def detach(self) -> None:
         """Close what this program holds of the kernel, which goes on."""
+        ...
+
+
+class KernelHandle(msgspec.Struct, frozen=True, kw_only=True):
+    """The data with which a program takes over a running kernel; it can be written as JSON.
+
+    It has no keys: these are read where the kernel runs.
+
+    Args:
+        host: the id of the host or provider that adopts the kernel; ``"local"`` for a process of
+            this machine.
+        kernel_type: ``provider/name``, for a restart.
+        kernel_id: the id under which other programs find the kernel.
+        place: the data that only the host reads, with values that JSON has.
+    """
+
+    host: str
+    kernel_type: str
+    kernel_id: str
+    place: Mapping[str, object]
+
+    def to_json(self) -> str:
+        """Return the handle as JSON."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> KernelHandle:
+        """Return the handle from its JSON.
+
+        Raises:
+            ValueError: the text is not a handle.
+        """
+        return msgspec.json.decode(text, type=cls)
+
+
+@runtime_checkable
+class HasHandle(Protocol):
+    """Optional part of a KernelManager: another program can take the kernel over by a handle."""
+
+    def handle(self) -> KernelHandle | None:
+        """Return the handle; None if the kernel ends with this program."""
+        ...
+
+
+@runtime_checkable
+class Adopts(Protocol):
+    """Optional part of a KernelProvider: it takes over running kernels.
+
+    A kernel has one owner at a time: the program that has started or adopted it, until that program
+    calls ``detach`` or ends, also by a crash.
+    """
+
+    async def adopt(self, handle: KernelHandle, /) -> tuple[ConnectionInfo, KernelManager]:
+        """Take over a running kernel, so that this program owns it.
+
+        Args:
+            handle: a handle that a manager of this provider gave to any program.
+
+        Raises:
+            KernelInUse: a running program owns the kernel, perhaps this one.
+            DiscoveryError: the kernel has ended, or cannot be adopted; the owner is unchanged.
+        """
         ...
 
 

@@ -18,8 +18,10 @@ from kernelproto.exceptions import (
     KernelNotReady,
     RemoteProtocolError,
 )
+from kernelproto.interfaces import KernelHandle
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.leftovers.running import read_connection_file
+from kernelproto.launch.local import local_handle
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.instance import Launched
 from kernelproto.timeouts import Timeouts
@@ -149,25 +151,33 @@ def connect_kernel(
 
 
 def adopt_kernel(
-    connection: ConnectionSource, *, timeouts: Timeouts = _DEFAULT_TIMEOUTS
+    connection: ConnectionSource | KernelHandle,
+    *,
+    finder: KernelFinder | None = None,
+    timeouts: Timeouts = _DEFAULT_TIMEOUTS,
 ) -> AbstractAsyncContextManager[Kernel]:
     """Take over a kernel that another program has started; leaving the block ends it.
 
     The block yields a Kernel, which you can signal, wait for and restart. kernelproto must have
-    started the kernel on this machine, either detached or from a program that has died. The exit
-    status is unknown. A restart launches the same kernel type, without the launch
-    parameters of the first launch.
+    started the kernel on this machine, unless you pass a handle. A kernel has one owner at a time:
+    the program that started or adopted it, until that program detaches from the kernel or ends,
+    also by a crash. The exit status is unknown. A restart launches the same kernel type, without
+    the launch parameters of the first launch.
 
     Args:
-        connection: as for ``connect_kernel``.
+        connection: as for ``connect_kernel``; or the handle that ``Kernel.handle`` returned in
+            another program, perhaps of a kernel on another machine.
+        finder: finds the provider of the handle, and the kernel type for a restart; by default
+            among the installed providers.
         timeouts: the time limits for startup, interrupts and shutdown.
 
     Raises:
+        KernelInUse: a running program owns the kernel, perhaps this one.
         DiscoveryError: the connection file cannot be read, or the kernel cannot be adopted.
         RemoteProtocolError: it is not a connection file.
         KernelNotReady: the kernel did not answer within ``timeouts.startup``.
     """
-    return Service(_adopt(connection, timeouts), "adopted kernel")
+    return Service(_adopt(connection, finder, timeouts), "adopted kernel")
 
 
 @asynccontextmanager
@@ -219,27 +229,34 @@ async def _connect(
 
 
 @asynccontextmanager
-async def _adopt(connection: ConnectionSource, timeouts: Timeouts) -> AsyncGenerator[Kernel]:
-    from kernelproto.launch.adopt import adopt_local, find_record  # few programs need it
-
-    if isinstance(connection, str | os.PathLike):
-        record = find_record(os.fspath(connection))
-    else:
-        record = find_record(_connection_info(connection))
+async def _adopt(
+    connection: ConnectionSource | KernelHandle, finder: KernelFinder | None, timeouts: Timeouts
+) -> AsyncGenerator[Kernel]:
+    handle = connection if isinstance(connection, KernelHandle) else _handle(connection)
+    finder = finder or KernelFinder.from_entrypoints()
     was_adopted = False
 
     async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
         nonlocal was_adopted
         if not was_adopted:
             was_adopted = True
-            return await adopt_local(record)
-        return await KernelFinder.from_entrypoints().launch(
-            record.kernel_name, cwd=cwd, launch_params=launch_params_of({"env": env})
+            return await finder.adopt(handle)
+        return await finder.launch(
+            handle.kernel_type, cwd=cwd, launch_params=launch_params_of({"env": env})
         )
 
     async with open_kernel(launch, timeouts=timeouts) as kernel:
-        kernel.kernel_id = record.listed_as or record.kernel_id
+        kernel.kernel_id = handle.kernel_id
         yield kernel
+
+
+def _handle(connection: ConnectionSource) -> KernelHandle:
+    """Return the handle of a kernel of this machine."""
+    from kernelproto.launch.adopt import find_record  # few programs need it
+
+    if isinstance(connection, str | os.PathLike):
+        return local_handle(find_record(os.fspath(connection)))
+    return local_handle(find_record(_connection_info(connection)))
 
 
 def _about_encryption(info: ConnectionInfo) -> str:

@@ -21,6 +21,7 @@ TREE = {
     "ReplayedMessage": (exceptions.RemoteProtocolError,),
     "ReplyLost": (exceptions.RemoteProtocolError,),
     "DiscoveryError": (KernelProtoError,),
+    "KernelInUse": (exceptions.DiscoveryError,),
     "NoSuchKernel": (exceptions.DiscoveryError, LookupError),
     "InvalidKernelSpec": (exceptions.DiscoveryError, ValueError),
     "LaunchError": (KernelProtoError,),
@@ -46,11 +47,13 @@ TREE = {
     "InvalidParameter": (exceptions.NotebookError, ValueError),
     "CellTimeout": (exceptions.NotebookError, TimeoutError),
     "InvalidSettings": (KernelProtoError, ValueError),
+    "RegistryError": (KernelProtoError,),
     "AuthenticatorUnavailable": (KernelProtoError,),
 }
 
 FACTS = {
     "ReplyLost": {"result": "outputs"},
+    "KernelInUse": {"pid": 123},
     "NoSuchKernel": {"name": "spec/pyhton", "available": ("spec/python", "spec/r")},
     "InvalidKernelSpec": {"path": "/kernels/r/kernel.json", "key": "argv"},
     "KernelExitedEarly": {"command": ("R", "--slave"), "returncode": -9, "stderr": "killed"},
@@ -71,6 +74,7 @@ FACTS = {
     "KernelUnresponsive": {"seconds": 5.0, "result": "outputs"},
     "OutputOverflow": {"discarded_messages": 3, "discarded_bytes": 4096},
     "WrongProcess": {"pid": 123},
+    "PoolError": {"limit": 50},
     "PoolFull": {"limit": 50},
     "QuotaExceeded": {"limit": 1},
     "CellTimeout": {"index": 3, "seconds": 60.0},

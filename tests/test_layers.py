@@ -26,6 +26,7 @@ LAYERS = {
     "remote": 2,
     "shortage": 2,
     "terminal": 2,
+    "registry": 3,
     "transport": 3,
     "client": 4,
     "launch": 4,
@@ -77,6 +78,7 @@ CONFINED = {
     "opentelemetry": ("kernelproto/server/telemetry/tracing.py",),
     "prometheus_client": ("kernelproto/server/telemetry/metrics.py",),
     "psutil": ("kernelproto/server/telemetry/usage.py",),
+    "sqlite3": ("kernelproto/registry/sqlite.py",),
     "fsspec": ("kernelproto/remote.py",),
     "nbformat": ("kernelproto/notebook/",),
     "yaml": ("kernelproto/notebook/parameter_files.py",),
@@ -99,6 +101,7 @@ CONFINED = {
 
 PURE = (
     "kernelproto/wire/",
+    "kernelproto/launch/process/seccomp.py",
     "kernelproto/launch/spec/plan.py",
     "kernelproto/supervise/restart_policy.py",
     "kernelproto/supervise/states.py",
@@ -107,6 +110,7 @@ PURE = (
     "kernelproto/pool/plan.py",
     "kernelproto/server/mcp/messages.py",
     "kernelproto/server/rate_limit.py",
+    "kernelproto/server/session_table.py",
     "kernelproto/server/user_messages.py",
     "kernelproto/fanout/replay_log.py",
     "kernelproto/fanout/traffic.py",

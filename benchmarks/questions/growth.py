@@ -26,9 +26,11 @@ from kernelproto.exceptions import MalformedMessage
 from kernelproto.fanout.replay_log import ReplayLog
 from kernelproto.launch.spec.naming import nearest_first
 from kernelproto.notebook.recorder import Recorder
+from kernelproto.server.session_table import Session, SessionTable
 from kernelproto.wire import Codec, MessageFactory, content
-from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
+from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.content import Content, DisplayData, Stream, UpdateDisplayData, message_type
+from kernelproto.wire.conversation import Conversation
 from kernelproto.wire.message import Message
 from kernelproto.wire.websocket import FROM_SERVER, V1Framing
 
@@ -233,6 +235,70 @@ def _observed(count: int) -> Callable[[], object]:
     return work
 
 
+def _requests(count: int) -> Callable[[], object]:
+    """Receive the replies to *count* executions, and then all their statuses."""
+    factory = _factory()
+    requests = [
+        factory.message("execute_request", content.ExecuteRequest(code="")) for _ in range(count)
+    ]
+    reply = content.ExecuteReply(status="ok", execution_count=1)
+    arriving: list[tuple[Message, ChannelName]] = [
+        (factory.message("execute_reply", reply, parent=request), "shell") for request in requests
+    ]
+    arriving += [
+        (factory.message("status", content.Status(state), parent=request), "iopub")
+        for request in requests
+        for state in ("busy", "idle")
+    ]
+
+    def work() -> object:
+        conversation = Conversation("kernel")
+        for request in requests:
+            conversation.sent(request, "shell")
+        for message, channel in arriving:
+            conversation.received(message, channel)
+        return conversation
+
+    return work
+
+
+def _subscribers(count: int) -> Callable[[], object]:
+    """Send ten messages of a kernel to *count* clients, which acknowledge each one."""
+    messages = [_factory().message("stream", Stream("stdout", "text")) for _ in range(10)]
+
+    def work() -> object:
+        log = ReplayLog(_ROOMY, 60.0)
+        cursors = [log.join(f"session-{number}") for number in range(count)]
+        for message in messages:
+            log.append(message, "iopub")
+            for cursor in cursors:
+                log.next(cursor)
+                log.advance(cursor)
+                log.acknowledge(cursor, cursor.sent)
+        for cursor in cursors:
+            log.leave(cursor, 0.0)
+        return log
+
+    return work
+
+
+def _sessions(count: int) -> Callable[[], object]:
+    """Open *count* sessions of one user, look each of them up, and list them."""
+
+    def work() -> object:
+        table = SessionTable(lambda user, kernel_id: True)
+        for number in range(count):
+            path = f"{number}.ipynb"
+            table.of_path("user", path)
+            table.total_without("user", "")
+            table.add("user", Session(str(number), path, path, "notebook", str(number)))
+        for number in range(count):
+            table.find("user", str(number))
+        return table.of_user("user")
+
+    return work
+
+
 # By name: the kind of item, and the work on it.
 WORK: Mapping[str, tuple[str, Prepare]] = {
     "displays": ("displays, each updated", lambda count: _page(count, 1, count)),
@@ -249,6 +315,9 @@ WORK: Mapping[str, tuple[str, Prepare]] = {
     "long_name": ("characters of an unknown kernel type", _long_name),
     "refused": ("refused messages", _refused),
     "observed": ("messages for a slow observer", _observed),
+    "requests": ("executions sent at once", _requests),
+    "sessions": ("sessions of one user", _sessions),
+    "subscribers": ("clients of one kernel", _subscribers),
 }
 
 

@@ -154,16 +154,22 @@ async def _system() -> AsyncIterator[Finding]:
 def _sandboxes() -> list[Finding]:
     """Find out whether sandboxes can be made here, and whether a server can isolate its users."""
     from kernelproto.launch.process.confinement import NOBODY, sandbox_fault, users_fault
+    from kernelproto.launch.process.control_groups import groups_fault
+    from kernelproto.launch.process.sandbox import Sandbox
 
     reason = sandbox_fault()
     if reason is not None:
         return [Finding(None, "sandboxes", f"not possible here: {reason}")]
     user = os.geteuid() or NOBODY
-    sandboxes = Finding(True, "sandboxes", f"possible; kernels run as user {user}")
-    reason = users_fault()
-    if reason is not None:
-        return [sandboxes, Finding(None, "isolated users", f"not possible here: {reason}")]
-    return [sandboxes, Finding(True, "isolated users", "possible for a server of root")]
+    findings = [Finding(True, "sandboxes", f"possible; kernels run as user {user}")]
+    for subject, good, reason in (
+        ("memory of sandboxes", "can be limited", groups_fault(Sandbox(memory=2**30))),
+        ("CPU of sandboxes", "can be limited", groups_fault(Sandbox(cpu=1))),
+        ("isolated users", "possible for a server of root", users_fault()),
+    ):
+        text = good if reason is None else f"not possible here: {reason}"
+        findings.append(Finding(True if reason is None else None, subject, text))
+    return findings
 
 
 def _missing_folders() -> list[str]:

@@ -69,11 +69,15 @@ class RunningKernel:
         """The program that runs the kernel, for people."""
         if self.record is None:
             return "another program"
-        if self.record.detached:
-            return "none (detached)"
-        if self.record.owner.is_gone:
-            return "none (program died)"
-        return f"process {self.record.owner.pid}"
+        if self.owner_pid is not None:
+            return f"process {self.owner_pid}" + " (detached)" * self.record.detached
+        return "none (detached)" if self.record.detached else "none (program died)"
+
+    @property
+    def owner_pid(self) -> int | None:
+        """The process id of the program that owns the kernel; None if unknown or without owner."""
+        holder = None if self.record is None else self.record.ownership.holder
+        return None if holder is None else holder.pid
 
 
 def find_running_kernels() -> list[RunningKernel]:

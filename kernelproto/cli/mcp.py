@@ -66,6 +66,8 @@ def _read_sandbox(text: str | None) -> Sandbox | None:
         sandbox = msgspec.json.decode(text, type=Sandbox)
     except msgspec.DecodeError as error:
         raise CliError(f"--sandbox must be the settings of a sandbox in JSON: {error}") from None
+    if isinstance(sandbox.uid, str):
+        raise CliError("--sandbox: uid must be one number: this user owns the files")
     reason = sandbox_fault(sandbox)
     if reason is not None:
         raise CliError(f"--sandbox: this machine cannot enforce it: {reason}")

@@ -78,6 +78,6 @@ def _as_object(kernel: RunningKernel) -> dict[str, object]:
         "pid": None if kernel.process is None else kernel.process.pid,
         "started": kernel.started,
         "memory": kernel.memory,
-        "owner": None if record is None or record.detached else record.owner.pid,
+        "owner": kernel.owner_pid,
         "detached": record is not None and record.detached,
     }

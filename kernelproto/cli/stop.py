@@ -106,7 +106,7 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
         if not _remove_leftovers(kernel):
             raise CliError("its process id now belongs to another process; its files are kept")
         return "already dead, files removed"
-    if record is not None and (record.detached or record.owner.is_gone):
+    if record is not None and record.ownership.holder is None:
         with suppress(KernelNotReady):  # then adopt_kernel has killed it
             async with adopt_kernel(kernel.connection_file, timeouts=_ADOPTION):
                 pass
@@ -116,6 +116,8 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
             async with open_client(read_connection_file(kernel.connection_file)) as client:
                 await client.shutdown()
         if await _ends(kernel):
+            if record is not None and record.detached:  # its owner removes its files late or never
+                record.clear_up()
             return "stopped"
     if not force:
         raise CliError("the kernel does not shut down; use --force to kill it")

@@ -25,12 +25,16 @@ from kernelproto.exceptions import (
 from kernelproto.interfaces import Channels
 from kernelproto.log_counts import LogCounts
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
-from kernelproto.wire.conversation import Event, Origin, Request
+from kernelproto.wire.conversation import Event, Origin
 from kernelproto.wire.message import Frame, Message, MessageFactory, timestamp
+from kernelproto.wire.request import Request
 from kernelproto.wire.session import Session
 from kernelproto.wire.transitions import Signal, State
 
 logger = logging.getLogger(__name__)
+
+# A name of the module is read faster than a member of an enumeration.
+_DONE = State.DONE
 
 # The last messages of a dead kernel may still be in libzmq's own thread.
 _SETTLING_SECONDS = 0.005
@@ -198,7 +202,7 @@ class Dispatcher:
                 if request is not None:
                     msg_id = request.message.header.msg_id
                     pending = self._pending[msg_id]
-                    if request.state is State.DONE:
+                    if request.state is _DONE:
                         del self._pending[msg_id]
                     pending.receive(event)
             finally:

@@ -26,12 +26,17 @@ from kernelproto.wire.content import (
     ExecuteRequest,
     Output,
 )
-from kernelproto.wire.conversation import Event, Request
+from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
 from kernelproto.wire.refusals import RefusedOutput
+from kernelproto.wire.request import Request
 from kernelproto.wire.transitions import Signal, State
 
 ExecutionState: TypeAlias = Literal["prepared", "queued", "running", "done"]
+
+# For each output: a name of the module is read faster than a member of an enumeration.
+_OUTPUT = Signal.OUTPUT
+_LOST = State.LOST
 
 # How long a cancelled task waits for the end of the code that it interrupted.
 _INTERRUPT_SECONDS = 2.0
@@ -246,24 +251,24 @@ class Execution:
         Raises:
             MalformedMessage: the content of an output cannot be read.
         """
+        signal, request = event.signal, event.request
         if not self._turn.shows_code:
-            self._note_progress(event.signal)
-        if event.signal is Signal.OUTPUT:
+            self._note_progress(signal)
+        if signal is _OUTPUT:
             self._receive_output(event.message)
-        elif event.signal is Signal.INPUT:
+        elif signal is Signal.INPUT:
             self._questions.ask(event.message)
             self._news.ring()
-        elif event.signal is Signal.IDLE:
+        elif signal is Signal.IDLE:
             self._turn.end()
-        request = event.request
         if request is None:
             return
-        if request.state is State.LOST:
+        if request.state is _LOST:
             self._buffer.complete &= request.idle_at is not None
             self.fail(reply_lost(request))
         elif request.reply is not None:
             # Without "idle" outputs may be missing.
-            self._buffer.complete &= event.signal is not Signal.LATER_REPLY
+            self._buffer.complete &= signal is not Signal.LATER_REPLY
             self._receive_reply(request, request.reply)
 
     def _note_progress(self, signal: Signal) -> None:

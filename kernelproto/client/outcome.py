@@ -12,8 +12,8 @@ from kernelproto.exceptions import (
     fresh,
 )
 from kernelproto.wire.content import ExecuteReply
-from kernelproto.wire.conversation import Request
 from kernelproto.wire.message import Message
+from kernelproto.wire.request import Request
 
 
 class Outcome:

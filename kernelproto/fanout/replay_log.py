@@ -23,7 +23,10 @@ too long keeps no messages but still counts the lost ones, so every client learn
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
@@ -73,7 +76,8 @@ class Cursor:
             since its last gap notice; None if unknown.
         sessions: the sessions whose replies the client receives, oldest first.
         left_at: when the client left; None while it is connected.
-        expired: whether the client left so long ago that the log keeps no messages for it.
+        expired: whether the log keeps no messages for it, because the client left too long ago or
+            too many others have left since.
         retired: whether another client has taken over this cursor.
     """
 
@@ -119,9 +123,15 @@ class ReplayLog:
         self._seconds = seconds
         self._entries: dict[int, Entry] = {}
         self._total = 0
-        self._cursors: list[Cursor] = []  # those of clients that have left: in the order of leaving
+        self._connected: dict[Cursor, None] = {}
+        self._left: dict[Cursor, None] = {}  # in the order of leaving
+        self._by_session: dict[str, Cursor] = {}  # of both; without the sessions that they inherit
         # The first message that a client has not acknowledged; None if there are no clients.
         self._needed: int | None = None
+        # Each cursor that needs messages has an entry (acked, number, cursor). It is corrected when
+        # it is read; ``acked`` may have grown since. A cursor that needs none is dropped then.
+        self._by_acked: list[tuple[int, int, Cursor]] = []
+        self._entry_numbers = itertools.count()
         # Cursors that a client of another session has taken over, by their own session.
         self._taken: dict[str, Cursor] = {}
 
@@ -133,16 +143,13 @@ class ReplayLog:
     @property
     def expires_at(self) -> float:
         """The time of the next ``expire``, on the clock of ``leave``; infinity for none."""
-        left = [c.left_at for c in self._cursors if c.left_at is not None and not c.expired]
+        left = [c.left_at for c in self._left if c.left_at is not None and not c.expired]
         return min(left) + self._seconds if left else math.inf
 
     def append(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
         """Add a message, unless it is a reply to a session that no cursor has."""
         entry = Entry(message, channel, notice, self._total)
-        for cursor in self._cursors:
-            if _is_for(cursor, entry):
-                break
-        else:
+        if not any(_is_for(cursor, entry) for cursor in self._cursors()):
             return
         self._entries[self.end] = entry
         self.end += 1
@@ -158,15 +165,15 @@ class ReplayLog:
         """
         cursor = Cursor(session, self.end, self.end, self.end)
         number = self._find(last_msg_id) if last_msg_id else None
-        had_it = [c for c in self._cursors if number is None or c.sent > number]
-        before = self._taken.pop(session, None) or self._take_over(session, had_it)
+        before = self._taken.pop(session, None) or self._take_over(session, number)
         if before is not None:
             cursor.acked, cursor.high_water = before.acked, before.high_water
             cursor.lost = before.lost
             cursor.inherit(before)
         if last_msg_id:  # each may be an earlier connection of this client
-            for other in had_it:
-                cursor.inherit(other)
+            for other in self._cursors():
+                if _has_read(other, number):
+                    cursor.inherit(other)
         cursor.note_session(session)
         if last_msg_id:
             cursor.acked = self.begin if number is None else number + 1
@@ -175,7 +182,10 @@ class ReplayLog:
             cursor.lost += max(self.begin - cursor.acked, 0)
         cursor.acked = cursor.sent = max(cursor.acked, self.begin)
         cursor.high_water = max(cursor.high_water, cursor.sent)
-        self._cursors.append(cursor)
+        self._connected[cursor] = None
+        if session:
+            self._by_session[session] = cursor
+        self._queue(cursor)
         self._update_needed()
         return cursor
 
@@ -184,16 +194,17 @@ class ReplayLog:
         if cursor.retired:
             return
         cursor.left_at = now
-        self._cursors.remove(cursor)
-        self._cursors.append(cursor)
-        left = self._left()
-        if len(left) > _MOST_LEFT:
-            self._cursors.remove(left[0])
+        del self._connected[cursor]
+        self._left[cursor] = None
+        if len(self._left) > _MOST_LEFT:
+            first = next(iter(self._left))
+            first.expired = True
+            self._remove(first)
         self._update_needed()
 
     def expire(self, now: float) -> None:
         """Delete the messages that only clients which left too long ago still need."""
-        for cursor in self._cursors:
+        for cursor in self._left:
             if cursor.left_at is not None and cursor.left_at + self._seconds <= now:
                 cursor.expired = True
         self._update_needed()
@@ -238,30 +249,35 @@ class ReplayLog:
                 return entry.message
         return None
 
-    def _take_over(self, session: str, among: list[Cursor]) -> Cursor | None:
+    def _take_over(self, session: str, number: int | None) -> Cursor | None:
         """Retire the cursor that a client continues, and return it; None if there is none.
 
         It is the cursor of the client's session, or else the one that was left first.
 
         Args:
             session: the client's session.
-            among: the cursors that may have received the client's last message.
+            number: the number of the client's last message; None if unknown.
         """
-        left = [cursor for cursor in among if cursor.left_at is not None]
-        own = [cursor for cursor in self._cursors if session and cursor.session == session]
-        own += [cursor for cursor in left if session in cursor.sessions]
-        cursor = next(iter([*own, *left]), None)
+        left = [cursor for cursor in self._left if _has_read(cursor, number)]
+        own = self._by_session.get(session)
+        own = own or next((cursor for cursor in left if session in cursor.sessions), None)
+        cursor = own or next(iter(left), None)
         if cursor is not None:
-            self._cursors.remove(cursor)
+            self._remove(cursor)
             cursor.retired = True
-            if cursor.session and not own:
+            if cursor.session and own is None:
                 self._taken[cursor.session] = cursor
                 if len(self._taken) > _MOST_LEFT:
                     del self._taken[next(iter(self._taken))]
         return cursor
 
-    def _left(self) -> list[Cursor]:
-        return [cursor for cursor in self._cursors if cursor.left_at is not None]
+    def _cursors(self) -> Iterator[Cursor]:
+        return itertools.chain(self._connected, self._left)
+
+    def _remove(self, cursor: Cursor) -> None:
+        self._connected.pop(cursor, None)
+        self._left.pop(cursor, None)
+        self._by_session.pop(cursor.session, None)
 
     def _find(self, msg_id: str) -> int | None:
         for number in range(self.end - 1, self.begin - 1, -1):
@@ -272,9 +288,26 @@ class ReplayLog:
     def _offset(self, number: int) -> int:
         return self._total if number == self.end else self._entries[number].offset
 
+    def _queue(self, cursor: Cursor) -> None:
+        entry = cursor.acked, next(self._entry_numbers), cursor
+        heapq.heappush(self._by_acked, entry)
+        cursors = len(self._connected) + len(self._left)
+        if len(self._by_acked) > 2 * cursors:  # most are of cursors that need none
+            self._by_acked = [entry for entry in self._by_acked if not _needs_none(entry[2])]
+            heapq.heapify(self._by_acked)
+
     def _update_needed(self) -> None:
-        needed = [cursor.acked for cursor in self._cursors if not cursor.expired]
-        self._needed = min(needed, default=None)
+        """Find the first message that a client has not acknowledged, in O(log n), amortized."""
+        order = self._by_acked
+        while order:
+            before, number, cursor = order[0]
+            if _needs_none(cursor):
+                heapq.heappop(order)
+            elif cursor.acked > before:
+                heapq.heapreplace(order, (cursor.acked, number, cursor))
+            else:
+                break
+        self._needed = order[0][0] if order else None
         self._trim()
 
     def _trim(self) -> None:
@@ -289,6 +322,15 @@ class ReplayLog:
                 return  # keep a single message of any size
             del self._entries[self.begin]
             self.begin += 1
+
+
+def _needs_none(cursor: Cursor) -> bool:
+    return cursor.retired or cursor.expired
+
+
+def _has_read(cursor: Cursor, number: int | None) -> bool:
+    """Return whether the client of a cursor may have read a message, by its number if known."""
+    return number is None or cursor.sent > number
 
 
 def _is_for(cursor: Cursor, entry: Entry) -> bool:

@@ -7,6 +7,7 @@ status "idle". The server sends both on behalf of the kernel, or the client woul
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -59,7 +60,7 @@ class OpenRequests:
 
     def __init__(self, on_round_trip: OnRoundTrip) -> None:
         self._on_round_trip = on_round_trip
-        self._open: dict[str, tuple[str, float]] = {}
+        self._open: OrderedDict[str, tuple[str, float]] = OrderedDict()
 
     def note_sent(self, request: Message, now: float) -> None:
         """Note a message of the client; only requests matter.
@@ -72,7 +73,7 @@ class OpenRequests:
             return
         self._open[request.msg_id] = request.msg_type, now
         if len(self._open) > _MOST_OPEN_REQUESTS:
-            del self._open[next(iter(self._open))]
+            self._open.popitem(last=False)
 
     def note_answer(self, reply: Message, channel: ChannelName, now: float) -> None:
         """Note a message to the client; only replies matter.
@@ -117,7 +118,7 @@ class Unanswered:
     """The requests of all clients of one kernel, bounded in number and bytes."""
 
     def __init__(self) -> None:
-        self._requests: dict[str, Request] = {}
+        self._requests: OrderedDict[str, Request] = OrderedDict()
         self._bytes = 0
 
     def __len__(self) -> int:

@@ -10,7 +10,10 @@ import selectors
 from contextlib import ExitStack, suppress
 from io import FileIO
 
+import msgspec
+
 from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
+from kernelproto.interfaces import KernelHandle, KernelManager
 from kernelproto.launch.leftovers.records import Record, read_records, records_fault
 from kernelproto.launch.leftovers.running import find_connection_file, read_connection_file
 from kernelproto.launch.local import LocalKernelManager
@@ -18,6 +21,7 @@ from kernelproto.launch.output.file import FileTail
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs.watchdog import kill_group, remove_files
+from kernelproto.launch.spec.naming import LOCAL
 from kernelproto.shortage import shortage
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -54,14 +58,16 @@ def find_record(connection: str | ConnectionInfo) -> Record:
 async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManager]:
     """Take over a kernel that runs detached, or whose program has died.
 
-    The manager works like that of a launched kernel, except that wait() returns None: only the
-    program that started the kernel gets the exit status. cleanup() ends the kernel; detach() does
-    not.
+    This program owns the kernel from now on, and no other program can adopt it until detach() or
+    the end of this program. The manager works like that of a launched kernel, except that wait()
+    returns None: only the program that started the kernel gets the exit status. cleanup() ends the
+    kernel; detach() does not.
 
     Raises:
-        DiscoveryError: the kernel has ended; or it cannot be adopted, because its program still
-            runs, it runs on another machine, this system does not support adoption, or the process
-            in the record cannot be identified as the kernel.
+        KernelInUse: a running program owns the kernel.
+        DiscoveryError: the kernel has ended; or it cannot be adopted, because it runs on another
+            machine, this system does not support adoption, or the process in the record cannot be
+            identified as the kernel.
         RemoteProtocolError: the connection file is not valid.
     """
     process = record.process
@@ -72,13 +78,14 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
             f"the kernel {record.kernel_id} runs on another machine, {process.machine.host!r}, or "
             "in another container"
         )
-    if not record.detached and not record.owner.is_gone:
-        raise DiscoveryError(
-            f"the kernel {record.kernel_id} was not started detached and belongs to process "
-            f"{record.owner.pid}, which runs"
-        )
-    files = _Files(record)
-    adopted = _AdoptedProcess(record, process)
+    record.ownership.claim()
+    try:
+        files = _Files(record)
+        adopted = _AdoptedProcess(record, process)
+    except BaseException:
+        with suppress(DiscoveryError):  # the claim is void when this program has ended
+            record.ownership.release()
+        raise
     return files.info, LocalKernelManager(
         record,
         process=adopted,
@@ -86,6 +93,40 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
         connection_file=files,
         interrupt_mode=record.interrupt_mode,
     )
+
+
+class LocalHost:
+    """This machine, whose kernels are adopted by their records; implements Adopts.
+
+    Kernels of all providers that start processes with kernelproto have handles of this host.
+    """
+
+    id = LOCAL
+
+    async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+        """Take over a kernel of this machine.
+
+        Raises:
+            KernelInUse: a running program owns the kernel, perhaps this one.
+            DiscoveryError: the kernel has ended, or cannot be adopted.
+        """
+        try:
+            place = msgspec.convert(handle.place, _Place)
+        except msgspec.ValidationError as error:
+            raise DiscoveryError(
+                f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
+            ) from None
+        record = find_record(place.connection_file)
+        if record.kernel_id != place.kernel_id:
+            raise DiscoveryError(f"the kernel {place.kernel_id} has ended")
+        return await adopt_local(record)
+
+
+class _Place(msgspec.Struct):
+    """The place in a handle of this host."""
+
+    kernel_id: str
+    connection_file: str
 
 
 class _Files:

@@ -12,10 +12,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError, NoSuchKernel
-from kernelproto.interfaces import KernelAttributes, KernelManager, KernelProvider, TakesConfig
+from kernelproto.interfaces import (
+    Adopts,
+    KernelAttributes,
+    KernelHandle,
+    KernelManager,
+    KernelProvider,
+    TakesConfig,
+)
 from kernelproto.launch.failures import shortages_named
 from kernelproto.launch.spec.naming import (
     ENVIRONMENTS,
+    LOCAL,
     OWN_KERNEL,
     is_simple_name,
     means_own_python,
@@ -177,9 +185,9 @@ class KernelFinder:
         failure: _BrokenProvider | None = None
         for provider, kernel in self._candidates(kernel_type):
             try:
-                with _faults_named(provider, kernel):
+                with _faults_named(provider.id, kernel):
                     launched = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
-                return _checked(provider, kernel, launched)
+                return _checked(provider.id, kernel, launched)
             except NoSuchKernel as error:
                 refusal = error
             except _BrokenProvider as error:
@@ -190,6 +198,36 @@ class KernelFinder:
         if failure is not None:
             raise LaunchError(str(failure)) from failure.__cause__
         raise await self._no_such_kernel(kernel_type) from refusal
+
+    async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+        """Take over a running kernel, so that this program owns it.
+
+        Args:
+            handle: the handle that the kernel's manager gave to any program.
+
+        Raises:
+            KernelInUse: a running program owns the kernel, perhaps this one.
+            DiscoveryError: the kernel has ended or cannot be adopted, or the provider in the handle
+                is missing or adopts no kernels.
+            LaunchError: the provider is broken, or the system lacks a resource.
+        """
+        host: Adopts | KernelProvider | None = self._providers.get(handle.host)
+        if host is None and handle.host == LOCAL:
+            from kernelproto.launch.adopt import LocalHost  # few programs need it
+
+            host = LocalHost()
+        if not isinstance(host, Adopts):
+            raise DiscoveryError(
+                f"the kernel {handle.kernel_id!r} cannot be adopted, because "
+                + ("there is no" if host is None else "this program cannot adopt with the")
+                + f" kernel provider {handle.host!r}: install or update the package that has it"
+            )
+        try:
+            with _faults_named(handle.host, handle.kernel_id, "adopting"):
+                launched = await host.adopt(handle)
+            return _checked(handle.host, handle.kernel_id, launched, "adopting")
+        except _BrokenProvider as error:
+            raise LaunchError(str(error)) from error.__cause__
 
     async def plan(
         self,
@@ -217,7 +255,7 @@ class KernelFinder:
         for provider, kernel in self._candidates(kernel_type):
             if isinstance(provider, PlansLaunch):
                 try:
-                    with _faults_named(provider, kernel):
+                    with _faults_named(provider.id, kernel):
                         return provider.plan(kernel, cwd=cwd, launch_params=launch_params)
                 except NoSuchKernel as error:
                     refusal = error
@@ -260,7 +298,7 @@ class _BrokenProvider(Exception):
 
 
 @contextmanager
-def _faults_named(provider: KernelProvider, kernel: str) -> Generator[None]:
+def _faults_named(provider: str, kernel: str, action: str = "launching") -> Generator[None]:
     """Raise a _BrokenProvider where the block, a call of the provider, fails unexpectedly."""
     try:
         with shortages_named():
@@ -269,11 +307,12 @@ def _faults_named(provider: KernelProvider, kernel: str) -> Generator[None]:
     except KernelProtoError:
         raise
     except Exception as error:
-        raise _broken(provider, kernel, f"raised {type(error).__name__}: {error}") from error
+        words = f"raised {type(error).__name__}: {error}"
+        raise _broken(provider, kernel, action, words) from error
 
 
 def _checked(
-    provider: KernelProvider, kernel: str, launched: Any
+    provider: str, kernel: str, launched: Any, action: str = "launching"
 ) -> tuple[ConnectionInfo, KernelManager]:
     """Return the result of a launch, or raise where a provider has returned something else."""
     match launched:
@@ -281,12 +320,12 @@ def _checked(
             return info, manager
         case _:
             words = f"returned no ConnectionInfo and KernelManager: {launched!r}"
-            raise _broken(provider, kernel, words)
+            raise _broken(provider, kernel, action, words)
 
 
-def _broken(provider: KernelProvider, kernel: str, words: str) -> _BrokenProvider:
+def _broken(provider: str, kernel: str, action: str, words: str) -> _BrokenProvider:
     return _BrokenProvider(
-        f"kernel provider {provider.id!r} is broken: launching {kernel!r}, it {words}"
+        f"kernel provider {provider!r} is broken: {action} {kernel!r}, it {words}"
     )
 
 

@@ -8,11 +8,10 @@ import sys
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.turns import turn
@@ -42,12 +41,16 @@ from kernelproto.launch.output.forward import Forwarder, open_forwarder, open_ou
 from kernelproto.launch.process.interface import StartedProcess
 from kernelproto.launch.process.limits import Limits, lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.launch.process.sandbox import SandboxLimits
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 from kernelproto.launch.spec.plan import Host, LaunchPlan
 from kernelproto.transport.curve import has_curve
 from kernelproto.transport.registration import RegistrationSocket, listen_for_registration
 from kernelproto.wire.connection import ConnectionInfo
 from kernelproto.wire.registration import Registration
+
+if TYPE_CHECKING:
+    from kernelproto.launch.process.control_groups import ControlGroups  # Linux only
 
 if sys.platform == "win32":
     from functools import partial
@@ -107,7 +110,7 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
     if plan.sandbox is not None:
         from kernelproto.launch.process.confinement import require_sandbox
 
-        await anyio.to_thread.run_sync(require_sandbox)
+        await anyio.to_thread.run_sync(require_sandbox, plan.sandbox)
     # A program that has written the file knows the kernel by the id in its name.
     known_id = kernel_of_connection_file(plan.connection_file) if plan.connection_file else None
     kernel_id = known_id or str(uuid.uuid4())
@@ -146,6 +149,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         undo.callback(files.remove)
         if plan.limits is not None:
             plan.limits.check()
+        groups = _control_groups(plan, kernel_id)
         record = Record(
             kernel_id=kernel_id,
             kernel_name=plan.kernel_type,
@@ -153,6 +157,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             interrupt_mode=plan.interrupt_mode,
             connection_file=files.own_path,
             socket_folder=files.socket_folder,
+            control_groups=() if groups is None else groups.paths,
             output=_path(plan.output) if plan.detached else None,
             detached=plan.detached,
             owner=ProcessId.of(os.getpid()),
@@ -173,7 +178,11 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         if sys.platform != "win32" and not plan.detached:
             watch = Watch(record.watched())
             undo.callback(watch.close)
-        confined = None if plan.sandbox is None else _confine(plan, command, files)
+        confined = None
+        if groups is not None:
+            groups.make()
+            undo.callback(groups.remove)
+            confined = _confine(plan, command, files, groups.paths)
         with kept.write_end:
             env = {**plan.environment(os.environ), KERNEL_ID_VARIABLE: kernel_id}
             if plan.detached or confined is not None:  # in a sandbox its number means nothing
@@ -212,6 +221,8 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             process.before_reaping = watch.group_ended
         record = record.of_process(identity)
         record.write()
+        if plan.detached:
+            process.outlive()
         undo.pop_all()
     return LocalKernelManager(
         record,
@@ -221,6 +232,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         interrupt_mode=plan.interrupt_mode,
         watch=watch,
         limits=_limits(plan),
+        control_groups=groups,
         forwarder=forwarder,
     )
 
@@ -264,7 +276,21 @@ async def _wait_for_registration(
     raise not_ready(manager, "registration", seconds, remedy=NOT_REGISTERED)
 
 
-def _confine(plan: LaunchPlan, command: Sequence[str], files: ConnectionFile) -> dict[str, Any]:
+def _control_groups(plan: LaunchPlan, kernel_id: str) -> ControlGroups | None:
+    """Return the control groups of a sandbox, which may be none; None without a sandbox."""
+    if plan.sandbox is None:
+        return None
+    from kernelproto.launch.process.control_groups import ControlGroups
+
+    return ControlGroups(kernel_id, plan.sandbox)
+
+
+def _confine(
+    plan: LaunchPlan,
+    command: Sequence[str],
+    files: ConnectionFile,
+    control_groups: tuple[str, ...],
+) -> dict[str, Any]:
     """Return the plan of the sandbox for one launch."""
     from kernelproto.launch.process.confinement import confine
 
@@ -277,6 +303,7 @@ def _confine(plan: LaunchPlan, command: Sequence[str], files: ConnectionFile) ->
         connection_file=files.path,
         resources=plan.values.get("resource_dir", ""),
         cwd=plan.cwd,
+        control_groups=control_groups,
     )
 
 
@@ -284,7 +311,7 @@ def _limits(plan: LaunchPlan) -> Limits | None:
     """Return every limit that may end the kernel."""
     if plan.sandbox is None:
         return plan.limits
-    return msgspec.structs.replace(plan.limits or Limits(), processes=plan.sandbox.processes)
+    return SandboxLimits.of(plan.sandbox, plan.limits)
 
 
 def _open_file(output: object) -> OutputFile:

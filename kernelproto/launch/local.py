@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import anyio.to_thread
 import msgspec
 
 from kernelproto.concurrency.process_owner import Owner
-from kernelproto.exceptions import LaunchError, UnsupportedRequest
-from kernelproto.interfaces import DeathReason
+from kernelproto.exceptions import DiscoveryError, LaunchError, UnsupportedRequest
+from kernelproto.interfaces import DeathReason, KernelHandle
 from kernelproto.launch.address.ports import address_was_taken
 from kernelproto.launch.leftovers.records import Record
 from kernelproto.launch.leftovers.watchdog import Watch
@@ -23,10 +24,14 @@ from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.proc import oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
-from kernelproto.launch.programs.watchdog import kill_members, reap_orphans
+from kernelproto.launch.programs.watchdog import kill_members, reap_orphans, remove_files
 from kernelproto.launch.spec.kernelspec import InterruptMode
+from kernelproto.launch.spec.naming import LOCAL
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
+
+if TYPE_CHECKING:
+    from kernelproto.launch.process.control_groups import ControlGroups  # Linux only
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +75,11 @@ class Files(Protocol):
 class LocalKernelManager:
     """The handle on a kernel that runs as a process on this machine.
 
-    It implements KernelManager, DescribesFailure, ExplainsDeath and IsListed. Signals go to the
-    process group: to the kernel and the processes that it has started, except those that have left
-    the group. Processes of the group that outlive the kernel are killed as soon as a method notices
-    its end. On Linux, cleanup() also kills processes that have left the group but still have the
-    kernel's id as KERNELPROTO_KERNEL_ID in their environment.
+    It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed and HasHandle. Signals go
+    to the process group: to the kernel and the processes that it has started, except those that
+    have left the group. Processes of the group that outlive the kernel are killed as soon as a
+    method notices its end. On Linux, cleanup() also kills processes that have left the group but
+    still have the kernel's id as KERNELPROTO_KERNEL_ID in their environment.
 
     If this program is killed, the watchdog does the same and removes the files.
 
@@ -99,6 +104,7 @@ class LocalKernelManager:
         interrupt_mode: InterruptMode,
         watch: Watch | None = None,
         limits: Limits | None = None,
+        control_groups: ControlGroups | None = None,
         forwarder: Forwarder | None = None,
     ) -> None:
         self.kernel_id = record.kernel_id
@@ -113,6 +119,7 @@ class LocalKernelManager:
         self._interrupt_mode = interrupt_mode
         self._watch = watch
         self._limits = limits
+        self._control_groups = control_groups
         self._forwarder = forwarder
         self._owner = Owner()
         self._oom_kills = oom_kills()
@@ -225,8 +232,10 @@ class LocalKernelManager:
     async def detach(self) -> None:
         """Stop managing a detached kernel without ending it; no task may be waiting for it.
 
-        Its files and its record stay, so that other programs can adopt it, see ``launch.adopt``.
-        Afterwards only the attributes of this manager can be used, and cleanup() does nothing.
+        Its files and its record stay, and this program owns it no longer, so that any program can
+        adopt it, see ``launch.adopt``. If that cannot be written down, as on a full disk, it is
+        logged, and the kernel can be adopted after the end of this program. Afterwards only the
+        attributes of this manager can be used, and cleanup() does nothing.
 
         Raises:
             RuntimeError: the kernel was not launched detached.
@@ -237,6 +246,10 @@ class LocalKernelManager:
             self._is_detached = True
             self._process.release()
             self._output.close()
+            try:
+                self._record.ownership.release()
+            except DiscoveryError as error:
+                logger.warning("only the end of this program releases a kernel: %s", error)
 
     def list_as(self, kernel_id: str) -> None:
         """Let other programs find the kernel under another id than that of its launch.
@@ -255,6 +268,10 @@ class LocalKernelManager:
         else:
             self._record = record
 
+    def handle(self) -> KernelHandle | None:
+        """Return the handle of a detached kernel; None for other kernels."""
+        return local_handle(self._record) if self.detached else None
+
     def address_was_taken(self) -> bool:
         """Return whether another program listens at one of the kernel's tcp ports.
 
@@ -272,6 +289,10 @@ class LocalKernelManager:
         end = self._process.exit
         if end is None or self._process.killed:
             return None
+        if self._control_groups is not None:
+            reason = self._control_groups.reason(end)
+            if reason is not None:
+                return reason
         if self._limits is not None:
             reason = self._limits.reason(end, self.output_tail())
             if reason is not None:
@@ -286,3 +307,17 @@ class LocalKernelManager:
         killed = kill_members({self.kernel_id.encode()})
         if sys.platform != "win32" and self._process.poll():  # its leader has been reaped
             reap_orphans(self.pid, killed)
+        if self._control_groups is not None:
+            self._control_groups.remove()
+        else:  # those of a kernel that another program has launched
+            remove_files(map(os.fsencode, self._record.control_groups))
+
+
+def local_handle(record: Record) -> KernelHandle:
+    """Return the handle of a kernel of this machine, by which LocalHost adopts the kernel."""
+    return KernelHandle(
+        host=LOCAL,
+        kernel_type=record.kernel_name,
+        kernel_id=record.listed_as or record.kernel_id,
+        place={"kernel_id": record.kernel_id, "connection_file": record.connection_file},
+    )

@@ -96,6 +96,16 @@ def is_own_file(path: str) -> bool:
     return stat.S_ISREG(about.st_mode) and not _is_foreign(about.st_uid)
 
 
+def is_own_link(path: str) -> bool:
+    """Return whether the path is a symbolic link of this user.
+
+    Raises:
+        OSError: there is nothing at this path, or it cannot be examined.
+    """
+    about = os.lstat(path)
+    return stat.S_ISLNK(about.st_mode) and not _is_foreign(about.st_uid)
+
+
 def folder_fault(path: str, *, private: bool) -> str | None:
     """Return why the files in a folder are not trusted; None if they are, or without the folder.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kernelproto.exceptions import InvalidKernelSpec, InvalidLaunchParameter
+from kernelproto.exceptions import InvalidKernelSpec
 from kernelproto.interfaces import KernelAttributes, KernelManager
 from kernelproto.launch.launcher import launch, this_host
 from kernelproto.launch.process.interpreter import ipykernel_command
@@ -128,15 +128,15 @@ class ForkServerProvider:
 
     ``fork/python3`` and ``fork/python`` are the kernelspecs of these names, if they describe the
     ipykernel of the running interpreter and a forked kernel does not differ from them. Name, logos,
-    variables, arguments, interrupt mode and metadata are those of the kernelspec. A launch that is
-    ``detached``, or that changes by ``env`` a variable that is read at the start, cannot fork and
-    starts a process. Neither kernel type exists on macOS, because its libraries are not safe after
-    a fork, or if the environment variable KERNELPROTO_FORK_PYTHON3 is 0.
+    variables, arguments, interrupt mode and metadata are those of the kernelspec. A launch that
+    changes by ``env`` a variable that is read at the start cannot fork and starts a process.
+    Neither kernel type exists on macOS, because its libraries are not safe after a fork, or if the
+    environment variable KERNELPROTO_FORK_PYTHON3 is 0.
 
     A forked kernel is ready in a quarter of the time of ``pyimport/kernel``. The fork server is an
     interpreter that has loaded ipykernel and the modules of *preload*; all kernels share their
-    memory. The server starts with the first kernel and ends with this program. If the server dies,
-    the next launch starts another one.
+    memory. The server starts with the first kernel and ends with this program; detached kernels go
+    on. If the server dies, the next launch starts another one.
 
     Settings that an interpreter reads when it starts, such as PYTHONPATH and PYTHONHASHSEED, and
     variables that preloaded modules read, come from this program, not from ``env``.
@@ -186,8 +186,8 @@ class ForkServerProvider:
         Args:
             name: ``"kernel"``, ``"python3"`` or ``"python"``.
             cwd: the kernel's working directory; None means the caller's.
-            launch_params: for ``kernel`` as for ``pyimport/kernel``, except ``detached``; for the
-                others as for their kernelspecs.
+            launch_params: for ``kernel`` as for ``pyimport/kernel``; for the others as for their
+                kernelspecs.
 
         Raises:
             NoSuchKernel: ipykernel is not installed, the name is another one, or this system
@@ -225,11 +225,6 @@ class ForkServerProvider:
         kernelspec = _ipykernel_named(name)
         if not hasattr(os, "fork"):
             raise no_such_kernel(name, [], remedy="use pyimport/kernel: this system cannot fork")
-        if (launch_params or {}).get("detached"):
-            raise InvalidLaunchParameter(
-                "a forked kernel ends with the program that started it and cannot be "
-                "'detached'; use pyimport/kernel"
-            )
         return plan_launch(
             self.id,
             kernelspec,

@@ -139,4 +139,7 @@ def owner_of_files(sandbox: Sandbox | None) -> int | None:
 
     A sandboxed kernel of root runs as another user.
     """
-    return None if sandbox is None or os.geteuid() else sandbox.uid or NOBODY
+    if sandbox is None or os.geteuid():
+        return None
+    assert not isinstance(sandbox.uid, str)  # the settings refuse a range of users
+    return sandbox.uid or NOBODY

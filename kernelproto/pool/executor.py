@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections import Counter, deque
-from collections.abc import AsyncGenerator, Generator, Iterator, Mapping
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import NamedTuple, Protocol, TypedDict
+from itertools import islice
+from typing import NamedTuple, Protocol
 
 import anyio
 from anyio import AsyncContextManagerMixin
@@ -19,31 +20,32 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import ClientClosed, PoolError, PoolFull, QuotaExceeded
 from kernelproto.interfaces import DeathCause
-from kernelproto.pool.plan import (
+from kernelproto.pool.actions import (
     Action,
     Cull,
     Evict,
     Expire,
     HandOver,
-    Lease,
-    LeaseLimits,
-    Phase,
-    Plan,
     RefuseFull,
     RefuseQuota,
     Replace,
     Start,
 )
-from kernelproto.pool.pooled_kernel import LostKernel, ManagedKernel, PooledKernel
+from kernelproto.pool.launcher import StartOptions
+from kernelproto.pool.plan import Plan
+from kernelproto.pool.pooled_kernel import KernelTable, LostKernel, ManagedKernel, PooledKernel
+from kernelproto.pool.slots import Lease, Phase
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 
-# Busy kernels are examined again after this time: a caller that stops waiting for a reply causes no
-# message.
+# How often busy kernels are examined: a caller that stops to wait for a reply causes no message.
 _LOOK_AGAIN_SECONDS = 1.0
+
+# Clients may be refused at any rate, so a refusal must cost little.
+_MOST_LOOKS = 100
 
 # For callers that still hold the kernel.
 _REASONS = {
@@ -65,26 +67,6 @@ _ENDS = {
 # How many ends and how many lost kernels the pool remembers: the latest ones.
 _MOST_ENDS = 10_000
 _MOST_LOST = 1000
-
-
-class StartOptions(TypedDict, total=False):
-    """Options for the start of one kernel; the pool's own options are the defaults.
-
-    Keys:
-        kernel_type: the kernel type.
-        cwd: the working directory.
-        env: environment variables, added to those of the pool.
-        launch_params: launch parameters, instead of those of the pool.
-        kernel_id: the id of the kernel, a UUID; a random one by default.
-        lease_limits: limits of the user and of this kernel, instead of those of the pool.
-    """
-
-    kernel_type: str | None
-    cwd: str | os.PathLike[str] | None
-    env: Mapping[str, str] | None
-    launch_params: Mapping[str, object] | None
-    kernel_id: str | None
-    lease_limits: LeaseLimits | None
 
 
 class Launcher(Protocol):
@@ -110,8 +92,8 @@ class Executor(AsyncContextManagerMixin):
 
     The executor reports each fact to the plan and begins the resulting actions in one step, without
     a checkpoint in between, so the plan is always up to date. It examines an idle kernel once more
-    before it ends the kernel for being idle. It examines busy kernels once a second, and before it
-    refuses a request because all kernels are busy.
+    before it ends the kernel for being idle. It examines busy kernels once a second, and up to 100
+    of them, in turn, before it refuses a request because all kernels are busy.
 
     Args:
         plan: decides which kernels start and end.
@@ -135,10 +117,11 @@ class Executor(AsyncContextManagerMixin):
         self._launcher = launcher
         self._timeouts = timeouts
         self._restart = restart
-        self._kernels: dict[int, ManagedKernel] = {}
-        self._busy: set[int] = set()  # keys of _kernels
-        self._ends: dict[tuple[str, str], str] = {}
+        self._kernels = KernelTable()
+        self._busy: OrderedDict[int, None] = OrderedDict()  # slots; examined last: last
+        self._ends: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._requests: dict[int, _Request] = {}
+        self._new_kernel: type[ManagedKernel] = ManagedKernel
         self._tasks: TaskGroup | None = None
         self._alarm = Bell()
         self._alarm_at = 0.0
@@ -210,10 +193,10 @@ class Executor(AsyncContextManagerMixin):
             kernel_id: only kernels with this id; None means any id.
         """
         slots = self._plan.slots if user is None else self._plan.slots_of(user)
-        for number, slot in slots.items():
-            managed = self._kernels[number]
-            if slot.phase is not Phase.ENDING and kernel_id in (None, managed.kernel_id):
-                yield managed.describe(slot.connections, slot.scheduled_end)
+        for number in slots if kernel_id is None else self._kernels.with_id(kernel_id):
+            slot = slots.get(number)
+            if slot is not None and slot.phase is not Phase.ENDING:
+                yield self._kernels[number].describe(slot.connections, slot.scheduled_end)
 
     @contextmanager
     def _request(
@@ -226,7 +209,7 @@ class Executor(AsyncContextManagerMixin):
         if (cwd := start.get("cwd")) is not None:
             start = {**start, "cwd": os.fspath(cwd)}  # raises TypeError for this caller alone
         if not wait and self._plan.crowded and self.find(lease) is None:
-            self._look_at_busy()  # one of them may be idle by now
+            self._look_at_busy(_MOST_LOOKS)  # one of them may be idle by now
         limits = start.get("lease_limits")
         ticket = self._plan.ask(lease, wait=wait, replaces=replaces, limits=limits)
         request = self._requests[ticket] = _Request(lease, start, Waiter[ManagedKernel]())
@@ -266,9 +249,9 @@ class Executor(AsyncContextManagerMixin):
         self._kernels[number].look()
         self._report(self._kernels[number])
 
-    def _look_at_busy(self) -> None:
-        self._look_at = anyio.current_time() + _LOOK_AGAIN_SECONDS
-        for number in tuple(self._busy):
+    def _look_at_busy(self, most: int | None = None) -> None:
+        for number in list(islice(self._busy, most)):
+            self._busy.move_to_end(number)
             self._look(number)
 
     def _note_change(self, managed: ManagedKernel) -> None:
@@ -283,8 +266,11 @@ class Executor(AsyncContextManagerMixin):
         if managed.dead:
             self._end(managed, "lost")
         elif managed.running:
-            (self._busy.add if managed.busy else self._busy.discard)(managed.number)
-            self._plan.started(managed.number, managed.active_at)
+            if managed.busy:
+                self._busy.setdefault(managed.number)
+            else:
+                self._busy.pop(managed.number, None)
+            self._plan.started(managed.number, managed.ready_at)
             self._plan.busy(managed.number, managed.busy)
             self._plan.used(managed.number, managed.active_at)
 
@@ -313,7 +299,7 @@ class Executor(AsyncContextManagerMixin):
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._launcher.kernel_type(start)
         kernel_id = start.get("kernel_id") or str(uuid.uuid4())
-        self._kernels[number] = ManagedKernel(
+        managed = self._new_kernel(
             number,
             lease,
             kernel_type,
@@ -323,8 +309,9 @@ class Executor(AsyncContextManagerMixin):
             on_change=self._note_change,
             previous_end=self._ends.get((lease.user, kernel_id)),
         )
+        self._kernels.add(managed)
         self.counts["started"] += 1
-        tasks.start_soon(self._serve, self._kernels[number], start)
+        tasks.start_soon(self._serve, managed, start)
 
     def _end(self, managed: ManagedKernel, why: str) -> None:
         if not managed.ending:
@@ -342,7 +329,7 @@ class Executor(AsyncContextManagerMixin):
             died = f"the kernel died: {managed.last_death or 'it could not be restarted'}"
             self._ends[managed.lease.user, managed.kernel_id] = _ENDS.get(why, died)
             if len(self._ends) > _MOST_ENDS:
-                del self._ends[next(iter(self._ends))]
+                self._ends.popitem(last=False)
 
     def _refuse(self, ticket: int, why: str, error: PoolError) -> None:
         self.counts["refused"] += 1
@@ -353,12 +340,15 @@ class Executor(AsyncContextManagerMixin):
         launch, cwd = self._launcher.launch(start)
         try:
             with managed.logged():
-                await managed.serve(launch, cwd, self._timeouts, self._restart)
+                await self._run(managed, launch, cwd)
         finally:
             self._plan.ended(managed.number)
-            self._busy.discard(managed.number)
-            del self._kernels[managed.number]
+            self._busy.pop(managed.number, None)
+            self._kernels.remove(managed)
             self._update()
+
+    async def _run(self, managed: ManagedKernel, launch: Launch, cwd: str | None) -> None:
+        await managed.serve(launch, cwd, self._timeouts, self._restart)
 
     async def _keep_time(self) -> None:
         """Update when the next time limit of the plan is reached."""
@@ -368,6 +358,7 @@ class Executor(AsyncContextManagerMixin):
                 await self._alarm.wait()
             if waiting.cancelled_caught:
                 if self._busy and self._look_at <= anyio.current_time():
+                    self._look_at = anyio.current_time() + _LOOK_AGAIN_SECONDS
                     self._look_at_busy()
                 self._update()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypedDict
 
 import msgspec
 from anyio import AsyncContextManagerMixin
@@ -12,9 +13,29 @@ from anyio import AsyncContextManagerMixin
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import check_kernel_type, launch_names
 from kernelproto.launch.warm import WarmProvider
-from kernelproto.pool.executor import StartOptions
+from kernelproto.pool.limits import LeaseLimits
 from kernelproto.run import RunOptions, launch_params_of
 from kernelproto.supervise.instance import Launch, Launched
+
+
+class StartOptions(TypedDict, total=False):
+    """Options for the start of one kernel; the pool's own options are the defaults.
+
+    Keys:
+        kernel_type: the kernel type.
+        cwd: the working directory.
+        env: environment variables, added to those of the pool.
+        launch_params: launch parameters, instead of those of the pool.
+        kernel_id: the id of the kernel, a UUID; a random one by default.
+        lease_limits: limits of the user and of this kernel, instead of those of the pool.
+    """
+
+    kernel_type: str | None
+    cwd: str | os.PathLike[str] | None
+    env: Mapping[str, str] | None
+    launch_params: Mapping[str, object] | None
+    kernel_id: str | None
+    lease_limits: LeaseLimits | None
 
 
 class WarmKernels(msgspec.Struct, frozen=True):
@@ -37,6 +58,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         kernel_type: the default kernel type.
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
+        detached: whether the kernels outlive this program.
     """
 
     def __init__(
@@ -45,10 +67,13 @@ class PoolLauncher(AsyncContextManagerMixin):
         kernel_type: str,
         warm: int | Mapping[str, int | WarmKernels],
         options: RunOptions,
+        *,
+        detached: bool = False,
     ) -> None:
         self._finder = finder
         self._kernel_type = kernel_type
         self._options = options
+        self._detached = {"detached": True} if detached else {}
         self._must_exist = not isinstance(warm, int)
         by_type = {kernel_type: warm} if isinstance(warm, int) else warm
         self._warm = {
@@ -110,11 +135,10 @@ class PoolLauncher(AsyncContextManagerMixin):
     def _launch_params(self, start: StartOptions, changes: Mapping[str, str]) -> dict[str, object]:
         env = {**(self._options.get("env") or {}), **(start.get("env") or {}), **changes}
         params = start.get("launch_params")
+        if params is None:
+            params = self._options.get("launch_params")
         return launch_params_of(
-            RunOptions(
-                env=env or None,
-                launch_params=self._options.get("launch_params") if params is None else params,
-            )
+            RunOptions(env=env or None, launch_params={**(params or {}), **self._detached})
         )
 
 

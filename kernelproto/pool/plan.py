@@ -36,100 +36,34 @@ continues it, so a client that only reconnects does not keep a kernel alive. Wit
 evicted. A kernel that reaches its ``max_age`` is ended in any state. Each ticket carries the limits
 of its kernel and its user.
 
-A decision costs O(1), or O(log n) where it orders idle kernels. It visits the new requests, the
-reserved leases if a slot is free, the oldest unserved lease, and each kernel that it ends, but no
-other kernel and no other lease. ``SlotTable`` keeps the counts and orders of kernels, ``Queue``
-those of leases.
+A decision costs O(1), or O(log n) where it orders idle kernels or reserved leases. It visits the
+new requests, the reserved leases that it starts, the oldest unserved lease, and each kernel that it
+ends, but no other kernel and no other lease. ``SlotTable`` keeps the counts and orders of kernels,
+``Queue`` those of leases.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
 
-import msgspec
-
+from kernelproto.pool.actions import (
+    Action,
+    Cull,
+    Evict,
+    Expire,
+    HandOver,
+    RefuseFull,
+    RefuseQuota,
+    Replace,
+    Start,
+)
 from kernelproto.pool.limits import LeaseLimits, PoolLimits
 from kernelproto.pool.queue import Queue, QueuedLease, Ticket
-from kernelproto.pool.slots import Lease, Phase, Slot, SlotHeap, SlotTable
-
-__all__ = [
-    "SETTLED_SECONDS",
-    "Action",
-    "Cull",
-    "Evict",
-    "Expire",
-    "HandOver",
-    "Lease",
-    "LeaseLimits",
-    "Phase",
-    "Plan",
-    "PoolLimits",
-    "RefuseFull",
-    "RefuseQuota",
-    "Replace",
-    "Slot",
-    "Start",
-]
+from kernelproto.pool.slots import Lease, Slot, SlotHeap, SlotTable
 
 # A ticket that waits evicts a kernel only after so many idle seconds.
 SETTLED_SECONDS = 0.5
-
-
-class Start(msgspec.Struct, frozen=True):
-    """Start a kernel for a lease, with the options of the ticket."""
-
-    slot: int
-    lease: Lease
-    ticket: int
-
-
-class HandOver(msgspec.Struct, frozen=True):
-    """Hand a kernel, which may still be starting, to a ticket."""
-
-    ticket: int
-    slot: int
-
-
-class Evict(msgspec.Struct, frozen=True):
-    """End an idle kernel, because another lease needs its slot."""
-
-    slot: int
-
-
-class Replace(msgspec.Struct, frozen=True):
-    """End a kernel, because a request of the same user replaces it."""
-
-    slot: int
-
-
-class Cull(msgspec.Struct, frozen=True):
-    """End a kernel that has exceeded its idle time."""
-
-    slot: int
-
-
-class Expire(msgspec.Struct, frozen=True):
-    """End a kernel that has reached its maximum age."""
-
-    slot: int
-
-
-class RefuseFull(msgspec.Struct, frozen=True):
-    """Refuse a ticket, because the pool is full and so many leases wait before it."""
-
-    ticket: int
-    waiting: int
-
-
-class RefuseQuota(msgspec.Struct, frozen=True):
-    """Refuse a ticket, because its user has the maximum number of kernels."""
-
-    ticket: int
-
-
-Action: TypeAlias = Start | HandOver | Evict | Replace | Cull | Expire | RefuseFull | RefuseQuota
 
 
 def _up_to_date(number: int) -> None:
@@ -151,7 +85,6 @@ class Plan:
         connected: reports that a client has connected to a kernel.
         disconnected: reports that a client has disconnected from a kernel.
         end: reports that a kernel is being ended, by its user or after its death.
-        ended: reports that a kernel has ended completely.
     """
 
     def __init__(self, limits: PoolLimits) -> None:
@@ -167,7 +100,6 @@ class Plan:
         self.connected = slots.connected
         self.disconnected = slots.disconnected
         self.end = slots.end
-        self.ended = slots.ended
 
     @property
     def slots(self) -> Mapping[int, Slot]:
@@ -230,6 +162,22 @@ class Plan:
         number = next(self._new_ticket)
         self._queue.join(number, lease, Ticket(wait, replaces, limits or self.limits))
         return number
+
+    def ended(self, number: int) -> None:
+        """Report that a kernel has ended completely."""
+        slot = self._slots.all.get(number)
+        if slot is not None:
+            self._slots.ended(number)
+            self._queue.unblock(slot.lease.user)
+
+    def restore(self, lease: Lease) -> int:
+        """Give a kernel that outlived its pool a slot; return the number of the slot.
+
+        The kernel counts as starting until ``started`` is called. There may be more kernels to
+        restore than the limits allow: all of them get slots, and no other lease gets one until
+        enough of them have ended.
+        """
+        return self._slots.take(lease, self.limits)
 
     def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
         """Report the end of a request: it has its kernel, was cancelled, or was refused.
@@ -298,8 +246,11 @@ class Plan:
 
     def _serve_queue(self, now: float, look: Callable[[int], object]) -> Iterator[Action]:
         """Start kernels for queued leases, evict for them, refuse tickets that do not wait."""
-        for queued in list(self._queue.reserved.values()) if self._free else ():
-            yield from self._start(queued)
+        while self._free and (queued := self._queue.startable()) is not None:
+            if self._is_blocked(queued):
+                self._queue.block(queued)
+            else:
+                yield from self._start(queued)
         while (first := self._queue.first()) is not None:
             yield from self._serve(first, now, look)
             if first is self._queue.first():
@@ -324,27 +275,33 @@ class Plan:
         else:
             yield from self._refuse_impatient(queued)
             return
-        yield from self._start(queued)
+        if self._free and not self._is_blocked(queued):
+            yield from self._start(queued)
 
     @property
     def _free(self) -> int:
-        return self.limits.max_kernels - len(self._slots)
+        return max(0, self.limits.max_kernels - len(self._slots))
 
     @property
     def _unreserved(self) -> int:
         """The number of free or ENDING slots that are not reserved."""
-        return self.limits.max_kernels - len(self._slots.leased) - len(self._queue.reserved)
+        taken = len(self._slots.leased) + len(self._queue.reserved)
+        return max(0, self.limits.max_kernels - taken)
+
+    def _is_blocked(self, queued: QueuedLease) -> bool:
+        """Return whether a lease waits for the end of an ENDING kernel of its user."""
+        user, most = queued.lease.user, queued.limits.max_per_user
+        of_user = len(self._slots.of_user(user))
+        if of_user >= most and of_user > self._slots.leased_by(user):
+            return True
+        return self._slots.holds(queued.lease)
 
     def _start(self, queued: QueuedLease) -> Iterator[Action]:
-        """Start the kernel of a lease with a reservation, unless an ENDING kernel blocks it."""
+        """Start the kernel of a lease with a reservation, in a free slot."""
         lease = queued.lease
-        of_user = len(self._slots.of_user(lease.user))
-        limits = queued.limits
-        in_the_way = of_user >= limits.max_per_user and of_user > self._slots.leased_by(lease.user)
-        if self._free and not in_the_way and not self._slots.holds(lease):
-            yield Start(self._slots.take(lease, limits), lease, next(iter(queued.tickets)))
-            yield from self._give(queued)
-            self._queue.kernel_started(lease)
+        yield Start(self._slots.take(lease, queued.limits), lease, next(iter(queued.tickets)))
+        yield from self._give(queued)
+        self._queue.kernel_started(lease)
 
     def _give(self, queued: QueuedLease) -> Iterator[Action]:
         number = self._slots.leased[queued.lease]
@@ -355,7 +312,7 @@ class Plan:
 
     def _replace(self, queued: QueuedLease) -> Action | None:
         """Reserve the slot of the kernel that a ticket of the lease replaces, if there is one."""
-        for ticket in queued.tickets.values():
+        for ticket in queued.replacing.values():
             number = None if ticket.replaces is None else self.slot_of(ticket.replaces)
             if number is not None:
                 self.end(number)
@@ -364,7 +321,7 @@ class Plan:
         return None
 
     def _refuse_impatient(self, queued: QueuedLease) -> Iterator[Action]:
-        impatient = [number for number, ticket in queued.tickets.items() if not ticket.wait]
+        impatient = list(queued.impatient)
         before = self._queue.before(queued) if impatient else 0
         for number in impatient:
             self._queue.leave(number)

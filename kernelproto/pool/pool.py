@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
@@ -14,10 +15,14 @@ from kernelproto.client import MessageStream
 from kernelproto.client.observers import IOPUB, STREAM_LIMIT, OverflowPolicy
 from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.pool.executor import Executor, StartOptions
-from kernelproto.pool.launcher import PoolLauncher, WarmKernels
-from kernelproto.pool.plan import Lease, Plan, PoolLimits
+from kernelproto.pool.executor import Executor
+from kernelproto.pool.keeping import KeepingExecutor
+from kernelproto.pool.launcher import PoolLauncher, StartOptions, WarmKernels
+from kernelproto.pool.limits import PoolLimits
+from kernelproto.pool.plan import Plan
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
+from kernelproto.pool.slots import Lease
+from kernelproto.registry.interface import Registry
 from kernelproto.run import RunOptions
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.timeouts import Timeouts
@@ -54,7 +59,10 @@ class KernelPool(AsyncContextManagerMixin):
     ``replaces``. If the pool ended your kernel, calls on it raise ClientClosed; call ``get`` for a
     new one. To keep a kernel, hold a ``connection``.
 
-    Leaving the block shuts all kernels down concurrently, each as ``run_kernel`` does.
+    Leaving the block shuts all kernels down concurrently, each as ``run_kernel`` does. With a
+    *registry*, the kernels outlive the pool and the program, also if the program is killed: the
+    next pool with this registry and *node* has them again, with their users, names, ids and idle
+    times. Only ``release`` and the limits of a running pool end them.
 
     Args:
         finder: finds the kernel types; the installed providers by default.
@@ -79,12 +87,17 @@ class KernelPool(AsyncContextManagerMixin):
         env: environment variables, added to those of this process.
         launch_params: parameters of the provider and the kernelspec, as for ``run_kernel``.
         timeouts: the phases of each kernel's life, in seconds.
+        registry: stores the kernels, which are then started detached; open it around the pool.
+            Their output is discarded unless ``launch_params["output"]`` names a file. A kernel that
+            was restored has the limits of the pool, and is restarted without the options of its
+            first start.
+        node: the name of this program in the registry; by default that of the machine.
 
     Attributes:
         counts: counters since the pool was created. For kernels: "started", "restarted", "evicted",
-            "culled", "expired", "released", "lost" (died and not restarted) and "failed" (usually
-            at startup). For requests: "refused", which is the sum of "full" (no kernel was idle)
-            and "quota" (the user has the maximum number of kernels).
+            "culled", "expired", "released", "lost" (died and not restarted), "failed" (usually at
+            startup) and "restored" (from the registry). For requests: "refused", which is the sum
+            of "full" (no kernel was idle) and "quota" (the user has the maximum number of kernels).
         limits: the limits given as arguments.
         launch_params: the launch parameters given as arguments.
         deaths: the number of deaths by ``Died.cause``, including those followed by a restart.
@@ -92,6 +105,7 @@ class KernelPool(AsyncContextManagerMixin):
     Raises:
         ValueError: a limit is 0 or less, or *warm* names a kernel type twice.
         NoSuchKernel: on entering the block, *warm* names an unknown kernel type.
+        RegistryError: on entering the block, the registry cannot be read or written.
     """
 
     def __init__(
@@ -110,7 +124,11 @@ class KernelPool(AsyncContextManagerMixin):
         env: Mapping[str, str] | None = None,
         launch_params: Mapping[str, object] | None = None,
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
+        registry: Registry | None = None,
+        node: str | None = None,
     ) -> None:
+        if registry is not None and warm:
+            raise ValueError("warm kernels have no user and cannot be kept: leave out warm")
         self.limits = PoolLimits(
             max_kernels=max_kernels,
             max_per_user=max_per_user,
@@ -118,12 +136,23 @@ class KernelPool(AsyncContextManagerMixin):
             max_age=max_age,
             cull_connected=cull_connected,
         )
+        finder = finder or KernelFinder.from_entrypoints()
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
         self._launcher = PoolLauncher(
-            finder or KernelFinder.from_entrypoints(), kernel_type, warm, options
+            finder, kernel_type, warm, options, detached=registry is not None
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)
+        if registry is not None:
+            self._executor = KeepingExecutor(
+                Plan(self.limits),
+                self._launcher,
+                timeouts,
+                restart,
+                registry=registry,
+                finder=finder,
+                node=node or socket.gethostname(),
+            )
         self.counts = self._executor.counts
         self.deaths = self._executor.deaths
 
@@ -256,15 +285,19 @@ class KernelPool(AsyncContextManagerMixin):
         """The number of requests that wait for a kernel now."""
         return self._executor.waiting
 
-    def kernels(self, user: str | None = None) -> list[PooledKernel]:
+    def kernels(
+        self, user: str | None = None, *, kernel_id: str | None = None
+    ) -> list[PooledKernel]:
         """Describe the kernels of one user or of all users, in the order of their starts.
 
         The list includes kernels that are starting, but not kernels that are ending.
 
         Args:
             user: the user; None means all users.
+            kernel_id: only kernels with this id, which several users may have chosen; None means
+                any id.
         """
-        return list(self._executor.describe(user))
+        return list(self._executor.describe(user, kernel_id=kernel_id))
 
     def lost(self, user: str | None = None) -> list[LostKernel]:
         """Describe kernels that died and were not restarted, the latest first.

@@ -1,11 +1,14 @@
-"""ManagedKernel: one kernel of a pool from start to cleanup; PooledKernel: its description."""
+"""ManagedKernel: one kernel of a pool from start to cleanup; PooledKernel: its description.
+
+KernelTable has all kernels of a pool.
+"""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
@@ -135,6 +138,7 @@ class ManagedKernel:
         busy: whether the kernel works or is being restarted, as of the last ``look``.
         dead: whether the kernel is dead without a restart, as of the last ``look``.
         active_at: when the kernel was last active for a client, by ``anyio.current_time``.
+        ready_at: when it was first ready, by ``anyio.current_time``.
         last_death: a sentence about its last death; None if it never died.
     """
 
@@ -159,7 +163,7 @@ class ManagedKernel:
         self.gone = anyio.Event()
         self.busy = False
         self.dead = False
-        self.active_at = -math.inf
+        self.active_at = self.ready_at = -math.inf
         self.last_death: str | None = None
         self._kernel: Kernel | None = None
         self._has_worked = False
@@ -227,15 +231,7 @@ class ManagedKernel:
         """
         try:
             with self._scope:
-                async with (
-                    open_kernel(launch, timeouts=timeouts, cwd=cwd) as kernel,
-                    nullcontext() if restart is None else KernelRestarter(kernel, restart),
-                ):
-                    self._begin(kernel)
-                    try:
-                        await anyio.sleep_forever()
-                    finally:  # an end with the whole pool is no loss either
-                        self.ending = True
+                await self._live(launch, cwd, timeouts, restart)
         except Exception as error:
             self._counts["failed"] += 1
             words = "could not be started" if self._kernel is None else "has failed"
@@ -246,6 +242,19 @@ class ManagedKernel:
         finally:
             self.ready.fail(PoolError(f"the {self} was ended while it was being started"))
             self.gone.set()
+
+    async def _live(
+        self, launch: Launch, cwd: str | None, timeouts: Timeouts, restart: RestartPolicy | None
+    ) -> None:
+        async with (
+            open_kernel(launch, timeouts=timeouts, cwd=cwd) as kernel,
+            nullcontext() if restart is None else KernelRestarter(kernel, restart),
+        ):
+            self._begin(kernel)
+            try:
+                await anyio.sleep_forever()
+            finally:  # an end with the whole pool is no loss either
+                self.ending = True
 
     def end(self, reason: ClientClosed) -> None:
         """Begin to shut the kernel down; ``gone`` is set when it has ended completely.
@@ -294,9 +303,13 @@ class ManagedKernel:
         kernel.watch(self)
         kernel.add_callback(self._note_death, Died)
         self._kernel = kernel
-        self._note_process()
+        self._note_start()
         self.ready.set(kernel)
         self._on_change(self)
+
+    def _note_start(self) -> None:
+        self._note_process()
+        self.ready_at = self.active_at
 
     def _note_process(self) -> None:
         self._died = False
@@ -342,6 +355,37 @@ class ManagedKernel:
     def _look(self) -> None:
         if self.look():
             self._on_change(self)
+
+
+class KernelTable:
+    """The kernels of a pool, by slot and by id."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, ManagedKernel] = {}
+        self._by_id: dict[str, dict[int, None]] = {}
+
+    def __getitem__(self, number: int) -> ManagedKernel:
+        return self._by_number[number]
+
+    def __iter__(self) -> Iterator[ManagedKernel]:
+        return iter(self._by_number.values())
+
+    def add(self, managed: ManagedKernel) -> None:
+        """Add a kernel."""
+        self._by_number[managed.number] = managed
+        self._by_id.setdefault(managed.kernel_id, {})[managed.number] = None
+
+    def remove(self, managed: ManagedKernel) -> None:
+        """Remove a kernel."""
+        del self._by_number[managed.number]
+        same_id = self._by_id[managed.kernel_id]
+        del same_id[managed.number]
+        if not same_id:
+            del self._by_id[managed.kernel_id]
+
+    def with_id(self, kernel_id: str) -> list[int]:
+        """Return the slots of the kernels of all users with an id, in the order of their starts."""
+        return list(self._by_id.get(kernel_id, ()))
 
 
 def is_activity(message: Message, channel: ChannelName) -> bool:

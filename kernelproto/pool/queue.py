@@ -6,6 +6,7 @@ Every method takes constant time, however long the queue is, unless its docstrin
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,9 @@ from typing import NamedTuple
 
 from kernelproto.pool.limits import LeaseLimits
 from kernelproto.pool.slots import Lease
+
+# A short heap is not worth the search for old entries.
+_SHORT = 16
 
 
 class Ticket(NamedTuple):
@@ -37,16 +41,22 @@ class QueuedLease:
         lease: the lease.
         since: the number of its first ticket.
         tickets: its tickets by number, oldest first.
+        impatient: those that do not wait for a slot.
+        replacing: those that replace another lease.
+        turn: its place among the reserved leases.
     """
 
     lease: Lease
     since: int
-    tickets: dict[int, Ticket] = field(default_factory=dict[int, Ticket])
+    tickets: OrderedDict[int, Ticket] = field(default_factory=OrderedDict[int, Ticket])
+    impatient: dict[int, Ticket] = field(default_factory=dict[int, Ticket])
+    replacing: dict[int, Ticket] = field(default_factory=dict[int, Ticket])
+    turn: int = 0
 
     @property
     def patient(self) -> bool:
         """Whether all of its tickets wait for a slot."""
-        return all(ticket.wait for ticket in self.tickets.values())
+        return not self.impatient
 
     @property
     def limits(self) -> LeaseLimits:
@@ -58,22 +68,29 @@ class Queue:
     """The leases that have no kernel yet, with their tickets.
 
     A lease joins the queue as *new*, then becomes *reserved* (it gets the next suitable slot) or
-    *unserved*. An unserved lease becomes reserved later. ``take`` and ``leave`` remove a lease.
+    *unserved*. An unserved lease becomes reserved later. ``take`` and ``leave`` remove a lease. A
+    reserved lease that waits for the end of a kernel of its own user is *blocked*.
 
     Attributes:
-        reserved: the leases with a reserved slot, in the order in which they get it.
+        reserved: the leases with a reserved slot.
         unserved: the leases without one, oldest first.
     """
 
     def __init__(self) -> None:
-        self.reserved: OrderedDict[Lease, QueuedLease] = OrderedDict()
-        self.unserved: dict[Lease, QueuedLease] = {}
+        self.reserved: dict[Lease, QueuedLease] = {}
+        # The first entry of a dict is found by a search through all that were removed before it.
+        self.unserved: OrderedDict[Lease, QueuedLease] = OrderedDict()
         self._new: dict[Lease, QueuedLease] = {}
         self._queued: dict[Lease, QueuedLease] = {}
         self._by_ticket: dict[int, QueuedLease] = {}
         self._of_user = Counter[str]()
         self._replacing: dict[Lease, set[int]] = {}
         self._due: list[tuple[int, Lease]] = []
+        # The reserved leases by turn: those that may start, and the blocked ones of each user.
+        # Entries of removed leases are skipped when they are read.
+        self._turns = itertools.count(1)
+        self._startable: list[tuple[int, Lease]] = []
+        self._blocked: dict[str, list[tuple[int, Lease]]] = {}
 
     def __len__(self) -> int:
         """Return the number of tickets in the queue."""
@@ -99,7 +116,10 @@ class Queue:
             queued = self._queued[lease] = self._new[lease] = QueuedLease(lease, number)
         queued.tickets[number] = ticket
         self._by_ticket[number] = queued
+        if not ticket.wait:
+            queued.impatient[number] = ticket
         if ticket.replaces is not None:
+            queued.replacing[number] = ticket
             self._replacing.setdefault(ticket.replaces, set()).add(number)
         self._mark_due(queued)
 
@@ -109,6 +129,9 @@ class Queue:
         if queued is None:
             return
         ticket = queued.tickets.pop(number)
+        queued.impatient.pop(number, None)
+        queued.replacing.pop(number, None)
+        self.unblock(queued.lease.user)  # the next ticket of the lease may have other limits
         if ticket.replaces is not None:
             self._replacing[ticket.replaces].discard(number)
             if not self._replacing[ticket.replaces]:
@@ -133,7 +156,34 @@ class Queue:
         if self.unserved.pop(queued.lease, None) is None:
             self._of_user[queued.lease.user] += 1
         self.reserved[queued.lease] = queued
-        self.reserved.move_to_end(queued.lease, last=not first)
+        queued.turn = next(self._turns) * (-1 if first else 1)
+        heapq.heappush(self._startable, (queued.turn, queued.lease))
+        if len(self._startable) > 2 * len(self.reserved) + _SHORT:
+            self._startable = [entry for entry in self._startable if self._is_reserved(*entry)]
+            heapq.heapify(self._startable)
+
+    def startable(self) -> QueuedLease | None:
+        """Return the reserved lease that gets a slot next, unless all are blocked."""
+        while self._startable:
+            turn, lease = self._startable[0]
+            if self._is_reserved(turn, lease):
+                return self.reserved[lease]
+            heapq.heappop(self._startable)
+        return None
+
+    def block(self, queued: QueuedLease) -> None:
+        """Pass over the lease that ``startable`` has returned, until ``unblock``."""
+        entry = heapq.heappop(self._startable)
+        self._blocked.setdefault(queued.lease.user, []).append(entry)
+
+    def unblock(self, user: str) -> None:
+        """Have ``startable`` return the blocked leases of a user again, in O(their number)."""
+        for entry in self._blocked.pop(user, ()):
+            heapq.heappush(self._startable, entry)
+
+    def _is_reserved(self, turn: int, lease: Lease) -> bool:
+        queued = self.reserved.get(lease)
+        return queued is not None and queued.turn == turn
 
     def add_unserved(self, queued: QueuedLease) -> None:
         """Make a new lease unserved, as the last one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Protocol
@@ -71,7 +71,9 @@ class Connections:
         self.displaced = 0
         self.most = most
         self._frames_per_second = frames_per_second
-        self._waiting: dict[HttpConnection, None] = {}  # without a request, longest wait first
+        self._waiting: OrderedDict[HttpConnection, None] = (
+            OrderedDict()
+        )  # without a request, longest wait first
         self._refusing: set[HttpConnection] = set()
         self.warn = FewWarnings()
 

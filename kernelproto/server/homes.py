@@ -13,7 +13,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import quote
@@ -183,7 +183,7 @@ def _unusable(reason: str) -> HTTPException:
 
 
 @contextmanager
-def _locked(folder: str) -> Iterator[None]:
+def _locked(folder: str) -> Generator[None]:
     """Hold the lock of a folder, so that two servers choose different numbers for two users."""
     by = time.monotonic() + FOLDER_SECONDS
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

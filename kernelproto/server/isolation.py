@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,9 +110,14 @@ class Isolation:
 
     Args:
         settings: how users are isolated.
+
+    Raises:
+        InvalidSettings: this is not Linux.
     """
 
     def __init__(self, settings: IsolationSettings) -> None:
+        if sys.platform != "linux":
+            raise InvalidSettings("isolate: users can be isolated on Linux only")
         from kernelproto.server.homes import Homes
 
         self._homes = Homes(settings.folder, settings.range)

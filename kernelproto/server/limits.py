@@ -16,7 +16,7 @@ from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.process.limits import Limits as ProcessLimits
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool, LeaseLimits, WarmKernels
-from kernelproto.pool.executor import StartOptions
+from kernelproto.pool.launcher import StartOptions
 
 _Amount = Annotated[int, Meta(ge=0)]
 _Seconds = Annotated[float, Meta(ge=0)]

@@ -6,6 +6,8 @@ stored.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 # Seconds. A rounding error in the sum of many intervals must not refuse an action.
 _SLACK = 1e-6
 
@@ -28,7 +30,7 @@ class RateLimit:
         self._capacity = burst * self._interval
         self._most = most
         # In the order of last use, so a full bucket may be behind one that is not full.
-        self._full_at: dict[str, float] = {}
+        self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
         """Return the number of stored buckets."""
@@ -53,7 +55,7 @@ class RateLimit:
             self._full_at.pop(user, None)
             self._full_at[user] = full_at
             if self._most is not None and len(self._full_at) > self._most:
-                del self._full_at[next(iter(self._full_at))]
+                self._full_at.popitem(last=False)
         return 0.0
 
     def give_back(self, user: str, now: float) -> None:

@@ -241,6 +241,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
                 "mcp: the files of conversations belong to the account of the server, so the "
                 "kernels of isolated users cannot use them: remove mcp, or use isolate = none"
             )
+        if self.mcp_sandbox is not None and isinstance(self.mcp_sandbox.uid, str):
+            raise InvalidSettings("mcp_sandbox.uid: set one number: this user owns the files")
         if not self.mcp and (self.mcp_kernels or self.mcp_dir or self.mcp_sandbox):
             raise InvalidSettings("mcp_kernels, mcp_dir, mcp_sandbox: set mcp = true as well")
 

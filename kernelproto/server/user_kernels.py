@@ -23,7 +23,7 @@ from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
-from kernelproto.pool.executor import StartOptions
+from kernelproto.pool.launcher import StartOptions
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
@@ -101,7 +101,7 @@ class UserKernels:
             kernel = self.pool.find(kernel_id, user=user.name)
             found = [] if kernel is None else [kernel]
         else:
-            found = [k for k in self.pool.kernels(owner) if k.kernel_id == kernel_id]
+            found = self.pool.kernels(owner, kernel_id=kernel_id)
         if not found:
             raise HTTPException(404, f"there is no kernel {kernel_id[:100]}")
         if len(found) > 1:

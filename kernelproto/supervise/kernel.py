@@ -16,7 +16,7 @@ from kernelproto.client.observers import Observable
 from kernelproto.client.requests import Requests
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, InvalidLaunchParameter, fresh
-from kernelproto.interfaces import KernelManager
+from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager
 from kernelproto.launch.spec.parameters import Argument, VariableName
 from kernelproto.supervise.events import Callback, EventT, KernelEvents
 from kernelproto.supervise.instance import Launch
@@ -66,6 +66,19 @@ class Kernel(Requests, Observable):
     def connection_info(self) -> ConnectionInfo:
         """The addresses and keys of the kernel; a restart changes them."""
         return self.lifecycle.current.info
+
+    @property
+    def handle(self) -> KernelHandle | None:
+        """The handle with which another program adopts the kernel; a restart changes it.
+
+        Pass the handle to ``adopt_kernel`` there, as it is or from its JSON. None means that the
+        kernel ends with this program, because it was not started ``detached``.
+        """
+        manager = self.manager
+        handle = manager.handle() if isinstance(manager, HasHandle) else None
+        if handle is None:
+            return None
+        return msgspec.structs.replace(handle, kernel_id=self.kernel_id)
 
     @property
     def cwd(self) -> str | None:

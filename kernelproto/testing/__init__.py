@@ -39,6 +39,7 @@ Check your own provider or manager against the contract of the Protocols in
 Everything runs on asyncio and Trio, under any test framework.
 """
 
+from kernelproto.testing.adoption_checks import check_adoption
 from kernelproto.testing.exchange import CodeError, Exchange
 from kernelproto.testing.fake_kernel import FakeKernel, Received
 from kernelproto.testing.fake_process import FakeManager, FakeProvider
@@ -58,6 +59,7 @@ __all__ = [
     "Hold",
     "Received",
     "Snippets",
+    "check_adoption",
     "check_kernel_manager",
     "check_kernel_provider",
 ]

@@ -24,6 +24,7 @@ from kernelproto.exceptions import (
     UnsupportedRequest,
 )
 from kernelproto.interfaces import (
+    Adopts,
     BringsChannels,
     KernelAttributes,
     KernelManager,
@@ -31,6 +32,7 @@ from kernelproto.interfaces import (
     OpenChannels,
 )
 from kernelproto.launch.failures import describe_exit
+from kernelproto.testing.adoption_checks import check_adoption
 from kernelproto.testing.contract import checking, require, require_type
 from kernelproto.testing.manager_checks import check_kernel_manager
 from kernelproto.transport import open_channels as open_zmq_channels
@@ -71,7 +73,8 @@ async def check_kernel_provider(
     """Check a provider and its managers against the contracts in ``interfaces``.
 
     Launches about thirty kernels, a few of which must become ready. During the check, nothing else
-    in this program may start processes or open files.
+    in this program may start processes or open files. If the provider adopts kernels, each of its
+    kernels has to outlive this program, see check_adoption().
 
     Args:
         provider: the provider.
@@ -91,6 +94,8 @@ async def check_kernel_provider(
     await check_kernel_manager(partial(provider.launch, name), patience=patience)
     for check in _CHECKS:
         await check(kernels)
+    if isinstance(provider, Adopts):
+        await check_adoption(provider, partial(provider.launch, name), patience=patience)
 
 
 async def _check_discovery(provider: KernelProvider, patience: float) -> list[str]:

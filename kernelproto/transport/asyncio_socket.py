@@ -9,7 +9,7 @@ from contextvars import copy_context
 import zmq
 from anyio.lowlevel import checkpoint_if_cancelled
 
-from kernelproto.transport.raw import READABLE, BaseSocket, Context, Take, drain
+from kernelproto.transport.raw import MOST_AT_ONCE, READABLE, BaseSocket, Context, Take
 
 try:
     import sniffio
@@ -38,8 +38,8 @@ class AsyncioSocket(BaseSocket):
     over in the same turn of the loop that finds them; to wake a task would take another turn.
     """
 
-    def __init__(self, context: Context, kind: int) -> None:
-        super().__init__(context, kind)
+    def __init__(self, context: Context, kind: int, head: int = 0) -> None:
+        super().__init__(context, kind, head)
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._take: Take | None = None
         self._over: asyncio.Future[None]
@@ -85,7 +85,6 @@ class AsyncioSocket(BaseSocket):
             self._events()
 
     def _events(self) -> int:
-        """Read EVENTS, which clears the edge, and wake the tasks that wait for these events."""
         if not self.owner.is_here:
             return 0  # libzmq does nothing in a fork, and pyzmq would retry without end
         events = int(self.raw.get(zmq.EVENTS))
@@ -96,7 +95,9 @@ class AsyncioSocket(BaseSocket):
 
     def _arrived(self) -> None:
         """Take note that the descriptor has become readable."""
-        if self._events() & READABLE and self._take is not None:
+        if self._take is None:
+            self._events()
+        else:
             self._hand_over(self._take)
 
     def _hand_over_soon(self) -> None:
@@ -110,15 +111,18 @@ class AsyncioSocket(BaseSocket):
 
     def _hand_over(self, take: Take) -> None:
         try:
-            for frames in drain(self.raw):
+            batch = self._drain()
+            for frames in batch:
                 take(frames)
         except BaseException as error:
             self._take = None
             if not self._over.done():
                 self._over.set_exception(error)
         else:
-            if self._events() & READABLE:  # let other tasks run first
+            if len(batch) == MOST_AT_ONCE:  # let other tasks run first
                 self._hand_over_soon()
+            if self._waiting:
+                self._events()
 
 
 def _context_of_asyncio() -> Variables:

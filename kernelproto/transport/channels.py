@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
@@ -28,6 +28,10 @@ _SOCKET_TYPES = {
     # A DEALER that sends an empty frame first is a REQ that cannot get stuck on a lost echo.
     "hb": zmq.DEALER,
 }
+
+# The number of small frames that every message on a channel begins with: topic, delimiter,
+# signature, header and parent header; from kernels without topics, all until the content.
+_HEAD_FRAMES: Mapping[ChannelName, int] = {"iopub": 5}
 
 # The kernel binds after the client connects. libzmq's default interval of 100 ms would delay that.
 _RECONNECT_MS = 2
@@ -145,7 +149,9 @@ def _open_channels(
         require_descriptors(_DESCRIPTORS)
         try:
             for name in CHANNEL_NAMES:
-                sockets[name] = open_socket(context, _SOCKET_TYPES[name])
+                sockets[name] = open_socket(
+                    context, _SOCKET_TYPES[name], head=_HEAD_FRAMES.get(name, 0)
+                )
                 _configure(sockets[name].raw, name, identity, topics)
                 if keys is not None:
                     encrypt(sockets[name].raw, keys, kernel_publickey=info.curve_publickey)

@@ -23,8 +23,8 @@ from kernelproto.transport.raw import BaseSocket, Context
 class FDSocket(BaseSocket):
     """Implements MessageSocket."""
 
-    def __init__(self, context: Context, kind: int) -> None:
-        super().__init__(context, kind)
+    def __init__(self, context: Context, kind: int, head: int = 0) -> None:
+        super().__init__(context, kind, head)
         self._fd = int(self.raw.get(zmq.FD))
         self._watch: anyio.CancelScope | None = None
         self._news = Bell()
@@ -57,7 +57,6 @@ class FDSocket(BaseSocket):
             self._events()
 
     def _events(self) -> int:
-        """Read EVENTS, and wake the watching task if an awaited event is set."""
         if not self.owner.is_here:
             return 0  # libzmq does nothing in a fork, and pyzmq would retry without end
         events = int(self.raw.get(zmq.EVENTS))

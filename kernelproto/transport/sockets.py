@@ -64,16 +64,24 @@ class MessageSocket(Protocol):
         ...
 
 
-def open_socket(context: Context, kind: int) -> MessageSocket:
-    """Open a socket of the zmq type *kind* for the running event loop."""
+def open_socket(context: Context, kind: int, head: int = 0) -> MessageSocket:
+    """Open a socket for the running event loop.
+
+    Args:
+        context: the zmq context.
+        kind: the zmq type of the socket.
+        head: the number of frames, all small, that every received message has before its last one.
+            A loop in C receives them in half the time, but cannot notice the end of a message: a
+            message that has fewer frames arrives joined to the next one.
+    """
     # An asyncio loop can only run if asyncio is loaded. A program on Trio does not need asyncio,
     # and importing it would add a fifth to the import time of the package.
     if "asyncio" in sys.modules:
         from kernelproto.transport import asyncio_socket
 
         if asyncio_socket.usable():
-            return asyncio_socket.AsyncioSocket(context, kind)
-    return FDSocket(context, kind)
+            return asyncio_socket.AsyncioSocket(context, kind, head)
+    return FDSocket(context, kind, head)
 
 
 _lock = threading.Lock()

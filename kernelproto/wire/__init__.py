@@ -6,8 +6,9 @@ provides time and identifiers. ``Session`` is the whole protocol of a client in 
 
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
-from kernelproto.wire.conversation import Conversation, Event, Origin, Request
+from kernelproto.wire.conversation import Conversation, Event, Origin
 from kernelproto.wire.message import Frame, Header, Message, MessageFactory
+from kernelproto.wire.request import Request
 from kernelproto.wire.session import Refusal, Session
 from kernelproto.wire.signing import ReplayWindow, Signer
 from kernelproto.wire.transitions import Signal, State

@@ -22,6 +22,9 @@ from kernelproto.wire.signing import ReplayWindow, Signer
 DELIMITER = b"<IDS|MSG>"
 
 _JSON_FRAMES = 4
+
+# The frames of an incomplete message, at most, and the topic and the delimiter of the next one.
+_MOST_BEFORE_NEXT = 8
 _EMPTY_OBJECT = b"{}"
 
 
@@ -144,3 +147,13 @@ class Codec:
             raise MalformedMessage(
                 f"a frame of {largest} bytes; at most {self._max_frame_bytes} are accepted"
             )
+
+
+def frames_after_fragment(frames: Sequence[Frame]) -> Sequence[Frame] | None:
+    """Return the frames of the message that follows an incomplete one, from its delimiter.
+
+    Returns:
+        None if there is no second delimiter among the first frames.
+    """
+    places = [place for place, frame in enumerate(frames[:_MOST_BEFORE_NEXT]) if frame == DELIMITER]
+    return frames[places[-1] :] if len(places) > 1 else None

@@ -59,22 +59,23 @@ client's request (FOREIGN), or no request (KERNEL).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterator
 from enum import StrEnum
-from typing import TypeAlias
 
 import msgspec
 
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.lines import Lines
 from kernelproto.wire.message import Message
+from kernelproto.wire.request import Request
 from kernelproto.wire.transitions import (
     REPLY_AND_IDLE,
     REPLY_IDLE_AND_SILENCE,
     REPLY_ONLY,
     Signal,
     State,
-    Transitions,
 )
 
 
@@ -87,12 +88,9 @@ class Origin(StrEnum):
     KERNEL = "kernel"
 
 
-_NO_STEPS: Mapping[Signal, State] = {}
-
-_OVER = (State.DONE, State.LOST)
-
-Line: TypeAlias = tuple[ChannelName, str | None]
-"""A channel and a subshell: a kernel serves the requests of a line in order."""
+# For each output: a name of the module is read faster than a member of an enumeration.
+_OTHER = Signal.OTHER
+_OWN = Origin.OWN
 
 _IOPUB_SIGNALS = {
     "stream": Signal.OUTPUT,
@@ -109,69 +107,6 @@ _QUESTION = "kernel_info_request"
 _MOST_BUSY = 1024
 
 _STATUS_SIGNALS = {"busy": Signal.BUSY, "idle": Signal.IDLE, "starting": Signal.STARTING}
-
-
-class Request:
-    """An open request.
-
-    Attributes:
-        message: the request itself.
-        channel: the channel that it was sent on.
-        line: the requests that the kernel serves in order with this one.
-        is_execution: whether it is an execute_request.
-        state: its state.
-        reply: its reply, once received.
-        was_overtaken: whether the kernel has ever replied to a later execution before this one.
-        busy_at: the number of its "busy" among the status messages; None before.
-        idle_at: the number of its "idle"; None before.
-        trailing_seconds: the length of the silence that ends a TRAILING request.
-    """
-
-    __slots__ = (
-        "_transitions",
-        "busy_at",
-        "channel",
-        "idle_at",
-        "is_execution",
-        "line",
-        "message",
-        "reply",
-        "state",
-        "trailing_seconds",
-        "was_overtaken",
-    )
-
-    def __init__(
-        self,
-        message: Message,
-        channel: ChannelName,
-        transitions: Transitions,
-        trailing_seconds: float = 0.0,
-    ) -> None:
-        self.message = message
-        self.channel = channel
-        self.line: Line = (channel, message.header.subshell_id)
-        self.is_execution = transitions is not REPLY_ONLY
-        self.trailing_seconds = trailing_seconds
-        self.state = State.SENT
-        self.reply: Message | None = None
-        self.was_overtaken = False
-        self.busy_at: int | None = None
-        self.idle_at: int | None = None
-        self._transitions = transitions
-
-    @property
-    def over(self) -> bool:
-        """Whether no more messages are expected for it."""
-        return self.state in _OVER
-
-    def advance(self, signal: Signal) -> bool:
-        """Make the table's transition for *signal*; return whether the table has one."""
-        state = self._transitions.get(self.state, _NO_STEPS).get(signal)
-        if state is None:
-            return False
-        self.state = state
-        return True
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -209,10 +144,12 @@ class Conversation:
         self.side_by_side = False
         self._statuses = itertools.count()
         self._session = session
+        self._numbers = itertools.count()
         self._open: dict[str, Request] = {}
+        self._lines = Lines()
         # Insertion-ordered: the requests of any client that the kernel is busy with, and whether
         # each is another client's.
-        self._busy_with: dict[str, bool] = {}
+        self._busy_with: OrderedDict[str, bool] = OrderedDict()
         self._waits_for: str | None = None
 
     def __len__(self) -> int:
@@ -240,13 +177,18 @@ class Conversation:
         transitions = REPLY_ONLY
         if message.msg_type == "execute_request":
             transitions = REPLY_IDLE_AND_SILENCE if self.trailing_seconds else REPLY_AND_IDLE
-        request = Request(message, channel, transitions, self.trailing_seconds)
+        number = next(self._numbers)
+        request = Request(message, channel, transitions, self.trailing_seconds, number=number)
         self._open[message.msg_id] = request
+        if request.is_execution:
+            self._lines.add(request)
         return request
 
     def forget(self, msg_id: str) -> None:
         """Forget a request; messages that still arrive for it are LATE."""
-        self._open.pop(msg_id, None)
+        request = self._open.pop(msg_id, None)
+        if request is not None and request.is_execution:
+            self._lines.remove(request)
 
     def give_up(self, request: Request) -> None:
         """End an open request without a reply, after a silence that leaves no other explanation."""
@@ -272,7 +214,8 @@ class Conversation:
         """
         signal = _signal(message, channel)
         parent = message.parent_header
-        if message.header.msg_type == "status":
+        is_status = message.header.msg_type == "status"
+        if is_status:
             if parent is None:
                 self._note_status(signal, "", False)
             elif parent.msg_type != _QUESTION:  # clients send it unasked, and it is not work
@@ -285,10 +228,12 @@ class Conversation:
         if request is None:
             origin = Origin.LATE if parent.session == self._session else Origin.FOREIGN
             return Event(signal, origin, message)
-        if signal is Signal.BUSY or signal is Signal.IDLE:
+        if is_status:
             self._number(request, signal)
         if not request.advance(signal):
-            return Event(signal, Origin.OWN, message, request)
+            return Event(signal, _OWN, message, request)
+        if request.is_execution:
+            self._lines.note(request)
         ended: tuple[Request, ...] = ()
         if signal is Signal.REPLY or signal is Signal.ABORT:
             request.reply = message
@@ -299,7 +244,7 @@ class Conversation:
             if request.is_execution and signal is not Signal.ABORT:
                 ended += self._tell_earlier(request, Signal.LATER_DONE)
             if request.state is State.DONE:
-                del self._open[parent.msg_id]
+                self.forget(parent.msg_id)
         return Event(signal, Origin.OWN, message, request, ended)
 
     def _number(self, request: Request, signal: Signal) -> None:
@@ -311,37 +256,30 @@ class Conversation:
 
     def _tell_earlier(self, request: Request, signal: Signal) -> tuple[Request, ...]:
         """Send a signal to the earlier requests of the line; return the requests that it ended."""
-        open_requests = self.open_requests()
-        earlier = next(open_requests)
-        ended: list[Request] = []
-        while earlier is not request:
-            if earlier.line == request.line and self._proves(request, earlier):
+        in_order = request.is_execution and not self.side_by_side
+        if signal is Signal.LATER_REPLY:
+            for earlier in self._lines.sent_before(request) if in_order else ():
                 earlier.advance(signal)
-                earlier.was_overtaken |= earlier.state is State.OVERTAKEN
-                if earlier.over:
-                    ended.append(earlier)
-            earlier = next(open_requests)
-        for one in ended:
-            self._end(one)
+                earlier.was_overtaken = True
+            ended = self._lines.idled_before(request)
+        else:
+            ended = self._lines.replied_before(request) if in_order else []
+        for earlier in ended:
+            earlier.advance(signal)
+            self._end(earlier)
         return tuple(ended)
 
     def _end(self, request: Request) -> None:
         """Forget a request whose reply or "idle" the kernel has lost."""
         msg_id = request.message.msg_id
-        self._open.pop(msg_id, None)
+        self.forget(msg_id)
         self._busy_with.pop(msg_id, None)
-
-    def _proves(self, later: Request, earlier: Request) -> bool:
-        """Return whether the end of *later* is a signal to *earlier*; see "Lost replies"."""
-        if earlier.state is State.IDLED and earlier.idle_at is not None:
-            return later.busy_at is None or later.busy_at > earlier.idle_at
-        return later.is_execution and not self.side_by_side
 
     def _note_status(self, signal: Signal, parent_id: str, foreign: bool) -> None:
         if signal is Signal.BUSY:
             self._busy_with[parent_id] = foreign
             if len(self._busy_with) > _MOST_BUSY:
-                del self._busy_with[next(iter(self._busy_with))]
+                self._busy_with.popitem(last=False)
         elif signal is Signal.IDLE:
             self._busy_with.pop(parent_id, None)
         elif signal is Signal.STARTING:  # after a restart; all earlier work has ended
@@ -350,11 +288,11 @@ class Conversation:
 
 
 def _signal(message: Message, channel: ChannelName) -> Signal:
-    msg_type = message.msg_type
+    msg_type = message.header.msg_type
     if channel == "iopub":
         if msg_type == "status":
-            return _STATUS_SIGNALS.get(message.content.execution_state, Signal.OTHER)
-        return _IOPUB_SIGNALS.get(msg_type, Signal.OTHER)
+            return _STATUS_SIGNALS.get(message.content.execution_state, _OTHER)
+        return _IOPUB_SIGNALS.get(msg_type, _OTHER)
     if channel == "stdin":
         return Signal.INPUT if msg_type == "input_request" else Signal.OTHER
     if not msg_type.endswith("_reply"):

@@ -28,8 +28,9 @@ from collections.abc import Iterator
 
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import ExecuteRequest, KernelInfoRequest
-from kernelproto.wire.conversation import Conversation, Event, Line, Request
+from kernelproto.wire.conversation import Conversation, Event
 from kernelproto.wire.message import Message, MessageFactory
+from kernelproto.wire.request import Line, Request
 from kernelproto.wire.transitions import Signal, State
 
 LOOK_SECONDS = 0.5

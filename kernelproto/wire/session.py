@@ -24,7 +24,7 @@ import msgspec
 
 from kernelproto.exceptions import MalformedMessage, RemoteProtocolError
 from kernelproto.wire.adapter_v4 import AdapterV4, name_in_v5, needs_adapter, protocol_version
-from kernelproto.wire.codec import Codec
+from kernelproto.wire.codec import Codec, frames_after_fragment
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Stream
 from kernelproto.wire.conversation import Conversation, Event, Origin
@@ -96,22 +96,24 @@ class Session:
         output that cannot be read, or the message itself if only its content cannot be read.
         """
         try:
-            message = self._codec.decode(frames)
-            if not self._negotiated and message.msg_type == "kernel_info_reply":
-                self._negotiated = True
-                if needs_adapter(protocol_version(message)):
-                    self._adapter = AdapterV4()
-            if self._adapter is not None:
-                message = self._adapter.from_kernel(message)
+            message = self._decode(frames)
         except MalformedMessage as error:
             return self._refuse(channel, frames, error)
         except RemoteProtocolError as error:
-            return (Refusal(error),)
+            return (Refusal(error), *self._receive_after_fragment(channel, frames))
         try:
             return (self.conversation.received(message, channel),)
         except MalformedMessage as error:
             # A status that cannot be read changes nothing here. Observers may be able to read it.
             return (Refusal(error), Event(Signal.OTHER, Origin.KERNEL, message))
+
+    def _decode(self, frames: Sequence[Frame]) -> Message:
+        message = self._codec.decode(frames)
+        if not self._negotiated and message.header.msg_type == "kernel_info_reply":
+            self._negotiated = True
+            if needs_adapter(protocol_version(message)):
+                self._adapter = AdapterV4()
+        return message if self._adapter is None else self._adapter.from_kernel(message)
 
     def _refuse(
         self, channel: ChannelName, frames: Sequence[Frame], error: MalformedMessage
@@ -119,7 +121,7 @@ class Session:
         """Return the events of a malformed message, for the request that it belongs to as well."""
         refused = self._codec.salvage(frames)
         if refused is None or refused.parent_header is None:
-            return (Refusal(error),)
+            return (Refusal(error), *self._receive_after_fragment(channel, frames))
         if channel == "iopub":
             msg_type = refused.msg_type
             if self._adapter is not None:
@@ -132,3 +134,19 @@ class Session:
         msg_id = refused.parent_header.msg_id
         self.conversation.forget(msg_id)
         return (Refusal(error, lost_by=msg_id),)
+
+    def _receive_after_fragment(
+        self, channel: ChannelName, frames: Sequence[Frame]
+    ) -> tuple[Event, ...]:
+        """Return the event of the message that arrived joined to an incomplete one before it.
+
+        A kernel that is interrupted between two frames sends the next message as further frames of
+        the first. The transport also joins a message that has too few frames to the next one.
+        """
+        after = frames_after_fragment(frames)
+        if after is None:
+            return ()
+        try:
+            return (self.conversation.received(self._decode(after), channel),)
+        except RemoteProtocolError:
+            return ()

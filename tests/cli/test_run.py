@@ -263,7 +263,7 @@ def test_dry_run_prints_the_sandbox(kernelproto) -> None:
     ("sandbox", "reason"),
     [
         ("{", "--sandbox must be JSON"),
-        ('{"seccomp": "on"}', "unknown field `seccomp`"),
+        ('{"firewall": "on"}', "unknown field `firewall`"),
         ('{"network": "some"}', "must be a mapping"),
     ],
 )

@@ -13,8 +13,8 @@ from kernelproto.exceptions import (
     ReplyLost,
 )
 from kernelproto.wire.content import Stream
-from kernelproto.wire.conversation import Request
 from kernelproto.wire.message import Header, Message
+from kernelproto.wire.request import Request
 from kernelproto.wire.transitions import REPLY_AND_IDLE
 
 OUTPUT = Stream("stdout", "printed")

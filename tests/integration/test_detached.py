@@ -16,6 +16,7 @@ from kernelproto import (
     ClientClosed,
     DiscoveryError,
     KernelDied,
+    KernelInUse,
     LaunchError,
     Timeouts,
     adopt_kernel,
@@ -81,6 +82,22 @@ async def test_kernel_of_another_program_is_taken_over(left_behind: str) -> None
         with pytest.raises(DiscoveryError):
             async with adopt_kernel(left_behind):
                 pytest.fail("it is gone")
+
+
+async def test_kernel_is_taken_over_by_its_handle() -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        kernel = await start_kernel("spec/scripted", detached=True)
+        kernel.kernel_id = "mine"
+        handle = kernel.handle
+        assert handle is not None
+        with pytest.raises(KernelInUse):
+            async with adopt_kernel(handle):
+                pytest.fail("it has two owners")
+        await kernel.shutdown()
+        path = await anyio.to_thread.run_sync(run, PROGRAMS["asyncio"])
+        async with adopt_kernel(path) as adopted:
+            assert adopted.handle is not None
+            assert adopted.handle.place["connection_file"] == path
 
 
 async def test_kernel_keeps_the_id_that_others_know_it_by() -> None:

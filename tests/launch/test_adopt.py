@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,14 +12,19 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from kernelproto.exceptions import DiscoveryError
+from kernelproto.exceptions import DiscoveryError, KernelInUse
+from kernelproto.interfaces import KernelHandle
 from kernelproto.launch import launcher
-from kernelproto.launch.adopt import adopt_local, find_record
+from kernelproto.launch.adopt import LocalHost, adopt_local, find_record
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.leftovers import records
 from kernelproto.launch.leftovers.records import Record, read_records
 from kernelproto.launch.local import LocalKernelManager
+from kernelproto.launch.process.proc import children, command_line
 from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.launch.programs import watchdog
 from kernelproto.launch.spec.plan import LaunchPlan
-from kernelproto.testing import check_kernel_manager
+from kernelproto.testing import check_adoption, check_kernel_manager
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "clean")]
 
@@ -45,6 +51,72 @@ async def main():
 
 anyio.run(main)
 """
+
+
+ADOPTER = """
+import anyio, sys
+from kernelproto.exceptions import KernelInUse
+from kernelproto.interfaces import KernelHandle
+from kernelproto.launch.adopt import LocalHost, adopt_local, find_record
+
+async def main():
+    record = find_record(sys.argv[1])
+    print("ready", flush=True)
+    for line in sys.stdin:
+        match line.strip():
+            case "adopt":
+                try:
+                    _, manager = await adopt_local(record)
+                except KernelInUse as error:
+                    print("refused", error.pid, flush=True)
+                else:
+                    print("adopted", flush=True)
+            case "detach":
+                await manager.detach()
+                print("detached", flush=True)
+
+anyio.run(main)
+"""
+
+
+class Adopter:
+    """A program that adopts a kernel when asked to."""
+
+    def __init__(self, kernel_id: str) -> None:
+        command = [sys.executable, "-c", ADOPTER, kernel_id]
+        self.program = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.pid = self.program.pid
+        assert self.hear() == "ready"
+
+    def tell(self, order: str) -> None:
+        print(order, file=self.program.stdin, flush=True)
+
+    def hear(self) -> str:
+        return self.program.stdout.readline().strip()
+
+    def ask(self, order: str) -> str:
+        self.tell(order)
+        return self.hear()
+
+    def kill(self) -> None:
+        with self.program as program:
+            program.kill()
+
+
+@pytest.fixture
+def adopter() -> Iterator[Callable[[str], Adopter]]:
+    """Give a function that starts a program which adopts a kernel."""
+    started: list[Adopter] = []
+
+    def start(kernel_id: str) -> Adopter:
+        started.append(Adopter(kernel_id))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.kill()
 
 
 @pytest.fixture
@@ -146,7 +218,7 @@ async def test_kernel_that_has_ended(start, mailbox, until_gone) -> None:
 
 async def test_number_of_another_process(start, monkeypatch) -> None:
     record = find_record(start())
-    gone = iter([False, True])
+    gone = iter([False, True, True, True])
     with monkeypatch.context() as patch:
         patch.setattr(ProcessId, "is_gone", property(lambda process: next(gone)))
         with pytest.raises(DiscoveryError, match="has just ended"):
@@ -193,6 +265,89 @@ async def test_kernel_that_belongs_to_a_program() -> None:
         record = find_record(program.stdout.readline().strip())
         with pytest.raises(DiscoveryError, match=f"belongs to process {program.pid}"):
             await adopt_local(record)
+
+
+async def test_kernel_has_one_owner(start, adopter) -> None:
+    kernel_id = start()
+    one, other = adopter(kernel_id), adopter(kernel_id)
+    assert one.ask("adopt") == "adopted"
+    assert other.ask("adopt") == f"refused {one.pid}"
+    assert one.ask("adopt") == f"refused {one.pid}"
+    with pytest.raises(KernelInUse, match=f"belongs to process {one.pid}, which runs") as caught:
+        await adopt(kernel_id)
+    assert caught.value.pid == one.pid
+    assert one.ask("detach") == "detached"
+    assert other.ask("adopt") == "adopted"
+    assert one.ask("adopt") == f"refused {other.pid}"
+    other.kill()
+    manager = await adopt(kernel_id)
+    assert await manager.is_alive()
+    with pytest.raises(KernelInUse, match=f"process {os.getpid()}, which is this program"):
+        await adopt(kernel_id)
+    assert one.ask("adopt") == f"refused {os.getpid()}"
+    await manager.cleanup()
+
+
+async def test_program_that_starts_a_detached_kernel_owns_it(runtime_dir) -> None:
+    plan = LaunchPlan(argv=("sleep", "1000"), detached=True)
+    _, manager = await launcher.launch(plan)
+    with pytest.raises(KernelInUse, match="which is this program"):
+        await adopt(manager.kernel_id)
+    await manager.detach()
+    manager = await adopt(manager.kernel_id)
+    await manager.cleanup()
+    assert list(runtime_dir.iterdir()) == []
+
+
+def test_programs_that_adopt_at_once(start, adopter) -> None:
+    kernel_id = start()
+    adopters = [adopter(kernel_id) for _ in range(4)]
+    for _ in range(20):
+        for each in adopters:
+            each.tell("adopt")
+        answers = [each.hear() for each in adopters]
+        owner = adopters[answers.index("adopted")]
+        assert answers.count(f"refused {owner.pid}") == 3
+        assert owner.ask("detach") == "detached"
+
+
+async def test_next_start_leaves_an_adopted_kernel_alone(monkeypatch) -> None:
+    command = [sys.executable, "-c", PROGRAM, "sleep 1000", "", ""]
+    with subprocess.Popen(  # noqa: ASYNC220
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        record = find_record(program.stdout.readline().strip())
+        (watchdog_pid,) = [
+            pid
+            for pid in children(program.pid)
+            if os.fsencode(watchdog.__file__) in command_line(pid)
+        ]
+        os.kill(watchdog_pid, signal.SIGKILL)
+        program.kill()
+    manager = await adopt(record.kernel_id)
+    monkeypatch.setattr(records, "_swept", set())
+    records.sweep()
+    assert await manager.is_alive()
+    await manager.cleanup()
+
+
+async def test_record_is_on_a_full_disk(start, monkeypatch) -> None:
+    def full(target: str, path: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    record = find_record(start())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", full)
+        with pytest.raises(
+            DiscoveryError, match=r"owner of kernel .* no space is left on the disk"
+        ):
+            await adopt_local(record)
+    manager = await adopt(record.kernel_id)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "symlink", full)
+        await manager.detach()
+    with pytest.raises(KernelInUse, match="which is this program"):
+        await adopt(record.kernel_id)
 
 
 async def test_process_that_is_not_the_kernel(start) -> None:
@@ -256,3 +411,43 @@ async def test_conformance(start) -> None:
         return await adopt_local(msgspec.structs.replace(record, interrupt_mode="message"))
 
     await check_kernel_manager(launch)
+
+
+async def launch_detached():
+    return await launcher.launch(LaunchPlan(argv=("sleep", "1000"), detached=True))
+
+
+async def test_adoption_conformance() -> None:
+    await check_adoption(LocalHost(), launch_detached)
+
+
+async def test_handle() -> None:
+    _, manager = await launcher.launch(LaunchPlan(argv=("sleep", "1000")))
+    assert manager.handle() is None
+    await manager.cleanup()
+    _, manager = await launch_detached()
+    manager.list_as("mine")
+    handle = manager.handle()
+    assert (handle.host, handle.kernel_id) == ("local", "mine")
+    await manager.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"place": {}}, "the handle of kernel .* is not valid: .*kernel_id"),
+        ({"host": "far"}, "there is no kernel provider 'far'"),
+        ({"kernel_id": "another"}, "has ended"),
+    ],
+)
+async def test_wrong_handle(changes, words) -> None:
+    _, manager = await launch_detached()
+    await manager.detach()
+    handle = manager.handle()
+    if "kernel_id" in changes:
+        changes = {"place": {**handle.place, **changes}}
+    wrong = msgspec.structs.replace(handle, **changes)
+    with pytest.raises(DiscoveryError, match=words):
+        await KernelFinder([]).adopt(wrong)
+    _, manager = await KernelFinder([]).adopt(KernelHandle.from_json(handle.to_json()))
+    await manager.cleanup()

@@ -13,8 +13,14 @@ from pathlib import Path
 import pytest
 
 from kernelproto import run_kernel
-from kernelproto.exceptions import DiscoveryError, KernelExitedEarly, LaunchError, NoSuchKernel
-from kernelproto.interfaces import KernelAttributes
+from kernelproto.exceptions import (
+    DiscoveryError,
+    KernelExitedEarly,
+    KernelInUse,
+    LaunchError,
+    NoSuchKernel,
+)
+from kernelproto.interfaces import KernelAttributes, KernelHandle
 from kernelproto.launch import finder as module
 from kernelproto.launch.finder import KernelFinder, declared_providers
 from kernelproto.launch.providers import IPykernelProvider, KernelSpecProvider
@@ -487,3 +493,44 @@ def test_the_current_folder_may_be_on_it_and_change(
     assert declared_names() == []
     monkeypatch.chdir(packages)
     assert declared_names() == ["a"]
+
+
+class Host(SomeProvider):
+    """Adopts kernels, wrongly."""
+
+    def __init__(self, outcome: object) -> None:
+        super().__init__("host")
+        self.outcome = outcome
+
+    async def adopt(self, handle: KernelHandle) -> object:
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+HANDLE = KernelHandle(host="host", kernel_type="host/a", kernel_id="one", place={})
+
+
+async def test_adopt() -> None:
+    launched = INFO, SomeManager()
+    assert await KernelFinder([Host(launched)]).adopt(HANDLE) == launched
+    with pytest.raises(DiscoveryError, match="cannot adopt with the kernel provider 'host'"):
+        await KernelFinder([SomeProvider("host")]).adopt(HANDLE)
+    with pytest.raises(DiscoveryError, match="there is no kernel provider 'host'"):
+        await KernelFinder([]).adopt(HANDLE)
+    in_use = KernelInUse("it is in use", pid=7)
+    with pytest.raises(KernelInUse) as caught:
+        await KernelFinder([Host(in_use)]).adopt(HANDLE)
+    assert caught.value is in_use
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (KeyError("x"), "adopting 'one', it raised"),
+        (None, "adopting 'one', it returned"),
+    ],
+)
+async def test_host_is_broken(outcome: object, words: str) -> None:
+    with pytest.raises(LaunchError, match=f"'host' is broken: {words}"):
+        await KernelFinder([Host(outcome)]).adopt(HANDLE)

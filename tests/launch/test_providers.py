@@ -372,8 +372,8 @@ async def test_plan_of_a_forked_kernel() -> None:
     plan = provider.plan("kernel", launch_params={"limits": {"memory": 2**40}})
     assert (plan.kernel_type, plan.spawn, plan.preload) == ("fork/kernel", "fork", ("decimal",))
     assert plan.argv[1:] == IPykernelProvider().plan("kernel").argv[1:]
-    with pytest.raises(InvalidLaunchParameter, match="detached"):
-        provider.plan("kernel", launch_params={"detached": True})
+    plan = provider.plan("kernel", launch_params={"detached": True})
+    assert (plan.spawn, plan.detached) == ("fork", True)
 
 
 OWN = {
@@ -400,10 +400,13 @@ async def test_forked_python3_is_its_kernelspec(write_kernelspec, monkeypatch) -
     assert plan.command(connection_file="file", kernel_id="id")[-3:] == ["-f", "file", "--x=2"]
     assert plan.environment({})["LEVEL"] == "2"
     assert (plan.interrupt_mode, plan.cwd, plan.transport) == ("message", "/", "ipc")
-    for params in ({"detached": True}, {"env": {"PYTHONPATH": "/"}}):
-        plan = ForkServerProvider(["decimal"]).plan("python3", launch_params=params)
-        assert (plan.spawn, plan.preload) == ("process", ())
-        assert plan.argv[:3] == IPykernelProvider().plan("kernel").argv[:3]
+    plan = ForkServerProvider(["decimal"]).plan("python3", launch_params={"detached": True})
+    assert (plan.spawn, plan.detached) == ("fork", True)
+    plan = ForkServerProvider(["decimal"]).plan(
+        "python3", launch_params={"env": {"PYTHONPATH": "/"}}
+    )
+    assert (plan.spawn, plan.preload) == ("process", ())
+    assert plan.argv[:3] == IPykernelProvider().plan("kernel").argv[:3]
     monkeypatch.setenv("KERNELPROTO_FORK_PYTHON3", "0")
     with pytest.raises(NoSuchKernel):
         ForkServerProvider().plan("python3")

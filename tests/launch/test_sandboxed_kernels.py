@@ -21,6 +21,7 @@ from kernelproto import InvalidLaunchParameter, KernelDied, KernelFinder, run_ke
 from kernelproto.interfaces import KernelManager
 from kernelproto.launch import launcher
 from kernelproto.launch.process.confinement import sandbox_fault
+from kernelproto.launch.process.control_groups import groups_fault, parent_of_groups
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.providers import ForkServerProvider, IPykernelProvider, KernelSpecProvider
 from kernelproto.launch.spec.plan import LaunchPlan
@@ -143,6 +144,63 @@ async def test_the_limit_that_ends_a_kernel_is_reported() -> None:
             await sandboxed.execute("while True: pass")
 
 
+def control_groups() -> list[Path]:
+    return [Path(name) for name, _, _ in os.walk("/sys/fs/cgroup") if "/kernelproto-" in name]
+
+
+needs_groups = pytest.mark.skipif(
+    groups_fault(Sandbox(memory=2**30, cpu=1)) is not None, reason="there are no control groups"
+)
+
+
+@needs_groups
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_memory_and_cpu_of_all_processes_are_bounded(kind: str) -> None:
+    before = control_groups()
+    async with kernel(kind, memory=300 * 2**20, tmp=2**30, cpu=0.5) as sandboxed:
+        groups = set(control_groups()) - set(before)
+        assert {path.parent for path in groups} == {
+            Path(parent_of_groups(controller)[0]) for controller in ("memory", "cpu")
+        }
+        result = await sandboxed.execute(
+            "import subprocess, sys\n"
+            "code = 'import time; x = bytearray(2**27); time.sleep(1000)'\n"
+            "children = [subprocess.Popen([sys.executable, '-c', code]) for _ in range(4)]\n"
+            "while not [child for child in children if child.poll() is not None]: pass\n"
+            "print([child.returncode for child in children if child.returncode][0])\n"
+            "for child in children: child.kill()"
+        )
+        assert result.stdout == "-9\n"
+        with pytest.raises(KernelDied, match="had used up their 314572800 bytes of memory"):
+            await sandboxed.execute("open('/tmp/file', 'wb').write(b'x' * 2**28)")
+    assert control_groups() == before
+
+
+@needs_groups
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_control_groups_that_cannot_be_made_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = control_groups()
+    monkeypatch.setattr(
+        "kernelproto.launch.process.control_groups.parent_of_groups",
+        lambda controller: (str(tmp_path / "missing"), 1),
+    )
+    with pytest.raises(InvalidLaunchParameter, match=r"control group .* cannot be made: No such"):
+        async with kernel(memory=2**30):
+            pass
+    assert control_groups() == before
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the call is one of x32")
+async def test_the_filter_that_ends_a_kernel_is_reported() -> None:
+    async with kernel() as sandboxed:
+        with pytest.raises(KernelDied, match="the filter of system calls of its sandbox"):
+            await sandboxed.execute("import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 39)")
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_memory_and_processes_are_bounded() -> None:
     params = {"limits": {"memory": 2**29}}
@@ -239,10 +297,11 @@ async def test_sandboxed_kernels_pass_the_checks_for_all_kernels() -> None:
 def test_nothing_outlives_a_program_that_is_killed(
     kind: str, until_gone: Callable[[int], None], runtime_dir: Path
 ) -> None:
+    limits = {} if groups_fault(Sandbox(memory=2**30)) else {"memory": 2**30}
     program = (
         "import anyio, kernelproto\n"
         "async def main():\n"
-        "    params = {'sandbox': {}}\n"
+        f"    params = {{'sandbox': {limits!r}}}\n"
         f"    async with kernelproto.run_kernel({kind!r}, launch_params=params) as kernel:\n"
         f"        await kernel.execute({ESCAPE!r})\n"
         "        print('up', flush=True)\n"
@@ -259,6 +318,7 @@ def test_nothing_outlives_a_program_that_is_killed(
         for pid in processes:
             until_gone(pid)
     assert list(runtime_dir.rglob("kernel-*")) == []
+    assert control_groups() == []
 
 
 def descendants(pid: int) -> list[int]:

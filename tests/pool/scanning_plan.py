@@ -12,20 +12,19 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from kernelproto.pool.plan import (
-    SETTLED_SECONDS,
+from kernelproto.pool.actions import (
     Action,
     Cull,
     Evict,
     Expire,
     HandOver,
-    LeaseLimits,
-    PoolLimits,
     RefuseFull,
     RefuseQuota,
     Replace,
     Start,
 )
+from kernelproto.pool.limits import LeaseLimits, PoolLimits
+from kernelproto.pool.plan import SETTLED_SECONDS
 from kernelproto.pool.queue import Ticket
 from kernelproto.pool.slots import Lease, Phase, Slot
 

@@ -13,8 +13,12 @@ import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
+from kernelproto import Kernel, PoolFull
+from kernelproto.pool import executor as executor_module
 from kernelproto.pool import plan as plan_module
-from kernelproto.pool.plan import Lease, Plan, PoolLimits
+from kernelproto.pool.limits import PoolLimits
+from kernelproto.pool.plan import Plan
+from kernelproto.pool.slots import Lease
 
 POOL = plan_module.__file__.removesuffix("plan.py")
 
@@ -126,6 +130,37 @@ def wait_in_queue(size: int) -> int:
     return steps.count
 
 
+def restart_all(size: int) -> int:
+    """All kernels end at once, and their users, who ask for new ones, wait for their ends."""
+    plan, numbers = full_plan(size)
+    for number in numbers:
+        plan.end(number)
+        plan.ask(plan.slots[number].lease, wait=True)
+    plan.decide(size)
+    plan.ended(numbers[-1])
+    plan.decide(size)  # finds once that all others wait
+    with counted() as steps:
+        for number in numbers[-51:-1]:
+            plan.ended(number)
+            assert len(plan.decide(size)) == 2
+    return steps.count
+
+
+def ask_together(size: int) -> int:
+    """Many requests wait for one kernel, and a few more come and go."""
+    plan, numbers = full_plan(1)
+    plan.busy(numbers[0], True)
+    for _ in range(size):
+        plan.ask(Lease("new", ""), wait=True)
+        plan.decide(size)
+    with counted() as steps:
+        for wait in (True, False) * 25:
+            ticket = plan.ask(Lease("new", ""), wait=wait)
+            plan.decide(size)
+            plan.leave(ticket, size)
+    return steps.count
+
+
 def cull(size: int) -> int:
     plan, _ = full_plan(size)
     with counted() as steps:
@@ -140,7 +175,9 @@ def expire(size: int) -> int:
     return steps.count
 
 
-@pytest.mark.parametrize("work", [get_own, work, evict, refuse, wait_in_queue, cull, expire])
+@pytest.mark.parametrize(
+    "work", [get_own, work, evict, refuse, wait_in_queue, restart_all, ask_together, cull, expire]
+)
 def test_decisions_cost_the_same_however_many_there_are(work: Callable[[int], int]) -> None:
     assert work(1_600) <= 1.5 * work(100)
 
@@ -182,3 +219,46 @@ async def test_kernel_costs_the_pool_the_same_however_many_there_are(pool_of) ->
 
     for many, few in zip(await cost(80), await cost(5), strict=True):
         assert many <= 1.2 * few
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_refusal_examines_a_limited_number_of_busy_kernels(pool_of, monkeypatch) -> None:
+    monkeypatch.setattr(executor_module, "_MOST_LOOKS", 2)
+
+    async def execute(kernel: Kernel, code: str) -> None:
+        await kernel.execute(code)
+
+    async def cost(size: int) -> int:
+        """Return the steps of some refused requests while so many kernels work."""
+        async with pool_of(max_kernels=size) as (pool, _), anyio.create_task_group() as tasks:
+            for user in range(size):
+                tasks.start_soon(execute, await pool.get(str(user)), "work")
+            while any(kernel.state != "busy" for kernel in pool.kernels()):
+                await checkpoint()
+            with pytest.raises(PoolFull):
+                await pool.get("ada")  # puts the order of the idle kernels right
+            with counted() as steps:
+                for _ in range(5):
+                    with pytest.raises(PoolFull):
+                        await pool.get("ada")
+            tasks.cancel_scope.cancel()
+            return steps.count
+
+    assert await cost(40) <= 1.2 * await cost(5)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_kernel_is_found_by_its_id_without_a_search(pool_of) -> None:
+    async def cost(size: int) -> int:
+        """Return the steps of a search among so many kernels of one user."""
+        async with pool_of(max_kernels=size, max_per_user=size) as (pool, _):
+            for name in range(size):
+                kernel = await pool.get("ada", name=str(name))
+            with counted() as steps:
+                assert pool.find(kernel.kernel_id, user="ada")
+                assert pool.kernels(kernel_id=kernel.kernel_id)
+            return steps.count
+
+    assert await cost(40) == await cost(2)

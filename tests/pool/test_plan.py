@@ -10,23 +10,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kernelproto.pool.plan import (
-    SETTLED_SECONDS,
+from kernelproto.pool.actions import (
     Action,
     Cull,
     Evict,
     Expire,
     HandOver,
-    Lease,
-    LeaseLimits,
-    Phase,
-    Plan,
-    PoolLimits,
     RefuseFull,
     RefuseQuota,
     Replace,
     Start,
 )
+from kernelproto.pool.limits import LeaseLimits, PoolLimits
+from kernelproto.pool.plan import SETTLED_SECONDS, Plan
+from kernelproto.pool.slots import Lease, Phase
 
 ADA, BOB, EVE, KIM = (Lease(user, "default") for user in ("ada", "bob", "eve", "kim"))
 
@@ -170,6 +167,37 @@ def test_kernels_that_start_or_end_count(phase: Phase) -> None:
     assert actions == [RefuseFull(ticket, 1)]
     assert world.plan.slot_of(EVE) is None
     assert waiting
+
+
+def test_restored_kernels_may_exceed_the_limit() -> None:
+    world = World(max_kernels=1)
+    plan = world.plan
+    numbers = [plan.restore(lease) for lease in (ADA, BOB)]
+    for number in numbers:
+        plan.started(number, world.now)
+    assert [slot.lease for slot in plan.slots.values()] == [ADA, BOB]
+    assert plan.slot_of(ADA) == numbers[0]
+    ticket, actions = world.ask(ADA)
+    assert actions == [HandOver(ticket, numbers[0])]
+    plan.leave(ticket, world.now)
+    waiting, actions = world.ask(EVE, wait=True)
+    assert actions == []
+    assert world.decide(10) == [Evict(numbers[0])]
+    plan.ended(numbers[0])
+    assert world.decide() == [Evict(numbers[1])]
+    plan.ended(numbers[1])
+    start, hand_over = world.decide()
+    assert isinstance(start, Start)
+    assert hand_over == HandOver(waiting, start.slot)
+
+
+def test_restored_kernel_keeps_its_clocks() -> None:
+    world = World(max_kernels=5, idle_timeout=10, max_age=100)
+    number = world.plan.restore(ADA)
+    world.plan.started(number, -50)
+    world.plan.used(number, -5)
+    assert world.decide(4) == []
+    assert world.decide(5) == [Cull(number)]
 
 
 @pytest.mark.parametrize("max_per_user", [1, 2])

@@ -8,16 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule
 
-from kernelproto.pool.plan import (
-    Action,
-    HandOver,
-    LeaseLimits,
-    Plan,
-    PoolLimits,
-    RefuseFull,
-    RefuseQuota,
-    Start,
-)
+from kernelproto.pool.actions import Action, HandOver, RefuseFull, RefuseQuota, Start
+from kernelproto.pool.limits import LeaseLimits, PoolLimits
+from kernelproto.pool.plan import Plan
 from kernelproto.pool.slots import Lease, Slot
 from tests.pool.scanning_plan import ScanningPlan
 from tests.pool.test_plan import PlanMachine

@@ -706,6 +706,12 @@ async def test_id_can_be_chosen_and_looked_up(pool_of) -> None:
             found = pool.find(chosen, user=user)
             assert found is not None
             assert found.user == user
+        everyone = pool.kernels(kernel_id=chosen)
+        assert [kernel.user for kernel in everyone] == ["ada", "bob"]
+        assert [kernel.user for kernel in pool.kernels("bob", kernel_id=chosen)] == ["bob"]
+        assert pool.kernels(kernel_id="unknown") == []
+        assert await pool.release("ada")
+        assert pool.kernels(kernel_id=chosen) == everyone[1:]
 
 
 async def test_readiness_check_does_not_make_a_kernel_busy(pool_of) -> None:

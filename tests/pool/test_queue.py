@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from kernelproto.pool.limits import LeaseLimits
-from kernelproto.pool.queue import Queue, QueuedLease, Ticket
+from kernelproto.pool.queue import Queue, Ticket
 from kernelproto.pool.slots import Lease
 
 ADA, BOB, EVE = (Lease(user, "") for user in ("ada", "bob", "eve"))
@@ -52,19 +52,56 @@ def test_reserved_leases_keep_their_order_and_the_first_may_be_chosen() -> None:
     queue = queue_of(ADA, BOB, EVE)
     for lease in (ADA, BOB):
         queue.reserve(queue.unserved[lease])
-    assert leases(queue.reserved.values()) == [ADA, BOB]
     queue.reserve(queue.unserved[EVE], first=True)
-    assert leases(queue.reserved.values()) == [EVE, ADA, BOB]
+    assert set(queue.reserved) == {ADA, BOB, EVE}
+    for lease in (EVE, ADA, BOB):
+        startable = queue.startable()
+        assert startable is not None
+        assert startable.lease == lease
+        queue.take(lease)
+    assert queue.startable() is None
     assert queue.first() is None
-    assert queue.of_user("eve") == 1
+    assert queue.of_user("eve") == 0
+
+
+def test_blocked_lease_is_passed_over_until_its_user_is_unblocked() -> None:
+    queue = queue_of(ADA, BOB)
+    for lease in (ADA, BOB):
+        queue.reserve(queue.unserved[lease])
+    queue.block(queue.reserved[ADA])
+    assert queue.startable() is queue.reserved[BOB]
+    queue.unblock("ada")
+    assert queue.startable() is queue.reserved[ADA]
+    queue.block(queue.reserved[ADA])
+    queue.join(3, ADA, WAITING)
+    queue.leave(1)  # the limits of the other ticket apply from now on
+    assert queue.startable() is queue.reserved[ADA]
+    queue.block(queue.reserved[ADA])
+    queue.leave(3)
+    assert queue.startable() is queue.reserved[BOB]
+
+
+def test_reserved_leases_that_leave_take_no_memory() -> None:
+    queue = queue_of(BOB)
+    queue.reserve(queue.unserved[BOB])
+    for number in range(2, 200):
+        queue.join(number, ADA, WAITING)
+        for queued in queue.take_new():
+            queue.reserve(queued)
+        queue.leave(number)
+    assert len(queue._startable) < 50
+    assert queue.startable() is queue.reserved[BOB]
 
 
 def test_one_impatient_ticket_makes_the_lease_impatient() -> None:
-    queued = QueuedLease(ADA, 1, {1: WAITING})
+    queue = queue_of(ADA)
+    queued = queue.unserved[ADA]
     assert queued.patient
-    queued.tickets[2] = IMPATIENT
+    queue.join(2, ADA, IMPATIENT)
     assert not queued.patient
     assert queued.limits is WAITING.limits
+    queue.leave(2)
+    assert queued.patient
 
 
 def test_lease_is_due_once_for_each_change() -> None:

@@ -161,6 +161,12 @@ async def test_a_file_with_tokens_that_users_may_read_is_refused(tmp_path: Path)
     await check_settings(settings, finder)  # the sandbox limits them, although the user is root
 
 
+def test_other_systems_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kernelproto.server.isolation.sys.platform", "darwin")
+    with pytest.raises(InvalidSettings, match="on Linux only"):
+        Isolation(IsolationSettings(uids="accounts"))
+
+
 def test_names_of_users_give_different_folders() -> None:
     names = [
         "ada",
@@ -308,6 +314,8 @@ def test_users_are_apart(tmp_path: Path, runtime_dir: Path) -> None:
             assert cwd == home == str(folder / name)
             assert uid == UIDS[len(facts)]
             assert groups == []
+            owned = os.stat(connection_file)  # on the machine; the kernel has a copy
+            assert (owned.st_uid, owned.st_mode & 0o777) == (0, 0o600)
             [kernel] = [
                 child.pid
                 for child in psutil.Process(process.pid).children(recursive=True)

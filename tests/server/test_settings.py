@@ -85,3 +85,8 @@ def test_mcp_and_isolated_users_are_refused() -> None:
 def test_settings_of_mcp_without_mcp_are_refused(other: dict[str, Any]) -> None:
     with pytest.raises(InvalidSettings, match="set mcp = true as well"):
         Settings(**other)
+
+
+def test_range_of_users_in_the_sandbox_of_mcp_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match=r"mcp_sandbox\.uid: set one number"):
+        Settings(mcp=True, mcp_sandbox=Sandbox(uid="200000-299999"))

@@ -18,6 +18,9 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 GUARD_SECONDS = 60
 SEND_BUFFER = 1000  # libzmq's default
 
+# The frames of an output, after its topic.
+OUTPUT = [b"<IDS|MSG>", b"signature", b"{}", b"{}", b"{}", b"{}"]
+
 dealers = pytest.mark.parametrize("channel", ["shell", "stdin", "control"])
 
 
@@ -122,9 +125,9 @@ async def test_iopub_brings_the_topics_that_were_asked_for(kernel, connect, inbo
     async with connect(topics=(b"mine", b"ours")):
         assert {kernel.receive("iopub")[0] for _ in range(2)} == {b"\x01mine", b"\x01ours"}
         for topic in (b"mine", b"theirs", b"ours.too"):
-            kernel.send("iopub", [topic, b"output"])
+            kernel.send("iopub", [topic, *OUTPUT])
         await inbox.has(2)
-    assert inbox.messages == [("iopub", [b"mine", b"output"]), ("iopub", [b"ours.too", b"output"])]
+    assert inbox.messages == [("iopub", [b"mine", *OUTPUT]), ("iopub", [b"ours.too", *OUTPUT])]
 
 
 @pytest.mark.parametrize("channel", ["iopub", "shell"])
@@ -140,7 +143,7 @@ async def test_nothing_is_lost_while_the_event_loop_is_blocked(
             await channels.send(channel, [b"hello"])
             address, _ = kernel.receive(channel)
         for number in range(20_000):  # more than all buffers hold: if one is full this blocks
-            kernel.send(channel, [address, b"%d" % number, payload])
+            kernel.send(channel, [address, *OUTPUT, b"%d" % number, payload])
         await inbox.has(20_000)
     assert [int(frames[-2]) for _, frames in inbox.messages] == list(range(20_000))
 

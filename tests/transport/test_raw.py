@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 import zmq
 
-from kernelproto.transport import raw
 from kernelproto.transport.raw import COPY_BELOW_BYTES, RawSocket, drain, try_send
 
 
@@ -57,12 +56,26 @@ def test_large_frames_outlive_their_socket() -> None:
     assert bytes(frame) == b"x" * COPY_BELOW_BYTES
 
 
-def test_draining_stops_at_a_full_batch(pair, monkeypatch) -> None:
-    monkeypatch.setattr(raw, "MOST_AT_ONCE", 3)
+def test_draining_stops_at_a_full_batch(pair) -> None:
     messages = [[b"%d" % number] for number in range(4)]
     assert all(try_send(pair[1], message) for message in messages)
-    assert drain(pair[0]) == messages[:3]
+    assert drain(pair[0], most=3) == messages[:3]
     assert drain(pair[0]) == messages[3:]
+
+
+@pytest.mark.parametrize("size", [0, COPY_BELOW_BYTES], ids=["small", "large"])
+def test_messages_with_a_head_are_received_whole(pair, size) -> None:
+    messages = [[b"1", b"2", b"3", *[bytes(size)] * more] for more in (1, 2, 5)]
+    assert all(try_send(pair[1], message) for message in messages)
+    assert drain(pair[0], head=3) == messages
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_message_of_a_head_alone_arrives_with_the_next_one(pair, frames) -> None:
+    short, whole = [b"short"] * frames, [b"1", b"2", b"3", b"4"]
+    for message in (whole, short, whole, whole, short):
+        assert try_send(pair[1], message)
+    assert drain(pair[0], head=3) == [whole, short + whole, whole, short]
 
 
 def test_sending_into_a_full_buffer_sends_nothing(pair) -> None:

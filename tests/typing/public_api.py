@@ -21,6 +21,7 @@ from kernelproto import (
     Kernel,
     KernelClient,
     KernelFinder,
+    KernelHandle,
     KernelManager,
     KernelPool,
     KernelProvider,
@@ -60,6 +61,9 @@ async def front_door(info: ConnectionInfo) -> None:
 
     async with kernelproto.adopt_kernel(info) as adopted:
         assert_type(adopted, Kernel)
+        assert_type(adopted.handle, KernelHandle | None)
+    handle = KernelHandle.from_json("{}")
+    assert_type(kernelproto.adopt_kernel(handle), AbstractAsyncContextManager[Kernel])
 
 
 async def observing(kernel: Kernel) -> None:

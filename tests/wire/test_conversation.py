@@ -12,8 +12,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.conversation import Conversation, Event, Origin, Request
+from kernelproto.wire.conversation import Conversation, Event, Origin
 from kernelproto.wire.message import Header, Message
+from kernelproto.wire.request import Request
 from kernelproto.wire.transitions import (
     REPLY_AND_IDLE,
     REPLY_IDLE_AND_SILENCE,

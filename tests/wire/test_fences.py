@@ -5,9 +5,10 @@ import itertools
 import pytest
 
 from kernelproto.wire.content import ExecuteRequest, KernelInfoRequest
-from kernelproto.wire.conversation import Conversation, Event, Origin, Request
+from kernelproto.wire.conversation import Conversation, Event, Origin
 from kernelproto.wire.fences import Fence, Fences
 from kernelproto.wire.message import Message, MessageFactory
+from kernelproto.wire.request import Request
 from kernelproto.wire.transitions import Signal, State
 
 GRACE_LOOKS = 4

@@ -14,6 +14,7 @@ from kernelproto.exceptions import (
     ReplayedMessage,
 )
 from kernelproto.wire.codec import Codec
+from kernelproto.wire.content import Stream
 from kernelproto.wire.conversation import Event, Origin
 from kernelproto.wire.message import Frame, Message, MessageFactory
 from kernelproto.wire.refusals import RefusedOutput
@@ -137,6 +138,27 @@ def test_replay_is_refused(session, kernel, request_) -> None:
     (refusal,) = session.receive("iopub", frames)
     assert isinstance(refusal, Refusal)
     assert isinstance(refusal.error, ReplayedMessage)
+
+
+@pytest.mark.parametrize(
+    "signer", [Signer(b"secret"), Signer.disabled()], ids=["signed", "unsigned"]
+)
+@pytest.mark.parametrize("count", range(1, 6))
+def test_message_behind_an_incomplete_one_is_received(kernel, signer, count) -> None:
+    session = Session(factory("client"), signer)
+    lost, kept = (
+        [b"topic", *kernel.frames("stream", {"name": "stdout", "text": text})]
+        for text in ("lost", "kept")
+    )
+    *_, event = session.receive("iopub", lost[:count] + kept)
+    assert isinstance(event, Event)
+    assert event.message.content == Stream("stdout", "kept")
+
+
+@pytest.mark.parametrize("rest", [[b"<IDS|MSG>"], [b"<IDS|MSG>", b"0" * 64, *[b"{}"] * 4]])
+def test_incomplete_message_before_a_refused_one(session, rest) -> None:
+    (refusal,) = session.receive("iopub", [b"topic", b"<IDS|MSG>", b"signature", *rest])
+    assert isinstance(refusal, Refusal)
 
 
 @pytest.mark.parametrize("channel", ["shell", "iopub"])

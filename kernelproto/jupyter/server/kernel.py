@@ -140,7 +140,6 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
         if self.kernel is not None:
             await self.kernel.shutdown()
 
-    @in_pending_state
     async def restart_kernel(
         self, now: bool = False, newports: bool = False, **options: Any
     ) -> None:
@@ -161,9 +160,16 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
             raise InvalidLaunchParameter(
                 f"restart_kernel() got {', '.join(sorted(unknown))}; a restart takes env and cwd"
             )
+        # in_pending_state makes a kernel unusable if the function raises: check the options before.
         kernel = self._started("restart")
         env = {**self._env, **changes(options.get("env") or {})}
-        await kernel.restart(env=env, cwd=options.get("cwd"))
+        await self._restart(kernel, env, options.get("cwd"))
+
+    @in_pending_state
+    async def _restart(
+        self, kernel: Kernel, env: dict[str, str], cwd: str | os.PathLike[str] | None
+    ) -> None:
+        await kernel.restart(env=env, cwd=cwd)
         self._load(kernel)
 
     async def interrupt_kernel(self) -> None:

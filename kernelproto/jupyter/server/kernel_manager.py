@@ -93,6 +93,9 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
         try:
             manager: Any = self
             await manager.shutdown_kernel(kernel_id, now=now)
+            ending = self._pending_kernels.get(kernel_id)
+            if ending is not None:  # with use_pending_kernels the kernel has not ended yet
+                await ending
         except Exception:
             self.log.exception("kernel %s was not ended in order", kernel_id)
 

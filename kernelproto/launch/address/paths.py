@@ -30,6 +30,7 @@ _LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _RECORD = re.compile(rf"({_UUID})\.json(?:{re.escape(DRAFT)})?")
+_CLAIM = re.compile(rf"{_UUID}\.claim-\d{{1,18}}")
 _CONNECTION_FILE = re.compile(rf"kernel-({_UUID})\.json")
 _CONNECTION_DRAFT = re.compile(rf"{_CONNECTION_FILE.pattern}{re.escape(DRAFT)}")
 
@@ -90,6 +91,11 @@ def kernel_of_record(name: str) -> str | None:
 def is_record_draft(name: str) -> bool:
     """Return whether *name* is the name of the draft of a record."""
     return name.endswith(DRAFT) and kernel_of_record(name) is not None
+
+
+def is_claim(name: str) -> bool:
+    """Return whether *name* is the name of a claim on a kernel, see leftovers/claims.py."""
+    return _CLAIM.fullmatch(name) is not None
 
 
 def is_connection_draft(name: str) -> bool:

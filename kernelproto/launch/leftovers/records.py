@@ -20,7 +20,8 @@ If a file or process cannot be examined for lack of file descriptors, the launch
 reason, and the next launch clears up.
 
 Nothing here needs a lock. File names are unique and never reused, and removing a file twice is not
-an error.
+an error. Claims decide which program owns a kernel that outlives programs, see claims.py; a program
+that clears up claims a running kernel before it ends the kernel.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from kernelproto.exceptions import DiscoveryError, LaunchError
 from kernelproto.launch.address.paths import (
     DRAFT,
     connection_file_name,
+    is_claim,
     is_connection_draft,
     is_record_draft,
     is_text,
@@ -45,6 +47,7 @@ from kernelproto.launch.address.paths import (
     socket_folder_name,
     socket_folders,
 )
+from kernelproto.launch.leftovers.claims import Ownership, remove_claims, remove_lone_claims
 from kernelproto.launch.own_files import (
     LONGEST_FILE,
     folder_fault,
@@ -54,6 +57,7 @@ from kernelproto.launch.own_files import (
 )
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import (
+    CONTROL_GROUP,
     WatchedKernel,
     belongs_to_kernel,
     kill_group,
@@ -87,6 +91,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         connection_file: the path of the connection file; the record on disk has only its name if
             the path is not valid UTF-8.
         socket_folder: the folder of the ipc sockets; None with tcp.
+        control_groups: the folders of the control groups of a sandbox.
         output: the file with the kernel's output, if any.
         detached: whether the kernel outlives its owner.
         owner: the program that started the kernel.
@@ -101,6 +106,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
     interrupt_mode: Literal["signal", "message"] = "signal"
     socket_folder: _Path | None = None
+    control_groups: tuple[_Path, ...] = ()
     output: _Path | None = None
     detached: bool = False
     process: ProcessId | None = None
@@ -140,7 +146,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Whether the kernel's process and files can be removed."""
         if self.detached and self.process is not None:
             return self.process.is_gone
-        return self.owner.is_gone
+        return self.owner.is_gone and self.ownership.holder is None
+
+    @property
+    def ownership(self) -> Ownership:
+        """The program that owns the kernel, and changes of it."""
+        return Ownership(self.path, self.kernel_id, self.owner, self.detached)
 
     def of_process(self, process: ProcessId) -> Record:
         """Return this record with the process added."""
@@ -189,13 +200,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     def remove(self) -> None:
         """Remove the record; call it after removing all other files; more than once is fine."""
+        remove_claims(self.path)
         remove_record(os.fsencode(self.path))
 
-    def clear_up(self) -> bool:
+    def clear_up(self, *, only_if_free: bool = False) -> bool:
         """End the processes of the kernel, and remove its files; return whether that was done.
 
         If the process in the record runs, but cannot be identified as the kernel's, this is logged,
         and nothing is ended or removed.
+
+        Args:
+            only_if_free: whether to leave the kernel alone if a program has just adopted it.
 
         Raises:
             OSError: there are too few file descriptors to examine processes.
@@ -205,6 +220,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         if process is not None and process.is_here and process.started and not process.is_gone:
             if not self.is_of(process.pid):
                 leave_alone(self.path, f"process {process.pid} is not of kernel {self.kernel_id}")
+                return False
+            if only_if_free and not self.ownership.claim_leftover():
                 return False
             kill_group(process.pid, process.started)
         kill_members({self.kernel_id.encode()})
@@ -224,7 +241,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     def files(self) -> tuple[bytes, ...]:
         """The paths of the files and folders to remove with the kernel."""
         paths = self.connection_file, self.connection_file + DRAFT, self.socket_folder
-        return tuple(os.fsencode(path) for path in paths if path)
+        return tuple(os.fsencode(path) for path in (*paths, *self.control_groups) if path)
 
 
 @contextmanager
@@ -264,8 +281,9 @@ def _sweep(folder: str) -> None:
             continue
         if record.socket_folder in in_use - {None}:
             leave_alone(path, "its folder of sockets is that of another kernel")
-        elif record.clear_up() and path != record.path:
+        elif record.clear_up(only_if_free=True) and path != record.path:
             remove_record(os.fsencode(path))  # the draft of a record
+    remove_lone_claims(folder)
     parent = os.path.dirname(folder)
     if records_fault(parent) is None:
         for path in _old_drafts(folder, is_record_draft):
@@ -310,6 +328,8 @@ def _records(folder: str) -> Iterator[tuple[str, Record]]:
             leave_alone(folder, fault)
         return
     for path in _paths(folder):
+        if is_claim(os.path.basename(path)):
+            continue
         try:
             record = _read(path, parent)
         except FileNotFoundError:
@@ -348,6 +368,8 @@ def _read(path: str, parent: str) -> Record:
             f"it names another folder of sockets, {socket_folder[:200]!r}, which is neither in the "
             "runtime folder nor in the temporary folder of this program (TMPDIR)"
         )
+    if any(os.path.basename(path) != CONTROL_GROUP + kernel_id for path in record.control_groups):
+        raise ValueError("it names a control group of another kernel")
     return msgspec.structs.replace(
         record, connection_file=connection_file, socket_folder=socket_folder
     )

@@ -17,8 +17,10 @@ import msgspec
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.watchdog import python_executable
+from kernelproto.launch.process.control_groups import groups_fault
 from kernelproto.launch.process.limits import Limits, limits_of_program
 from kernelproto.launch.process.sandbox import Sandbox
+from kernelproto.launch.process.seccomp import seccomp_filter
 from kernelproto.launch.programs import sandbox as program
 
 NOBODY = 65534
@@ -38,6 +40,8 @@ _HIDDEN = (
     "/var/tmp",
 )
 
+_LAST_USER = 2**32 - 2
+
 # The sandbox has its own.
 _REPLACED = ("/", "/dev", "/proc", program.TMP)
 
@@ -52,13 +56,16 @@ _STRICTEST = Sandbox()
 _possible_for: set[tuple[int, bytes]] = set()
 
 
-def require_sandbox() -> None:
+def require_sandbox(sandbox: Sandbox = _STRICTEST) -> None:
     """Make a sandbox and end it, once in the life of this program. The call blocks.
+
+    Args:
+        sandbox: only its filter of system calls counts: the launch itself reports other faults.
 
     Raises:
         InvalidLaunchParameter: this machine or this user cannot have sandboxes.
     """
-    reason = sandbox_fault()
+    reason = sandbox_fault(Sandbox(seccomp=sandbox.seccomp))
     if reason is not None:
         raise InvalidLaunchParameter(
             f"launch parameter 'sandbox': this machine cannot enforce it: {reason}"
@@ -99,6 +106,8 @@ def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
     if trial.returncode:
         reason = trial.stdout.decode("utf-8", "replace").strip()
         return reason or f"a trial ended with status {trial.returncode}"
+    if (fault := groups_fault(sandbox)) is not None:
+        return fault
     _possible_for.add(key)
     return None
 
@@ -121,6 +130,7 @@ def confine(
     connection_file: str | None = None,
     resources: str = "",
     cwd: str | None = None,
+    control_groups: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return the plan that programs/sandbox.py performs.
 
@@ -132,6 +142,7 @@ def confine(
         connection_file: its path.
         resources: the folder of the kernelspec.
         cwd: the working directory, as the kernel sees it; None means its home folder.
+        control_groups: the folders of its control groups, which exist.
 
     Raises:
         InvalidLaunchParameter: a path or the user cannot be used.
@@ -165,6 +176,8 @@ def confine(
         "private": private,
         **_user(sandbox.uid),
         "limits": limits_of_program(limits, sandbox.processes),
+        "filter": _filter(sandbox),
+        "control_groups": list(control_groups),
         "connection_file": connection_file,
         "sockets": sockets,
         "socket_folder": os.path.dirname(sockets[0]) if sockets else None,
@@ -243,10 +256,23 @@ def _is_in(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _user(uid: int | None) -> dict[str, int]:
+def _filter(sandbox: Sandbox) -> str | None:
+    if sandbox.seccomp == "none":
+        return None
+    try:
+        return seccomp_filter(os.uname().machine).hex()
+    except ValueError as error:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': {error}: set seccomp to 'none'"
+        ) from None
+
+
+def _user(uid: int | str | None) -> dict[str, Any]:
     import pwd  # there is none on Windows
 
     user = os.geteuid()
+    if isinstance(uid, str):
+        return {"uids": _range(uid)}
     if user != 0:
         if uid not in (None, user):
             raise InvalidLaunchParameter(
@@ -259,3 +285,18 @@ def _user(uid: int | None) -> dict[str, int]:
         return {"uid": uid, "gid": pwd.getpwuid(uid).pw_gid or uid}
     except KeyError:
         return {"uid": uid, "gid": uid}
+
+
+def _range(uids: str) -> list[int]:
+    """Return the first and the last number of a range of users."""
+    if os.geteuid() != 0:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': uid cannot be {uids!r}: only a program of root can run "
+            "kernels as other users"
+        )
+    first, last = map(int, uids.split("-"))
+    if not 1 <= first <= last <= _LAST_USER:
+        raise InvalidLaunchParameter(
+            f"launch parameter 'sandbox': uid: {uids!r} is not a range between 1 and {_LAST_USER}"
+        )
+    return [first, last]

@@ -16,11 +16,19 @@ from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs.watchdog import start_time
 
 
-class SendsSignals(Protocol):
+class ServesKernels(Protocol):
     """The part of a fork server that its kernels use."""
 
     def send_signal(self, process: ForkedProcess, signum: int) -> None:
         """Send a signal to the group of a kernel, unless it has ended; never block."""
+        ...
+
+    def keep(self, process: ForkedProcess) -> None:
+        """Let a kernel go on after this program and the server."""
+        ...
+
+    def forget(self, process: ForkedProcess) -> None:
+        """Report the end of a kernel no more."""
         ...
 
 
@@ -93,12 +101,14 @@ class ForkedProcess(SignalledProcess):
 
     Attributes:
         before_reaping: called after the end; the server has reaped the process by then.
+        outlives: whether the process goes on after this program and the server.
     """
 
-    def __init__(self, server: SendsSignals, pid: int, started: str, request: ForkRequest) -> None:
+    def __init__(self, server: ServesKernels, pid: int, started: str, request: ForkRequest) -> None:
         super().__init__(pid, request.sign)
         self.before_reaping: Callable[[], None] = lambda: None
         self.started = started
+        self.outlives = False
         self._server = server
         self._lock = threading.Lock()
         self._over = False
@@ -111,6 +121,8 @@ class ForkedProcess(SignalledProcess):
         with self._lock:
             self.exit = exit_
             self._over = True
+            if self._signaller.closed:  # the process has been released
+                return
             # A byte, not just the closed pipe: a fork of this process may hold another copy of it.
             with self._signaller:
                 self._signaller.write(b".")
@@ -151,5 +163,12 @@ class ForkedProcess(SignalledProcess):
     def _send(self, signum: int) -> None:
         self._server.send_signal(self, signum)
 
+    def outlive(self) -> None:
+        self.outlives = True
+        self._server.keep(self)
+
     def release(self) -> None:
-        raise RuntimeError("a forked kernel ends with its fork server and cannot be released")
+        self._server.forget(self)
+        with self._lock:
+            self._sign.close()
+            self._signaller.close()

@@ -5,7 +5,8 @@ Theory of operation
 The server is a process of its own, programs/forkserver.py, with a single thread: this program has
 several threads, and could not be forked safely. The two processes talk over a pair of sockets. The
 kernels are the server's children; it reaps them and reports their end. When this program ends, for
-any reason, the server kills its kernels; when the server dies, this program kills them.
+any reason, the server kills its kernels; when the server dies, this program kills them. Detached
+kernels go on without this program, without the server, and without both.
 
 Tasks in any event loop, or in none, may wait for a kernel. So one thread of this program uses the
 socket: it sends the requests and receives the answers. Everything that an answer needs was opened
@@ -40,6 +41,7 @@ from kernelproto.launch.process.interpreter import PYTHON_OPTION, interpreter_se
 from kernelproto.launch.process.program_state import program_rights, program_state
 from kernelproto.launch.process.sandbox import sandbox_environment
 from kernelproto.launch.programs import forkserver, ipykernel
+from kernelproto.launch.programs.forked_kernel import PARENT_VARIABLE
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE
 
 logger = logging.getLogger(__name__)
@@ -182,8 +184,9 @@ class ForkServer:
         request = {
             "argv": [
                 *command[command.index(ipykernel.__file__) :],
-                # In a sandbox the kernel does not see its parent, the fork server.
-                *([ipykernel.NO_PARENT] if sandbox is not None else []),
+                # In a sandbox the kernel does not see its parent, the fork server, and a detached
+                # kernel outlives the server.
+                *([] if PARENT_VARIABLE in env else [ipykernel.NO_PARENT]),
             ],
             "env": dict(env),
             "cwd": cwd,

@@ -85,6 +85,7 @@ class ForkServerClient:
         self._quiet_ticks = 0
         self._is_ready = self._is_silent = False
         self._fault: LaunchError | None = None
+        self._leaving = threading.Event()
         self._thread = threading.Thread(
             target=self._listen, name=f"kernelproto-fork-{process.pid}", daemon=True
         )
@@ -159,6 +160,15 @@ class ForkServerClient:
                 return
         process.signal_directly(signum)
 
+    def keep(self, process: ForkedProcess) -> None:
+        """Have the server let a kernel go on when this program ends."""
+        self._link.post(Posted({"keep": process.pid}))
+
+    def forget(self, process: ForkedProcess) -> None:
+        """Report the end of a kernel no more."""
+        with self._state:
+            self._processes.pop(process.pid, None)
+
     def retire(self) -> None:
         """Have the server fork no more, and end with its last kernel."""
         with self._state:
@@ -168,6 +178,7 @@ class ForkServerClient:
     def join(self) -> None:
         """End the server and its kernels; block until it has ended, at most a few seconds."""
         if os.getpid() == self._owner:
+            self._leaving.set()
             self._link.shut_down()
             self._thread.join()
 
@@ -205,15 +216,19 @@ class ForkServerClient:
             self.dead = True
             requests, processes = dict(self._requests), dict(self._processes)
             self._requests.clear()
-            self._processes.clear()
+            self._processes = {pid: each for pid, each in processes.items() if each.outlives}
+            self._is_silent = True  # signals are sent without the server from now on
         self._link.close()
         self._end_process()
+        # Init is the parent of the kernels now, and reaps those that have ended.
         for process in processes.values():
-            # Init is its parent now, and reaps it when it has ended.
-            kill_group(process.pid, process.started)
-            process.end(None)
+            if not process.outlives:
+                kill_group(process.pid, process.started)
+                process.end(None)
         for request in requests.values():
             request.fail(self._reason_of_end())
+        while self._processes and not self._leaving.wait(_TICK_SECONDS):
+            self._look_after_kernels()
 
     def _end_process(self) -> None:
         try:
@@ -311,10 +326,13 @@ class ForkServerClient:
 
     def _look_after_kernels(self) -> None:
         """Find the kernels of a silent server that have ended; end a silent server without any."""
-        for process in list(self._processes.values()):
+        with self._state:
+            processes = list(self._processes.values())
+        for process in processes:
             if process.has_ended():
-                with self._state:
-                    del self._processes[process.pid]
+                self.forget(process)
+                if process.outlives:  # the server, which would kill the rest, may have ended
+                    kill_group(process.pid, process.started)
                 process.end(None)
         if self.dead and not self._processes and not self._requests:
             self._process.kill()

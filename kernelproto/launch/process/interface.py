@@ -91,6 +91,10 @@ class StartedProcess(Process, Protocol):
 
     before_reaping: Callable[[], None]
 
+    def outlive(self) -> None:
+        """Let the process go on after this program; call it once the process is recorded."""
+        ...
+
     def abort(self) -> None:
         """End the group and close(), for a launch that fails; it may block for a moment."""
         ...

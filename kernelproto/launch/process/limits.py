@@ -29,7 +29,7 @@ _CPU_GRACE = 1
 _MUCH_MEMORY = 0.7
 
 # Exit statuses of a normal end, or of one that was requested.
-_NO_FAILURES = {0, -signal.SIGTERM, -signal.SIGINT}
+NO_FAILURES = {0, -signal.SIGTERM, -signal.SIGINT}
 
 _CAUSES: dict[str, DeathCause] = {
     "memory": "memory_limit",
@@ -127,7 +127,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             or (end.returncode == -signal.SIGKILL and end.cpu_seconds >= self.cpu_seconds)
         ):
             return DeathReason(f"it had used up its {self.cpu_seconds} s of CPU time", "cpu_limit")
-        if end.returncode in _NO_FAILURES:
+        if end.returncode in NO_FAILURES:
             return None
         for name, complaint in _COMPLAINTS.items():
             limit: int | None = getattr(self, name)

@@ -111,6 +111,9 @@ class ProcessGroup(SignalledProcess):
             self._end.wait()
         self.close()
 
+    def outlive(self) -> None:
+        """Do nothing: only the watchdog ends a process with this program."""
+
     def release(self) -> None:
         if self.poll():
             self._end.close()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch.process.limits import Amount, Limits
+from kernelproto.interfaces import DeathReason
+from kernelproto.launch.process.interface import Exit
+from kernelproto.launch.process.limits import NO_FAILURES, Amount, Limits
 from kernelproto.launch.programs.sandbox import HOME, TMP
 
 Path = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
 UserId = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 2)]
+UserRange = Annotated[str, msgspec.Meta(pattern=r"\A\d{1,10}-\d{1,10}\Z")]
 
 # The variables that a sandboxed kernel inherits. All others may hold secrets of the caller.
 _INHERITED = {
@@ -26,6 +31,8 @@ _INHERITED = {
     "TZ",
     "VIRTUAL_ENV",
 }
+_NO_SPACE = re.compile(r"no space left on device|ENOSPC", re.IGNORECASE)
+
 _OF_SANDBOX = {"HOME": HOME, "TMPDIR": TMP}
 
 
@@ -43,8 +50,14 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
             sandbox hides.
         visible: files and folders that the kernel sees, read-only, in hidden folders.
         uid: the user that the kernel runs as, if this program is root; None means 65534 (nobody).
-            Other programs keep their own user.
+            Other programs keep their own user. With a range, such as ``"200000-299999"``, each
+            kernel gets a number that has no account and that no other kernel uses.
         processes: number of processes and threads in the sandbox.
+        memory: bytes of memory of all processes in the sandbox together, with the files in ``/tmp``
+            and other folders with a quota; None means no limit. A kernel with more is killed.
+        cpu: CPU time of all processes together, per second of real time: 0.5 is half of one CPU.
+            None means no limit.
+        seccomp: ``"default"`` filters system calls, on x86_64 and aarch64; ``"none"`` does not.
     """
 
     network: Literal["none", "loopback", "full"] = "none"
@@ -53,8 +66,11 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     writable: Mapping[Path, Amount | None] = {}
     hidden: tuple[Path, ...] = ()
     visible: tuple[Path, ...] = ()
-    uid: UserId | None = None
+    uid: UserId | UserRange | None = None
     processes: Amount = 256
+    memory: Amount | None = None
+    cpu: Annotated[float, msgspec.Meta(ge=0.01)] | None = None
+    seccomp: Literal["default", "none"] = "default"
 
     def check(self, transport: str, limits: Limits | None) -> None:
         """Check that the sandbox fits the other launch parameters.
@@ -74,6 +90,33 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                 "launch parameter 'limits': processes cannot be used with a sandbox, which counts "
                 "its own processes: set processes of the launch parameter 'sandbox'"
             )
+
+
+class SandboxLimits(Limits, frozen=True, kw_only=True):
+    """The limits of a sandboxed kernel, and the other reasons for which a sandbox may end it."""
+
+    @classmethod
+    def of(cls, sandbox: Sandbox, limits: Limits | None) -> SandboxLimits:
+        """Return the limits of a sandbox, and those of each process in it."""
+        each = msgspec.structs.asdict(limits or Limits())
+        return cls(**{**each, "processes": sandbox.processes})
+
+    def reason(self, end: Exit, output: str) -> DeathReason | None:
+        """Return why the sandbox has probably ended the kernel; see ``Limits.reason``."""
+        if end.returncode == -signal.SIGSYS:
+            return DeathReason(
+                "the filter of system calls of its sandbox has ended it; a program for another "
+                "architecture, such as one of 32 bits, cannot run in a sandbox",
+                "seccomp",
+            )
+        reason = super().reason(end, output)
+        if reason is None and end.returncode not in NO_FAILURES and _NO_SPACE.search(output):
+            return DeathReason(
+                "its last output suggests that a folder of its sandbox was full: raise tmp, or the "
+                "quota of the folder in writable",
+                "disk_quota",
+            )
+        return reason
 
 
 def sandbox_environment(

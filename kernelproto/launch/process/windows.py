@@ -191,6 +191,9 @@ class JobProcess:
             self._thread.join()
             self._handles.close()
 
+    def outlive(self) -> None:
+        """Do nothing: without a job object, a process goes on after this program."""
+
     def release(self) -> None:
         self._handles.close()
 

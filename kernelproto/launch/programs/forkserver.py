@@ -12,6 +12,7 @@ answers are lines of JSON:
         -> {"failed": 1, "errno": 2, "reason": "...", "file": ..., "unfit": false}
     {"signal": 15, "pid": 123, "number": 2, "by": 17.5}
         -> {"signalled": 2}
+    {"keep": 123}: let the kernel with this process go on after the owner
     {"retire": true}: fork no more, and end when the last kernel has ended
     -> {"ready": true, "broken": {"module": "why"}, "threads": 1}     once, at the start
     -> {"ended": 123, "returncode": 0, "cpu_seconds": ..., "peak_memory": ...}   for each kernel
@@ -28,7 +29,9 @@ Only a process with a single thread can be forked safely, so the server is one l
 waits for a kernel: a forked process may hang when it enters its working directory. The kernels are
 children of this process. A kernel that has ended keeps its number until it is reaped; the rest of
 its group is killed before, so no signal ever reaches another process with the same number. When the
-owner ends, its end of the socket closes; then the server kills all kernels and ends.
+owner ends, its end of the socket closes; then the server kills all kernels and ends. Kernels that
+are kept go on without the server: init becomes their parent and reaps them. The owner has recorded
+a kernel before it asks to keep the kernel, so none is left without a record.
 """
 
 from __future__ import annotations
@@ -175,6 +178,7 @@ class Server:
         self.owner = owner
         self.kernel = kernel
         self.kernels: set[int] = set()
+        self.kept: set[int] = set()
         self.entering: dict[int, Entering] = {}
         self.requests = b""
         # In the order of the requests; None if this process had no descriptors left for them.
@@ -244,6 +248,8 @@ class Server:
             return self.fork(request)
         if "signal" in request:
             self.signal(request)
+        elif "keep" in request:
+            self.kept.add(request["keep"])
         else:
             self.retired = True
         return None
@@ -306,9 +312,17 @@ class Server:
             self.tell({"forked": entering.number, "pid": entering.pid, "entered": entered})
 
     def reap(self) -> None:
-        """Reap the kernels that have ended, each after the rest of its group was killed."""
-        for pid in list(self.kernels):
-            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        """Reap the kernels that have ended, each after the rest of its group was killed.
+
+        It does not ask for each kernel: that would take too long if many kernels end together.
+        """
+        while self.kernels:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+            if ended is None:
+                return
+            pid = ended.si_pid
+            if pid not in self.kernels:  # started by a module
+                os.waitpid(pid, 0)
                 continue
             if pid in self.entering:
                 self.look_after(self.entering[pid])
@@ -316,6 +330,7 @@ class Server:
                 os.killpg(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
             self.kernels.discard(pid)
+            self.kept.discard(pid)
             self.tell(
                 {
                     "ended": pid,
@@ -326,8 +341,8 @@ class Server:
             )
 
     def leave(self) -> None:
-        """Kill every kernel, because the owner has ended."""
-        for pid in self.kernels:
+        """Kill every kernel, except those to keep, because the owner has ended."""
+        for pid in self.kernels - self.kept:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
 

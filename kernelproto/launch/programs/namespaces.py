@@ -15,6 +15,7 @@ from typing import Any
 
 if sys.platform != "win32":  # the package imports this file on all platforms
     import fcntl
+    import pwd
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
@@ -24,7 +25,8 @@ ATTR_RDONLY, ATTR_NOSUID, ATTR_NODEV = 1, 2, 4
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000
 SYS_MOUNT_SETATTR = 442  # the same number on all architectures that Python supports
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_CAPBSET_READ, PR_CAPBSET_DROP = 1, 4, 23, 24
-PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
+SECCOMP_MODE_FILTER = 2
 KEYCTL_JOIN_SESSION_KEYRING = 1
 SYS_KEYCTL = {
     "aarch64": 219,
@@ -37,6 +39,8 @@ SYS_KEYCTL = {
     "x86_64": 250,
 }
 CAPABILITY_VERSION = 0x20080522
+# How many numbers of a range of users are tried.
+MOST_CLAIMS = 2**16
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1
 
 
@@ -44,6 +48,12 @@ class MountAttributes(ctypes.Structure):
     """The ``struct mount_attr`` of Linux."""
 
     _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "userns")]
+
+
+class Filter(ctypes.Structure):
+    """The ``struct sock_fprog`` of Linux."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
 
 
 def unshare(name: str, flags: int) -> None:
@@ -103,6 +113,31 @@ def enter_user_namespace() -> None:
     write("/proc/self/gid_map", f"{group} {group} 1")
 
 
+def claim_user(first: int, last: int) -> tuple[int, socket.socket]:
+    """Choose a number of a range of users; the number is claimed while the socket is open.
+
+    All programs in this network namespace know the name of the socket, so no two kernels get the
+    same number. A program that takes the names can only prevent kernels.
+    """
+    uids = range(first, last + 1)
+    start = int.from_bytes(os.urandom(8), "big")
+    claim = socket.socket(socket.AF_UNIX)
+    for index in range(min(len(uids), MOST_CLAIMS)):
+        uid = uids[(start + index) % len(uids)]
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            try:
+                claim.bind(f"\0kernelproto-user-{uid}")
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return uid, claim
+    claim.close()
+    raise OSError(errno.EBUSY, f"every user of {first}-{last} has an account or a kernel")
+
+
 def drop_capabilities() -> None:
     """Give up all capabilities of this process and of every program that it will run."""
     capability = 0
@@ -112,6 +147,15 @@ def drop_capabilities() -> None:
     header = struct.pack("Ii", CAPABILITY_VERSION, 0)
     check("capabilities", libc.capset(header, bytes(24)))
     prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def filter_system_calls(program: bytes) -> None:
+    """Filter the system calls of this process and of every program that it will run."""
+    pointer = ctypes.byref(Filter(len(program) // 8, program))
+    check(
+        "filter of system calls",
+        libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, pointer, 0, 0),
+    )
 
 
 def leave_keyring() -> None:

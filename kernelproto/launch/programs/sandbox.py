@@ -17,10 +17,13 @@ and the init ignore it.
 
 The kernel enters a user namespace of its own before it runs, and gives up all capabilities. Nothing
 that it does later gives it rights over the mounts, which belong to another user namespace. The
-number of its processes is counted in its own user namespace.
+number of its processes is counted in its own user namespace. A filter of system calls comes last,
+because it refuses some of the calls that make a sandbox.
 
 The folder of the ipc sockets is the only folder of the host that a kernel could fill. The init
 makes it read-only as soon as the sockets exist, which is before the kernel reads a request.
+
+The guard enters the control groups first, so their limits hold for all three processes.
 
 Every step raises an error if the system refuses it. No step is optional.
 """
@@ -123,10 +126,16 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
     """Make the three processes; return in the kernel's."""
     global linux
     linux = load("namespaces")
+    for folder in plan["control_groups"]:
+        linux.write(f"{folder}/cgroup.procs", "0")  # this process, and so its children
     handlers = {signum: signal.getsignal(signum) for signum in IGNORED}
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
     is_root = os.geteuid() == 0
+    claim = None
+    if "uids" in plan:
+        plan["uid"], claim = linux.claim_user(*plan["uids"])
+        plan["gid"] = plan["uid"]
     if not is_root:
         linux.enter_user_namespace()
     network = linux.NEWNET if plan["network"] != "full" else 0
@@ -140,6 +149,8 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
         guard(init, statuses, sign)
     os.close(statuses)
     os.close(sign)
+    if claim is not None:
+        claim.close()  # the guard keeps it
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if not os.read(signs, 1):  # the guard has been killed before that
         os._exit(NOT_MADE)
@@ -167,6 +178,8 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
         resource.setrlimit(number, (soft, hard))
     linux.drop_capabilities()
     os.chdir(plan["cwd"])
+    if plan["filter"] is not None:
+        linux.filter_system_calls(bytes.fromhex(plan["filter"]))
     for signum, handler in handlers.items():
         if handler is not None:
             signal.signal(signum, handler)
@@ -240,6 +253,8 @@ def mount_files(plan: Plan) -> None:
         os.chmod(folder, 0o770)
     read_only = linux.ATTR_RDONLY if plan["read_only"] else 0
     linux.set_attributes("/", read_only | linux.ATTR_NOSUID | linux.ATTR_NODEV, recursive=True)
+    if plan["control_groups"] and os.path.isdir("/sys/fs/cgroup"):  # the kernel may own them
+        linux.set_attributes("/sys", linux.ATTR_RDONLY, recursive=True)
     # The deepest first, so that a folder which is shown again shows no hidden folder in it.
     covers = sorted(plan["hidden"], key=depth, reverse=True)
     for path in covers:

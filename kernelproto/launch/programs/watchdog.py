@@ -21,6 +21,7 @@ package imports functions from this file.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -30,6 +31,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 
 KERNEL_ID_VARIABLE = "KERNELPROTO_KERNEL_ID"
+
+# A control group of a kernel has this name, followed by the kernel's id.
+CONTROL_GROUP = "kernelproto-"
 
 _PIPE = 0
 _READ_BYTES = 64 * 1024
@@ -213,14 +217,29 @@ def process_name(kernel_id: bytes) -> bytes:
 def remove_files(paths: Iterable[bytes]) -> None:
     """Remove files, and folders with files in them; ignore errors.
 
-    A folder of another user stays. A symbolic link is removed and not followed.
+    A folder of another user stays. A symbolic link is removed and not followed. The processes of a
+    control group must have been killed.
     """
     for path in paths:
         with suppress(OSError):
-            if os.path.isdir(path) and not os.path.islink(path):
+            if os.path.basename(path).startswith(CONTROL_GROUP.encode()):
+                _remove_control_group(path)
+            elif os.path.isdir(path) and not os.path.islink(path):
                 _remove_folder(path)
             else:
                 os.unlink(path)
+
+
+def _remove_control_group(path: bytes) -> None:
+    for _ in range(_ROUNDS):
+        try:
+            os.rmdir(path)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(_ROUND_SECONDS)  # not even SIGKILL ends a process at once
+        else:
+            return
 
 
 def remove_record(path: bytes) -> None:

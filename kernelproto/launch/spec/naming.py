@@ -16,6 +16,9 @@ _FIRST_PROVIDERS = ("fork", "spec")
 # directory, and a notebook for "python3" must not run in a folder of this name.
 ENVIRONMENTS = "env"
 
+# The host in the handles of kernels that run as processes of this machine.
+LOCAL = "local"
+
 # The ipykernel of the running interpreter.
 OWN_KERNEL = "pyimport/kernel"
 OWN_PYTHON = ("python", "python3")

@@ -55,11 +55,8 @@ def forks_kernelspecs() -> bool:
 
 def can_fork(launch_params: Mapping[str, object] | None) -> bool:
     """Return whether a forked kernel can have these launch parameters."""
-    params = launch_params or {}
-    env = params.get("env")
-    return not params.get("detached") and (
-        not isinstance(env, Mapping) or can_inherit(cast(Mapping[str, object], env))
-    )
+    env = (launch_params or {}).get("env")
+    return not isinstance(env, Mapping) or can_inherit(cast(Mapping[str, object], env))
 
 
 def can_inherit(env: Mapping[str, object]) -> bool:
@@ -75,10 +72,10 @@ def can_inherit(env: Mapping[str, object]) -> bool:
 
 
 def can_fork_plan(plan: LaunchPlan) -> bool:
-    """Return whether a forked kernel can have all variables of a plan, and its other options."""
+    """Return whether a forked kernel can have all variables of a plan."""
     # Without its own variables, the plan has the environment of the fork server.
     bare = msgspec.structs.replace(plan, kernelspec_env={}, env={}, unset=(), inherited=None)
-    return not plan.detached and _read_at_start(plan.environment(os.environ)) == _read_at_start(
+    return _read_at_start(plan.environment(os.environ)) == _read_at_start(
         bare.environment(os.environ)
     )
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections import OrderedDict
 from collections.abc import Hashable
 from typing import NamedTuple
 
@@ -151,7 +152,7 @@ class _Recent:
     """The keys that were added last, up to _MAX_REMEMBERED."""
 
     def __init__(self) -> None:
-        self._keys: dict[Hashable, None] = {}
+        self._keys: OrderedDict[Hashable, None] = OrderedDict()
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._keys
@@ -162,7 +163,7 @@ class _Recent:
         self.discard(key)
         self._keys[key] = None
         if len(self._keys) > _MAX_REMEMBERED:
-            del self._keys[next(iter(self._keys))]
+            self._keys.popitem(last=False)
         return is_new
 
     def discard(self, key: Hashable) -> None:

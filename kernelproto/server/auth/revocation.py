@@ -7,6 +7,8 @@ their connections while a JupyterHub restarts.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import anyio
 
 from kernelproto.exceptions import AuthenticatorUnavailable
@@ -31,7 +33,7 @@ class Access:
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
         # The latest request of each user and token, in the order of their arrival.
-        self._requests: dict[str, dict[str | None, UserRequest]] = {}
+        self._requests: OrderedDict[str, dict[str | None, UserRequest]] = OrderedDict()
 
     def note(self, user: User, request: UserRequest) -> None:
         """Remember an accepted request, for ``wait_until_user_revoked``."""
@@ -43,7 +45,7 @@ class Access:
             del requests[next(iter(requests))]
         self._requests[user.name] = requests
         if len(self._requests) > _MAX_USERS:
-            del self._requests[next(iter(self._requests))]
+            self._requests.popitem(last=False)
 
     async def wait_until_revoked(self, user: User, request: UserRequest) -> None:
         """Return when a request of a user would be refused."""

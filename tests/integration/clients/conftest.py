@@ -40,13 +40,13 @@ def node() -> Node:
     if program is None:
         pytest.skip("there is no node")
 
-    def run(script: str, *arguments: object) -> str:
+    def run(script: str, *arguments: object, seconds: float = GUARD_SECONDS) -> str:
         done = subprocess.run(
             [program, str(HERE / script), *map(str, arguments)],
             env={**os.environ, "KERNELPROTO_NODE": str(folder)},
             capture_output=True,
             text=True,
-            timeout=GUARD_SECONDS,
+            timeout=seconds,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

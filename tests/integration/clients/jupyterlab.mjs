@@ -1,40 +1,19 @@
 // A person at JupyterLab: node jupyterlab.mjs CHROMIUM URL [SCREENSHOT]
-// It opens the notebook of that address, runs its first cell, and says what comes of it.
+// It opens the notebook of that address, runs its first cell, and prints the output.
 
-import { createRequire } from "node:module";
-import { join } from "node:path";
+import { launch, Notebook } from "./lab.mjs";
 
-const require = createRequire(join(process.env.KERNELPROTO_NODE, "/"));
-const { chromium } = require("playwright-core");
+const [chromium, url, screenshot] = process.argv.slice(2);
 
-const [executablePath, url, screenshot] = process.argv.slice(2);
-
-const browser = await chromium.launch({
-  executablePath,
-  args: [
-    "--no-sandbox", // which root cannot have
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-  ],
-});
+const browser = await launch(chromium);
 const page = await browser.newPage();
 try {
-  page.setDefaultTimeout(45_000);
-  await page.goto(url);
-  // JupyterLab runs nothing, and does not say so, before the kernel is there.
-  await page.locator("#jp-main-statusbar").getByText("| Idle").waitFor();
-  const cell = page.locator(".jp-CodeCell").first();
-  await cell.locator(".cm-content").click();
-  await page.keyboard.press("Shift+Enter");
-  const output = cell.locator(".jp-OutputArea-output").first();
-  await output.waitFor();
-  // It has been run when the star at its side has become a number.
-  await cell.locator(".jp-InputArea-prompt", { hasText: /\[\d+\]/ }).waitFor();
-  console.log(await output.innerText());
+  const notebook = new Notebook(page);
+  await notebook.open(url);
+  await notebook.run(0);
+  await notebook.isDone(0);
+  await notebook.shows(0, /./);
+  console.log(await notebook.text(0));
 } finally {
   if (screenshot) await page.screenshot({ path: screenshot });
   await browser.close();

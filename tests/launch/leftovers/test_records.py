@@ -326,6 +326,8 @@ def warnings(caplog) -> list[str]:
         ("socket_folder", "{outside}", "another folder of sockets"),
         ("socket_folder", "{runtime}", "another folder of sockets"),
         ("socket_folder", "", "another folder of sockets"),
+        ("control_groups", [f"/sys/fs/cgroup/kernelproto-{TWO}"], "a control group of another"),
+        ("control_groups", ["/tmp"], "a control group of another"),
         ("kernel_id", TWO, "another kernel"),
         ("kernel_id", "", "another kernel"),
         ("connection_file", "{runtime}/kernel-{ONE}.json\0", "connection_file"),
@@ -339,7 +341,9 @@ def test_record_with_paths_of_another_kernel(
 ) -> None:
     written = record(owner=dead(), process=ProcessId.of(kernel.pid))
     values = msgspec.to_builtins(written)
-    values[field] = value.format(outside=outside, runtime=runtime_dir, ONE=ONE)
+    if isinstance(value, str):
+        value = value.format(outside=outside, runtime=runtime_dir, ONE=ONE)
+    values[field] = value
     Path(written.path).write_bytes(msgspec.json.encode(values))
     sweep()
     assert read_records() == []

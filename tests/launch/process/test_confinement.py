@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 
 from kernelproto.exceptions import InvalidLaunchParameter
-from kernelproto.launch.process.sandbox import Sandbox
+from kernelproto.launch.process.sandbox import Sandbox, SandboxLimits
 
 if sys.platform != "linux":
     pytest.skip("sandboxes work on Linux only", allow_module_level=True)
 
 from kernelproto.launch.process import confinement
 from kernelproto.launch.process.confinement import confine
+from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.limits import Limits
 
 
@@ -81,6 +83,17 @@ def test_only_root_chooses_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan(uid=123456)["gid"] == 123456
 
 
+@pytest.mark.parametrize("uids", ["0-5", "7-5", "5-4294967295"])
+def test_a_range_of_users_is_checked(monkeypatch: pytest.MonkeyPatch, uids: str) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(InvalidLaunchParameter, match=f"'{uids}' is not a range between 1 and"):
+        plan(uid=uids)
+    assert plan(uid="5-5")["uids"] == [5, 5]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(InvalidLaunchParameter, match="only a program of root"):
+        plan(uid="5-5")
+
+
 def test_limits_are_set_by_the_kernel_itself() -> None:
     import resource
 
@@ -99,3 +112,22 @@ def test_a_machine_without_sandboxes_refuses_them(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(confinement, "wrapped", lambda *_: ["/bin/sh", "-c", "echo why; exit 1"])
     with pytest.raises(InvalidLaunchParameter, match="cannot enforce it: why"):
         confinement.require_sandbox()
+
+
+@pytest.mark.parametrize(
+    ("returncode", "output", "cause"),
+    [
+        (-signal.SIGSYS, "", "seccomp"),
+        (1, "OSError: [Errno 28] No space left on device", "disk_quota"),
+        (1, "Resource temporarily unavailable", "processes_limit"),
+        (0, "No space left on device", None),
+        (1, "", None),
+    ],
+)
+def test_the_reason_for_the_end_of_a_sandboxed_kernel(
+    returncode: int, output: str, cause: str | None
+) -> None:
+    limits = SandboxLimits.of(Sandbox(processes=5), Limits(memory=10**9))
+    assert (limits.processes, limits.memory) == (5, 10**9)
+    reason = limits.reason(Exit(returncode, cpu_seconds=0, peak_memory=0), output)
+    assert (reason and reason.cause) == cause

@@ -18,6 +18,13 @@ class Server:
 
     def __init__(self) -> None:
         self.signals: list[tuple[int, int]] = []
+        self.kept: list[int] = []
+
+    def keep(self, process: ForkedProcess) -> None:
+        self.kept.append(process.pid)
+
+    def forget(self, process: ForkedProcess) -> None:
+        self.kept.remove(process.pid)
 
     def send_signal(self, process: ForkedProcess, signum: int) -> None:
         self.signals.append((process.pid, signum))
@@ -66,11 +73,15 @@ async def test_aborted_process_closes_its_descriptor_at_its_end() -> None:
     assert process._sign.closed
 
 
-async def test_forked_process_cannot_be_released() -> None:
-    _, process = forked(7)
-    with pytest.raises(RuntimeError, match="cannot be released"):
-        process.release()
-    process.end(None)
+async def test_released_process() -> None:
+    server, process = forked(7)
+    process.outlive()
+    assert server.kept == [7]
+    process.release()
+    assert server.kept == []
+    with pytest.raises(RuntimeError, match="released"):
+        await process.wait()
+    process.end(None)  # the server had sent this already
     process.close()
 
 

@@ -158,7 +158,6 @@ def test_fork_of_the_program(program: str, backend: str) -> None:
     ("options", "error", "words"),
     [
         ({"cwd": "/no/such/folder"}, InvalidLaunchParameter, "/no/such/folder"),
-        ({"launch_params": {"detached": True}}, InvalidLaunchParameter, "pyimport/kernel"),
         ({"launch_params": {"extra_arguments": ["--no-such"]}}, KernelExitedEarly, "no-such"),
         ({"env": {"A": "\0"}}, InvalidLaunchParameter, "A"),
         ({"kernel_type": "fork/other"}, NoSuchKernel, "other"),

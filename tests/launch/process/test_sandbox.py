@@ -30,7 +30,8 @@ def test_a_sandbox_has_no_network_and_a_read_only_root() -> None:
     [
         {"network": "some"},
         {"seccomp": "strict"},
-        {"memory": 2**30},
+        {"memory": 0},
+        {"cpu": 0},
         {"uid": 0},
         {"processes": 0},
         {"tmp": 0},

@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from kernelproto import KernelDied, run_kernel
 from kernelproto.launch.process.forkserver import ForkServer
+from kernelproto.launch.programs import forkserver
 from tests.launch.process.forks import children_of, evaluate, finder, fork
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left")]
@@ -76,6 +79,38 @@ async def test_server_that_has_no_descriptors_left_keeps_its_kernels(tmp_path: P
     other.close()
     assert not process.poll()
     process.abort()
+
+
+def test_end_of_a_kernel_takes_the_same_steps_with_any_number_of_kernels() -> None:
+    program = f"""
+import os, runpy, signal, socket, types
+names = runpy.run_path({forkserver.__file__!r})
+counts = []
+for number in (1, 20):
+    _, end = socket.socketpair()
+    server = names["Server"](end, types.SimpleNamespace())
+    module_child = os.fork() or os._exit(0)
+    for _ in range(number):
+        server.kernels.add(os.fork() or signal.pause())
+    last = max(server.kernels)
+    os.kill(last, signal.SIGKILL)
+    waitid, calls = os.waitid, []
+    os.waitid = lambda *args: calls.append(1) or waitid(*args)
+    while last in server.kernels:
+        calls.clear()
+        server.reap()
+    os.waitid = waitid
+    counts.append(len(calls))
+    assert len(server.kernels) == number - 1
+    for pid in server.kernels:
+        os.kill(pid, signal.SIGKILL)
+    while server.kernels:
+        server.reap()
+print(max(counts))
+"""
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, check=True, capture_output=True, timeout=GUARD_SECONDS)
+    assert int(ran.stdout) <= 3  # the kernel, the child of a module, and no more
 
 
 async def test_kernel_that_hangs_does_not_block_others(hanging: str, until_gone) -> None:

@@ -20,7 +20,8 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("sandboxes work on Linux only", allow_module_level=True)
 
-from kernelproto.launch.process.confinement import confine, sandbox_fault
+from kernelproto.launch.process import seccomp
+from kernelproto.launch.process.confinement import confine, sandbox_fault, wrapped
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.programs import namespaces, sandbox
 
@@ -30,10 +31,19 @@ if (fault := sandbox_fault()) is not None:
 GUARD_SECONDS = 60
 NOBODY = 65534
 
+MACHINE = os.uname().machine
+COLUMN = 0 if MACHINE == "x86_64" else 1
+NUMBERS = {name: numbers[COLUMN] for name, numbers in seccomp.REFUSED.items()} | {
+    "clone": (56, 220)[COLUMN]
+}
+
 # Each line is an attack: its name and an expression, of which the result or exception is reported.
 HOSTILE = """
-import ctypes, errno, json, os, resource, signal, socket, subprocess, sys, time
+import ctypes, errno, glob, json, os, resource, signal, socket, subprocess, sys, time
 secret, me = sys.argv[1:3]
+numbers = json.loads(sys.argv[3])
+def system_call(name, *arguments):
+    call("syscall", numbers[name], *arguments)
 libc = ctypes.CDLL(None, use_errno=True)
 def call(name, *arguments):
     if getattr(libc, name)(*arguments) < 0:
@@ -83,6 +93,19 @@ attacks = {
     "unmount": lambda: call("umount2", b"/tmp", 2),
     "ptrace": lambda: call("ptrace", 16, 1, 0, 0),
     "user namespace": lambda: call("unshare", 0x10000000),
+    "control group": lambda: open(
+        next(glob.iglob("/sys/fs/cgroup/**/*.procs", recursive=True), "/sys/missing"), "w"
+    ),
+    "system": lambda: open("/sys/kernel/profiling", "w"),
+    "performance counters": lambda: system_call("perf_event_open", None, 0, -1, -1, 0),
+    "memory of another process": lambda: call("process_vm_readv", 1, None, 0, None, 0, 0),
+    "requests in a ring": lambda: system_call("io_uring_setup", 1, None),
+    "keys": lambda: system_call("keyctl", 0, -3, 0),
+    "program in Linux": lambda: system_call("bpf", 0, None, 0),
+    "new process in a namespace": lambda: system_call("clone", 0x10000011, None, None, None, 0),
+    "sockets of the machine": lambda: socket.socket(40, socket.SOCK_STREAM),
+    "packets": lambda: socket.socket(17, socket.SOCK_RAW),
+    "input for a terminal": lambda: call("ioctl", 0, 0x5412, b"x"),
     "mount namespace": lambda: call("unshare", 0x20000),
     "set the user": lambda: os.setuid(0),
     "chroot": lambda: os.chroot("/tmp"),
@@ -204,6 +227,7 @@ def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
         f"import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**28, 2**28))\n{HOSTILE}",
         str(outside.secret),
         str(os.getpid()),
+        json.dumps(NUMBERS),
         tmp=8 * 2**20,
         processes=20,
         writable={"/tmp/quota": 2**20},
@@ -220,7 +244,16 @@ def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
         "network": "ENETUNREACH",
         "metadata": "ENETUNREACH",
         "loopback": "ENETUNREACH",
-        "user namespace": "ENOSPC",
+        "user namespace": "EPERM",
+        "performance counters": "EPERM",
+        "memory of another process": "EPERM",
+        "requests in a ring": "EPERM",
+        "keys": "EPERM",
+        "program in Linux": "EPERM",
+        "new process in a namespace": "EPERM",
+        "sockets of the machine": "EAFNOSUPPORT",
+        "packets": "EAFNOSUPPORT",
+        "input for a terminal": "EPERM",
         "disks": [],
         "memory": "MemoryError",
         "disk": os.strerror(28),
@@ -241,12 +274,84 @@ def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
         "chroot",
         "device",
         "namespaces again",
+        "control group",
+        "system",
         "root folder",
         "etc",
     }
     assert {name: found[name] for name in others if found[name] not in refused} == {}
     assert found["signal to the init"] in ("EPERM", None)  # the init ignores it
     assert found["more processes"] in ("EPERM", "ValueError")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run kernels as other users")
+def test_no_two_kernels_have_one_number_of_a_range(tmp_path: Path) -> None:
+    uids = "2000000000-2000000001"
+    code = "import os, time; print(os.getuid(), os.getgid(), flush=True); time.sleep(1000)"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    plan = confine(Sandbox(uid=uids), command, sockets=(), limits=None)
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> str:
+        started.append(
+            subprocess.Popen(
+                wrapped(command, plan),
+                cwd="/",
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        assert started[-1].stdout is not None
+        return started[-1].stdout.readline()
+
+    try:
+        assert {start(), start()} == {f"{uid} {uid}\n" for uid in (2000000000, 2000000001)}
+        refused = "every user of 2000000000-2000000001 has an account or a kernel"
+        assert start() == f"the sandbox cannot be made: {refused}\n"
+        free = started[0]
+        free.kill()
+        free.wait()
+        assert start() in {f"{uid} {uid}\n" for uid in (2000000000, 2000000001)}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+
+
+def test_every_call_of_the_table_is_refused(outside: Outside) -> None:
+    code = (
+        "import ctypes, json, sys\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "for name, number in json.loads(sys.argv[1]).items():\n"
+        "    if libc.syscall(number, -1, -1, -1, -1, -1) != -1 or ctypes.get_errno() != 1:\n"
+        "        print(name, ctypes.get_errno())"
+    )
+    numbers = {k: v for k, v in NUMBERS.items() if k != "clone" and v is not None}
+    assert outside.run(code, json.dumps(numbers)) == (0, "")
+
+
+def test_a_call_that_is_newer_than_the_table_does_not_exist(outside: Outside) -> None:
+    code = (
+        "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(*[(libc.syscall(n, 0), ctypes.get_errno()) for n in (435, 467, 500)])"
+    )
+    assert outside.run(code) == (0, "(-1, 38) (-1, 38) (-1, 38)\n")
+
+
+@pytest.mark.skipif(MACHINE != "x86_64", reason="the other architecture is x32")
+def test_a_call_of_another_architecture_ends_the_process(outside: Outside) -> None:
+    code = "import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 39)"
+    assert outside.run(code)[0] == -signal.SIGSYS
+    assert outside.run(code, seccomp="none")[0] == 0
+
+
+def test_without_a_filter_the_namespaces_still_confine(outside: Outside) -> None:
+    code = (
+        "import ctypes; libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(libc.unshare(0x10000000), ctypes.get_errno())"
+    )
+    assert outside.run(code, seccomp="none") == (0, "-1 28\n")
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def test_another_launcher() -> None:
     ("launch_params", "forks"),
     [
         (None, True),
-        ({"detached": True}, False),
+        ({"detached": True}, True),
         ({"detached": False, "transport": "tcp"}, True),
         ({"env": "wrong"}, True),
     ],
@@ -102,7 +102,7 @@ def test_launch_parameters(launch_params, forks) -> None:
         ({"inherited": {"HOME": "/home/ada", "NAME": "value"}}, False),
         ({"sandbox": Sandbox()}, True),
         ({"sandbox": Sandbox(), "env": {"HOME": "/home/ada"}}, False),
-        ({"detached": True}, False),
+        ({"detached": True}, True),
     ],
 )
 def test_variables_of_a_plan(monkeypatch, entries, forks) -> None:

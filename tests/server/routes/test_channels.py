@@ -349,7 +349,7 @@ async def test_close_reason_says_that_the_kernel_was_culled(serving) -> None:
         kernel = server.pool.find(kernel_id, user="ada")
         assert kernel is not None
         async with server.connect("ada", kernel_id) as socket:
-            (found,) = server.pool._executor._kernels.values()
+            (found,) = server.pool._executor._kernels._by_number.values()
             server.pool._executor._end(found, "culled")
             code, reason = await socket.receive_close()
     assert code == 1001

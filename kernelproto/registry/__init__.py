@@ -1,0 +1,6 @@
+"""The registry: which kernels outlive their programs, whose they are, and which node owns them."""
+
+from kernelproto.registry.interface import RegisteredKernel, Registry
+from kernelproto.registry.sqlite import SQLiteRegistry
+
+__all__ = ["RegisteredKernel", "Registry", "SQLiteRegistry"]

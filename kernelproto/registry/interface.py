@@ -1,0 +1,126 @@
+"""Registry: the interface of a store of kernels that several programs share.
+
+Theory of operation
+-------------------
+A *node* is a program, or several programs on one machine, under a stable name. A node claims a
+kernel for some seconds, and renews its claims before they lapse. Another node can claim the kernel
+once the claim has lapsed or was released. The node itself can claim the kernel at any time, so a
+program that was killed has its kernels again as soon as it is started again.
+
+Each claim has a *fence*, a number larger than those of all earlier claims on the kernel. Every
+change names the fence, and a change with an old fence has no effect. So a program that was
+suspended while its claims lapsed cannot change a kernel that another node has claimed.
+
+All times are the store's: the clocks of nodes may differ. A claim that has lapsed is still valid
+until another node claims the kernel, so a store whose clock is set forward loses nothing, and one
+whose clock is set back only delays other nodes.
+
+A node whose registry does not answer keeps its kernels: it ends no kernel for that reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import msgspec
+
+from kernelproto.interfaces import KernelHandle
+
+
+class RegisteredKernel(msgspec.Struct, frozen=True, kw_only=True):
+    """A kernel in a registry, at the time when it was read.
+
+    Args:
+        kernel_id: the id of the kernel.
+        owner: the user that the kernel belongs to.
+        name: the name among the kernels of this user.
+        kernel_type: ``provider/name``.
+        handle: the handle with which the kernel is adopted; None until the kernel was launched.
+        age: seconds since the kernel was added.
+        idle: seconds since its last use.
+        node: the node that claimed the kernel last; "" if the kernel was released.
+        fence: the number of the last claim.
+        held: seconds until the claim lapses; 0 if it has lapsed or was released.
+    """
+
+    kernel_id: str
+    owner: str
+    name: str
+    kernel_type: str
+    handle: KernelHandle | None
+    age: float
+    idle: float
+    node: str
+    fence: int
+    held: float
+
+
+@runtime_checkable
+class Registry(Protocol):
+    """A store of kernels that outlive programs.
+
+    Every method raises RegistryError if the store cannot be read or written; then nothing was
+    changed.
+    """
+
+    async def add(
+        self, kernel_id: str, *, owner: str, name: str, kernel_type: str, node: str, seconds: float
+    ) -> int | None:
+        """Add a kernel and claim it, before it is launched.
+
+        Args:
+            kernel_id: a new id.
+            owner: the user.
+            name: the name among the kernels of this user.
+            kernel_type: ``provider/name``.
+            node: the node that launches the kernel.
+            seconds: how long the claim holds.
+
+        Returns:
+            The fence; None if there is a kernel with this id, or this user has one of this name.
+        """
+        ...
+
+    async def claim(self, kernel_id: str, *, node: str, seconds: float) -> int | None:
+        """Claim a kernel; return the fence.
+
+        None means that another node holds the kernel, or that there is no such kernel.
+        """
+        ...
+
+    async def renew(
+        self, node: str, *, seconds: float, idle: Mapping[str, float] | None = None
+    ) -> Mapping[str, int]:
+        """Renew all claims of a node, in one step.
+
+        Args:
+            node: the node.
+            seconds: how long the claims hold from now on.
+            idle: kernels that were used, and the seconds since their last use.
+
+        Returns:
+            The kernels that the node holds, with their fences. A kernel that is missing, or has
+            another fence than that of the node's claim, belongs to another program.
+        """
+        ...
+
+    async def set_handle(self, kernel_id: str, fence: int, handle: KernelHandle) -> bool:
+        """Store the handle of a kernel that was launched or restarted.
+
+        Returns:
+            Whether the fence is that of the last claim; otherwise nothing was changed.
+        """
+        ...
+
+    async def release(self, kernel_id: str, fence: int) -> bool:
+        """Give up a kernel, so that any node can claim it; return as set_handle() does."""
+        ...
+
+    async def remove(self, kernel_id: str, fence: int) -> bool:
+        """Remove a kernel that has ended; return as set_handle() does."""
+        ...
+
+    async def kernels(self, *, owner: str | None = None) -> list[RegisteredKernel]:
+        """Return the kernels of one user or of all users, the oldest first."""
+        ...

@@ -1,0 +1,248 @@
+"""A pool whose kernels outlive it, and are found again by the next pool."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from kernelproto import ClientClosed, KernelPool, PoolError, RegistryError
+from kernelproto.launch.leftovers.records import read_records
+from kernelproto.launch.programs.watchdog import start_time
+from kernelproto.pool import keeping
+from kernelproto.registry import SQLiteRegistry
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left", "clean")]
+
+GUARD_SECONDS = 30
+
+PROGRAM = """
+import anyio, sys
+from kernelproto import KernelPool
+from kernelproto.registry import SQLiteRegistry
+
+async def main():
+    async with (
+        SQLiteRegistry(sys.argv[1]) as registry,
+        KernelPool(kernel_type="spec/scripted", registry=registry) as pool,
+    ):
+        kernel = await pool.get("ada")
+        await kernel.execute("os.x = getattr(os, 'x', 0) + 1")
+        result = await kernel.execute("say(f'{os.getpid()} {os.x}', parent)")
+        print(result.stdout, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+@pytest.fixture
+def clean() -> Iterator[None]:
+    """End the kernels that a failed test has left."""
+    yield
+    for record in read_records():
+        record.clear_up()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "kernels.sqlite"
+
+
+def pool_of(registry: SQLiteRegistry, **options) -> KernelPool:
+    return KernelPool(**{"kernel_type": "spec/scripted", "registry": registry, **options})
+
+
+async def ask(kernel, code: str) -> str:
+    return (await kernel.execute(f"say({code}, parent)")).raise_for_error().stdout
+
+
+LONG_CELL = "print(1)\nimport time\ntime.sleep(1000)"
+
+
+async def execute_until_closed(kernel, code: str) -> None:
+    with suppress(ClientClosed):
+        await kernel.execute(code)
+
+
+async def execute_for_ever(kernel) -> None:
+    while True:
+        await kernel.execute("pass")
+
+
+async def test_next_pool_has_the_kernels_again(path: Path, runtime_dir: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry, max_per_user=2) as pool:
+                kernel = await pool.get("ada", name="one")
+                await kernel.execute("os.x = 42")
+                pid, kernel_id = kernel.manager.pid, kernel.kernel_id
+                await pool.get("bob")
+                before = pool.kernels("ada")[0]
+            with pytest.raises(ClientClosed):
+                await kernel.execute("pass")
+            assert {row.node for row in await registry.kernels()} == {""}
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry, max_per_user=2) as pool:
+                assert pool.counts == {"restored": 2}
+                kernel = await pool.get("ada", name="one")
+                assert await ask(kernel, "str(os.x)") == "42"
+                assert (kernel.manager.pid, kernel.kernel_id) == (pid, kernel_id)
+                (after,) = pool.kernels("ada")
+                assert (after.user, after.name) == (before.user, before.name)
+                assert after.kernel_type == "spec/scripted"
+                await kernel.restart()
+                assert await ask(kernel, "str(os.getpid())") != str(pid)
+            async with pool_of(registry) as pool:
+                assert pool.counts == {"restored": 2}
+                assert await pool.release("ada", name="one")
+                assert await pool.release("bob")
+            assert await registry.kernels() == []
+    assert os.listdir(runtime_dir) == []
+
+
+async def test_program_that_is_killed(path: Path, runtime_dir: Path) -> None:
+    answers: list[list[str]] = []
+    for _ in range(3):
+        command = [sys.executable, "-c", PROGRAM, str(path)]
+        program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
+        with program:
+            answers.append((await anyio.to_thread.run_sync(program.stdout.readline)).split())
+            program.kill()
+    assert [x for _, x in answers] == ["1", "2", "3"]
+    assert len({pid for pid, _ in answers}) == 1
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            kernel = await pool.get("ada")
+            assert await ask(kernel, "f'{os.getpid()} {os.x}'") == f"{answers[0][0]} 3"
+            await pool.release("ada")
+    assert os.listdir(runtime_dir) == []
+
+
+async def test_idle_time_goes_on(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry) as pool:
+                pid = (await pool.get("ada")).manager.pid
+            with sqlite3.connect(path) as database:
+                database.execute(
+                    "update kernel set used_at = used_at - 1000, added_at = added_at - 1000"
+                )
+            database.close()
+            async with pool_of(registry, idle_timeout=900) as pool:
+                while pool.kernels():
+                    await anyio.lowlevel.checkpoint()
+                while await registry.kernels():
+                    await anyio.lowlevel.checkpoint()
+                assert pool.counts == {"restored": 1, "culled": 1}
+    assert start_time(pid) == ""
+
+
+async def test_kernel_works_while_no_pool_is_open(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with (
+                anyio.create_task_group() as tasks,
+                pool_of(registry, kernel_type="fork/kernel") as pool,
+            ):
+                kernel = await pool.get("ada")
+                async with kernel.messages(msg_types=["stream"]) as messages:
+                    tasks.start_soon(execute_until_closed, kernel, LONG_CELL)
+                    await anext(messages)
+            async with pool_of(registry, idle_timeout=0.001) as pool:
+                kernel = await pool.get("ada")
+                assert [each.state for each in pool.kernels()] == ["busy"]
+                await kernel.interrupt()
+                while (await kernel.execute("6 * 7")).text != "42":
+                    pass  # ipykernel may abort requests after an interrupt
+                await pool.release("ada")
+
+
+async def test_kernel_that_ended_meanwhile(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry) as pool:
+                kernel = await pool.get("ada")
+                pid = kernel.manager.pid
+            os.kill(pid, signal.SIGKILL)
+            while start_time(pid):
+                await anyio.lowlevel.checkpoint()
+            async with pool_of(registry) as pool:
+                assert pool.counts == {"lost": 1}
+                assert pool.kernels() == []
+                await pool.get("ada")
+                await pool.release("ada")
+            for record in read_records():
+                record.clear_up()
+
+
+async def test_second_pool_disturbs_nothing(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            kernel = await pool.get("ada")
+            for node in (None, "another"):
+                async with SQLiteRegistry(path) as second, pool_of(second, node=node) as other:
+                    assert other.kernels() == []
+                    with pytest.raises(PoolError, match="in the registry already"):
+                        await other.get("ada")
+            assert [row.fence for row in await registry.kernels()] == [1]
+            await kernel.execute("pass")
+            await pool.release("ada")
+
+
+async def test_kernel_that_another_node_claims(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(keeping, "_CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.01)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry) as pool:
+                kernel = await pool.get("ada")
+                manager = kernel.manager
+                fence = await registry.claim(kernel.kernel_id, node="far", seconds=1000)
+                with pytest.raises(ClientClosed, match="belongs to another program now"):
+                    await execute_for_ever(kernel)
+                assert pool.kernels() == []
+            assert start_time(manager.pid)
+            (row,) = await registry.kernels()
+            assert (row.node, row.fence) == ("far", fence)
+    (record,) = read_records()
+    record.clear_up()
+    await anyio.to_thread.run_sync(os.waitpid, manager.pid, 0)
+
+
+class Failing(SQLiteRegistry):
+    """A registry that fails to renew."""
+
+    failures = 0
+
+    async def renew(self, *arguments: object, **options: object):
+        self.failures += 1
+        raise RegistryError("no space is left on the disk")
+
+
+async def test_registry_that_fails(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.01)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with Failing(path) as registry, pool_of(registry) as pool:
+            kernel = await pool.get("ada")
+            while registry.failures < 3:
+                await kernel.execute("pass")
+            await pool.release("ada")
+        assert pool.counts["released"] == 1
+    with pytest.raises(RegistryError, match="not open"):
+        async with pool_of(registry):
+            pytest.fail("it was opened")
+
+
+def test_warm_kernels_are_refused(path: Path) -> None:
+    with pytest.raises(ValueError, match="warm kernels"):
+        pool_of(SQLiteRegistry(path), warm=1)
