@@ -37,12 +37,12 @@ LAYERS = {
     "blocking": 7,
     "notebook": 7,
     "pool": 7,
-    "jupyter": 8,
     "mcp": 8,
     "pytest_plugin": 8,
-    "server": 8,
-    "cli": 9,
-    "__main__": 10,
+    "jupyter": 9,
+    "server": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 
 # Modules that only these may import: foreign ones, and the program that runs the server on uvicorn.
@@ -52,8 +52,8 @@ CONFINED = {
         "kernelproto/server/__main__.py",
         "kernelproto/cli/app.py",
     ),
-    "kernelproto.mcp": ("kernelproto/mcp/", "kernelproto/cli/mcp.py"),
-    "mcp": ("kernelproto/mcp/",),
+    "kernelproto.mcp": ("kernelproto/mcp/", "kernelproto/cli/mcp.py", "kernelproto/server/mcp/"),
+    "mcp": ("kernelproto/mcp/", "kernelproto/server/mcp/"),
     "zmq": ("kernelproto/transport/",),
     "asyncio": (
         "kernelproto/transport/asyncio_socket.py",
@@ -110,6 +110,7 @@ PURE = (
     "kernelproto/pool/queue.py",
     "kernelproto/pool/slots.py",
     "kernelproto/pool/plan.py",
+    "kernelproto/server/mcp/messages.py",
     "kernelproto/server/rate_limit.py",
     "kernelproto/server/session_table.py",
     "kernelproto/server/user_messages.py",
@@ -171,7 +172,7 @@ def imports(path: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
 
 def may_see(importer: str, imported: str) -> bool:
     if importer == "__init__":  # the front door: everything but the extras
-        return LAYERS[imported] < LAYERS["server"]
+        return LAYERS[imported] < LAYERS["mcp"]
     return imported == importer or LAYERS[imported] < LAYERS[importer]
 
 
@@ -236,6 +237,8 @@ def test_no_module_is_too_long() -> None:
         (layer_offences, "launch/local.py", "import kernelproto.client.client"),
         (layer_offences, "pool/pool.py", "from kernelproto import KernelClient"),
         (layer_offences, "__init__.py", "from kernelproto.server import app"),
+        (layer_offences, "__init__.py", "from kernelproto.mcp import limits"),
+        (layer_offences, "mcp/server.py", "from kernelproto.server import app"),
         (layer_offences, "server/app.py", "from kernelproto.jupyter import provisioner"),
         (confinement_offences, "client/client.py", "from traitlets import Bool"),
         (confinement_offences, "cli/main.py", "import jupyter_client.kernelspec"),

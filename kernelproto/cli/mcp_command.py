@@ -32,6 +32,13 @@ def mcp_command(
             "removed at the end.",
         ),
     ] = None,
+    sandbox: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Run each kernel in a sandbox with these settings, such as '{}' (Linux).",
+        ),
+    ] = None,
     timeout: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="How long code may run if the model does not say."),
@@ -52,14 +59,15 @@ def mcp_command(
     """Let a language model run code: serve the Model Context Protocol on standard input and output.
 
     A program such as Claude Desktop or VS Code starts this command and writes to it. Each
-    conversation has its own kernels and its own folder. The code is not confined: it may do what
-    you may do.
+    conversation has its own kernels and its own folder. Without --sandbox, the code is not
+    confined: it may do what you may do.
     """
     from kernelproto.cli.mcp import serve_mcp
 
     return serve_mcp(
         kernels or ["fork/kernel"],
         None if root is None else str(root),
+        sandbox,
         timeout=timeout,
         max_timeout=max_timeout,
         expires=expires,

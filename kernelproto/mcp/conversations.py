@@ -8,22 +8,20 @@ for a while ends with its kernels.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 
 import anyio
 from anyio import AsyncContextManagerMixin, to_thread
 
 from kernelproto.client.execution import Execution
 from kernelproto.concurrency.task_groups import background_tasks, start_logged
-from kernelproto.exceptions import KernelProtoError, PoolFull
+from kernelproto.exceptions import KernelProtoError
 from kernelproto.mcp.folders import Folders
+from kernelproto.mcp.kernels import ConversationKernels, KernelSeat
 from kernelproto.mcp.limits import Limits, Refused
 from kernelproto.mcp.names import check_conversation
-from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.supervise import Kernel
 
 logger = logging.getLogger(__name__)
@@ -36,25 +34,6 @@ _STOP_SECONDS = 3.0
 
 # The server remembers so many conversations that have expired.
 _MOST_EXPIRED = 1000
-
-
-class KernelSeat:
-    """The place of one kernel in a conversation.
-
-    Args:
-        kernel_type: the type of the kernel.
-
-    Attributes:
-        kernel_id: the id of each kernel in this place.
-        process_since: when the process began that the model knows of; None if it knows of none.
-        unfinished: code that was cancelled and may still run.
-    """
-
-    def __init__(self, kernel_type: str) -> None:
-        self.kernel_type = kernel_type
-        self.kernel_id = str(uuid.uuid4())
-        self.process_since: datetime | None = None
-        self.unfinished: Execution | None = None
 
 
 class Conversation:
@@ -109,21 +88,21 @@ class Conversation:
 
 
 class Conversations(AsyncContextManagerMixin):
-    """All conversations of a server, during the block.
+    """All conversations of a user, during the block.
 
     Args:
-        pool: the kernels; each conversation is a user of the pool.
+        kernels: starts and ends the kernels.
         folders: the files.
         limits: the limits of the server.
         temporary: whether a conversation's files are removed when it expires.
     """
 
     def __init__(
-        self, pool: KernelPool, folders: Folders, limits: Limits, *, temporary: bool
+        self, kernels: ConversationKernels, folders: Folders, limits: Limits, *, temporary: bool
     ) -> None:
         self.folders = folders
         self.limits = limits
-        self._pool = pool
+        self._kernels = kernels
         self._temporary = temporary
         self._conversations: dict[str, Conversation] = {}
         self._expired: OrderedDict[str, None] = OrderedDict()
@@ -189,24 +168,17 @@ class Conversations(AsyncContextManagerMixin):
         """Return a conversation's kernel of a type, ready to run code; hold its turn meanwhile.
 
         Raises:
-            Refused: all kernels are busy.
+            Refused: there is no room for another kernel.
             KernelProtoError: the kernel cannot be started.
         """
         seat = conversation.seat(kernel_type)
         await self._stop_unfinished(conversation, seat)
-        try:
-            return await self._pool.get(
-                conversation.name,
-                name=kernel_type,
-                kernel_type=kernel_type,
-                cwd=self.folders.path(conversation.name),
-                kernel_id=seat.kernel_id,
-            )
-        except PoolFull:
-            raise Refused(
-                f"all {self.limits.kernels} kernels run code now: try again later, or reset a "
-                "conversation that is not needed"
-            ) from None
+        return await self._kernels.get(
+            conversation.name,
+            seat,
+            self.folders.path(conversation.name),
+            lambda: self._spares(conversation, seat),
+        )
 
     def note_loss(self, conversation: Conversation, kernel_type: str, *, told: bool) -> None:
         """Note after a call whether the kernel had lost its variables before it ran the code.
@@ -220,7 +192,7 @@ class Conversations(AsyncContextManagerMixin):
         if told:
             seat.process_since = None  # the next process may not have begun
             return
-        described = self._described(conversation, seat)
+        described = self._kernels.describe(conversation.name, seat)
         if described is None:
             return
         known, seat.process_since = seat.process_since, described.process_started_at
@@ -272,9 +244,15 @@ class Conversations(AsyncContextManagerMixin):
             "are lost"
         )
 
+    async def end(self) -> None:
+        """End the kernels of all conversations, and the files if they are temporary."""
+        async with anyio.create_task_group() as tasks:
+            for conversation in list(self._conversations.values()):
+                tasks.start_soon(self._expire, conversation)
+
     async def _release(self, conversation: Conversation) -> None:
         for seat in conversation.seats:
-            await self._pool.release(conversation.name, name=seat.kernel_type)
+            await self._kernels.release(conversation.name, seat)
         conversation.forget_kernels()
 
     async def _stop_unfinished(self, conversation: Conversation, seat: KernelSeat) -> None:
@@ -290,7 +268,7 @@ class Conversations(AsyncContextManagerMixin):
                 pass  # its outcome is of no interest
         if not _is_over(execution):
             # If this call is cancelled meanwhile, the next one restarts the kernel.
-            await self._pool.restart(conversation.name, name=seat.kernel_type)
+            await self._kernels.restart(conversation.name, seat)
             seat.process_since = None
             conversation.note(
                 "the code of a cancelled call ignored its interrupt, so the kernel was restarted: "
@@ -298,9 +276,18 @@ class Conversations(AsyncContextManagerMixin):
             )
         seat.unfinished = None
 
-    def _described(self, conversation: Conversation, seat: KernelSeat) -> PooledKernel | None:
-        kernels = self._pool.kernels(conversation.name)
-        return next((kernel for kernel in kernels if kernel.name == seat.kernel_type), None)
+    def _spares(self, conversation: Conversation, needed: KernelSeat) -> list[KernelSeat]:
+        """Return the kernels that run no code, for a call that holds its conversation's turn."""
+        idle = sorted(
+            (other for other in self._conversations.values() if not other.turn.locked()),
+            key=lambda other: other.used_at,
+        )
+        return [
+            seat
+            for other in [*idle, conversation]
+            for seat in other.seats
+            if seat is not needed and self._kernels.describe(other.name, seat) is not None
+        ]
 
     async def _keep_time(self) -> None:
         while True:

@@ -7,8 +7,8 @@ path is checked and then opened. Each part of a name is opened relative to the d
 folder before, and never through a symbolic link. A file is written under a temporary name and
 renamed, so a reader never sees half of it, and a link in its place is replaced and not followed.
 
-This protects the files outside from the names in calls. It does not confine the code, which runs as
-the user who started the server.
+This protects the files outside from the names in calls. The code itself is confined by a sandbox
+only.
 """
 
 from __future__ import annotations
@@ -58,14 +58,16 @@ class Folders:
     Args:
         root: the path of the root folder, which exists.
         limits: the limits for files.
+        owner: the number of the user who owns all files; None means the user of this program.
 
     Raises:
         OSError: the root cannot be opened.
     """
 
-    def __init__(self, root: str, limits: Limits) -> None:
+    def __init__(self, root: str, limits: Limits, *, owner: int | None = None) -> None:
         self._path = os.path.realpath(root)
         self._limits = limits
+        self._owner = owner
         self._root = os.open(self._path, _FOLDER)
 
     def close(self) -> None:
@@ -83,9 +85,7 @@ class Folders:
             Refused: the folder cannot be made or opened.
         """
         with _refusing(conversation):
-            with suppress(FileExistsError):
-                os.mkdir(conversation, 0o700, dir_fd=self._root)
-            os.close(os.open(conversation, _FOLDER, dir_fd=self._root))
+            os.close(self._make(conversation, self._root))
 
     def exists(self, conversation: str) -> bool:
         """Return whether a conversation has a folder."""
@@ -138,6 +138,7 @@ class Folders:
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(data)
+                    self._give(descriptor)
                 os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
             except BaseException:
                 with suppress(OSError):
@@ -181,6 +182,19 @@ class Folders:
                 "some first"
             )
 
+    def _make(self, name: str, parent: int) -> int:
+        """Make a folder, if there is none; return its descriptor."""
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o700, dir_fd=parent)
+        descriptor = os.open(name, _FOLDER, dir_fd=parent)
+        self._give(descriptor)
+        return descriptor
+
+    def _give(self, descriptor: int) -> None:
+        """Give an open file or folder to the owner."""
+        if self._owner is not None:
+            os.fchown(descriptor, self._owner, self._owner)
+
     @contextmanager
     def _opened(
         self, conversation: str, folders: list[str], *, make: bool = False
@@ -191,9 +205,9 @@ class Folders:
             try:
                 for part in folders:
                     if make:
-                        with suppress(FileExistsError):
-                            os.mkdir(part, 0o700, dir_fd=descriptor)
-                    inner = os.open(part, _FOLDER, dir_fd=descriptor)
+                        inner = self._make(part, descriptor)
+                    else:
+                        inner = os.open(part, _FOLDER, dir_fd=descriptor)
                     os.close(descriptor)
                     descriptor = inner
                 yield descriptor

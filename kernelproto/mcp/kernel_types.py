@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.spec.naming import no_such_kernel
+from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.mcp.limits import Refused
 
 
@@ -48,13 +48,13 @@ async def find_kernel_types(finder: KernelFinder, names: Sequence[str]) -> Kerne
 
     Args:
         finder: finds the kernel types.
-        names: at least one.
+        names: at least one; a name may lack its provider.
 
     Raises:
         NoSuchKernel: a kernel type does not exist.
     """
     known = {name: about async for name, about in finder.find_kernels()}
-    for name in names:
-        if name not in known:
-            raise no_such_kernel(name, known, remedy="choose one of `kernelproto list`")
-    return KernelTypes({name: known[name].get("language", "") or name for name in names})
+    found = [
+        check_kernel_type(name, known, remedy="choose one of `kernelproto list`") for name in names
+    ]
+    return KernelTypes({name: known[name].get("language", "") or name for name in found})

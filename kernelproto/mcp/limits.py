@@ -24,8 +24,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         html: the characters of each HTML output in a result; a longer one is saved as a file.
         images: the number of images in a result; others are saved as files.
         image_bytes: the size of each image in a result; a larger one is saved as a file.
+        media_bytes: the size of all images and HTML in a result, in JSON; others are saved as
+            files.
         file_bytes: the size of an uploaded or saved file.
         read_bytes: the size of the part of a file that one call returns.
+        resource_bytes: the size of a file that is read as a resource.
         folder_bytes: the size of a conversation's files, above which no file is uploaded or saved.
         files: the number of a conversation's files, above which no file is uploaded or saved.
         saved_outputs: the number of saved outputs; the oldest are removed.
@@ -45,8 +48,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     html: int = 30_000
     images: int = 8
     image_bytes: int = 700_000
+    media_bytes: int = 940_000  # several clients refuse a result of more than 1 MiB
     file_bytes: int = 20 * 1024 * 1024
     read_bytes: int = 700_000
+    resource_bytes: int = 20 * 1024 * 1024
     folder_bytes: int = 500 * 1024 * 1024
     files: int = 2000
     saved_outputs: int = 50

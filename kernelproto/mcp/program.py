@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, closing
+from functools import partial
 from importlib import metadata
 
 from anyio import to_thread
 
-from kernelproto.concurrency.shield import to_the_end
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.folders import Folders
 from kernelproto.mcp.kernel_types import find_kernel_types
+from kernelproto.mcp.kernels import PoolKernels, owner_of_files
 from kernelproto.mcp.limits import Limits
-from kernelproto.mcp.root import open_root
+from kernelproto.mcp.root import root_folder
 from kernelproto.mcp.runner import PROGRESS_SECONDS
 from kernelproto.mcp.server import KernelServer
 from kernelproto.mcp.stdio import open_stdio
 from kernelproto.pool import KernelPool
-
-# How long the removal of the files may take at the end.
-_REMOVE_SECONDS = 10.0
 
 
 @asynccontextmanager
@@ -30,6 +29,7 @@ async def open_server(
     root: str | None,
     limits: Limits,
     *,
+    sandbox: Sandbox | None = None,
     finder: KernelFinder | None = None,
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> AsyncGenerator[KernelServer]:
@@ -39,6 +39,7 @@ async def open_server(
         kernels: the kernel types that the model may choose; the first one is the default.
         root: the folder for the folders of the conversations; None means a temporary one.
         limits: the limits of the server.
+        sandbox: the sandbox of each kernel; None means that kernels are not confined.
         finder: finds the kernel types; the installed providers by default.
         progress_seconds: the time between two reports about code that runs.
 
@@ -49,10 +50,9 @@ async def open_server(
     finder = finder or KernelFinder.from_entrypoints()
     version = await to_thread.run_sync(metadata.version, "kernelproto")
     kernel_types = await find_kernel_types(finder, kernels)
-    opened = open_root(root)
-    folder = await to_thread.run_sync(opened.__enter__)
-    try:
-        with closing(await to_thread.run_sync(Folders, folder, limits)) as folders:
+    make_folders = partial(Folders, limits=limits, owner=owner_of_files(sandbox))
+    async with root_folder(root) as folder:
+        with closing(await to_thread.run_sync(make_folders, folder)) as folders:
             async with (
                 KernelPool(
                     finder=finder,
@@ -60,7 +60,9 @@ async def open_server(
                     max_per_user=len(kernel_types.names),
                     idle_timeout=None,  # kernels end with their conversation
                 ) as pool,
-                Conversations(pool, folders, limits, temporary=root is None) as conversations,
+                Conversations(
+                    PoolKernels(pool, sandbox), folders, limits, temporary=root is None
+                ) as conversations,
             ):
                 yield KernelServer(
                     conversations,
@@ -68,15 +70,15 @@ async def open_server(
                     version=version,
                     progress_seconds=progress_seconds,
                 )
-    finally:
-        await to_the_end(
-            lambda: to_thread.run_sync(opened.__exit__, None, None, None, abandon_on_cancel=True),
-            seconds=_REMOVE_SECONDS,
-        )
 
 
-async def serve_stdio(kernels: Sequence[str], root: str | None, limits: Limits) -> None:
+async def serve_stdio(
+    kernels: Sequence[str], root: str | None, limits: Limits, sandbox: Sandbox | None
+) -> None:
     """Serve one client over standard input and output, until it closes them; see open_server."""
-    async with open_server(kernels, root, limits) as server, open_stdio() as (reader, writer):
+    async with (
+        open_server(kernels, root, limits, sandbox=sandbox) as server,
+        open_stdio() as (reader, writer),
+    ):
         mcp = server.mcp_server()
         await mcp.run(reader, writer, mcp.create_initialization_options())

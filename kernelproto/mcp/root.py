@@ -7,14 +7,42 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+from anyio import to_thread
+
+from kernelproto.concurrency.shield import to_the_end
 
 _PREFIX = "kernelproto-mcp-"
 _LOCK = ".lock"
 
 # A temporary folder of another server may be so young that it is not locked yet.
 _SETTLED_SECONDS = 60.0
+
+# How long the removal of the files may take at the end.
+_REMOVE_SECONDS = 10.0
+
+
+@asynccontextmanager
+async def root_folder(path: str | None) -> AsyncGenerator[str]:
+    """Give the root folder for the block, and do not block the event loop.
+
+    Args:
+        path: as for ``open_root``.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    opened = open_root(path)
+    folder = await to_thread.run_sync(opened.__enter__)
+    try:
+        yield folder
+    finally:
+        await to_the_end(
+            lambda: to_thread.run_sync(opened.__exit__, None, None, None, abandon_on_cancel=True),
+            seconds=_REMOVE_SECONDS,
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 import anyio
+import msgspec
 from anyio import to_thread
 from mcp.types import (
     CallToolResult,
@@ -181,12 +182,14 @@ class CodeRunner:
         """Return the blocks for an image or HTML, and the text about one that is saved instead."""
         limits = self._limits
         images = sum(isinstance(block, ImageContent) for block in blocks)
+        room = limits.media_bytes - sum(map(_encoded_size, blocks))
         if (
             media.mime_type in SHOWN_IMAGES
             and images < limits.images
             and len(media.data) <= limits.image_bytes
+            and _encoded_size(image := _image(media)) <= room
         ):
-            return [_image(media)], []
+            return [image], []
         name, fault = await self._save(conversation, f"{number}{media.suffix}", media.data)
         if fault is not None:
             return [], [f"[output {number} ({media.mime_type}) was not saved: {fault}]"]
@@ -196,7 +199,9 @@ class CodeRunner:
                 mime_type=media.mime_type,
                 text=media.data.decode(),
             )
-            return [EmbeddedResource(type="resource", resource=resource)], []
+            html = EmbeddedResource(type="resource", resource=resource)
+            if _encoded_size(html) <= room:
+                return [html], []
         return [], [f"[output {number} ({media.mime_type}) is the file {name}]"]
 
     async def _save(
@@ -263,6 +268,17 @@ class _Progress:
 def _image(media: Media) -> ImageContent:
     data = base64.b64encode(media.data).decode()
     return ImageContent(type="image", data=data, mime_type=media.mime_type)
+
+
+def _encoded_size(block: ContentBlock) -> int:
+    """Return the size of an image or HTML in the JSON of a result."""
+    match block:
+        case ImageContent(data=data):
+            return len(data)
+        case EmbeddedResource(resource=TextResourceContents(text=text)):
+            return len(msgspec.json.encode(text))
+        case _:
+            return 0
 
 
 def _explain(error: KernelProtoError) -> str:

@@ -12,8 +12,9 @@ import base64
 import binascii
 import mimetypes
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeAlias
 
+import anyio
 from anyio import to_thread
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
@@ -39,6 +40,7 @@ from mcp.types import (
 )
 from msgspec import UNSET
 
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.kernel_types import KernelTypes
@@ -59,6 +61,8 @@ from kernelproto.mcp.tools import (
 )
 
 _Context = ServerRequestContext[Any, Any]
+# Returns when a call must end, with the reason.
+UntilEnd: TypeAlias = Callable[[_Context], Awaitable[str]]
 _Tool = Callable[[_Context, dict[str, Any] | None], Awaitable[CallToolResult]]
 
 # A list has at most so many files, of one conversation or of all.
@@ -73,6 +77,7 @@ class KernelServer:
         kernel_types: the kernel types that the model may choose.
         version: the version of the server.
         progress_seconds: the time between two reports about code that runs.
+        until_end: returns when a call must end; None if its transport cancels it.
     """
 
     def __init__(
@@ -82,8 +87,10 @@ class KernelServer:
         *,
         version: str,
         progress_seconds: float = PROGRESS_SECONDS,
+        until_end: UntilEnd | None = None,
     ) -> None:
         self._version = version
+        self._until_end = until_end
         self._conversations = conversations
         self._kernel_types = kernel_types
         self._limits = conversations.limits
@@ -127,9 +134,28 @@ class KernelServer:
         if tool is None:
             raise MCPError(code=INVALID_PARAMS, message=f"unknown tool: {params.name[:80]}")
         try:
-            return await tool(context, params.arguments)
+            if self._until_end is None:
+                return await tool(context, params.arguments)
+            return await self._call_until_end(tool, context, params.arguments, self._until_end)
         except (Refused, KernelProtoError) as error:
             return CallToolResult(content=[_text(str(error))], is_error=True)
+
+    async def _call_until_end(
+        self, tool: _Tool, context: _Context, arguments: dict[str, Any] | None, until_end: UntilEnd
+    ) -> CallToolResult:
+        reason = ""
+        scope = anyio.CancelScope()
+
+        async def end() -> None:
+            nonlocal reason
+            reason = await until_end(context)
+            scope.cancel()
+
+        async with background_tasks() as tasks:
+            tasks.start_soon(end)
+            with scope:
+                return await tool(context, arguments)
+        raise Refused(reason)
 
     async def list_resources(
         self, context: _Context, params: PaginatedRequestParams | None
@@ -174,11 +200,12 @@ class KernelServer:
         uri = str(params.uri)
         try:
             conversation, name = parse_uri(uri)
-            data, size = await self._read(conversation, name, 0, self._limits.file_bytes)
+            limit = self._limits.resource_bytes
+            data, size = await self._read(conversation, name, 0, limit)
             if size > len(data):
                 raise Refused(
-                    f"{name!r} has {size:,} bytes, more than {self._limits.file_bytes:,}: use the "
-                    "tool download with an offset"
+                    f"{name!r} has {size:,} bytes, more than {limit:,}: use the tool download with "
+                    "an offset"
                 )
         except Refused as refusal:
             raise MCPError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,7 +17,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kernelproto.exceptions import KernelProtoError
+from kernelproto.exceptions import InvalidSettings, KernelProtoError
+from kernelproto.extras import fault
 from kernelproto.fanout.broadcast import Broadcasts
 from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
@@ -35,7 +38,7 @@ from kernelproto.server.responses import (
     answer_kernel_error,
     json_response,
 )
-from kernelproto.server.routes import health
+from kernelproto.server.routes import health, mcp
 from kernelproto.server.routes.channels import ChannelsRoute
 from kernelproto.server.routes.kernels import KernelRoutes
 from kernelproto.server.routes.kernelspecs import KernelSpecRoutes
@@ -44,6 +47,9 @@ from kernelproto.server.settings import Settings
 from kernelproto.server.telemetry.metrics import Metrics
 from kernelproto.server.telemetry.usage import UsageMeter
 from kernelproto.server.user_kernels import UserKernels
+
+if TYPE_CHECKING:
+    from kernelproto.server.mcp.users import McpUsers
 
 _DEFAULT_SETTINGS = Settings()
 
@@ -60,7 +66,10 @@ def create_app(
     The application runs on asyncio and on Trio, alone or mounted in another application. The pool
     must be open meanwhile; the application neither opens nor closes it. Only these settings apply:
     kernel, root_dir, isolate, isolation, allow_env, allow_origins, base_url, trusted_proxies,
-    metrics_token, revoked_kernels and the limits for one user or client.
+    metrics_token, revoked_kernels, those of MCP and the limits for one user or client.
+
+    With the setting ``mcp``, the lifespan of the application must be open while it serves: it holds
+    the conversations. An ASGI server opens it, but not that of a mounted application.
 
     On any ASGI server a client that does not read is cut off and delays no other client, and a
     request whose body arrives too slowly gets 408. The ASGI server itself is responsible for
@@ -77,6 +86,9 @@ def create_app(
         finder: the kernel types of the pool, which clients can list.
         authenticator: authenticates each request and WebSocket.
         settings: the settings.
+
+    Raises:
+        InvalidSettings: the setting ``mcp`` is on, and the extra ``mcp`` is not installed.
     """
     broadcasts = Broadcasts(limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
     access = Access(authenticator)
@@ -100,7 +112,8 @@ def create_app(
         CORSMiddleware,
         allow_origins=settings.allow_origins,
         allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "X-XSRFToken"],
+        allow_headers=["Authorization", "Content-Type", "X-XSRFToken", *mcp.HEADERS],
+        expose_headers=mcp.HEADERS[:1],
     )
     # The first is the outermost. CORS precedes Guard: browsers send no token with a preflight.
     middleware = [
@@ -114,10 +127,18 @@ def create_app(
             refuse=dashboard.refuse,
             allow_origins=settings.allow_origins,
             public=(*dashboard.PUBLIC, *health.PUBLIC),
+            challenging=(mcp.MCP_PATH,),
         ),
         Middleware(CancellableSends),
     ]
     sessions = SessionRoutes(user_kernels, settings)
+    mcp_routes: list[Route] = []
+    lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
+    users: McpUsers | None = None
+    if settings.mcp:
+        users = _mcp_users(user_kernels, finder, settings, drain)
+        mcp_routes = mcp.McpRoute(users, access, drain, max_body_bytes=limit).routes()
+        lifespan = users.lifespan
     handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
         HTTPException: answer_http_error,
         KernelProtoError: answer_kernel_error,
@@ -132,13 +153,29 @@ def create_app(
             *KernelSpecRoutes(finder, settings.kernel).routes(),
             *sessions.routes(),
             *dashboard.Dashboard(user_kernels, meter, sessions).routes(),
+            *mcp_routes,
         ],
         middleware=middleware,
         exception_handlers=handlers,
+        lifespan=lifespan,
     )
     app.state.drain = drain
+    app.state.mcp = users
     app.state.metrics = metrics
     return app
+
+
+def _mcp_users(
+    user_kernels: UserKernels, finder: KernelFinder, settings: Settings, drain: Drain
+) -> McpUsers:
+    if os.name != "posix":
+        raise InvalidSettings("mcp: it needs Linux, macOS or another POSIX system")
+    lacking = fault("mcp")
+    if lacking is not None:
+        raise InvalidSettings(f"mcp: {lacking}")
+    from kernelproto.server.mcp.users import McpUsers  # which needs the extra
+
+    return McpUsers(user_kernels, finder, settings, drain)
 
 
 def _about(pool: KernelPool) -> list[Route]:

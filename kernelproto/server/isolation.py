@@ -154,11 +154,16 @@ class Isolation:
             "writable": {**self._sandbox["writable"], home.path: None},
             "hidden": [*self._sandbox["hidden"], os.path.dirname(home.path)],
         }
-        given: Any = params.get("limits") or {}
-        limits = dict(given)
-        if "processes" in limits:
-            sandbox["processes"] = limits.pop("processes") or _ANY_PROCESSES
-        return {**params, "limits": limits, "sandbox": sandbox}
+        return sandboxed(params, sandbox)
+
+
+def sandboxed(params: Mapping[str, object], sandbox: Mapping[str, object]) -> dict[str, object]:
+    """Return launch parameters with a sandbox, which gets their limit of processes."""
+    given: Any = params.get("limits") or {}
+    limits = dict(given)
+    if "processes" in limits:
+        sandbox = {**sandbox, "processes": limits.pop("processes") or _ANY_PROCESSES}
+    return {**params, "limits": limits, "sandbox": sandbox}
 
 
 def user_variables(user: User, home: Home) -> dict[str, str]:

@@ -87,8 +87,25 @@ async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
         limit: the maximum size, in bytes.
 
     Raises:
+        HTTPException: 400, the body is invalid; 400, 408 or 413, as for ``read_bytes``.
+    """
+    body = await read_bytes(request, limit=limit)
+    try:
+        return msgspec.json.decode(body or b"{}", type=kind)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"the body is invalid: {error}") from None
+
+
+async def read_bytes(request: Request, *, limit: int) -> bytes:
+    """Return the body of a request.
+
+    Args:
+        request: the request.
+        limit: the maximum size, in bytes.
+
+    Raises:
         HTTPException: 413, the body is larger; 408, it did not arrive within BODY_SECONDS; 400, it
-            is invalid or incomplete.
+            is incomplete.
     """
     body = bytearray()
     try:
@@ -105,10 +122,7 @@ async def read_body(request: Request, kind: type[T], *, limit: int) -> T:
         raise HTTPException(408, message) from None
     except ClientDisconnect:
         raise HTTPException(400, "the body is incomplete") from None
-    try:
-        return msgspec.json.decode(body or b"{}", type=kind)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"the body is invalid: {error}") from None
+    return bytes(body)
 
 
 async def wait_until_gone(request: Request) -> None:

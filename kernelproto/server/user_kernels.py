@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping
@@ -22,10 +23,11 @@ from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
+from kernelproto.pool.launcher import StartOptions
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
-from kernelproto.server.isolation import Isolation, user_variables
+from kernelproto.server.isolation import Isolation, sandboxed, user_variables
 from kernelproto.server.limits import StartLimits
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
@@ -156,46 +158,112 @@ class UserKernels:
         allowed = allowed_env(env, self._settings.allow_env)
         facts = {"kernel_id": kernel_id, "kernel_type": request.name}
         with logging_about(kernel_id=kernel_id), auditing("kernel.start", **facts), span("start"):
-            if self._drain.begun:
-                raise HTTPException(503, SHUTTING_DOWN)
-            self._count_start(user)
-            limits = await self._limits.options(user, kernel_type)
-            root = self._settings.root_dir
-            if self._isolation is not None:
-                home = await self._isolation.home(user)
-                root = home.path
-                allowed |= user_variables(user, home)
-                params = limits.get("launch_params") or self.pool.launch_params
-                limits["launch_params"] = self._isolation.launch_params(home, params)
+            self._check_start(user)
+            options = await self._options(user, kernel_type, kernel_id)
+            root = os.fspath(options.get("cwd") or self._settings.root_dir)
             folder = await find_folder(root, request.path or "", env)
+            allowed |= options.get("env") or {}
+            options["cwd"] = folder
+            options["env"] = allowed
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)
                 replaced = self.pool.find(replaces, user=user.name)
-            began_at = time.monotonic()  # the clock of uvloop is coarse
             get = partial(
                 self.pool.get,
                 user.name,
                 name=kernel_id,
                 replaces=None if replaced is None else replaced.name,
-                kernel_type=kernel_type or None,
-                cwd=folder,
-                env=allowed,
-                kernel_id=kernel_id,
-                lease_limits=limits.get("lease_limits"),
-                launch_params=limits.get("launch_params"),
+                **options,
             )
-            if self._settings.queue_seconds and replaced is None:
-                kernel = await self._wait_in_queue(get, user, kernel_id, gone)
-            else:
-                kernel = await get()
-            if self._settings.revoked_kernels == "shutdown":
-                kernel.start_task(self._end_with_access, user, kernel_id)
-            seconds = time.monotonic() - began_at
-            self._metrics.start_seconds.observe(seconds)
-            model = self.model(user, kernel_id)
-            logger.info("a kernel of type %s is ready after %.3f s", model.name, seconds)
-            return model
+            in_queue = replaced is None
+            await self._launch(user, kernel_id, get, in_queue=in_queue, gone=gone)
+            return self.model(user, kernel_id)
+
+    async def get(
+        self,
+        user: User,
+        kernel_type: str,
+        *,
+        kernel_id: str,
+        folder: str,
+        find_spare: Callable[[], str | None],
+        sandbox: Mapping[str, object] | None = None,
+    ) -> Kernel:
+        """Return a kernel of a user, ready; start it if there is none.
+
+        Args:
+            user: the user.
+            kernel_type: the kernel type.
+            kernel_id: the kernel's id.
+            folder: the path of the working directory, not relative to ``root_dir``.
+            find_spare: returns the id of a kernel of the user that is ended if the user may have no
+                further one; None if there is none.
+            sandbox: the sandbox of the kernel; None for that of its user, if any.
+
+        Raises:
+            HTTPException: 429 or 503, as for ``start``.
+            KernelProtoError: as for ``KernelPool.get``.
+        """
+        options = await self._options(user, kernel_type, kernel_id)
+        options["cwd"] = folder
+        if sandbox is not None:
+            params = options.get("launch_params") or self.pool.launch_params
+            options["launch_params"] = sandboxed(params, sandbox)
+
+        async def get(*, wait: bool = False) -> Kernel:
+            full = len(self.pool.kernels(user.name)) >= self.max_kernels(user)
+            return await self.pool.get(
+                user.name,
+                name=kernel_id,
+                wait=wait,
+                replaces=find_spare() if full else None,
+                **options,
+            )
+
+        with logging_about(kernel_id=kernel_id):
+            if self.pool.find(kernel_id, user=user.name) is not None:
+                return await get()
+            facts = {"kernel_id": kernel_id, "kernel_type": kernel_type}
+            with auditing("kernel.start", **facts), span("start"):
+                self._check_start(user)
+                return await self._launch(user, kernel_id, get, in_queue=True, gone=None)
+
+    async def _options(self, user: User, kernel_type: str | None, kernel_id: str) -> StartOptions:
+        """Return the options of a start: limits; for an isolated user also sandbox and home."""
+        options = await self._limits.options(user, kernel_type)
+        options["kernel_type"] = kernel_type or None
+        options["kernel_id"] = kernel_id
+        if self._isolation is not None:
+            home = await self._isolation.home(user)
+            params = options.get("launch_params") or self.pool.launch_params
+            options["launch_params"] = self._isolation.launch_params(home, params)
+            options["env"] = user_variables(user, home)
+            options["cwd"] = home.path
+        return options
+
+    async def _launch(
+        self, user: User, kernel_id: str, get: _Get, *, in_queue: bool, gone: Gone | None
+    ) -> Kernel:
+        """Start a kernel with *get*, which may wait in the queue; return it when it is ready."""
+        began_at = time.monotonic()  # the clock of uvloop is coarse
+        if self._settings.queue_seconds and in_queue:
+            kernel = await self._wait_in_queue(get, user, kernel_id, gone)
+        else:
+            kernel = await get()
+        if self._settings.revoked_kernels == "shutdown":
+            kernel.start_task(self._end_with_access, user, kernel_id)
+        seconds = time.monotonic() - began_at
+        self._metrics.start_seconds.observe(seconds)
+        name = self.model(user, kernel_id).name
+        logger.info("a kernel of type %s is ready after %.3f s", name, seconds)
+        return kernel
+
+    def _check_start(self, user: User) -> None:
+        """Check that the server starts kernels, and count a start of a user."""
+        if self._drain.begun:
+            raise HTTPException(503, SHUTTING_DOWN)
+        self._count_start(user)
 
     async def interrupt(self, user: User, kernel: PooledKernel) -> None:
         """Interrupt a kernel from ``find``; raises as ``KernelPool.interrupt`` does."""

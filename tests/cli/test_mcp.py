@@ -17,11 +17,13 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 from mcp.types import ImageContent
 
+from kernelproto.launch.process.confinement import sandbox_fault
 from tests.cli.conftest import PROGRAM, environment
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="refused there")
 
 GUARD_SECONDS = 60
+NO_SANDBOX = sandbox_fault()
 
 FIGURE = """
 import matplotlib.pyplot as plt
@@ -31,6 +33,14 @@ plt.show()
 
 # Writes to descriptor 1, in the server's children as well, must not reach the client.
 NOISE = "import os; os.system('echo noise'); os.write(1, b'noise')"
+
+# Code in a sandbox can use uploaded files, and the client its files.
+COPY = """
+import os, shutil
+os.mkdir("out")
+shutil.copy("in/data.csv", "out")
+open("out/data.csv").read()
+"""
 
 # The server is the parent of the fork server, which is the parent of the kernel.
 KILL = """
@@ -81,6 +91,39 @@ async def test_conversation_over_stdio(tmp_path: Path) -> None:
             await run(client, "while True: pass")
         assert (await run(client, "x")).content[0].text == "1"
     assert left(tmp_path) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.usefixtures("no_leaks")
+@pytest.mark.skipif(NO_SANDBOX is not None, reason=str(NO_SANDBOX))
+async def test_sandboxed_conversation(tmp_path: Path) -> None:
+    async with connected(tmp_path, "--sandbox", "{}") as client:
+        await client.call_tool("upload", {"name": "in/data.csv", "content": "1,2"})
+        assert (await run(client, COPY)).content[0].text == "'1,2'"
+        read = await client.call_tool("download", {"name": "out/data.csv"})
+        assert read.content[0].text == "1,2"
+        (root,) = left(tmp_path)
+        assert not (await run(client, "1", conversation="other")).is_error
+        found = await run(client, f"import os; os.listdir({str(tmp_path / root)!r})")
+        assert found.content[0].text == "['default']"
+        connect = "import socket; socket.create_connection(('127.0.0.1', 22))"
+        assert "Error" in (await run(client, connect)).content[0].text
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "fault"),
+    [
+        ("{", " must be the settings of a sandbox in JSON: "),
+        ('{"net": 1}', " must be the settings of a sandbox in JSON: Object contains unknown field"),
+        ('{"uid": "200000-299999"}', ": uid must be one number"),
+    ],
+)
+def test_invalid_sandbox_is_refused(kernelproto, sandbox: str, fault: str) -> None:
+    done = kernelproto("mcp", "--sandbox", sandbox)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: --sandbox{fault}")
 
 
 @pytest.mark.anyio

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,14 @@ def test_only_abandoned_roots_are_removed(tmp_path: Path, monkeypatch) -> None:
             os.utime(folder, (0, time.time() - 3600))
         remove_abandoned()
         assert sorted(tmp_path.iterdir()) == sorted([Path(locked), other, young])
+
+
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root can give files to another user"
+)
+def test_files_belong_to_the_owner(tmp_path: Path) -> None:
+    with closing(Folders(str(tmp_path), Limits(), owner=12345)) as folders:
+        folders.make("c")
+        folders.write("c", "a/b.txt", b"")
+    made = [tmp_path / name for name in ("c", "c/a", "c/a/b.txt")]
+    assert [(path.stat().st_uid, path.stat().st_gid) for path in made] == [(12345, 12345)] * 3

@@ -209,6 +209,14 @@ async def test_large_outputs_are_saved_as_files(tools_of: Opened) -> None:
         ]
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_images_and_tables_that_are_too_large_together_are_saved(tools_of: Opened) -> None:
+    async with tools_of(media_bytes=len(PIXEL) + len('"<table>"') - 1) as tools:
+        result = await tools.result("run_code", code="show")
+        assert [block.type for block in result.content] == ["text", "image"]
+        assert "[output 2 (text/html) is the file outputs/1-2.html]" in tools.text(result)
+
+
 async def test_files_go_in_and_out(tools_of: Opened) -> None:
     data = base64.b64encode(bytes(range(256))).decode()
     async with tools_of() as tools:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.launch.process.sandbox import Sandbox
+from kernelproto.server.isolation import IsolationSettings
 from kernelproto.server.settings import Settings
 
 
@@ -67,3 +71,22 @@ def test_other_machines_need_authentication(host: str, is_reachable: bool) -> No
 def test_key_needs_a_certificate() -> None:
     with pytest.raises(InvalidSettings, match="certfile"):
         Settings(keyfile="key.pem")
+
+
+def test_mcp_and_isolated_users_are_refused() -> None:
+    isolation = IsolationSettings(uids="200000-299999", folder="/srv/homes")
+    with pytest.raises(InvalidSettings, match="mcp: the files of conversations belong to"):
+        Settings(isolate="users", isolation=isolation, mcp=True)
+
+
+@pytest.mark.parametrize(
+    "other", [{"mcp_kernels": ["python3"]}, {"mcp_dir": "/srv"}, {"mcp_sandbox": Sandbox()}]
+)
+def test_settings_of_mcp_without_mcp_are_refused(other: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSettings, match="set mcp = true as well"):
+        Settings(**other)
+
+
+def test_range_of_users_in_the_sandbox_of_mcp_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match=r"mcp_sandbox\.uid: set one number"):
+        Settings(mcp=True, mcp_sandbox=Sandbox(uid="200000-299999"))

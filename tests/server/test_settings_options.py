@@ -24,4 +24,5 @@ def test_secrets_and_tables_are_marked() -> None:
     assert [(key, option.variables) for key, option in OPTIONS.items() if option.table] == [
         ("isolation", []),
         ("limits", []),
+        ("mcp_sandbox", []),
     ]

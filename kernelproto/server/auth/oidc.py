@@ -17,9 +17,9 @@ import msgspec
 
 from kernelproto.exceptions import AuthenticatorUnavailable, InvalidSettings
 from kernelproto.interfaces import User, UserRequest
+from kernelproto.server.access_settings import is_loopback
 from kernelproto.server.auth.authenticators import token_of
 from kernelproto.server.auth.http_get import FAILURES, get, read_address, words
-from kernelproto.server.settings import is_loopback
 
 logger = logging.getLogger(__name__)
 

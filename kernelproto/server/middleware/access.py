@@ -52,12 +52,16 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
+class _Challenge(Exception):
+    """An unknown user must authenticate."""
+
+
 class Guard:
     """ASGI middleware: authenticate requests, and refuse those from pages of other origins.
 
-    Sets ``scope["user"]``. The response is 403 for unknown users, and for pages of other origins
-    that change something or open a WebSocket: a browser may send credentials, such as those for a
-    proxy, along with requests of any page.
+    Sets ``scope["user"]``. The response is 403 for unknown users (401 where clients expect this),
+    and 403 for pages of other origins that change something or open a WebSocket: a browser may send
+    credentials, such as those for a proxy, along with requests of any page.
 
     Args:
         app: the guarded application.
@@ -66,6 +70,7 @@ class Guard:
         refuse: returns the response to a refused request, given the request and the reason.
         allow_origins: the origins of other sites whose pages may use the server; ``"*"`` for all.
         public: the paths that need no authentication. Their routes have no user.
+        challenging: the paths where an unknown user gets 401, and the challenge to send a token.
     """
 
     def __init__(
@@ -77,12 +82,14 @@ class Guard:
         refuse: Callable[[Request, str], Response],
         allow_origins: Collection[str] = (),
         public: Collection[str] = (),
+        challenging: Collection[str] = (),
     ) -> None:
         self._app = app
         self._logins = logins
         self._access = access
         self._allow_origins = frozenset(origin.rstrip("/") for origin in allow_origins)
         self._public = frozenset(public)
+        self._challenging = frozenset(challenging)
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +109,10 @@ class Guard:
             headers = {"Retry-After": str(error.seconds)}
             await answer(scope, receive, send, error_response(429, str(error), headers))
             return
+        except _Challenge as challenge:
+            headers = {"WWW-Authenticate": "Bearer"}
+            await answer(scope, receive, send, error_response(401, str(challenge), headers))
+            return
         if refusal is None:
             name = scope["user"].name
             with logging_about(user=name), acting(name, address_of(scope)):
@@ -112,7 +123,11 @@ class Guard:
             await answer(scope, receive, send, error_response(403, refusal))
 
     async def _refusal(self, scope: MutableMapping[str, Any]) -> str | None:
-        """Return why the request is refused; if it is accepted, set the user and return None."""
+        """Return why the request is refused; if it is accepted, set the user and return None.
+
+        Raises:
+            _Challenge: the user is unknown, on a path that challenges.
+        """
         headers = Headers(scope=scope)
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
             with acting(None, address_of(scope)):
@@ -125,6 +140,8 @@ class Guard:
             request, address=address_of(scope), path=scope["path"]
         )
         if user is None:
+            if scope["type"] == "http" and path_in_app(scope) in self._challenging:
+                raise _Challenge("missing or unknown token: send 'Authorization: Bearer TOKEN'")
             return (
                 "missing or unknown token: send yours as 'Authorization: token ...' or ?token=..."
             )

@@ -14,10 +14,10 @@ from starlette.datastructures import Headers
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kernelproto.server.access_settings import BASE_URL
 from kernelproto.server.auth.authenticators import TrustedProxies
 from kernelproto.server.middleware.access import ADDRESS, answer, peer_of
 from kernelproto.server.responses import error_response
-from kernelproto.server.settings import BASE_URL
 
 _SCHEMES = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
 

@@ -22,6 +22,7 @@ from kernelproto.exceptions import InvalidSettings, KernelProtoError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import ENVIRONMENTS
 from kernelproto.pool import KernelPool
+from kernelproto.server.access_settings import is_loopback
 from kernelproto.server.app import create_app
 from kernelproto.server.auth.authenticators import hash_token
 from kernelproto.server.auth.from_settings import make_authenticator
@@ -31,7 +32,7 @@ from kernelproto.server.limits import warm_kernels
 from kernelproto.server.program.arguments import build_parser
 from kernelproto.server.program.checks import check_open_files, check_settings
 from kernelproto.server.program.compatibility import choose_protocols
-from kernelproto.server.settings import Settings, is_loopback
+from kernelproto.server.settings import Settings
 from kernelproto.server.settings_sources import load_settings, remove_secrets
 from kernelproto.server.telemetry.logs import configure_logging
 
@@ -135,8 +136,9 @@ async def serve(settings: Settings) -> None:
                 )
             )
             await tasks.start(_end_on_signal, server, pool, app.state.drain, settings.grace_seconds)
-            _announce(listener, settings, token)
-            await server.serve(sockets=[listener])
+            async with app.router.lifespan_context(app):
+                _announce(listener, settings, token)
+                await server.serve(sockets=[listener])
 
 
 def new_token(user: str) -> tuple[str, list[str]]:

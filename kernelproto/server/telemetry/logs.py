@@ -82,6 +82,7 @@ def configure_logging(log_format: LogFormat, audit_file: str | None = None) -> N
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs the ids of sessions
     if audit_file is None:
         return
     try:

@@ -73,6 +73,15 @@ async def test_token_decides(token: str, status: int, text: str) -> None:
     assert text in response.text
 
 
+async def test_unknown_user_is_challenged_where_clients_expect_it() -> None:
+    app = guarded(challenging=["/mcp"])
+    response = await request(app, "POST", "/mcp", authorization="Bearer unknown")
+    assert (response.status_code, response.headers["www-authenticate"]) == (401, "Bearer")
+    assert (await request(app, "POST", "/mcp", authorization="Bearer ada")).status_code == 200
+    foreign = {"authorization": "Bearer ada", "origin": "http://other.test"}
+    assert (await request(app, "POST", "/mcp", **foreign)).status_code == 403
+
+
 async def test_request_without_a_token_is_refused() -> None:
     assert (await request(guarded())).status_code == 403
 

@@ -1,0 +1,1 @@
+"""The Model Context Protocol for the users of the server; needs the extra ``mcp``."""
