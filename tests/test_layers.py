@@ -29,6 +29,7 @@ LAYERS = {
     "transport": 3,
     "client": 4,
     "launch": 4,
+    "remote": 5,
     "supervise": 5,
     "testing": 5,
     "fanout": 6,
@@ -126,6 +127,9 @@ PURE = (
     "kernelproto/notebook/repair.py",
     "kernelproto/notebook/result.py",
     "kernelproto/notebook/widgets.py",
+    "kernelproto/remote/events.py",
+    "kernelproto/remote/failures.py",
+    "kernelproto/remote/models.py",
 )
 IMPURE_MODULES = {"anyio", "os", "random", "secrets", "socket", "threading", "time", "uuid"}
 IMPURE_CALLS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}

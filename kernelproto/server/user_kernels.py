@@ -121,6 +121,8 @@ class UserKernels:
         *,
         replaces: str | None = None,
         gone: Gone | None = None,
+        folder: str | None = None,
+        on_ready: Callable[[Kernel], object] | None = None,
     ) -> KernelModel:
         """Start a kernel for a user, or find the kernel that the request names.
 
@@ -134,6 +136,8 @@ class UserKernels:
                 both. It is not ended for a request that the server would refuse anyway.
             gone: waits for the client to disconnect, which ends a wait in the queue. The wait lasts
                 at most ``queue_seconds``.
+            folder: the kernel's working directory; None means that of the request.
+            on_ready: called with the new kernel.
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
@@ -157,7 +161,8 @@ class UserKernels:
                 raise HTTPException(503, SHUTTING_DOWN)
             self._count_start(user)
             limits = await self._limits.options(user, kernel_type)
-            folder = await find_folder(self._settings.root_dir, request.path or "", env)
+            if folder is None:
+                folder = await find_folder(self._settings.root_dir, request.path or "", env)
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)
@@ -179,6 +184,8 @@ class UserKernels:
                 kernel = await self._wait_in_queue(get, user, kernel_id, gone)
             else:
                 kernel = await get()
+            if on_ready is not None:
+                on_ready(kernel)
             if self._settings.revoked_kernels == "shutdown":
                 kernel.start_task(self._end_with_access, user, kernel_id)
             seconds = time.monotonic() - began_at

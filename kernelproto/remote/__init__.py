@@ -1,0 +1,1 @@
+"""A client of kernelproto's server, for programs that run code on another machine."""
