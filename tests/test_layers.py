@@ -74,6 +74,7 @@ CONFINED = {
         "kernelproto/server/auth/http_get.py",
         "kernelproto/server/program/protocols.py",
     ),
+    "httpx": ("kernelproto/remote/",),
     "jwt": ("kernelproto/server/auth/oidc.py",),
     "opentelemetry": ("kernelproto/server/telemetry/tracing.py",),
     "prometheus_client": ("kernelproto/server/telemetry/metrics.py",),

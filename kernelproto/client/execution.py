@@ -244,6 +244,10 @@ class Execution:
     def let_go(self) -> None:
         """Expect no more messages from the kernel."""
         self._sender.forget_execution(self)
+        self.note_loss()
+
+    def note_loss(self) -> None:
+        """Take note that an output is missing."""
         self._buffer.complete = False
 
     def receive(self, event: Event) -> None:
