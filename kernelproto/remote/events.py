@@ -303,7 +303,9 @@ def _encode_tolerantly(value: msgspec.Struct) -> bytes:
         return tolerant_json.encode(value)
     except LocalProtocolError:
         text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False)
-        return tolerant_json.encode(tolerant_json.decode(text.encode(errors="replace"), dict))
+        return tolerant_json.encode(
+            tolerant_json.decode(text.encode(errors="replace"), dict[str, Any])
+        )
 
 
 def _event(msg_type: str, content: Any, timestamp: int) -> Event:
@@ -345,7 +347,7 @@ def decode_line(line: bytes) -> dict[str, Any]:
     Raises:
         MalformedMessage: the line is not an event.
     """
-    event: dict[str, Any] = tolerant_json.decode(line, dict)
+    event = tolerant_json.decode(line, dict[str, Any])
     if not isinstance(event.get("type"), str):
         raise MalformedMessage("the event has no type")
     return event

@@ -3,8 +3,8 @@
 The events become messages of a kernel again, so an Execution over HTTP is the same as any other.
 
 If the connection is lost, the request is sent again with the same Idempotency-Key. The server then
-sends the events from the first one; those that have been received before are skipped. This goes on
-for RECONNECT_SECONDS without an event.
+sends the events from the first one; those that have been received before are skipped. After
+RECONNECT_SECONDS without a connection that works, the execution fails.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class ExecutionRequest:
         try:
             with anyio.CancelScope() as self._reading:
                 while True:
-                    before = receiver.seen
+                    before, began_at = receiver.seen, anyio.current_time()
                     try:
                         await self._read(receiver, task_status)
                         return
@@ -147,7 +147,8 @@ class ExecutionRequest:
                         ):
                             raise
                         now = anyio.current_time()
-                        if receiver.seen > before or deadline == math.inf:
+                        worked = receiver.seen > before or now > began_at + RECONNECT_SECONDS
+                        if worked or deadline == math.inf:
                             deadline, pause = now + RECONNECT_SECONDS, _FIRST_PAUSE_SECONDS
                         if now > deadline:
                             raise
