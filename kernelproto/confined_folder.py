@@ -26,6 +26,9 @@ _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSED_ON_EXEC
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _CLOSED_ON_EXEC  # a pipe must not block
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSED_ON_EXEC
 
+# Windows cannot open a file relative to a folder.
+HAS_CONFINED_FOLDERS = os.open in os.supports_dir_fd
+
 _TEMPORARY = ".kernelproto-"
 
 _LONGEST_NAME = 1000
@@ -85,24 +88,39 @@ class ConfinedFolder:
         found = list(islice(_walk(self._descriptor), most + 1))
         return sorted(found[:most]), len(found) > most
 
+    def copy(self) -> ConfinedFolder:
+        """Return the same folder, which stays open when this one is closed."""
+        copy = object.__new__(ConfinedFolder)
+        copy._descriptor = os.dup(self._descriptor)
+        return copy
+
     def read(self, name: str, *, offset: int = 0, length: int) -> Part:
         """Read a part of a file; an offset beyond its end gives an empty part.
 
         Raises:
             Refused: the file cannot be read, or is not a regular file.
         """
+        file = self.open_file(name)
+        try:
+            with refusing(name):
+                return Part(file.read(offset, length), file.size)
+        finally:
+            file.close()
+
+    def open_file(self, name: str) -> OpenFile:
+        """Open a file for reading.
+
+        Raises:
+            Refused: the file cannot be read, or is not a regular file; NoSuchFile if it does not
+                exist.
+        """
         *folders, last = split_name(name)
         with self._opened(folders) as folder, refusing(name):
-            descriptor = os.open(last, _READ, dir_fd=folder)
-            try:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise Refused(f"{name!r} is not a regular file")
-                with os.fdopen(descriptor, "rb", closefd=False) as file:
-                    file.seek(offset)
-                    return Part(file.read(length), status.st_size)
-            finally:
-                os.close(descriptor)
+            file = OpenFile(os.open(last, _READ, dir_fd=folder))
+            if not file.is_regular:
+                file.close()
+                raise Refused(f"{name!r} is not a regular file")
+            return file
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, and make its subfolders; a file of this name is replaced.
@@ -110,8 +128,12 @@ class ConfinedFolder:
         Raises:
             Refused: the file cannot be written.
         """
-        with self.new_file(name) as file:
+        file = self.new_file(name)
+        try:
             file.write(data)
+            file.commit()
+        finally:
+            file.abort()
 
     def new_file(self, name: str) -> NewFile:
         """Begin to write a file, and make its subfolders.
@@ -151,10 +173,40 @@ class ConfinedFolder:
                 os.close(descriptor)
 
 
-class NewFile:
-    """A file that is being written; it gets its name at the end of the block.
+class OpenFile:
+    """A file that is open for reading.
 
-    If the block raises an exception, the file is removed.
+    Args:
+        descriptor: its descriptor.
+
+    Attributes:
+        is_regular: whether it is a regular file.
+        size: its size in bytes, when it was opened.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        status = os.fstat(descriptor)
+        self.is_regular = stat.S_ISREG(status.st_mode)
+        self.size = status.st_size
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return a part; it is shorter at the end of the file.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        with os.fdopen(self._descriptor, "rb", closefd=False) as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+class NewFile:
+    """A file that is being written; ``commit`` gives it its name, ``abort`` removes it.
 
     Args:
         folder: the descriptor of its folder.
@@ -172,23 +224,7 @@ class NewFile:
         self._file = os.fdopen(os.open(self._temporary, _CREATE, 0o600, dir_fd=folder), "wb")
         _give_to_owner(self._file.fileno(), folder)
         self._folder = os.dup(folder)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        try:
-            with refusing(self._name):
-                try:
-                    self._file.close()
-                    if exc_type is None:
-                        folder = self._folder
-                        os.rename(self._temporary, self._last, src_dir_fd=folder, dst_dir_fd=folder)
-                finally:
-                    with suppress(FileNotFoundError):
-                        os.unlink(self._temporary, dir_fd=self._folder)
-        finally:
-            os.close(self._folder)
+        self._ended = False
 
     def write(self, data: bytes | bytearray) -> None:
         """Write data at the end of the file.
@@ -198,6 +234,35 @@ class NewFile:
         """
         with refusing(self._name):
             self._file.write(data)
+
+    def commit(self) -> None:
+        """Give the file its name; a file of this name is replaced.
+
+        Raises:
+            Refused: the file cannot be written; it is removed.
+        """
+        try:
+            with refusing(self._name):
+                self._file.close()
+                folder = self._folder
+                os.rename(self._temporary, self._last, src_dir_fd=folder, dst_dir_fd=folder)
+                self._end()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """Remove the file, unless it has its name."""
+        if self._ended:
+            return
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            os.unlink(self._temporary, dir_fd=self._folder)
+        self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        os.close(self._folder)
 
 
 def split_name(name: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, suppress
+from urllib.parse import quote
 
 import anyio
 import httpx
@@ -16,15 +17,18 @@ from kernelproto.client.execution import Execution, ExecutionOptions
 from kernelproto.client.page import Displays
 from kernelproto.client.stopping import OnTimeout
 from kernelproto.concurrency.task_groups import background_tasks
+from kernelproto.confined_folder import Refused, split_name
 from kernelproto.exceptions import LocalProtocolError
 from kernelproto.remote.exceptions import RemoteServerError
 from kernelproto.remote.execution import ExecutionRequest
-from kernelproto.remote.models import ContextModel, ContextRequest, ExecuteRequest
+from kernelproto.remote.models import ContextModel, ContextRequest, ExecuteRequest, FileList
 from kernelproto.remote.requests import START_TIMEOUT, TIMEOUT, Requests, decoded
 from kernelproto.wire import content
 
 # How long the end of a block waits for the server to end the context.
 _ENDING_SECONDS = 10.0
+
+_RANGE_NOT_SATISFIABLE = 416
 
 
 class RemoteContext:
@@ -115,6 +119,61 @@ class RemoteContext:
         """Replace the process of the kernel: the variables are lost. Raises as ``model`` does."""
         path = f"{self._path}/restart"
         return decoded(await self._requests.send("POST", path, phases=START_TIMEOUT), ContextModel)
+
+    async def files(self) -> FileList:
+        """Return the files in the working directory; raises as ``model`` does."""
+        return decoded(await self._requests.send("GET", f"{self._path}/files"), FileList)
+
+    async def upload(self, name: str, data: bytes) -> None:
+        """Write a file in the working directory; a file of this name is replaced.
+
+        Args:
+            name: its path, relative to the working directory; missing folders are made.
+            data: its content, at most 64 MiB.
+
+        Raises:
+            LocalProtocolError: the name is not allowed.
+            RemoteServerError: as ``model`` raises; 400, the file cannot be written; 413, the file
+                is too large, or there are too many.
+        """
+        await self._requests.send("PUT", self._file(name), data)
+
+    async def download(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
+        """Return a file in the working directory, or a part of it.
+
+        Args:
+            name: its path, relative to the working directory.
+            offset: the begin of the part; at the end of the file or beyond, the part is empty.
+            length: the length of the part, which may be shorter; None means the rest.
+
+        Raises:
+            LocalProtocolError: the name is not allowed.
+            RemoteServerError: as ``model`` raises; 400, the file cannot be read. ContextNotFound
+                also means that there is no such file.
+        """
+        if not offset and length is None:
+            return await self._requests.send("GET", self._file(name))
+        if length == 0:
+            return b""
+        last = "" if length is None else offset + length - 1
+        headers = {"Range": f"bytes={offset}-{last}"}
+        try:
+            return await self._requests.send("GET", self._file(name), headers=headers)
+        except RemoteServerError as error:
+            if error.status == _RANGE_NOT_SATISFIABLE:
+                return b""
+            raise
+
+    async def remove_file(self, name: str) -> None:
+        """Remove a file in the working directory; raises as ``download`` does."""
+        await self._requests.send("DELETE", self._file(name))
+
+    def _file(self, name: str) -> str:
+        try:
+            split_name(name)
+        except Refused as refusal:
+            raise LocalProtocolError(str(refusal)) from None
+        return f"{self._path}/files/{quote(name, safe='')}"
 
     async def end(self) -> None:
         """End the context; raises as ``model`` does."""

@@ -102,6 +102,30 @@ class InterruptRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields
     idempotency_key: Key | None = None
 
 
+class FileModel(msgspec.Struct):
+    """A file of a context.
+
+    Args:
+        name: its path, relative to the working directory of the context.
+        size: its size, in bytes.
+    """
+
+    name: str
+    size: int
+
+
+class FileList(msgspec.Struct):
+    """The files of a context.
+
+    Args:
+        files: the files, by name.
+        complete: whether these are all; a long list is cut.
+    """
+
+    files: list[FileModel]
+    complete: bool
+
+
 class ErrorModel(msgspec.Struct):
     """The body of a response with an error.
 

@@ -42,6 +42,7 @@ class Requests:
         path: str,
         content: bytes = b"",
         *,
+        headers: Mapping[str, str] | None = None,
         phases: httpx.Timeout = TIMEOUT,
     ) -> bytes:
         """Send a request and return the body of the response.
@@ -50,13 +51,16 @@ class Requests:
             method: the method.
             path: the path on the server.
             content: the body of the request.
+            headers: further headers.
             phases: the time limits of its phases.
 
         Raises:
             RemoteServerError: the server has refused the request, or cannot be reached.
         """
         try:
-            async with self.stream(method, path, content, phases=phases) as response:
+            async with self.stream(
+                method, path, content, headers=headers, phases=phases
+            ) as response:
                 data = await response.aread()
         except httpx.TransportError as error:
             raise unreachable(error) from error

@@ -108,8 +108,8 @@ def create_app(
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.allow_origins,
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "X-XSRFToken"],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "Range", "X-XSRFToken"],
     )
     # The first is the outermost. CORS precedes Guard: browsers send no token with a preflight.
     middleware = [

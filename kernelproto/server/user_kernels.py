@@ -121,7 +121,7 @@ class UserKernels:
         *,
         replaces: str | None = None,
         gone: Gone | None = None,
-        folder: str | None = None,
+        find: Callable[[str], Awaitable[str]] | None = None,
         on_ready: Callable[[Kernel], object] | None = None,
     ) -> KernelModel:
         """Start a kernel for a user, or find the kernel that the request names.
@@ -136,7 +136,8 @@ class UserKernels:
                 both. It is not ended for a request that the server would refuse anyway.
             gone: waits for the client to disconnect, which ends a wait in the queue. The wait lasts
                 at most ``queue_seconds``.
-            folder: the kernel's working directory; None means that of the request.
+            find: returns the kernel's working directory, given the root folder; None means to
+                search the path of the request.
             on_ready: called with the new kernel.
 
         Raises:
@@ -161,8 +162,10 @@ class UserKernels:
                 raise HTTPException(503, SHUTTING_DOWN)
             self._count_start(user)
             limits = await self._limits.options(user, kernel_type)
-            if folder is None:
-                folder = await find_folder(self._settings.root_dir, request.path or "", env)
+            root = self._settings.root_dir
+            if find is None:
+                find = partial(find_folder, path=request.path or "", env=env)
+            folder = await find(root)
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)

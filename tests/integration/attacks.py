@@ -162,6 +162,16 @@ def traversal(random: Random, target: Target) -> Attack:
     return Attack(request=request("GET", path, target.token), statuses=[404])
 
 
+def file_outside(random: Random, target: Target) -> Attack:
+    names = ["..", "../users.toml", "..%2fusers.toml", "a/../../users.toml", "%2fetc%2fpasswd"]
+    names += ["/etc/passwd", "a%00b", "x" * 2000, "/".join(["a"] * 3000), "..%5cusers.toml", "."]
+    names += ["", "a//b", "%ff" * 100 + "/../x"]
+    path = f"/api/contexts/{target.kernel_id}/files/{random.choice(names)}"
+    method = random.choice(["GET", "PUT", "DELETE"])
+    body = random.randbytes(100) if method == "PUT" else b""
+    return Attack(request=request(method, path, target.token, body=body), statuses=[400])
+
+
 def injected_header(random: Random, target: Target) -> Attack:
     forged = random.choice(["%0d%0aX-Injected: 1", "%0aX-Injected:%201", "%E5%98%8AX-Injected:1"])
     match random.randrange(4):
@@ -347,6 +357,7 @@ HTTP_ATTACKS: list[Kind] = [
     bad_token,
     other_users_kernel,
     traversal,
+    file_outside,
     injected_header,
     large_head,
     broken_json,

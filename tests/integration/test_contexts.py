@@ -6,6 +6,8 @@ While a server runs, the stall oracle asks it for /healthz, and fails the test a
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,13 +19,13 @@ pytestmark = pytest.mark.usefixtures("no_leaks")
 
 LARGE = """
 from IPython.display import publish_display_data as show
-show({"application/json": [[]] * 4_000_000}, {})
-show({f"a/{number}": "" for number in range(700_000)}, {})
-show({"image/png": "A" * 12 * 2**20}, {})
-print("x" * 12 * 2**20)
+show({"application/json": [[]] * 2_000_000}, {})
+show({f"a/{number}": "" for number in range(300_000)}, {})
+show({"image/png": "A" * 4 * 2**20}, {})
+print("x" * 4 * 2**20)
 show({"text/plain": "\\n" * 1_000_000}, {})
 """
-FLOOD = "for number in range(20_000): print(number, flush=True)"
+FLOOD = "for number in range(3_000): print(number, flush=True)"
 
 
 def start(client: httpx.Client, **request: object) -> str:
@@ -40,8 +42,12 @@ def execute(client: httpx.Client, context: str, code: str, **options: Any) -> li
 
 
 @pytest.mark.parametrize("program", LOOPS)
-def test_users_and_their_outputs(program: list[str]) -> None:
-    with serving(program) as server, server.client("ada") as ada, server.client("bob") as bob:
+def test_users_and_their_outputs_and_files(program: list[str], tmp_path: Path) -> None:
+    with (
+        serving(program, root_dir=tmp_path) as server,
+        server.client("ada") as ada,
+        server.client("bob") as bob,
+    ):
         contexts = {}
         for client, name in ((ada, "ada"), (bob, "bob")):
             contexts[name] = start(client, language="python")
@@ -55,13 +61,24 @@ def test_users_and_their_outputs(program: list[str]) -> None:
 
         flood = execute(ada, contexts["ada"], FLOOD)
         printed = "".join(event["text"] for event in flood if event["type"] == "stdout")
-        assert printed.split() == [str(number) for number in range(20_000)]
+        assert printed.split() == [str(number) for number in range(3_000)]
 
         body = {"code": WORK}
         with ada.stream("POST", f"{contexts['ada']}/execute", json=body) as response:
             assert "working" in next(response.iter_lines())
         # The client has left: the code is interrupted, and the next runs.
         assert execute(ada, contexts["ada"], "name", timeout=60)[0]["text"] == "'ada'"
+
+        path = f"{contexts['ada']}/files"
+        data = os.urandom(2**20) * 30
+        assert ada.put(f"{path}/large", content=data).status_code == 204
+        assert ada.get(f"{path}/large").content == data
+        assert ada.get(f"{path}/large", headers={"range": "bytes=-9"}).content == data[-9:]
+        bytewise = ada.put(f"{path}/bytewise", content=(b"x" for _ in range(3000)))
+        assert bytewise.status_code == 204
+        size = "import os; os.path.getsize('bytewise')"
+        assert execute(ada, contexts["ada"], size)[0]["text"] == "3000"
+        assert bob.get(f"{path}/large").status_code == 404
 
 
 @pytest.mark.parametrize("program", LOOPS[:1])
@@ -78,4 +95,4 @@ def test_large_outputs_delay_no_other_client(program: list[str]) -> None:
             "number_of_executions",
             "end_of_execution",
         ]
-        assert len(events[1]["extra"]) == 700_000
+        assert len(events[1]["extra"]) == 300_000

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from kernelproto import LocalProtocolError, MalformedMessage
-from kernelproto.remote import RemoteServer, RemoteServerError, connect_server
+from kernelproto.remote import ContextNotFound, RemoteServer, RemoteServerError, connect_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -51,6 +51,33 @@ async def test_life_of_a_context(serving, tmp_path) -> None:
         assert await remote.contexts() == []
         async with remote.run_context() as context:  # a block may end its context itself
             await context.end()
+
+
+async def test_files(serving, tmp_path) -> None:
+    settings = {"root_dir": str(tmp_path)}
+    async with (
+        serving(settings) as server,
+        connected(server) as remote,
+        remote.run_context() as context,
+    ):
+        await context.upload("a b/caf\u00e9?.txt", b"0123456789")
+        (file,) = (await context.files()).files
+        assert (file.name, file.size) == ("a b/caf\u00e9?.txt", 10)
+        assert await context.download(file.name) == b"0123456789"
+        assert await context.download(file.name, offset=2, length=3) == b"234"
+        assert await context.download(file.name, offset=8) == b"89"
+        assert await context.download(file.name, offset=10) == b""
+        assert await context.download(file.name, length=0) == b""
+        await context.remove_file(file.name)
+        with pytest.raises(ContextNotFound, match="does not exist"):
+            await context.download(file.name)
+        for name in ("../x", "/x", "", "."):
+            with pytest.raises(LocalProtocolError, match="is not a name of a file"):
+                await context.upload(name, b"")
+        (tmp_path / "link").symlink_to(tmp_path)
+        with pytest.raises(RemoteServerError, match="symbolic link") as caught:
+            await context.download("link")
+        assert caught.value.status == 400
 
 
 async def test_lost_outputs_are_noted() -> None:

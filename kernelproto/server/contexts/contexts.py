@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import anyio
+from anyio import to_thread
 from starlette.exceptions import HTTPException
 
+from kernelproto.confined_folder import HAS_CONFINED_FOLDERS, ConfinedFolder, Refused
 from kernelproto.interfaces import KernelAttributes, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import PooledKernel
@@ -36,11 +38,13 @@ class Context(NamedTuple):
         language: its programming language.
         kernel: its kernel.
         runs: its executions.
+        folder: its working directory; None if this system cannot confine files.
     """
 
     language: str
     kernel: Kernel
     runs: Runs
+    folder: ConfinedFolder | None
 
 
 class Contexts:
@@ -86,17 +90,30 @@ class Contexts:
             check_path(path)
         except ValueError as error:
             raise HTTPException(400, f"cwd: {error}") from None
-        folder = await find_existing_folder(self._settings.root_dir, path)
         kernel_id = chosen_id(None)
+        opened: list[ConfinedFolder] = []
 
         def register(kernel: Kernel) -> None:
             settings = self._settings
             runs = Runs(kernel, limit=settings.send_buffer_bytes, seconds=settings.replay_seconds)
-            self._contexts[user.name, kernel_id] = Context(language, kernel, runs)
-            kernel.start_task(self._forget_at_end, (user.name, kernel_id))
+            context = Context(language, kernel, runs, opened.pop() if opened else None)
+            self._contexts[user.name, kernel_id] = context
+            kernel.start_task(self._forget_at_end, (user.name, kernel_id), context)
+
+        async def find(root: str) -> str:
+            folder = await find_existing_folder(root, path)
+            if HAS_CONFINED_FOLDERS:  # before code of the kernel can replace the folder
+                opened.append(await to_thread.run_sync(ConfinedFolder, folder))
+            return folder
 
         wanted = KernelRequest(name=kernel_type, kernel_id=kernel_id, env=env)
-        await self._user_kernels.start(user, wanted, gone=gone, folder=folder, on_ready=register)
+        try:
+            await self._user_kernels.start(user, wanted, gone=gone, find=find, on_ready=register)
+        except Refused as refusal:
+            raise HTTPException(400, f"cwd: {refusal}") from None
+        finally:
+            for folder in opened:
+                folder.close()
         return self.model(user, kernel_id)
 
     def models(self, user: User) -> list[ContextModel]:
@@ -121,11 +138,24 @@ class Contexts:
             raise HTTPException(404, f"there is no context {context_id[:100]}")
         return context
 
-    async def _forget_at_end(self, key: tuple[str, str]) -> None:
+    def folder(self, user: User, context_id: str) -> ConfinedFolder:
+        """Return the working directory of a context, which the caller closes.
+
+        Raises:
+            HTTPException: 404, the user has no such context; 501, this system cannot confine files.
+        """
+        folder = self.find(user, context_id).folder
+        if folder is None:
+            raise HTTPException(501, "the system of this server cannot confine files to a folder")
+        return folder.copy()
+
+    async def _forget_at_end(self, key: tuple[str, str], context: Context) -> None:
         try:
             await anyio.sleep_forever()
         finally:
             self._contexts.pop(key, None)
+            if context.folder is not None:
+                context.folder.close()
 
     async def _choose(self, request: ContextRequest) -> tuple[str, str]:
         """Return the kernel type for a request, and its language."""

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from kernelproto.confined_folder import ConfinedFolder
 from kernelproto.remote.models import (
     MOST_KEY_CHARACTERS,
     ContextRequest,
@@ -17,6 +18,7 @@ from kernelproto.remote.models import (
 )
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.contexts.contexts import Context, Contexts
+from kernelproto.server.contexts.files import FileDownload, Files, byte_range
 from kernelproto.server.contexts.stream import NDJSON, SSE, ExecutionStream
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import user_request
@@ -51,6 +53,7 @@ class ContextRoutes:
         self._access = access
         self._drain = drain
         self._max_body_bytes = max_body_bytes
+        self._files = Files()
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -63,6 +66,10 @@ class ContextRoutes:
             Route(f"{one}/execute", self._execute, methods=["POST"]),
             Route(f"{one}/interrupt", self._interrupt, methods=["POST"]),
             Route(f"{one}/restart", self._restart, methods=["POST"]),
+            Route(f"{one}/files", self._list_files, methods=["GET"]),
+            Route(f"{one}/files/{{name:path}}", self._download, methods=["GET"]),
+            Route(f"{one}/files/{{name:path}}", self._upload, methods=["PUT"]),
+            Route(f"{one}/files/{{name:path}}", self._remove_file, methods=["DELETE"]),
         ]
 
     async def _list(self, request: Request) -> Response:
@@ -131,6 +138,34 @@ class ContextRoutes:
             ),
             drain=self._drain,
         )
+
+    async def _list_files(self, request: Request) -> Response:
+        with self._folder(request) as folder:
+            return json_response(await self._files.files(folder))
+
+    async def _download(self, request: Request) -> Response:
+        with self._folder(request) as folder:
+            file = await self._files.open(folder, request.path_params["name"])
+        try:
+            part = byte_range(request.headers.get("range"), file.size)
+        except HTTPException:
+            file.close()
+            raise
+        return FileDownload(file, part)
+
+    async def _upload(self, request: Request) -> Response:
+        name: str = request.path_params["name"]
+        with self._folder(request) as folder:
+            await self._files.upload(request.path_params["context_id"], folder, name, request)
+        return Response(status_code=204)
+
+    async def _remove_file(self, request: Request) -> Response:
+        with self._folder(request) as folder:
+            await self._files.remove(folder, request.path_params["name"])
+        return Response(status_code=204)
+
+    def _folder(self, request: Request) -> ConfinedFolder:
+        return self._contexts.folder(request.user, request.path_params["context_id"])
 
     def _find(self, request: Request) -> Context:
         return self._contexts.find(request.user, request.path_params["context_id"])
