@@ -147,7 +147,11 @@ class Error(Event, frozen=True, tag="error"):
 
 
 class NumberOfExecutions(Event, frozen=True, tag="number_of_executions"):
-    """The kernel's number for the execution, once it has ended."""
+    """The kernel's number for the execution, once it has ended.
+
+    Args:
+        execution_count: the number.
+    """
 
     execution_count: int
 

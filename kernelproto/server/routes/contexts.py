@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.metadata import version
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -19,6 +20,7 @@ from kernelproto.remote.models import (
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.contexts.contexts import Context, Contexts
 from kernelproto.server.contexts.files import FileDownload, Files, byte_range
+from kernelproto.server.contexts.openapi import document
 from kernelproto.server.contexts.stream import NDJSON, SSE, ExecutionStream
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import user_request
@@ -59,6 +61,7 @@ class ContextRoutes:
         """Return the routes."""
         one = f"{CONTEXTS}/{{context_id}}"
         return [
+            Route("/api/openapi.json", self._describe, methods=["GET"]),
             Route(CONTEXTS, self._list, methods=["GET"]),
             Route(CONTEXTS, self._start, methods=["POST"]),
             Route(one, self._show, methods=["GET"]),
@@ -71,6 +74,9 @@ class ContextRoutes:
             Route(f"{one}/files/{{name:path}}", self._upload, methods=["PUT"]),
             Route(f"{one}/files/{{name:path}}", self._remove_file, methods=["DELETE"]),
         ]
+
+    async def _describe(self, request: Request) -> Response:
+        return json_response(document(version("kernelproto"), request.scope.get("root_path", "")))
 
     async def _list(self, request: Request) -> Response:
         return json_response(self._contexts.models(request.user))
