@@ -41,9 +41,26 @@ class Body(httpx.AsyncByteStream):
         raise StopAsyncIteration
 
 
-async def put(client: httpx.AsyncClient, path: str, parts: list[bytes]) -> int:
+class SlowBody(Body):
+    """A body whose end does not arrive yet."""
+
+    def __init__(self) -> None:
+        super().__init__([b"x" * 300_000])
+        self.arrived = anyio.Event()
+        self.may_end = anyio.Event()
+
+    async def __anext__(self) -> bytes:
+        try:
+            return await super().__anext__()
+        except StopAsyncIteration:
+            self.arrived.set()
+            await self.may_end.wait()
+            raise
+
+
+async def put(client: httpx.AsyncClient, path: str, body: list[bytes] | Body) -> int:
     request = client.build_request("PUT", path)
-    request.stream = Body(parts)
+    request.stream = Body(body) if isinstance(body, list) else body
     return (await client.send(request)).status_code
 
 
@@ -160,29 +177,22 @@ async def test_uploads_are_limited(serving, root: Path, monkeypatch) -> None:
 @pytest.mark.anyio
 async def test_slow_uploads_end_and_are_limited(serving, root: Path, monkeypatch) -> None:
     monkeypatch.setattr(files, "MOST_UPLOADS", 1)
-    arrived, may_end = anyio.Event(), anyio.Event()
+    statuses = []
 
-    async def slow():
-        yield b"x" * 300_000
-        arrived.set()
-        await may_end.wait()
+    async def upload(path: str, body: Body) -> None:
+        statuses.append(await put(ada, path, body))
 
     async with serving({"root_dir": str(root)}) as server, server.client("ada") as ada:
         path = await start(ada)
-        statuses = []
-
-        async def upload(name: str) -> None:
-            statuses.append((await ada.put(f"{path}/{name}", content=slow())).status_code)
-
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(upload, "a")
-            await arrived.wait()
-            assert (await ada.put(f"{path}/b", content=b"")).status_code == 429
+            body = SlowBody()
+            tasks.start_soon(upload, f"{path}/a", body)
+            await body.arrived.wait()
+            assert await put(ada, f"{path}/b", []) == 429
             assert (await ada.get(path)).json()["files"] == []  # no half of a file
-            may_end.set()
+            body.may_end.set()
         monkeypatch.setattr(files, "UPLOAD_SECONDS", 0.01)
-        may_end = anyio.Event()
-        await upload("c")
+        await upload(f"{path}/c", SlowBody())
         assert statuses == [204, 408]
         assert os.listdir(root / "here") == ["a"]
 
