@@ -16,6 +16,7 @@ EXTRAS = {
     "oidc": ("jwt",),
     "papermill": ("nbclient", "nbformat", "papermill"),
     "remote": ("aiohttp", "fsspec"),
+    "remote-client": ("httpx",),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),
     "trio": ("trio",),
 }

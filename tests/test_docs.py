@@ -26,6 +26,7 @@ from kernelproto import (
     notebook,
     pool,
     registry,
+    remote,
     server,
     testing,
     wire,
@@ -273,7 +274,7 @@ def test_every_option_of_nbclient_is_in_the_tables() -> None:
 
 
 def test_everything_public_is_in_the_reference() -> None:
-    modules = (kernelproto, launch, notebook, pool, registry, server, testing, wire)
+    modules = (kernelproto, launch, notebook, pool, registry, remote, server, testing, wire)
     reference = "".join(
         page.read_text("utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")
     )

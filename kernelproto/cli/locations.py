@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from kernelproto.cli.errors import CliError
 from kernelproto.cli.table import printable
-from kernelproto.remote import check_url, display_url, is_url
+from kernelproto.urls import check_url, display_url, is_url
 
 # A URL is text, because a path would lose one of its slashes.
 Location: TypeAlias = Path | str

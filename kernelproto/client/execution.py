@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
@@ -47,7 +47,12 @@ _READS_BETWEEN_CHECKPOINTS = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionOptions:
-    """The arguments of ``execute`` that are not sent to the kernel."""
+    """The arguments of ``execute`` that are not sent to the kernel.
+
+    Args:
+        on_output: called with the message of each output, instead of decoding and keeping it; must
+            not raise. The result has no outputs then. No argument of ``execute``.
+    """
 
     on_input: OnInput | None = None
     subshell_id: str | None = None
@@ -55,6 +60,7 @@ class ExecutionOptions:
     on_timeout: OnTimeout = "raise"
     idle_timeout: float | None = None
     interrupt_on_cancel: bool = False
+    on_output: Callable[[Message], None] | None = None
 
 
 class ExecutionSender(Stopper, Protocol):
@@ -243,6 +249,10 @@ class Execution:
     def let_go(self) -> None:
         """Expect no more messages from the kernel."""
         self._sender.forget_execution(self)
+        self.note_loss()
+
+    def note_loss(self) -> None:
+        """Take note that an output is missing."""
         self._buffer.complete = False
 
     def receive(self, event: Event) -> None:
@@ -278,6 +288,10 @@ class Execution:
             self._turn.limit(self, seconds=options.timeout, on_timeout=options.on_timeout)
 
     def _receive_output(self, message: Message) -> None:
+        if self.options.on_output is not None:
+            if not self._ended:
+                self.options.on_output(message)
+            return
         refusal = None
         try:
             output = message.content

@@ -1,55 +1,21 @@
 """Folders: the files of the conversations, each conversation in a folder of its own.
 
-Theory of operation
--------------------
-The code of a conversation can replace any part of its folder by a symbolic link at any time. So no
-path is checked and then opened. Each part of a name is opened relative to the descriptor of the
-folder before, and never through a symbolic link. A file is written under a temporary name and
-renamed, so a reader never sees half of it, and a link in its place is replaced and not followed.
-
-This protects the files outside from the names in calls. The code itself is confined by a sandbox
-only.
+The code of a conversation runs as the user who started the server, and may replace its files by
+symbolic links; see ``confined_folder``.
 """
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
 import stat
-import uuid
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager, suppress
-from itertools import islice
-from typing import NamedTuple
+from contextlib import suppress
 
+from kernelproto.confined_folder import ConfinedFolder, File, NoSuchFile, Part, refusing
 from kernelproto.mcp.limits import Limits, Refused
-from kernelproto.mcp.names import split_name
 
 logger = logging.getLogger(__name__)
-
-_CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSED_ON_EXEC
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _CLOSED_ON_EXEC  # a pipe must not block
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _CLOSED_ON_EXEC
-
-_TEMPORARY = ".kernelproto-"
-_DEEPEST = 16
-
-
-class File(NamedTuple):
-    """A file of a conversation: its name with subfolders, and its size in bytes."""
-
-    name: str
-    size: int
-
-
-class Part(NamedTuple):
-    """A part of a file, and the size of the whole file in bytes."""
-
-    data: bytes
-    size: int
 
 
 class Folders:
@@ -68,7 +34,7 @@ class Folders:
         self._path = os.path.realpath(root)
         self._limits = limits
         self._owner = owner
-        self._root = os.open(self._path, _FOLDER)
+        self._root = os.open(self._path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
 
     def close(self) -> None:
         """Close the root folder."""
@@ -84,8 +50,12 @@ class Folders:
         Raises:
             Refused: the folder cannot be made or opened.
         """
-        with _refusing(conversation):
-            os.close(self._make(conversation, self._root))
+        with refusing(conversation):
+            with suppress(FileExistsError):
+                os.mkdir(conversation, 0o700, dir_fd=self._root)
+            with self._open(conversation) as folder:
+                if self._owner is not None:
+                    folder.give_to(self._owner)
 
     def exists(self, conversation: str) -> bool:
         """Return whether a conversation has a folder."""
@@ -101,9 +71,8 @@ class Folders:
         Raises:
             Refused: the conversation has no folder.
         """
-        with self._opened(conversation, []) as folder:
-            found = list(islice(_walk(folder), self._limits.files + 1))
-        return sorted(found[: self._limits.files]), len(found) > self._limits.files
+        with self._open(conversation) as folder:
+            return folder.files(self._limits.files)
 
     def read(self, conversation: str, name: str, *, offset: int = 0, length: int) -> Part:
         """Read a part of a file; an offset beyond its end gives an empty part.
@@ -111,18 +80,8 @@ class Folders:
         Raises:
             Refused: the file cannot be read, or is not a regular file.
         """
-        *folders, last = split_name(name)
-        with self._opened(conversation, folders) as folder, _refusing(name):
-            descriptor = os.open(last, _READ, dir_fd=folder)
-            try:
-                status = os.fstat(descriptor)
-                if not stat.S_ISREG(status.st_mode):
-                    raise Refused(f"{name!r} is not a regular file")
-                with os.fdopen(descriptor, "rb", closefd=False) as file:
-                    file.seek(offset)
-                    return Part(file.read(length), status.st_size)
-            finally:
-                os.close(descriptor)
+        with self._open(conversation) as folder:
+            return folder.read(name, offset=offset, length=length)
 
     def write(self, conversation: str, name: str, data: bytes) -> None:
         """Write a file, and make its subfolders; a file of this name is replaced.
@@ -130,20 +89,9 @@ class Folders:
         Raises:
             Refused: the file exceeds a limit, or cannot be written.
         """
-        *folders, last = split_name(name)
         self._check_quota(conversation, name, len(data))
-        with self._opened(conversation, folders, make=True) as folder, _refusing(name):
-            temporary = _TEMPORARY + uuid.uuid4().hex
-            descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=folder)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    self._give(descriptor)
-                os.rename(temporary, last, src_dir_fd=folder, dst_dir_fd=folder)
-            except BaseException:
-                with suppress(OSError):
-                    os.unlink(temporary, dir_fd=folder)
-                raise
+        with self._open(conversation) as folder:
+            folder.write(name, data)
 
     def remove(self, conversation: str, name: str) -> None:
         """Remove a file, if it exists.
@@ -151,13 +99,8 @@ class Folders:
         Raises:
             Refused: the file cannot be removed.
         """
-        *folders, last = split_name(name)
-        with (
-            self._opened(conversation, folders) as folder,
-            _refusing(name),
-            suppress(FileNotFoundError),
-        ):
-            os.unlink(last, dir_fd=folder)
+        with self._open(conversation) as folder, suppress(NoSuchFile):
+            folder.remove(name)
 
     def clear(self, conversation: str) -> None:
         """Remove a conversation's folder and all its files; log a failure."""
@@ -182,66 +125,5 @@ class Folders:
                 "some first"
             )
 
-    def _make(self, name: str, parent: int) -> int:
-        """Make a folder, if there is none; return its descriptor."""
-        with suppress(FileExistsError):
-            os.mkdir(name, 0o700, dir_fd=parent)
-        descriptor = os.open(name, _FOLDER, dir_fd=parent)
-        self._give(descriptor)
-        return descriptor
-
-    def _give(self, descriptor: int) -> None:
-        """Give an open file or folder to the owner."""
-        if self._owner is not None:
-            os.fchown(descriptor, self._owner, self._owner)
-
-    @contextmanager
-    def _opened(
-        self, conversation: str, folders: list[str], *, make: bool = False
-    ) -> Generator[int]:
-        """Open a conversation's folder, or a subfolder of it, for the block."""
-        with _refusing("/".join(folders) or conversation):
-            descriptor = os.open(conversation, _FOLDER, dir_fd=self._root)
-            try:
-                for part in folders:
-                    if make:
-                        inner = self._make(part, descriptor)
-                    else:
-                        inner = os.open(part, _FOLDER, dir_fd=descriptor)
-                    os.close(descriptor)
-                    descriptor = inner
-                yield descriptor
-            finally:
-                os.close(descriptor)
-
-
-@contextmanager
-def _refusing(name: str) -> Generator[None]:
-    """Raise Refused, with the name of the file, for an OSError of the block."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise Refused(f"{name!r} does not exist") from None
-    except OSError as error:
-        link = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
-        reason = "it is not what the name says, or a symbolic link" if link else error.strerror
-        raise Refused(f"{name!r} cannot be used: {reason}") from None
-
-
-def _walk(folder: int, prefix: str = "", depth: int = 0) -> Iterator[File]:
-    """Yield the regular files below an open folder; symbolic links are left out."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(_TEMPORARY) or not entry.name.isprintable():
-                continue
-            try:
-                if entry.is_file(follow_symlinks=False):
-                    yield File(prefix + entry.name, entry.stat(follow_symlinks=False).st_size)
-                elif entry.is_dir(follow_symlinks=False) and depth < _DEEPEST:
-                    inner = os.open(entry.name, _FOLDER, dir_fd=folder)
-                    try:
-                        yield from _walk(inner, f"{prefix}{entry.name}/", depth + 1)
-                    finally:
-                        os.close(inner)
-            except OSError:
-                continue  # removed or replaced meanwhile, or not readable
+    def _open(self, conversation: str) -> ConfinedFolder:
+        return ConfinedFolder(conversation, dir_fd=self._root)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-
-class Refused(Exception):
-    """A request of the model is refused, for the reason in the text."""
+from kernelproto.confined_folder import Refused as Refused
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from urllib.parse import quote, unquote
 
-from kernelproto.mcp.limits import Refused
+from kernelproto.confined_folder import Refused, split_name
 
 # Clients may parse a URI like file://CONVERSATION/NAME as browsers do: they turn the host into
 # lower case, read digits as an IP address, and remove "localhost".
@@ -15,9 +15,6 @@ URI_TEMPLATE = "file://{conversation}/{name}"
 
 _CONVERSATION = re.compile(CONVERSATION)
 _URI = re.compile(r"file://([^/?#]+)/([^?#]+)")
-_LONGEST_NAME = 1000
-_LONGEST_PART = 255
-_MOST_PARTS = 16
 
 
 def check_conversation(name: str) -> str:
@@ -32,33 +29,6 @@ def check_conversation(name: str) -> str:
             "and -, beginning with a letter"
         )
     return name
-
-
-def split_name(name: str) -> list[str]:
-    """Return the parts of a file's name: its subfolders, and last the file.
-
-    Raises:
-        Refused: the name leaves the folder of the conversation, or is too long.
-    """
-    parts = name.split("/")
-    fault = None
-    if not name:
-        fault = "it is empty"
-    elif name.startswith("/"):
-        fault = "it must be relative to the folder of the conversation"
-    elif ".." in parts:
-        fault = 'it must not contain ".."'
-    elif "" in parts or "." in parts:
-        fault = 'it has an empty part or "."'
-    elif not all(character.isprintable() for character in name) or "\\" in name:
-        fault = "it contains a backslash, or a character that cannot be printed"
-    elif len(name) > _LONGEST_NAME or len(parts) > _MOST_PARTS:
-        fault = f"it has more than {_LONGEST_NAME} characters or {_MOST_PARTS} parts"
-    elif any(len(part.encode()) > _LONGEST_PART for part in parts):
-        fault = f"a part is longer than {_LONGEST_PART} bytes"
-    if fault is not None:
-        raise Refused(f"{name[:80]!r} is not a name of a file: {fault}")
-    return parts
 
 
 def file_uri(conversation: str, name: str) -> str:

@@ -18,9 +18,9 @@ from kernelproto.notebook.nodes import Node, to_node
 from kernelproto.notebook.result import NotebookResult
 from kernelproto.notebook.rules import check_time_limits
 from kernelproto.notebook.runner import NotebookOptions, NotebookRunner
-from kernelproto.remote import check_url, is_url
 from kernelproto.run import RunOptions, start_kernel
 from kernelproto.supervise import Kernel
+from kernelproto.urls import check_url, is_url
 
 
 class NotebookExecution:

@@ -24,7 +24,7 @@ from kernelproto.notebook.nodes import (
     validate,
 )
 from kernelproto.notebook.repair import repair
-from kernelproto.remote import display_url, is_url, read_url, write_url
+from kernelproto.urls import display_url, is_url, read_url, write_url
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, cast
 import yaml
 
 from kernelproto.exceptions import InvalidParameter
-from kernelproto.remote import display_url, is_url, read_url
+from kernelproto.urls import display_url, is_url, read_url
 
 # The most bytes of a file. YAML is read in Python, at a few hundred kilobytes a second.
 _LONGEST = 2**20

@@ -23,7 +23,7 @@ from kernelproto.notebook.encoding import encode
 from kernelproto.notebook.files import allowed_outputs, dump, is_stream, replace_file
 from kernelproto.notebook.nodes import Node
 from kernelproto.notebook.recorder import Recorder
-from kernelproto.remote import is_url
+from kernelproto.urls import is_url
 
 logger = logging.getLogger(__name__)
 

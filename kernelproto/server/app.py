@@ -27,6 +27,7 @@ from kernelproto.server import dashboard
 from kernelproto.server.auth.logins import Logins
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
+from kernelproto.server.contexts.contexts import Contexts
 from kernelproto.server.drain import Drain
 from kernelproto.server.middleware.access import Guard, SecurityHeaders
 from kernelproto.server.middleware.cancellable_send import CancellableSends
@@ -40,6 +41,7 @@ from kernelproto.server.responses import (
 )
 from kernelproto.server.routes import health, mcp
 from kernelproto.server.routes.channels import ChannelsRoute
+from kernelproto.server.routes.contexts import ContextRoutes
 from kernelproto.server.routes.kernels import KernelRoutes
 from kernelproto.server.routes.kernelspecs import KernelSpecRoutes
 from kernelproto.server.routes.sessions import SessionRoutes
@@ -108,11 +110,25 @@ def create_app(
         sockets,
         max_message_bytes=settings.max_message_bytes,
     )
+    contexts = ContextRoutes(
+        Contexts(user_kernels, finder, settings),
+        user_kernels,
+        access,
+        drain,
+        max_body_bytes=limit,
+    )
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.allow_origins,
-        allow_methods=["GET", "POST", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "X-XSRFToken", *mcp.HEADERS],
+        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+        allow_headers=[
+            "Authorization",
+            "Content-Type",
+            "Idempotency-Key",
+            "Range",
+            "X-XSRFToken",
+            *mcp.HEADERS,
+        ],
         expose_headers=mcp.HEADERS[:1],
     )
     # The first is the outermost. CORS precedes Guard: browsers send no token with a preflight.
@@ -150,6 +166,7 @@ def create_app(
             *health.HealthRoutes(metrics, logins, drain, settings.metrics_token).routes(),
             *KernelRoutes(user_kernels, max_body_bytes=limit).routes(),
             *channels.routes(),
+            *contexts.routes(),
             *KernelSpecRoutes(finder, settings.kernel).routes(),
             *sessions.routes(),
             *dashboard.Dashboard(user_kernels, meter, sessions).routes(),

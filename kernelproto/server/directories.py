@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import anyio
 from anyio import to_thread
 from starlette.exceptions import HTTPException
+
+T = TypeVar("T")
 
 # PATH_MAX of Linux. A longer path cannot be opened.
 MOST_PATH_BYTES = 4096
@@ -52,6 +55,38 @@ async def find_folder(root: str, path: str, env: Mapping[str, str]) -> str:
     def find() -> str:
         return working_directory(root, path or gateway_path(root, env))
 
+    return await _in_thread(find)
+
+
+async def find_existing_folder(root: str, path: str) -> str:
+    """Return a folder that a client names for a kernel.
+
+    Args:
+        root: the folder that contains all paths.
+        path: the path of the folder, relative to *root*; may be empty.
+
+    Raises:
+        HTTPException: 400, there is no such folder in *root*; 503, the file system did not answer
+            within FOLDER_SECONDS.
+    """
+
+    def find() -> str | None:
+        base = os.path.realpath(root)
+        folder = os.path.realpath(os.path.join(base, path.replace("\0", "")))
+        inside = os.path.commonpath([base, folder]) == base
+        return folder if inside and os.path.isdir(folder) else None
+
+    folder = None if os.path.isabs(path) else await _in_thread(find)
+    if folder is None:
+        raise HTTPException(
+            400,
+            f"cwd: {path[:100]!r} is no folder here: name one relative to the root folder of the "
+            "server",
+        )
+    return folder
+
+
+async def _in_thread(find: Callable[[], T]) -> T:
     try:
         with anyio.fail_after(FOLDER_SECONDS):
             return await to_thread.run_sync(find, abandon_on_cancel=True)

@@ -125,6 +125,8 @@ class UserKernels:
         *,
         replaces: str | None = None,
         gone: Gone | None = None,
+        find: Callable[[str], Awaitable[str]] | None = None,
+        on_ready: Callable[[Kernel], object] | None = None,
     ) -> KernelModel:
         """Start a kernel for a user, or find the kernel that the request names.
 
@@ -138,6 +140,9 @@ class UserKernels:
                 both. It is not ended for a request that the server would refuse anyway.
             gone: waits for the client to disconnect, which ends a wait in the queue. The wait lasts
                 at most ``queue_seconds``.
+            find: returns the kernel's working directory, given the root folder; None means to
+                search the path of the request.
+            on_ready: called with the new kernel.
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
@@ -161,7 +166,9 @@ class UserKernels:
             self._check_start(user)
             options = await self._options(user, kernel_type, kernel_id)
             root = os.fspath(options.get("cwd") or self._settings.root_dir)
-            folder = await find_folder(root, request.path or "", env)
+            if find is None:
+                find = partial(find_folder, path=request.path or "", env=env)
+            folder = await find(root)
             allowed |= options.get("env") or {}
             options["cwd"] = folder
             options["env"] = allowed
@@ -177,7 +184,9 @@ class UserKernels:
                 **options,
             )
             in_queue = replaced is None
-            await self._launch(user, kernel_id, get, in_queue=in_queue, gone=gone)
+            kernel = await self._launch(user, kernel_id, get, in_queue=in_queue, gone=gone)
+            if on_ready is not None:
+                on_ready(kernel)
             return self.model(user, kernel_id)
 
     async def get(

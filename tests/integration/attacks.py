@@ -87,10 +87,15 @@ def routes(kernel_id: str) -> list[tuple[str, str]]:
         ("GET", f"/api/sessions/{kernel_id}"),
         ("PATCH", f"/api/sessions/{kernel_id}"),
         ("DELETE", f"/api/sessions/{kernel_id}"),
+        ("GET", f"/api/contexts/{kernel_id}"),
+        ("DELETE", f"/api/contexts/{kernel_id}"),
+        ("POST", f"/api/contexts/{kernel_id}/interrupt"),
+        ("POST", f"/api/contexts/{kernel_id}/restart"),
     ]
 
 
 LISTS = [("GET", "/api/kernels"), ("POST", "/api/kernels"), ("GET", "/api/sessions")]
+LISTS += [("GET", "/api/contexts"), ("POST", "/api/contexts")]
 LISTS += [("POST", "/api/sessions"), ("GET", "/api/status"), ("GET", "/api/kernelspecs")]
 
 
@@ -157,6 +162,16 @@ def traversal(random: Random, target: Target) -> Attack:
     return Attack(request=request("GET", path, target.token), statuses=[404])
 
 
+def file_outside(random: Random, target: Target) -> Attack:
+    names = ["..", "../users.toml", "..%2fusers.toml", "a/../../users.toml", "%2fetc%2fpasswd"]
+    names += ["/etc/passwd", "a%00b", "x" * 2000, "/".join(["a"] * 3000), "..%5cusers.toml", "."]
+    names += ["", "a//b", "%ff" * 100 + "/../x"]
+    path = f"/api/contexts/{target.kernel_id}/files/{random.choice(names)}"
+    method = random.choice(["GET", "PUT", "DELETE"])
+    body = random.randbytes(100) if method == "PUT" else b""
+    return Attack(request=request(method, path, target.token, body=body), statuses=[400])
+
+
 def injected_header(random: Random, target: Target) -> Attack:
     forged = random.choice(["%0d%0aX-Injected: 1", "%0aX-Injected:%201", "%E5%98%8AX-Injected:1"])
     match random.randrange(4):
@@ -212,7 +227,9 @@ def broken_json(random: Random, target: Target) -> Attack:
             random.randbytes(200),
         ]
     )
-    path = random.choice(["/api/kernels", "/api/sessions"])
+    context = f"/api/contexts/{target.kernel_id}"
+    paths = ["/api/kernels", "/api/sessions", "/api/contexts"]
+    path = random.choice([*paths, f"{context}/execute", f"{context}/interrupt"])
     return Attack(request=request("POST", path, target.token, body=body), statuses=[400])
 
 
@@ -254,6 +271,19 @@ def large_field(random: Random, target: Target) -> Attack:
     )
     if random.random() < 0.5:
         data = request("POST", "/api/kernels", target.token, body=json.dumps(kernel).encode())
+        return Attack(request=data, statuses=[400])
+    if random.random() < 0.5:
+        context = random.choice(
+            [
+                {"language": "x" * count},
+                {"kernel": "fork/" + "kernel" * count},
+                {"cwd": "a/" * count},
+                {"cwd": "a/" * 300},
+                {"env_vars": {f"KERNEL_{number}": "" for number in range(count // 4)}},
+                {f"field{number}": "" for number in range(count // 4)},
+            ]
+        )
+        data = request("POST", "/api/contexts", target.token, body=json.dumps(context).encode())
         return Attack(request=data, statuses=[400])
     session = {"path": "a", "type": "notebook"}
     session |= random.choice(
@@ -327,6 +357,7 @@ HTTP_ATTACKS: list[Kind] = [
     bad_token,
     other_users_kernel,
     traversal,
+    file_outside,
     injected_header,
     large_head,
     broken_json,

@@ -275,7 +275,7 @@ async def test_hostile_requests_do_no_harm(
             server.client("eve") as eve,
         ):
             victim = (await ada.post("/api/kernels")).json()["id"]
-            own = (await eve.post("/api/kernels")).json()["id"]
+            own = (await eve.post("/api/contexts")).json()["id"]
             target = Target("eve-token", own, victim, BODY_LIMIT, MESSAGE_LIMIT)
             async with watching(server, "ada", victim) as witness:
                 await witness.execute("x = 42")

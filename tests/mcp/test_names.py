@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from kernelproto.confined_folder import split_name
 from kernelproto.mcp.limits import Limits, Refused
-from kernelproto.mcp.names import check_conversation, file_uri, parse_uri, split_name
+from kernelproto.mcp.names import check_conversation, file_uri, parse_uri
 
 
 @pytest.mark.parametrize("name", ["default", "a", "a-1_b", "a" * 63])

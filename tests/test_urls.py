@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from kernelproto.exceptions import NotebookError
-from kernelproto.remote import check_url, display_url, is_url, read_url, write_url
+from kernelproto.urls import check_url, display_url, is_url, read_url, write_url
 
 
 @pytest.fixture

@@ -1,0 +1,138 @@
+"""The JSON of the requests to ``/api/contexts`` and of their responses. Pure.
+
+Unknown fields of a request are refused, because the server would ignore them otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+# The size of each field is checked before the server uses, stores or logs it.
+_Name = Annotated[str, Meta(max_length=255)]
+_Path = Annotated[str, Meta(max_length=4096)]
+# Linux refuses a variable of 128 KiB or more.
+_Variables = Annotated[
+    dict[_Name, Annotated[str, Meta(max_length=128 * 1024)]], Meta(max_length=1000)
+]
+
+# The largest Idempotency-Key, in characters.
+MOST_KEY_CHARACTERS = 255
+Key = Annotated[str, Meta(min_length=1, max_length=MOST_KEY_CHARACTERS)]
+
+OnDisconnect: TypeAlias = Literal["interrupt", "continue"]
+
+
+class ContextRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """A request for a new context.
+
+    Args:
+        language: a programming language; the server chooses a kernel type for it.
+        kernel: a kernel type, instead of a language.
+        cwd: the working directory, relative to the root folder of the server; it must exist.
+        env_vars: environment variables; only those that the server allows.
+    """
+
+    language: _Name | None = None
+    kernel: _Name | None = None
+    cwd: _Path | None = None
+    env_vars: _Variables | None = None
+
+
+class ContextModel(msgspec.Struct, omit_defaults=True):
+    """A context: a kernel and its variables.
+
+    Args:
+        id: the id of the context, and of its kernel.
+        language: the programming language.
+        cwd: the absolute path of the working directory on the server.
+        kernel: the kernel type.
+        execution_state: "starting", "idle", "busy", "restarting" or "dead".
+        last_activity: when the context last worked.
+        process_started: when its process was ready. If a client knows an earlier time, the
+            variables are gone.
+        previous_end: how the previous process ended; absent for the first one.
+        ends_at: when the server will end the context if it stays as it is; absent if it won't.
+    """
+
+    id: str
+    language: str
+    cwd: str
+    kernel: str
+    execution_state: str
+    last_activity: str
+    process_started: str | None = None
+    previous_end: str | None = None
+    ends_at: str | None = None
+
+
+class ExecuteRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """A request to run code.
+
+    Args:
+        code: the code, in the language of the context.
+        timeout: the seconds that the code may run; the time in the queue does not count. Absent for
+            no limit.
+        on_timeout: the action if the code ignores the interrupt after its timeout.
+        silent: whether to run it without output, history and execution count.
+        store_history: whether the code goes into the history of the kernel.
+        stop_on_error: whether an error makes the kernel abort the executions queued behind it.
+        on_disconnect: whether the code is interrupted or goes on when no client reads the outputs.
+    """
+
+    code: str
+    timeout: Annotated[float, Meta(ge=0)] | None = None
+    on_timeout: Literal["raise", "restart"] = "raise"
+    silent: bool = False
+    store_history: bool = True
+    stop_on_error: bool = False
+    on_disconnect: OnDisconnect = "interrupt"
+
+
+class InterruptRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """A request to interrupt a context.
+
+    Args:
+        idempotency_key: the key of the only execution to interrupt; absent to interrupt the code
+            that runs.
+    """
+
+    idempotency_key: Key | None = None
+
+
+class FileModel(msgspec.Struct):
+    """A file of a context.
+
+    Args:
+        name: its path, relative to the working directory of the context.
+        size: its size, in bytes.
+    """
+
+    name: str
+    size: int
+
+
+class FileList(msgspec.Struct):
+    """The files of a context.
+
+    Args:
+        files: the files, by name.
+        complete: whether these are all; a long list is cut.
+    """
+
+    files: list[FileModel]
+    complete: bool
+
+
+class ErrorModel(msgspec.Struct):
+    """The body of a response with an error.
+
+    Args:
+        message: what has happened, and what to do.
+        reason: the meaning of the status.
+    """
+
+    message: str
+    reason: str

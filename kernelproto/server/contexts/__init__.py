@@ -1,0 +1,1 @@
+"""Contexts: kernels for programs that run code over HTTP."""
