@@ -246,6 +246,8 @@ class LocalKernelManager:
             self._is_detached = True
             self._process.release()
             self._output.close()
+            if sys.platform == "win32":  # where no program can adopt a kernel
+                return
             try:
                 self._record.ownership.release()
             except DiscoveryError as error:

@@ -128,8 +128,9 @@ class KeepingExecutor(Executor):
             if row.held and row.node != self._node:
                 continue
             if row.handle is None:
-                if not row.held:  # its program was killed during the launch
-                    await self._registry.remove(row.kernel_id, row.fence)
+                # A program of this node was killed during the launch. If the program still runs,
+                # it notices at the end of the launch, and ends the kernel.
+                await self._registry.remove(row.kernel_id, row.fence)
                 continue
             launched = await self._adopt(row, row.handle)
             if launched is None:

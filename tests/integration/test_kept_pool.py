@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -197,6 +198,20 @@ async def test_second_pool_disturbs_nothing(path: Path) -> None:
             assert [row.fence for row in await registry.kernels()] == [1]
             await kernel.execute("pass")
             await pool.release("ada")
+
+
+async def test_program_that_is_killed_during_a_launch(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            facts = {"owner": "ada", "name": "default", "kernel_type": "a", "seconds": 1000}
+            await registry.add("one", node="far", **facts)
+            await registry.add("two", node=socket.gethostname(), **facts | {"owner": "bob"})
+            async with pool_of(registry) as pool:
+                await pool.get("bob")
+                with pytest.raises(PoolError, match="in the registry already"):
+                    await pool.get("ada")
+                await pool.release("bob")
+            assert [row.kernel_id for row in await registry.kernels()] == ["one"]
 
 
 async def test_kernel_that_another_node_claims(path: Path, monkeypatch) -> None:

@@ -37,7 +37,7 @@ def test_own_ipykernel_is_forked(kernelspec: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [{"env": {"PYTHONHASHSEED": "1"}}, {"env": {"OMP_NUM_THREADS": "1"}}],
+    [{"detached": True}, {"env": {"PYTHONHASHSEED": "1"}}, {"env": {"OMP_NUM_THREADS": "1"}}],
 )
 def test_own_ipykernel_that_cannot_be_forked(kernelspec, params: dict[str, object]) -> None:
     kernelspec("own", LAUNCHER)

@@ -72,10 +72,11 @@ def can_inherit(env: Mapping[str, object]) -> bool:
 
 
 def can_fork_plan(plan: LaunchPlan) -> bool:
-    """Return whether a forked kernel can have all variables of a plan."""
+    """Return whether a forked kernel can have all variables of a plan, and its other options."""
     # Without its own variables, the plan has the environment of the fork server.
     bare = msgspec.structs.replace(plan, kernelspec_env={}, env={}, unset=(), inherited=None)
-    return _read_at_start(plan.environment(os.environ)) == _read_at_start(
+    # A program of Jupyter expects that an independent kernel is a process of its own.
+    return not plan.detached and _read_at_start(plan.environment(os.environ)) == _read_at_start(
         bare.environment(os.environ)
     )
 

@@ -102,7 +102,7 @@ def test_launch_parameters(launch_params, forks) -> None:
         ({"inherited": {"HOME": "/home/ada", "NAME": "value"}}, False),
         ({"sandbox": Sandbox()}, True),
         ({"sandbox": Sandbox(), "env": {"HOME": "/home/ada"}}, False),
-        ({"detached": True}, True),
+        ({"detached": True}, False),
     ],
 )
 def test_variables_of_a_plan(monkeypatch, entries, forks) -> None:
