@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kernelproto.server.isolation import IsolationSettings
+from kernelproto.server.isolation_settings import IsolationSettings
 from kernelproto.server.limits import LimitTables
 from kernelproto.server.settings_options import OPTIONS
 

@@ -50,8 +50,7 @@ class ExecutionOptions:
     """The arguments of ``execute`` that are not sent to the kernel.
 
     Args:
-        on_output: called with the message of each output, instead of decoding and keeping it; must
-            not raise. The result has no outputs then. No argument of ``execute``.
+        on_output: called with each output, which is then neither decoded nor kept; must not raise.
     """
 
     on_input: OnInput | None = None

@@ -1,7 +1,4 @@
-"""ManagedKernel: one kernel of a pool from start to cleanup; PooledKernel: its description.
-
-KernelTable has all kernels of a pool.
-"""
+"""ManagedKernel: one kernel of a pool; PooledKernel: its description; KernelTable: all of them."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.server.directories import FOLDER_SECONDS
-from kernelproto.server.isolation import FIRST_USER
+from kernelproto.server.isolation_settings import FIRST_USER
 
 _NOBODY = 65534
 

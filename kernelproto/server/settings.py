@@ -10,7 +10,7 @@ from msgspec import Meta
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.server.access_settings import SECRET, AccessSettings
-from kernelproto.server.isolation import IsolationSettings
+from kernelproto.server.isolation_settings import IsolationSettings
 from kernelproto.server.limits import LimitTables
 
 # Marks a setting that can only be set in a file.

@@ -28,7 +28,8 @@ from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.server import Settings, load_settings
 from kernelproto.server.auth.authenticators import hash_token
 from kernelproto.server.homes import Home, Homes, folder_name
-from kernelproto.server.isolation import Isolation, IsolationSettings
+from kernelproto.server.isolation import Isolation
+from kernelproto.server.isolation_settings import IsolationSettings
 from kernelproto.server.limits import KernelLimits, LimitTables, UserLimits
 from kernelproto.server.program.checks import check_settings
 from tests.server.program.test_serve import channels, execute, served

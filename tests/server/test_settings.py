@@ -8,7 +8,7 @@ import pytest
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.launch.process.sandbox import Sandbox
-from kernelproto.server.isolation import IsolationSettings
+from kernelproto.server.isolation_settings import IsolationSettings
 from kernelproto.server.settings import Settings
 
 
