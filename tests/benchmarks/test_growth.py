@@ -6,40 +6,12 @@ measured by ``python -m benchmarks growth``.
 
 from __future__ import annotations
 
-import gc
-import sys
-from collections.abc import Callable
-from types import FrameType
-from typing import Any
-
 import pytest
 
 from benchmarks.questions.growth import WORK
+from tests.steps import count_steps
 
 FEW = 200
-
-
-def count_steps(work: Callable[[], object]) -> int:
-    """Return the number of bytecode instructions of *work*."""
-    steps = 0
-
-    def trace(frame: FrameType, event: str, argument: object) -> Any:
-        nonlocal steps
-        frame.f_trace_lines = False
-        frame.f_trace_opcodes = True
-        steps += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    gc.collect()
-    gc.disable()  # a collection may run finalizers
-    sys.settrace(trace)
-    try:
-        work()
-    finally:
-        sys.settrace(before)
-        gc.enable()
-    return steps
 
 
 def test_steps_are_counted() -> None:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -19,33 +15,9 @@ from kernelproto.pool import plan as plan_module
 from kernelproto.pool.limits import PoolLimits
 from kernelproto.pool.plan import Plan
 from kernelproto.pool.slots import Lease
+from tests.steps import counted
 
 POOL = plan_module.__file__.removesuffix("plan.py")
-
-
-class Steps:
-    """How many bytecodes of the pool's modules a block has run."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def trace(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any] | None:
-        if not frame.f_code.co_filename.startswith(POOL):
-            return None
-        frame.f_trace_opcodes = True
-        self.count += event == "opcode"
-        return self.trace
-
-
-@contextmanager
-def counted() -> Generator[Steps]:
-    steps = Steps()
-    before = sys.gettrace()
-    sys.settrace(steps.trace)
-    try:
-        yield steps
-    finally:
-        sys.settrace(before)
 
 
 def full_plan(size: int, **limits: float) -> tuple[Plan, list[int]]:
@@ -61,7 +33,7 @@ def full_plan(size: int, **limits: float) -> tuple[Plan, list[int]]:
 
 def get_own(size: int) -> int:
     plan, numbers = full_plan(size)
-    with counted() as steps:
+    with counted(POOL) as steps:
         for number in numbers[-50:]:
             plan.leave(plan.ask(plan.slots[number].lease, wait=False), size)
             plan.decide(size)
@@ -71,7 +43,7 @@ def get_own(size: int) -> int:
 
 def work(size: int) -> int:
     plan, numbers = full_plan(size)
-    with counted() as steps:
+    with counted(POOL) as steps:
         for number in numbers[:50]:
             plan.busy(number, True)
             plan.wake_at  # noqa: B018
@@ -84,7 +56,7 @@ def work(size: int) -> int:
 
 def evict(size: int) -> int:
     plan, _ = full_plan(size)
-    with counted() as steps:
+    with counted(POOL) as steps:
         for user in range(50):
             ticket = plan.ask(Lease(f"new {user}", ""), wait=False)
             (evicted,) = plan.decide(size)
@@ -101,7 +73,7 @@ def refuse(size: int) -> int:
         plan.busy(number, True)
     assert plan.crowded
     assert plan.wake_at == math.inf
-    with counted() as steps:
+    with counted(POOL) as steps:
         for user in range(50):
             ticket = plan.ask(Lease(f"new {user}", ""), wait=False)
             plan.decide(size)
@@ -118,7 +90,7 @@ def wait_in_queue(size: int) -> int:
     for user in range(size):
         tickets.append(plan.ask(Lease(f"new {user}", ""), wait=True))
         plan.decide(size)
-    with counted() as steps:
+    with counted(POOL) as steps:
         for number, ticket in zip(numbers[:25], tickets[::-1], strict=False):
             plan.leave(ticket, size)
             plan.decide(size)
@@ -139,7 +111,7 @@ def restart_all(size: int) -> int:
     plan.decide(size)
     plan.ended(numbers[-1])
     plan.decide(size)  # finds once that all others wait
-    with counted() as steps:
+    with counted(POOL) as steps:
         for number in numbers[-51:-1]:
             plan.ended(number)
             assert len(plan.decide(size)) == 2
@@ -153,7 +125,7 @@ def ask_together(size: int) -> int:
     for _ in range(size):
         plan.ask(Lease("new", ""), wait=True)
         plan.decide(size)
-    with counted() as steps:
+    with counted(POOL) as steps:
         for wait in (True, False) * 25:
             ticket = plan.ask(Lease("new", ""), wait=wait)
             plan.decide(size)
@@ -163,14 +135,14 @@ def ask_together(size: int) -> int:
 
 def cull(size: int) -> int:
     plan, _ = full_plan(size)
-    with counted() as steps:
+    with counted(POOL) as steps:
         assert len(plan.decide(1e9 + 49)) == 50
     return steps.count
 
 
 def expire(size: int) -> int:
     plan, _ = full_plan(size, max_age=1e8)
-    with counted() as steps:
+    with counted(POOL) as steps:
         assert len(plan.decide(1e8 + 49)) == 50
     return steps.count
 
@@ -187,7 +159,7 @@ def test_order_of_the_idle_costs_little_for_each_fact() -> None:
 
     def each(size: int) -> float:
         plan, numbers = full_plan(size)
-        with counted() as steps:
+        with counted(POOL) as steps:
             for number in numbers:
                 plan.used(number, 1e6 - number)
             plan.decide(2e6)
@@ -205,11 +177,11 @@ async def test_kernel_costs_the_pool_the_same_however_many_there_are(pool_of) ->
     async def cost(size: int) -> tuple[float, int]:
         """Return the steps of a start, and of some requests and executions."""
         async with pool_of(max_kernels=size) as (pool, _):
-            with counted() as starting:
+            with counted(POOL) as starting:
                 async with anyio.create_task_group() as tasks:
                     for user in range(size):
                         tasks.start_soon(pool.get, str(user))
-            with counted() as steps:
+            with counted(POOL) as steps:
                 for user in range(5):
                     kernel = await pool.get(str(user))
                     await kernel.execute("6 * 7")
@@ -238,7 +210,7 @@ async def test_refusal_examines_a_limited_number_of_busy_kernels(pool_of, monkey
                 await checkpoint()
             with pytest.raises(PoolFull):
                 await pool.get("ada")  # puts the order of the idle kernels right
-            with counted() as steps:
+            with counted(POOL) as steps:
                 for _ in range(5):
                     with pytest.raises(PoolFull):
                         await pool.get("ada")
@@ -256,7 +228,7 @@ async def test_kernel_is_found_by_its_id_without_a_search(pool_of) -> None:
         async with pool_of(max_kernels=size, max_per_user=size) as (pool, _):
             for name in range(size):
                 kernel = await pool.get("ada", name=str(name))
-            with counted() as steps:
+            with counted(POOL) as steps:
                 assert pool.find(kernel.kernel_id, user="ada")
                 assert pool.kernels(kernel_id=kernel.kernel_id)
             return steps.count

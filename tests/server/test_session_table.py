@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernelproto.server.session_table import Session, SessionTable
-from tests.benchmarks.test_growth import count_steps
+from tests.steps import count_steps
 
 
 class Kernels(set[tuple[str, str]]):

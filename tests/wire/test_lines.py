@@ -13,7 +13,7 @@ from kernelproto.wire.lines import Lines
 from kernelproto.wire.message import Message, MessageFactory
 from kernelproto.wire.request import Request
 from kernelproto.wire.transitions import REPLY_AND_IDLE, Signal, State
-from tests.benchmarks.test_growth import count_steps
+from tests.steps import count_steps
 
 Order = Callable[[Sequence[Message]], Iterator[tuple[Message, str]]]
 
