@@ -85,7 +85,7 @@ _REMOVE = "delete from kernel where id = ? and fence = ? returning id"
 _LIST = f"""
 select id, owner, name, kernel_type, handle, max(0, {_NOW} - added_at), max(0, {_NOW} - used_at),
     node, fence, max(0, held_until - {_NOW})
-from kernel where ?1 is null or owner = ?1 order by added_at, id
+from kernel where :owner is null or owner = :owner order by added_at, id
 """
 
 _RIGHTS = "correct the rights of the file and its folder"
@@ -177,7 +177,7 @@ class SQLiteRegistry(AsyncContextManagerMixin):
 
     async def kernels(self, *, owner: str | None = None) -> list[RegisteredKernel]:
         def read(database: sqlite3.Connection) -> list[RegisteredKernel]:
-            return [_kernel(*row) for row in database.execute(_LIST, (owner,)).fetchall()]
+            return [_kernel(*row) for row in database.execute(_LIST, {"owner": owner}).fetchall()]
 
         return await self._transaction(read, begin="begin")
 
