@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +11,18 @@ import pytest
 
 if sys.platform != "win32":
     from kernelproto.launch.process.forkserver import ForkServer
+
+
+def import_without_logging(name: str) -> None:
+    """Import a package that configures the root logger, and undo that."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    importlib.import_module(name)
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+import_without_logging("fps")
 
 
 @pytest.fixture

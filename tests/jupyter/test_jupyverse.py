@@ -20,17 +20,29 @@ from kernelproto.wire.message import Header, Message
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_server")]
 
 KERNELSPEC = "kernels/python3/kernel.json"
+GUARD_SECONDS = 60
 
 
 @asynccontextmanager
 async def running(**options: Any) -> AsyncGenerator[Kernel]:
-    async with anyio.create_task_group() as tasks:
-        kernel = DefaultKernelFactory(KernelProtoKernel)(kernelspec_path=KERNELSPEC, **options)
-        await tasks.start(kernel.start)
-        try:
-            yield kernel
-        finally:
-            await kernel.stop()
+    with anyio.fail_after(GUARD_SECONDS):
+        async with anyio.create_task_group() as tasks:
+            kernel = DefaultKernelFactory(KernelProtoKernel)(kernelspec_path=KERNELSPEC, **options)
+            await tasks.start(kernel.start)
+            try:
+                await become_ready(kernel)
+                yield kernel
+            finally:
+                await kernel.stop()
+
+
+async def become_ready(kernel: Kernel) -> None:
+    """Wait as jupyverse does: iopub is connected once it has an answer."""
+    while True:
+        await send(kernel, "kernel_info_request")
+        with anyio.move_on_after(0.5):
+            await receive(kernel, kernel.iopub_stream, "status")
+            return
 
 
 async def send(kernel: Kernel, msg_type: str, **content: object) -> None:
