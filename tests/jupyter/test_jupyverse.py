@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,7 +47,8 @@ async def become_ready(kernel: Kernel) -> None:
 
 
 async def send(kernel: Kernel, msg_type: str, **content: object) -> None:
-    header = Header(msg_id=msg_type, msg_type=msg_type, session="a", version="5.3")
+    # ipykernel ignores a message that it has received before.
+    header = Header(msg_id=str(uuid.uuid4()), msg_type=msg_type, session="a", version="5.3")
     frames = Codec(kernel.key.encode()).encode(Message.build(header, content))
     await kernel.shell_stream.send([bytes(frame) for frame in frames])
 
