@@ -226,6 +226,16 @@ def no_servers_left(no_leaks: None) -> Iterator[None]:
 
 
 @pytest.fixture
+def clean() -> Iterator[None]:
+    """End the kernels that a failed test has left, and remove files that were left on purpose."""
+    from kernelproto.launch.leftovers.records import read_records
+
+    yield
+    for record in read_records():
+        record.clear_up()
+
+
+@pytest.fixture
 def leak_check(runtime_dir: Path) -> Callable[[], AbstractContextManager[None]]:
     """Give the same check for a block: ``with leak_check(): ...``."""
     return lambda: _checked(runtime_dir)

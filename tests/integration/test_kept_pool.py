@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,14 +43,6 @@ async def main():
 
 anyio.run(main)
 """
-
-
-@pytest.fixture
-def clean() -> Iterator[None]:
-    """End the kernels that a failed test has left."""
-    yield
-    for record in read_records():
-        record.clear_up()
 
 
 @pytest.fixture

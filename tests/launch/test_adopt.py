@@ -120,14 +120,6 @@ def adopter() -> Iterator[Callable[[str], Adopter]]:
 
 
 @pytest.fixture
-def clean() -> Iterator[None]:
-    """End the leftovers of a failed test, and remove files left on purpose."""
-    yield
-    for record in read_records():
-        record.clear_up()
-
-
-@pytest.fixture
 def start() -> Callable[..., str]:
     """Give a function that has another program start a detached kernel, and end."""
 

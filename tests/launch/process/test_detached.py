@@ -6,14 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 
 from kernelproto import KernelDied, adopt_kernel, start_kernel
-from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.forkserver import ForkServer
 from kernelproto.launch.programs.watchdog import start_time
 from tests.launch.process.forks import evaluate, finder
@@ -58,14 +56,6 @@ async def main():
 
 anyio.run(main)
 """
-
-
-@pytest.fixture
-def clean() -> Iterator[None]:
-    """End the kernels that a failed test has left."""
-    yield
-    for record in read_records():
-        record.clear_up()
 
 
 @pytest.mark.usefixtures("clean")
