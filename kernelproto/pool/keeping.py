@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 _CLAIM_SECONDS = 30.0
 _RENEW_SECONDS = 5.0
 
-# Time to store the end of a kernel.
+# Time to store the end of a kernel, and to let go of one.
 _SETTLE_SECONDS = 10.0
 
 
@@ -273,7 +273,7 @@ class KeepingExecutor(Executor):
 
 async def _detach(manager: KernelManager) -> None:
     """Let go of a kernel that was adopted."""
-    with anyio.CancelScope(shield=True):
+    with anyio.move_on_after(_SETTLE_SECONDS, shield=True):
         try:
             if isinstance(manager, MayOutlive):
                 await manager.detach()
