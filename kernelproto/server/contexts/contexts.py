@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from kernelproto.confined_folder import HAS_CONFINED_FOLDERS, ConfinedFolder, Refused
 from kernelproto.interfaces import KernelAttributes, User
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.spec.naming import OWN_PYTHON
 from kernelproto.pool import PooledKernel
 from kernelproto.remote.models import ContextModel, ContextRequest
 from kernelproto.server.contexts.runs import Runs
@@ -191,7 +192,7 @@ def _language_of(found: Mapping[str, KernelAttributes], name: str) -> str:
     attributes = found.get(name) or found.get(shown_name(name))
     if attributes is not None:
         return attributes.get("language", "")
-    return "python" if name in ("python", "python3") else ""
+    return "python" if name in OWN_PYTHON else ""
 
 
 def _model(kernel: PooledKernel, context: Context) -> ContextModel:

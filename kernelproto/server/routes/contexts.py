@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from kernelproto.confined_folder import ConfinedFolder
+from kernelproto.pool import PooledKernel
 from kernelproto.remote.models import (
     MOST_KEY_CHARACTERS,
     ContextRequest,
@@ -92,26 +93,20 @@ class ContextRoutes:
         return self._model(request)
 
     async def _end(self, request: Request) -> Response:
-        self._find(request)
-        kernel = self._user_kernels.find(request.user, request.path_params["context_id"])
-        await self._user_kernels.end(request.user, kernel)
+        await self._user_kernels.end(request.user, self._kernel(request))
         return Response(status_code=204)
 
     async def _restart(self, request: Request) -> Response:
-        self._find(request)
-        kernel = self._user_kernels.find(request.user, request.path_params["context_id"])
-        await self._user_kernels.restart(request.user, kernel)
+        await self._user_kernels.restart(request.user, self._kernel(request))
         return self._model(request)
 
     async def _interrupt(self, request: Request) -> Response:
         wanted = await read_body(request, InterruptRequest, limit=self._max_body_bytes)
-        context = self._find(request)
         key = wanted.idempotency_key
         if key is None:
-            kernel = self._user_kernels.find(request.user, request.path_params["context_id"])
-            await self._user_kernels.interrupt(request.user, kernel)
+            await self._user_kernels.interrupt(request.user, self._kernel(request))
             return Response(status_code=204)
-        run = context.runs.find(key)
+        run = self._find(request).runs.find(key)
         if run is None:
             raise HTTPException(404, "there is no execution with this idempotency_key")
         await run.interrupt()
@@ -175,6 +170,11 @@ class ContextRoutes:
 
     def _find(self, request: Request) -> Context:
         return self._contexts.find(request.user, request.path_params["context_id"])
+
+    def _kernel(self, request: Request) -> PooledKernel:
+        """Return the kernel of a context; raises as ``_find`` does."""
+        self._find(request)
+        return self._user_kernels.find(request.user, request.path_params["context_id"])
 
     def _model(self, request: Request) -> Response:
         return json_response(self._contexts.model(request.user, request.path_params["context_id"]))
