@@ -16,6 +16,8 @@ until another node claims the kernel, so a store whose clock is set forward lose
 whose clock is set back only delays other nodes.
 
 A node whose registry does not answer keeps its kernels: it ends no kernel for that reason.
+
+A *session* assigns a kernel to a document of a user. It is removed together with its kernel.
 """
 
 from __future__ import annotations
@@ -42,6 +44,9 @@ class RegisteredKernel(msgspec.Struct, frozen=True, kw_only=True):
         node: the node that claimed the kernel last; "" if the kernel was released.
         fence: the number of the last claim.
         held: seconds until the claim lapses; 0 if it has lapsed or was released.
+        start: the options of the kernel's start, as add() got them.
+        note: the last text from set_notes().
+        restarting: whether begin_restart() was called after the last set_handle().
     """
 
     kernel_id: str
@@ -54,6 +59,41 @@ class RegisteredKernel(msgspec.Struct, frozen=True, kw_only=True):
     node: str
     fence: int
     held: float
+    start: str = ""
+    note: str = ""
+    restarting: bool = False
+
+
+class RegisteredSession(msgspec.Struct, frozen=True, kw_only=True):
+    """A session in a registry.
+
+    Args:
+        session_id: the id of the session.
+        owner: the user that the session and its kernel belong to.
+        path: the path of the document. Several sessions may have the same path.
+        name: the name of the session.
+        type: the type of the document.
+        kernel_id: the id of the kernel.
+    """
+
+    session_id: str
+    owner: str
+    path: str
+    name: str
+    type: str
+    kernel_id: str
+
+
+class RegisteredNode(msgspec.Struct, frozen=True, kw_only=True):
+    """A node in a registry.
+
+    Args:
+        name: the name of the node.
+        unseen: seconds since the node last renewed its claims.
+    """
+
+    name: str
+    unseen: float
 
 
 @runtime_checkable
@@ -65,7 +105,15 @@ class Registry(Protocol):
     """
 
     async def add(
-        self, kernel_id: str, *, owner: str, name: str, kernel_type: str, node: str, seconds: float
+        self,
+        kernel_id: str,
+        *,
+        owner: str,
+        name: str,
+        kernel_type: str,
+        node: str,
+        seconds: float,
+        start: str = "",
     ) -> int | None:
         """Add a kernel and claim it, before it is launched.
 
@@ -76,6 +124,7 @@ class Registry(Protocol):
             kernel_type: ``provider/name``.
             node: the node that launches the kernel.
             seconds: how long the claim holds.
+            start: the options of the start, for a restart by a later program.
 
         Returns:
             The fence; None if there is a kernel with this id, or this user has one of this name.
@@ -92,7 +141,7 @@ class Registry(Protocol):
     async def renew(
         self, node: str, *, seconds: float, idle: Mapping[str, float] | None = None
     ) -> Mapping[str, int]:
-        """Renew all claims of a node, in one step.
+        """Renew all claims of a node, in one step, and note that the node was seen.
 
         Args:
             node: the node.
@@ -113,6 +162,10 @@ class Registry(Protocol):
         """
         ...
 
+    async def begin_restart(self, kernel_id: str, fence: int) -> bool:
+        """Note that a kernel is about to be restarted; return as set_handle() does."""
+        ...
+
     async def release(self, kernel_id: str, fence: int) -> bool:
         """Give up a kernel, so that any node can claim it; return as set_handle() does."""
         ...
@@ -121,6 +174,35 @@ class Registry(Protocol):
         """Remove a kernel that has ended; return as set_handle() does."""
         ...
 
+    async def set_notes(self, node: str, notes: Mapping[str, str]) -> None:
+        """Store a text with each kernel that a node holds, in one step; ignore other kernels.
+
+        Args:
+            node: the node.
+            notes: the texts by the id of the kernel.
+        """
+        ...
+
     async def kernels(self, *, owner: str | None = None) -> list[RegisteredKernel]:
         """Return the kernels of one user or of all users, the oldest first."""
+        ...
+
+    async def set_session(self, session: RegisteredSession) -> bool:
+        """Add a session, or change the session of this user with the same id.
+
+        Returns:
+            Whether the user has the kernel; otherwise nothing was changed.
+        """
+        ...
+
+    async def remove_session(self, owner: str, session_id: str) -> bool:
+        """Remove a session of a user; return whether there was one."""
+        ...
+
+    async def sessions(self, *, owner: str | None = None) -> list[RegisteredSession]:
+        """Return the sessions of one user or of all users, the oldest first."""
+        ...
+
+    async def nodes(self) -> list[RegisteredNode]:
+        """Return the nodes that have ever renewed a claim, by name."""
         ...

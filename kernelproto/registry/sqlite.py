@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -30,9 +30,11 @@ from jupyter_core.paths import jupyter_data_dir
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.exceptions import RegistryError
 from kernelproto.interfaces import KernelHandle
-from kernelproto.registry.interface import RegisteredKernel
+from kernelproto.registry import statements as sql
+from kernelproto.registry.interface import RegisteredKernel, RegisteredNode, RegisteredSession
 
 T = TypeVar("T")
+
 
 _FILE = "kernels.sqlite"
 _APPLICATION = 0x4B50524F  # "KPRO"
@@ -43,9 +45,6 @@ _RETRY_SECONDS = 0.01
 
 # A transaction that may write waits for others at its beginning, and cannot fail later for them.
 _BEGIN = "begin immediate"
-
-# Seconds since the epoch, with fractions.
-_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
 # The statements that lead from each schema to the next one. Never change one that was released.
 _MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -67,26 +66,24 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "create index kernel_of_node on kernel (node)",
     ),
+    (
+        "alter table kernel add column start text not null default ''",
+        "alter table kernel add column note text not null default ''",
+        "alter table kernel add column restarting integer not null default 0",
+        "create table node (name text primary key, seen_at real not null) strict",
+        """
+        create table session (
+            id text primary key,
+            owner text not null,
+            path text not null,
+            name text not null,
+            type text not null,
+            kernel_id text not null references kernel (id) on delete cascade
+        ) strict
+        """,
+        "create index session_of_kernel on session (kernel_id)",
+    ),
 )
-
-_ADD = f"""
-insert into kernel values (?, ?, ?, ?, null, {_NOW}, {_NOW}, ?, 1, {_NOW} + ?)
-on conflict do nothing returning fence
-"""
-_CLAIM = f"""
-update kernel set node = ?, fence = fence + 1, held_until = {_NOW} + ?
-where id = ? and (held_until <= {_NOW} or node = ?) returning fence
-"""
-_USE = f"update kernel set used_at = max(used_at, {_NOW} - ?) where id = ? and node = ?"
-_RENEW = f"update kernel set held_until = {_NOW} + ? where node = ? returning id, fence"
-_SET_HANDLE = "update kernel set handle = ? where id = ? and fence = ? returning id"
-_RELEASE = "update kernel set node = '', held_until = 0 where id = ? and fence = ? returning id"
-_REMOVE = "delete from kernel where id = ? and fence = ? returning id"
-_LIST = f"""
-select id, owner, name, kernel_type, handle, max(0, {_NOW} - added_at), max(0, {_NOW} - used_at),
-    node, fence, max(0, held_until - {_NOW})
-from kernel where :owner is null or owner = :owner order by added_at, id
-"""
 
 _RIGHTS = "correct the rights of the file and its folder"
 _REASONS = {
@@ -147,13 +144,23 @@ class SQLiteRegistry(AsyncContextManagerMixin):
                     await self._in_thread(database.close)
 
     async def add(
-        self, kernel_id: str, *, owner: str, name: str, kernel_type: str, node: str, seconds: float
+        self,
+        kernel_id: str,
+        *,
+        owner: str,
+        name: str,
+        kernel_type: str,
+        node: str,
+        seconds: float,
+        start: str = "",
     ) -> int | None:
-        values = kernel_id, owner, name, kernel_type, node, seconds
-        return await self._fence(_ADD, *values)
+        values = kernel_id, owner, name, kernel_type, start, node, seconds
+        fence: int | None = await self._first(sql.ADD, *values)
+        return fence
 
     async def claim(self, kernel_id: str, *, node: str, seconds: float) -> int | None:
-        return await self._fence(_CLAIM, node, seconds, kernel_id, node)
+        fence: int | None = await self._first(sql.CLAIM, node, seconds, kernel_id, node)
+        return fence
 
     async def renew(
         self, node: str, *, seconds: float, idle: Mapping[str, float] | None = None
@@ -161,30 +168,58 @@ class SQLiteRegistry(AsyncContextManagerMixin):
         uses = [(age, kernel_id, node) for kernel_id, age in (idle or {}).items()]
 
         def renew(database: sqlite3.Connection) -> dict[str, int]:
-            database.executemany(_USE, uses)
-            return dict(database.execute(_RENEW, (seconds, node)).fetchall())
+            database.execute(sql.SEE, (node,))
+            database.executemany(sql.USE, uses)
+            return dict(database.execute(sql.RENEW, (seconds, node)).fetchall())
 
         return await self._transaction(renew)
 
     async def set_handle(self, kernel_id: str, fence: int, handle: KernelHandle) -> bool:
-        return await self._fence(_SET_HANDLE, handle.to_json(), kernel_id, fence) is not None
+        return await self._first(sql.SET_HANDLE, handle.to_json(), kernel_id, fence) is not None
+
+    async def begin_restart(self, kernel_id: str, fence: int) -> bool:
+        return await self._first(sql.BEGIN_RESTART, kernel_id, fence) is not None
 
     async def release(self, kernel_id: str, fence: int) -> bool:
-        return await self._fence(_RELEASE, kernel_id, fence) is not None
+        return await self._first(sql.RELEASE, kernel_id, fence) is not None
 
     async def remove(self, kernel_id: str, fence: int) -> bool:
-        return await self._fence(_REMOVE, kernel_id, fence) is not None
+        return await self._first(sql.REMOVE, kernel_id, fence) is not None
+
+    async def set_notes(self, node: str, notes: Mapping[str, str]) -> None:
+        values = [(note, kernel_id, node) for kernel_id, note in notes.items()]
+        await self._transaction(lambda database: database.executemany(sql.SET_NOTE, values))
 
     async def kernels(self, *, owner: str | None = None) -> list[RegisteredKernel]:
-        def read(database: sqlite3.Connection) -> list[RegisteredKernel]:
-            return [_kernel(*row) for row in database.execute(_LIST, {"owner": owner}).fetchall()]
+        return [_kernel(*row) for row in await self._read(sql.LIST, owner=owner)]
+
+    async def set_session(self, session: RegisteredSession) -> bool:
+        values = msgspec.structs.astuple(session)
+        return await self._first(sql.SET_SESSION, *values, session.owner) is not None
+
+    async def remove_session(self, owner: str, session_id: str) -> bool:
+        return await self._first(sql.REMOVE_SESSION, owner, session_id) is not None
+
+    async def sessions(self, *, owner: str | None = None) -> list[RegisteredSession]:
+        names = RegisteredSession.__struct_fields__
+        rows = await self._read(sql.SESSIONS, owner=owner)
+        return [RegisteredSession(**dict(zip(names, row, strict=True))) for row in rows]
+
+    async def nodes(self) -> list[RegisteredNode]:
+        return [RegisteredNode(name=name, unseen=age) for name, age in await self._read(sql.NODES)]
+
+    async def _read(self, query: str, **values: object) -> list[Any]:
+        """Return the rows of a query."""
+
+        def read(database: sqlite3.Connection) -> list[Any]:
+            return database.execute(query, values).fetchall()
 
         return await self._transaction(read, begin="begin")
 
-    async def _fence(self, statement: str, *values: object) -> int | None:
+    async def _first(self, statement: str, *values: object) -> Any:
         """Perform a statement; return the first value that it gives, None if it changed nothing."""
 
-        def perform(database: sqlite3.Connection) -> int | None:
+        def perform(database: sqlite3.Connection) -> Any:
             row = database.execute(statement, values).fetchone()
             return None if row is None else row[0]
 
@@ -217,6 +252,7 @@ class SQLiteRegistry(AsyncContextManagerMixin):
             _in_transaction(database, self._check, begin="begin")
             self._choose_journal(database)
             _in_transaction(database, self._migrate)
+            database.execute("pragma foreign_keys = on")
         except BaseException:
             database.close()
             raise
@@ -322,6 +358,9 @@ def _kernel(
     node: str,
     fence: int,
     held: float,
+    start: str,
+    note: str,
+    restarting: int,
 ) -> RegisteredKernel:
     return RegisteredKernel(
         kernel_id=kernel_id,
@@ -334,4 +373,7 @@ def _kernel(
         node=node,
         fence=fence,
         held=held,
+        start=start,
+        note=note,
+        restarting=bool(restarting),
     )

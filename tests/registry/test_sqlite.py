@@ -14,7 +14,7 @@ import pytest
 
 from kernelproto.exceptions import RegistryError, WrongProcess
 from kernelproto.interfaces import KernelHandle
-from kernelproto.registry import Registry, SQLiteRegistry
+from kernelproto.registry import RegisteredSession, Registry, SQLiteRegistry
 from kernelproto.registry import sqlite as module
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -125,6 +125,98 @@ async def test_use(registry: SQLiteRegistry) -> None:
     await registry.renew("here", seconds=LONG, idle={"one": LONG})
     assert (await registry.kernels())[0].idle == 0  # an older use changes nothing
     assert two.idle >= 0
+
+
+def session(session_id: str = "s", kernel_id: str = "one", **changes: str) -> RegisteredSession:
+    values = {"owner": "ada", "path": "a.ipynb", "name": "a", "type": "notebook"} | changes
+    return RegisteredSession(session_id=session_id, kernel_id=kernel_id, **values)
+
+
+async def test_sessions(registry: SQLiteRegistry, path: Path) -> None:
+    await add(registry)
+    await add(registry, "two")
+    await add(registry, "three", owner="bob")
+    first, second = session("s"), session("t")  # with the same path, after a rename
+    assert await registry.set_session(first)
+    assert await registry.set_session(second)
+    assert await registry.set_session(session("b", "three", owner="bob"))
+    changed = session("s", "two", path="b.ipynb", name="", type="file")
+    assert await registry.set_session(changed)
+    async with SQLiteRegistry(path) as other:
+        assert await other.sessions(owner="ada") == [changed, second]
+        assert len(await other.sessions()) == 3
+    assert await registry.remove_session("ada", "t")
+    assert not await registry.remove_session("ada", "t")
+    assert await registry.sessions(owner="ada") == [changed]
+
+
+async def test_session_of_another_user(registry: SQLiteRegistry) -> None:
+    await add(registry)
+    await add(registry, "three", owner="bob")
+    assert not await registry.set_session(session("s", "three"))
+    assert not await registry.set_session(session("s", "none"))
+    assert await registry.set_session(session("s"))
+    assert not await registry.set_session(session("s", "three", owner="bob"))
+    assert not await registry.remove_session("bob", "s")
+    assert await registry.sessions() == [session("s")]
+
+
+async def test_session_ends_with_its_kernel(registry: SQLiteRegistry, path: Path) -> None:
+    await add(registry)
+    await add(registry, "two")
+    await registry.set_session(session("s"))
+    await registry.set_session(session("t", "two"))
+    async with SQLiteRegistry(path) as other:
+        await other.remove("one", 1)
+    assert await registry.sessions() == [session("t", "two")]
+
+
+async def test_start_and_notes(registry: SQLiteRegistry) -> None:
+    await add(registry, start='{"cwd": "/"}')
+    await add(registry, "two", node="there")
+    await registry.set_notes("here", {"one": "note", "two": "of another node", "none": "x"})
+    one, two = await registry.kernels()
+    assert (one.start, one.note) == ('{"cwd": "/"}', "note")
+    assert (two.start, two.note) == ("", "")
+
+
+async def test_restart(registry: SQLiteRegistry) -> None:
+    await add(registry)
+    await registry.set_handle("one", 1, HANDLE)
+    assert not await registry.begin_restart("one", 2)
+    assert await registry.begin_restart("one", 1)
+    (kernel,) = await registry.kernels()
+    assert (kernel.restarting, kernel.handle) == (True, HANDLE)
+    await registry.set_handle("one", 1, HANDLE)
+    assert not (await registry.kernels())[0].restarting
+
+
+async def test_nodes(registry: SQLiteRegistry) -> None:
+    assert await registry.nodes() == []
+    for node in ("here", "there", "here"):
+        await registry.renew(node, seconds=LONG)
+    nodes = await registry.nodes()
+    assert [node.name for node in nodes] == ["here", "there"]
+    assert all(0 <= node.unseen < GUARD_SECONDS for node in nodes)
+
+
+async def test_clock_that_is_set_back_an_hour(registry: SQLiteRegistry, path: Path) -> None:
+    """To the store, everything until now happens an hour in the future."""
+    await add(registry)
+    await registry.renew("here", seconds=LONG, idle={"one": 0.0})
+    with sqlite3.connect(path) as database:
+        database.execute(
+            "update kernel set added_at = added_at + 3600, used_at = used_at + 3600, "
+            "held_until = held_until + 3600"
+        )
+    database.close()
+    (kernel,) = await registry.kernels()
+    assert (kernel.age, kernel.idle) == (0, 0)
+    assert kernel.held > 3600
+    # Other nodes wait longer; the node itself does not.
+    assert await registry.claim("one", node="there", seconds=LONG) is None
+    assert await registry.claim("one", node="here", seconds=LONG) == 2
+    assert 0 < (await registry.kernels())[0].held <= LONG
 
 
 async def test_cancelled_call_leaves_nothing_half_done(registry: SQLiteRegistry) -> None:
@@ -255,6 +347,24 @@ async def test_migration_that_fails_loses_nothing(path: Path, monkeypatch) -> No
         patch.setattr(module, "_MIGRATIONS", newer)
         async with SQLiteRegistry(path) as registry:
             assert len(await registry.kernels()) == 1
+
+
+async def test_kernels_of_the_first_schema(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as database:
+        for statement in module._MIGRATIONS[0]:
+            database.execute(statement)
+        database.execute(f"pragma application_id = {module._APPLICATION}")
+        database.execute("pragma user_version = 1")
+        database.execute(
+            "insert into kernel values ('one', 'ada', 'one', 'a', null, 0, 0, 'here', 7, 0)"
+        )
+    database.close()
+    async with SQLiteRegistry(path) as registry:
+        (kernel,) = await registry.kernels()
+        assert (kernel.kernel_id, kernel.fence, kernel.start, kernel.note) == ("one", 7, "", "")
+        assert await registry.set_session(session())
+        assert await add(registry, "two") == 1
 
 
 WRITER = """
