@@ -245,8 +245,7 @@ async def _adopt(
             handle.kernel_type, cwd=cwd, launch_params=launch_params_of({"env": env})
         )
 
-    async with open_kernel(launch, timeouts=timeouts) as kernel:
-        kernel.kernel_id = handle.kernel_id
+    async with open_kernel(launch, timeouts=timeouts, kernel_id=handle.kernel_id) as kernel:
         yield kernel
 
 

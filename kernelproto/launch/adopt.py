@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import os
 import selectors
-from contextlib import ExitStack, suppress
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 
+import anyio.to_thread
 import msgspec
 
-from kernelproto.exceptions import DiscoveryError, RemoteProtocolError
+from kernelproto.exceptions import DiscoveryError, KernelInUse, RemoteProtocolError
 from kernelproto.interfaces import KernelHandle, KernelManager
 from kernelproto.launch.leftovers.records import Record, read_records, records_fault
 from kernelproto.launch.leftovers.running import find_connection_file, read_connection_file
-from kernelproto.launch.local import LocalKernelManager
+from kernelproto.launch.local import LocalKernelManager, local_handle
 from kernelproto.launch.output.file import FileTail
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.process.signals import SignalledProcess
@@ -120,6 +122,55 @@ class LocalHost:
         if record.kernel_id != place.kernel_id:
             raise DiscoveryError(f"the kernel {place.kernel_id} has ended")
         return await adopt_local(record)
+
+    async def find_launched(self, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of the kernel that runs under an id; None if there is none.
+
+        A program may be killed after it has launched a kernel and before it has stored the handle.
+        What is left of launches and kernels under this id that have ended is removed.
+
+        Args:
+            kernel_id: the launch parameter ``listed_as`` of the kernel's launch.
+
+        Raises:
+            KernelInUse: a running program is launching the kernel.
+            DiscoveryError: there are too few file descriptors to find out.
+        """
+        return await anyio.to_thread.run_sync(_find_launched, kernel_id)
+
+
+def _find_launched(kernel_id: str) -> KernelHandle | None:
+    found: list[Record] = []
+    for record in read_records():
+        if kernel_id != (record.listed_as or record.kernel_id):
+            continue
+        with _shortage_named(kernel_id):
+            if record.is_abandoned and (record.process is None or record.process.is_gone):
+                record.clear_up(only_if_free=True)
+            elif record.process is not None:
+                if record.process.is_here:
+                    found.append(record)
+            elif record.owner.is_here:
+                raise KernelInUse(
+                    f"the kernel {kernel_id} is being launched by process {record.owner.pid}",
+                    pid=record.owner.pid,
+                )
+    # A restart ends the old process first, so there is one; of several, the last one counts.
+    found.sort(key=lambda record: int(record.process.started or 0) if record.process else 0)
+    for record in found[:-1]:
+        with _shortage_named(kernel_id):
+            record.clear_up(only_if_free=True)
+    return local_handle(found[-1]) if found else None
+
+
+@contextmanager
+def _shortage_named(kernel_id: str) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DiscoveryError(
+            f"the processes of kernel {kernel_id} cannot be examined: {shortage(error) or error}"
+        ) from error
 
 
 class _Place(msgspec.Struct):

@@ -119,7 +119,8 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
         # First, because the next program needs the record to clear up if this program is killed.
         makes_sockets = plan.transport == "ipc" and plan.connection_file is None
         folder = require_socket_folder(kernel_id) if makes_sockets else None
-        undo.callback(Record.reserve(kernel_id, socket_folder=folder).remove)
+        record = Record.reserve(kernel_id, socket_folder=folder, listed_as=plan.listed_as)
+        undo.callback(record.remove)
         if plan.connection_file is not None:
             files = ConnectionFile.given(kernel_id, plan.connection_file)
             launched = files.info, await _start(plan, kernel_id, files)
@@ -161,6 +162,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             output=_path(plan.output) if plan.detached else None,
             detached=plan.detached,
             owner=ProcessId.of(os.getpid()),
+            listed_as=plan.listed_as,
         )
         undo.callback(record.remove)
         record.write()

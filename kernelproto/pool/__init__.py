@@ -1,5 +1,6 @@
 """KernelPool: one kernel for each user, with limits on their number, idle time and age."""
 
+from kernelproto.pool.kept_kernel import RestoredKernel
 from kernelproto.pool.launcher import WarmKernels
 from kernelproto.pool.limits import LeaseLimits
 from kernelproto.pool.pool import KernelPool, PoolConnection
@@ -12,5 +13,6 @@ __all__ = [
     "LostKernel",
     "PoolConnection",
     "PooledKernel",
+    "RestoredKernel",
     "WarmKernels",
 ]

@@ -6,7 +6,7 @@ import logging
 import os
 import uuid
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
 from typing import NamedTuple, Protocol
@@ -121,7 +121,6 @@ class Executor(AsyncContextManagerMixin):
         self._busy: OrderedDict[int, None] = OrderedDict()  # slots; examined last: last
         self._ends: OrderedDict[tuple[str, str], str] = OrderedDict()
         self._requests: dict[int, _Request] = {}
-        self._new_kernel: type[ManagedKernel] = ManagedKernel
         self._tasks: TaskGroup | None = None
         self._alarm = Bell()
         self._alarm_at = 0.0
@@ -182,6 +181,15 @@ class Executor(AsyncContextManagerMixin):
         self._end(managed, "released")
         self._update()
         await managed.gone.wait()
+
+    async def end_all(self) -> None:
+        """End all kernels, also those that would outlive the pool; return when they have ended."""
+        ending = list(self._kernels)
+        for managed in ending:
+            self._end(managed, "released")
+        self._update()
+        for managed in ending:
+            await managed.gone.wait()
 
     def describe(
         self, user: str | None = None, *, kernel_id: str | None = None
@@ -296,10 +304,14 @@ class Executor(AsyncContextManagerMixin):
                 message = _beyond_quota(limits.max_per_user, request.lease.user)
                 self._refuse(ticket, "quota", message)
 
+    def _kind(self, start: StartOptions) -> Callable[..., ManagedKernel]:
+        """Return the class of a new kernel."""
+        return ManagedKernel
+
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
         kernel_type = self._launcher.kernel_type(start)
         kernel_id = start.get("kernel_id") or str(uuid.uuid4())
-        managed = self._new_kernel(
+        managed = self._kind(start)(
             number,
             lease,
             kernel_type,

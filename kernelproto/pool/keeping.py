@@ -2,67 +2,72 @@
 
 Theory of operation
 -------------------
-The registry has a row for each kernel: added before the launch, given the handle of each process as
-soon as that is started, and removed after the end. When the pool is closed, the kernels are
-detached and their rows released. When the program is killed, the rows stay, with a claim of its
-node. The next pool of this node adopts the kernels, and then claims the rows: the host of a kernel
-knows for sure whether a running program owns the kernel, so a second pool disturbs no row of it.
+The registry has a row for each kernel: added before the launch, given the handle of the process
+when the kernel is ready, and that of each new process as soon as it is started, and removed after
+the end. When the pool is closed, the kernels are detached and their rows released. When the program
+is killed, the rows stay, with a claim of its node. The next pool of this node adopts the kernels,
+and then claims the rows: the host of a kernel knows for sure whether a running program owns the
+kernel, so a second pool disturbs no row of it.
 
-A task renews the claims, and stores how long each kernel that was used has been idle. If the
-registry does not answer, that is logged, and the pool keeps its kernels. If another node has
-claimed a kernel, the pool lets go of the kernel without ending it.
+A task renews the claims, and stores how long each kernel that was used has been idle. Another one
+stores notes, all that have changed in one step, at most once a second on average. If the registry
+does not answer, that is logged, and the pool keeps its kernels. If another node has claimed a
+kernel, the pool lets go of the kernel without ending it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 
-from kernelproto.exceptions import (
-    ClientClosed,
-    DiscoveryError,
-    KernelInUse,
-    KernelProtoError,
-    LaunchError,
-    PoolError,
-    RegistryError,
-)
-from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
+from kernelproto.concurrency.bell import Bell
+from kernelproto.exceptions import ClientClosed, PoolError, RegistryError
+from kernelproto.interfaces import KernelManager
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.pool.adoption import (
+    CLAIM_SECONDS,
+    SETTLE_SECONDS,
+    Adoption,
+    Found,
+    detach,
+    encoded,
+    handle_of,
+)
 from kernelproto.pool.executor import Executor, Launcher
-from kernelproto.pool.kept_kernel import KeptKernel
+from kernelproto.pool.kept_kernel import KeptKernel, RestoredKernel
 from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.plan import Plan
 from kernelproto.pool.pooled_kernel import ManagedKernel
 from kernelproto.pool.slots import Lease
-from kernelproto.registry.interface import RegisteredKernel, Registry
+from kernelproto.registry.interface import Registry
 from kernelproto.supervise import RestartPolicy
 from kernelproto.supervise.instance import Launch, Launched
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
 
-# How long a claim holds, and how often the claims are renewed.
-_CLAIM_SECONDS = 30.0
+# How often the claims are renewed.
 _RENEW_SECONDS = 5.0
 
-# Time to store the end of a kernel, and to let go of one.
-_SETTLE_SECONDS = 10.0
+# Notes are written once in so many seconds, after a number of writes without a delay.
+_NOTE_SECONDS = 1.0
+_PROMPT_WRITES = 10.0
 
 
-class _Found(NamedTuple):
-    """A kernel that this pool has adopted."""
+class _Note:
+    """A change of the note about a kernel.
 
-    row: RegisteredKernel
-    fence: int
-    launched: Launched
+    Args:
+        make: returns the text.
+    """
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self.make = make
 
 
 class KeepingExecutor(Executor):
@@ -99,22 +104,28 @@ class KeepingExecutor(Executor):
         self._fences: dict[int, int] = {}
         self._adopted: dict[int, Launched] = {}
         self._stored_at = -float("inf")
-        self._new_kernel = KeptKernel
+        self._notes: dict[int, _Note] = {}  # those to be stored
+        self._noted = Bell()
+        self._watch_restored: Callable[[RestoredKernel], object] | None = None
+        self._ready_restored: list[RestoredKernel] = []
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[KeepingExecutor]:
-        found: list[_Found] = []
+        found: list[Found] = []
         try:
-            await self._find(found)
+            adoption = Adoption(self._registry, self._finder, self._node, self.counts)
+            await adoption.find(found)
         except BaseException:
-            for _, _, (_, manager) in found:
-                await _detach(manager)
+            for kernel in found:
+                if kernel.launched is not None:
+                    await detach(kernel.launched[1])
             raise
         async with super().__asynccontextmanager__():
             assert self._tasks is not None
             for kernel in found:
                 self._restore(kernel, self._tasks)
             self._tasks.start_soon(self._renew)
+            self._tasks.start_soon(self._store_notes)
             try:
                 yield self
             finally:  # without a checkpoint before the base class refuses new kernels
@@ -122,122 +133,145 @@ class KeepingExecutor(Executor):
                     if isinstance(managed, KeptKernel):
                         managed.leave(ClientClosed("the pool was closed; the kernel goes on"))
 
-    async def _find(self, found: list[_Found]) -> None:
-        """Adopt the kernels in the registry that no program owns."""
-        for row in await self._registry.kernels():
-            if row.held and row.node != self._node:
-                continue
-            if row.handle is None:
-                # A program of this node was killed during the launch. If the program still runs,
-                # it notices at the end of the launch, and ends the kernel.
-                await self._registry.remove(row.kernel_id, row.fence)
-                continue
-            launched = await self._adopt(row, row.handle)
-            if launched is None:
-                continue
-            fence = await self._registry.claim(
-                row.kernel_id, node=self._node, seconds=_CLAIM_SECONDS
-            )
-            if fence is None:  # another node was faster
-                await _detach(launched[1])
-            else:
-                found.append(_Found(row, fence, launched))
+    def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
+        """Call a function with each restored kernel when it is ready."""
+        self._watch_restored = callback
+        for restored in self._ready_restored:
+            callback(restored)
+        self._ready_restored.clear()
 
-    async def _adopt(self, row: RegisteredKernel, handle: KernelHandle) -> Launched | None:
-        about = f"kernel {row.name!r} of {row.owner!r} ({row.kernel_id})"
-        try:
-            return await self._finder.adopt(handle)
-        except KernelInUse as error:
-            logger.warning("the %s is left to its owner: %s", about, error)
-        except DiscoveryError as error:
-            logger.warning("the %s is lost: %s", about, error)
-            self.counts["lost"] += 1
-            await self._registry.remove(row.kernel_id, row.fence)
-        except LaunchError as error:
-            logger.warning("the %s cannot be adopted now: %s", about, error)
-        return None
+    def note(self, lease: Lease, make: Callable[[], str]) -> None:
+        """Store a note with a lease's kernel soon; *make* returns the text."""
+        managed = self.find(lease)
+        if isinstance(managed, KeptKernel):
+            self._notes[managed.number] = _Note(make)
+            self._noted.ring()
 
-    def _restore(self, found: _Found, tasks: TaskGroup) -> None:
-        row = found.row
-        number = self._plan.restore(Lease(row.owner, row.name))
+    def _restore(self, found: Found, tasks: TaskGroup) -> None:
+        row, start = found.row, found.start
+        lease = Lease(row.owner, row.name)
+        number = self._plan.restore(lease, start.get("lease_limits"))
         managed = KeptKernel(
             number,
-            Lease(row.owner, row.name),
+            lease,
             row.kernel_type,
             kernel_id=row.kernel_id,
             counts=self.counts,
             deaths=self.deaths,
             on_change=self._note_change,
+            start=start,
+            store=self._store_handle,
+            on_restored=self._note_restored,
             restored=row,
+            is_new=found.launched is None,
         )
         self._kernels.add(managed)
         self._fences[number] = found.fence
-        self._adopted[number] = found.launched
+        if found.launched is not None:
+            self._adopted[number] = found.launched
         self.counts["restored"] += 1
-        tasks.start_soon(self._serve, managed, StartOptions(kernel_type=row.kernel_type))
+        tasks.start_soon(self._serve, managed, start)
+
+    def _note_restored(self, restored: RestoredKernel) -> None:
+        if self._watch_restored is None:
+            self._ready_restored.append(restored)
+        else:
+            self._watch_restored(restored)
+
+    def _kind(self, start: StartOptions) -> Callable[..., ManagedKernel]:
+        if not start.get("kept", True):
+            return ManagedKernel
+        return partial(KeptKernel, start=start, store=self._store_handle)
+
+    async def _serve(self, managed: ManagedKernel, start: StartOptions) -> None:
+        await super()._serve(managed, {**start, "kernel_id": managed.kernel_id})
 
     async def _run(self, managed: ManagedKernel, launch: Launch, cwd: str | None) -> None:
         try:
             await super()._run(managed, partial(self._launch, managed, launch), cwd)
         finally:
-            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _SETTLE_SECONDS):
+            with anyio.CancelScope(shield=True, deadline=anyio.current_time() + SETTLE_SECONDS):
                 await self._settle(managed)
 
     async def _launch(
         self, managed: ManagedKernel, launch: Launch, *, env: Mapping[str, str], cwd: str | None
     ) -> Launched:
-        """Return the kernel that was adopted, or launch one and store its handle."""
+        """Return the kernel that was adopted, or launch one; store its handle after a restart."""
         if managed.number in self._adopted:
             return self._adopted.pop(managed.number)
-        fence = self._fences.get(managed.number)
-        if fence is None:
-            fence = await self._add(managed)
+        if not isinstance(managed, KeptKernel):
+            return await launch(env=env, cwd=cwd)
+        if managed.number not in self._fences:
+            await self._add(managed)
         info, manager = await launch(env=env, cwd=cwd)
         try:
-            handle = manager.handle() if isinstance(manager, HasHandle) else None
-            if handle is None:
+            if handle_of(manager, managed.kernel_id) is None:
                 raise PoolError(
                     f"the {managed} cannot outlive this program: its kernel type "
                     f"{managed.kernel_type!r} has no handles; use a pool without a registry"
                 )
-            handle = msgspec.structs.replace(handle, kernel_id=managed.kernel_id)
-            if not await self._registry.set_handle(managed.kernel_id, fence, handle):
-                raise PoolError(f"another program has claimed the {managed} in the registry")
+            if managed.running:
+                await self._store_handle(managed, manager)
         except BaseException:
             await manager.cleanup()
             raise
         return info, manager
 
-    async def _add(self, managed: ManagedKernel) -> int:
+    async def note_restart(self, lease: Lease) -> None:
+        """Note that a lease's kernel is about to be restarted.
+
+        Raises:
+            RegistryError: the registry cannot be written.
+        """
+        managed = self.find(lease)
+        fence = None if managed is None else self._fences.get(managed.number)
+        if managed is not None and fence is not None and managed.running:
+            await self._registry.begin_restart(managed.kernel_id, fence)
+
+    async def _store_handle(self, managed: KeptKernel, manager: KernelManager) -> None:
+        handle, fence = handle_of(manager, managed.kernel_id), self._fences.get(managed.number)
+        is_stored = (
+            handle is not None
+            and fence is not None
+            and await self._registry.set_handle(managed.kernel_id, fence, handle)
+        )
+        if not is_stored:
+            raise PoolError(f"another program has claimed the {managed} in the registry")
+
+    async def _add(self, managed: KeptKernel) -> None:
         fence = await self._registry.add(
             managed.kernel_id,
             owner=managed.lease.user,
             name=managed.lease.name,
             kernel_type=managed.kernel_type,
             node=self._node,
-            seconds=_CLAIM_SECONDS,
+            seconds=CLAIM_SECONDS,
+            start=encoded(managed.start),
         )
         if fence is None:
             raise PoolError(
                 f"the {managed} is in the registry already, and another program has it or is "
-                f"starting it: use another name, or try again in {_CLAIM_SECONDS:g} s"
+                f"starting it: use another name, or try again in {CLAIM_SECONDS:g} s"
             )
         self._fences[managed.number] = fence
-        return fence
 
     async def _settle(self, managed: ManagedKernel) -> None:
         """Store the end of a kernel in this pool."""
         adopted = self._adopted.pop(managed.number, None)
         if adopted is not None:  # it was not even begun
-            await _detach(adopted[1])
+            await detach(adopted[1])
         fence = self._fences.pop(managed.number, None)
+        changed = self._notes.pop(managed.number, None)
         if fence is None:
             return
         try:
             is_kept = isinstance(managed, KeptKernel) and managed.is_kept
             if is_kept:
                 idle = {managed.kernel_id: anyio.current_time() - managed.active_at}
-                await self._registry.renew(self._node, seconds=_CLAIM_SECONDS, idle=idle)
+                await self._registry.renew(self._node, seconds=CLAIM_SECONDS, idle=idle)
+                if changed is not None:
+                    note = {managed.kernel_id: changed.make()}
+                    await self._registry.set_notes(self._node, note)
             if is_kept or adopted is not None:
                 await self._registry.release(managed.kernel_id, fence)
             else:
@@ -253,7 +287,7 @@ class KeepingExecutor(Executor):
             used = [each for each in self._kernels if each.active_at >= self._stored_at]
             idle = {each.kernel_id: now - each.active_at for each in used if each.running}
             try:
-                held = await self._registry.renew(self._node, seconds=_CLAIM_SECONDS, idle=idle)
+                held = await self._registry.renew(self._node, seconds=CLAIM_SECONDS, idle=idle)
             except RegistryError as error:
                 logger.warning("the kernels of the pool are kept without the registry: %s", error)
                 continue
@@ -263,19 +297,34 @@ class KeepingExecutor(Executor):
                 if isinstance(managed, KeptKernel) and held.get(managed.kernel_id) != fence:
                     self._let_go(managed)
 
+    async def _store_notes(self) -> None:
+        """Store the notes that have changed, at most once a second on average."""
+        prompt, counted_at = _PROMPT_WRITES, anyio.current_time()
+        while True:
+            while not self._notes:
+                await self._noted.wait()
+            changed = dict(self._notes)
+            notes = {
+                managed.kernel_id: changed[managed.number].make()
+                for managed in self._kernels
+                if managed.number in changed
+            }
+            try:
+                await self._registry.set_notes(self._node, notes)
+            except RegistryError as error:
+                logger.warning("the notes about kernels are not in the registry: %s", error)
+            for number, note in changed.items():
+                if self._notes.get(number) is note:  # otherwise it has changed again meanwhile
+                    del self._notes[number]
+            now = anyio.current_time()
+            prompt = min(prompt + (now - counted_at) / _NOTE_SECONDS, _PROMPT_WRITES) - 1
+            counted_at = now
+            if prompt < 1:
+                await anyio.sleep((1 - prompt) * _NOTE_SECONDS)
+
     def _let_go(self, managed: KeptKernel) -> None:
         logger.error("another program has claimed the %s: this pool lets go of it", managed)
         del self._fences[managed.number]
         self._plan.end(managed.number)
         reason = f"the {managed} belongs to another program now"
         managed.leave(ClientClosed(reason, ended="lost"))
-
-
-async def _detach(manager: KernelManager) -> None:
-    """Let go of a kernel that was adopted."""
-    with anyio.move_on_after(_SETTLE_SECONDS, shield=True):
-        try:
-            if isinstance(manager, MayOutlive):
-                await manager.detach()
-        except KernelProtoError as error:
-            logger.warning("a kernel is not released: %s", error)

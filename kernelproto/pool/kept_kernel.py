@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 
 from kernelproto.exceptions import ClientClosed
+from kernelproto.interfaces import KernelManager
+from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.pooled_kernel import ManagedKernel
 from kernelproto.registry.interface import RegisteredKernel
-from kernelproto.supervise import KernelRestarter, RestartPolicy, open_kernel
+from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.message import Message
+
+# The limit for the messages that arrive while a kernel is being restored.
+_MOST_BYTES = 16 * 2**20
+
+
+class RestoredKernel(NamedTuple):
+    """A kernel that has outlived an earlier pool.
+
+    Attributes:
+        user: the user of the kernel.
+        name: its name among the user's kernels.
+        kernel: the kernel, ready.
+        note: the note that was stored last; see ``KernelPool.note``.
+        messages: the messages that it has sent since it was adopted, with their channels. Beyond
+            16 MiB the oldest are missing.
+    """
+
+    user: str
+    name: str
+    kernel: Kernel
+    note: str
+    messages: Iterable[tuple[Message, ChannelName]]
 
 
 class KeptKernel(ManagedKernel):
@@ -25,16 +53,35 @@ class KeptKernel(ManagedKernel):
 
     Args:
         facts: the arguments of ManagedKernel.
+        start: the options of its start.
+        store: stores the handle of a new kernel that is ready, before a user gets the kernel;
+            raises if the kernel must end.
+        on_restored: called with a restored kernel when it is ready.
         restored: the kernel in the registry, if it has outlived another pool.
+        is_new: whether the kernel gets a new process, because it has none.
 
     Attributes:
         is_kept: whether the process goes on after ``serve``.
+        start: the options of its start.
     """
 
-    def __init__(self, *facts: Any, restored: RegisteredKernel | None = None, **named: Any) -> None:
+    def __init__(
+        self,
+        *facts: Any,
+        start: StartOptions,
+        store: Callable[[KeptKernel, KernelManager], Awaitable[None]],
+        on_restored: Callable[[RestoredKernel], None] | None = None,
+        restored: RegisteredKernel | None = None,
+        is_new: bool = True,
+        **named: Any,
+    ) -> None:
         super().__init__(*facts, **named)
         self.is_kept = False
+        self.start = start
+        self._store = store
+        self._on_restored = on_restored
         self._restored = restored
+        self._is_new = is_new
         self._left = anyio.Event()
         self._reason: ClientClosed | None = None
 
@@ -46,7 +93,7 @@ class KeptKernel(ManagedKernel):
         Args:
             reason: raised by later calls on the kernel.
         """
-        if self._kernel is None and self._restored is None:
+        if self._kernel is None and self._is_new:
             self.end(reason)
         elif not self.ending:
             self._reason = reason
@@ -62,24 +109,46 @@ class KeptKernel(ManagedKernel):
     async def _live(
         self, launch: Launch, cwd: str | None, timeouts: Timeouts, restart: RestartPolicy | None
     ) -> None:
+        early = None if self._is_new else _EarlyMessages()
+        opened = open_kernel(
+            launch,
+            timeouts=timeouts,
+            cwd=cwd,
+            outlives=True,
+            kernel_id=self.kernel_id,
+            watcher=early,
+        )
         async with (
-            open_kernel(launch, timeouts=timeouts, cwd=cwd, outlives=True) as kernel,
+            opened as kernel,
             nullcontext() if restart is None else KernelRestarter(kernel, restart),
         ):
-            self._begin(kernel)
+            is_stored = not self._is_new
             try:
+                if not is_stored:
+                    await self._store(self, kernel.manager)
+                    is_stored = True
+                self._begin(kernel)
+                self._hand_over(kernel, early)
                 await self._left.wait()
             finally:
-                self.is_kept = not self.ending and kernel.state in ("idle", "busy")
+                self.is_kept = is_stored and not self.ending and kernel.state in ("idle", "busy")
                 self.ending = True
                 if not self.is_kept:
                     await kernel.shutdown()
                 elif self._reason is not None:
                     kernel.client.fail(self._reason)
 
+    def _hand_over(self, kernel: Kernel, early: _EarlyMessages | None) -> None:
+        if early is not None:
+            kernel.unwatch(early)
+        if self._on_restored is not None and self._restored is not None:
+            user, name = self.lease.user, self.lease.name
+            messages = () if early is None else early.messages
+            self._on_restored(RestoredKernel(user, name, kernel, self._restored.note, messages))
+
     def _note_start(self) -> None:
         super()._note_start()
-        if self._restored is not None:
+        if self._restored is not None and not self._is_new:
             age, idle = self._restored.age, self._restored.idle
             self.ready_at -= age
             self.active_at -= idle
@@ -87,3 +156,27 @@ class KeptKernel(ManagedKernel):
             self._started_at -= timedelta(seconds=age)
             self._process_started_at = self._started_at
             self._has_worked = True  # if the kernel is busy now, it works for a client
+
+
+class _EarlyMessages:
+    """Keeps the messages of a kernel that is not ready yet; implements Watcher."""
+
+    def __init__(self) -> None:
+        self.messages: deque[tuple[Message, ChannelName]] = deque()
+        self._bytes = 0
+
+    def offer(self, message: Message, channel: ChannelName) -> None:
+        self.messages.append((message, channel))
+        self._bytes += _size(message)
+        while self._bytes > _MOST_BYTES:
+            self._bytes -= _size(self.messages.popleft()[0])
+
+    def fail(self, error: Exception) -> None:
+        """Do nothing: the start of the kernel fails."""
+
+    def resume(self) -> None:
+        """Do nothing: there is no restart before the kernel is ready."""
+
+
+def _size(message: Message) -> int:
+    return sum(map(len, message.parts))

@@ -28,6 +28,7 @@ class StartOptions(TypedDict, total=False):
         launch_params: launch parameters, instead of those of the pool.
         kernel_id: the id of the kernel, a UUID; a random one by default.
         lease_limits: limits of the user and of this kernel, instead of those of the pool.
+        kept: whether the kernel outlives a pool with a registry; true by default.
     """
 
     kernel_type: str | None
@@ -36,6 +37,7 @@ class StartOptions(TypedDict, total=False):
     launch_params: Mapping[str, object] | None
     kernel_id: str | None
     lease_limits: LeaseLimits | None
+    kept: bool
 
 
 class WarmKernels(msgspec.Struct, frozen=True):
@@ -58,7 +60,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         kernel_type: the default kernel type.
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
-        detached: whether the kernels outlive this program.
+        detached: whether the kernels outlive this program, except those with ``kept`` false.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         self._finder = finder
         self._kernel_type = kernel_type
         self._options = options
-        self._detached = {"detached": True} if detached else {}
+        self._detached = detached
         self._must_exist = not isinstance(warm, int)
         by_type = {kernel_type: warm} if isinstance(warm, int) else warm
         self._warm = {
@@ -137,9 +139,11 @@ class PoolLauncher(AsyncContextManagerMixin):
         params = start.get("launch_params")
         if params is None:
             params = self._options.get("launch_params")
-        return launch_params_of(
-            RunOptions(env=env or None, launch_params={**(params or {}), **self._detached})
-        )
+        params = dict(params or {})
+        if self._detached and start.get("kept", True):
+            # A later program finds the kernel by its id if this one is killed during the launch.
+            params |= {"detached": True, "listed_as": start.get("kernel_id") or ""}
+        return launch_params_of(RunOptions(env=env or None, launch_params=params))
 
 
 class _OneProvider:

@@ -170,14 +170,15 @@ class Plan:
             self._slots.ended(number)
             self._queue.unblock(slot.lease.user)
 
-    def restore(self, lease: Lease) -> int:
+    def restore(self, lease: Lease, limits: LeaseLimits | None = None) -> int:
         """Give a kernel that outlived its pool a slot; return the number of the slot.
 
-        The kernel counts as starting until ``started`` is called. There may be more kernels to
-        restore than the limits allow: all of them get slots, and no other lease gets one until
-        enough of them have ended.
+        *limits* are those of the kernel and its user, by default those of the plan. The kernel
+        counts as starting until ``started`` is called. There may be more kernels to restore than
+        the limits allow: all of them get slots, and no other lease gets one until enough of them
+        have ended.
         """
-        return self._slots.take(lease, self.limits)
+        return self._slots.take(lease, limits or self.limits)
 
     def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
         """Report the end of a request: it has its kernel, was cancelled, or was refused.

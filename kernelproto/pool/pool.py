@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from types import MappingProxyType
 from typing import NamedTuple, Unpack
@@ -17,6 +17,7 @@ from kernelproto.exceptions import PoolError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool.executor import Executor
 from kernelproto.pool.keeping import KeepingExecutor
+from kernelproto.pool.kept_kernel import RestoredKernel
 from kernelproto.pool.launcher import PoolLauncher, StartOptions, WarmKernels
 from kernelproto.pool.limits import PoolLimits
 from kernelproto.pool.plan import Plan
@@ -88,9 +89,9 @@ class KernelPool(AsyncContextManagerMixin):
         launch_params: parameters of the provider and the kernelspec, as for ``run_kernel``.
         timeouts: the phases of each kernel's life, in seconds.
         registry: stores the kernels, which are then started detached; open it around the pool.
-            Their output is discarded unless ``launch_params["output"]`` names a file. A kernel that
-            was restored has the limits of the pool, and is restarted without the options of its
-            first start.
+            Their output is discarded unless ``launch_params["output"]`` names a file. The options
+            of their starts are stored, too, environment variables included, so they have to be
+            values that JSON has.
         node: the name of this program in the registry; by default that of the machine.
 
     Attributes:
@@ -99,6 +100,7 @@ class KernelPool(AsyncContextManagerMixin):
             startup) and "restored" (from the registry). For requests: "refused", which is the sum
             of "full" (no kernel was idle) and "quota" (the user has the maximum number of kernels).
         limits: the limits given as arguments.
+        registry: the registry given as an argument.
         launch_params: the launch parameters given as arguments.
         deaths: the number of deaths by ``Died.cause``, including those followed by a restart.
 
@@ -129,6 +131,7 @@ class KernelPool(AsyncContextManagerMixin):
     ) -> None:
         if registry is not None and warm:
             raise ValueError("warm kernels have no user and cannot be kept: leave out warm")
+        self.registry = registry
         self.limits = PoolLimits(
             max_kernels=max_kernels,
             max_per_user=max_per_user,
@@ -143,8 +146,9 @@ class KernelPool(AsyncContextManagerMixin):
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)
+        self._keeping: KeepingExecutor | None = None
         if registry is not None:
-            self._executor = KeepingExecutor(
+            self._executor = self._keeping = KeepingExecutor(
                 Plan(self.limits),
                 self._launcher,
                 timeouts,
@@ -263,7 +267,10 @@ class KernelPool(AsyncContextManagerMixin):
             KernelProtoError: the kernel could not be started or restarted, or was ended. A kernel
                 that could not be restarted is removed from the pool.
         """
-        await (await self._existing(Lease(user, name))).restart()
+        kernel = await self._existing(Lease(user, name))
+        if self._keeping is not None:
+            await self._keeping.note_restart(Lease(user, name))
+        await kernel.restart()
 
     async def release(self, user: str, *, name: str = _DEFAULT_NAME) -> bool:
         """Shut a user's kernel down, even if it is busy, connected or starting.
@@ -279,6 +286,37 @@ class KernelPool(AsyncContextManagerMixin):
             return False
         await self._executor.end(managed)
         return True
+
+    async def release_all(self) -> None:
+        """Shut all kernels down, also those that would outlive the pool.
+
+        Returns when all of them have ended completely.
+        """
+        await self._executor.end_all()
+
+    def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
+        """Call a function with each kernel that has outlived an earlier pool, when it is ready.
+
+        For kernels that are ready already, the function is called now. It must not block. There
+        can be one function.
+        """
+        if self._keeping is not None:
+            self._keeping.watch_restored(callback)
+
+    def note(self, user: str, make: Callable[[], str], *, name: str = _DEFAULT_NAME) -> None:
+        """Store a text with a user's kernel, for the pool that restores the kernel.
+
+        Notes are stored at most once a second on average, all together. Without a registry, and
+        for a kernel that ends with the pool, nothing is stored.
+
+        Args:
+            user: the user.
+            make: returns the text; called when it is stored, perhaps not at all if another note
+                for this kernel follows.
+            name: the name of the kernel.
+        """
+        if self._keeping is not None:
+            self._keeping.note(Lease(user, name), make)
 
     @property
     def waiting(self) -> int:

@@ -12,7 +12,7 @@ import msgspec
 from kernelproto.client.client import OUTPUT_LIMIT, KernelClient
 from kernelproto.client.comms import Comms
 from kernelproto.client.execution import Execution, ExecutionOptions
-from kernelproto.client.observers import Observable
+from kernelproto.client.observers import Observable, Watcher
 from kernelproto.client.requests import Requests
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, InvalidLaunchParameter, fresh
@@ -326,7 +326,13 @@ def _checked(env: Mapping[str, str]) -> dict[str, str]:
 
 @asynccontextmanager
 async def open_kernel(
-    launch: Launch, *, timeouts: Timeouts, cwd: str | None = None, outlives: bool = False
+    launch: Launch,
+    *,
+    timeouts: Timeouts,
+    cwd: str | None = None,
+    outlives: bool = False,
+    kernel_id: str = "",
+    watcher: Watcher | None = None,
 ) -> AsyncGenerator[Kernel]:
     """Launch a kernel, give it when it is ready, and end it with the block.
 
@@ -335,12 +341,18 @@ async def open_kernel(
         timeouts: the timeouts of each process.
         cwd: the working directory of the first process.
         outlives: whether the kernel goes on after the block, until ``shutdown``.
+        kernel_id: the id under which other programs find the kernel; by default that of its first
+            launch.
+        watcher: receives the messages from the launch on; see ``Kernel.watch``.
 
     Raises:
         LaunchError: the kernel did not start.
     """
     async with background_tasks() as tasks:
         lifecycle = Lifecycle(launch, tasks, timeouts, cwd=cwd)
+        lifecycle.kernel_id = kernel_id
+        if watcher is not None:
+            lifecycle.observers.watch(watcher)
         await lifecycle.begin()
         try:
             yield Kernel(lifecycle)

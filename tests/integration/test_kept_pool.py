@@ -13,12 +13,14 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import msgspec
 import pytest
 
 from kernelproto import ClientClosed, KernelPool, PoolError, RegistryError
 from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.programs.watchdog import start_time
-from kernelproto.pool import keeping
+from kernelproto.pool import LeaseLimits, keeping
+from kernelproto.pool.kept_kernel import RestoredKernel
 from kernelproto.registry import SQLiteRegistry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks", "no_servers_left", "clean")]
@@ -173,8 +175,7 @@ async def test_kernel_that_ended_meanwhile(path: Path) -> None:
                 assert pool.kernels() == []
                 await pool.get("ada")
                 await pool.release("ada")
-            for record in read_records():
-                record.clear_up()
+            assert read_records() == []
 
 
 async def test_second_pool_disturbs_nothing(path: Path) -> None:
@@ -205,8 +206,167 @@ async def test_program_that_is_killed_during_a_launch(path: Path) -> None:
             assert [row.kernel_id for row in await registry.kernels()] == ["one"]
 
 
+# Its registry does not answer when the handle of the given number is stored.
+INTERRUPTED = """
+import anyio, sys
+from kernelproto import KernelPool
+from kernelproto.registry import SQLiteRegistry
+
+class Slow(SQLiteRegistry):
+    async def set_handle(self, kernel_id, fence, handle):
+        self.left = getattr(self, "left", int(sys.argv[2])) - 1
+        if self.left == 0:
+            print(kernel_id, flush=True)
+            await anyio.sleep_forever()
+        return await super().set_handle(kernel_id, fence, handle)
+
+async def main():
+    async with (
+        Slow(sys.argv[1]) as registry,
+        KernelPool(kernel_type=sys.argv[3], registry=registry) as pool,
+    ):
+        kernel = await pool.get("ada")
+        await kernel.restart()
+
+anyio.run(main)
+"""
+
+
+async def killed_at_handle(path: Path, number: int, kernel_type: str = "spec/scripted") -> str:
+    """Kill a program before it stores a handle; return the id of the kernel."""
+    command = [sys.executable, "-c", INTERRUPTED, str(path), str(number), kernel_type]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    with program:
+        kernel_id = (await anyio.to_thread.run_sync(program.stdout.readline)).strip()
+        program.kill()
+    return kernel_id
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+async def test_launch_that_was_interrupted_leaves_nothing(
+    path: Path, runtime_dir: Path, is_recorded: bool
+) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        kernel_id = await killed_at_handle(path, 1)
+        (record,) = read_records()
+        assert record.listed_as == kernel_id
+        if not is_recorded:  # as if the program was killed just after the start of the process
+            msgspec.structs.replace(record, process=None).write()
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            assert pool.kernels() == []
+            assert pool.counts == {}
+            assert await registry.kernels() == []
+    assert start_time(record.process.pid) == ""
+    assert os.listdir(runtime_dir) == []
+
+
+async def test_restart_that_was_interrupted_goes_on(path: Path, runtime_dir: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        kernel_id = await killed_at_handle(path, 2)
+        (record,) = read_records()
+        for _ in range(2):
+            async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+                assert pool.counts == {"restored": 1}
+                kernel = await pool.get("ada")
+                assert kernel.kernel_id == kernel_id
+                assert await ask(kernel, "str(os.getpid())") == str(record.process.pid)
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            await pool.release("ada")
+    assert os.listdir(runtime_dir) == []
+
+
+async def test_restart_without_a_new_process_is_done_again(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry) as pool:
+                kernel = await pool.get("ada")
+                kernel_id, pid = kernel.kernel_id, kernel.manager.pid
+            (row,) = await registry.kernels()
+            assert await registry.begin_restart(kernel_id, row.fence)
+            os.kill(pid, signal.SIGKILL)
+            while start_time(pid):
+                await anyio.lowlevel.checkpoint()
+            for _ in range(2):
+                async with pool_of(registry) as pool:
+                    assert pool.counts == {"restored": 1}
+                    kernel = await pool.get("ada")
+                    assert kernel.kernel_id == kernel_id
+                    assert kernel.manager.pid != pid
+                    await kernel.execute("pass")
+            async with pool_of(registry) as pool:
+                await pool.restart("ada")
+                assert not (await registry.kernels())[0].restarting
+                await pool.release("ada")
+
+
+async def test_options_of_the_start_are_kept(path: Path) -> None:
+    limits = LeaseLimits(max_per_user=7, idle_timeout=1234.0)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry) as pool:
+                await pool.get("ada", env={"FRUIT": "pear"}, cwd="/", lease_limits=limits)
+            async with pool_of(registry, max_per_user=1) as pool:
+                kernel = await pool.get("ada")
+                assert pool.kernels()[0].end.limit == 1234.0
+                await kernel.restart()
+                assert await ask(kernel, "os.environ['FRUIT'] + os.getcwd()") == "pear/"
+                with pytest.raises(PoolError, match="options that JSON has"):
+                    await pool.get("bob", launch_params={"output": sys.stderr}, lease_limits=limits)
+                await pool.release_all()
+            assert await registry.kernels() == []
+
+
+async def test_start_that_cannot_be_read(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry) as pool:
+                await pool.get("ada")
+            with sqlite3.connect(path) as database:
+                database.execute("update kernel set start = 'nonsense'")
+            database.close()
+            async with pool_of(registry) as pool:
+                assert pool.kernels() == []
+            assert len(await registry.kernels()) == 1  # a later version may read it
+            with sqlite3.connect(path) as database:
+                database.execute("update kernel set start = ''")
+            database.close()
+            async with pool_of(registry) as pool:
+                await pool.release("ada")
+
+
+async def test_kernel_that_ends_with_the_pool(path: Path, runtime_dir: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry, max_per_user=2) as pool:
+                await pool.get("ada", name="one", kept=False)
+                assert await registry.kernels() == []
+            assert os.listdir(runtime_dir) == []
+
+
+async def test_notes(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(keeping, "_NOTE_SECONDS", 0.001)
+    restored: list[RestoredKernel] = []
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry) as pool:
+                await pool.get("ada")
+                pool.note("ada", lambda: "first")
+                while (await registry.kernels())[0].note != "first":
+                    pass
+                pool.note("bob", lambda: pytest.fail("bob has no kernel"))
+                pool.note("ada", lambda: "last")
+            assert [row.note for row in await registry.kernels()] == ["last"]
+            async with pool_of(registry) as pool:
+                kernel = await pool.get("ada")
+                pool.watch_restored(restored.append)
+                await pool.release("ada")
+    ((user, name, found, note, messages),) = restored
+    assert (user, name, found, note) == ("ada", "default", kernel, "last")
+    assert {message.msg_type for message, _ in messages} >= {"status"}
+
+
 async def test_kernel_that_another_node_claims(path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(keeping, "_CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(keeping, "CLAIM_SECONDS", 0.0)
     monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.01)
     with anyio.fail_after(GUARD_SECONDS):
         async with SQLiteRegistry(path) as registry:

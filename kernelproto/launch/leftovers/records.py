@@ -113,12 +113,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     listed_as: str = ""
 
     @classmethod
-    def reserve(cls, kernel_id: str, *, socket_folder: str | None = None) -> Record:
-        """Write the record of a kernel that has no files and no process yet.
-
-        Args:
-            kernel_id: a UUID.
-            socket_folder: the future folder of the ipc sockets; None with tcp.
+    def reserve(
+        cls, kernel_id: str, *, socket_folder: str | None = None, listed_as: str = ""
+    ) -> Record:
+        """Write the record, with these fields, of a kernel without files and a process yet.
 
         Raises:
             LaunchError: the record cannot be written.
@@ -129,6 +127,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             connection_file=os.path.join(folder, connection_file_name(kernel_id)),
             owner=ProcessId.of(os.getpid()),
             socket_folder=socket_folder,
+            listed_as=listed_as,
         )
         with _errors_named(record.path):
             os.makedirs(folder, mode=0o700, exist_ok=True)

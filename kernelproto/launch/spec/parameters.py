@@ -39,6 +39,7 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
     "transport": (Transport, "'tcp' or 'ipc'"),
     "ip": (str, "an IPv4 address"),
     "detached": (bool, "true or false"),
+    "listed_as": (Argument, "a string"),
     "limits": (Limits, "a mapping with memory, cpu_seconds, open_files or processes"),
     "sandbox": (Sandbox, "a mapping with the fields of Sandbox"),
     "output": (Any, "something to write to"),
@@ -69,6 +70,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
             loopback.
         encryption: ``"disabled"``, ``"auto"`` or ``"required"``; see spec/encryption.py.
         detached: whether the kernel outlives this program.
+        listed_as: the id under which other programs find the kernel; "" for an id of its own.
         limits: the limits of each process of the kernel; see Limits.
         sandbox: how the kernel is kept apart from this machine; see Sandbox.
         output: where the kernel's output goes, in addition to the tail; see output/forward.py.
@@ -81,6 +83,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
     ip: str | None = None
     encryption: Encryption = "auto"
     detached: bool = False
+    listed_as: str = ""
     limits: Limits | None = None
     sandbox: Sandbox | None = None
     output: object = None

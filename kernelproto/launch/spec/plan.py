@@ -81,6 +81,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         limits: the limits of each process of the kernel.
         sandbox: how the kernel is kept apart from this machine; None means that it is not.
         detached: whether the kernel outlives this program.
+        listed_as: the id under which other programs find the kernel; "" for that of the launch.
         output: where standard output and standard error go, in addition to the tail that is kept: a
             callable that takes bytes and is called in a thread, a descriptor or an open file, or a
             path. A detached kernel has no other tail than that of the file at this path, and cannot
@@ -108,6 +109,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits | None = None
     sandbox: Sandbox | None = None
     detached: bool = False
+    listed_as: str = ""
     output: object = None
     spawn: Spawn = "process"
     preload: tuple[str, ...] = ()
@@ -241,6 +243,7 @@ def plan_launch(
         limits=parameters.limits,
         sandbox=parameters.sandbox,
         detached=parameters.detached,
+        listed_as=parameters.listed_as,
         output=parameters.output,
         spawn=spawn,
         preload=tuple(preload),

@@ -1,0 +1,208 @@
+"""Adopting the kernels in a registry that no program owns, for a pool that is being opened.
+
+If a program was killed during a launch, the row of the kernel has no handle, or that of an old
+process. Each process is listed under the id of its kernel from the beginning, so it is found by
+this id. A kernel that was restarted is adopted, or started again if the program was killed before
+its new process was. A kernel that no user has got yet is ended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Any, NamedTuple, cast
+
+import anyio
+import msgspec
+
+from kernelproto.exceptions import (
+    DiscoveryError,
+    KernelInUse,
+    KernelProtoError,
+    LaunchError,
+    PoolError,
+)
+from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
+from kernelproto.launch.finder import KernelFinder
+from kernelproto.pool.launcher import StartOptions
+from kernelproto.pool.limits import LeaseLimits
+from kernelproto.registry.interface import RegisteredKernel, Registry
+from kernelproto.supervise.instance import Launched
+
+logger = logging.getLogger(__name__)
+
+# How long a claim holds.
+CLAIM_SECONDS = 30.0
+
+# Time to store the end of a kernel, and to let go of one.
+SETTLE_SECONDS = 10.0
+
+
+class Found(NamedTuple):
+    """A kernel that this pool has claimed.
+
+    Attributes:
+        row: the kernel in the registry.
+        fence: the number of the claim.
+        start: the options of its start.
+        launched: the kernel, adopted; None if it must be started again.
+    """
+
+    row: RegisteredKernel
+    fence: int
+    start: StartOptions
+    launched: Launched | None
+
+
+class Adoption:
+    """Adopts kernels for a pool.
+
+    Args:
+        registry: has the kernels.
+        finder: adopts them.
+        node: the name of this program in the registry.
+        counts: the counts of the pool; "lost" is counted here.
+    """
+
+    def __init__(
+        self, registry: Registry, finder: KernelFinder, node: str, counts: Counter[str]
+    ) -> None:
+        self._registry = registry
+        self._finder = finder
+        self._node = node
+        self._counts = counts
+
+    async def find(self, found: list[Found]) -> None:
+        """Adopt the kernels in the registry that no program owns.
+
+        Args:
+            found: gets each kernel as soon as it is adopted and claimed.
+
+        Raises:
+            RegistryError: the registry cannot be read or written.
+        """
+        for row in await self._registry.kernels():
+            if row.held and row.node != self._node:
+                continue
+            try:
+                start = _decoded(row)
+                is_alive, launched = await self._adopt(row)
+            except KernelInUse as error:
+                logger.warning("the %s is left to its owner: %s", _about(row), error)
+            except (DiscoveryError, LaunchError, ValueError) as error:
+                logger.warning("the %s cannot be adopted now: %s", _about(row), error)
+            else:
+                if is_alive:
+                    await self._claim(row, launched, start, found)
+
+    async def _adopt(self, row: RegisteredKernel) -> tuple[bool, Launched | None]:
+        """Adopt a kernel; remove its row if it has ended or has no user yet.
+
+        Returns:
+            Whether the pool has the kernel, and the kernel if it was adopted.
+        """
+        failure: DiscoveryError | None = None
+        if row.handle is not None:
+            try:
+                return True, await self._finder.adopt(row.handle)
+            except KernelInUse:
+                raise
+            except DiscoveryError as error:
+                failure = error
+        from kernelproto.launch.adopt import LocalHost  # few programs need it
+
+        handle = await LocalHost().find_launched(row.kernel_id)
+        if handle is not None:
+            if row.handle is not None and handle.place == row.handle.place and failure is not None:
+                raise failure
+            launched = await self._finder.adopt(handle)
+            if row.handle is not None:
+                return True, launched
+            logger.info("the %s is ended: its launch was interrupted", _about(row))
+            await launched[1].cleanup()
+        elif failure is not None and row.restarting:
+            return True, None
+        elif failure is not None:
+            logger.warning("the %s is lost: %s", _about(row), failure)
+            self._counts["lost"] += 1
+        await self._registry.remove(row.kernel_id, row.fence)
+        return False, None
+
+    async def _claim(
+        self,
+        row: RegisteredKernel,
+        launched: Launched | None,
+        start: StartOptions,
+        found: list[Found],
+    ) -> None:
+        fence = None
+        try:
+            fence = await self._registry.claim(
+                row.kernel_id, node=self._node, seconds=CLAIM_SECONDS
+            )
+        finally:
+            if fence is None and launched is not None:  # another node was faster
+                await detach(launched[1])
+        if fence is not None:
+            found.append(Found(row, fence, start, launched))
+            handle = None if launched is None else handle_of(launched[1], row.kernel_id)
+            if handle is not None and (handle != row.handle or row.restarting):
+                await self._registry.set_handle(row.kernel_id, fence, handle)
+
+
+class _StoredStart(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The options of a start in the registry."""
+
+    cwd: str | None = None
+    env: dict[str, str] | None = None
+    launch_params: dict[str, Any] | None = None
+    lease_limits: LeaseLimits | None = None
+
+
+def _about(row: RegisteredKernel) -> str:
+    return f"kernel {row.name!r} of {row.owner!r} ({row.kernel_id})"
+
+
+def handle_of(manager: KernelManager, kernel_id: str) -> KernelHandle | None:
+    """Return the handle of a kernel, under its id in the registry; None if it has none."""
+    handle = manager.handle() if isinstance(manager, HasHandle) else None
+    return None if handle is None else msgspec.structs.replace(handle, kernel_id=kernel_id)
+
+
+def encoded(start: StartOptions) -> str:
+    """Return the options of a start as JSON.
+
+    Raises:
+        PoolError: an option is no value that JSON has.
+    """
+    given = {name: value for name, value in start.items() if name in _StoredStart.__struct_fields__}
+    try:
+        return msgspec.json.encode(_StoredStart(**cast("dict[str, Any]", given))).decode()
+    except (TypeError, ValueError) as error:
+        raise PoolError(
+            f"a kernel that outlives its pool takes only options that JSON has: {error}"
+        ) from None
+
+
+def _decoded(row: RegisteredKernel) -> StartOptions:
+    """Return the options of the first start of a kernel.
+
+    Raises:
+        ValueError: they cannot be read; without them, a restart might leave out a sandbox.
+    """
+    start = StartOptions(kernel_type=row.kernel_type)
+    if row.start:
+        stored = msgspec.json.decode(row.start, type=_StoredStart)
+        values = {name: getattr(stored, name) for name in stored.__struct_fields__}
+        start |= cast("StartOptions", {name: value for name, value in values.items() if value})
+    return start
+
+
+async def detach(manager: KernelManager) -> None:
+    """Let go of a kernel that was adopted."""
+    with anyio.move_on_after(SETTLE_SECONDS, shield=True):
+        try:
+            if isinstance(manager, MayOutlive):
+                await manager.detach()
+        except KernelProtoError as error:
+            logger.warning("a kernel is not released: %s", error)
