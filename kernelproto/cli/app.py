@@ -191,6 +191,10 @@ def stop_command(
         ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Stop all running kernels.")] = False,
+    kept: Annotated[
+        bool,
+        typer.Option("--kept", help="Stop detached kernels that no program owns now."),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Kill kernels that do not shut down.")
     ] = False,
@@ -199,7 +203,7 @@ def stop_command(
     """Shut running kernels down, and remove the files of dead ones."""
     from kernelproto.cli.stop import stop_kernels
 
-    return stop_kernels(kernels or (), every=every, force=force)
+    return stop_kernels(kernels or (), every=every, kept=kept, force=force)
 
 
 @app.command(

@@ -28,25 +28,35 @@ _LOOK_SECONDS = 0.05
 _ADOPTION = Timeouts(startup=2.0)
 
 
-def stop_kernels(names: Sequence[str], *, every: bool, force: bool) -> int:
+def stop_kernels(names: Sequence[str], *, every: bool, kept: bool, force: bool) -> int:
     """Shut kernels down, and print the outcome for each; return the exit status.
 
     Args:
         names: ids, prefixes of ids, process ids, or paths of connection files.
         every: whether to stop all running kernels instead.
+        kept: whether to stop the kernels that outlive their program and have no owner instead.
         force: whether to kill kernels that do not shut down.
 
     Raises:
         CliError: a name matches no kernel, or several.
     """
-    if bool(names) == every:
-        raise CliError("name the kernels to stop, or use --all; `kernelproto ps` lists them")
+    if bool(names) + every + kept != 1:
+        raise CliError(
+            "name the kernels to stop, or use --all or --kept; `kernelproto ps` lists them"
+        )
     kernels = find_running_kernels()
-    if every and not kernels:
-        print("No kernels are running.", file=sys.stderr)
-    chosen = kernels if every else [choose(name, kernels) for name in names]
+    if names:
+        chosen = [choose(name, kernels) for name in names]
+    else:
+        chosen = [kernel for kernel in kernels if every or _is_kept(kernel)]
+        if not chosen:
+            print("No kernels are running.", file=sys.stderr)
     once = {kernel.connection_file: kernel for kernel in chosen}
     return anyio.run(_stop_all, list(once.values()), force)
+
+
+def _is_kept(kernel: RunningKernel) -> bool:
+    return kernel.record is not None and kernel.record.detached and kernel.owner_pid is None
 
 
 def choose(name: str, kernels: Sequence[RunningKernel]) -> RunningKernel:

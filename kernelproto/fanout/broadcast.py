@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple, NoReturn
 
@@ -13,13 +11,19 @@ import anyio
 
 from kernelproto.concurrency.bell import Bell
 from kernelproto.exceptions import ClientClosed, KernelDied, KernelProtoError, fresh
+from kernelproto.fanout.handover import Handover, reply_content
+from kernelproto.fanout.notices import beside, build_notice, new_header
 from kernelproto.fanout.replay_log import Entry, ReplayLog
-from kernelproto.fanout.traffic import Unanswered
+from kernelproto.fanout.traffic import Request, Unanswered
 from kernelproto.log_counts import LogCounts
 from kernelproto.supervise import Died, Kernel
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.content import Content, Status, Stream, message_type
-from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message
+from kernelproto.wire.content import Status, Stream
+from kernelproto.wire.message import Message
+
+# For clients whose cell ran when the server was replaced.
+_AWAY = "[the server was restarted: earlier outputs of this cell may be missing]\n"
+_LOST = "[this cell ended while no server was running: its last outputs and its result are lost]\n"
 
 
 class Subscriber:
@@ -147,6 +151,41 @@ class Broadcast:
         self._more = Bell()
         self._client_left = Bell()
         self._unanswered = Unanswered()
+        self._inherits = False
+        self._on_change: Callable[[], object] | None = None
+
+    def store_with(self, on_change: Callable[[], object]) -> None:
+        """Call a function whenever ``handover`` would return something else."""
+        self._on_change = on_change
+
+    def handover(self) -> Handover:
+        """Return the clients and their open requests, for the next server."""
+        return Handover.of(self.log.clients, self._unanswered)
+
+    def take_over(
+        self, handover: Handover, messages: Iterable[tuple[Message, ChannelName]] = ()
+    ) -> None:
+        """Serve the clients of an earlier server on, before any client joins.
+
+        Args:
+            handover: the handover of the earlier server.
+            messages: the messages that the kernel has sent to this server before.
+        """
+        # All join before the first one leaves: a new client would continue for one that has left.
+        cursors = [self.log.join(sessions[0]) for sessions in handover.clients if sessions]
+        for cursor, sessions in zip(cursors, filter(None, handover.clients), strict=True):
+            for session in sessions:
+                cursor.note_session(session)
+        for cursor in cursors:
+            self.log.leave(cursor, anyio.current_time())
+        self._client_left.ring()
+        for request in handover.open_requests():
+            self._unanswered.inherit(request)
+        self._inherits = len(self._unanswered) > 0
+        for message, channel in messages:
+            self.offer(message, channel)
+        if self._inherits:
+            self.kernel.start_task(self._end_inherited)
 
     @contextmanager
     def join(self, session: str, last_msg_id: str | None) -> Generator[Subscriber]:
@@ -159,6 +198,7 @@ class Broadcast:
         subscriber = Subscriber(self, session, last_msg_id)
         self._subscribers.append(subscriber)
         self._check()
+        self._note_change()
         try:
             yield subscriber
         finally:
@@ -170,6 +210,7 @@ class Broadcast:
             self._subscribers.remove(subscriber)
             self.log.leave(subscriber.cursor, anyio.current_time())
             self._client_left.ring()
+            self._note_change()
 
     async def wait(self) -> None:
         """Wait for another message, or for the end of the kernel."""
@@ -178,22 +219,22 @@ class Broadcast:
     def offer(self, message: Message, channel: ChannelName) -> None:
         """Add a message of the kernel; part of ``Watcher``."""
         if message.msg_type != "iopub_welcome":  # an answer to the server's subscription
+            if self._inherits and (request := self._unanswered.resume(message)) is not None:
+                self._put(build_notice(Stream("stderr", _AWAY), parent=request.message), "iopub")
             self._put(message, channel)
-            self._unanswered.note_received(message, channel)
+            if self._unanswered.note_received(message, channel):
+                self._note_change()
 
     def note_request(self, message: Message, channel: ChannelName) -> None:
         """Note a message that a client is about to send to the kernel."""
         self._unanswered.note_sent(message, channel)
+        self._note_change()
 
     def abort(self, msg_id: str | None = None) -> None:
         """Answer a request, or all, on behalf of a kernel that no longer can."""
         for request in self._unanswered.take(msg_id):
-            if not request.replied:
-                header = new_header(request.reply_type)
-                reply = Message.build(header, {"status": "aborted"}, parent=request.message)
-                self._put(reply, request.channel)
-            if not request.idle:
-                self._put(build_notice(Status("idle"), parent=request.message), "iopub")
+            self._answer(request, {"status": "aborted"})
+        self._note_change()
 
     def note_death(self, death: Died) -> None:
         """Tell the clients that the kernel has died, and whether it is being restarted.
@@ -237,6 +278,48 @@ class Broadcast:
             with anyio.CancelScope(deadline=self.log.expires_at):
                 await self._client_left.wait()
             self.log.expire(anyio.current_time())
+
+    def _answer(self, request: Request, content: Mapping[str, object]) -> None:
+        """End a request on behalf of the kernel."""
+        if not request.replied:
+            header = new_header(request.reply_type)
+            self._put(Message.build(header, content, parent=request.message), request.channel)
+        if not request.idle:
+            self._put(build_notice(Status("idle"), parent=request.message), "iopub")
+
+    async def _end_inherited(self) -> None:
+        """End the requests of an earlier server.
+
+        The kernel handles the requests of one connection in order, and those of several connections
+        in turn. So behind a reply to this server come no replies to earlier requests that have
+        ended. Once two such replies have arrived without any message about an inherited request in
+        between, none of them waits in the kernel, so the others have ended while no server ran.
+        """
+        quiet = 0
+        while quiet < 2 and any(request.inherited for request in self._unanswered):
+            before = self._unanswered.inherited_traffic
+            try:
+                await self.kernel.kernel_info()
+            except KernelProtoError:
+                return  # the death, restart or end of the kernel has aborted all requests
+            quiet = quiet + 1 if self._unanswered.inherited_traffic == before else 0
+            for request in self._unanswered:
+                if request.inherited and (request.idle or quiet == 2):
+                    self._end_lost(request)
+        self._inherits = False
+
+    def _end_lost(self, request: Request) -> None:
+        """End a request whose reply went to an earlier server."""
+        for _ in self._unanswered.take(request.message.msg_id):
+            if not request.idle and request.message.msg_type == "execute_request":
+                notice = build_notice(Stream("stderr", _LOST), parent=request.message)
+                self._put(notice, "iopub")
+            self._answer(request, reply_content(request))
+        self._note_change()
+
+    def _note_change(self) -> None:
+        if self._on_change is not None:
+            self._on_change()
 
     def _put(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
         begin = self.log.begin
@@ -299,26 +382,3 @@ class Broadcasts:
         kept_bytes = sum(broadcast.log.size for broadcast in self._broadcasts.values())
         unsent = [count for broadcast in self._broadcasts.values() for count in broadcast.unsent()]
         return Backlog(kept_bytes, sum(unsent), max(unsent, default=0))
-
-
-def build_notice(content: Content, parent: Message | None = None) -> Message:
-    """Return a message that the server sends on behalf of the kernel."""
-    return Message.build(new_header(message_type(type(content))), content, parent=parent)
-
-
-def beside(output: Message, notice: Message) -> Message:
-    """Return a notice with the parent of an output, so a notebook shows both in the same cell."""
-    header, _, *rest = notice.parts
-    return Message(notice.header, output.parent_header, (header, output.raw_parent_header, *rest))
-
-
-def new_header(msg_type: str) -> Header:
-    """Return the header of a message that the server sends on behalf of the kernel."""
-    return Header(
-        msg_id=uuid.uuid4().hex,
-        msg_type=msg_type,
-        session=uuid.uuid4().hex,
-        username="kernel",
-        date=datetime.now(UTC).isoformat(),
-        version=PROTOCOL_VERSION,
-    )

@@ -141,6 +141,11 @@ class ReplayLog:
         return self._total - self._offset(self.begin)
 
     @property
+    def clients(self) -> list[list[str]]:
+        """The sessions of each client that is connected or may return."""
+        return [list(cursor.sessions) for cursor in self._cursors() if not cursor.expired]
+
+    @property
     def expires_at(self) -> float:
         """The time of the next ``expire``, on the clock of ``leave``; infinity for none."""
         left = [c.left_at for c in self._left if c.left_at is not None and not c.expired]

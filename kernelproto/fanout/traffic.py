@@ -101,12 +101,24 @@ class Request:
         channel: the channel of the request.
         replied: whether the kernel has replied.
         idle: whether the kernel has sent "idle" for this request.
+        begun: whether the kernel has sent more than states for this request.
+        input: the execute_input of this request, if the kernel has sent it.
+        error: the error of this request, if the kernel has sent one.
+        inherited: whether an earlier server has sent the request.
+        resumed: whether the kernel has sent a message about it to this server.
+        execution_count: the count in the execute_input that an earlier server has received.
     """
 
     message: Message
     channel: ChannelName
     replied: bool = field(default=False)
     idle: bool = field(default=False)
+    begun: bool = field(default=False)
+    input: Message | None = field(default=None)
+    error: Message | None = field(default=None)
+    inherited: bool = field(default=False)
+    resumed: bool = field(default=False)
+    execution_count: int | None = field(default=None)
 
     @property
     def reply_type(self) -> str:
@@ -115,11 +127,19 @@ class Request:
 
 
 class Unanswered:
-    """The requests of all clients of one kernel, bounded in number and bytes."""
+    """The requests of all clients of one kernel, bounded in number and bytes, oldest first.
+
+    Attributes:
+        inherited_traffic: the number of messages about requests of an earlier server.
+    """
 
     def __init__(self) -> None:
         self._requests: OrderedDict[str, Request] = OrderedDict()
         self._bytes = 0
+        self.inherited_traffic = 0
+
+    def __iter__(self) -> Iterator[Request]:
+        return iter(list(self._requests.values()))
 
     def __len__(self) -> int:
         return len(self._requests)
@@ -149,18 +169,46 @@ class Unanswered:
         while len(self._requests) > _MOST_REQUESTS or self._bytes > _MOST_BYTES:
             self._remove(next(iter(self._requests)))
 
-    def note_received(self, message: Message, channel: ChannelName) -> None:
-        """Note a kernel's message."""
+    def inherit(self, request: Request) -> None:
+        """Note a request that an earlier server has sent, after the earlier ones."""
+        self.note_sent(request.message, request.channel)
+        noted = self._requests.get(request.message.msg_id)
+        if noted is not None:
+            noted.inherited = True
+            noted.execution_count = request.execution_count
+            noted.begun = request.execution_count is not None
+
+    def resume(self, message: Message) -> Request | None:
+        """Return the inherited request that ran already when this first message about it came."""
+        parent = message.parent_header
+        request = None if parent is None else self._requests.get(parent.msg_id)
+        if request is None or not request.inherited or request.resumed:
+            return None
+        request.resumed = True
+        return None if _has_state(message, "busy") else request
+
+    def note_received(self, message: Message, channel: ChannelName) -> bool:
+        """Note a kernel's message; return whether it changes a request."""
         parent = message.parent_header
         request = None if parent is None else self._requests.get(parent.msg_id)
         if request is None:
-            return
+            return False
+        if request.inherited:
+            self.inherited_traffic += 1
         if channel == "iopub":
-            request.idle |= _is_idle(message)
+            request.begun |= message.msg_type != "status"
+            if message.msg_type == "execute_input":
+                request.input = message
+                return True
+            if message.msg_type == "error":
+                request.error = message
+            request.idle |= _has_state(message, "idle")
         elif channel == request.channel and message.msg_type.endswith(_REPLY):
             request.replied = True
         if request.replied and request.idle:
             self._remove(request.message.msg_id)
+            return True
+        return False
 
     def take(self, msg_id: str | None = None) -> Iterator[Request]:
         """Remove one request, or all, oldest first, and yield each."""
@@ -176,10 +224,10 @@ class Unanswered:
             self._bytes -= len(request.message.raw_header)
 
 
-def _is_idle(message: Message) -> bool:
+def _has_state(message: Message, state: str) -> bool:
     if message.msg_type != "status":
         return False
     try:
-        return bool(message.content.execution_state == "idle")
+        return bool(message.content.execution_state == state)
     except MalformedMessage:
         return False

@@ -29,6 +29,7 @@ from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.contexts.contexts import Contexts
 from kernelproto.server.drain import Drain
+from kernelproto.server.kept_clients import KeptClients
 from kernelproto.server.middleware.access import Guard, SecurityHeaders
 from kernelproto.server.middleware.cancellable_send import CancellableSends
 from kernelproto.server.middleware.forwarded import Forwarded
@@ -70,6 +71,10 @@ def create_app(
     kernel, root_dir, isolate, isolation, allow_env, allow_origins, base_url, trusted_proxies,
     metrics_token, revoked_kernels, those of MCP and the limits for one user or client.
 
+    If the pool has a registry, the sessions are stored in it, and clients of kernels that have
+    outlived an earlier server are served on. Create one application for such a pool, as soon as the
+    pool is open.
+
     With the setting ``mcp``, the lifespan of the application must be open while it serves: it holds
     the conversations. An ASGI server opens it, but not that of a mounted application.
 
@@ -100,6 +105,8 @@ def create_app(
     metrics = Metrics(pool, broadcasts, finder=finder, meter=meter, logins=logins, sockets=sockets)
     drain = Drain()
     user_kernels = UserKernels(pool, finder, settings, metrics, access, drain)
+    kept = KeptClients(pool, broadcasts, user_kernels)
+    kept.resume()
     limit = settings.max_body_bytes
     channels = ChannelsRoute(
         user_kernels,
@@ -108,6 +115,7 @@ def create_app(
         access,
         drain,
         sockets,
+        kept,
         max_message_bytes=settings.max_message_bytes,
     )
     contexts = ContextRoutes(

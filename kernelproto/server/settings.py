@@ -188,6 +188,21 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         float, Meta(gt=0, description="seconds without a call after which an MCP conversation ends")
     ] = 3600.0
 
+    keep_kernels: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="whether kernels and sessions go on after SIGTERM, SIGKILL or a crash of "
+            "the server, and the next server has them again; SIGINT (Ctrl-C) ends them; auto: only "
+            "with state_dir, or under systemd with StateDirectory=; Linux only, without warm"
+        ),
+    ] = "auto"
+    state_dir: Annotated[
+        str | None,
+        Meta(
+            description="directory for the registry of kernels and sessions, for one server at a "
+            "time; by default that of StateDirectory= of systemd, or one in Jupyter's data folder"
+        ),
+    ] = None
     grace_seconds: Annotated[
         float,
         Meta(
@@ -236,6 +251,10 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             )
         elif self.isolation != IsolationSettings():
             raise InvalidSettings("isolation: set isolate = users, or remove the table")
+        if self.state_dir and self.keep_kernels == "off":
+            raise InvalidSettings(
+                "state_dir: nothing is stored with keep_kernels = off: remove one of them"
+            )
         if self.mcp and self.isolate == "users":
             raise InvalidSettings(
                 "mcp: the files of conversations belong to the account of the server, so the "

@@ -127,6 +127,7 @@ class UserKernels:
         gone: Gone | None = None,
         find: Callable[[str], Awaitable[str]] | None = None,
         on_ready: Callable[[Kernel], object] | None = None,
+        kept: bool = True,
     ) -> KernelModel:
         """Start a kernel for a user, or find the kernel that the request names.
 
@@ -143,6 +144,7 @@ class UserKernels:
             find: returns the kernel's working directory, given the root folder; None means to
                 search the path of the request.
             on_ready: called with the new kernel.
+            kept: whether the kernel may outlive the server.
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
@@ -172,6 +174,7 @@ class UserKernels:
             allowed |= options.get("env") or {}
             options["cwd"] = folder
             options["env"] = allowed
+            options["kept"] = kept
             replaced = None
             if replaces is not None:
                 await self._check_request(kernel_type, allowed)
@@ -216,6 +219,7 @@ class UserKernels:
         """
         options = await self._options(user, kernel_type, kernel_id)
         options["cwd"] = folder
+        options["kept"] = False  # conversations end with the server
         if sandbox is not None:
             params = options.get("launch_params") or self.pool.launch_params
             options["launch_params"] = sandboxed(params, sandbox)
@@ -260,8 +264,7 @@ class UserKernels:
             kernel = await self._wait_in_queue(get, user, kernel_id, gone)
         else:
             kernel = await get()
-        if self._settings.revoked_kernels == "shutdown":
-            kernel.start_task(self._end_with_access, user, kernel_id)
+        self.end_when_revoked(kernel, user, kernel_id)
         seconds = time.monotonic() - began_at
         self._metrics.start_seconds.observe(seconds)
         name = self.model(user, kernel_id).name
@@ -340,6 +343,11 @@ class UserKernels:
             logger.info("%s requested", action)
             with auditing(event, kernel_id=kernel.kernel_id, owner=owner):
                 yield
+
+    def end_when_revoked(self, kernel: Kernel, user: User, name: str) -> None:
+        """End a kernel when the access of its user is revoked, if the settings say so."""
+        if self._settings.revoked_kernels == "shutdown":
+            kernel.start_task(self._end_with_access, user, name)
 
     async def _end_with_access(self, user: User, name: str) -> None:
         await self._access.wait_until_user_revoked(user)

@@ -34,7 +34,7 @@ def test_usage_errors_are_one_line(words: list[str], line: str, capsys) -> None:
         (["run", "a.ipynb"], "a.ipynb is a notebook; use `kernelproto notebook a.ipynb`"),
         (["run", "-k", "pyimport/karnel", "-c", "1"], "no kernel type 'pyimport/karnel'; there "),
         (["run", "pyimport/kernel", "-c", "1"], "use `kernelproto run -k pyimport/kernel`"),
-        (["stop"], "name the kernels to stop, or use --all; `kernelproto ps` lists them"),
+        (["stop"], "name the kernels to stop, or use --all or --kept; `kernelproto ps` lists them"),
         (["stop", "1"], "no running kernel matches '1'; `kernelproto ps` lists them"),
         (["console"], "the console needs a terminal; use `kernelproto run` without one"),
         (["serve", "--port", "x"], "port on the command line: "),

@@ -121,6 +121,19 @@ def test_kernels_of_all_kinds(
     assert find_running_kernels() == []
 
 
+def test_kept_kernels(runtime_dir: Path, capsys) -> None:
+    kept = start_kernel_blocking("pyimport/kernel", detached=True)
+    kernel_id = kept.kernel_id
+    kept.detach()
+    with run_kernel_blocking("pyimport/kernel") as ours:
+        assert main(["stop", "--kept"]) == 0
+        assert capsys.readouterr().out == f"{kernel_id}: stopped\n"
+        assert [each.kernel_id for each in find_running_kernels()] == [ours.kernel_id]
+        assert main(["stop", "--kept"]) == 0
+        assert capsys.readouterr().err == "No kernels are running.\n"
+        assert main(["stop", "--kept", "--all"]) == 1
+
+
 def test_kernel_that_does_not_answer(
     strangers_kernel: subprocess.Popen[bytes], monkeypatch, capsys
 ) -> None:

@@ -9,8 +9,11 @@ import anyio
 import pytest
 
 from kernelproto import ClientClosed, Kernel, KernelDied, KernelFinder, run_kernel
-from kernelproto.fanout.broadcast import Broadcasts, Subscriber
+from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber
+from kernelproto.fanout.handover import Handover
+from kernelproto.fanout.traffic import Request
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
+from kernelproto.wire.content import Status
 from kernelproto.wire.message import Header, Message
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -181,3 +184,81 @@ async def test_aborted_request_gets_a_reply_and_a_status() -> None:
             assert (status.msg_type, status.content.execution_state) == ("status", "idle")
             assert reply.parent_header == status.parent_header == header
             assert broadcast.log.next(subscriber.cursor) is None
+
+
+def cell(msg_id: str) -> Message:
+    header = Header(msg_id=msg_id, msg_type="execute_request", session="page", version="5.4")
+    return Message.build(header, {"code": "x"})
+
+
+def handover(*cells: Message) -> Handover:
+    return Handover.of([["page"], ["other"]], [Request(each, "shell") for each in cells])
+
+
+async def read_cells(subscriber: Subscriber, *cells: str) -> dict[str, list[str]]:
+    """Read until all cells have ended; return for each the texts, states and replies, in order."""
+    found: dict[str, list[str]] = {name: [] for name in cells}
+    replies = {"ok", "error", "aborted"}
+    while not all("idle" in lines and replies & set(lines) for lines in found.values()):
+        message = (await subscriber.next()).message
+        subscriber.advance()
+        parent = message.parent_header
+        if parent is None or parent.msg_id not in found:
+            continue
+        content = message.content
+        match message.msg_type:
+            case "stream":
+                found[parent.msg_id].append(content.text.partition(":")[0])
+            case "status":
+                found[parent.msg_id].append(content.execution_state)
+            case "execute_reply":
+                found[parent.msg_id].append(content.status)
+    return found
+
+
+async def test_cells_that_ended_while_no_server_ran() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        broadcast.take_over(handover(cell("1"), cell("2")))
+        assert broadcast.log.clients == [["page"], ["other"]]
+        with broadcast.join("page", None) as subscriber:
+            lost = ["[this cell ended while no server was running", "aborted", "idle"]
+            assert await read_cells(subscriber, "1", "2") == {"1": lost, "2": lost}
+        assert broadcast.handover().requests == []
+
+
+async def test_cell_that_ends_after_the_server_was_replaced() -> None:
+    async with running() as (fake, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        early = Message.build(
+            Header(msg_id="e", msg_type="stream"), {"text": "x"}, parent=cell("1")
+        )
+        broadcast.take_over(handover(cell("1")), [(early, "iopub")])
+        fake.publish(Status("idle"), parent=cell("1"))
+        with broadcast.join("page", None) as subscriber:
+            assert await read_cells(subscriber, "1") == {
+                "1": ["[the server was restarted", "x", "idle", "ok"]
+            }
+
+
+async def test_cells_of_an_earlier_server_end_with_their_kernel() -> None:
+    async with running() as (fake, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        fake.die()
+        broadcast.take_over(handover(cell("1")))
+        with broadcast.join("page", None) as subscriber:
+            (lines,) = (await read_cells(subscriber, "1")).values()
+            assert lines[-2:] == ["aborted", "idle"]
+
+
+async def test_changes_are_reported_to_be_stored() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast: Broadcast = broadcasts.of(kernel)
+        stored: list[Handover] = []
+        broadcast.store_with(lambda: stored.append(broadcast.handover()))
+        with broadcast.join("page", None) as subscriber:
+            assert stored[-1].clients == [["page"]]
+            await subscriber.forward(cell("1"), "shell")
+            assert [each.header.msg_id for each in stored[-1].requests] == ["1"]
+            await read_cells(subscriber, "1")
+            assert stored[-1].requests == []

@@ -109,7 +109,9 @@ class Contexts:
 
         wanted = KernelRequest(name=kernel_type, kernel_id=kernel_id, env=env)
         try:
-            await self._user_kernels.start(user, wanted, gone=gone, find=find, on_ready=register)
+            await self._user_kernels.start(
+                user, wanted, gone=gone, find=find, on_ready=register, kept=False
+            )
         except Refused as refusal:
             raise HTTPException(400, f"cwd: {refusal}") from None
         finally:

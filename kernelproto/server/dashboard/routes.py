@@ -73,6 +73,7 @@ class Dashboard:
 
     async def _show(self, request: Request) -> Response:
         user: User = request.user
+        await self._sessions.load()
         usage = await self._meter.read(pids_of(self._pool.kernels()))
         shown = None if user.admin else user.name
         view = View(

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 import anyio
 import uvicorn
@@ -22,6 +22,7 @@ from kernelproto.exceptions import InvalidSettings, KernelProtoError
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import ENVIRONMENTS
 from kernelproto.pool import KernelPool
+from kernelproto.registry import Registry
 from kernelproto.server.access_settings import is_loopback
 from kernelproto.server.app import create_app
 from kernelproto.server.auth.authenticators import hash_token
@@ -34,9 +35,13 @@ from kernelproto.server.program.checks import check_open_files, check_settings
 from kernelproto.server.program.compatibility import choose_protocols
 from kernelproto.server.settings import Settings
 from kernelproto.server.settings_sources import load_settings, remove_secrets
+from kernelproto.server.state_folder import find_state_folder, open_state_folder
 from kernelproto.server.telemetry.logs import configure_logging
 
 _PROG = "python -m kernelproto.server"
+
+# The name of every server in its registry: one server at a time uses a state folder.
+_NODE = "server"
 
 # The time in which responses can finish when the server ends.
 _GRACE_SECONDS = 5
@@ -51,6 +56,8 @@ _TCP_USER_TIMEOUT_MS = 60_000
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
     """Serve kernels until SIGINT or SIGTERM; return the exit status.
+
+    See ``serve`` for the kernels.
 
     Args:
         arguments: the command line without the program; None for that of the process.
@@ -79,12 +86,16 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = _PROG) -> int:
 async def serve(settings: Settings) -> None:
     """Serve kernels until SIGINT or SIGTERM, then shut all of them down. Asyncio only.
 
+    With a state folder (see ``find_state_folder``), SIGTERM leaves the kernels to the next server.
+
     Args:
         settings: the settings of the server; all of them apply.
 
     Raises:
         InvalidSettings: the settings do not fit this machine; the message names the setting.
+        RegistryError: the registry in the state folder cannot be used; it is unchanged.
     """
+    state_folder = find_state_folder(settings, os.environ)
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
     finder.load_config({ENVIRONMENTS: _environments(settings)})
@@ -94,6 +105,7 @@ async def serve(settings: Settings) -> None:
         check_open_files(settings)
         async with (
             background_tasks() as tasks,  # outlives the pool, so a second signal is still handled
+            _registry(state_folder) as registry,
             KernelPool(
                 finder=finder,
                 kernel_type=settings.kernel,
@@ -104,6 +116,8 @@ async def serve(settings: Settings) -> None:
                 cull_connected=settings.cull_connected,
                 warm=warm,
                 cwd=_real_path(settings.root_dir),
+                registry=registry,
+                node=_NODE,
             ) as pool,
         ):
             connections = Connections(
@@ -135,10 +149,19 @@ async def serve(settings: Settings) -> None:
                     timeout_graceful_shutdown=_GRACE_SECONDS,
                 )
             )
-            await tasks.start(_end_on_signal, server, pool, app.state.drain, settings.grace_seconds)
+            signals = await tasks.start(
+                _end_on_signal, server, pool, app.state.drain, settings.grace_seconds
+            )
             async with app.router.lifespan_context(app):
                 _announce(listener, settings, token)
                 await server.serve(sockets=[listener])
+            if signal.SIGINT in signals:
+                await pool.release_all()
+
+
+def _registry(state_folder: str | None) -> AbstractAsyncContextManager[Registry | None]:
+    """Open the registry of the kernels that outlive the server, if there are any."""
+    return nullcontext() if state_folder is None else open_state_folder(state_folder)
 
 
 def new_token(user: str) -> tuple[str, list[str]]:
@@ -178,9 +201,13 @@ async def _end_on_signal(
     drain: Drain,
     grace: float,
     *,
-    task_status: TaskStatus[None],
+    task_status: TaskStatus[list[int]],
 ) -> None:
-    """End the server after a signal; after a second one, do not wait for busy kernels."""
+    """End the server after a signal; after a second one, do not wait for busy kernels.
+
+    The list that this task starts with gets the signals.
+    """
+    received: list[int] = []
 
     async def end() -> None:
         await drain.run(pool, grace=grace)
@@ -188,8 +215,9 @@ async def _end_on_signal(
 
     with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with background_tasks() as tasks:
-            task_status.started()
-            async for _ in signals:
+            task_status.started(received)
+            async for signum in signals:
+                received.append(signum)
                 if drain.begun:
                     drain.hurry()
                 else:

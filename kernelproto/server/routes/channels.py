@@ -35,7 +35,8 @@ from kernelproto.exceptions import (
     LocalProtocolError,
     MalformedMessage,
 )
-from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber, build_notice
+from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber
+from kernelproto.fanout.notices import build_notice
 from kernelproto.fanout.replay_log import Entry
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.log_fields import logging_about
@@ -43,6 +44,7 @@ from kernelproto.server.asgi_extension import EXTENSION, OnAcknowledged
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
+from kernelproto.server.kept_clients import KeptClients
 from kernelproto.server.middleware.access import deny, user_request
 from kernelproto.server.responses import status_of
 from kernelproto.server.telemetry.audit import audit
@@ -90,6 +92,7 @@ class ChannelsRoute:
         access: notices that a user's access is revoked.
         drain: announces the end of the server.
         sockets: limits the WebSockets of each user.
+        kept: stores the clients of each kernel for the next server.
         max_message_bytes: the maximum size of a client's message.
     """
 
@@ -101,6 +104,7 @@ class ChannelsRoute:
         access: Access,
         drain: Drain,
         sockets: UserSockets,
+        kept: KeptClients,
         *,
         max_message_bytes: int,
     ) -> None:
@@ -110,6 +114,7 @@ class ChannelsRoute:
         self._access = access
         self._drain = drain
         self._sockets = sockets
+        self._kept = kept
         self._max_message_bytes = max_message_bytes
 
     def routes(self) -> list[WebSocketRoute]:
@@ -140,6 +145,7 @@ class ChannelsRoute:
                 kernel.user, name=kernel.name, channels=()
             ) as connection:
                 broadcast = self._broadcasts.of(connection.kernel)
+                self._kept.store(broadcast, kernel.user, kernel.name)
                 with logging_about(kernel_id=kernel.kernel_id), self._drain.connection():
                     await serve_client(
                         websocket,

@@ -25,6 +25,7 @@ from kernelproto.server.models import (
     kernel_model,
 )
 from kernelproto.server.responses import json_response, read_body, status_of, wait_until_gone
+from kernelproto.server.session_store import SessionStore
 from kernelproto.server.session_table import Session, SessionTable
 from kernelproto.server.settings import Settings
 from kernelproto.server.user_kernels import Gone, UserKernels
@@ -34,9 +35,10 @@ logger = logging.getLogger(__name__)
 
 
 class SessionRoutes:
-    """The sessions of the user. A session ends with its kernel, or with this program.
+    """The sessions of the user. A session ends with its kernel.
 
-    A kernel ends with the last of its sessions, because two documents may share a kernel.
+    The first request loads the sessions of earlier servers, whose kernels have outlived them. A
+    kernel ends with the last of its sessions, because two documents may share a kernel.
 
     Args:
         user_kernels: finds and starts the kernels.
@@ -50,6 +52,9 @@ class SessionRoutes:
         self._max_sessions = settings.max_sessions_per_user
         self._max_bytes = settings.max_session_bytes
         self._table = SessionTable(self._has_kernel)
+        self._store = SessionStore(user_kernels.pool.registry)
+        self._loading = anyio.Lock()
+        self._is_loaded = False
         # Two requests for the same document share a kernel, and the requests for one session are
         # handled in turn. Keys are the user, and the document's path or the session's id.
         self._locks: WeakValueDictionary[tuple[str, str], anyio.Lock] = WeakValueDictionary()
@@ -73,13 +78,28 @@ class SessionRoutes:
         """
         return self._table.documents(user)
 
+    async def load(self) -> None:
+        """Load the sessions of earlier servers, once.
+
+        Raises:
+            RegistryError: they cannot be read; the next call tries again.
+        """
+        if not self._is_loaded:
+            async with self._loading:
+                sessions = [] if self._is_loaded else await self._store.load()
+                for user, session in sessions:
+                    self._table.add(user, session)
+                self._is_loaded = True
+
     async def _list(self, request: Request) -> Response:
         user: User = request.user
+        await self.load()
         return json_response([self._model(user, s) for s in self._table.of_user(user.name)])
 
     async def _open(self, request: Request) -> Response:
         user: User = request.user
         wanted = await read_body(request, SessionRequest, limit=self._max_body_bytes)
+        await self.load()
         async with self._lock(user, wanted.path):
             session = self._table.of_path(user.name, wanted.path)
             if session is None:
@@ -90,15 +110,18 @@ class SessionRoutes:
                 gone = partial(wait_until_gone, request)
                 session.kernel_id = await self._kernel(user, wanted.kernel, wanted.path, gone=gone)
                 self._table.add(user.name, session)
+                await self._store.save(user.name, session)
         location = f"{request.scope.get('root_path', '')}/api/sessions/{session.id}"
         return json_response(self._model(user, session), 201, {"Location": location})
 
     async def _show(self, request: Request) -> Response:
+        await self.load()
         return json_response(self._model(request.user, self._find(request)))
 
     async def _change(self, request: Request) -> Response:
         user: User = request.user
         change = await read_body(request, SessionChange, limit=self._max_body_bytes)
+        await self.load()
         async with self._lock(user, request.path_params["session_id"]):
             session = self._find(request)
             path = change.path or session.path
@@ -108,13 +131,16 @@ class SessionRoutes:
             if change.kernel is not None and change.kernel.id != session.kernel_id:
                 await self._replace_kernel(user, session, change.kernel, path)
             self._table.rename(user.name, session, path=path, name=name, type=kind)
+            await self._store.save(user.name, session)
         return json_response(self._model(user, session))
 
     async def _close(self, request: Request) -> Response:
         user: User = request.user
+        await self.load()
         async with self._lock(user, request.path_params["session_id"]):
             session = self._find(request)
             self._table.remove(user.name, session)
+            await self._store.remove(user.name, session)
         await self._release_unshared(user, session.kernel_id)
         return Response(status_code=204)
 
@@ -142,6 +168,7 @@ class SessionRoutes:
                 "this session has ended: open the document again",
             ) from None
         self._table.replace_kernel(user.name, session, new)
+        await self._store.save(user.name, session)  # before the old kernel removes it
         await self._release_unshared(user, old)
 
     async def _release_unshared(self, user: User, kernel_id: str) -> None:

@@ -1,0 +1,110 @@
+"""Handover: the clients of a kernel and their open requests, for the next server. Pure.
+
+A server that is killed loses its connection to the kernel. The kernel sends its replies to this
+connection, so the next server does not receive them. It knows the requests from a Handover that the
+first server has stored, sees on iopub which of them end, and replies on behalf of the kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import msgspec
+
+from kernelproto.exceptions import MalformedMessage
+from kernelproto.fanout.traffic import Request
+from kernelproto.wire import tolerant_json
+from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.message import Header, Message
+
+# The most clients, requests and bytes of headers of one kernel. Requests beyond these bounds get no
+# reply if the server is killed.
+_MOST_CLIENTS = 100
+_MOST_REQUESTS = 100
+_MOST_BYTES = 64 * 1024
+
+
+class _OpenRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    channel: ChannelName
+    header: Header
+    execution_count: int | None = None
+
+
+class Handover(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The clients of a kernel and their open requests.
+
+    Args:
+        clients: the sessions of each client.
+        requests: the open requests, oldest first.
+    """
+
+    clients: list[list[str]] = []
+    requests: list[_OpenRequest] = []
+
+    @classmethod
+    def of(cls, clients: Iterable[Iterable[str]], requests: Iterable[Request]) -> Handover:
+        """Return the handover of these clients and requests, up to the bounds."""
+        named = [sessions for client in clients if (sessions := [*filter(None, client)])]
+        return cls(clients=named[-_MOST_CLIENTS:], requests=list(_bounded(requests)))
+
+    def to_json(self) -> str:
+        """Return the handover as JSON."""
+        return tolerant_json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> Handover:
+        """Return the handover from its JSON.
+
+        Raises:
+            ValueError: the text is not a handover.
+        """
+        return msgspec.json.decode(text, type=cls)
+
+    def open_requests(self) -> Iterator[Request]:
+        """Yield the requests, without their contents."""
+        for request in self.requests:
+            message = Message.build(request.header, {})
+            yield Request(message, request.channel, execution_count=request.execution_count)
+
+
+def reply_content(request: Request) -> Mapping[str, object]:
+    """Return the content of the reply to a request that the kernel has finished.
+
+    The kernel has sent the reply to an earlier server. The reply to an execution follows from the
+    messages on iopub; an execution without any, and other requests, count as aborted.
+    """
+    is_known = request.idle and request.begun
+    if request.message.msg_type != "execute_request" or not is_known:
+        return {"status": "aborted"}
+    count = {"execution_count": _execution_count(request)}
+    if request.error is not None:
+        try:
+            error = request.error.content
+            fields = {name: getattr(error, name) for name in ("ename", "evalue", "traceback")}
+        except (MalformedMessage, AttributeError):
+            fields = {"ename": "", "evalue": "", "traceback": []}
+        return {"status": "error", **fields, **count}
+    return {"status": "ok", "user_expressions": {}, "payload": [], **count}
+
+
+def _bounded(requests: Iterable[Request]) -> Iterator[_OpenRequest]:
+    size = 0
+    for number, request in enumerate(requests):
+        size += len(request.message.raw_header)
+        if number == _MOST_REQUESTS or size > _MOST_BYTES:
+            return
+        yield _OpenRequest(
+            channel=request.channel,
+            header=request.message.header,
+            execution_count=_execution_count(request),
+        )
+
+
+def _execution_count(request: Request) -> int | None:
+    if request.input is None:
+        return request.execution_count
+    try:
+        count = request.input.content.execution_count
+    except (MalformedMessage, AttributeError):
+        return None
+    return count if isinstance(count, int) else None
