@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from kernelproto.launch.leftovers.records import read_records
+from kernelproto.launch.process.confinement import users_fault
+from kernelproto.launch.process.sandbox import Sandbox
 from tests.integration.server_kills import Page, Round, Server, kill_servers
 
 pytestmark = [
@@ -166,6 +168,33 @@ def test_damaged_registry(server: Server, tmp_path: Path) -> None:
     (record,) = read_records(str(server.runtime))  # the kernel goes on, and `kernelproto ps` has it
     assert record.process is not None
     assert not record.process.is_gone
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or users_fault(Sandbox(uid=200_000)) is not None,
+    reason="this machine cannot isolate users",
+)
+def test_isolated_kernel_stays_isolated(runtime_dir: Path) -> None:
+    folder = runtime_dir.parent
+    folder.chmod(0o755)
+    config = folder / "config.toml"
+    homes = f'uids = "200000-200999"\nfolder = "{folder / "homes"}"'
+    config.write_text(f'isolate = "users"\n[isolation]\n{homes}\n')
+    (folder / "homes").mkdir(mode=0o755)
+    server = Server(folder, "--config", str(config))
+    server.start()
+    try:
+        _, page = open_notebook(server)
+        page.execute("import os; x = 42")
+        again(server, signal.SIGKILL)
+        page.open()
+        assert page.execute("print(os.getuid(), x)") == "200000 42"
+        server.post(f"/api/kernels/{page.kernel_id}/restart")
+        assert page.execute("import os; print(os.getuid())") == "200000"
+        page.close()
+    finally:
+        server.end(signal.SIGINT)
+        server.client.close()
 
 
 def test_kills_at_random_moments(runtime_dir: Path) -> None:
