@@ -78,6 +78,7 @@ def reply_content(request: Request) -> Mapping[str, object]:
         return {"status": "aborted"}
     count = {"execution_count": _execution_count(request)}
     if request.error is not None:
+        fields: dict[str, object]
         try:
             error = request.error.content
             fields = {name: getattr(error, name) for name in ("ename", "evalue", "traceback")}
