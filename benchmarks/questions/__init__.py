@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.question import Question
 from benchmarks.questions import (
+    adoption,
     blocked,
     codec,
     combinations,
@@ -47,6 +48,7 @@ QUESTIONS: Sequence[Question] = [
     *conversations.QUESTIONS,
     *websocket.QUESTIONS,
     *shutdown.QUESTIONS,
+    *adoption.QUESTIONS,
     *notebook.QUESTIONS,
     *sigkill.QUESTIONS,
     *blocked.QUESTIONS,
