@@ -12,7 +12,7 @@ containers. When the unread text of the innermost container has the size of a pa
 the text before the last comma as a small object or array, and the reader adds the items to the
 container. A container that is smaller than a part is read together with its neighbours.
 
-The policy. A step handles 64 KiB of text or 2,000 marks. A string is read in one step, however long
+The policy. A text with few values is read at once. Otherwise a step handles 64 KiB of text or 2,000 marks. A string is read in one step, however long
 it is: that takes about a millisecond for each megabyte. A text with more than 900 levels is
 refused; msgspec and json have similar limits.
 """
@@ -33,7 +33,10 @@ from kernelproto.wire import tolerant_json
 T = TypeVar("T")
 
 LARGE_BYTES = 2**18
-"""Contents above this size are read in steps."""
+"""Contents above this size are read in steps, if they have many values."""
+
+# msgspec reads these in less than 40 ms, and ten times as fast as the steps do.
+_FEW_VALUES = 30_000
 
 _PART_BYTES = 2**16
 _MARKS = 2000
@@ -51,6 +54,14 @@ _MARK = re.compile(rb'"[^"\\]{0,200}+"|[",\[\]{}]')
 _PREFIX = re.compile("cannot be read as [^:]*: ")
 # Characters of a string; the group is its end.
 _IN_STRING = re.compile(rb'[^"\\]{0,65536}+(?:\\.|("))?', re.DOTALL)
+
+
+def is_large(data: bytes | memoryview) -> bool:
+    """Return whether a text should be read in steps."""
+    if len(data) <= LARGE_BYTES:
+        return False
+    text = bytes(data)
+    return text.count(b",") + text.count(b"[") + text.count(b"{") > _FEW_VALUES
 
 
 def read_in_steps(data: bytes | memoryview, kind: type[T]) -> Generator[None, None, T]:

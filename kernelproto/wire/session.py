@@ -33,7 +33,7 @@ from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Stream
 from kernelproto.wire.conversation import Conversation, Event, Origin
 from kernelproto.wire.fences import Fences
-from kernelproto.wire.large_json import LARGE_BYTES
+from kernelproto.wire.large_json import LARGE_BYTES, is_large
 from kernelproto.wire.message import Frame, Message, MessageFactory
 from kernelproto.wire.refusals import stand_in
 from kernelproto.wire.signing import Signer
@@ -165,7 +165,7 @@ class Session:
             return self._refuse(channel, frames, error)
         except RemoteProtocolError as error:
             return (Refusal(error), *self._receive_after_fragment(channel, frames))
-        if len(message.parts[3]) > LARGE_BYTES and self._reads_content(message, channel):
+        if is_large(message.parts[3]) and self._reads_content(message, channel):
             self._large = _Large(channel, message, message.read_content())
             self.unread += 1
             self.unread_bytes += sum(map(len, message.parts))

@@ -190,3 +190,18 @@ def test_work_of_a_step_is_bounded(shape: str, monkeypatch: pytest.MonkeyPatch) 
     assert content == tolerant_json.decode(data, DisplayData)
     assert max(sizes) < PART + 100
     assert number_of_steps(data, DisplayData) >= data.count(b",") / 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "is_large"),
+    [
+        pytest.param(b'"' + b"x" * 2_000_000 + b'"', False, id="one string"),
+        pytest.param(b"[" + b"1.25," * 20_000 + b"1]", False, id="some numbers"),
+        pytest.param(b"[" + b"{}," * 10_000 + b"1]", False, id="short"),
+        pytest.param(b"[" + b"1.2345678901," * 40_000 + b"1]", True, id="many numbers"),
+        pytest.param(b"[" * 300_000, True, id="many brackets"),
+    ],
+)
+def test_texts_with_few_values_are_read_at_once(text: bytes, is_large: bool) -> None:
+    assert large_json.is_large(text) is is_large
+    assert large_json.is_large(memoryview(text)) is is_large
