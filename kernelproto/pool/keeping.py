@@ -211,7 +211,9 @@ class KeepingExecutor(Executor):
                 )
             handle = msgspec.structs.replace(handle, kernel_id=managed.kernel_id)
             if not await self._registry.set_handle(managed.kernel_id, fence, handle):
-                raise PoolError(f"another program has claimed the {managed} in the registry")
+                # Another program has claimed the kernel, or has removed it as ended.
+                fence = await self._add(managed)
+                await self._registry.set_handle(managed.kernel_id, fence, handle)
         except BaseException:
             await manager.cleanup()
             raise
@@ -219,7 +221,8 @@ class KeepingExecutor(Executor):
 
     async def _add(self, managed: ManagedKernel) -> int:
         await self._store_ends()
-        fence = await self._registry.add(
+        add = partial(
+            self._registry.add,
             managed.kernel_id,
             owner=managed.lease.user,
             name=managed.lease.name,
@@ -227,6 +230,10 @@ class KeepingExecutor(Executor):
             node=self._node,
             seconds=_CLAIM_SECONDS,
         )
+        fence = await add()
+        if fence is None:
+            await self._remove_ended(managed.lease)
+            fence = await add()
         if fence is None:
             raise PoolError(
                 f"the {managed} is in the registry already, and another program has it or is "
@@ -234,6 +241,15 @@ class KeepingExecutor(Executor):
             )
         self._fences[managed.number] = fence
         return fence
+
+    async def _remove_ended(self, lease: Lease) -> None:
+        """Remove a kernel that has ended while no program owned it from the registry."""
+        for row in await self._registry.kernels(owner=lease.user):
+            is_free = not row.held or row.node == self._node
+            if row.name == lease.name and row.handle is not None and is_free:
+                launched = await self._adopt(row, row.handle)
+                if launched is not None:
+                    await _detach(launched[1])
 
     async def _settle(self, managed: ManagedKernel) -> None:
         """Store the end of a kernel in this pool."""

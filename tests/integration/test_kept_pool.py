@@ -177,6 +177,22 @@ async def test_kernel_that_ended_meanwhile(path: Path) -> None:
                 record.clear_up()
 
 
+async def test_kernel_that_ended_without_a_program_is_replaced(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            async with SQLiteRegistry(path) as second, pool_of(second) as other:
+                pid = (await other.get("ada")).manager.pid
+            with pytest.raises(PoolError, match="in the registry already"):
+                await pool.get("ada")
+            os.kill(pid, signal.SIGKILL)
+            while start_time(pid):
+                await anyio.lowlevel.checkpoint()
+            await pool.get("ada")
+            await pool.release("ada")
+        for record in read_records():
+            record.clear_up()
+
+
 async def test_second_pool_disturbs_nothing(path: Path) -> None:
     with anyio.fail_after(GUARD_SECONDS):
         async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
