@@ -12,9 +12,9 @@ containers. When the unread text of the innermost container has the size of a pa
 the text before the last comma as a small object or array, and the reader adds the items to the
 container. A container that is smaller than a part is read together with its neighbours.
 
-The policy. A text with few values is read at once. Otherwise a step handles 64 KiB of text or 2,000 marks. A string is read in one step, however long
-it is: that takes about a millisecond for each megabyte. A text with more than 900 levels is
-refused; msgspec and json have similar limits.
+The policy. A text with few values is read at once. Otherwise a step handles 64 KiB of text or 2,000
+marks. A string is read in one step, however long it is: that takes about a millisecond for each
+megabyte. A text with more than 900 levels is refused; msgspec and json have similar limits.
 """
 
 from __future__ import annotations
