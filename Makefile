@@ -28,7 +28,8 @@ demo: $(READY)  ## start a kernel, stream its output, print a result
 
 # A crashed worker ends the run. If it were replaced, the new worker could wait for ever for a second
 # test, when its file has only one (pytest-xdist 3.8, LoadScopeScheduling).
-PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --max-worker-restart=0
+PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder \
+	--max-worker-restart=0
 
 # An interrupted run still prints its failures and the tests that did not finish. --foreground
 # leaves Ctrl-C to pytest. Not every system has GNU's timeout.
@@ -77,7 +78,7 @@ types: $(TOOLS)  ## check types, with mypy and with pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 wheel: $(TOOLS)  ## build wheel and sdist, import the wheel in a clean environment
-	rm -rf dist build
+	rm -rf dist build/wheel-venv
 	$(BIN)/python -m build
 	$(BIN)/python -m venv build/wheel-venv
 	$(WHEEL_BIN)/python -m pip install --quiet dist/*.whl
