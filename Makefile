@@ -36,14 +36,14 @@ PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --no-loadscope-re
 BOUNDED := $(shell timeout --foreground --signal=INT --kill-after=60 9 true 2>/dev/null && \
 	echo timeout --foreground --signal=INT --kill-after=60)
 
-test: $(READY)  ## run all tests on asyncio and Trio, and on uvloop where the loop matters
+test: $(READY)  ## run all tests, each on the event loops that its code depends on
 	$(BOUNDED:%60=%60 2700) $(PYTEST) --cov --cov-report=
 	@touch $(TESTED)
 
-quick: $(READY)  ## run the quick tests on asyncio: in a minute, without real kernels
+quick: $(READY)  ## run the quick tests on asyncio, without most of the real kernels
 	$(BOUNDED:%60=%60 600) $(PYTEST) --quick
 
-nightly: $(READY)  ## run all tests on all event loops
+nightly: $(READY)  ## run each test on each event loop
 	$(BOUNDED:%60=%60 3600) $(PYTEST) --loops=all
 
 # Tests that passed since the last change are not run again.
