@@ -14,6 +14,10 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c "$(SUITABLE)" 2>/dev/null && { echo $$python; break; }; done)
 SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
+# Without bytecode files, each process of the tests would compile the package again, and each worker
+# all of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
