@@ -45,7 +45,7 @@ class Start(NamedTuple):
         options = StartOptions(**self.options)
         options["cwd"] = folder
         if self.shows_folder:
-            params: Any = options["launch_params"]
+            params: Any = options.get("launch_params")
             sandbox = params["sandbox"]
             writable = {**sandbox.get("writable", {}), folder: None}
             options["launch_params"] = {**params, "sandbox": {**sandbox, "writable": writable}}
