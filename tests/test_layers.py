@@ -20,6 +20,7 @@ LAYERS = {
     "timeouts": 0,
     "concurrency": 1,
     "wire": 1,
+    "file_owner": 1,
     "confined_folder": 2,
     "interfaces": 2,
     "log_counts": 2,
