@@ -224,7 +224,8 @@ class HostProtocol:
         if frame.kind != link.ANSWER:
             raise link.Broken(f"a frame of the kind {frame.kind}")
         if self.state == "greeting":
-            version = (body.get("ok") or {}).get("version")
+            ok: dict[str, Any] = body.get("ok") or {}
+            version = ok.get("version")
             if frame.number or version != link.VERSION:
                 raise link.Broken(
                     f"it speaks version {version!r} of the protocol, and this program "

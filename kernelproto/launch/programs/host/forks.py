@@ -129,7 +129,7 @@ class ForkServer:
         except OSError:
             data = b""
         *lines, self._unread = (self._unread + data).split(b"\n")
-        answers = []
+        answers: list[dict[str, Any]] = []
         for line in lines:
             message = json.loads(line)
             if "ended" in message:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 VERSION = 1
 
@@ -60,12 +60,12 @@ class Frame(NamedTuple):
             Broken: it is not a JSON object.
         """
         try:
-            value = json.loads(self.body)
+            value: Any = json.loads(self.body)
         except (ValueError, RecursionError) as error:
             raise Broken(f"the body of a frame is not JSON: {error}") from None
         if not isinstance(value, dict):
             raise Broken("the body of a frame is not a JSON object")
-        return value
+        return cast("dict[str, Any]", value)
 
 
 def header(kind: int, length: int, *, channel: int = 0, number: int = 0) -> bytes:

@@ -238,7 +238,7 @@ class Kernel:
 
     def due(self) -> float | None:
         """Return the time at which check() has something to do; None if there is none."""
-        times = []
+        times: list[float] = []
         if self.ended is None:
             if self.owner is None and self.linger is not None:
                 times.append(self.free_since + self.linger)

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from . import frames
@@ -97,7 +98,7 @@ class Server:
         self._guard.started(kernel.watched(), kernel.process.pid, kernel.process.started)
         if kernel.output.pipe >= 0:
             self._selector.register(
-                kernel.output.pipe, selectors.EVENT_READ, lambda events: self._read_output(kernel)
+                kernel.output.pipe, selectors.EVENT_READ, partial(self._read_output, kernel)
             )
         self._unconnected.update((kernel, channel) for channel in kernel.channels)
 
@@ -154,9 +155,7 @@ class Server:
                 self._selector.register(
                     channel.socket,
                     selectors.EVENT_READ,
-                    lambda events, kernel=kernel, channel=channel: self._serve_channel(
-                        kernel, channel, events
-                    ),
+                    partial(self._serve_channel, kernel, channel),
                 )
                 self._flush_channel(kernel, channel)
         for kernel in list(self.kernels.values()):
@@ -182,9 +181,7 @@ class Server:
         connection = Connection(end, self._requests.answer)
         self._connections.add(connection)
         self._deadline = 0.0
-        self._selector.register(
-            end, selectors.EVENT_READ, lambda events: self._serve(connection, events)
-        )
+        self._selector.register(end, selectors.EVENT_READ, partial(self._serve, connection))
         connection.flush()
         self._update(connection)
 
@@ -268,7 +265,7 @@ class Server:
         if key.events != events:
             self._selector.modify(end, events, key.data)
 
-    def _read_output(self, kernel: Kernel) -> None:
+    def _read_output(self, kernel: Kernel, events: int) -> None:
         if kernel.output.pipe >= 0 and not kernel.output.read():
             self._selector.unregister(kernel.output.pipe)
             kernel.output.close()
@@ -290,7 +287,7 @@ class Server:
             self._guard.ended(kernel.watched())
             kernel.note_exit(end, now)
             if kernel.output.pipe >= 0:
-                self._read_output(kernel)
+                self._read_output(kernel, selectors.EVENT_READ)
             if kernel.kernel_id in self._ending:
                 self._remove(kernel)
             else:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..watchdog import KERNEL_ID_VARIABLE, remove_files, remove_record, start_time
@@ -262,12 +263,11 @@ class Starts:
             outside = {name: value for name, value in env.items() if name != KERNEL_ID_VARIABLE}
             server = self._servers[key] = ForkServer(fork["command"], fork["modules"], outside)
             self._server.register(
-                server.socket, selectors.EVENT_READ, lambda events: self._receive(key, server)
+                server.socket, selectors.EVENT_READ, partial(self._receive, key, server)
             )
         return server
 
-    def _receive(self, key: str, server: ForkServer | None) -> None:
-        assert server is not None
+    def _receive(self, key: str, server: ForkServer, events: int) -> None:
         for answer in server.receive():
             if "forked" in answer:
                 _, pending = self._pending.pop(answer["forked"])
@@ -364,6 +364,7 @@ def _limits(values: Mapping[str, int] | None) -> Limits:
         ValueError: a limit is no number of bytes.
     """
     limits = Limits(**(values or {}))
-    if not all(isinstance(value, int) and value >= 0 for value in limits):
+    amounts: list[Any] = list(limits)
+    if not all(isinstance(value, int) and value >= 0 for value in amounts):
         raise ValueError("a limit of the log is no number of bytes")
     return limits._replace(largest=min(limits.largest, MESSAGE_BYTES))

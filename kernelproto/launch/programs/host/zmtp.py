@@ -174,7 +174,7 @@ class Receiver:
 
     def _read_greeting(self) -> bool:
         unread = self._unread
-        known = unread[: len(GREETING)]
+        known = bytes(unread[: len(GREETING)])
         if (known[:1] or b"\xff") != b"\xff" or (len(known) > 9 and not known[9] & 1):
             raise ProtocolFault("this is no ZeroMQ socket")
         if len(known) > 10 and known[10] < 3:
