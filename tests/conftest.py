@@ -85,6 +85,7 @@ SLOW = (
     "fuzz",
     "integration",
     "jupyter",
+    "host/test_launch.py",
     "launch/environments/test_provider.py",
     "launch/leftovers",
     "launch/process",
