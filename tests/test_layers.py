@@ -20,6 +20,7 @@ LAYERS = {
     "timeouts": 0,
     "concurrency": 1,
     "wire": 1,
+    "file_owner": 1,
     "confined_folder": 2,
     "interfaces": 2,
     "log_counts": 2,
@@ -31,6 +32,7 @@ LAYERS = {
     "transport": 3,
     "client": 4,
     "launch": 4,
+    "host": 5,
     "remote": 5,
     "supervise": 5,
     "testing": 5,
@@ -64,6 +66,7 @@ CONFINED = {
     "subprocess": ("kernelproto/launch/", "kernelproto/jupyter/provisioner.py"),
     "signal": (
         "kernelproto/launch/",
+        "kernelproto/host/manager.py",
         "kernelproto/jupyter/provisioned.py",
         "kernelproto/jupyter/provisioner.py",
         "kernelproto/server/program/serve.py",
@@ -106,7 +109,10 @@ CONFINED = {
 
 PURE = (
     "kernelproto/wire/",
+    "kernelproto/host/protocol.py",
     "kernelproto/launch/process/seccomp.py",
+    "kernelproto/launch/programs/host/frames.py",
+    "kernelproto/launch/programs/host/zmtp.py",
     "kernelproto/launch/spec/plan.py",
     "kernelproto/supervise/restart_policy.py",
     "kernelproto/supervise/states.py",

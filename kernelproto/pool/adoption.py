@@ -22,6 +22,7 @@ from kernelproto.exceptions import (
     LaunchError,
     PoolError,
 )
+from kernelproto.host.launch import adopt
 from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool.launcher import StartOptions
@@ -82,18 +83,45 @@ class Adoption:
             RegistryError: the registry cannot be read or written.
         """
         for row in await self._registry.kernels():
-            if row.held and row.node != self._node:
-                continue
-            try:
-                start = _decoded(row)
-                is_alive, launched = await self._adopt(row)
-            except KernelInUse as error:
-                logger.warning("the %s is left to its owner: %s", _about(row), error)
-            except (DiscoveryError, LaunchError, ValueError) as error:
-                logger.warning("the %s cannot be adopted now: %s", _about(row), error)
-            else:
+            start = self._start(row)
+            if start is not None:
+                is_alive, launched = await self._try_to_adopt(row)
                 if is_alive:
                     await self._claim(row, launched, start, found)
+
+    async def remove_ended(self, row: RegisteredKernel) -> None:
+        """Remove a row whose kernel has ended while no program owned it.
+
+        Raises:
+            RegistryError: the registry cannot be written.
+        """
+        if row.held and row.node != self._node:
+            return
+        is_alive, launched = await self._try_to_adopt(row)
+        if launched is not None:
+            await detach(launched[1])
+        elif is_alive:  # it has no process since a restart was interrupted
+            await self._registry.remove(row.kernel_id, row.fence)
+
+    def _start(self, row: RegisteredKernel) -> StartOptions | None:
+        """Return the options of a kernel's start; None if this pool must leave it alone."""
+        if row.held and row.node != self._node:
+            return None
+        try:
+            return _decoded(row)
+        except ValueError as error:
+            logger.warning("the %s cannot be adopted now: %s", _about(row), error)
+            return None
+
+    async def _try_to_adopt(self, row: RegisteredKernel) -> tuple[bool, Launched | None]:
+        """Adopt a kernel as _adopt() does, or log why it cannot be adopted."""
+        try:
+            return await self._adopt(row)
+        except KernelInUse as error:
+            logger.warning("the %s is left to its owner: %s", _about(row), error)
+        except (DiscoveryError, LaunchError) as error:
+            logger.warning("the %s cannot be adopted now: %s", _about(row), error)
+        return False, None
 
     async def _adopt(self, row: RegisteredKernel) -> tuple[bool, Launched | None]:
         """Adopt a kernel; remove its row if it has ended or has no user yet.
@@ -104,7 +132,7 @@ class Adoption:
         failure: DiscoveryError | None = None
         if row.handle is not None:
             try:
-                return True, await self._finder.adopt(row.handle)
+                return True, await adopt(self._finder, row.handle)
             except KernelInUse:
                 raise
             except DiscoveryError as error:
@@ -115,7 +143,7 @@ class Adoption:
         if handle is not None:
             if row.handle is not None and handle.place == row.handle.place and failure is not None:
                 raise failure
-            launched = await self._finder.adopt(handle)
+            launched = await adopt(self._finder, handle)
             if row.handle is not None:
                 return True, launched
             logger.info("the %s is ended: its launch was interrupted", _about(row))

@@ -11,8 +11,9 @@ kernel, so a second pool disturbs no row of it.
 
 A task renews the claims, and stores how long each kernel that was used has been idle. Another one
 stores notes, all that have changed in one step, at most once a second on average. If the registry
-does not answer, that is logged, and the pool keeps its kernels. If another node has claimed a
-kernel, the pool lets go of the kernel without ending it.
+does not answer, that is logged, and the pool keeps its kernels; ends of kernels are stored as soon
+as it answers again. If another node has claimed a kernel, the pool lets go of the kernel without
+ending it.
 """
 
 from __future__ import annotations
@@ -99,10 +100,12 @@ class KeepingExecutor(Executor):
     ) -> None:
         super().__init__(plan, launcher, timeouts, restart)
         self._registry = registry
-        self._finder = finder
         self._node = node
+        self._adoption = Adoption(registry, finder, node, self.counts)
         self._fences: dict[int, int] = {}
         self._adopted: dict[int, Launched] = {}
+        # The kernels that have ended while the registry did not answer, with their fences.
+        self._unstored_ends: dict[str, int] = {}
         self._stored_at = -float("inf")
         self._notes: dict[int, _Note] = {}  # those to be stored
         self._noted = Bell()
@@ -113,8 +116,7 @@ class KeepingExecutor(Executor):
     async def __asynccontextmanager__(self) -> AsyncGenerator[KeepingExecutor]:
         found: list[Found] = []
         try:
-            adoption = Adoption(self._registry, self._finder, self._node, self.counts)
-            await adoption.find(found)
+            await self._adoption.find(found)
         except BaseException:
             for kernel in found:
                 if kernel.launched is not None:
@@ -230,16 +232,17 @@ class KeepingExecutor(Executor):
 
     async def _store_handle(self, managed: KeptKernel, manager: KernelManager) -> None:
         handle, fence = handle_of(manager, managed.kernel_id), self._fences.get(managed.number)
-        is_stored = (
-            handle is not None
-            and fence is not None
-            and await self._registry.set_handle(managed.kernel_id, fence, handle)
-        )
-        if not is_stored:
+        if handle is None or fence is None:
             raise PoolError(f"another program has claimed the {managed} in the registry")
+        if not await self._registry.set_handle(managed.kernel_id, fence, handle):
+            # Another program has claimed the kernel, or has removed it as ended.
+            fence = await self._add(managed)
+            await self._registry.set_handle(managed.kernel_id, fence, handle)
 
-    async def _add(self, managed: KeptKernel) -> None:
-        fence = await self._registry.add(
+    async def _add(self, managed: KeptKernel) -> int:
+        await self._store_ends()
+        add = partial(
+            self._registry.add,
             managed.kernel_id,
             owner=managed.lease.user,
             name=managed.lease.name,
@@ -248,12 +251,23 @@ class KeepingExecutor(Executor):
             seconds=CLAIM_SECONDS,
             start=encoded(managed.start),
         )
+        fence = await add()
+        if fence is None:
+            await self._remove_ended(managed.lease)
+            fence = await add()
         if fence is None:
             raise PoolError(
                 f"the {managed} is in the registry already, and another program has it or is "
                 f"starting it: use another name, or try again in {CLAIM_SECONDS:g} s"
             )
         self._fences[managed.number] = fence
+        return fence
+
+    async def _remove_ended(self, lease: Lease) -> None:
+        """Remove a kernel that has ended while no program owned it from the registry."""
+        for row in await self._registry.kernels(owner=lease.user):
+            if row.name == lease.name and row.handle is not None:
+                await self._adoption.remove_ended(row)
 
     async def _settle(self, managed: ManagedKernel) -> None:
         """Store the end of a kernel in this pool."""
@@ -264,8 +278,10 @@ class KeepingExecutor(Executor):
         changed = self._notes.pop(managed.number, None)
         if fence is None:
             return
+        is_kept = isinstance(managed, KeptKernel) and managed.is_kept
+        if not is_kept and adopted is None:
+            self._unstored_ends[managed.kernel_id] = fence
         try:
-            is_kept = isinstance(managed, KeptKernel) and managed.is_kept
             if is_kept:
                 idle = {managed.kernel_id: anyio.current_time() - managed.active_at}
                 await self._registry.renew(self._node, seconds=CLAIM_SECONDS, idle=idle)
@@ -274,10 +290,15 @@ class KeepingExecutor(Executor):
                     await self._registry.set_notes(self._node, note)
             if is_kept or adopted is not None:
                 await self._registry.release(managed.kernel_id, fence)
-            else:
-                await self._registry.remove(managed.kernel_id, fence)
+            await self._store_ends()
         except RegistryError as error:
-            logger.warning("the end of the %s is not in the registry: %s", managed, error)
+            logger.warning("the end of the %s is not in the registry yet: %s", managed, error)
+
+    async def _store_ends(self) -> None:
+        """Remove the kernels that have ended from the registry."""
+        for kernel_id, fence in list(self._unstored_ends.items()):
+            await self._registry.remove(kernel_id, fence)
+            self._unstored_ends.pop(kernel_id, None)
 
     async def _renew(self) -> None:
         """Renew the claims of this pool, and store the uses of kernels."""
@@ -288,6 +309,7 @@ class KeepingExecutor(Executor):
             idle = {each.kernel_id: now - each.active_at for each in used if each.running}
             try:
                 held = await self._registry.renew(self._node, seconds=CLAIM_SECONDS, idle=idle)
+                await self._store_ends()
             except RegistryError as error:
                 logger.warning("the kernels of the pool are kept without the registry: %s", error)
                 continue

@@ -10,6 +10,7 @@ from typing import TypedDict
 import msgspec
 from anyio import AsyncContextManagerMixin
 
+from kernelproto.host.launch import launch_outliving
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import check_kernel_type, launch_names
 from kernelproto.launch.warm import WarmProvider
@@ -61,6 +62,9 @@ class PoolLauncher(AsyncContextManagerMixin):
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
         detached: whether the kernels outlive this program, except those with ``kept`` false.
+        host: whether a host runs detached kernels; None means wherever that is possible.
+        linger: the seconds without a program after which a host ends a detached kernel; None means
+            never.
     """
 
     def __init__(
@@ -71,11 +75,15 @@ class PoolLauncher(AsyncContextManagerMixin):
         options: RunOptions,
         *,
         detached: bool = False,
+        host: bool | None = None,
+        linger: float | None = None,
     ) -> None:
         self._finder = finder
         self._kernel_type = kernel_type
         self._options = options
         self._detached = detached
+        self._host = host
+        self._linger = linger
         self._must_exist = not isinstance(warm, int)
         by_type = {kernel_type: warm} if isinstance(warm, int) else warm
         self._warm = {
@@ -108,8 +116,20 @@ class PoolLauncher(AsyncContextManagerMixin):
         key = self._keys.get(kernel_type.lower(), kernel_type)
 
         async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
+            params = self._launch_params(start, env)
+            if self._detached and start.get("kept", True):
+                # A later program finds the kernel by its id if this one is killed while launching.
+                params["listed_as"] = start.get("kernel_id") or ""
+                return await launch_outliving(
+                    self._finder,
+                    key,
+                    cwd=cwd,
+                    launch_params=params,
+                    host=self._host,
+                    linger=self._linger,
+                )
             return await self._warm.get(key, self._finder).launch(
-                key, cwd=cwd, launch_params=self._launch_params(start, env)
+                key, cwd=cwd, launch_params=params
             )
 
         return launch, _path(start.get("cwd") or self._options.get("cwd"))
@@ -139,10 +159,6 @@ class PoolLauncher(AsyncContextManagerMixin):
         params = start.get("launch_params")
         if params is None:
             params = self._options.get("launch_params")
-        params = dict(params or {})
-        if self._detached and start.get("kept", True):
-            # A later program finds the kernel by its id if this one is killed during the launch.
-            params |= {"detached": True, "listed_as": start.get("kernel_id") or ""}
         return launch_params_of(RunOptions(env=env or None, launch_params=params))
 
 

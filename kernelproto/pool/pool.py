@@ -89,10 +89,14 @@ class KernelPool(AsyncContextManagerMixin):
         launch_params: parameters of the provider and the kernelspec, as for ``run_kernel``.
         timeouts: the phases of each kernel's life, in seconds.
         registry: stores the kernels, which are then started detached; open it around the pool.
-            Their output is discarded unless ``launch_params["output"]`` names a file. The options
-            of their starts are stored, too, environment variables included, so they have to be
-            values that JSON has.
+            The standard output and error of their processes are discarded unless
+            ``launch_params["output"]`` names a file. The options of their starts are stored, too,
+            environment variables included, so they have to be values that JSON has.
         node: the name of this program in the registry; by default that of the machine.
+        host: whether a host runs the kernels in the *registry*, so that no message of them is lost
+            between two pools; None means wherever that is possible. See ``start_kernel``.
+        linger: the seconds without a pool after which a host ends a kernel in the *registry*; None
+            means never. It needs kernels that a host can run, see ``start_kernel``.
 
     Attributes:
         counts: counters since the pool was created. For kernels: "started", "restarted", "evicted",
@@ -128,7 +132,13 @@ class KernelPool(AsyncContextManagerMixin):
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         registry: Registry | None = None,
         node: str | None = None,
+        host: bool | None = None,
+        linger: float | None = None,
     ) -> None:
+        if registry is None and (host is not None or linger is not None):
+            raise ValueError(
+                "host and linger are for kernels that outlive the pool: give it a registry"
+            )
         if registry is not None and warm:
             raise ValueError("warm kernels have no user and cannot be kept: leave out warm")
         self.registry = registry
@@ -142,7 +152,13 @@ class KernelPool(AsyncContextManagerMixin):
         finder = finder or KernelFinder.from_entrypoints()
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
         self._launcher = PoolLauncher(
-            finder, kernel_type, warm, options, detached=registry is not None
+            finder,
+            kernel_type,
+            warm,
+            options,
+            detached=registry is not None,
+            host=host,
+            linger=linger,
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)

@@ -1,4 +1,11 @@
-"""KeptClients: serves the clients of kernels that have outlived an earlier server."""
+"""KeptClients: serves the clients of kernels that have outlived an earlier server.
+
+The kernels of a server run without a host. A host keeps the messages that the server has not
+acknowledged, but the server acknowledges a message when it has received it, and not when its
+clients have. So a host would send the next server some messages that the clients have already, and
+would not send it others that they have not. Instead, the next server tells the clients of cells
+that were under way that outputs may be missing, and replies on behalf of the kernel.
+"""
 
 from __future__ import annotations
 

@@ -118,6 +118,7 @@ async def serve(settings: Settings) -> None:
                 cwd=_real_path(settings.root_dir),
                 registry=registry,
                 node=_NODE,
+                host=None if registry is None else False,  # see kept_clients.py
             ) as pool,
         ):
             connections = Connections(
