@@ -32,6 +32,7 @@ LAYERS = {
     "transport": 3,
     "client": 4,
     "launch": 4,
+    "host": 5,
     "remote": 5,
     "supervise": 5,
     "testing": 5,
@@ -65,6 +66,7 @@ CONFINED = {
     "subprocess": ("kernelproto/launch/", "kernelproto/jupyter/provisioner.py"),
     "signal": (
         "kernelproto/launch/",
+        "kernelproto/host/manager.py",
         "kernelproto/jupyter/provisioned.py",
         "kernelproto/jupyter/provisioner.py",
         "kernelproto/server/program/serve.py",
@@ -107,7 +109,10 @@ CONFINED = {
 
 PURE = (
     "kernelproto/wire/",
+    "kernelproto/host/protocol.py",
     "kernelproto/launch/process/seccomp.py",
+    "kernelproto/launch/programs/host/frames.py",
+    "kernelproto/launch/programs/host/zmtp.py",
     "kernelproto/launch/spec/plan.py",
     "kernelproto/supervise/restart_policy.py",
     "kernelproto/supervise/states.py",

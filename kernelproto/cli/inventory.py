@@ -69,6 +69,8 @@ class RunningKernel:
         """The program that runs the kernel, for people."""
         if self.record is None:
             return "another program"
+        if self.owner_pid is not None and self.record.host is not None:
+            return f"host {self.owner_pid} (detached)"
         if self.owner_pid is not None:
             return f"process {self.owner_pid}" + " (detached)" * self.record.detached
         return "none (detached)" if self.record.detached else "none (program died)"

@@ -34,6 +34,7 @@ from kernelproto.exceptions import (
     PoolError,
     RegistryError,
 )
+from kernelproto.host.launch import adopt
 from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool.executor import Executor, Launcher
@@ -146,7 +147,7 @@ class KeepingExecutor(Executor):
     async def _adopt(self, row: RegisteredKernel, handle: KernelHandle) -> Launched | None:
         about = f"kernel {row.name!r} of {row.owner!r} ({row.kernel_id})"
         try:
-            return await self._finder.adopt(handle)
+            return await adopt(self._finder, handle)
         except KernelInUse as error:
             logger.warning("the %s is left to its owner: %s", about, error)
         except DiscoveryError as error:

@@ -19,6 +19,9 @@ ENVIRONMENTS = "env"
 # The host in the handles of kernels that run as processes of this machine.
 LOCAL = "local"
 
+# The host in the handles of kernels that a host of this machine runs.
+HOST = "host"
+
 # The ipykernel of the running interpreter.
 OWN_KERNEL = "pyimport/kernel"
 OWN_PYTHON = ("python", "python3")
