@@ -107,7 +107,10 @@ async def _check_discovery(provider: KernelProvider, patience: float) -> list[st
         found = [kernel async for kernel in provider.find_kernels()]
         kernels = [(name, attributes) for name, attributes in found]
     for name, attributes in kernels:
-        require(_is_plain(name), "find_kernels() gives plain names, without a slash", name)
+        requirement = "find_kernels() gives plain names, without the provider's id"
+        parts = name.split("/") if isinstance(name, str) else [name]
+        is_full = len(parts) > 1 and parts[0] == provider.id
+        require(all(map(_is_plain, parts)) and not is_full, requirement, name)
         for key, value in attributes.items():
             requirement = f"the attribute {key!r} has the type declared in KernelAttributes"
             require(_as_declared(key, value), requirement, value)
