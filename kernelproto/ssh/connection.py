@@ -306,9 +306,8 @@ _connections: RunVar[dict[tuple[str, HostOptions], Connection]] = RunVar("kernel
 
 def connection_to(host: str, options: HostOptions) -> Connection:
     """Return the connection of this event loop to a host; all kernels there share it."""
-    try:
-        connections = _connections.get()
-    except LookupError:
+    connections: dict[tuple[str, HostOptions], Connection] | None = _connections.get(None)
+    if connections is None:
         connections = {}
         _connections.set(connections)
     return connections.setdefault((host, options), Connection(host, options))

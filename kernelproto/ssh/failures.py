@@ -90,8 +90,10 @@ def ssh_error(host: str, stderr: str) -> RemoteHostError:
         stderr: the last lines that ssh wrote.
     """
     lower = stderr.lower()
-    faults = [fault for words, fault in _FAULTS if words in lower]
-    return host_error(host, faults[0] if faults else "other", stderr)
+    for words, fault in _FAULTS:
+        if words in lower:
+            return host_error(host, fault, stderr)
+    return host_error(host, "other", stderr)
 
 
 def program_error(host: str, returncode: int, stderr: str) -> RemoteHostError:

@@ -169,7 +169,7 @@ class _Greeted(ByteStream):
 
     @property
     def extra_attributes(self) -> Mapping[Any, Any]:
-        return self._stream.extra_attributes
+        return self._stream.extra_attributes  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     async def receive(self, max_bytes: int = _RECEIVE_BYTES) -> bytes:
         if self._first:

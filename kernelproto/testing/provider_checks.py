@@ -108,9 +108,7 @@ async def _check_discovery(provider: KernelProvider, patience: float) -> list[st
         kernels = [(name, attributes) for name, attributes in found]
     for name, attributes in kernels:
         requirement = "find_kernels() gives plain names, without the provider's id"
-        parts = name.split("/") if isinstance(name, str) else [name]
-        is_full = len(parts) > 1 and parts[0] == provider.id
-        require(all(map(_is_plain, parts)) and not is_full, requirement, name)
+        require(_is_path(name) and not name.startswith(f"{provider.id}/"), requirement, name)
         for key, value in attributes.items():
             requirement = f"the attribute {key!r} has the type declared in KernelAttributes"
             require(_as_declared(key, value), requirement, value)
@@ -291,6 +289,11 @@ async def _interrupt(manager: KernelManager, client: KernelClient) -> None:
 
 def _is_plain(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]+", name) is not None
+
+
+def _is_path(name: object) -> bool:
+    """Return whether a name is plain names with slashes between them."""
+    return isinstance(name, str) and all(map(_is_plain, name.split("/")))
 
 
 def _as_declared(key: str, value: object) -> bool:

@@ -112,7 +112,9 @@ def read_kernelspec(folder: str) -> dict[str, Any] | None:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 return None
             text = file.read(_MOST_BYTES + 1)
-        spec = json.loads(text.decode("utf-8-sig")) if len(text) <= _MOST_BYTES else None
+        spec: dict[str, Any] | None = (
+            json.loads(text.decode("utf-8-sig")) if len(text) <= _MOST_BYTES else None
+        )
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(spec, dict) or not isinstance(spec.get("argv"), list):
