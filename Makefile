@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick nightly kernels clients coverage lint format types wheel examples docs \
+.PHONY: help demo test quick nightly kernels clients cluster coverage lint format types wheel examples docs \
 	check clean
 
 help:  ## list these targets
@@ -59,6 +59,9 @@ kernels: $(READY)  ## install other people's kernels, for the tests of them
 
 clients: $(READY)  ## install other people's clients and a browser, for the tests with them
 	$(BIN)/python -m tests.integration.clients.install
+
+cluster:  ## install the servers of other machines, for the tests with them (Debian, as root)
+	apt-get install --yes --quiet --no-install-recommends openssh-server libnss-wrapper
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds
 	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100

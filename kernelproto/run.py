@@ -11,7 +11,6 @@ from typing import Literal, TypeAlias, TypedDict, Unpack
 import anyio
 import msgspec
 
-import kernelproto.launch.launcher  # noqa: F401 (now, not at the first launch in an event loop)
 from kernelproto.client.client import KernelClient, open_client
 from kernelproto.concurrency.service import Service
 from kernelproto.exceptions import (

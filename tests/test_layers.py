@@ -19,6 +19,7 @@ LAYERS = {
     "extras": 0,
     "timeouts": 0,
     "concurrency": 1,
+    "startup_clock": 1,
     "wire": 1,
     "file_owner": 1,
     "confined_folder": 2,
@@ -38,6 +39,7 @@ LAYERS = {
     "testing": 5,
     "fanout": 6,
     "run": 6,
+    "ssh": 6,
     "blocking": 7,
     "notebook": 7,
     "pool": 7,
@@ -70,6 +72,7 @@ CONFINED = {
         "kernelproto/jupyter/provisioned.py",
         "kernelproto/jupyter/provisioner.py",
         "kernelproto/server/program/serve.py",
+        "kernelproto/ssh/connection.py",
         "kernelproto/cli/main.py",
         "kernelproto/__main__.py",
         "kernelproto/cli/signals.py",
@@ -147,6 +150,8 @@ PURE = (
     "kernelproto/remote/events.py",
     "kernelproto/remote/failures.py",
     "kernelproto/remote/models.py",
+    "kernelproto/ssh/failures.py",
+    "kernelproto/ssh/names.py",
 )
 IMPURE_MODULES = {"anyio", "os", "random", "secrets", "socket", "threading", "time", "uuid"}
 IMPURE_CALLS = {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}

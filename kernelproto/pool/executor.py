@@ -31,9 +31,10 @@ from kernelproto.pool.actions import (
     Replace,
     Start,
 )
+from kernelproto.pool.kernel_table import KernelTable
 from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.plan import Plan
-from kernelproto.pool.pooled_kernel import KernelTable, LostKernel, ManagedKernel, PooledKernel
+from kernelproto.pool.pooled_kernel import LostKernel, ManagedKernel, PooledKernel
 from kernelproto.pool.slots import Lease, Phase
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launch
@@ -309,12 +310,11 @@ class Executor(AsyncContextManagerMixin):
         return ManagedKernel
 
     def _start(self, number: int, lease: Lease, start: StartOptions, tasks: TaskGroup) -> None:
-        kernel_type = self._launcher.kernel_type(start)
         kernel_id = start.get("kernel_id") or str(uuid.uuid4())
         managed = self._kind(start)(
             number,
             lease,
-            kernel_type,
+            self._launcher.kernel_type(start),
             kernel_id=kernel_id,
             counts=self.counts,
             deaths=self.deaths,

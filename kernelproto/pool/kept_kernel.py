@@ -131,7 +131,8 @@ class KeptKernel(ManagedKernel):
                 self._hand_over(kernel, early)
                 await self._left.wait()
             finally:
-                self.is_kept = is_stored and not self.ending and kernel.state in ("idle", "busy")
+                lives = kernel.state in ("idle", "busy", "unreachable")
+                self.is_kept = is_stored and not self.ending and lives
                 self.ending = True
                 if not self.is_kept:
                     await kernel.shutdown()

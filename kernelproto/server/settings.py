@@ -35,6 +35,13 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             "the project in root_dir and of the server's account; auto: only if multi_user is false"
         ),
     ] = "auto"
+    ssh_hosts: Annotated[
+        list[str],
+        Meta(
+            description="machines whose kernel types clients can start over SSH (ssh/HOST/NAME), "
+            "with the account and the keys of the server"
+        ),
+    ] = []
     allow_env: Annotated[
         list[str],
         Meta(
