@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 import anyio
 
 from kernelproto.cli.errors import FAILED, CliError, describe, print_error
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_states
 from kernelproto.client.client import open_client
-from kernelproto.exceptions import KernelInUse, KernelNotReady, KernelProtoError
+from kernelproto.exceptions import (
+    DiscoveryError,
+    KernelInUse,
+    KernelNotReady,
+    KernelProtoError,
+)
 from kernelproto.launch.address.ports import listens_at
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.launch.programs.watchdog import kill_group
@@ -48,15 +54,21 @@ def stop_kernels(names: Sequence[str], *, every: bool, kept: bool, force: bool) 
     if names:
         chosen = [choose(name, kernels) for name in names]
     else:
-        chosen = [kernel for kernel in kernels if every or _is_kept(kernel)]
-        if not chosen:
-            print("No kernels are running.", file=sys.stderr)
+        chosen = [kernel for kernel in kernels if every or _may_be_kept(kernel)]
     once = {kernel.connection_file: kernel for kernel in chosen}
-    return anyio.run(_stop_all, list(once.values()), force)
+    stop = partial(_stop_kept if kept else _stop, force=force)
+    return anyio.run(_stop_all, list(once.values()), stop)
 
 
-def _is_kept(kernel: RunningKernel) -> bool:
-    return kernel.record is not None and kernel.record.detached and kernel.owner_pid is None
+def _may_be_kept(kernel: RunningKernel) -> bool:
+    """Return whether a kernel outlives programs, and no program owns it as far as its record says.
+
+    Only the host of a kernel knows which program owns the kernel.
+    """
+    record = kernel.record
+    if record is None:
+        return False
+    return record.host is not None or (record.detached and kernel.owner_pid is None)
 
 
 def choose(name: str, kernels: Sequence[RunningKernel]) -> RunningKernel:
@@ -82,13 +94,17 @@ def _names(kernel: RunningKernel) -> set[str]:
     return {kernel.kernel_id, path, os.path.relpath(path), os.path.basename(path)} | pid
 
 
-async def _stop_all(kernels: list[RunningKernel], force: bool) -> int:
+async def _stop_all(
+    kernels: list[RunningKernel], stop_one: Callable[[RunningKernel], Awaitable[str | None]]
+) -> int:
     failed = False
     outcomes: dict[str, str | Exception] = {}
 
     async def stop(kernel: RunningKernel) -> None:
         try:
-            outcomes[kernel.connection_file] = await _stop(kernel, force)
+            outcome = await stop_one(kernel)
+            if outcome is not None:
+                outcomes[kernel.connection_file] = outcome
         except (KernelProtoError, CliError) as error:
             outcomes[kernel.connection_file] = error
 
@@ -97,16 +113,29 @@ async def _stop_all(kernels: list[RunningKernel], force: bool) -> int:
         for kernel in kernels:
             tasks.start_soon(stop, kernel)
     for kernel in kernels:
-        outcome = outcomes[kernel.connection_file]
+        outcome = outcomes.get(kernel.connection_file)
         if isinstance(outcome, Exception):
             failed = True
             print_error(f"{kernel.kernel_id}: {describe(outcome)}")
-        else:
+        elif outcome is not None:
             print(f"{kernel.kernel_id}: {outcome}")
+    if not outcomes:
+        print("No kernels are running.", file=sys.stderr)
     return FAILED if failed else 0
 
 
-async def _stop(kernel: RunningKernel, force: bool) -> str:
+async def _stop_kept(kernel: RunningKernel, *, force: bool) -> str | None:
+    """Stop a kernel unless a program owns it; return the outcome, None if a program does."""
+    try:
+        await _adopt_and_end(kernel)
+    except KernelInUse:
+        return None
+    except DiscoveryError:  # it has ended, or cannot be adopted
+        return await _stop(kernel, force=force)
+    return "stopped"
+
+
+async def _stop(kernel: RunningKernel, *, force: bool) -> str:
     record = kernel.record
     if kernel.state == "elsewhere":
         raise CliError("the kernel runs on another machine or in another container; stop it there")

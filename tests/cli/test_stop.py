@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from kernelproto import (
+    BlockingKernel,
     run_kernel_blocking,
     start_kernel_blocking,
 )
@@ -121,17 +122,24 @@ def test_kernels_of_all_kinds(
     assert find_running_kernels() == []
 
 
-def test_kept_kernels(runtime_dir: Path, capsys) -> None:
-    kept = start_kernel_blocking("pyimport/kernel", detached=True)
+@pytest.mark.parametrize("host", [False, None])
+def test_kept_kernels(host: bool | None, runtime_dir: Path, capsys) -> None:
+    def start_detached() -> BlockingKernel:
+        return start_kernel_blocking("pyimport/kernel", detached=True, host=host)
+
+    kept = start_detached()
     kernel_id = kept.kernel_id
     kept.detach()
+    used = start_detached()
     with run_kernel_blocking("pyimport/kernel") as ours:
         assert main(["stop", "--kept"]) == 0
         assert capsys.readouterr().out == f"{kernel_id}: stopped\n"
-        assert [each.kernel_id for each in find_running_kernels()] == [ours.kernel_id]
+        left = {each.kernel_id for each in find_running_kernels()}
+        assert left == {ours.kernel_id, used.kernel_id}
         assert main(["stop", "--kept"]) == 0
         assert capsys.readouterr().err == "No kernels are running.\n"
         assert main(["stop", "--kept", "--all"]) == 1
+    used.shutdown()
 
 
 def test_kernel_that_does_not_answer(
