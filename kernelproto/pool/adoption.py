@@ -137,13 +137,8 @@ class Adoption:
                 raise
             except DiscoveryError as error:
                 failure = error
-        from kernelproto.launch.adopt import LocalHost  # few programs need it
-
-        handle = await LocalHost().find_launched(row.kernel_id)
-        if handle is not None:
-            if row.handle is not None and handle.place == row.handle.place and failure is not None:
-                raise failure
-            launched = await adopt(self._finder, handle)
+        launched = await self._adopt_launched(row, failure)
+        if launched is not None:
             if row.handle is not None:
                 return True, launched
             logger.info("the %s is ended: its launch was interrupted", _about(row))
@@ -155,6 +150,31 @@ class Adoption:
             self._counts["lost"] += 1
         await self._registry.remove(row.kernel_id, row.fence)
         return False, None
+
+    async def _adopt_launched(
+        self, row: RegisteredKernel, failure: DiscoveryError | None
+    ) -> Launched | None:
+        """Adopt a kernel whose handle is not in the registry; return None if there is none.
+
+        Args:
+            row: the kernel.
+            failure: the reason why the kernel with the handle in the registry was not adopted.
+        """
+        from kernelproto.launch.adopt import LocalHost  # few programs need it
+
+        handle = await LocalHost().find_launched(row.kernel_id)
+        if handle is None:
+            return None
+        if failure is not None and row.handle is not None and handle.place == row.handle.place:
+            raise failure
+        try:
+            return await adopt(self._finder, handle)
+        except KernelInUse:
+            raise
+        except DiscoveryError:
+            if await LocalHost().find_launched(row.kernel_id) is not None:
+                raise
+            return None  # it had ended in its host, which has removed it now
 
     async def _claim(
         self,

@@ -16,8 +16,10 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from kernelproto import ClientClosed, KernelPool, PoolError, RegistryError
+from kernelproto import ClientClosed, DiscoveryError, KernelPool, PoolError, RegistryError
+from kernelproto.host.launch import adopt_hosted
 from kernelproto.launch.leftovers.records import read_records
+from kernelproto.launch.local import local_handle
 from kernelproto.launch.programs.watchdog import start_time
 from kernelproto.pool import LeaseLimits, keeping
 from kernelproto.pool.kept_kernel import RestoredKernel
@@ -274,6 +276,46 @@ async def test_launch_that_was_interrupted_leaves_nothing(
             assert await registry.kernels() == []
     assert start_time(record.process.pid) == ""
     assert os.listdir(runtime_dir) == []
+
+
+@pytest.mark.parametrize("ends", [False, True])
+async def test_launch_in_a_host_that_was_interrupted_leaves_nothing(
+    path: Path, runtime_dir: Path, ends: bool
+) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        kernel_id = await killed_at_handle(path, 1, "pyimport/kernel")
+        (record,) = read_records()
+        assert record.host is not None
+        assert record.listed_as == kernel_id
+        if ends:
+            os.kill(record.process.pid, signal.SIGKILL)
+            while start_time(record.process.pid):
+                await anyio.lowlevel.checkpoint()
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            assert pool.kernels() == []
+            assert pool.counts == {}
+            assert await registry.kernels() == []
+        assert start_time(record.process.pid) == ""
+        with suppress(DiscoveryError):  # a host keeps a kernel that has ended for a while
+            await adopt_hosted(local_handle(record))
+        while os.listdir(runtime_dir):  # the host ends with its last kernel
+            await anyio.lowlevel.checkpoint()
+
+
+async def test_restart_in_a_host_that_was_interrupted_goes_on(
+    path: Path, runtime_dir: Path
+) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        kernel_id = await killed_at_handle(path, 2, "pyimport/kernel")
+        (record,) = read_records()
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            assert pool.counts == {"restored": 1}
+            kernel = await pool.get("ada")
+            assert kernel.kernel_id == kernel_id
+            assert kernel.manager.pid == record.process.pid
+            await pool.release("ada")
+        while os.listdir(runtime_dir):
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_restart_that_was_interrupted_goes_on(path: Path, runtime_dir: Path) -> None:
