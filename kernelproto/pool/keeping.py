@@ -264,9 +264,9 @@ class KeepingExecutor(Executor):
         return fence
 
     async def _remove_ended(self, lease: Lease) -> None:
-        """Remove a kernel that has ended while no program owned it from the registry."""
+        """Remove a kernel without an owner that has ended, or whose launch was interrupted."""
         for row in await self._registry.kernels(owner=lease.user):
-            if row.name == lease.name and row.handle is not None:
+            if row.name == lease.name:
                 await self._adoption.remove_ended(row)
 
     async def _settle(self, managed: ManagedKernel) -> None:

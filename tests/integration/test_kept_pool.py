@@ -224,6 +224,17 @@ async def test_program_that_is_killed_during_a_launch(path: Path) -> None:
             assert [row.kernel_id for row in await registry.kernels()] == ["one"]
 
 
+async def test_launch_that_was_interrupted_while_a_pool_is_open_is_replaced(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            await killed_at_handle(path, 1)
+            kernel = await pool.get("ada")
+            (row,) = await registry.kernels()
+            assert row.kernel_id == kernel.kernel_id
+            assert [record.listed_as for record in read_records()] == [kernel.kernel_id]
+            await pool.release("ada")
+
+
 # Its registry does not answer when the handle of the given number is stored.
 INTERRUPTED = """
 import anyio, sys
