@@ -223,7 +223,10 @@ class World:
             await self._end_of(last)
 
     def check_processes(self) -> None:
-        """Check that each process has one owner or a row, and each lease one process."""
+        """Check that each process has one owner or a row, and each lease one process.
+
+        A process that has run code must have its handle in the registry, so that it is restored.
+        """
         rows = self.store.rows()
         in_rows = {row.process for row in rows}
         ids = {row.kernel_id for row in rows}
@@ -233,6 +236,8 @@ class World:
                 process.registered = True
             elif process.owner is None and process.listed_as not in ids:
                 self.violate(f"process {process.number} has neither an owner nor a row")
+            if process.detached and process.outputs and not process.registered:
+                self.violate(f"process {process.number} has run code, and no row has its handle")
             if process.registered and process.lease is not None and process.owner is not None:
                 leases[process.lease].append(process.number)
         for lease, numbers in leases.items():
