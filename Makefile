@@ -17,7 +17,7 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick nightly kernels clients coverage lint format types wheel examples docs \
+.PHONY: help demo test quick nightly kernels clients cluster coverage lint format types wheel examples docs \
 	check clean
 
 help:  ## list these targets
@@ -54,6 +54,14 @@ kernels: $(READY)  ## install other people's kernels, for the tests of them
 
 clients: $(READY)  ## install other people's clients and a browser, for the tests with them
 	$(BIN)/python -m tests.integration.clients.install
+
+# From Debian or Ubuntu, as root. RUNLEVEL keeps apt from starting daemons.
+CLUSTER :=
+CLUSTER += catatonit  # the first process of each container
+CLUSTER += podman  # containers
+CLUSTER += runc  # runs them
+cluster:  ## install podman, for the tests with it
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(CLUSTER)
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds
 	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100

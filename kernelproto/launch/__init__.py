@@ -6,6 +6,7 @@ on the process. Nothing here talks to a kernel; that begins with the ConnectionI
 returns.
 """
 
+from kernelproto.launch.container.provider import ContainerProvider
 from kernelproto.launch.environments.provider import EnvironmentProvider
 from kernelproto.launch.finder import PlansLaunch
 from kernelproto.launch.launcher import launch
@@ -18,6 +19,7 @@ from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.launch.warm import WarmProvider
 
 __all__ = [
+    "ContainerProvider",
     "EnvironmentProvider",
     "ForkServerProvider",
     "IPykernelProvider",
