@@ -58,9 +58,11 @@ clients: $(READY)  ## install other people's clients and a browser, for the test
 # From Debian or Ubuntu, as root. RUNLEVEL keeps apt from starting daemons.
 CLUSTER :=
 CLUSTER += catatonit  # the first process of each container
+CLUSTER += munge  # authenticates the daemons of Slurm
 CLUSTER += podman  # containers
 CLUSTER += runc  # runs them
-cluster:  ## install podman, for the tests with it
+CLUSTER += slurm-wlm  # batch jobs
+cluster:  ## install podman and Slurm, for the tests with them
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(CLUSTER)
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds

@@ -52,6 +52,7 @@ SLOW = (
     "fuzz",
     "integration",
     "jupyter",
+    "launch/batch",
     "launch/container",
     "launch/environments/test_provider.py",
     "launch/leftovers",

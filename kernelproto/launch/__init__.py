@@ -6,6 +6,7 @@ on the process. Nothing here talks to a kernel; that begins with the ConnectionI
 returns.
 """
 
+from kernelproto.launch.batch.provider import SlurmProvider
 from kernelproto.launch.container.provider import ContainerProvider
 from kernelproto.launch.environments.provider import EnvironmentProvider
 from kernelproto.launch.finder import PlansLaunch
@@ -26,6 +27,7 @@ __all__ = [
     "KernelSpecProvider",
     "LaunchPlan",
     "PlansLaunch",
+    "SlurmProvider",
     "WarmProvider",
     "launch",
 ]

@@ -1,8 +1,8 @@
-"""KernelFolder: the private folder of a kernel that runs in a container.
+"""KernelFolder: the private folder of a kernel that runs in a container or a batch job.
 
 The folder has the record of the kernel, the claims of its owners (see claims.py), its connection
-file, and all that its provider adds. It is made before the container, and removed after it, so a
-kernel whose launch was cut off can be found.
+file, and all that its provider adds. It is made before the container or job, and removed after
+it, so a kernel whose launch was cut off can be found.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FolderRecord(msgspec.Struct, frozen=True, kw_only=True):
         detached: whether the kernel outlives its owner.
         command: the command line of the kernel.
         interrupt_mode: ``"signal"`` or ``"message"``.
-        place: the name of the container.
+        place: the name of the container, or the id of the job.
     """
 
     kernel_id: str
