@@ -20,6 +20,7 @@ if typing.TYPE_CHECKING:
         MessageStream,
         RefusedOutput,
     )
+    from kernelproto.concurrency.reachability import Reachability
     from kernelproto.exceptions import (
         AuthenticatorUnavailable,
         CellTimeout,
@@ -40,6 +41,7 @@ if typing.TYPE_CHECKING:
         KernelNotReady,
         KernelProtoError,
         KernelRestarted,
+        KernelUnreachable,
         KernelUnresponsive,
         LaunchError,
         LocalProtocolError,
@@ -63,6 +65,7 @@ if typing.TYPE_CHECKING:
     from kernelproto.launch.finder import KernelFinder
     from kernelproto.pool import KernelPool
     from kernelproto.run import adopt_kernel, connect_kernel, run_kernel, start_kernel
+    from kernelproto.startup_clock import waiting_in_queue
     from kernelproto.supervise import (
         Backoff,
         Died,
@@ -70,8 +73,10 @@ if typing.TYPE_CHECKING:
         Kernel,
         KernelEvents,
         KernelRestarter,
+        Reachable,
         Restarted,
         RestartPolicy,
+        Unreachable,
     )
     from kernelproto.timeouts import Timeouts
     from kernelproto.wire import ConnectionInfo
@@ -130,6 +135,7 @@ __all__ = [
     "KernelProvider",
     "KernelRestarted",
     "KernelRestarter",
+    "KernelUnreachable",
     "KernelUnresponsive",
     "LaunchError",
     "LocalProtocolError",
@@ -142,6 +148,8 @@ __all__ = [
     "PoolFull",
     "ProtocolError",
     "QuotaExceeded",
+    "Reachability",
+    "Reachable",
     "RefusedOutput",
     "RegistryError",
     "RemoteProtocolError",
@@ -151,6 +159,7 @@ __all__ = [
     "Restarted",
     "Stream",
     "Timeouts",
+    "Unreachable",
     "UnsupportedRequest",
     "UpdateDisplayData",
     "WrongEventLoop",
@@ -164,6 +173,7 @@ __all__ = [
     "run_kernel_blocking",
     "start_kernel",
     "start_kernel_blocking",
+    "waiting_in_queue",
 ]
 
 
@@ -172,9 +182,11 @@ __all__ = [
 _MODULES = (
     "exceptions",
     "timeouts",
+    "concurrency.reachability",
     "interfaces",
     "wire",
     "wire.content",
+    "startup_clock",
     "client",
     "launch.finder",
     "supervise",

@@ -1,7 +1,5 @@
 """Every exception of kernelproto, in one tree.
 
-::
-
     KernelProtoError
     |- ProtocolError
     |  |- LocalProtocolError            you broke a rule of the messaging specification
@@ -25,6 +23,7 @@
     |- ExecutionError                   the user's code failed; raise_for_error() raises it
     |  `- ExecutionTimeout (TimeoutError)  the code ran too long and was interrupted
     |- KernelUnresponsive (TimeoutError)   an interrupt did not end the code
+    |- KernelUnreachable (TimeoutError)  the connection to a kernel that may run is lost
     |- OutputOverflow                   more output than the stated bound was left unread
     |- UnsupportedRequest               the kernel does not know this request
     |- WrongProcess                     an object of the parent was used in a forked child
@@ -40,8 +39,7 @@
     |- RegistryError                  a registry of kernels cannot be read or written
     `- AuthenticatorUnavailable         a user cannot be authenticated for now
 
-The first argument is the message. Others are optional keywords and kept as attributes, so that an
-exception can be copied and pickled. If several tasks wait for a kernel, each raises its own copy.
+Optional keywords are kept as attributes, so that an exception can be copied and pickled.
 """
 
 from __future__ import annotations
@@ -168,8 +166,8 @@ class KernelNotReady(LaunchError, TimeoutError):
     """The kernel did not become ready within the startup deadline.
 
     Attributes:
-        phase: the phase that was not completed.
-        seconds: the startup deadline.
+        phase: the phase that was not completed; "queue" if ``Timeouts.queue`` was over.
+        seconds: the limit that was exceeded.
         stderr: the last lines that the kernel's process wrote, if there is a process.
     """
 
@@ -291,6 +289,10 @@ class KernelUnresponsive(KernelProtoError, TimeoutError):
         self.result = result
 
 
+class KernelUnreachable(KernelProtoError, TimeoutError):
+    """The connection to the kernel was not back in time; the kernel may still run."""
+
+
 class OutputOverflow(KernelProtoError):
     """The unread outputs exceeded the limit, and some were discarded.
 
@@ -386,10 +388,7 @@ class AuthenticatorUnavailable(KernelProtoError):
 
 
 def fresh(error: ErrorT) -> ErrorT:
-    """Return a copy of *error* without a traceback, for one of many tasks to raise.
-
-    An exception that cannot be copied is returned itself.
-    """
+    """Return a copy of *error* for one of many tasks to raise; itself if it cannot be copied."""
     try:
         again = copy.copy(error)
     except Exception:

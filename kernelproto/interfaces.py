@@ -11,6 +11,7 @@ from typing import Literal, Protocol, TypeAlias, TypedDict, runtime_checkable
 
 import msgspec
 
+from kernelproto.concurrency.reachability import MayBecomeUnreachable as MayBecomeUnreachable
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.message import Frame
 

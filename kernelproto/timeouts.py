@@ -10,7 +10,9 @@ class Timeouts:
     """Named phases of a kernel's life, each in seconds.
 
     Args:
-        startup: from launching until the kernel is ready to execute.
+        startup: from launching until the kernel is ready to execute, without the time in a queue.
+        queue: the time of a start that the kernel waits in a queue of a cluster, or in which it
+            cannot be reached.
         interrupt: from interrupting an execution that exceeds its ``timeout`` until it has ended.
         shutdown: from shutdown_request until the process has ended by itself.
         terminate: from SIGTERM until the process has ended.
@@ -18,6 +20,7 @@ class Timeouts:
     """
 
     startup: float = 60.0
+    queue: float = 3600.0
     interrupt: float = 5.0
     shutdown: float = 5.0
     terminate: float = 2.0

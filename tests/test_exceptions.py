@@ -35,6 +35,7 @@ TREE = {
     "ExecutionError": (KernelProtoError,),
     "ExecutionTimeout": (exceptions.ExecutionError, TimeoutError),
     "KernelUnresponsive": (KernelProtoError, TimeoutError),
+    "KernelUnreachable": (KernelProtoError, TimeoutError),
     "OutputOverflow": (KernelProtoError,),
     "UnsupportedRequest": (KernelProtoError,),
     "WrongProcess": (KernelProtoError,),

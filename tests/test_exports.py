@@ -56,6 +56,7 @@ PUBLIC = [
     "KernelProvider",
     "KernelRestarted",
     "KernelRestarter",
+    "KernelUnreachable",
     "KernelUnresponsive",
     "LaunchError",
     "LocalProtocolError",
@@ -68,6 +69,8 @@ PUBLIC = [
     "PoolFull",
     "ProtocolError",
     "QuotaExceeded",
+    "Reachability",
+    "Reachable",
     "RefusedOutput",
     "RegistryError",
     "RemoteProtocolError",
@@ -77,6 +80,7 @@ PUBLIC = [
     "Restarted",
     "Stream",
     "Timeouts",
+    "Unreachable",
     "UnsupportedRequest",
     "UpdateDisplayData",
     "WrongEventLoop",
@@ -90,6 +94,7 @@ PUBLIC = [
     "run_kernel_blocking",
     "start_kernel",
     "start_kernel_blocking",
+    "waiting_in_queue",
 ]
 
 DOCUMENTED = [name for name in PUBLIC if name != "__version__"]

@@ -25,6 +25,7 @@ LAYERS = {
     "log_counts": 2,
     "log_fields": 2,
     "shortage": 2,
+    "startup_clock": 1,
     "terminal": 2,
     "registry": 3,
     "urls": 2,

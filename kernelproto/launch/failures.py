@@ -16,6 +16,7 @@ from kernelproto.shortage import shortage
 _QUOTED_LINES = 15
 
 MORE_TIME = "if it only needs more time, pass run_kernel(timeouts=Timeouts(startup=...))"
+LONGER_QUEUE = "if it may wait longer, pass run_kernel(timeouts=Timeouts(queue=...))"
 NOT_ENCRYPTED = (
     f"{MORE_TIME}; if it ignores its encryption keys, although its kernelspec says that it "
     "supports them, pass run_kernel(encryption='disabled')"

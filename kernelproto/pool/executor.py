@@ -31,9 +31,10 @@ from kernelproto.pool.actions import (
     Replace,
     Start,
 )
+from kernelproto.pool.kernel_table import KernelTable
 from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.plan import Plan
-from kernelproto.pool.pooled_kernel import KernelTable, LostKernel, ManagedKernel, PooledKernel
+from kernelproto.pool.pooled_kernel import LostKernel, ManagedKernel, PooledKernel
 from kernelproto.pool.slots import Lease, Phase
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.supervise.instance import Launch

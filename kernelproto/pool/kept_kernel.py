@@ -70,7 +70,8 @@ class KeptKernel(ManagedKernel):
             try:
                 await self._left.wait()
             finally:
-                self.is_kept = not self.ending and kernel.state in ("idle", "busy")
+                lives = kernel.state in ("idle", "busy", "unreachable")
+                self.is_kept = not self.ending and lives
                 self.ending = True
                 if not self.is_kept:
                     await kernel.shutdown()

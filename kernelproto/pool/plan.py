@@ -27,6 +27,7 @@ A ticket may name another lease of its user that it replaces. If nothing else he
 that lease's kernel, even a busy one, and reserves the slot for the ticket's lease, first of all.
 
 A kernel is idle when it is RUNNING, is neither busy nor connected, and no ticket holds it. A kernel
+that cannot be reached is reported as busy, so it is neither evicted nor culled. A kernel
 that became idle a moment ago may be between two executions, or not used yet since it was handed
 over. Tickets that wait do not evict it; otherwise a long queue would evict each kernel unused.
 

@@ -1,11 +1,11 @@
-"""ManagedKernel: one kernel of a pool; PooledKernel: its description; KernelTable: all of them."""
+"""ManagedKernel: one kernel of a pool; PooledKernel: its description."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias
@@ -18,7 +18,15 @@ from kernelproto.exceptions import ClientClosed, KernelProtoError, PoolError
 from kernelproto.interfaces import DeathCause, HasProcess
 from kernelproto.log_fields import logging_about
 from kernelproto.pool.slots import Lease, ScheduledEnd
-from kernelproto.supervise import Died, Kernel, KernelRestarter, RestartPolicy, open_kernel
+from kernelproto.supervise import (
+    Died,
+    Kernel,
+    KernelRestarter,
+    Reachable,
+    RestartPolicy,
+    Unreachable,
+    open_kernel,
+)
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ChannelName
@@ -26,7 +34,7 @@ from kernelproto.wire.message import Message
 
 logger = logging.getLogger(__name__)
 
-PooledState: TypeAlias = Literal["starting", "idle", "busy", "restarting", "dead"]
+PooledState: TypeAlias = Literal["starting", "idle", "busy", "unreachable", "restarting", "dead"]
 
 # Clients send these requests on their own, to check on the kernel or to inspect it.
 _HOUSEKEEPING = frozenset(
@@ -79,6 +87,7 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
             for the first process.
         last_death: a sentence about the kernel's last death; None if it never died.
         end: when the pool will end the kernel if its state does not change; None if it will not.
+        unreachable: the reason why the kernel cannot be reached; None unless that is its state.
     """
 
     kernel_id: str
@@ -94,6 +103,7 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
     previous_end: str | None = None
     last_death: str | None = None
     end: KernelEnd | None = None
+    unreachable: str | None = None
 
 
 class LostKernel(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +142,8 @@ class ManagedKernel:
         ready: set to the Kernel when it is ready, or to the error that prevented its start.
         ending: whether the kernel is being ended.
         gone: set when the kernel has ended completely.
-        busy: whether the kernel works or is being restarted, as of the last ``look``.
+        busy: whether the kernel works, is being restarted or cannot be reached, as of the last
+            ``look``.
         dead: whether the kernel is dead without a restart, as of the last ``look``.
         active_at: when the kernel was last active for a client, by ``anyio.current_time``.
         ready_at: when it was first ready, by ``anyio.current_time``.
@@ -201,6 +212,7 @@ class ManagedKernel:
             previous_end=self._previous_end,
             last_death=self.last_death,
             end=None if end is None else self._end_in_utc(end),
+            unreachable=None if self._kernel is None else self._kernel.unreachable,
         )
 
     def describe_loss(self) -> LostKernel | None:
@@ -270,7 +282,8 @@ class ManagedKernel:
             return False
         state = self._kernel.state
         before = self.busy, self.dead
-        self.busy = state in ("busy", "restarting") or self._kernel.client.waiting
+        in_use = state in ("busy", "unreachable", "restarting")
+        self.busy = in_use or self._kernel.client.waiting
         self.dead = state == "dead"
         return before != (self.busy, self.dead)
 
@@ -299,6 +312,8 @@ class ManagedKernel:
         kernel.kernel_id = self.kernel_id
         kernel.watch(self)
         kernel.add_callback(self._note_death, Died)
+        kernel.add_callback(self._note_unreachable, Unreachable)
+        kernel.add_callback(self._note_reachable, Reachable)
         self._kernel = kernel
         self._note_start()
         self.ready.set(kernel)
@@ -323,6 +338,14 @@ class ManagedKernel:
         follows = f"restart {attempt} begins" if attempt else "it stays dead"
         with self.logged():
             logger.warning("the %s died: %s; %s", self, death, follows)
+
+    def _note_unreachable(self, event: Unreachable) -> None:
+        self._look()
+
+    def _note_reachable(self, event: Reachable) -> None:
+        """Restart the idle time, because the kernel could not be used."""
+        self._note_activity()
+        self._look()
 
     def _end_in_utc(self, end: ScheduledEnd) -> KernelEnd:
         at = end.at
@@ -352,37 +375,6 @@ class ManagedKernel:
     def _look(self) -> None:
         if self.look():
             self._on_change(self)
-
-
-class KernelTable:
-    """The kernels of a pool, by slot and by id."""
-
-    def __init__(self) -> None:
-        self._by_number: dict[int, ManagedKernel] = {}
-        self._by_id: dict[str, dict[int, None]] = {}
-
-    def __getitem__(self, number: int) -> ManagedKernel:
-        return self._by_number[number]
-
-    def __iter__(self) -> Iterator[ManagedKernel]:
-        return iter(self._by_number.values())
-
-    def add(self, managed: ManagedKernel) -> None:
-        """Add a kernel."""
-        self._by_number[managed.number] = managed
-        self._by_id.setdefault(managed.kernel_id, {})[managed.number] = None
-
-    def remove(self, managed: ManagedKernel) -> None:
-        """Remove a kernel."""
-        del self._by_number[managed.number]
-        same_id = self._by_id[managed.kernel_id]
-        del same_id[managed.number]
-        if not same_id:
-            del self._by_id[managed.kernel_id]
-
-    def with_id(self, kernel_id: str) -> list[int]:
-        """Return the slots of the kernels of all users with an id, in the order of their starts."""
-        return list(self._by_id.get(kernel_id, ()))
 
 
 def is_activity(message: Message, channel: ChannelName) -> bool:

@@ -49,12 +49,14 @@ class ContextModel(msgspec.Struct, omit_defaults=True):
         language: the programming language.
         cwd: the absolute path of the working directory on the server.
         kernel: the kernel type.
-        execution_state: "starting", "idle", "busy", "restarting" or "dead".
+        execution_state: "starting", "idle", "busy", "restarting" or "dead"; also "busy" while the
+            kernel cannot be reached.
         last_activity: when the context last worked.
         process_started: when its process was ready. If a client knows an earlier time, the
             variables are gone.
         previous_end: how the previous process ended; absent for the first one.
         ends_at: when the server will end the context if it stays as it is; absent if it won't.
+        unreachable: why the server cannot reach the kernel, which may still run; absent if it can.
     """
 
     id: str
@@ -66,6 +68,7 @@ class ContextModel(msgspec.Struct, omit_defaults=True):
     process_started: str | None = None
     previous_end: str | None = None
     ends_at: str | None = None
+    unreachable: str | None = None
 
 
 class ExecuteRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):

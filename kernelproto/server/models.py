@@ -34,7 +34,8 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
         id: the kernel's id, which stays the same across restarts.
         name: the kernel type.
         last_activity: when the kernel last worked for a user.
-        execution_state: "starting", "idle", "busy", "restarting" or "dead".
+        execution_state: "starting", "idle", "busy", "restarting" or "dead"; also "busy" while the
+            kernel cannot be reached, because Jupyter's clients know no such state.
         connections: the number of connected clients.
         owner: the kernel's user, in responses to ``include_all``.
         process_started: when the kernel's process was ready. If a client knows an earlier time, its
@@ -42,6 +43,7 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
         previous_end: how the previous process with the same id ended; absent for the first one.
         ends_at: when the server will end the kernel if it stays as it is; absent if it won't.
         end_reason: "culled" if a use of the kernel prevents this end, otherwise "expired".
+        unreachable: why the server cannot reach the kernel, which may still run; absent if it can.
     """
 
     id: str
@@ -54,6 +56,7 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
     previous_end: str | None = None
     ends_at: str | None = None
     end_reason: str | None = None
+    unreachable: str | None = None
 
 
 class SessionModel(msgspec.Struct):
@@ -141,13 +144,14 @@ def kernel_model(kernel: PooledKernel, *, with_owner: bool = False) -> KernelMod
         id=kernel.kernel_id,
         name=shown_name(kernel.kernel_type),
         last_activity=timestamp(kernel.last_activity),
-        execution_state=kernel.state,
+        execution_state="busy" if kernel.state == "unreachable" else kernel.state,
         connections=kernel.connections,
         owner=kernel.user if with_owner else None,
         process_started=None if started is None else timestamp(started),
         previous_end=kernel.previous_end,
         ends_at=None if kernel.end is None else timestamp(kernel.end.at),
         end_reason=None if kernel.end is None else kernel.end.reason,
+        unreachable=kernel.unreachable,
     )
 
 

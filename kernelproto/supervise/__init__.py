@@ -1,6 +1,14 @@
 """Supervise kernels from launch to end, across restarts."""
 
-from kernelproto.supervise.events import Died, Failed, KernelEvent, KernelEvents, Restarted
+from kernelproto.supervise.events import (
+    Died,
+    Failed,
+    KernelEvent,
+    KernelEvents,
+    Reachable,
+    Restarted,
+    Unreachable,
+)
 from kernelproto.supervise.kernel import Kernel, open_kernel
 from kernelproto.supervise.restart_policy import Backoff, RestartPolicy
 from kernelproto.supervise.restarter import KernelRestarter
@@ -13,7 +21,9 @@ __all__ = [
     "KernelEvent",
     "KernelEvents",
     "KernelRestarter",
+    "Reachable",
     "RestartPolicy",
     "Restarted",
+    "Unreachable",
     "open_kernel",
 ]

@@ -1,4 +1,4 @@
-"""Events of a kernel: Died, Restarted, Failed."""
+"""Events of a kernel: Died, Restarted, Failed, Unreachable, Reachable."""
 
 from __future__ import annotations
 
@@ -72,8 +72,28 @@ class Failed(msgspec.Struct, frozen=True):
     attempts: int
 
 
-KernelEvent: TypeAlias = Died | Restarted | Failed
-EventT = TypeVar("EventT", Died, Restarted, Failed)
+class Unreachable(msgspec.Struct, frozen=True):
+    """The connection to the kernel is lost; the kernel may still run.
+
+    Args:
+        problem: the reason in words.
+    """
+
+    problem: str
+
+
+class Reachable(msgspec.Struct, frozen=True):
+    """The connection to the kernel is back, and the kernel is the same.
+
+    Args:
+        seconds: how long the kernel could not be reached.
+    """
+
+    seconds: float
+
+
+KernelEvent: TypeAlias = Died | Restarted | Failed | Unreachable | Reachable
+EventT = TypeVar("EventT", Died, Restarted, Failed, Unreachable, Reachable)
 Callback = Callable[[EventT], Awaitable[None] | None]
 
 

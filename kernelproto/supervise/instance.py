@@ -14,6 +14,7 @@ from kernelproto.client.client import KernelClient, open_client
 from kernelproto.client.comms import OnCommOpen
 from kernelproto.client.observers import Observers
 from kernelproto.concurrency.process_owner import Owner
+from kernelproto.concurrency.reachability import Reachability
 from kernelproto.concurrency.shield import to_the_end
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
@@ -28,17 +29,20 @@ from kernelproto.interfaces import (
     BringsChannels,
     ExplainsDeath,
     KernelManager,
+    MayBecomeUnreachable,
     MayLoseAddress,
     MayOutlive,
     OpenChannels,
 )
 from kernelproto.launch.failures import (
+    LONGER_QUEUE,
     MORE_TIME,
     NOT_ENCRYPTED,
     exited_early,
     not_ready,
     shortages_named,
 )
+from kernelproto.startup_clock import StartupClock
 from kernelproto.supervise.events import Died
 from kernelproto.supervise.shutdown import attempt, end_process, longest
 from kernelproto.timeouts import Timeouts
@@ -102,28 +106,49 @@ class Instance:
         self._lost_address = False
         client.interrupter = self.interrupt
 
-    async def wait_for_ready(self, deadline: float) -> None:
+    async def wait_for_ready(self, clock: StartupClock) -> None:
         """Wait until the kernel answers and its outputs arrive.
 
         Args:
-            deadline: the latest time, on the clock of ``anyio.current_time``.
+            clock: the time that is left.
 
         Raises:
             KernelExitedEarly: the process ended before.
-            KernelNotReady: the kernel was not ready at the deadline.
+            KernelNotReady: the kernel was not ready in time.
         """
-        with anyio.CancelScope(deadline=deadline):
+        with clock.limit():
             try:
                 async with background_tasks() as tasks:
                     tasks.start_soon(self._watch_address)
+                    tasks.start_soon(self._stop_while_unreachable, clock)
                     await self.client.wait_for_ready()
                     await self._reach_shell()
             except KernelDied as error:
                 raise exited_early(self.manager, error.returncode) from None
             self.ready_at = anyio.current_time()
             return
+        if clock.ran_out_in_queue:
+            raise _queue_over(self._timeouts)
         remedy = NOT_ENCRYPTED if self.info.encrypted else MORE_TIME
         raise not_ready(self.manager, self.client.awaited, self._timeouts.startup, remedy=remedy)
+
+    @property
+    def reachability(self) -> Reachability | None:
+        """Whether the kernel can be reached; None if it is always reached, as on this machine."""
+        manager = self.manager
+        return manager.reachability if isinstance(manager, MayBecomeUnreachable) else None
+
+    async def answers(self) -> bool:
+        """Return whether the kernel can be reached, so that its silence is a sign of its death.
+
+        If it cannot be reached now, return False when the connection is back.
+        """
+        if not isinstance(self.manager, MayBecomeUnreachable):
+            return True
+        if await attempt(self.manager.probe):
+            return True
+        await self.manager.reachability.until_regained()
+        return False
 
     @property
     def uptime(self) -> float:
@@ -210,6 +235,13 @@ class Instance:
                 await attempt(self.manager.kill)
                 return
 
+    async def _stop_while_unreachable(self, clock: StartupClock) -> None:
+        reachability = self.reachability
+        while reachability is not None:
+            await reachability.until_lost()
+            with clock.stopped():
+                await reachability.until_regained()
+
     def _look_after_address(self) -> bool:
         return isinstance(self.manager, MayLoseAddress) and self.manager.address_was_taken()
 
@@ -239,16 +271,16 @@ async def start_instance(
         KernelExitedEarly: the process ended before the kernel was ready.
         KernelNotReady: the kernel was not ready in time.
     """
-    deadline = anyio.current_time() + timeouts.startup
+    clock = StartupClock(timeouts)
     for relaunches in range(_MOST_RELAUNCHES + 1):
-        info, manager = await _launch_by(deadline, launch, timeouts)
+        info, manager = await _launch_by(clock, launch, timeouts)
         async with (
             _open(info, manager, timeouts, observers, comm_targets) as instance,
             background_tasks() as tasks,
         ):
             tasks.start_soon(instance.watch, partial(_tell, instance, on_death))
             try:
-                await instance.wait_for_ready(deadline)
+                await instance.wait_for_ready(clock)
             except KernelExitedEarly:
                 if relaunches == _MOST_RELAUNCHES or not instance.lost_address:
                     raise
@@ -276,11 +308,13 @@ def death_error(
 
 
 async def _launch_by(
-    deadline: float, launch: Callable[[], Awaitable[Launched]], timeouts: Timeouts
+    clock: StartupClock, launch: Callable[[], Awaitable[Launched]], timeouts: Timeouts
 ) -> Launched:
     launched = None
-    with anyio.CancelScope(deadline=deadline):
+    with clock.limit():
         launched = await launch()
+    if launched is None and clock.ran_out_in_queue:
+        raise _queue_over(timeouts)
     if launched is None:
         raise KernelNotReady(
             f"launching the kernel took longer than {timeouts.startup:g} s",
@@ -288,6 +322,15 @@ async def _launch_by(
             seconds=timeouts.startup,
         )
     return launched
+
+
+def _queue_over(timeouts: Timeouts) -> KernelNotReady:
+    return KernelNotReady(
+        f"the kernel waited in a queue, or could not be reached, for {timeouts.queue:g} s; "
+        + LONGER_QUEUE,
+        phase="queue",
+        seconds=timeouts.queue,
+    )
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal
 
 import msgspec
@@ -22,12 +22,13 @@ from kernelproto.supervise.events import Callback, EventT, KernelEvents
 from kernelproto.supervise.instance import Launch
 from kernelproto.supervise.lifecycle import Lifecycle
 from kernelproto.supervise.states import Life
+from kernelproto.supervise.unreachable import fail_if_unreachable
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire import content
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.message import Frame, Message
 
-KernelState = Literal["idle", "busy", "restarting", "dead"]
+KernelState = Literal["idle", "busy", "unreachable", "restarting", "dead"]
 
 
 class Kernel(Requests, Observable):
@@ -122,6 +123,8 @@ class Kernel(Requests, Observable):
         state as ``execution_state``, the name that Jupyter's clients read.
         """
         match self.lifecycle.life:
+            case Life.UNREACHABLE:
+                return "unreachable"
             case Life.RESTARTING:
                 return "restarting"
             case Life.DEAD | Life.OVER:
@@ -129,10 +132,32 @@ class Kernel(Requests, Observable):
             case _:
                 return "busy" if self.client.busy else "idle"
 
+    @property
+    def unreachable(self) -> str | None:
+        """The reason why the kernel cannot be reached; None unless that is its state."""
+        if self.lifecycle.life is not Life.UNREACHABLE:
+            return None
+        return self.lifecycle.problem
+
+    def fail_if_unreachable(self, seconds: float = 0.0) -> AbstractAsyncContextManager[None]:
+        """Cancel the block if the kernel cannot be reached for so many seconds in a row.
+
+        Otherwise calls wait until the connection is back: ``async with
+        kernel.fail_if_unreachable(30)``. Requests that were sent are neither lost nor taken back.
+
+        Args:
+            seconds: how long to wait for the connection each time it is lost.
+
+        Raises:
+            KernelUnreachable: on leaving the block, it was cancelled.
+        """
+        return fail_if_unreachable(self.lifecycle, seconds)
+
     def events(self) -> KernelEvents:
         """Return an async iterator over the events of the kernel from now on.
 
-        The events are Died, Restarted and Failed. The iteration ends when the kernel is shut down.
+        The events are Died, Restarted, Failed, Unreachable and Reachable. The iteration ends when
+        the kernel is shut down.
         """
         return self.lifecycle.events.listen()
 
@@ -141,7 +166,7 @@ class Kernel(Requests, Observable):
 
         Args:
             callback: called with the event, at once; may be async. An exception from it is logged.
-            event: ``Died``, ``Restarted`` or ``Failed``.
+            event: ``Died``, ``Restarted``, ``Failed``, ``Unreachable`` or ``Reachable``.
         """
         self.lifecycle.events.add_callback(callback, event)
 

@@ -27,7 +27,7 @@ from kernelproto.client.comms import OnCommOpen
 from kernelproto.client.observers import Observers
 from kernelproto.concurrency.process_owner import LoopOwner
 from kernelproto.concurrency.shield import to_the_end
-from kernelproto.concurrency.task_groups import start_logged
+from kernelproto.concurrency.task_groups import background_tasks, start_logged
 from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import (
     ClientClosed,
@@ -37,7 +37,7 @@ from kernelproto.exceptions import (
     fresh,
 )
 from kernelproto.interfaces import IsListed
-from kernelproto.supervise.events import EventHub, Failed, Restarted
+from kernelproto.supervise.events import EventHub, Failed, Reachable, Restarted, Unreachable
 from kernelproto.supervise.instance import (
     Instance,
     Launch,
@@ -130,6 +130,12 @@ class Lifecycle:
         self._supervisor: Supervisor | None = None
         self._closing_error = ClientClosed("the kernel was shut down")
 
+    @property
+    def problem(self) -> str:
+        """The reason why the current instance cannot be reached; "" while it can be."""
+        reachability = self.current.reachability
+        return "" if reachability is None else reachability.problem or ""
+
     async def begin(self) -> Instance:
         """Start an instance, in a task of the kernel, and return it when it is ready.
 
@@ -218,7 +224,7 @@ class Lifecycle:
 
     async def detach(self) -> None:
         """Let the kernel outlive this program, unless it was shut down or has died."""
-        if self.life is Life.READY:
+        if self.life in (Life.READY, Life.UNREACHABLE):
             self.current.outlives = True
             self.current.gone.set()
         else:
@@ -255,7 +261,30 @@ class Lifecycle:
             self.list_as(self.kernel_id or instance.manager.kernel_id)
             self._welcome(instance)
             task_status.started(instance)
-            await instance.gone.wait()
+            async with background_tasks() as tasks:
+                tasks.start_soon(self._watch_connection, instance)
+                await instance.gone.wait()
+
+    async def _watch_connection(self, instance: Instance) -> None:
+        """Note when the kernel cannot be reached, and when it can be again."""
+        reachability = instance.reachability
+        while reachability is not None:
+            problem = await reachability.until_lost()
+            lost_at = anyio.current_time()
+            if not instance.gone.is_set() and self._changes(LifeEvent.UNREACHABLE):
+                logger.warning("kernel %s cannot be reached: %s", self.kernel_id, problem)
+                self.events.emit(Unreachable(problem))
+            await reachability.until_regained()
+            seconds = anyio.current_time() - lost_at
+            if not instance.gone.is_set() and self._changes(LifeEvent.REACHABLE):
+                logger.info("kernel %s can be reached again, after %.1f s", self.kernel_id, seconds)
+                self.events.emit(Reachable(seconds))
+
+    def _changes(self, event: LifeEvent) -> bool:
+        """Apply an event; return whether it has changed the state."""
+        before = self.life
+        self._apply(event)
+        return self.life is not before
 
     def _welcome(self, instance: Instance) -> None:
         """Let a new instance serve the tasks that wait for it."""

@@ -31,7 +31,8 @@ class KernelRestarter(AsyncContextManagerMixin):
     ``async with KernelRestarter(kernel, policy) as restarter``; ``run_kernel(restart=policy)`` does
     the same. When the kernel dies, pending calls raise KernelRestarted at once, and new requests
     wait for the new process. The new process has the same working directory, environment and launch
-    parameters, and other addresses. When the restarter gives up, all calls raise KernelDied.
+    parameters, and other addresses. A kernel that cannot be reached is not restarted. When the
+    restarter gives up, all calls raise KernelDied.
     Leaving the block during a restart cancels it.
 
     Args:
@@ -65,7 +66,7 @@ class KernelRestarter(AsyncContextManagerMixin):
 
         Args:
             callback: called with the event; may be async. An exception from it is logged.
-            event: ``Died``, ``Restarted`` or ``Failed``.
+            event: ``Died``, ``Restarted``, ``Failed``, ``Unreachable`` or ``Reachable``.
         """
         self._lifecycle.events.add_callback(callback, event)
 
@@ -119,6 +120,8 @@ class KernelRestarter(AsyncContextManagerMixin):
         with suppress(KernelProtoError):  # the kernel has died or was ended
             await instance.client.heartbeat()  # a kernel without a heartbeat never answers
             await until_silent(instance.client, seconds)
+            while not await instance.answers():  # the silence was that of the connection
+                await until_silent(instance.client, seconds)
             silence = DeathReason(f"its heartbeat was silent for {seconds:g} s", "silence")
             logger.warning("a kernel counts as dead: %s", silence)
             await instance.kill(silence)

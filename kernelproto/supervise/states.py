@@ -11,6 +11,7 @@ class Life(StrEnum):
 
     STARTING = "starting"
     READY = "ready"
+    UNREACHABLE = "unreachable"
     RESTARTING = "restarting"
     DEAD = "dead"
     OVER = "over"
@@ -19,11 +20,14 @@ class Life(StrEnum):
 class LifeEvent(StrEnum):
     """An event that may change the state.
 
-    READY: a process is ready. DIED: the ready process has ended by itself. RESTART: a caller or a
-    supervisor begins a restart. FAILED: the restart failed. END: a caller ends the kernel for good.
+    READY: a process is ready. UNREACHABLE: the connection to the process is lost. REACHABLE: the
+    connection is back. DIED: the process has ended by itself. RESTART: a caller or a supervisor
+    begins a restart. FAILED: the restart failed. END: a caller ends the kernel for good.
     """
 
     READY = "ready"
+    UNREACHABLE = "unreachable"
+    REACHABLE = "reachable"
     DIED = "died"
     RESTART = "restart"
     FAILED = "failed"
@@ -31,16 +35,26 @@ class LifeEvent(StrEnum):
 
 
 # A restart ends the old process: if the process dies first, the restart just goes on. A kernel that
-# is over stays over, also if its last process becomes ready or dies before its end.
+# is over stays over, also if its last process becomes ready or dies before its end. In both states
+# it makes no difference whether the old process can be reached.
 LIFE: Mapping[Life, Mapping[LifeEvent, Life]] = {
     Life.STARTING: {LifeEvent.READY: Life.READY},
     Life.READY: {
+        LifeEvent.UNREACHABLE: Life.UNREACHABLE,
+        LifeEvent.DIED: Life.DEAD,
+        LifeEvent.RESTART: Life.RESTARTING,
+        LifeEvent.END: Life.OVER,
+    },
+    Life.UNREACHABLE: {
+        LifeEvent.REACHABLE: Life.READY,
         LifeEvent.DIED: Life.DEAD,
         LifeEvent.RESTART: Life.RESTARTING,
         LifeEvent.END: Life.OVER,
     },
     Life.RESTARTING: {
         LifeEvent.READY: Life.READY,
+        LifeEvent.UNREACHABLE: Life.RESTARTING,
+        LifeEvent.REACHABLE: Life.RESTARTING,
         LifeEvent.DIED: Life.RESTARTING,
         LifeEvent.FAILED: Life.DEAD,
         LifeEvent.END: Life.OVER,
@@ -48,6 +62,8 @@ LIFE: Mapping[Life, Mapping[LifeEvent, Life]] = {
     Life.DEAD: {LifeEvent.RESTART: Life.RESTARTING, LifeEvent.END: Life.OVER},
     Life.OVER: {
         LifeEvent.READY: Life.OVER,
+        LifeEvent.UNREACHABLE: Life.OVER,
+        LifeEvent.REACHABLE: Life.OVER,
         LifeEvent.DIED: Life.OVER,
         LifeEvent.FAILED: Life.OVER,
         LifeEvent.END: Life.OVER,

@@ -15,6 +15,7 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from kernelproto.client import KernelClient, open_client
 from kernelproto.concurrency.bell import Bell
+from kernelproto.concurrency.reachability import Reachability
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, KernelDied, RemoteProtocolError
 from kernelproto.interfaces import Channels, Deliver
@@ -70,6 +71,7 @@ class FakeKernel(AsyncContextManagerMixin):
         deaf: the channels on which it ignores messages.
         received: the messages received so far, in order, including ignored ones; no heartbeats.
         refused: the number of invalid messages, by the name of the exception.
+        reachability: whether clients can reach it; see ``cut``.
         returncode: its exit status after its death, negative for a signal; None before.
     """
 
@@ -89,6 +91,7 @@ class FakeKernel(AsyncContextManagerMixin):
         self.received: list[Received] = []
         self.refused: Counter[str] = Counter()
         self.returncode: int | None = None
+        self.reachability = Reachability()
         self._codec = Codec(signer=self.connection_info.signer())
         self._outbox = Outbox(self._codec)
         self.faults = self._outbox.faults
@@ -176,6 +179,8 @@ class FakeKernel(AsyncContextManagerMixin):
         link = MemoryTransport()
         async with link.open_channels(info, deliver, identity=identity, topics=topics) as channels:
             self._outbox.links.append(link)
+            if self.reachability.problem is not None:
+                link.cut()
             if self._tasks is not None and self.returncode is None:
                 self._tasks.start_soon(self._listen, link)
             try:
@@ -220,6 +225,25 @@ class FakeKernel(AsyncContextManagerMixin):
     def interrupt(self) -> None:
         """Interrupt the running code, if any: it ends with a KeyboardInterrupt."""
         self._behaviour.interrupt()
+
+    def cut(self, problem: str = "the connection was cut") -> None:
+        """Cut the connection to all clients until ``restore``; the kernel goes on.
+
+        Messages in both directions are held. The manager of a FakeProvider then says that the
+        kernel cannot be reached.
+
+        Args:
+            problem: the reason in words.
+        """
+        for link in self._outbox.links:
+            link.cut()
+        self.reachability.lose(problem)
+
+    def restore(self) -> None:
+        """End a cut: deliver the messages that were held, in order."""
+        self.reachability.regain()
+        for link in self._outbox.links:
+            link.restore()
 
     def die(self, returncode: int = _KILLED) -> None:
         """Die immediately; calls of clients from ``connect`` raise KernelDied.
@@ -267,7 +291,9 @@ class FakeKernel(AsyncContextManagerMixin):
             self._outbox.send("iopub", "iopub_welcome", welcome, to=client, topic=topic)
         with suppress(ClientClosed):
             while True:
-                self._take(client, *await client.receive())
+                channel, frames = await client.receive()
+                await self.reachability.until_regained()
+                self._take(client, channel, frames)
 
     def _take(self, client: MemoryTransport, channel: ChannelName, frames: Sequence[Frame]) -> None:
         if self.returncode is not None:

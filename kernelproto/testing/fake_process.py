@@ -28,24 +28,34 @@ class FakeManager:
         kernel: the kernel.
         kernel_id: the kernel's id.
         open_channels: opens channels to the kernel, as ``interfaces.OpenChannels``.
+        reachability: whether the kernel can be reached; see ``FakeKernel.cut``.
     """
 
     def __init__(self, kernel: FakeKernel) -> None:
         self.kernel = kernel
         self.kernel_id = kernel.kernel_id
         self.open_channels = kernel.open_channels
+        self.reachability = kernel.reachability
 
     async def is_alive(self) -> bool:
-        """Return whether the kernel has not died."""
+        """Return whether the kernel has not died, as far as the manager can know."""
         await checkpoint()
-        return self.kernel.returncode is None
+        return self.kernel.returncode is None or self.reachability.problem is not None
 
     async def wait(self) -> int | None:
-        """Wait until the kernel has died; return its exit status."""
-        return await self.kernel.wait()
+        """Wait until the kernel has died and can be reached; return its exit status."""
+        returncode = await self.kernel.wait()
+        await self.reachability.until_regained()
+        return returncode
+
+    async def probe(self) -> bool:
+        """Return whether the connection to the kernel is not cut."""
+        await checkpoint()
+        return self.reachability.problem is None
 
     async def signal(self, signum: int) -> None:
         """Interrupt the kernel for SIGINT, do nothing for 0, and end it for any other signal."""
+        await self.reachability.until_regained()
         await checkpoint()
         if signum == _SIGINT:
             self.kernel.interrupt()
@@ -65,8 +75,10 @@ class FakeManager:
         await self.signal(_SIGKILL)
 
     async def cleanup(self) -> None:
-        """End the kernel, if it is alive."""
-        await self.kill()
+        """End the kernel, if it is alive, also while the connection is cut."""
+        await checkpoint()
+        self.kernel.die(-_SIGKILL)
+        self.reachability.regain()
 
 
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -49,11 +49,13 @@ class MemoryTransport:
     Attributes:
         identity: the client's routing identity, once the client is connected.
         topics: the client's iopub subscriptions.
+        held: the messages for the client while the connection is cut; None while it is not.
     """
 
     def __init__(self) -> None:
         self.identity = b""
         self.topics: Sequence[bytes] = ()
+        self.held: list[_Outgoing] | None = None
         self._connected = anyio.Event()
         self._inbox: MemoryObjectReceiveStream[_Outgoing] | None = None
         self._deliver: Deliver | None = None
@@ -93,5 +95,17 @@ class MemoryTransport:
 
     def send(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
         """Send a message to the client; without a client it is lost, as on a network."""
-        if self._deliver is not None:
+        if self.held is not None:
+            self.held.append((channel, frames))
+        elif self._deliver is not None:
             self._deliver(channel, frames)
+
+    def cut(self) -> None:
+        """Hold the messages for the client until ``restore``."""
+        self.held = self.held or []
+
+    def restore(self) -> None:
+        """Deliver the messages that were held, in order."""
+        held, self.held = self.held or (), None
+        for channel, frames in held:
+            self.send(channel, frames)

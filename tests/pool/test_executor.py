@@ -14,7 +14,9 @@ from kernelproto import (
     LaunchError,
     PoolError,
     PoolFull,
+    Reachable,
     Restarted,
+    Unreachable,
 )
 from kernelproto.pool import executor
 
@@ -204,3 +206,26 @@ async def test_kernel_is_culled_after_the_last_call_stops_waiting(pool_of, monke
             await anyio.wait_all_tasks_blocked()
             tasks.cancel_scope.cancel()
         await provider.kernels[0].wait()
+
+
+async def test_unreachable_kernel_is_neither_evicted_nor_culled(pool_of) -> None:
+    async with pool_of(max_kernels=1, idle_timeout=3600) as (pool, provider):
+        kernel = await pool.get("ada")
+        events = kernel.events()
+        assert pool.kernels()[0].end is not None
+        provider.kernels[0].cut("the network is down")
+        assert isinstance(await anext(events), Unreachable)
+        (shown,) = pool.kernels()
+        assert (shown.state, shown.unreachable) == ("unreachable", "the network is down")
+        assert shown.end is None
+        with pytest.raises(PoolFull):
+            await pool.get("bob")
+        before = shown.last_activity
+        provider.kernels[0].restore()
+        assert isinstance(await anext(events), Reachable)
+        (shown,) = pool.kernels()
+        assert (shown.state, shown.unreachable) == ("idle", None)
+        assert shown.last_activity > before  # it can be used again before it counts as idle
+        assert shown.end is not None
+        assert (await pool.get("ada")) is kernel
+        assert provider.alive == 1

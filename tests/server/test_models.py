@@ -45,6 +45,11 @@ REQUIRED = {
             False,
             {"ends_at": "2026-01-02T03:05:05.000000Z", "end_reason": "culled"},
         ),
+        (
+            {"state": "unreachable", "unreachable": "the network is down"},
+            False,
+            {"execution_state": "busy", "unreachable": "the network is down"},
+        ),
     ],
 )
 def test_kernel_has_only_known_optional_keys(facts, with_owner: bool, keys) -> None:

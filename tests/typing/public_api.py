@@ -27,13 +27,17 @@ from kernelproto import (
     KernelProvider,
     KernelRestarter,
     KernelUnresponsive,
+    Reachability,
+    Reachable,
     RefusedOutput,
     ReplyLost,
     Restarted,
     RestartPolicy,
     Stream,
     Timeouts,
+    Unreachable,
     UpdateDisplayData,
+    waiting_in_queue,
 )
 from kernelproto.client import ExecutionState
 from kernelproto.launch import (
@@ -89,10 +93,23 @@ async def restarting(kernel: Kernel) -> None:
                 assert_type(info, ConnectionInfo)
             case Failed(attempts=attempts):
                 assert_type(attempts, int)
+            case Unreachable(problem=problem):
+                assert_type(problem, str)
+            case Reachable(seconds=seconds):
+                assert_type(seconds, float)
+    async with kernel.fail_if_unreachable(30):
+        assert_type(kernel.unreachable, str | None)
 
     async with KernelRestarter(kernel, RestartPolicy(limit=3)) as restarter:
         restarter.add_callback(report, Died)
         restarter.remove_callback(report, Died)
+
+
+async def reaching(reachability: Reachability) -> None:
+    assert_type(reachability.problem, str | None)
+    assert_type(await reachability.until_lost(), str)
+    with waiting_in_queue():
+        reachability.regain()
 
 
 def report(event: Died) -> None:

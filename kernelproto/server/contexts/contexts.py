@@ -207,4 +207,5 @@ def _model(kernel: PooledKernel, context: Context) -> ContextModel:
         process_started=model.process_started,
         previous_end=model.previous_end,
         ends_at=model.ends_at,
+        unreachable=model.unreachable,
     )

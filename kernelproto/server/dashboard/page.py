@@ -76,6 +76,7 @@ _BUTTONS = _template("buttons.html")
 _BADGE = Html(' <span class="badge">admin</span>')
 _OWNER = HtmlTemplate(' data-owner="$user"')
 _DEATH = HtmlTemplate('<small class="death">died: $death</small>')
+_UNREACHABLE = HtmlTemplate('<small class="problem">$problem; it may still run</small>')
 _ENDING = HtmlTemplate('<small class="ending">ends $when</small>')
 _TIME = HtmlTemplate('<time datetime="$machine" title="$title">$ago</time>')
 _DOCUMENT = HtmlTemplate('<small class="document">$path</small>')
@@ -179,6 +180,7 @@ def _row(kernel: PooledKernel, view: View) -> Html:
         document=_document(view.documents.get((kernel.user, kernel.kernel_id), ())),
         state=kernel.state,
         death="" if kernel.last_death is None else _DEATH.fill(death=kernel.last_death),
+        problem="" if kernel.unreachable is None else _UNREACHABLE.fill(problem=kernel.unreachable),
         ending=_ending(kernel.end, view.now),
         user=kernel.user,
         owner=_OWNER.fill(user=kernel.user) if kernel.user != view.user.name else "",

@@ -61,6 +61,12 @@ def test_page_shows_the_facts_of_a_kernel() -> None:
     assert unknown.words.count("\N{EN DASH}") == 2
 
 
+def test_page_says_why_a_kernel_cannot_be_reached() -> None:
+    lost = kernel_of("ada", state="unreachable", unreachable=f"no route to {EVIL}")
+    page = ParsedPage(render(view_of(lost)))
+    assert {"unreachable", f"no route to {EVIL}; it may still run"} <= set(page.words)
+
+
 def test_template_escapes_all_values_but_html() -> None:
     template = HtmlTemplate('<p title="$text">$text $html $number</p>')
     filled = template.fill(text="<'\"&>", html=Html("<b>&amp;</b>"), number=1)
