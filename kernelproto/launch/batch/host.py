@@ -28,6 +28,7 @@ from kernelproto.launch.failures import exited_early, shortages_named
 from kernelproto.launch.leftovers.kernel_folder import FolderRecord
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.spec.naming import is_simple_name, no_such_kernel
+from kernelproto.startup_clock import waiting_in_queue
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
@@ -215,26 +216,27 @@ class BatchHost:
             KernelExitedEarly: the job has ended.
         """
         began = anyio.current_time()
-        deadline = anyio.current_effective_deadline() - MARGIN_SECONDS
-        if most is not None:
-            deadline = min(deadline, began + most)
         told = last = ""
-        with anyio.CancelScope(deadline=deadline):
-            while True:
-                state = await manager.look()
-                if state is not None and state.phase == "running" and state.node:
-                    return state.node
-                if state is None and not await manager.is_alive():
-                    raise exited_early(manager, await manager.wait())
-                if state is not None:
-                    last = await self._describe(state)
-                    if last != told:
-                        told = last
-                        logger.info("kernel %s waits: %s", manager.kernel_id, last)
+        with waiting_in_queue():
+            deadline = anyio.current_effective_deadline() - MARGIN_SECONDS
+            if most is not None:
+                deadline = min(deadline, began + most)
+            with anyio.CancelScope(deadline=deadline):
+                while True:
+                    state = await manager.look()
+                    if state is not None and state.phase == "running" and state.node:
+                        return state.node
+                    if state is None and not await manager.is_alive():
+                        raise exited_early(manager, await manager.wait())
+                    if state is not None:
+                        last = await self._describe(state)
+                        if last != told:
+                            told = last
+                            logger.info("kernel %s waits: %s", manager.kernel_id, last)
         seconds = round(anyio.current_time() - began, 2)
         raise KernelNotReady(
             f"the kernel was not started after {seconds:g} s in the queue: "
-            f"{last or f'the state of job {manager.job_id} is unknown'}; wait longer, see "
+            f"{last or f'the state of job {manager.job_id} is unknown'}; raise Timeouts.queue or "
             "queue_seconds of the kernel type, or ask for less or for another partition",
             phase="queue",
             seconds=seconds,

@@ -80,8 +80,8 @@ class BatchProvider(ABC):
     ) -> tuple[ConnectionInfo, KernelManager]:
         """Submit a job, and wait until its kernel listens; it need not be ready when this returns.
 
-        The time in the queue is limited by the caller's time, and by ``queue_seconds`` of the
-        kernel type.
+        The time in the queue is limited by ``Timeouts.queue`` and ``queue_seconds`` of the kernel
+        type. It does not count for ``Timeouts.startup``.
 
         Args:
             name: the name of a kernel type in the settings.

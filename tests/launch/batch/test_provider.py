@@ -12,7 +12,7 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from kernelproto import KernelDied, adopt_kernel, run_kernel
+from kernelproto import KernelDied, Timeouts, adopt_kernel, run_kernel
 from kernelproto.exceptions import (
     DiscoveryError,
     InvalidLaunchParameter,
@@ -81,6 +81,20 @@ async def test_queue_is_told_and_limited(cluster: Cluster, caplog, no_leaks) -> 
     assert caught.value.phase == "queue"
     assert any("at place 1 of its queue" in record.getMessage() for record in caplog.records)
     assert not cluster.has_folder()
+
+
+@asyncio_only
+async def test_time_in_the_queue_is_not_that_of_the_start(cluster: Cluster, no_leaks) -> None:
+    finder = finder_of(cluster.provider())
+    timeouts = Timeouts(startup=3, queue=4)
+    params = {"partition": "down"}
+    with pytest.raises(KernelNotReady, match=r"PENDING.*raise Timeouts\.queue") as caught:
+        async with run_kernel(
+            "slurm/python", finder=finder, launch_params=params, timeouts=timeouts
+        ):
+            pytest.fail("no node runs the job")
+    assert caught.value.phase == "queue"
+    assert caught.value.seconds > timeouts.startup
 
 
 @asyncio_only
