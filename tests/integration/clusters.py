@@ -2,9 +2,9 @@
 
 Run by hand, as root, after ``make cluster``: ``python -m tests.integration.clusters NAME [KILLS]``.
 NAME is ``container`` or ``slurm``. First the provider is checked against the whole contract, on
-asyncio and on Trio. Then a program with two detached kernels is killed KILLS times (by default 50)
-at random moments, and the next one adopts the same kernels. At the end no container, job or folder
-may be left. The exit status is 1 if anything is.
+asyncio and on Trio. Slurm then loses a node. Then a program with two detached kernels is killed
+KILLS times (by default 50) at random moments, and the next one adopts the same kernels. At the end
+no container, job or folder may be left. The exit status is 1 if anything is.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import msgspec
 
 from kernelproto.interfaces import KernelHandle, KernelProvider
 from kernelproto.launch import ContainerProvider, SlurmProvider
+from kernelproto.launch.batch.manager import JobManager
 from kernelproto.testing import check_kernel_provider
 from tests.launch.batch.cluster import Cluster
 from tests.launch.container.podman import Podman
@@ -85,6 +86,8 @@ def main(kind: str, kills: int) -> int:
             began = time.monotonic()
             anyio.run(check, provider, backend=backend)
             print(f"{kind}: the contract is kept on {backend} ({time.monotonic() - began:.0f} s)")
+        if isinstance(engine, Cluster) and isinstance(provider, SlurmProvider):
+            anyio.run(lose_node, engine, provider)
         handles = kill_programs(kind, config, kills)
         anyio.run(end, provider, handles)
         time.sleep(5)  # Slurm lists a job until its epilog has run
@@ -95,6 +98,26 @@ def main(kind: str, kills: int) -> int:
 
 async def check(provider: KernelProvider) -> None:
     await check_kernel_provider(provider, patience=PATIENCE_SECONDS)
+
+
+async def lose_node(cluster: Cluster, provider: SlurmProvider) -> None:
+    """Kill the daemon of a node: its kernel cannot be reached, then it is dead."""
+    _, manager = await provider.launch("python")
+    assert isinstance(manager, JobManager)
+    state = await manager.look()
+    assert state is not None
+    cluster.kill_node(state.node)
+    began = time.monotonic()
+    while await manager.probe():  # noqa: ASYNC110 (Slurm has no events)
+        await anyio.sleep(0.5)
+    print(
+        f"slurm: unreachable after {time.monotonic() - began:.0f} s, {manager.reachability.problem}"
+    )
+    assert await manager.wait() is None
+    print(f"slurm: dead after {time.monotonic() - began:.0f} s, {manager.death_reason()}")
+    await manager.cleanup()
+    cluster.start_node(state.node)
+    cluster.wait_for_nodes()
 
 
 def kill_programs(kind: str, config: dict[str, object], kills: int) -> list[str]:

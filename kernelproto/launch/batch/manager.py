@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from kernelproto.concurrency.process_owner import Owner
+from kernelproto.concurrency.reachability import Reachability
 from kernelproto.concurrency.shield import to_the_end
 from kernelproto.exceptions import DiscoveryError, UnsupportedRequest
 from kernelproto.interfaces import DeathReason, KernelHandle
@@ -26,6 +27,9 @@ _FINAL_SECONDS = 10.0
 # How often the lease of a kernel is renewed; the shortest linger is 5 s.
 _MOST_RENEWAL_SECONDS = 30.0
 
+# The time limit of a probe, and the time between two probes of a kernel that cannot be reached.
+_PROBE_SECONDS = 2.0
+
 _CLEANUP_SECONDS = 60.0
 _END_SECONDS = 20.0
 
@@ -33,7 +37,9 @@ _END_SECONDS = 20.0
 class JobManager:
     """The handle on a kernel that runs as a batch job.
 
-    It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle.
+    It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle,
+    MayBecomeUnreachable.
+
     All managers of a program together make one call for the states of their jobs, once a second or
     as often as the settings say. So the end of a kernel is noticed after about a second.
 
@@ -47,6 +53,7 @@ class JobManager:
         job_id: the id of the job.
         detached: whether the kernel outlives its owner without a time limit of its own.
         ends_at: when the time limit strikes, in seconds since the epoch; None if unknown.
+        reachability: whether the batch system reaches the node of the job.
     """
 
     def __init__(
@@ -64,6 +71,9 @@ class JobManager:
         self.job_id = record.place
         self.detached = record.detached
         self.ends_at: float | None = None
+        self.reachability = Reachability()
+        self._node = ""
+        self._probed_at = float("-inf")
         self._system = system
         self._poll = poll
         self._folder = folder
@@ -101,6 +111,21 @@ class JobManager:
             await self.look()
         return self._end.returncode
 
+    async def probe(self) -> bool:
+        """Return whether the batch system reaches the node of the job; take 2 s at most."""
+        problem: str | None = f"the batch system has not answered after {_PROBE_SECONDS:g} s"
+        with anyio.move_on_after(_PROBE_SECONDS):
+            try:
+                problem = await self._system.node_fault(self._node) if self._node else None
+            except BatchError as error:
+                problem = str(error)
+        self._probed_at = anyio.current_time()
+        if problem is not None:
+            self.reachability.lose(problem)
+        elif self.reachability.problem is not None:
+            self.reachability.regain()
+        return problem is None
+
     async def look(self, *, recent: bool = False) -> JobState | None:
         """Return the state of the job while it is queued or running; None at any other time.
 
@@ -111,6 +136,8 @@ class JobManager:
         after = anyio.current_time()
         if recent:  # but not from before the submission
             after = max(after - self._poll.seconds, self._since)
+        if self.reachability.problem is not None and after - self._probed_at > _PROBE_SECONDS:
+            await self.probe()
         try:
             state = await self._poll.look(self.job_id, after=after)
             if state is None or state.phase in ("ending", "ended"):
@@ -123,6 +150,7 @@ class JobManager:
             self._failing = False
             logger.info("the batch system answers again for job %s", self.job_id)
         self.ends_at = state.ends_at
+        self._node = state.node
         self._warn()
         return state
 

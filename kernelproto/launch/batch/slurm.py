@@ -133,6 +133,10 @@ class SlurmSystem:
         if done.returncode != 0 and not _ENDED.search(done.stderr):
             raise _refusal("scancel", done)
 
+    async def node_fault(self, node: str) -> str | None:
+        """Return why a node cannot be reached; None if Slurm knows no reason."""
+        return parse_node_fault(await self._call("scontrol", "show", "node", "--oneliner", node))
+
     async def address(self, node: str) -> str:
         """Return the address at which Slurm itself reaches a node."""
         if node not in self._addresses:
@@ -242,6 +246,17 @@ def parse_end(text: str) -> JobEnd:
         returncode = -signal.SIGTERM if word == "cancelled" else None
     return JobEnd(returncode=returncode, reason=reason, cause=cause)
 
+
+def parse_node_fault(text: str) -> str | None:
+    """Return why a node cannot be reached, from the output of scontrol."""
+    state = _value(text, "State") or ""
+    if not _UNREACHABLE.search(state):
+        return None
+    return f"the node {_value(text, 'NodeName')} of its job does not answer Slurm, and is {state}"
+
+
+# Slurm marks nodes that do not answer with the word, and with "*" in older versions.
+_UNREACHABLE = re.compile(r"\ADOWN|NOT_RESPONDING|\*")
 
 _ENDED = re.compile(
     r"Invalid job id|already completing or completed|no active|not running|is pending",

@@ -175,6 +175,14 @@ class BatchSystem(Protocol):
         """
         ...
 
+    async def node_fault(self, node: str) -> str | None:
+        """Return why a node cannot be reached; None if the system knows no reason.
+
+        Raises:
+            BatchError: the system does not answer.
+        """
+        ...
+
     async def address(self, node: str) -> str:
         """Return the address or host name of a node.
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -172,7 +172,17 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
+        for pid in self._leftovers():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _leftovers(self) -> Iterator[int]:
+        """Yield the processes with an open file in the folder, such as steps of killed nodes."""
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with suppress(OSError):
+                if os.readlink(link).startswith(f"{self._folder}/"):
+                    yield int(link.parts[2])
 
     def _configure(self) -> None:
         host = socket.gethostname()

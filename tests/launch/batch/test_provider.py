@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from kernelproto import KernelDied, Timeouts, adopt_kernel, run_kernel
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     DiscoveryError,
     InvalidLaunchParameter,
@@ -141,13 +142,20 @@ async def test_controller_that_does_not_answer_is_waited_for(cluster: Cluster, n
     provider = cluster.provider()
     _, manager = await provider.launch("python")
     try:
+        assert await manager.is_alive()
+        assert await manager.probe()
         cluster.stop_controller()
         try:
-            with anyio.move_on_after(1.5):
+            assert not await manager.probe()
+            assert "has not answered" in manager.reachability.problem
+            with anyio.move_on_after(0.5):
                 await manager.wait()
                 pytest.fail("the kernel is alive")
         finally:
             cluster.continue_controller()
+        async with background_tasks() as tasks:
+            tasks.start_soon(manager.wait)
+            await manager.reachability.until_regained()
         await manager.kill()
         assert await manager.wait() == -signal.SIGKILL
     finally:

@@ -4,7 +4,13 @@ import signal
 
 import pytest
 
-from kernelproto.launch.batch.slurm import parse_end, parse_jobs, parse_places, submit_command
+from kernelproto.launch.batch.slurm import (
+    parse_end,
+    parse_jobs,
+    parse_node_fault,
+    parse_places,
+    submit_command,
+)
 from kernelproto.launch.batch.system import Job, JobEnd, JobOptions
 
 JOBS = """\
@@ -66,6 +72,18 @@ def test_places_count_by_partition() -> None:
 )
 def test_ends(text: str, end: JobEnd) -> None:
     assert parse_end(text) == end
+
+
+@pytest.mark.parametrize("state", ["IDLE", "MIXED", "ALLOCATED+DRAIN", "IDLE+CLOUD"])
+def test_nodes_that_answer(state: str) -> None:
+    assert parse_node_fault(f"NodeName=n1 Arch=x State={state} ThreadsPerCore=1") is None
+
+
+@pytest.mark.parametrize("state", ["MIXED+NOT_RESPONDING", "DOWN+NOT_RESPONDING", "DOWN*", "IDLE*"])
+def test_nodes_that_do_not_answer(state: str) -> None:
+    assert parse_node_fault(f"NodeName=n1 Arch=x State={state} ThreadsPerCore=1") == (
+        f"the node n1 of its job does not answer Slurm, and is {state}"
+    )
 
 
 def test_command_line() -> None:
