@@ -14,6 +14,10 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
 	$$python -c "$(SUITABLE)" 2>/dev/null && { echo $$python; break; }; done)
 SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 
+# Without bytecode files, each process of the tests would compile the package again, and each worker
+# all of the tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
@@ -28,21 +32,22 @@ demo: $(READY)  ## start a kernel, stream its output, print a result
 
 # A crashed worker ends the run. If it were replaced, the new worker could wait for ever for a second
 # test, when its file has only one (pytest-xdist 3.8, LoadScopeScheduling).
-PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --max-worker-restart=0
+PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder \
+	--max-worker-restart=0
 
 # An interrupted run still prints its failures and the tests that did not finish. --foreground
 # leaves Ctrl-C to pytest. Not every system has GNU's timeout.
 BOUNDED := $(shell timeout --foreground --signal=INT --kill-after=60 9 true 2>/dev/null && \
 	echo timeout --foreground --signal=INT --kill-after=60)
 
-test: $(READY)  ## run all tests on asyncio and Trio, and on uvloop where the loop matters
+test: $(READY)  ## run all tests, each on the event loops that its code depends on
 	$(BOUNDED:%60=%60 2700) $(PYTEST) --cov --cov-report=
 	@touch $(TESTED)
 
-quick: $(READY)  ## run the quick tests on asyncio: in a minute, without real kernels
+quick: $(READY)  ## run the quick tests on asyncio, without most of the real kernels
 	$(BOUNDED:%60=%60 600) $(PYTEST) --quick
 
-nightly: $(READY)  ## run all tests on all event loops
+nightly: $(READY)  ## run each test on each event loop
 	$(BOUNDED:%60=%60 3600) $(PYTEST) --loops=all
 
 # Tests that passed since the last change are not run again.
@@ -58,11 +63,13 @@ clients: $(READY)  ## install other people's clients and a browser, for the test
 # From Debian or Ubuntu, as root. RUNLEVEL keeps apt from starting daemons.
 CLUSTER :=
 CLUSTER += catatonit  # the first process of each container
+CLUSTER += libnss-wrapper  # users of the tests
 CLUSTER += munge  # authenticates the daemons of Slurm
+CLUSTER += openssh-server  # another machine
 CLUSTER += podman  # containers
 CLUSTER += runc  # runs them
 CLUSTER += slurm-wlm  # batch jobs
-cluster:  ## install podman and Slurm, for the tests with them
+cluster:  ## install podman, Slurm and sshd, for the tests with them (Debian, as root)
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(CLUSTER)
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds
@@ -87,7 +94,7 @@ types: $(TOOLS)  ## check types, with mypy and with pyright
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 wheel: $(TOOLS)  ## build wheel and sdist, import the wheel in a clean environment
-	rm -rf dist build
+	rm -rf dist build/wheel-venv
 	$(BIN)/python -m build
 	$(BIN)/python -m venv build/wheel-venv
 	$(WHEEL_BIN)/python -m pip install --quiet dist/*.whl

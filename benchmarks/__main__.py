@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.lab import open_lab
@@ -24,7 +24,12 @@ def main() -> None:
     scale.add_argument("--quick", dest="scale", action="store_const", const="quick")
     scale.add_argument("--tiny", dest="scale", action="store_const", const="tiny")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write results and plots there")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write results and plots there; questions that are not asked keep their results",
+    )
     parser.add_argument(
         "--rewrite",
         type=Path,
@@ -44,22 +49,43 @@ def main() -> None:
         _rewrite(options.rewrite)
         return
     machine = facts()
-    answers: list[Answer] = []
+    answers = _earlier(options.out, questions) if options.names else {}
     with open_lab(options.scale) as lab:
         for question in questions:
             began = time.monotonic()
-            answers.append(question.ask(lab, say))
-            say(f"{summary(answers[-1])}  ({time.monotonic() - began:.0f} s)")
-    markdown = as_markdown(answers, machine, options.scale)
+            answers[question.name] = question.ask(lab, say)
+            say(f"{summary(answers[question.name])}  ({time.monotonic() - began:.0f} s)")
+            # After each question, so that an interrupted run loses none.
+            _save(_in_order(answers), machine, options)
+    ordered = _in_order(answers)
+    if options.out:
+        page = as_markdown(ordered, machine, options.scale, plots=_draw(ordered, options.out))
+        (options.out / "README.md").write_text(page)
+    sys.stdout.write(as_markdown(ordered, machine, options.scale))
+
+
+def _earlier(out: Path | None, asked: Sequence[Question]) -> dict[str, Answer]:
+    """Return the answers in a folder of results to the questions that are not asked now."""
+    if out is None or not (out / "results.json").exists():
+        return {}
+    answers = answers_in(json.loads((out / "results.json").read_text()), QUESTIONS)
+    names = {question.name for question in asked}
+    return {each.question.name: each for each in answers if each.question.name not in names}
+
+
+def _in_order(answers: Mapping[str, Answer]) -> list[Answer]:
+    return [answers[each.name] for each in QUESTIONS if each.name in answers]
+
+
+def _save(
+    answers: Sequence[Answer], machine: Mapping[str, object], options: argparse.Namespace
+) -> None:
     text = json.dumps(as_json(answers, machine, options.scale), indent=1) + "\n"
     if options.json:
         options.json.write_text(text)
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "results.json").write_text(text)
-        page = as_markdown(answers, machine, options.scale, plots=_draw(answers, options.out))
-        (options.out / "README.md").write_text(page)
-    sys.stdout.write(markdown)
 
 
 def say(text: str) -> None:

@@ -19,6 +19,8 @@ async def report(events: KernelEvents) -> None:
                 print("event: restarted", f"by itself, attempt {attempt}" if auto else "by hand")
             case Failed(attempts=attempts):
                 print("event: given up after", attempts)
+            case _:  # a kernel on another machine may be unreachable for a while
+                pass
 
 
 async def main() -> None:

@@ -332,7 +332,12 @@ def run_kernel_blocking(
 
 
 def start_kernel_blocking(
-    kernel_type: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
+    kernel_type: str = "pyimport/kernel",
+    *,
+    detached: bool = False,
+    host: bool | None = None,
+    linger: float | None = None,
+    **options: Unpack[RunOptions],
 ) -> BlockingKernel:
     """Start a kernel that runs until its ``shutdown``, or until the program ends.
 
@@ -340,7 +345,9 @@ def start_kernel_blocking(
     """
 
     async def start() -> Kernel:
-        return await start_kernel(kernel_type, detached=detached, **options)
+        return await start_kernel(
+            kernel_type, detached=detached, host=host, linger=linger, **options
+        )
 
     with ExitStack() as resources:
         portal = resources.enter_context(_event_loop)

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import NamedTuple, Self
+
+from kernelproto.file_owner import Owner, rights_of
 
 _CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSED_ON_EXEC
@@ -62,16 +65,18 @@ class ConfinedFolder:
     """An open folder.
 
     Args:
-        path: its path.
-        dir_fd: the descriptor of the folder that *path* is relative to.
+        path: its path. The folder itself is opened with the rights of this process.
+        owner: the user with whose rights all files below are opened; None means the user of this
+            process.
 
     Raises:
         Refused: the folder cannot be opened, or is a symbolic link.
     """
 
-    def __init__(self, path: str, *, dir_fd: int | None = None) -> None:
+    def __init__(self, path: str, *, owner: Owner | None = None) -> None:
+        self._owner = owner
         with refusing(path):
-            self._descriptor = os.open(path, _FOLDER, dir_fd=dir_fd)
+            self._descriptor = os.open(path, _FOLDER)
 
     def __enter__(self) -> Self:
         return self
@@ -93,14 +98,35 @@ class ConfinedFolder:
 
     def files(self, most: int) -> tuple[list[File], bool]:
         """Return at most so many files, by name, and whether there are more."""
-        found = list(islice(_walk(self._descriptor), most + 1))
+        with rights_of(self._owner):
+            found = list(islice(_walk(self._descriptor), most + 1))
         return sorted(found[:most]), len(found) > most
 
-    def copy(self) -> ConfinedFolder:
-        """Return the same folder, which stays open when this one is closed."""
-        copy = object.__new__(ConfinedFolder)
-        copy._descriptor = os.dup(self._descriptor)
-        return copy
+    def folder(self, *parts: str, make: bool = False) -> ConfinedFolder:
+        """Open a subfolder, which stays open when this one is closed; without a name, this one.
+
+        Args:
+            parts: the names on the way to it.
+            make: whether to make the folders that do not exist.
+
+        Raises:
+            Refused: the folder cannot be opened; NoSuchFile if it does not exist.
+        """
+        with self._opened(parts, make=make) as descriptor:
+            found = object.__new__(ConfinedFolder)
+            found._owner = self._owner
+            found._descriptor = os.dup(descriptor)
+            return found
+
+    def remove_folder(self, *parts: str) -> None:
+        """Remove a subfolder and everything in it.
+
+        Raises:
+            Refused: the folder cannot be removed; NoSuchFile if it does not exist.
+        """
+        *outer, last = parts
+        with self._opened(outer) as descriptor, refusing(last):
+            shutil.rmtree(last, dir_fd=descriptor)
 
     def read(self, name: str, *, offset: int = 0, length: int) -> Part:
         """Read a part of a file; an offset beyond its end gives an empty part.
@@ -151,7 +177,7 @@ class ConfinedFolder:
         """
         *folders, last = split_name(name)
         with self._opened(folders, make=True) as folder, refusing(name):
-            return NewFile(folder, name, last)
+            return NewFile(folder, name, last, self._owner)
 
     def remove(self, name: str) -> None:
         """Remove a file.
@@ -164,9 +190,9 @@ class ConfinedFolder:
             os.unlink(last, dir_fd=folder)
 
     @contextmanager
-    def _opened(self, folders: list[str], *, make: bool = False) -> Generator[int]:
-        """Open a subfolder for the block."""
-        with refusing("/".join(folders)):
+    def _opened(self, folders: Sequence[str], *, make: bool = False) -> Generator[int]:
+        """Open a subfolder for the block, which has the rights of the owner."""
+        with refusing("/".join(folders)), rights_of(self._owner):
             descriptor = os.dup(self._descriptor)
             try:
                 for part in folders:
@@ -220,14 +246,16 @@ class NewFile:
         folder: the descriptor of its folder.
         name: its name, for errors.
         last: its name in the folder.
+        owner: the user with whose rights the file is written; None for that of this process.
 
     Raises:
         OSError: the file cannot be made.
     """
 
-    def __init__(self, folder: int, name: str, last: str) -> None:
+    def __init__(self, folder: int, name: str, last: str, owner: Owner | None) -> None:
         self._name = name
         self._last = last
+        self._owner = owner
         self._temporary = _TEMPORARY + uuid.uuid4().hex
         self._file = os.fdopen(os.open(self._temporary, _CREATE, 0o600, dir_fd=folder), "wb")
         _give_to_owner(self._file.fileno(), folder)
@@ -250,7 +278,7 @@ class NewFile:
             Refused: the file cannot be written; it is removed.
         """
         try:
-            with refusing(self._name):
+            with refusing(self._name), rights_of(self._owner):
                 self._file.close()
                 folder = self._folder
                 os.rename(self._temporary, self._last, src_dir_fd=folder, dst_dir_fd=folder)
@@ -264,7 +292,7 @@ class NewFile:
             return
         with suppress(OSError):
             self._file.close()
-        with suppress(OSError):
+        with suppress(OSError), rights_of(self._owner):
             os.unlink(self._temporary, dir_fd=self._folder)
         self._end()
 
@@ -325,7 +353,9 @@ def refusing(name: str) -> Generator[None]:
         raise NoSuchFile(f"{name!r} does not exist") from None
     except OSError as error:
         link = error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EMLINK)
-        reason = "it is not what the name says, or a symbolic link" if link else error.strerror
+        reason = (
+            "it is not what the name says, or a symbolic link" if link else error.strerror or error
+        )
         raise Refused(f"{name!r} cannot be used: {reason}") from None
 
 

@@ -80,10 +80,10 @@ class ReplayedMessage(RemoteProtocolError):
 
 
 class ReplyLost(RemoteProtocolError):
-    """The kernel finished an execution without a reply, so the outcome is unknown.
+    """The kernel went on without a reply to a request, so the outcome is unknown.
 
     Attributes:
-        result: an ExecutionResult with the outputs that were received.
+        result: an ExecutionResult with the outputs so far; None for other requests than executions.
     """
 
     def __init__(self, message: str, *, result: Any = None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 # By import name, which is also the name of the distribution unless DISTRIBUTIONS has another one.
@@ -35,6 +37,27 @@ def fault(extra: str) -> str | None:
     """Return an error message if a module of an extra is missing; None if all are installed."""
     missing = [name for name in EXTRAS[extra] if find_spec(name) is None]
     return f"{', '.join(missing)} cannot be imported: {advice(extra)}" if missing else None
+
+
+@contextmanager
+def importing(*extras: str) -> Generator[None]:
+    """Name the extra in the error if a module of it is missing, for the imports in the block.
+
+    Args:
+        extras: the extras that the modules need, the most important one first.
+
+    Raises:
+        ModuleNotFoundError: a module is missing.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        for extra in extras:
+            if missing in EXTRAS[extra]:
+                text = f"{missing} cannot be imported: {advice(extra)}"
+                raise ModuleNotFoundError(text, name=error.name) from error
+        raise
 
 
 def advice(extra: str) -> str:

@@ -271,7 +271,8 @@ class KernelProvider(Protocol):
     def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
         """Iterate over the kernel types: names without the provider's id, and attributes.
 
-        Each name occurs once, has no slash, and is the same each time.
+        Each name occurs once and is the same each time. A name that begins with the place of the
+        kernel type, such as ``node7/python3``, has a slash between its parts.
         """
         ...
 

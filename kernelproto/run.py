@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from typing import Literal, TypeAlias, TypedDict, Unpack
 
 import anyio
@@ -18,6 +19,7 @@ from kernelproto.exceptions import (
     KernelNotReady,
     RemoteProtocolError,
 )
+from kernelproto.host.launch import adopt, launch_outliving
 from kernelproto.interfaces import KernelHandle
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.leftovers.running import read_connection_file
@@ -107,7 +109,12 @@ async def run_kernel(
 
 
 async def start_kernel(
-    kernel_type: str = "pyimport/kernel", *, detached: bool = False, **options: Unpack[RunOptions]
+    kernel_type: str = "pyimport/kernel",
+    *,
+    detached: bool = False,
+    host: bool | None = None,
+    linger: float | None = None,
+    **options: Unpack[RunOptions],
 ) -> Kernel:
     """Start a kernel that runs until ``await kernel.shutdown()``, or until the event loop ends.
 
@@ -119,12 +126,22 @@ async def start_kernel(
         kernel_type: as for ``run_kernel``.
         detached: whether the kernel outlives the event loop and the program, until
             ``kernel.shutdown()``. Another program can take it over with ``adopt_kernel``. The
-            kernel's output is discarded unless ``launch_params["output"]`` names a file.
+            process' standard output and error are discarded unless ``launch_params["output"]``
+            names a file.
+        host: whether a host runs a detached kernel: a program that keeps the messages of the kernel
+            while no program is connected, so that none is lost. None means wherever that is
+            possible: on POSIX, for kernels with ipc sockets, such as ipykernel. True refuses the
+            others. See docs/explanation/host.md.
+        linger: the seconds without an owner after which the host ends the kernel; None means never.
         options: as for ``run_kernel``.
+
+    Raises:
+        InvalidLaunchParameter: no host can run the kernel, and *host* or *linger* asks for one.
     """
-    if detached:
-        options["launch_params"] = {**(options.get("launch_params") or {}), "detached": True}
-    service = Service(_run(kernel_type, options, outlives=detached), kernel_type)
+    if not detached and (host or linger is not None):
+        raise InvalidLaunchParameter("host and linger are for detached kernels: add detached=True")
+    outlives = partial(launch_outliving, host=host, linger=linger) if detached else None
+    service = Service(_run(kernel_type, options, outlives), kernel_type)
     kernel = await service.start()
     kernel.on_shutdown = service.stop
     return kernel
@@ -182,14 +199,19 @@ def adopt_kernel(
 
 @asynccontextmanager
 async def _run(
-    kernel_type: str, options: RunOptions, *, outlives: bool = False
+    kernel_type: str,
+    options: RunOptions,
+    launch_outliving: Callable[..., Awaitable[Launched]] | None = None,
 ) -> AsyncGenerator[Kernel]:
     finder = options.get("finder") or KernelFinder.from_entrypoints()
     params = launch_params_of(options)
+    launch_kernel: Callable[..., Awaitable[Launched]] = finder.launch
+    if launch_outliving is not None:
+        launch_kernel = partial(launch_outliving, finder)
 
     async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
         changed = launch_params_of({"launch_params": params, "env": env}) if env else params
-        return await finder.launch(kernel_type, cwd=cwd, launch_params=changed)
+        return await launch_kernel(kernel_type, cwd=cwd, launch_params=changed)
 
     cwd = options.get("cwd")
     timeouts = options.get("timeouts", _DEFAULT_TIMEOUTS)
@@ -198,7 +220,7 @@ async def _run(
         launch,
         timeouts=timeouts,
         cwd=None if cwd is None else os.fspath(cwd),
-        outlives=outlives,
+        outlives=launch_outliving is not None,
     ) as kernel:
         if restart is None:
             yield kernel
@@ -240,7 +262,7 @@ async def _adopt(
         nonlocal was_adopted
         if not was_adopted:
             was_adopted = True
-            return await finder.adopt(handle)
+            return await adopt(finder, handle)
         return await finder.launch(
             handle.kernel_type, cwd=cwd, launch_params=launch_params_of({"env": env})
         )

@@ -7,8 +7,9 @@ away from it, in the provider of another package, so the clock is a context vari
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
+from typing import cast
 
 import anyio
 
@@ -35,9 +36,13 @@ class StartupClock:
         self._since = anyio.current_time()
         self._scope: anyio.CancelScope | None = None
 
-    @contextmanager
-    def limit(self) -> Generator[anyio.CancelScope]:
+    def limit(self) -> AbstractContextManager[anyio.CancelScope, bool]:
         """Cancel the block when the time is over; one block at a time."""
+        # A type checker has to know that the code behind the block can be reached.
+        return cast("AbstractContextManager[anyio.CancelScope, bool]", self._limit())
+
+    @contextmanager
+    def _limit(self) -> Generator[anyio.CancelScope]:
         running = _running.set(self)
         try:
             with anyio.CancelScope(deadline=self._deadline) as self._scope:

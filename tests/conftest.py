@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,9 @@ from blockbuster import blockbuster_ctx
 # An example takes as long as it takes: the machine may be busy. Otherwise hypothesis' own profile.
 hypothesis.settings.register_profile("no deadline", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("no deadline")
+hypothesis.settings.register_profile(
+    "quick", hypothesis.settings.get_profile("no deadline"), max_examples=20
+)
 
 try:
     import uvloop
@@ -31,17 +37,44 @@ else:
 
 LOOPS = ("asyncio", "trio", "uvloop")
 
-# By default only these folders repeat their tests on uvloop: their code depends on the event loop
-# itself, on its transports, descriptors, signals and threads. `--loops=all` repeats all tests.
-UVLOOP_FOLDERS = (
-    "client",
-    "concurrency",
-    "integration",
-    "launch/output",
-    "launch/process",
-    "server/program",
-    "transport",
-)
+# The event loops that the tests marked `anyio` run on by default. The nearest entry counts.
+#
+# - EACH: each test runs on each loop. The code depends on the loop itself, on its transports,
+#   descriptors, signals and threads.
+# - BOTH: each test runs on asyncio and on Trio, which schedule and cancel tasks differently.
+# - ONE: each test runs on asyncio or on Trio, and they take turns from test to test. The code uses
+#   the loop only through packages that are tested on each loop, or the time goes to processes.
+# - ONE_OF_ALL: as ONE, with uvloop as the third.
+#
+# `--loops=all` runs each test on each loop.
+EACH, BOTH, ONE, ONE_OF_ALL = "each", "both", "one", "one of all"
+LOOPS_BY_FOLDER = {
+    ".": BOTH,
+    "cli": ONE,
+    "client": EACH,
+    "concurrency": EACH,
+    "integration": ONE_OF_ALL,
+    "integration/notebooks/test_nbclient.py": BOTH,  # each loop has another kernel
+    "integration/test_cancellation.py": EACH,
+    "jupyter": ONE,
+    "launch/environments": ONE,
+    "launch/output": EACH,
+    "launch/process": EACH,
+    "launch/programs": ONE,
+    "launch/test_finder.py": ONE,
+    "launch/test_providers.py": ONE,
+    "launch/test_sandboxed_kernels.py": ONE,
+    "launch/test_warm.py": ONE,
+    "mcp": ONE,
+    "notebook": ONE,
+    "registry": ONE,
+    "remote": ONE,
+    "server": ONE,
+    "server/program": EACH,
+    "testing/test_manager_checks.py": ONE,
+    "testing/test_provider_checks.py": ONE,
+    "transport": EACH,
+}
 
 # `--quick` leaves out the tests whose processor time is spent by real kernels and other programs,
 # and by measurements.
@@ -52,6 +85,7 @@ SLOW = (
     "fuzz",
     "integration",
     "jupyter",
+    "host/test_launch.py",
     "launch/batch",
     "launch/container",
     "launch/environments/test_provider.py",
@@ -60,6 +94,8 @@ SLOW = (
     "launch/programs",
     "launch/test_adopt.py",
     "launch/test_local.py",
+    "launch/test_sandboxed_kernels.py",
+    "launch/test_warm.py",
     "server/program",
     "server/dashboard",
     "server/test_fields.py",
@@ -75,7 +111,7 @@ SLOW = (
 )
 
 HERE = Path(__file__).parent
-assert all((HERE / name).exists() for name in (*UVLOOP_FOLDERS, *SLOW)), "a folder was renamed"
+assert all((HERE / name).exists() for name in (*LOOPS_BY_FOLDER, *SLOW)), "a folder was renamed"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,8 +120,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--loops",
         type=_loops,
         metavar="LOOP,...",
-        help=f"run tests on these event loops only: {', '.join(LOOPS)}, or all; "
-        f"by default asyncio and trio, and uvloop in {', '.join(UVLOOP_FOLDERS)}",
+        help=f"run each test on these event loops: {', '.join(LOOPS)}, or all; "
+        "by default LOOPS_BY_FOLDER in tests/conftest.py decides",
     )
     parser.addoption(
         "--quick",
@@ -103,18 +139,39 @@ def _loops(text: str) -> tuple[str, ...]:
     return loops
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Let hypothesis try fewer examples, with ``--quick``."""
+    if config.getoption("quick"):
+        hypothesis.settings.load_profile("quick")
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's, for --numprocesses=logical
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run one more worker than processors, with ``--quick``: a third of its time it waits."""
+    return (os.cpu_count() or 1) + 1 if config.getoption("quick") else None
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave out the folders that are slow, with ``--quick``."""
     quick = config.getoption("quick")
     return True if quick and collection_path in {HERE / name for name in SLOW} else None
 
 
+@pytest.hookimpl(trylast=True)  # after -k and -m, so that `-k trio` runs every test that it names
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests on event loops that ``--loops`` or ``--quick`` do not want."""
-    left_out = [item for item in items if _loop_of(item) not in (None, *_loops_for(item, config))]
+    """Choose the event loops of each test, and put the slow tests first."""
+    left_out = {item for item in items if _loop_of(item) not in (None, *_loops_for(item, config))}
+    if not (config.getoption("loops") or config.getoption("quick")):
+        left_out.update(_repetitions(item for item in items if item not in left_out))
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+    for item in items:
+        if item.get_closest_marker("hypothesis"):
+            # It would take three times as long, and other tests run the same lines.
+            item.add_marker("no_cover")
+    # A slow file must not be the last one, for which the other workers would wait.
+    items.sort(key=lambda item: not _is_below(item.path, SLOW))
 
 
 def _loop_of(item: pytest.Item) -> str | None:
@@ -131,9 +188,36 @@ def _loops_for(item: pytest.Item, config: pytest.Config) -> tuple[str, ...]:
         return chosen
     if config.getoption("quick"):
         return ("asyncio",)
-    if any(item.path.is_relative_to(HERE / name) for name in UVLOOP_FOLDERS):
-        return LOOPS
-    return ("asyncio", "trio")
+    return LOOPS if _repetition(item.path) in (EACH, ONE_OF_ALL) else ("asyncio", "trio")
+
+
+@functools.cache
+def _repetition(path: Path) -> str:
+    """Return the entry of LOOPS_BY_FOLDER for a file."""
+    name = path.relative_to(HERE)
+    return next(
+        LOOPS_BY_FOLDER[folder.as_posix()]
+        for folder in (name, *name.parents)
+        if folder.as_posix() in LOOPS_BY_FOLDER
+    )
+
+
+def _repetitions(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the items of each test that runs on one loop, except one."""
+    tests: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        loop = _loop_of(item)
+        if loop is not None and _repetition(item.path) in (ONE, ONE_OF_ALL):
+            name, _, parameters = item.nodeid.partition("[")
+            tests[name + parameters.replace(loop, "", 1)].append(item)
+    for name, same in tests.items():
+        chosen = zlib.crc32(name.encode()) % len(same)  # the same one in each run
+        yield from same[:chosen] + same[chosen + 1 :]
+
+
+@functools.cache
+def _is_below(path: Path, names: tuple[str, ...]) -> bool:
+    return any(path.is_relative_to(HERE / name) for name in names)
 
 
 _running: dict[str, float] = {}  # tests under way, and when each began; with xdist of all workers
@@ -227,6 +311,36 @@ def no_servers_left(no_leaks: None) -> Iterator[None]:
     ForkServer.close_all()
 
 
+@pytest.fixture(scope="module")
+def loaded_server() -> Iterator[object]:
+    """Run a fork server with ipykernel loaded."""
+    from kernelproto.launch.process.forkserver import ForkServer  # there is none on Windows
+
+    yield ForkServer.running(())
+    ForkServer.close_all()
+
+
+@pytest.fixture
+def quick_kernels(
+    loaded_server: object, no_leaks: None, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Fork the kernels of the type pyimport/kernel, for tests that need any ipykernel.
+
+    A fork takes a fifth of the processor time.
+    """
+    from kernelproto.launch import ForkServerProvider, IPykernelProvider
+    from kernelproto.launch.process.forkserver import ForkServer
+
+    provider = ForkServerProvider()
+    provider.id = "pyimport"
+    monkeypatch.setattr(IPykernelProvider, "launch", provider.launch)
+    yield
+    for preload, server in list(ForkServer.servers.items()):
+        if server is not loaded_server:
+            del ForkServer.servers[preload]
+            server.close()
+
+
 @pytest.fixture
 def clean() -> Iterator[None]:
     """End the kernels that a failed test has left, and remove files that were left on purpose."""
@@ -265,6 +379,8 @@ def _inventory(runtime_dir: Path) -> set[str]:
         for thread in threading.enumerate()
         if not thread.name.startswith(_WORKER_THREADS)
     }
+    if not os.path.isdir("/proc/self/fd"):
+        return files | threads
     return files | threads | set(_descriptors()) | set(_processes(runtime_dir))
 
 
@@ -273,9 +389,9 @@ _WORKER_THREADS = ("Trio thread", "AnyIO worker thread", "asyncio_")
 
 
 def _descriptors() -> Iterator[str]:
-    for link in Path("/proc/self/fd").glob("*"):
+    for name in os.listdir("/proc/self/fd"):
         try:
-            yield f"descriptor {link.name} {link.readlink()}"
+            yield f"descriptor {name} {os.readlink(f'/proc/self/fd/{name}')}"
         except FileNotFoundError:  # the one that was listing them
             continue
 
@@ -285,14 +401,20 @@ def _processes(runtime_dir: Path) -> Iterator[str]:
 
     An orphan is nobody's child any more, but its environment tells where it comes from.
     """
-    for process in Path("/proc").glob("[0-9]*"):
-        pid = int(process.name)
+    own, folder = str(os.getpid()), bytes(runtime_dir)
+    for pid in os.listdir("/proc"):
+        if not pid.isdecimal() or pid == own:
+            continue
         try:
-            stat = (process / "stat").read_text(errors="replace")  # programs have any names
-            parent = int(stat.rpartition(")")[2].split()[1])
-            command = (process / "cmdline").read_text(errors="replace").replace("\0", " ")
-            ours = parent == os.getpid() or bytes(runtime_dir) in (process / "environ").read_bytes()
+            parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1]  # after the name
+            if parent.decode() == own or folder in _read(f"/proc/{pid}/environ"):
+                command = _read(f"/proc/{pid}/cmdline").decode(errors="replace").replace("\0", " ")
+                yield f"process {pid} {command or 'ended, but not waited for'}"
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or not ours
             continue
-        if ours and pid != os.getpid():
-            yield f"process {pid} {command or 'ended, but not waited for'}"
+
+
+def _read(path: str) -> bytes:
+    """Read a file of /proc; pathlib takes three times as long, and there are many files."""
+    with open(path, "rb", buffering=0) as file:
+        return file.read()

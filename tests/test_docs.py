@@ -133,7 +133,7 @@ def test_every_environment_variable_is_in_the_table(monkeypatch: pytest.MonkeyPa
     named = {word for row in rows(table) for word in re.findall(r"`(_*[A-Z][A-Z_0-9]+)`", row[0])}
     found = variables_of_the_package()
     of_settings = {variable for option in OPTIONS.values() for variable in option.variables}
-    of_other_packages = {"JUPYTER_DATA_DIR", "JUPYTER_PREFER_ENV_PATH", "TMPDIR"}
+    of_other_packages = {"JUPYTER_PREFER_ENV_PATH", "TMPDIR"}
 
     assert {name: place for name, place in found.items() if name not in named} == {}
     assert of_settings - named == set()

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,6 @@ from typing import Any
 import anyio
 import pytest
 import yaml
-
-from kernelproto.launch import ForkServerProvider, IPykernelProvider
-from kernelproto.launch.process.forkserver import ForkServer
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,28 +82,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Iterator[ForkServer]:
-    """Run a fork server with ipykernel loaded."""
-    yield ForkServer.running(())
-    ForkServer.close_all()
-
-
-@pytest.fixture
-def quick_kernels(
-    loaded: ForkServer, no_leaks: None, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """Fork kernels of the type pyimport/kernel, which is faster."""
-    provider = ForkServerProvider()
-    provider.id = "pyimport"
-    monkeypatch.setattr(IPykernelProvider, "launch", provider.launch)
-    yield
-    for preload, server in list(ForkServer.servers.items()):
-        if server is not loaded:
-            del ForkServer.servers[preload]
-            server.close()
 
 
 @pytest.mark.usefixtures("quick_kernels")

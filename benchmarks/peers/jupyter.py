@@ -12,6 +12,7 @@ import anyio
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
+from jupyter_client.provisioning import KernelProvisionerFactory
 
 from benchmarks.peers.frames import text_of
 from benchmarks.peers.peer import (
@@ -145,9 +146,17 @@ class _Launched:
 
 
 class JupyterLauncher:
-    """jupyter_client's AsyncKernelManager."""
+    """jupyter_client's AsyncKernelManager.
 
-    name = "jupyter_client async"
+    Args:
+        provisioner: the name of another provisioner than its own.
+    """
+
+    def __init__(self, provisioner: str | None = None) -> None:
+        self.name = "jupyter_client async"
+        if provisioner is not None:
+            self.name += f", provisioner {provisioner}"
+        self._provisioner = provisioner
 
     def run(self, program: Program[T]) -> T:
         return run_in("asyncio", program)
@@ -155,7 +164,13 @@ class JupyterLauncher:
     @asynccontextmanager
     async def launch(self) -> AsyncGenerator[Launched]:
         manager = AsyncKernelManager(kernel_name="python3")
-        await manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        provisioners = KernelProvisionerFactory.instance()
+        default = provisioners.default_provisioner_name
+        provisioners.default_provisioner_name = self._provisioner or default
+        try:
+            await manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        finally:
+            provisioners.default_provisioner_name = default
         client = manager.client()
         try:
             client.start_channels()

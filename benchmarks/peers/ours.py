@@ -32,6 +32,7 @@ from kernelproto import (
 )
 from kernelproto.blocking import BlockingClient, connect_kernel_blocking
 from kernelproto.launch import IPykernelProvider, WarmProvider
+from kernelproto.launch.process.confinement import sandbox_fault
 from kernelproto.wire.content import Output
 
 # More seconds than an ipykernel needs to be ready.
@@ -161,10 +162,17 @@ class KernelprotoLauncher:
         kernel: the kernel type.
         prepared: whether a kernel of this type has run before the clock starts, so that everything
             kept for the next one exists.
+        sandboxed: whether each kernel is in a sandbox.
     """
 
-    def __init__(self, loop: str, kernel: str, *, prepared: bool = False) -> None:
+    def __init__(
+        self, loop: str, kernel: str, *, prepared: bool = False, sandboxed: bool = False
+    ) -> None:
         self.name = f"kernelproto {kernel.partition('/')[0]} {loop}"
+        self._launch_params: dict[str, object] = {}
+        if sandboxed:
+            self.name += " sandboxed"
+            self._launch_params["sandbox"] = {}
         self._loop = loop
         self._kernel = kernel
         self._prepared = prepared
@@ -174,7 +182,7 @@ class KernelprotoLauncher:
         async def prepared() -> T:
             async with self._finders() as self._finder:
                 if self._prepared:
-                    async with run_kernel(self._kernel, finder=self._finder()) as kernel:
+                    async with self._open() as kernel:
                         await kernel.execute("1")
                 return await program()
 
@@ -182,11 +190,18 @@ class KernelprotoLauncher:
 
     @asynccontextmanager
     async def launch(self) -> AsyncGenerator[Launched]:
-        async with run_kernel(self._kernel, finder=self._finder()) as kernel:
+        async with self._open() as kernel:
             yield _Launched(kernel)
+
+    def _open(self) -> AbstractAsyncContextManager[Kernel]:
+        return run_kernel(
+            self._kernel, finder=self._finder(), launch_params=self._launch_params or None
+        )
 
     @asynccontextmanager
     async def _finders(self) -> AsyncGenerator[Callable[[], KernelFinder]]:
+        if self._launch_params and (fault := sandbox_fault()) is not None:
+            raise Skipped(f"no sandbox can be made here: {fault}")
         finder = KernelFinder.from_entrypoints()
         if self._kernel not in [name async for name, _ in finder.find_kernels()]:
             raise Skipped(f"there is no kernel type {self._kernel!r}")

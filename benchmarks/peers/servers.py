@@ -64,8 +64,7 @@ class Server:
             kernel: the kernel type.
             observers: the number of other WebSockets to the kernel, whose messages are discarded.
         """
-        response = await api.post("/api/kernels", json={"name": kernel})
-        path = f"/api/kernels/{response.raise_for_status().json()['id']}"
+        path = await _post_kernel(api, kernel)
         async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
             for number in range(observers):
                 observer = await stack.enter_async_context(_socket(api, path, f"observer-{number}"))
@@ -73,10 +72,44 @@ class Server:
             yield _Client(await stack.enter_async_context(_socket(api, path, "benchmarks")))
         (await api.delete(path)).raise_for_status()
 
+    @asynccontextmanager
+    async def launch(self, lab: Lab) -> AsyncGenerator[ServedKernel]:
+        """Start the server's ipykernel; leaving the block ends the kernel if it still runs."""
+        async with self.open(lab) as api:
+            path = await _post_kernel(api, self.ipykernel)
+            async with _socket(api, path, "benchmarks") as socket:
+                kernel = ServedKernel(_Client(socket), api, path)
+                try:
+                    yield kernel
+                finally:
+                    with anyio.CancelScope(shield=True):
+                        await kernel.shutdown()
+
     def _started(self, lab: Lab) -> tuple[str, int]:
         if find_spec(self._module) is None:
             raise Skipped(f"{self._module} is not installed")
         return lab.server(_STARTED, sys.executable, "-m", self._module, *self._arguments)
+
+
+class ServedKernel:
+    """A kernel behind a server."""
+
+    def __init__(self, client: Client, api: httpx.AsyncClient, path: str) -> None:
+        self.client = client
+        self._api = api
+        self._path = path
+        self._has_ended = False
+
+    async def shutdown(self) -> None:
+        """End the kernel, unless this was done."""
+        if not self._has_ended:
+            self._has_ended = True
+            (await self._api.delete(self._path)).raise_for_status()
+
+
+async def _post_kernel(api: httpx.AsyncClient, kernel: str) -> str:
+    response = await api.post("/api/kernels", json={"name": kernel})
+    return f"/api/kernels/{response.raise_for_status().json()['id']}"
 
 
 def _socket(api: httpx.AsyncClient, path: str, session: str) -> connect:
@@ -152,15 +185,22 @@ def _kernelproto(kernel: str, name: str) -> Server:
 
 OURS = _kernelproto("pyimport/kernel", "kernelproto server")
 FORKED = _kernelproto("fork/kernel", "kernelproto server, forked")
-JUPYTER = Server(
-    "jupyter_server",
-    "jupyter_server",
-    [
+
+
+def _jupyter_server(name: str, *arguments: str, extension: bool = False) -> Server:
+    common = [
         *("--port=0", f"--IdentityProvider.token={_TOKEN}", "--no-browser", "--allow-root"),
         # The limit would drop outputs of a flood.
         "--ZMQChannelsWebsocketConnection.limit_rate=False",
-        # Otherwise the extension of kernelproto would run its kernels.
-        "--ServerApp.jpserver_extensions=kernelproto.jupyter.server=False",
-    ],
-    "python3",
+        # Otherwise the extension of kernelproto would run the kernels of each.
+        f"--ServerApp.jpserver_extensions=kernelproto.jupyter.server={extension}",
+    ]
+    return Server(name, "jupyter_server", [*common, *arguments], "python3")
+
+
+JUPYTER = _jupyter_server("jupyter_server")
+PROVISIONED = _jupyter_server(
+    "jupyter_server, provisioner kernelproto",
+    "--KernelProvisionerFactory.default_provisioner_name=kernelproto",
 )
+IN_PROCESS = _jupyter_server("jupyter_server, extension kernelproto", extension=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from benchmarks.question import Question
 from benchmarks.questions import (
+    adoption,
     blocked,
     codec,
     combinations,
@@ -12,6 +13,7 @@ from benchmarks.questions import (
     fifty,
     flood,
     growth,
+    host,
     idle,
     import_time,
     large,
@@ -20,6 +22,7 @@ from benchmarks.questions import (
     pipelined,
     pool,
     round_trip,
+    sandbox,
     scaling,
     shutdown,
     sigkill,
@@ -34,6 +37,7 @@ QUESTIONS: Sequence[Question] = [
     *codec.QUESTIONS,
     *growth.QUESTIONS,
     *round_trip.QUESTIONS,
+    *host.QUESTIONS,
     *combinations.QUESTIONS,
     *flood.QUESTIONS,
     *large.QUESTIONS,
@@ -45,8 +49,10 @@ QUESTIONS: Sequence[Question] = [
     *start.QUESTIONS,
     *twenty.QUESTIONS,
     *conversations.QUESTIONS,
+    *sandbox.QUESTIONS,
     *websocket.QUESTIONS,
     *shutdown.QUESTIONS,
+    *adoption.QUESTIONS,
     *notebook.QUESTIONS,
     *sigkill.QUESTIONS,
     *blocked.QUESTIONS,

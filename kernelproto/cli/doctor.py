@@ -159,7 +159,8 @@ def _sandboxes() -> list[Finding]:
 
     reason = sandbox_fault()
     if reason is not None:
-        return [Finding(None, "sandboxes", f"not possible here: {reason}")]
+        without = "there are no weaker sandboxes, such as with Landlock alone"
+        return [Finding(None, "sandboxes", f"not possible here: {reason}; {without}")]
     user = os.geteuid() or NOBODY
     findings = [Finding(True, "sandboxes", f"possible; kernels run as user {user}")]
     for subject, good, reason in (

@@ -15,9 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import anyio
-
-from kernelproto.client.client import open_client
 from kernelproto.exceptions import DiscoveryError, KernelProtoError, RemoteProtocolError
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.leftovers.records import Record, read_records
@@ -69,6 +66,8 @@ class RunningKernel:
         """The program that runs the kernel, for people."""
         if self.record is None:
             return "another program"
+        if self.owner_pid is not None and self.record.host is not None:
+            return f"host {self.owner_pid} (detached)"
         if self.owner_pid is not None:
             return f"process {self.owner_pid}" + " (detached)" * self.record.detached
         return "none (detached)" if self.record.detached else "none (program died)"
@@ -115,6 +114,8 @@ def find_process(connection_info: ConnectionInfo) -> ProcessId | None:
 
 async def with_states(kernels: list[RunningKernel]) -> list[RunningKernel]:
     """Return the same kernels with their states, after sending each a heartbeat."""
+    import anyio  # completion does not need it
+
     known = {kernel.connection_file: kernel for kernel in kernels}
     limit = anyio.Semaphore(_CONCURRENT)
 
@@ -136,6 +137,10 @@ async def _state(kernel: RunningKernel) -> ProcessState:
         return "dead"
     if process is not None and not process.is_here:
         return "elsewhere"
+    import anyio
+
+    from kernelproto.client.client import open_client
+
     with anyio.move_on_after(_HEARTBEAT_SECONDS), suppress(KernelProtoError):
         async with open_client(read_connection_file(kernel.connection_file)) as client:
             await client.heartbeat()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from kernelproto.cli.errors import CliError
-from kernelproto.cli.questions import agrees
 from kernelproto.exceptions import IPykernelMissing
 
 ResultT = TypeVar("ResultT")
@@ -26,6 +25,8 @@ def offering_ipykernel(work: Callable[[], ResultT]) -> ResultT:
     try:
         return work()
     except IPykernelMissing as error:
+        from kernelproto.cli.questions import agrees
+
         if not (error.command and sys.stdin.isatty() and sys.stderr.isatty()):
             raise
         text = shlex.join(error.command)

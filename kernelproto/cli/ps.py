@@ -79,5 +79,5 @@ def _as_object(kernel: RunningKernel) -> dict[str, object]:
         "started": kernel.started,
         "memory": kernel.memory,
         "owner": kernel.owner_pid,
-        "detached": record is not None and record.detached,
+        "detached": record is not None and (record.detached or record.host is not None),
     }

@@ -13,7 +13,7 @@ import anyio
 from kernelproto.cli.errors import FAILED, CliError, describe, print_error
 from kernelproto.cli.inventory import RunningKernel, find_running_kernels, with_states
 from kernelproto.client.client import open_client
-from kernelproto.exceptions import KernelNotReady, KernelProtoError
+from kernelproto.exceptions import KernelInUse, KernelNotReady, KernelProtoError
 from kernelproto.launch.address.ports import listens_at
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.launch.programs.watchdog import kill_group
@@ -106,11 +106,10 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
         if not _remove_leftovers(kernel):
             raise CliError("its process id now belongs to another process; its files are kept")
         return "already dead, files removed"
-    if record is not None and record.ownership.holder is None:
-        with suppress(KernelNotReady):  # then adopt_kernel has killed it
-            async with adopt_kernel(kernel.connection_file, timeouts=_ADOPTION):
-                pass
-        return "stopped"
+    if record is not None and (record.host is not None or record.ownership.holder is None):
+        with suppress(KernelInUse):  # a program that uses it in a host
+            await _adopt_and_end(kernel)
+            return "stopped"
     if kernel.state == "alive":
         with anyio.move_on_after(_END_SECONDS), suppress(KernelProtoError):
             async with open_client(read_connection_file(kernel.connection_file)) as client:
@@ -127,6 +126,12 @@ async def _stop(kernel: RunningKernel, force: bool) -> str:
         raise CliError(f"process {kernel.process.pid} may not be this kernel; it is not killed")
     kill_group(kernel.process.pid, kernel.process.started)
     return "killed" if await _ends(kernel) else "killed, but the process has not ended yet"
+
+
+async def _adopt_and_end(kernel: RunningKernel) -> None:
+    with suppress(KernelNotReady):  # then adopt_kernel has killed it
+        async with adopt_kernel(kernel.connection_file, timeouts=_ADOPTION):
+            pass
 
 
 async def _ends(kernel: RunningKernel) -> bool:

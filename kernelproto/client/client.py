@@ -87,7 +87,7 @@ class KernelClient(Requests, Observable):
         self.interrupter: Callable[[], Awaitable[object]] = self.request_interrupt
         self.comms = Comms(self, comm_targets)
         self._output_limit = output_limit
-        self._dispatcher = Dispatcher(info, session, self._note)
+        self._dispatcher = Dispatcher(info, session, self._note, self._reads)
         self.executions = Executions(
             self._dispatcher, self.start_task, self._interrupt, timeouts, Displays(output_limit)
         )
@@ -98,8 +98,8 @@ class KernelClient(Requests, Observable):
 
     def attach(self, channels: Channels, tasks: TaskGroup) -> None:
         """Send on *channels* and run handlers in *tasks*; called by ``open_client``."""
-        self._dispatcher.attach(channels)
         self._tasks = tasks
+        self._dispatcher.attach(channels, self.start_task)
 
     @property
     def refused(self) -> Mapping[str, int]:
@@ -281,6 +281,20 @@ class KernelClient(Requests, Observable):
 
     async def _interrupt(self) -> None:
         await self.interrupter()
+
+    def _reads(self, message: Message, channel: ChannelName) -> bool:
+        """Return whether this client reads the content of a message."""
+        parent = message.parent_header
+        pending = None if parent is None else self._dispatcher.pending_for(parent.msg_id)
+        if channel != "iopub":
+            return pending is not None
+        if message.msg_type in _COMM_MESSAGES and self.comms:
+            return True
+        if message.msg_type == "update_display_data" and self.executions.show_displays:
+            return True
+        return self.observers.read_contents or (
+            isinstance(pending, Execution) and pending.options.on_output is None
+        )
 
     def _note(self, event: Event, channel: ChannelName) -> None:
         """Hand a message to observers, comms and displays."""

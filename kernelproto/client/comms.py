@@ -20,6 +20,9 @@ from kernelproto.wire.message import Frame, Message
 
 logger = logging.getLogger(__name__)
 
+MOST_COMMS = 10_000
+"""The number of open comms above which the client ignores comms that the kernel opens."""
+
 OnCommOpen = Callable[["Comm", Message], Awaitable[None] | None]
 
 
@@ -141,6 +144,10 @@ class Comms:
         self._targets = targets
         self._log_counts = LogCounts()
 
+    def __bool__(self) -> bool:
+        """Whether any message of a comm may be for this client."""
+        return bool(self._open or self._targets)
+
     async def open(
         self,
         target_name: str,
@@ -173,7 +180,8 @@ class Comms:
     def register_target(self, target_name: str, on_open: OnCommOpen) -> None:
         """Let the kernel open comms to a target of this client.
 
-        A comm to an unregistered target is ignored: it may be another client's.
+        A comm to an unregistered target is ignored: it may be another client's. While 10,000 comms
+        are open, further ones are ignored, and a warning is logged.
 
         Args:
             target_name: the target.
@@ -194,13 +202,13 @@ class Comms:
         Raises:
             MalformedMessage: the content cannot be read.
         """
-        if not self._open and not self._targets:
+        if not self:
             return
         content = message.content
         comm = self._open.get(content.comm_id)
         if isinstance(content, CommOpen):
             on_open = self._targets.get(content.target_name)
-            if on_open is not None and comm is None:
+            if on_open is not None and comm is None and self._has_room():
                 opened = self._add(content.comm_id, content.target_name)
                 self.sender.start_task(self._call, on_open, opened, message)
         elif comm is not None:
@@ -217,6 +225,13 @@ class Comms:
     def discard(self, comm: Comm) -> None:
         """Deliver nothing more to a comm."""
         self._open.pop(comm.comm_id, None)
+
+    def _has_room(self) -> bool:
+        if len(self._open) < MOST_COMMS:
+            return True
+        text = "ignored a comm that the kernel opened: %d comms are open, the maximum; close some"
+        self._log_counts.log(logger, logging.WARNING, "many", text, MOST_COMMS)
+        return False
 
     def _add(self, comm_id: str, target_name: str) -> Comm:
         comm = self._open[comm_id] = Comm(self, comm_id, target_name)

@@ -13,8 +13,11 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 import anyio
+from anyio.lowlevel import checkpoint
 
+from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.process_owner import LoopOwner
+from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.concurrency.waiter import Waiter
 from kernelproto.exceptions import (
     ClientClosed,
@@ -28,7 +31,7 @@ from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.conversation import Event, Origin
 from kernelproto.wire.message import Frame, Message, MessageFactory, timestamp
 from kernelproto.wire.request import Request
-from kernelproto.wire.session import Session
+from kernelproto.wire.session import Refusal, Session
 from kernelproto.wire.transitions import Signal, State
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,12 @@ _DONE = State.DONE
 # The last messages of a dead kernel may still be in libzmq's own thread.
 _SETTLING_SECONDS = 0.005
 _MOST_SETTLING_ROUNDS = 20
+
+# Above this size of unread messages the client no longer lets other tasks run between the steps.
+_MOST_UNREAD_BYTES = 256 * 2**20
+
+# The number of unread messages that the client reads before it lets other tasks run.
+_MOST_AT_ONCE = 64
 
 
 class Pending(Protocol):
@@ -65,6 +74,10 @@ class Dispatcher:
         info: the kernel's address and key.
         session_id: the client session id.
         on_event: called for every message that arrives, after its request has received it.
+        needs_content: whether the client reads the content of a message.
+
+    Large contents are read in steps, and the messages after them wait; see ``wire/session.py``. If
+    more than 256 MiB wait, the client reads a large content at once, and the event loop waits.
 
     Attributes:
         session: encodes and decodes the messages.
@@ -79,6 +92,7 @@ class Dispatcher:
         info: ConnectionInfo,
         session_id: str,
         on_event: Callable[[Event, ChannelName], None],
+        needs_content: Callable[[Message, ChannelName], bool],
     ) -> None:
         self.refused: Counter[str] = Counter()
         self.failure: KernelProtoError | None = None
@@ -91,18 +105,24 @@ class Dispatcher:
             new_id=lambda: f"{session_id}_{next(count)}",
             now=lambda: timestamp(datetime.now(UTC)),
         )
-        self.session = Session(self.factory, info.signer())
+        self.session = Session(self.factory, info.signer(), needs_content)
         self.conversation = self.session.conversation
         self._channels: Channels
         self._owner: LoopOwner
         self._pending: dict[str, Pending] = {}
         self._echoes: dict[bytes, Waiter[float]] = {}
         self._arrivals = 0
+        self._start_task: StartTask | None = None
+        self._reading = False
+        self._read = 0
+        self._news = Bell()
 
-    def attach(self, channels: Channels) -> None:
-        """Send on *channels* from now on; called when they are open."""
+    def attach(self, channels: Channels, start_task: StartTask) -> None:
+        """Send on *channels*, and run tasks, from now on; called when they are open."""
         self._channels = channels
         self._owner = LoopOwner()
+        self._start_task = start_task
+        self._read_on_if_needed()
 
     async def send(
         self, message: Message, channel: ChannelName, pending: Pending | None = None
@@ -131,9 +151,9 @@ class Dispatcher:
         self._pending.pop(msg_id, None)
         self.conversation.forget(msg_id)
 
-    def pending_for(self, request: Request) -> Pending | None:
+    def pending_for(self, msg_id: str) -> Pending | None:
         """Return the receiver of a request's messages; None if the request is not open."""
-        return self._pending.get(request.message.msg_id)
+        return self._pending.get(msg_id)
 
     async def heartbeat(self) -> float:
         """Send a heartbeat and wait for its echo; return the delay in seconds."""
@@ -157,16 +177,13 @@ class Dispatcher:
         if self.failure is not None:
             return
         for event in self.session.receive(channel, frames):
-            if isinstance(event, Event):
-                self._hand_over(event, channel)
-            else:
-                self._note_refusal(event.error, channel)
-                if event.lost_by in self._pending:
-                    self._pending.pop(event.lost_by).fail(event.error)
+            self._act_on(event, channel)
+        if self.session.unread:
+            self._read_on_if_needed()
 
     def give_up(self, request: Request) -> None:
         """End a request to which the kernel will not reply, unless it was forgotten."""
-        if self.pending_for(request) is not None:
+        if self.pending_for(request.message.msg_id) is not None:
             self.conversation.give_up(request)
             self._end(request)
 
@@ -179,19 +196,70 @@ class Dispatcher:
         for echo in self._echoes.values():
             echo.fail(error)
         self._pending.clear()
+        self.session.discard_unread()
+        self._news.ring()
 
     def abandon(self) -> None:
         """Discard unsent messages when the client closes."""
         self._channels.abandon()
 
+    async def catch_up(self) -> bool:
+        """Wait until the messages that have arrived are read; return whether any was unread.
+
+        A task whose deadline has passed calls it, because the awaited message may be among them.
+        """
+        unread = self.session.unread
+        last = self._read + unread
+        while self.session.unread and self._read < last:
+            await self._news.wait()
+        return unread > 0
+
     async def settle(self) -> None:
         """Wait until no more messages arrive from a kernel after the end of its process."""
         before = -1
         for _ in range(_MOST_SETTLING_ROUNDS):
+            await self.catch_up()
             if before == self._arrivals:
                 return
             before = self._arrivals
             await anyio.sleep(_SETTLING_SECONDS)
+
+    def _read_on_if_needed(self) -> None:
+        while self.session.unread_bytes > _MOST_UNREAD_BYTES:
+            self._read_on()
+        if self.session.unread and self._start_task is not None and not self._reading:
+            self._reading = True
+            self._start_task(self._read_unread)
+
+    async def _read_unread(self) -> None:
+        """Read the unread messages, and let other tasks run in between."""
+        try:
+            while self.session.unread:
+                self._read_on()
+                await checkpoint()
+        finally:
+            self._reading = False
+
+    def _read_on(self) -> None:
+        """Read a step of a large content, or up to the next one of many small messages."""
+        try:
+            for _ in range(_MOST_AT_ONCE):
+                channel, events = self.session.read_on()
+                self._read += bool(events)
+                for event in events:
+                    self._act_on(event, channel)
+                if not events or not self.session.unread:
+                    break
+        finally:
+            self._news.ring()
+
+    def _act_on(self, event: Event | Refusal, channel: ChannelName) -> None:
+        if isinstance(event, Event):
+            self._hand_over(event, channel)
+        else:
+            self._note_refusal(event.error, channel)
+            if event.lost_by in self._pending:
+                self._pending.pop(event.lost_by).fail(event.error)
 
     def _hand_over(self, event: Event, channel: ChannelName) -> None:
         try:

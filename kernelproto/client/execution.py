@@ -22,10 +22,7 @@ from kernelproto.client.result import ExecutionResult
 from kernelproto.client.stopping import OnTimeout, Stopper, Turn
 from kernelproto.concurrency.bell import Bell
 from kernelproto.exceptions import ClientClosed, ExecutionTimeout, MalformedMessage
-from kernelproto.wire.content import (
-    ExecuteRequest,
-    Output,
-)
+from kernelproto.wire.content import ExecuteRequest, Output
 from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
 from kernelproto.wire.refusals import RefusedOutput
@@ -230,6 +227,7 @@ class Execution:
             UnsupportedRequest: the kernel does not support interrupts.
             KernelDied, ClientClosed: the kernel has ended, or the client was closed.
         """
+        await self._sender.catch_up()
         if self._turn.occupies_kernel and self._turn.shows_code:
             await self._sender.interrupt_kernel()
         else:
@@ -381,6 +379,8 @@ class Execution:
             await self._news.wait()
 
     async def _end_after_silence(self) -> None:
+        if await self._sender.catch_up():
+            return
         with anyio.move_on_after(CATCHING_UP_SECONDS):
             await self._news.wait()
             return

@@ -111,9 +111,18 @@ class Executions:
         """Raise LocalProtocolError: a client cannot restart its kernel."""
         raise LocalProtocolError("a KernelClient cannot restart its kernel: use a Kernel")
 
+    @property
+    def show_displays(self) -> bool:
+        """Whether any execution shows a display, which a later message may update."""
+        return bool(self._displays)
+
+    async def catch_up(self) -> bool:
+        """Wait until the received messages are read; return whether there were unread ones."""
+        return await self._dispatcher.catch_up()
+
     def update_displays(self, message: Message) -> None:
         """Update a display in the outputs of all executions."""
-        if self._displays:
+        if self.show_displays:
             self._displays.update(message.content, sum(map(len, message.parts)))
 
     def note_shell(self) -> None:
@@ -152,7 +161,7 @@ class Executions:
         """Return the execution that the kernel runs, or is about to run, for this client."""
         conversation = self._dispatcher.conversation
         for request in conversation.open_requests():
-            execution = self._dispatcher.pending_for(request)
+            execution = self._dispatcher.pending_for(request.message.msg_id)
             if isinstance(execution, Execution) and execution.options.subshell_id is None:
                 begun = execution.turn.begun
                 return execution if begun or not conversation.serves_others else None

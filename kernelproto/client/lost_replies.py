@@ -40,14 +40,19 @@ class LostReplies:
     async def _watch(self) -> None:
         try:
             with suppress(KernelProtoError):  # nothing can be sent any more: nothing is open
-                await anyio.sleep(LOOK_SECONDS)
+                await self._pause()
                 while self._look():
                     await self._end_lost()
                     for fence in self._fences.due():
                         await self._dispatcher.send(fence.message, fence.channel, fence)
-                    await anyio.sleep(LOOK_SECONDS)
+                    await self._pause()
         finally:
             self._watching = False
+
+    async def _pause(self) -> None:
+        """Wait for the time of the next look; unread messages may say more than the silence."""
+        await anyio.sleep(LOOK_SECONDS)
+        await self._dispatcher.catch_up()
 
     def _look(self) -> bool:
         for msg_id in self._fences.look():
@@ -59,6 +64,7 @@ class LostReplies:
         if lost:
             # The reply may be here, unread.
             await anyio.sleep(CATCHING_UP_SECONDS)
+            await self._dispatcher.catch_up()
             still_lost = self._fences.lost()
             for request in lost:
                 if request in still_lost:

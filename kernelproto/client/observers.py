@@ -160,9 +160,13 @@ class Observers:
 
     Args:
         start_task: runs the handlers.
+
+    Attributes:
+        read_contents: whether any watcher reads the contents of messages.
     """
 
     def __init__(self, start_task: StartTask) -> None:
+        self.read_contents = False
         self._start_task = start_task
         self._streams: list[MessageStream] = []
         self._handlers: dict[Handler, MessageStream] = {}
@@ -192,8 +196,14 @@ class Observers:
         finally:
             self._streams.remove(stream)
 
-    def watch(self, watcher: Watcher) -> None:
-        """Call *watcher* for every message; if the kernel has ended, call its ``fail`` at once."""
+    def watch(self, watcher: Watcher, *, reads_contents: bool = False) -> None:
+        """Call *watcher* for every message; if the kernel has ended, call its ``fail`` at once.
+
+        Args:
+            watcher: the watcher.
+            reads_contents: whether it reads contents; the client then reads large ones before.
+        """
+        self.read_contents |= reads_contents
         self._watchers.append(watcher)
         if self._failure is not None:
             watcher.fail(self._failure)

@@ -33,6 +33,8 @@ class Requests(ABC):
             others go on without a reply. The exception is raised 2 s after the kernel has gone on,
             or 6 s after the request if the kernel is silent on control. While the kernel works on
             the request or on earlier ones, the call waits without limit.
+        ReplyLost: the kernel has begun the request, has answered a later one on the same channel,
+            and sent no reply within 60 s after that.
         KernelDied: the kernel's process has ended, before the request or during it.
         ClientClosed: the client was closed.
         MalformedMessage: the reply cannot be read.

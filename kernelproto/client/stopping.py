@@ -57,6 +57,10 @@ class Stopper(Protocol):
         """Replace the kernel's process by a new one."""
         ...
 
+    async def catch_up(self) -> bool:
+        """Wait until the received messages are read; return whether there were unread ones."""
+        ...
+
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function while the client is open."""
         ...
@@ -160,6 +164,9 @@ async def _wait_for_code(turn: Turn) -> None:
 async def _interrupt_until_over(turn: Turn, kernel: Stopper) -> None:
     pause = _FIRST_PAUSE_SECONDS
     while turn.occupies_kernel:
+        await kernel.catch_up()  # the end may be among the unread messages
+        if not turn.occupies_kernel:
+            return
         with anyio.move_on_after(pause):
             await _try_to_interrupt(kernel)
         await _wait_for_end(turn, pause)
@@ -190,6 +197,7 @@ async def limit_time(
     await _wait_for_end(turn, seconds)
     # The end may have arrived in time and be unread, because the application was busy.
     await _wait_for_end(turn, CATCHING_UP_SECONDS)
+    await kernel.catch_up()
     if not turn.occupies_kernel:
         return
     execution.time_is_up(
@@ -201,6 +209,7 @@ async def limit_time(
     grace = kernel.timeouts.interrupt
     with anyio.move_on_after(grace):
         await _interrupt_until_over(turn, kernel)
+    await kernel.catch_up()
     if not turn.occupies_kernel:
         return
     execution.let_go()

@@ -102,6 +102,7 @@ class Subscriber:
         amount = "messages" if lost is None else f"up to {lost} messages"
         text = f"[outputs are missing: the server deleted {amount} before you reconnected]\n"
         notice = build_notice(Stream("stderr", text))
+        self.broadcast.log.note_gap_notice(self.cursor, notice.msg_id)
         output = self.broadcast.log.next_output(self.cursor)
         return notice if output is None else beside(output, notice)
 

@@ -122,6 +122,10 @@ class ReplayLog:
         self._limit = limit
         self._seconds = seconds
         self._entries: dict[int, Entry] = {}
+        # The msg_id of the message before ``begin``: a client that has read it has lost nothing.
+        self._last_deleted = ""
+        # Gap notices, which are not in the log, and the message before each of them.
+        self._gap_notices: dict[str, int] = {}
         self._total = 0
         self._connected: dict[Cursor, None] = {}
         self._left: dict[Cursor, None] = {}  # in the order of leaving
@@ -237,6 +241,12 @@ class ReplayLog:
         cursor.lost = 0
         self._update_needed()
 
+    def note_gap_notice(self, cursor: Cursor, msg_id: str) -> None:
+        """Note the notice that a client is sent next; the client may name it when it returns."""
+        self._gap_notices[msg_id] = cursor.sent - 1
+        if len(self._gap_notices) > _MOST_LEFT:
+            del self._gap_notices[next(iter(self._gap_notices))]
+
     def is_overtaken(self, cursor: Cursor) -> bool:
         """Return whether a message was deleted before it was sent to a connected client."""
         return cursor.sent < self.begin
@@ -283,7 +293,10 @@ class ReplayLog:
         for number in range(self.end - 1, self.begin - 1, -1):
             if self._entries[number].message.msg_id == msg_id:
                 return number
-        return None
+        if msg_id == self._last_deleted:
+            return self.begin - 1
+        before = self._gap_notices.get(msg_id)
+        return before if before is not None and before >= self.begin - 1 else None
 
     def _offset(self, number: int) -> int:
         return self._total if number == self.end else self._entries[number].offset
@@ -320,7 +333,7 @@ class ReplayLog:
         while self.begin < self.end and self._entries[self.begin].offset < first:
             if self.begin + 1 == self.end and self.begin >= floor:
                 return  # keep a single message of any size
-            del self._entries[self.begin]
+            self._last_deleted = self._entries.pop(self.begin).message.msg_id
             self.begin += 1
 
 

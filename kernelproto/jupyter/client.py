@@ -19,30 +19,33 @@ from functools import partial
 from queue import Empty
 from typing import Any, cast
 
-from jupyter_client.asynchronous.client import AsyncKernelClient as _AsyncKernelClient
-from jupyter_client.blocking.client import BlockingKernelClient as _BlockingKernelClient
-from jupyter_client.channels import AsyncZMQSocketChannel, ZMQSocketChannel
-from jupyter_client.client import KernelClient
-from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager as _AsyncIOLoopKernelManager
-from jupyter_client.ioloop.manager import IOLoopKernelManager as _IOLoopKernelManager
-from jupyter_client.manager import AsyncKernelManager as _AsyncKernelManager
-from jupyter_client.manager import KernelManager as _KernelManager
-from jupyter_client.multikernelmanager import (
-    AsyncMultiKernelManager as _AsyncMultiKernelManager,
-)
-from jupyter_client.multikernelmanager import MultiKernelManager as _MultiKernelManager
-from jupyter_core.utils import run_sync
-from traitlets import DottedObjectName, Type
-
 from kernelproto.concurrency.shield import to_the_end
-from kernelproto.jupyter.death import (
-    LAST_MESSAGES_SECONDS,
-    DeadKernel,
-    dead_kernel,
-    has_died,
-    until_death,
-)
-from kernelproto.jupyter.provisioner import KernelProtoProvisioner
+from kernelproto.extras import importing
+
+with importing("jupyter"):
+    from jupyter_client.asynchronous.client import AsyncKernelClient as _AsyncKernelClient
+    from jupyter_client.blocking.client import BlockingKernelClient as _BlockingKernelClient
+    from jupyter_client.channels import AsyncZMQSocketChannel, ZMQSocketChannel
+    from jupyter_client.client import KernelClient
+    from jupyter_client.ioloop.manager import AsyncIOLoopKernelManager as _AsyncIOLoopKernelManager
+    from jupyter_client.ioloop.manager import IOLoopKernelManager as _IOLoopKernelManager
+    from jupyter_client.manager import AsyncKernelManager as _AsyncKernelManager
+    from jupyter_client.manager import KernelManager as _KernelManager
+    from jupyter_client.multikernelmanager import (
+        AsyncMultiKernelManager as _AsyncMultiKernelManager,
+    )
+    from jupyter_client.multikernelmanager import MultiKernelManager as _MultiKernelManager
+    from jupyter_core.utils import run_sync
+    from traitlets import DottedObjectName, Type
+
+    from kernelproto.jupyter.death import (
+        LAST_MESSAGES_SECONDS,
+        DeadKernel,
+        dead_kernel,
+        has_died,
+        until_death,
+    )
+    from kernelproto.jupyter.provisioner import KernelProtoProvisioner
 
 __all__ = [
     "AsyncIOLoopKernelManager",

@@ -21,11 +21,10 @@ import anyio
 from anyio import TASK_STATUS_IGNORED
 from anyio.abc import TaskStatus
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
-from fps import Module
-from jupyverse_kernel import DefaultKernelFactory, Kernel
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.extras import importing
 from kernelproto.jupyter.kernel_types import jupyter_kernels
 from kernelproto.launch.leftovers.running import read_connection_file
 from kernelproto.run import run_kernel
@@ -33,6 +32,10 @@ from kernelproto.supervise import Kernel as RunningKernel
 from kernelproto.transport import open_channels
 from kernelproto.wire.connection import ChannelName, ConnectionInfo
 from kernelproto.wire.message import Frame
+
+with importing("jupyverse"):
+    from fps import Module
+    from jupyverse_kernel import DefaultKernelFactory, Kernel
 
 logger = logging.getLogger(__name__)
 

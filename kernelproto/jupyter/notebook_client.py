@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import nbclient
-from jupyter_core.utils import run_sync
-from nbclient.exceptions import DeadKernelError
-from traitlets import default
-
+from kernelproto.extras import importing
 from kernelproto.jupyter.client import AsyncKernelManager, DeadKernel
+
+with importing("jupyter"):
+    import nbclient
+    from jupyter_core.utils import run_sync
+    from nbclient.exceptions import DeadKernelError
+    from traitlets import default
 
 
 class UsesKernelProto(nbclient.NotebookClient):

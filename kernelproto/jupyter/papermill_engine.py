@@ -9,18 +9,13 @@ from __future__ import annotations
 from typing import IO, Any
 
 from anyio.from_thread import start_blocking_portal
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
-from papermill.engines import (  # type: ignore[import-untyped]
-    Engine,
-    NotebookExecutionManager,
-)
-from papermill.log import logger  # type: ignore[import-untyped]
 
 from kernelproto.exceptions import (
     CellTimeout,
     KernelDied,
     KernelUnresponsive,
 )
+from kernelproto.extras import importing
 from kernelproto.jupyter.kernel_types import jupyter_kernels
 from kernelproto.notebook import (
     CellFinished,
@@ -31,6 +26,14 @@ from kernelproto.notebook import (
 )
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.content import MimeBundle, Stream
+
+with importing("papermill"):
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.engines import (  # type: ignore[import-untyped]
+        Engine,
+        NotebookExecutionManager,
+    )
+    from papermill.log import logger  # type: ignore[import-untyped]
 
 # Of execute_notebook(); papermill's own engine has the same.
 _OPTIONS = {

@@ -6,18 +6,22 @@ on the process. Nothing here talks to a kernel; that begins with the ConnectionI
 returns.
 """
 
-from kernelproto.launch.batch.provider import SlurmProvider
-from kernelproto.launch.container.provider import ContainerProvider
-from kernelproto.launch.environments.provider import EnvironmentProvider
-from kernelproto.launch.finder import PlansLaunch
-from kernelproto.launch.launcher import launch
-from kernelproto.launch.providers import (
-    ForkServerProvider,
-    IPykernelProvider,
-    KernelSpecProvider,
-)
-from kernelproto.launch.spec.plan import LaunchPlan
-from kernelproto.launch.warm import WarmProvider
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from kernelproto.launch.batch.provider import SlurmProvider
+    from kernelproto.launch.container.provider import ContainerProvider
+    from kernelproto.launch.environments.provider import EnvironmentProvider
+    from kernelproto.launch.finder import PlansLaunch
+    from kernelproto.launch.launcher import launch
+    from kernelproto.launch.providers import (
+        ForkServerProvider,
+        IPykernelProvider,
+        KernelSpecProvider,
+    )
+    from kernelproto.launch.spec.plan import LaunchPlan
+    from kernelproto.launch.warm import WarmProvider
 
 __all__ = [
     "ContainerProvider",
@@ -31,3 +35,23 @@ __all__ = [
     "WarmProvider",
     "launch",
 ]
+
+_LAZY = {
+    "ContainerProvider": "container.provider",
+    "EnvironmentProvider": "environments.provider",
+    "ForkServerProvider": "providers",
+    "IPykernelProvider": "providers",
+    "KernelSpecProvider": "providers",
+    "LaunchPlan": "spec.plan",
+    "PlansLaunch": "finder",
+    "SlurmProvider": "batch.provider",
+    "WarmProvider": "warm",
+    "launch": "launcher",
+}
+
+
+def __getattr__(name: str) -> object:
+    # Loaded on first use: a program that lists kernel types needs a small part.
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Running the programs of container engines, with limits."""
+"""Running the programs of container engines and batch systems, with limits."""
 
 from __future__ import annotations
 

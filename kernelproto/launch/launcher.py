@@ -145,7 +145,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
     If this raises, nothing is left of the process, and the files are removed.
     """
     command = plan.command(connection_file=files.path, kernel_id=kernel_id)
-    with ExitStack() as undo, _launch_errors(command, plan.cwd):
+    with ExitStack() as undo, launch_errors(command, plan.cwd):
         undo.callback(files.remove)
         if plan.limits is not None:
             plan.limits.check()
@@ -153,7 +153,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
         record = Record(
             kernel_id=kernel_id,
             kernel_name=plan.kernel_type,
-            command=tuple(map(_readable, command)),
+            command=tuple(map(readable, command)),
             interrupt_mode=plan.interrupt_mode,
             connection_file=files.own_path,
             socket_folder=files.socket_folder,
@@ -336,13 +336,13 @@ def _path(output: object) -> str | None:
     return path
 
 
-def _readable(argument: str) -> str:
+def readable(argument: str) -> str:
     """Return an argument as text; a file name need not be valid UTF-8."""
     return os.fsencode(argument).decode("utf-8", "replace")
 
 
 @contextmanager
-def _launch_errors(command: Sequence[str], cwd: str | None) -> Generator[None]:
+def launch_errors(command: Sequence[str], cwd: str | None) -> Generator[None]:
     """Raise the LaunchError that names the part of the launch that the system refused."""
     try:
         yield

@@ -26,7 +26,7 @@ from kernelproto.launch.process.proc import oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans, remove_files
 from kernelproto.launch.spec.kernelspec import InterruptMode
-from kernelproto.launch.spec.naming import LOCAL
+from kernelproto.launch.spec.naming import HOST, LOCAL
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -316,7 +316,14 @@ class LocalKernelManager:
 
 
 def local_handle(record: Record) -> KernelHandle:
-    """Return the handle of a kernel of this machine, by which LocalHost adopts the kernel."""
+    """Return the handle of a kernel of this machine, by which its host or LocalHost adopts it."""
+    if record.host is not None:
+        return KernelHandle(
+            host=HOST,
+            kernel_type=record.kernel_name,
+            kernel_id=record.listed_as or record.kernel_id,
+            place={"folder": record.host, "kernel": record.kernel_id},
+        )
     return KernelHandle(
         host=LOCAL,
         kernel_type=record.kernel_name,

@@ -12,7 +12,6 @@ import msgspec
 
 from kernelproto.exceptions import InvalidKernelSpec
 from kernelproto.interfaces import KernelAttributes, KernelManager
-from kernelproto.launch.launcher import launch, this_host
 from kernelproto.launch.process.interpreter import ipykernel_command
 from kernelproto.launch.spec.kernelspec import (
     KernelSpec,
@@ -23,7 +22,7 @@ from kernelproto.launch.spec.kernelspec import (
 )
 from kernelproto.launch.spec.naming import OWN_PYTHON, means_own_python, no_such_kernel
 from kernelproto.launch.spec.own_python import can_fork, forks_kernelspecs, own_arguments
-from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
+from kernelproto.launch.spec.plan import Host, LaunchPlan, plan_launch
 from kernelproto.wire.connection import ConnectionInfo
 
 
@@ -59,7 +58,7 @@ class KernelSpecProvider:
             InvalidLaunchParameter: a parameter is missing, not allowed or unknown.
             LaunchError: the kernel cannot be started.
         """
-        return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
+        return await _launch(self.plan(name, cwd=cwd, launch_params=launch_params))
 
     def plan(
         self,
@@ -76,7 +75,7 @@ class KernelSpecProvider:
                 name, folders, remedy="install its kernelspec, or add its folder to JUPYTER_PATH"
             )
         kernelspec = read_kernelspec(name.lower(), folder)
-        return plan_launch(self.id, kernelspec, this_host(), cwd=cwd, launch_params=launch_params)
+        return plan_launch(self.id, kernelspec, _this_host(), cwd=cwd, launch_params=launch_params)
 
 
 class IPykernelProvider:
@@ -109,7 +108,7 @@ class IPykernelProvider:
             NoSuchKernel: ipykernel is not installed, or the name is another one.
             LaunchError: the kernel cannot be started.
         """
-        return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
+        return await _launch(self.plan(name, cwd=cwd, launch_params=launch_params))
 
     def plan(
         self,
@@ -120,7 +119,7 @@ class IPykernelProvider:
     ) -> LaunchPlan:
         """Return the plan that launch() performs; arguments and exceptions as there."""
         kernelspec = _ipykernel_named(name)
-        return plan_launch(self.id, kernelspec, this_host(), cwd=cwd, launch_params=launch_params)
+        return plan_launch(self.id, kernelspec, _this_host(), cwd=cwd, launch_params=launch_params)
 
 
 class ForkServerProvider:
@@ -195,7 +194,7 @@ class ForkServerProvider:
             InvalidLaunchParameter: a parameter is invalid, or a module cannot be preloaded.
             LaunchError: the kernel cannot be started.
         """
-        return await launch(self.plan(name, cwd=cwd, launch_params=launch_params))
+        return await _launch(self.plan(name, cwd=cwd, launch_params=launch_params))
 
     def plan(
         self,
@@ -216,7 +215,7 @@ class ForkServerProvider:
             return plan_launch(
                 self.id,
                 kernelspec,
-                this_host(),
+                _this_host(),
                 cwd=cwd,
                 launch_params=launch_params,
                 spawn="fork" if forks else "process",
@@ -228,7 +227,7 @@ class ForkServerProvider:
         return plan_launch(
             self.id,
             kernelspec,
-            this_host(),
+            _this_host(),
             cwd=cwd,
             launch_params=launch_params,
             spawn="fork",
@@ -307,3 +306,18 @@ def _ipykernel_encryption() -> dict[str, Any]:
         return {"supported_encryption": ["curve"]} if tuple(map(int, version[:2])) >= (7, 3) else {}
     except (metadata.PackageNotFoundError, ValueError):
         return {}
+
+
+# The launcher is imported when it is needed: programs that only list kernel types start faster.
+
+
+def _this_host() -> Host:
+    from kernelproto.launch.launcher import this_host
+
+    return this_host()
+
+
+async def _launch(plan: LaunchPlan) -> tuple[ConnectionInfo, KernelManager]:
+    from kernelproto.launch.launcher import launch
+
+    return await launch(plan)

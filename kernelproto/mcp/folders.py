@@ -1,18 +1,16 @@
 """Folders: the files of the conversations, each conversation in a folder of its own.
 
-The code of a conversation runs as the user who started the server, and may replace its files by
-symbolic links; see ``confined_folder``.
+The code of a conversation may replace its files by symbolic links; see ``confined_folder``.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import shutil
-import stat
 from contextlib import suppress
 
-from kernelproto.confined_folder import ConfinedFolder, File, NoSuchFile, Part, refusing
+from kernelproto.confined_folder import ConfinedFolder, File, NoSuchFile, Part
+from kernelproto.file_owner import Owner
 from kernelproto.mcp.limits import Limits, Refused
 
 logger = logging.getLogger(__name__)
@@ -24,25 +22,39 @@ class Folders:
     Args:
         root: the path of the root folder, which exists.
         limits: the limits for files.
-        owner: the number of the user who owns all files; None means the user of this program.
+        owner: the number of the user who gets the folder of each conversation; None means the user
+            of this program.
+        inside: the folders below the root that have the folders of the conversations; they are made
+            if they do not exist.
+        rights: the user with whose rights everything below the root is opened and made, such as
+            the owner of a home folder; None means the user of this program.
 
     Raises:
-        OSError: the root cannot be opened.
+        Refused: the root cannot be opened.
     """
 
-    def __init__(self, root: str, limits: Limits, *, owner: int | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        limits: Limits,
+        *,
+        owner: int | None = None,
+        inside: tuple[str, ...] = (),
+        rights: Owner | None = None,
+    ) -> None:
         self._path = os.path.realpath(root)
+        self._inside = inside
         self._limits = limits
         self._owner = owner
-        self._root = os.open(self._path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        self._root = ConfinedFolder(self._path, owner=rights)
 
     def close(self) -> None:
         """Close the root folder."""
-        os.close(self._root)
+        self._root.close()
 
     def path(self, conversation: str) -> str:
         """Return the path of a conversation's folder."""
-        return os.path.join(self._path, conversation)
+        return os.path.join(self._path, *self._inside, conversation)
 
     def make(self, conversation: str) -> None:
         """Make a conversation's folder, if there is none.
@@ -50,20 +62,17 @@ class Folders:
         Raises:
             Refused: the folder cannot be made or opened.
         """
-        with refusing(conversation):
-            with suppress(FileExistsError):
-                os.mkdir(conversation, 0o700, dir_fd=self._root)
-            with self._open(conversation) as folder:
-                if self._owner is not None:
-                    folder.give_to(self._owner)
+        with self._root.folder(*self._inside, conversation, make=True) as folder:
+            if self._owner is not None:
+                folder.give_to(self._owner)
 
     def exists(self, conversation: str) -> bool:
         """Return whether a conversation has a folder."""
         try:
-            found = os.stat(conversation, dir_fd=self._root, follow_symlinks=False)
-        except FileNotFoundError:
+            self._open(conversation).close()
+        except Refused:
             return False
-        return stat.S_ISDIR(found.st_mode)
+        return True
 
     def files(self, conversation: str) -> tuple[list[File], bool]:
         """Return a conversation's files by name, and whether there are more than the limit.
@@ -105,11 +114,11 @@ class Folders:
     def clear(self, conversation: str) -> None:
         """Remove a conversation's folder and all its files; log a failure."""
         try:
-            shutil.rmtree(conversation, dir_fd=self._root)
-        except FileNotFoundError:
+            self._root.remove_folder(*self._inside, conversation)
+        except NoSuchFile:
             pass
-        except OSError as error:
-            logger.warning("cannot remove the files of conversation %s: %s", conversation, error)
+        except Refused as refusal:
+            logger.warning("cannot remove the files of conversation %s: %s", conversation, refusal)
 
     def _check_quota(self, conversation: str, name: str, size: int) -> None:
         limits = self._limits
@@ -126,4 +135,4 @@ class Folders:
             )
 
     def _open(self, conversation: str) -> ConfinedFolder:
-        return ConfinedFolder(conversation, dir_fd=self._root)
+        return self._root.folder(*self._inside, conversation)

@@ -13,10 +13,13 @@ from typing import Any, TypeAlias
 
 import anyio
 from anyio import AsyncContextManagerMixin
-from mcp.server.context import ServerRequestContext
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
+from kernelproto.extras import importing
 from kernelproto.mcp.server import KernelServer
+
+with importing("mcp"):
+    from mcp.server.context import ServerRequestContext
+    from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]

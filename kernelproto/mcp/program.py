@@ -15,7 +15,7 @@ from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.folders import Folders
 from kernelproto.mcp.kernel_types import find_kernel_types
 from kernelproto.mcp.kernels import PoolKernels, owner_of_files
-from kernelproto.mcp.limits import Limits
+from kernelproto.mcp.limits import Limits, Refused
 from kernelproto.mcp.root import root_folder
 from kernelproto.mcp.runner import PROGRESS_SECONDS
 from kernelproto.mcp.server import KernelServer
@@ -52,7 +52,11 @@ async def open_server(
     kernel_types = await find_kernel_types(finder, kernels)
     make_folders = partial(Folders, limits=limits, owner=owner_of_files(sandbox))
     async with root_folder(root) as folder:
-        with closing(await to_thread.run_sync(make_folders, folder)) as folders:
+        try:
+            opened = await to_thread.run_sync(make_folders, folder)
+        except Refused as refusal:
+            raise OSError(str(refusal)) from None
+        with closing(opened) as folders:
             async with (
                 KernelPool(
                     finder=finder,

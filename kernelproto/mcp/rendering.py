@@ -164,7 +164,10 @@ def _render_bundle(data: Mapping[str, Any], media: list[Media]) -> str:
 
 
 def _as_text(data: object) -> str:
-    return data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
+    if isinstance(data, str):
+        return data
+    # Unlike dumps(), which would block the other threads, iterencode() makes many small pieces.
+    return "".join(json.JSONEncoder(ensure_ascii=False).iterencode(data))
 
 
 def _decode(mime_type: str, source: str) -> bytes | None:

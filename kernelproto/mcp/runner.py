@@ -10,14 +10,6 @@ from typing import TypeAlias
 import anyio
 import msgspec
 from anyio import to_thread
-from mcp.types import (
-    CallToolResult,
-    ContentBlock,
-    EmbeddedResource,
-    ImageContent,
-    TextContent,
-    TextResourceContents,
-)
 
 from kernelproto.client.execution import Execution
 from kernelproto.client.result import ExecutionResult
@@ -28,11 +20,22 @@ from kernelproto.exceptions import (
     KernelProtoError,
     KernelRestarted,
 )
+from kernelproto.extras import importing
 from kernelproto.mcp.conversations import Conversation, Conversations
 from kernelproto.mcp.limits import Refused
 from kernelproto.mcp.names import file_uri
 from kernelproto.mcp.rendering import SHOWN_IMAGES, Media, Rendered, cut, plain_text, render
 from kernelproto.wire.content import ErrorOutput, MimeBundle, Stream
+
+with importing("mcp"):
+    from mcp.types import (
+        CallToolResult,
+        ContentBlock,
+        EmbeddedResource,
+        ImageContent,
+        TextContent,
+        TextResourceContents,
+    )
 
 Report: TypeAlias = Callable[[float, str], Awaitable[None]]
 

@@ -16,32 +16,11 @@ from typing import Any, TypeAlias
 
 import anyio
 from anyio import to_thread
-from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel import Server
-from mcp.shared.exceptions import MCPError
-from mcp.types import (
-    INVALID_PARAMS,
-    BlobResourceContents,
-    CallToolRequestParams,
-    CallToolResult,
-    ContentBlock,
-    EmbeddedResource,
-    ImageContent,
-    ListResourcesResult,
-    ListResourceTemplatesResult,
-    ListToolsResult,
-    PaginatedRequestParams,
-    ReadResourceRequestParams,
-    ReadResourceResult,
-    Resource,
-    ResourceTemplate,
-    TextContent,
-    TextResourceContents,
-)
 from msgspec import UNSET
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import KernelProtoError
+from kernelproto.extras import importing
 from kernelproto.mcp.conversations import Conversations
 from kernelproto.mcp.kernel_types import KernelTypes
 from kernelproto.mcp.limits import Refused
@@ -59,6 +38,30 @@ from kernelproto.mcp.tools import (
     describe_tools,
     read_arguments,
 )
+
+with importing("mcp"):
+    from mcp.server.context import ServerRequestContext
+    from mcp.server.lowlevel import Server
+    from mcp.shared.exceptions import MCPError
+    from mcp.types import (
+        INVALID_PARAMS,
+        BlobResourceContents,
+        CallToolRequestParams,
+        CallToolResult,
+        ContentBlock,
+        EmbeddedResource,
+        ImageContent,
+        ListResourcesResult,
+        ListResourceTemplatesResult,
+        ListToolsResult,
+        PaginatedRequestParams,
+        ReadResourceRequestParams,
+        ReadResourceResult,
+        Resource,
+        ResourceTemplate,
+        TextContent,
+        TextResourceContents,
+    )
 
 _Context = ServerRequestContext[Any, Any]
 # Returns when a call must end, with the reason.

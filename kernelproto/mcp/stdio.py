@@ -17,7 +17,11 @@ from typing import Any, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
-from mcp.server.stdio import stdio_server
+
+from kernelproto.extras import importing
+
+with importing("mcp"):
+    from mcp.server.stdio import stdio_server
 
 logger = logging.getLogger(__name__)
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from mcp.types import Tool, ToolAnnotations
 from msgspec import UNSET, Meta, UnsetType
 
+from kernelproto.extras import importing
 from kernelproto.mcp.kernel_types import KernelTypes
 from kernelproto.mcp.limits import Limits, Refused
 from kernelproto.mcp.names import CONVERSATION
+
+with importing("mcp"):
+    from mcp.types import Tool, ToolAnnotations
 
 ArgumentsT = TypeVar("ArgumentsT", bound="Arguments")
 

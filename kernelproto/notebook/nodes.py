@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, Literal, TypeAlias, cast
 
-import nbformat
-from nbformat import v4, validator
-
 from kernelproto.exceptions import MalformedMessage
+from kernelproto.extras import importing
+
+with importing("notebook"):
+    import nbformat
+    from nbformat import v4, validator
 
 # nbformat converts and writes recursively, which fails at about 500 levels.
 _MOST_LEVELS: Final = 300

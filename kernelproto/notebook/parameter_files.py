@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn, cast
 
-import yaml
-
 from kernelproto.exceptions import InvalidParameter
+from kernelproto.extras import importing
 from kernelproto.urls import display_url, is_url, read_url
+
+with importing("notebook"):
+    import yaml
 
 # The most bytes of a file. YAML is read in Python, at a few hundred kilobytes a second.
 _LONGEST = 2**20

@@ -99,7 +99,7 @@ class NotebookRunner:
         for index in positions[first - 1 :]:  # if a cell fails, later ones show no old outputs
             self._nb["cells"][index].update(outputs=[], execution_count=None)
         observers = self._client.observers
-        observers.watch(self._recorder)
+        observers.watch(self._recorder, reads_contents=True)
         self._start_saving()
         try:
             for number, index in enumerate(positions[first - 1 :], first):

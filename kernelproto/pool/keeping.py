@@ -9,8 +9,9 @@ node. The next pool of this node adopts the kernels, and then claims the rows: t
 knows for sure whether a running program owns the kernel, so a second pool disturbs no row of it.
 
 A task renews the claims, and stores how long each kernel that was used has been idle. If the
-registry does not answer, that is logged, and the pool keeps its kernels. If another node has
-claimed a kernel, the pool lets go of the kernel without ending it.
+registry does not answer, that is logged, and the pool keeps its kernels; ends of kernels are stored
+as soon as it answers again. If another node has claimed a kernel, the pool lets go of the kernel
+without ending it.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from kernelproto.exceptions import (
     PoolError,
     RegistryError,
 )
+from kernelproto.host.launch import adopt
 from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool.executor import Executor, Launcher
@@ -98,6 +100,8 @@ class KeepingExecutor(Executor):
         self._node = node
         self._fences: dict[int, int] = {}
         self._adopted: dict[int, Launched] = {}
+        # The kernels that have ended while the registry did not answer, with their fences.
+        self._unstored_ends: dict[str, int] = {}
         self._stored_at = -float("inf")
         self._new_kernel = KeptKernel
 
@@ -133,20 +137,26 @@ class KeepingExecutor(Executor):
                 await self._registry.remove(row.kernel_id, row.fence)
                 continue
             launched = await self._adopt(row, row.handle)
-            if launched is None:
-                continue
+            if launched is not None:
+                await self._claim(row, launched, found)
+
+    async def _claim(self, row: RegisteredKernel, launched: Launched, found: list[_Found]) -> None:
+        """Claim a kernel that was adopted, or let go of it."""
+        fence = None
+        try:
             fence = await self._registry.claim(
                 row.kernel_id, node=self._node, seconds=_CLAIM_SECONDS
             )
-            if fence is None:  # another node was faster
+        finally:
+            if fence is None:  # another node was faster, or the registry does not answer
                 await _detach(launched[1])
-            else:
-                found.append(_Found(row, fence, launched))
+        if fence is not None:
+            found.append(_Found(row, fence, launched))
 
     async def _adopt(self, row: RegisteredKernel, handle: KernelHandle) -> Launched | None:
         about = f"kernel {row.name!r} of {row.owner!r} ({row.kernel_id})"
         try:
-            return await self._finder.adopt(handle)
+            return await adopt(self._finder, handle)
         except KernelInUse as error:
             logger.warning("the %s is left to its owner: %s", about, error)
         except DiscoveryError as error:
@@ -202,14 +212,18 @@ class KeepingExecutor(Executor):
                 )
             handle = msgspec.structs.replace(handle, kernel_id=managed.kernel_id)
             if not await self._registry.set_handle(managed.kernel_id, fence, handle):
-                raise PoolError(f"another program has claimed the {managed} in the registry")
+                # Another program has claimed the kernel, or has removed it as ended.
+                fence = await self._add(managed)
+                await self._registry.set_handle(managed.kernel_id, fence, handle)
         except BaseException:
             await manager.cleanup()
             raise
         return info, manager
 
     async def _add(self, managed: ManagedKernel) -> int:
-        fence = await self._registry.add(
+        await self._store_ends()
+        add = partial(
+            self._registry.add,
             managed.kernel_id,
             owner=managed.lease.user,
             name=managed.lease.name,
@@ -217,6 +231,10 @@ class KeepingExecutor(Executor):
             node=self._node,
             seconds=_CLAIM_SECONDS,
         )
+        fence = await add()
+        if fence is None:
+            await self._remove_ended(managed.lease)
+            fence = await add()
         if fence is None:
             raise PoolError(
                 f"the {managed} is in the registry already, and another program has it or is "
@@ -224,6 +242,15 @@ class KeepingExecutor(Executor):
             )
         self._fences[managed.number] = fence
         return fence
+
+    async def _remove_ended(self, lease: Lease) -> None:
+        """Remove a kernel that has ended while no program owned it from the registry."""
+        for row in await self._registry.kernels(owner=lease.user):
+            is_free = not row.held or row.node == self._node
+            if row.name == lease.name and row.handle is not None and is_free:
+                launched = await self._adopt(row, row.handle)
+                if launched is not None:
+                    await _detach(launched[1])
 
     async def _settle(self, managed: ManagedKernel) -> None:
         """Store the end of a kernel in this pool."""
@@ -233,17 +260,24 @@ class KeepingExecutor(Executor):
         fence = self._fences.pop(managed.number, None)
         if fence is None:
             return
+        is_kept = isinstance(managed, KeptKernel) and managed.is_kept
+        if not is_kept and adopted is None:
+            self._unstored_ends[managed.kernel_id] = fence
         try:
-            is_kept = isinstance(managed, KeptKernel) and managed.is_kept
             if is_kept:
                 idle = {managed.kernel_id: anyio.current_time() - managed.active_at}
                 await self._registry.renew(self._node, seconds=_CLAIM_SECONDS, idle=idle)
             if is_kept or adopted is not None:
                 await self._registry.release(managed.kernel_id, fence)
-            else:
-                await self._registry.remove(managed.kernel_id, fence)
+            await self._store_ends()
         except RegistryError as error:
-            logger.warning("the end of the %s is not in the registry: %s", managed, error)
+            logger.warning("the end of the %s is not in the registry yet: %s", managed, error)
+
+    async def _store_ends(self) -> None:
+        """Remove the kernels that have ended from the registry."""
+        for kernel_id, fence in list(self._unstored_ends.items()):
+            await self._registry.remove(kernel_id, fence)
+            self._unstored_ends.pop(kernel_id, None)
 
     async def _renew(self) -> None:
         """Renew the claims of this pool, and store the uses of kernels."""
@@ -254,6 +288,7 @@ class KeepingExecutor(Executor):
             idle = {each.kernel_id: now - each.active_at for each in used if each.running}
             try:
                 held = await self._registry.renew(self._node, seconds=_CLAIM_SECONDS, idle=idle)
+                await self._store_ends()
             except RegistryError as error:
                 logger.warning("the kernels of the pool are kept without the registry: %s", error)
                 continue

@@ -10,6 +10,7 @@ from typing import TypedDict
 import msgspec
 from anyio import AsyncContextManagerMixin
 
+from kernelproto.host.launch import launch_outliving
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import check_kernel_type, launch_names
 from kernelproto.launch.warm import WarmProvider
@@ -59,6 +60,8 @@ class PoolLauncher(AsyncContextManagerMixin):
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
         detached: whether the kernels outlive this program.
+        linger: the seconds without a program after which a host ends a detached kernel; None means
+            never.
     """
 
     def __init__(
@@ -69,11 +72,13 @@ class PoolLauncher(AsyncContextManagerMixin):
         options: RunOptions,
         *,
         detached: bool = False,
+        linger: float | None = None,
     ) -> None:
         self._finder = finder
         self._kernel_type = kernel_type
         self._options = options
-        self._detached = {"detached": True} if detached else {}
+        self._detached = detached
+        self._linger = linger
         self._must_exist = not isinstance(warm, int)
         by_type = {kernel_type: warm} if isinstance(warm, int) else warm
         self._warm = {
@@ -106,8 +111,13 @@ class PoolLauncher(AsyncContextManagerMixin):
         key = self._keys.get(kernel_type.lower(), kernel_type)
 
         async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
+            params = self._launch_params(start, env)
+            if self._detached:
+                return await launch_outliving(
+                    self._finder, key, cwd=cwd, launch_params=params, linger=self._linger
+                )
             return await self._warm.get(key, self._finder).launch(
-                key, cwd=cwd, launch_params=self._launch_params(start, env)
+                key, cwd=cwd, launch_params=params
             )
 
         return launch, _path(start.get("cwd") or self._options.get("cwd"))
@@ -137,9 +147,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         params = start.get("launch_params")
         if params is None:
             params = self._options.get("launch_params")
-        return launch_params_of(
-            RunOptions(env=env or None, launch_params={**(params or {}), **self._detached})
-        )
+        return launch_params_of(RunOptions(env=env or None, launch_params=params))
 
 
 class _OneProvider:

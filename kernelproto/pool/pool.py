@@ -88,10 +88,12 @@ class KernelPool(AsyncContextManagerMixin):
         launch_params: parameters of the provider and the kernelspec, as for ``run_kernel``.
         timeouts: the phases of each kernel's life, in seconds.
         registry: stores the kernels, which are then started detached; open it around the pool.
-            Their output is discarded unless ``launch_params["output"]`` names a file. A kernel that
-            was restored has the limits of the pool, and is restarted without the options of its
-            first start.
+            The standard output and error of their processes are discarded unless
+            ``launch_params["output"]`` names a file. A kernel that was restored has the limits of
+            the pool, and is restarted without the options of its first start.
         node: the name of this program in the registry; by default that of the machine.
+        linger: the seconds without a pool after which a host ends a kernel in the *registry*; None
+            means never. It needs kernels that a host can run, see ``start_kernel``.
 
     Attributes:
         counts: counters since the pool was created. For kernels: "started", "restarted", "evicted",
@@ -126,7 +128,10 @@ class KernelPool(AsyncContextManagerMixin):
         timeouts: Timeouts = _DEFAULT_TIMEOUTS,
         registry: Registry | None = None,
         node: str | None = None,
+        linger: float | None = None,
     ) -> None:
+        if registry is None and linger is not None:
+            raise ValueError("linger is for kernels that outlive the pool: give it a registry")
         if registry is not None and warm:
             raise ValueError("warm kernels have no user and cannot be kept: leave out warm")
         self.limits = PoolLimits(
@@ -139,7 +144,7 @@ class KernelPool(AsyncContextManagerMixin):
         finder = finder or KernelFinder.from_entrypoints()
         options = RunOptions(cwd=cwd, env=env, launch_params=launch_params)
         self._launcher = PoolLauncher(
-            finder, kernel_type, warm, options, detached=registry is not None
+            finder, kernel_type, warm, options, detached=registry is not None, linger=linger
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)

@@ -10,6 +10,7 @@ Needs the extra ``remote-client``::
 import importlib
 import typing
 
+from kernelproto.extras import importing
 from kernelproto.remote.exceptions import ContextNotFound, RemoteServerError, ServerUnreachable
 
 if typing.TYPE_CHECKING:
@@ -28,5 +29,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # Loaded on first use: the server uses other modules of this package, without httpx.
     if name in __all__:
-        return getattr(importlib.import_module("kernelproto.remote.client"), name)
+        with importing("remote-client"):
+            module = importlib.import_module("kernelproto.remote.client")
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

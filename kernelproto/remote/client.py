@@ -21,7 +21,13 @@ from kernelproto.confined_folder import Refused, split_name
 from kernelproto.exceptions import LocalProtocolError
 from kernelproto.remote.exceptions import RemoteServerError
 from kernelproto.remote.execution import ExecutionRequest
-from kernelproto.remote.models import ContextModel, ContextRequest, ExecuteRequest, FileList
+from kernelproto.remote.models import (
+    ContextModel,
+    ContextRequest,
+    ExecuteRequest,
+    FileList,
+    LaunchRequest,
+)
 from kernelproto.remote.requests import START_TIMEOUT, TIMEOUT, Requests, decoded
 from kernelproto.wire import content
 
@@ -206,6 +212,7 @@ class RemoteServer:
         kernel: str | None = None,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        sandbox: Mapping[str, object] | None = None,
     ) -> RemoteContext:
         """Start a context, which the server ends when it is idle for too long.
 
@@ -214,12 +221,17 @@ class RemoteServer:
             kernel: a kernel type, instead of a language.
             cwd: the working directory, relative to the root folder of the server.
             env: environment variables, which the server must allow.
+            sandbox: settings of a sandbox; none may be weaker than that of the server.
 
         Raises:
             RemoteServerError: the server has refused the request, or cannot be reached.
         """
         request = ContextRequest(
-            language=language, kernel=kernel, cwd=cwd, env_vars=None if env is None else dict(env)
+            language=language,
+            kernel=kernel,
+            cwd=cwd,
+            env_vars=None if env is None else dict(env),
+            launch_params=None if sandbox is None else LaunchRequest(sandbox=dict(sandbox)),
         )
         body = msgspec.json.encode(request)
         data = await self._requests.send("POST", "/api/contexts", body, phases=START_TIMEOUT)
@@ -233,13 +245,16 @@ class RemoteServer:
         kernel: str | None = None,
         cwd: str | None = None,
         env: Mapping[str, str] | None = None,
+        sandbox: Mapping[str, object] | None = None,
     ) -> AsyncGenerator[RemoteContext]:
         """Start a context for the block, and end it with the block.
 
         If the server cannot be reached at the end of the block, it ends the context when it is idle
         for too long. Arguments and exceptions are those of ``start_context``.
         """
-        context = await self.start_context(language=language, kernel=kernel, cwd=cwd, env=env)
+        context = await self.start_context(
+            language=language, kernel=kernel, cwd=cwd, env=env, sandbox=sandbox
+        )
         try:
             yield context
         finally:

@@ -122,6 +122,10 @@ class ExecutionRequest:
         """Raise LocalProtocolError: the server restarts the kernel after a timeout."""
         raise LocalProtocolError("the server restarts the kernel itself")
 
+    async def catch_up(self) -> bool:
+        """Return False: every line of the response is read when it arrives."""
+        return False
+
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function while the connection to the server is open."""
         start_logged(self._tasks, function, *args)

@@ -5,7 +5,7 @@ Unknown fields of a request are refused, because the server would ignore them ot
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -25,6 +25,16 @@ Key = Annotated[str, Meta(min_length=1, max_length=MOST_KEY_CHARACTERS)]
 OnDisconnect: TypeAlias = Literal["interrupt", "continue"]
 
 
+class LaunchRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """Launch parameters of a kernel that a client may choose.
+
+    Args:
+        sandbox: settings of a sandbox; none may be weaker than that of the server.
+    """
+
+    sandbox: dict[str, Any] | None = None
+
+
 class ContextRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """A request for a new context.
 
@@ -33,12 +43,14 @@ class ContextRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=T
         kernel: a kernel type, instead of a language.
         cwd: the working directory, relative to the root folder of the server; it must exist.
         env_vars: environment variables; only those that the server allows.
+        launch_params: launch parameters of the kernel.
     """
 
     language: _Name | None = None
     kernel: _Name | None = None
     cwd: _Path | None = None
     env_vars: _Variables | None = None
+    launch_params: LaunchRequest | None = None
 
 
 class ContextModel(msgspec.Struct, omit_defaults=True):

@@ -11,6 +11,7 @@ As a program: ``python -m kernelproto.server --help``. In your program::
 import importlib
 import typing
 
+from kernelproto.extras import importing
 from kernelproto.server.auth.authenticators import (
     Anybody,
     ProxyHeader,
@@ -51,5 +52,7 @@ _LAZY = {
 def __getattr__(name: str) -> object:
     # Loaded on first use, so the program can start and report a missing extra.
     if name in _LAZY:
-        return getattr(importlib.import_module(_LAZY[name]), name)
+        with importing("server", "oidc"):
+            module = importlib.import_module(_LAZY[name])
+        return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

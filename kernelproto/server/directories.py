@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import TypeVar
 
 import anyio
 from anyio import to_thread
 from starlette.exceptions import HTTPException
+
+from kernelproto.confined_folder import ConfinedFolder
+from kernelproto.file_owner import Owner
 
 T = TypeVar("T")
 
@@ -84,6 +88,26 @@ async def find_existing_folder(root: str, path: str) -> str:
             "server",
         )
     return folder
+
+
+def open_folder(root: str, path: str, owner: Owner | None) -> ConfinedFolder:
+    """Open a folder that ``find_existing_folder`` has found; blocks.
+
+    Meanwhile, code of the user's kernels may have put a link in place of a part of the path. Such a
+    folder is refused.
+
+    Args:
+        root: the folder that contains all paths.
+        path: the path of the folder.
+        owner: the user with whose rights the folder and its files are opened; None means the user
+            of this process.
+
+    Raises:
+        Refused: the folder cannot be opened, or is no longer in the root.
+    """
+    base = os.path.realpath(root)
+    with ConfinedFolder(base, owner=owner) as folder:
+        return folder.folder(*PurePath(os.path.relpath(path, base)).parts)
 
 
 async def _in_thread(find: Callable[[], T]) -> T:

@@ -21,6 +21,8 @@ from urllib.parse import quote
 from starlette.exceptions import HTTPException
 
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.file_owner import Owner
+from kernelproto.launch.programs import namespaces
 from kernelproto.server.directories import FOLDER_SECONDS
 from kernelproto.server.isolation_settings import FIRST_USER
 
@@ -32,15 +34,19 @@ _MOST_NAME = 180
 # Folders that are being made. No name of a user gives such a name.
 _NEW = "+new-"
 
+# A home folder in memory may have a file for so many of its bytes.
+_BYTES_PER_FILE = 4096
+_LEAST_FILES = 256
+
 # How often a thread tries to get the lock.
 _LOCK_SECONDS = 0.01
 
 
 class Home(NamedTuple):
-    """The home folder of a user, and the number of its owner."""
+    """The home folder of a user, and its owner."""
 
     path: str
-    uid: int
+    owner: Owner
 
 
 class Homes:
@@ -52,17 +58,20 @@ class Homes:
     Args:
         folder: the folder of the home folders; None for those of the accounts of this machine.
         uids: the numbers that users get in the folder.
+        memory: the bytes of each home folder in memory; None for home folders on the disk.
     """
 
-    def __init__(self, folder: str | None, uids: range) -> None:
+    def __init__(self, folder: str | None, uids: range, *, memory: int | None = None) -> None:
         self._folder = None if folder is None else os.path.realpath(folder)
         self._range = uids
+        self._memory = memory
 
     def check(self) -> None:
         """Make the folder of the home folders; check that all of it belongs to this server.
 
         Raises:
-            InvalidSettings: the folder, or a number of a user, is used by others.
+            InvalidSettings: the folder, or a number of a user, is used by others, or home folders
+                cannot be in memory.
         """
         folder = self._folder
         if folder is None:
@@ -88,10 +97,27 @@ class Homes:
                         "which is outside of the range: choose a range with all owners, or "
                         "move the folder away"
                     )
+            self._check_memory(folder)
         except OSError as error:
             raise InvalidSettings(
                 f"isolation.folder: {folder!r} cannot be used: {error.strerror}"
             ) from None
+
+    def _check_memory(self, folder: str) -> None:
+        """Mount a file system in memory, and remove it."""
+        if self._memory is None:
+            return
+        with _locked(folder):
+            trial = tempfile.mkdtemp(prefix=_NEW, dir=folder)
+            try:
+                self._mount(Home(trial, Owner(0, 0)))
+                namespaces.unmount(trial)
+            except OSError as error:
+                raise InvalidSettings(
+                    f"isolation.home_memory: this machine cannot enforce it: {error.strerror}"
+                ) from None
+            finally:
+                os.rmdir(trial)
 
     def find(self, name: str) -> Home:
         """Return the home folder of a user; make it if the user is new.
@@ -105,15 +131,29 @@ class Homes:
                 _home_of_account(name) if self._folder is None else self._find(self._folder, name)
             )
         except OSError as error:
-            raise _unusable(f"{error.filename} cannot be used: {error.strerror}") from error
+            file = "it" if error.filename is None else error.filename
+            raise _unusable(f"{file} cannot be used: {error.strerror}") from error
 
     def _find(self, folder: str, name: str) -> Home:
         path = os.path.join(folder, folder_name(name))
         home = self._existing(path)
-        if home is None:
+        if home is None or (self._memory is not None and not os.path.ismount(path)):
             with _locked(folder):
                 home = self._existing(path) or self._make(folder, path)
+                if self._memory is not None and not os.path.ismount(path):
+                    self._mount(home)
         return home
+
+    def _mount(self, home: Home) -> None:
+        """Mount a file system in memory at a home folder, which is empty then."""
+        files = max((self._memory or 0) // _BYTES_PER_FILE, _LEAST_FILES)
+        namespaces.mount(
+            "tmpfs",
+            home.path,
+            namespaces.MS_NOSUID | namespaces.MS_NODEV,
+            f"size={self._memory},nr_inodes={files},mode=0700,"
+            f"uid={home.owner.uid},gid={home.owner.gid}",
+        )
 
     def _existing(self, path: str) -> Home | None:
         try:
@@ -122,7 +162,7 @@ class Homes:
             return None
         if not stat.S_ISDIR(found.st_mode) or found.st_uid not in self._range:
             raise _unusable(f"{path} is not a folder of a user in isolation.uids")
-        return Home(path, found.st_uid)
+        return Home(path, Owner(found.st_uid, found.st_uid))
 
     def _make(self, folder: str, path: str) -> Home:
         taken = {owner for _, owner in self._owners(folder)}
@@ -132,7 +172,7 @@ class Homes:
         new = tempfile.mkdtemp(prefix=_NEW, dir=folder)  # for this user only
         os.chown(new, uid, uid)
         os.rename(new, path)
-        return Home(path, uid)
+        return Home(path, Owner(uid, uid))
 
     def _owners(self, folder: str) -> Iterator[tuple[str, int]]:
         with os.scandir(folder) as entries:
@@ -163,7 +203,7 @@ def _home_of_account(name: str) -> Home:
     unsafe = _unsafe_parent(os.path.dirname(path))
     if unsafe is not None:
         raise _unusable(f"other users than root can write to {unsafe}")
-    return Home(path, account.pw_uid)
+    return Home(path, Owner(account.pw_uid, account.pw_gid or account.pw_uid))
 
 
 def _unsafe_parent(path: str) -> str | None:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import msgspec
 from anyio import to_thread
 from starlette.exceptions import HTTPException
 
@@ -21,15 +20,15 @@ from kernelproto.server.isolation_settings import IsolationSettings
 if TYPE_CHECKING:
     from kernelproto.server.homes import Home  # not on Windows
 
-# Linux has fewer numbers for processes.
-_ANY_PROCESSES = 2**22
-
 
 class Isolation:
     """Gives the kernels of each user a home folder and a sandbox of their own.
 
     Args:
         settings: how users are isolated.
+
+    Attributes:
+        sandbox: the sandbox of each kernel, unless other settings change it.
 
     Raises:
         InvalidSettings: this is not Linux.
@@ -40,8 +39,8 @@ class Isolation:
             raise InvalidSettings("isolate: users can be isolated on Linux only")
         from kernelproto.server.homes import Homes
 
-        self._homes = Homes(settings.folder, settings.range)
-        self._sandbox: dict[str, Any] = msgspec.to_builtins(settings.sandbox)
+        self._homes = Homes(settings.folder, settings.range, memory=settings.home_memory)
+        self.sandbox = settings.sandbox
 
     def check(self) -> None:
         """Check that the home folders can be used; raises as ``Homes.check`` does."""
@@ -61,29 +60,20 @@ class Isolation:
             reason = f"the file system did not answer within {FOLDER_SECONDS} s: try again later"
             raise HTTPException(503, reason) from None
 
-    def launch_params(self, home: Home, params: Mapping[str, object]) -> dict[str, object]:
-        """Return launch parameters with the sandbox of a user.
+    def sandbox_of(self, home: Home, sandbox: Mapping[str, object]) -> dict[str, object]:
+        """Return the settings of a sandbox for the owner of a home folder.
 
         Args:
-            home: the home folder of the user.
-            params: the other launch parameters. The limit of processes becomes that of the sandbox.
+            home: the home folder.
+            sandbox: the other settings.
         """
-        sandbox = {
-            **self._sandbox,
-            "uid": home.uid,
-            "writable": {**self._sandbox["writable"], home.path: None},
-            "hidden": [*self._sandbox["hidden"], os.path.dirname(home.path)],
+        given: Any = sandbox
+        return {
+            **given,
+            "uid": home.owner.uid,
+            "writable": {**given.get("writable", {}), home.path: None},
+            "hidden": [*given.get("hidden", ()), os.path.dirname(home.path)],
         }
-        return sandboxed(params, sandbox)
-
-
-def sandboxed(params: Mapping[str, object], sandbox: Mapping[str, object]) -> dict[str, object]:
-    """Return launch parameters with a sandbox, which gets their limit of processes."""
-    given: Any = params.get("limits") or {}
-    limits = dict(given)
-    if "processes" in limits:
-        sandbox = {**sandbox, "processes": limits.pop("processes") or _ANY_PROCESSES}
-    return {**params, "limits": limits, "sandbox": sandbox}
 
 
 def user_variables(user: User, home: Home) -> dict[str, str]:

@@ -26,11 +26,14 @@ class IsolationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             user a number of this range, and a home folder in *folder*. ``"accounts"`` means that
             each user has an account of this machine with the same name.
         folder: the folder of the home folders, for a range of *uids*.
+        home_memory: the bytes of each home folder, which is then in memory (tmpfs), until the
+            machine restarts. By default home folders are on the disk, without a quota.
         sandbox: the sandbox of every kernel; *uid* must not be set.
     """
 
     uids: Annotated[str, Meta(pattern=r"\A(accounts|\d{1,10}-\d{1,10})\Z")] | None = None
     folder: str | None = None
+    home_memory: Annotated[int, Meta(ge=2**20)] | None = None
     sandbox: Sandbox = Sandbox()
 
     @property
@@ -77,6 +80,11 @@ class IsolationSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
             if self.folder is not None:
                 raise InvalidSettings(
                     "isolation.folder: remove it: accounts have their own home folders"
+                )
+            if self.home_memory is not None:
+                raise InvalidSettings(
+                    "isolation.home_memory: remove it: the home folders of accounts are not made "
+                    "by this server; set quotas of their file system instead"
                 )
             return
         numbers = self.range

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ from kernelproto.exceptions import InvalidLaunchParameter, InvalidSettings, NoSu
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.process.limits import Limits as ProcessLimits
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.pool import KernelPool, LeaseLimits, WarmKernels
 from kernelproto.pool.launcher import StartOptions
@@ -23,6 +24,7 @@ _Seconds = Annotated[float, Meta(ge=0)]
 
 _PROCESS_LIMITS = ProcessLimits.__struct_fields__
 _LEASE_LIMITS = LeaseLimits.__struct_fields__
+_SANDBOX = "sandbox"
 
 
 class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,6 +39,11 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         idle_timeout: seconds after which an idle kernel is shut down.
         max_age: seconds after its start at which a kernel is shut down.
         cull_connected: whether idle kernels are shut down while clients are connected.
+        sandbox: settings of the sandbox of a kernel. Each one replaces that of the tables before,
+            and of the sandbox that the kernel has without the tables.
+
+    Raises:
+        ValueError: a setting of the sandbox is invalid.
     """
 
     memory: _Amount | UnsetType = UNSET
@@ -46,10 +53,18 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     idle_timeout: _Seconds | UnsetType = UNSET
     max_age: _Seconds | UnsetType = UNSET
     cull_connected: bool | UnsetType = UNSET
+    sandbox: dict[str, Any] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Check the settings of the sandbox."""
+        try:
+            msgspec.convert(self.sandbox or {}, Sandbox)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"sandbox: {error}") from None
 
     def values(self) -> dict[str, object]:
-        """Return the limits that are set; None means no limit."""
-        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        """Return the limits that are set, without the sandbox; None means no limit."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__ if name != _SANDBOX}
         return {
             name: value if value or isinstance(value, bool) else None
             for name, value in values.items()
@@ -96,12 +111,35 @@ class LimitTables(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def find(self, user: User, kernel_tables: Iterable[KernelLimits]) -> dict[str, object]:
         """Return the limits for a kernel of a user, given the tables of the kernel type."""
-        tables = [
+        tables = self._tables(user, kernel_tables)
+        return {name: value for table in tables for name, value in table.values().items()}
+
+    def tables(self) -> Iterator[tuple[str, str, _Limits]]:
+        """Yield the kind, the name and the content of each table."""
+        for kind in self.__struct_fields__:
+            table: Mapping[str, _Limits] = getattr(self, kind)
+            yield from ((kind, name, limits) for name, limits in table.items())
+
+    def sandbox(
+        self, user: User, kernel_tables: Iterable[KernelLimits]
+    ) -> dict[str, object] | None:
+        """Return the settings of the sandbox of a kernel; None if no table has a sandbox."""
+        found = [
+            table.sandbox
+            for table in self._tables(user, kernel_tables)
+            if table.sandbox is not UNSET
+        ]
+        if not found:
+            return None
+        return {name: value for sandbox in found for name, value in sandbox.items()}
+
+    def _tables(self, user: User, kernel_tables: Iterable[KernelLimits]) -> list[_Limits]:
+        """Return the tables for a kernel of a user; a later one overrides an earlier one."""
+        return [
             *kernel_tables,
             *(limits for group, limits in reversed(self.groups.items()) if group in user.groups),
             *([self.users[user.name]] if user.name in self.users else []),
         ]
-        return {name: value for table in tables for name, value in table.values().items()}
 
 
 class StartLimits:
@@ -122,13 +160,18 @@ class StartLimits:
         self._finder = finder
         self._kernel = kernel
 
-    async def options(self, user: User, kernel_type: str | None) -> StartOptions:
-        """Return the options of a start for ``KernelPool.get``.
+    async def options(
+        self, user: User, kernel_type: str | None
+    ) -> tuple[StartOptions, dict[str, object] | None]:
+        """Return the options of a start for ``KernelPool.get``, and the settings of its sandbox.
+
+        The settings are None if no table has a sandbox.
 
         Raises:
             NoSuchKernel: the kernel type does not exist, and some tables are for kernel types.
         """
-        found = self._tables.find(user, await self._of_type(kernel_type or self._kernel))
+        tables = await self._of_type(kernel_type or self._kernel)
+        found = self._tables.find(user, tables)
         options = StartOptions()
         lease = {name: value for name, value in found.items() if name in _LEASE_LIMITS}
         if lease:
@@ -138,7 +181,7 @@ class StartLimits:
         params = _limited(self._pool.launch_params, found)
         if params is not None:
             options["launch_params"] = params
-        return options
+        return options, self._tables.sandbox(user, tables)
 
     def max_kernels(self, user: User) -> int:
         """Return how many kernels a user may have at the same time."""
@@ -223,13 +266,11 @@ async def check_limits(
                 f"limits.kernels: {known[found]!r} and {key!r} are the same kernel "
                 "type: remove one of them"
             )
-    for kind in tables.__struct_fields__:
-        table: Mapping[str, KernelLimits] = getattr(tables, kind)
-        for name, limits in table.items():
-            values = limits.values()
-            if isolated:
-                values.pop("processes", None)
-            _check_process_limits(f'limits.{kind}."{name}"', values)
+    for kind, name, limits in tables.tables():
+        values = limits.values()
+        if isolated:
+            values.pop("processes", None)
+        _check_process_limits(f'limits.{kind}."{name}"', values)
 
 
 def _limited(params: Mapping[str, object], found: Mapping[str, object]) -> dict[str, object] | None:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from kernelproto.launch.spec.naming import OWN_PYTHON
 from kernelproto.pool import PooledKernel
+from kernelproto.remote.models import LaunchRequest
 from kernelproto.server.directories import MOST_PATH_BYTES, check_path
 
 _INSTALLED = "spec/"
@@ -96,11 +97,17 @@ class KernelRequest(msgspec.Struct):
     path: Path | None = None
     kernel_id: Identifier | None = None
     env: Environment | None = None
+    launch_params: LaunchRequest | None = None
 
     def __post_init__(self) -> None:
         """Check the paths."""
         check_path(self.path or "")
         check_path((self.env or {}).get("KERNEL_WORKING_DIR", ""))
+
+    @property
+    def sandbox(self) -> dict[str, Any] | None:
+        """The settings of the sandbox that the client wants; None if it wants none."""
+        return None if self.launch_params is None else self.launch_params.sandbox
 
 
 class SessionRequest(msgspec.Struct):

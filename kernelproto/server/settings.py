@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta
 
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.launch.process.sandbox import Sandbox
@@ -35,6 +35,13 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             "the project in root_dir and of the server's account; auto: only if multi_user is false"
         ),
     ] = "auto"
+    ssh_hosts: Annotated[
+        list[str],
+        Meta(
+            description="machines whose kernel types clients can start over SSH (ssh/HOST/NAME), "
+            "with the account and the keys of the server"
+        ),
+    ] = []
     allow_env: Annotated[
         list[str],
         Meta(
@@ -87,8 +94,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     limits: Annotated[
         LimitTables,
         Meta(
-            description="different limits for some kernel types, groups and users, in tables such "
-            "as [limits.users.ada]; only in the file",
+            description="different limits and sandboxes for some kernel types, groups and users, "
+            "in tables such as [limits.users.ada]; only in the file",
             extra=_TABLE,
         ),
     ] = LimitTables()
@@ -174,13 +181,17 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
     ] = []
     mcp_dir: Annotated[
         str | None,
-        Meta(description="directory for the files of MCP; by default a temporary one"),
+        Meta(
+            description="directory for the files of MCP; by default a temporary one, or the home "
+            "folder of an isolated user"
+        ),
     ] = None
     mcp_sandbox: Annotated[
         Sandbox | None,
         Meta(
             description="the sandbox of each kernel for MCP, in the table [mcp_sandbox], which may "
-            "be empty; only in the file; without the table, kernels are not confined",
+            "be empty; only in the file; without the table, kernels have the sandbox of the user's "
+            "other kernels, if any",
             extra=_TABLE,
         ),
     ] = None
@@ -228,23 +239,40 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
                 "limits: all users share their kernels (multi_user = false), so limits.users and "
                 "limits.groups would have no effect: remove them"
             )
+        is_warm = self.warm > 0 or any(table.warm for table in self.limits.kernels.values())
+        if is_warm and any(table.sandbox is not UNSET for table in self.limits.kernels.values()):
+            raise InvalidSettings(
+                "warm: a kernel that is started ahead of time has no working directory yet, so it "
+                "cannot have the sandbox of a kernel type: remove warm"
+            )
         if self.isolate == "users":
             self.isolation.check(
-                multi_user=self.multi_user,
-                root_dir=self.root_dir,
-                is_warm=self.warm > 0 or any(table.warm for table in self.limits.kernels.values()),
+                multi_user=self.multi_user, root_dir=self.root_dir, is_warm=is_warm
             )
+            self._check_users_of_sandboxes()
         elif self.isolation != IsolationSettings():
             raise InvalidSettings("isolation: set isolate = users, or remove the table")
-        if self.mcp and self.isolate == "users":
+        if self.mcp_dir is not None and self.isolate == "users":
             raise InvalidSettings(
-                "mcp: the files of conversations belong to the account of the server, so the "
-                "kernels of isolated users cannot use them: remove mcp, or use isolate = none"
+                "mcp_dir: the files of conversations are in the home folders of isolated users: "
+                "remove mcp_dir"
+            )
+        if self.mcp_sandbox is not None and self.isolate == "users" and self.mcp_sandbox.uid:
+            raise InvalidSettings(
+                "mcp_sandbox.uid: remove it: isolation.uids gives each user another one"
             )
         if self.mcp_sandbox is not None and isinstance(self.mcp_sandbox.uid, str):
             raise InvalidSettings("mcp_sandbox.uid: set one number: this user owns the files")
         if not self.mcp and (self.mcp_kernels or self.mcp_dir or self.mcp_sandbox):
             raise InvalidSettings("mcp_kernels, mcp_dir, mcp_sandbox: set mcp = true as well")
+
+    def _check_users_of_sandboxes(self) -> None:
+        for kind, name, table in self.limits.tables():
+            if table.sandbox is not UNSET and "uid" in table.sandbox:
+                raise InvalidSettings(
+                    f'limits.{kind}."{name}".sandbox: remove uid: isolation.uids gives each user '
+                    "another one"
+                )
 
     def __repr__(self) -> str:
         """Return all settings, with secrets masked."""

@@ -4,38 +4,40 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import anyio
 from starlette.exceptions import HTTPException
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import DiscoveryError
+from kernelproto.file_owner import Owner
 from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.launch.spec.parameters import LaunchParameters, literal
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
-from kernelproto.pool.launcher import StartOptions
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
-from kernelproto.server.isolation import Isolation, sandboxed, user_variables
-from kernelproto.server.limits import StartLimits
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
 from kernelproto.server.settings import Settings
+from kernelproto.server.starts import Starts
 from kernelproto.server.telemetry.audit import Event, acting, audit, auditing
 from kernelproto.server.telemetry.metrics import Metrics
 from kernelproto.server.telemetry.tracing import span
 from kernelproto.supervise import Kernel
+
+if TYPE_CHECKING:
+    from kernelproto.server.homes import Home  # not on Windows
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,10 @@ _ALLOWED_ENV_PREFIX = "KERNEL_"
 
 # Waits until the client of a request has disconnected.
 Gone: TypeAlias = Callable[[], Awaitable[object]]
+
+# Returns a working directory, given the root folder and the user with whose rights its files are
+# opened; see ``Start``.
+FindFolder: TypeAlias = Callable[[str, Owner | None], Awaitable[str]]
 
 
 class _Get(Protocol):
@@ -78,8 +84,7 @@ class UserKernels:
         self._metrics = metrics
         self._access = access
         self._drain = drain
-        self._limits = StartLimits(settings.limits, pool, finder, settings.kernel)
-        self._isolation = Isolation(settings.isolation) if settings.isolate == "users" else None
+        self._plans = Starts(settings, pool, finder)
         self._starts = RateLimit(per_minute=settings.starts_per_minute, burst=settings.start_burst)
 
     def find(
@@ -112,11 +117,22 @@ class UserKernels:
 
     def max_kernels(self, user: User) -> int:
         """Return how many kernels a user may have at the same time."""
-        return self._limits.max_kernels(user)
+        return self._plans.max_kernels(user)
+
+    async def home(self, user: User) -> Home | None:
+        """Return the home folder of an isolated user; see ``Starts.home``."""
+        return await self._plans.home(user)
 
     def model(self, user: User, kernel_id: str) -> KernelModel:
         """Return the model of a user's kernel; raises as ``find`` does."""
         return kernel_model(self.find(user, kernel_id))
+
+    def _existing(self, user: User, kernel_id: str, request: KernelRequest) -> KernelModel:
+        """Return the model of a kernel that a request names by its id."""
+        model = self.model(user, kernel_id)
+        if request.sandbox is not None:
+            raise HTTPException(400, "launch_params: the kernel exists already: leave them out")
+        return model
 
     async def start(
         self,
@@ -125,7 +141,7 @@ class UserKernels:
         *,
         replaces: str | None = None,
         gone: Gone | None = None,
-        find: Callable[[str], Awaitable[str]] | None = None,
+        find: FindFolder | None = None,
         on_ready: Callable[[Kernel], object] | None = None,
     ) -> KernelModel:
         """Start a kernel for a user, or find the kernel that the request names.
@@ -140,22 +156,22 @@ class UserKernels:
                 both. It is not ended for a request that the server would refuse anyway.
             gone: waits for the client to disconnect, which ends a wait in the queue. The wait lasts
                 at most ``queue_seconds``.
-            find: returns the kernel's working directory, given the root folder; None means to
-                search the path of the request.
+            find: returns the kernel's working directory; None means to search the path of the
+                request.
             on_ready: called with the new kernel.
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
-                id is not a UUID; 403, an isolated user has no account; 429, the user has started
-                too many kernels in a short time; 503, the server is shutting down, or an isolated
-                user has no home folder.
+                id is not a UUID, or the request wants a weaker sandbox; 403, an isolated user has
+                no account; 429, the user has started too many kernels in a short time; 503, the
+                server is shutting down, or an isolated user has no home folder.
             KernelProtoError: as for ``KernelPool.get``.
         """
         if request.id:
-            return self.model(user, request.id)
+            return self._existing(user, request.id, request)
         kernel_id = chosen_id(request.kernel_id)
         if self.pool.find(kernel_id, user=user.name) is not None:
-            return self.model(user, kernel_id)
+            return self._existing(user, kernel_id, request)
         kernel_type = request.name
         if kernel_type == shown_name(self._settings.kernel):
             kernel_type = None  # the pool's default
@@ -164,13 +180,13 @@ class UserKernels:
         facts = {"kernel_id": kernel_id, "kernel_type": request.name}
         with logging_about(kernel_id=kernel_id), auditing("kernel.start", **facts), span("start"):
             self._check_start(user)
-            options = await self._options(user, kernel_type, kernel_id)
-            root = os.fspath(options.get("cwd") or self._settings.root_dir)
+            plan = await self._plans.plan(user, kernel_type, kernel_id, wanted=request.sandbox)
             if find is None:
-                find = partial(find_folder, path=request.path or "", env=env)
-            folder = await find(root)
+                folder = await find_folder(plan.root, request.path or "", env)
+            else:
+                folder = await find(plan.root, plan.owner)
+            options = plan.in_folder(folder)
             allowed |= options.get("env") or {}
-            options["cwd"] = folder
             options["env"] = allowed
             replaced = None
             if replaces is not None:
@@ -197,7 +213,7 @@ class UserKernels:
         kernel_id: str,
         folder: str,
         find_spare: Callable[[], str | None],
-        sandbox: Mapping[str, object] | None = None,
+        sandbox: Sandbox | None = None,
     ) -> Kernel:
         """Return a kernel of a user, ready; start it if there is none.
 
@@ -208,17 +224,15 @@ class UserKernels:
             folder: the path of the working directory, not relative to ``root_dir``.
             find_spare: returns the id of a kernel of the user that is ended if the user may have no
                 further one; None if there is none.
-            sandbox: the sandbox of the kernel; None for that of its user, if any.
+            sandbox: the sandbox of the kernel, which the tables of limits change; None for that of
+                its user, if any.
 
         Raises:
             HTTPException: 429 or 503, as for ``start``.
             KernelProtoError: as for ``KernelPool.get``.
         """
-        options = await self._options(user, kernel_type, kernel_id)
-        options["cwd"] = folder
-        if sandbox is not None:
-            params = options.get("launch_params") or self.pool.launch_params
-            options["launch_params"] = sandboxed(params, sandbox)
+        plan = await self._plans.plan(user, kernel_type, kernel_id, base=sandbox)
+        options = plan.in_folder(folder)
 
         async def get(*, wait: bool = False) -> Kernel:
             full = len(self.pool.kernels(user.name)) >= self.max_kernels(user)
@@ -237,19 +251,6 @@ class UserKernels:
             with auditing("kernel.start", **facts), span("start"):
                 self._check_start(user)
                 return await self._launch(user, kernel_id, get, in_queue=True, gone=None)
-
-    async def _options(self, user: User, kernel_type: str | None, kernel_id: str) -> StartOptions:
-        """Return the options of a start: limits; for an isolated user also sandbox and home."""
-        options = await self._limits.options(user, kernel_type)
-        options["kernel_type"] = kernel_type or None
-        options["kernel_id"] = kernel_id
-        if self._isolation is not None:
-            home = await self._isolation.home(user)
-            params = options.get("launch_params") or self.pool.launch_params
-            options["launch_params"] = self._isolation.launch_params(home, params)
-            options["env"] = user_variables(user, home)
-            options["cwd"] = home.path
-        return options
 
     async def _launch(
         self, user: User, kernel_id: str, get: _Get, *, in_queue: bool, gone: Gone | None

@@ -310,18 +310,15 @@ def death_error(
 async def _launch_by(
     clock: StartupClock, launch: Callable[[], Awaitable[Launched]], timeouts: Timeouts
 ) -> Launched:
-    launched = None
     with clock.limit():
-        launched = await launch()
-    if launched is None and clock.ran_out_in_queue:
+        return await launch()
+    if clock.ran_out_in_queue:
         raise _queue_over(timeouts)
-    if launched is None:
-        raise KernelNotReady(
-            f"launching the kernel took longer than {timeouts.startup:g} s",
-            phase="launch",
-            seconds=timeouts.startup,
-        )
-    return launched
+    raise KernelNotReady(
+        f"launching the kernel took longer than {timeouts.startup:g} s",
+        phase="launch",
+        seconds=timeouts.startup,
+    )
 
 
 def _queue_over(timeouts: Timeouts) -> KernelNotReady:

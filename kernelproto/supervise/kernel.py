@@ -334,6 +334,10 @@ class _CurrentClient:
         """Restart the kernel."""
         await self._lifecycle.restart()
 
+    async def catch_up(self) -> bool:
+        """Wait until the received messages are read; return whether there were unread ones."""
+        return await self._client.executions.catch_up()
+
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
         """Run an async function until the kernel ends, also across a restart."""
         self._lifecycle.start_task(function, *args)

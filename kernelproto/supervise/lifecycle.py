@@ -223,12 +223,18 @@ class Lifecycle:
         self._closing_error = self.current.closing_error = error
 
     async def detach(self) -> None:
-        """Let the kernel outlive this program, unless it was shut down or has died."""
-        if self.life in (Life.READY, Life.UNREACHABLE):
-            self.current.outlives = True
-            self.current.gone.set()
-        else:
+        """Let the kernel outlive this program, unless it was shut down or has died.
+
+        Observers and events end, because this program receives no more messages.
+        """
+        if self.life not in (Life.READY, Life.UNREACHABLE):
             await self.end()
+            return
+        self.current.outlives = True
+        self.current.client.fail(ClientClosed("this program has let go of the kernel"))
+        self.current.gone.set()
+        self.observers.fail(self.current.client.failure or self._closing_error)
+        self.events.end()
 
     @contextmanager
     def supervised_by(self, supervisor: Supervisor) -> Generator[None]:

@@ -107,7 +107,8 @@ async def _check_discovery(provider: KernelProvider, patience: float) -> list[st
         found = [kernel async for kernel in provider.find_kernels()]
         kernels = [(name, attributes) for name, attributes in found]
     for name, attributes in kernels:
-        require(_is_plain(name), "find_kernels() gives plain names, without a slash", name)
+        requirement = "find_kernels() gives plain names, without the provider's id"
+        require(_is_path(name) and not name.startswith(f"{provider.id}/"), requirement, name)
         for key, value in attributes.items():
             requirement = f"the attribute {key!r} has the type declared in KernelAttributes"
             require(_as_declared(key, value), requirement, value)
@@ -288,6 +289,11 @@ async def _interrupt(manager: KernelManager, client: KernelClient) -> None:
 
 def _is_plain(name: object) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9._-]+", name) is not None
+
+
+def _is_path(name: object) -> bool:
+    """Return whether a name is plain names with slashes between them."""
+    return isinstance(name, str) and all(map(_is_plain, name.split("/")))
 
 
 def _as_declared(key: str, value: object) -> bool:

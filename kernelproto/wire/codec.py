@@ -8,6 +8,7 @@ Specification: "The Wire Protocol".
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from hmac import compare_digest
 
 from kernelproto.exceptions import (
@@ -22,6 +23,9 @@ from kernelproto.wire.signing import ReplayWindow, Signer
 DELIMITER = b"<IDS|MSG>"
 
 _JSON_FRAMES = 4
+
+# The largest header, parent header or metadata, which are read in one step.
+_MOST_HEADER_BYTES = 2**18
 
 # The frames of an incomplete message, at most, and the topic and the delimiter of the next one.
 _MOST_BEFORE_NEXT = 8
@@ -39,7 +43,7 @@ class Codec:
         key: the connection's shared secret. For an unsigned connection give *signer* instead.
         signature_scheme: ``"hmac-"`` and the name of a hash.
         signer: replaces *key* and *signature_scheme*; ``Signer.disabled()`` turns signing off.
-        max_frame_bytes: the largest frame that is accepted.
+        max_frame_bytes: the largest frame that is accepted; headers and metadata are smaller.
 
     Raises:
         LocalProtocolError: neither a key nor a signer, or both, are given; the key is empty; or the
@@ -61,6 +65,7 @@ class Codec:
         self._sign = (signer or Signer(key or b"", signature_scheme)).sign
         self._record = ReplayWindow().record
         self._max_frame_bytes = max_frame_bytes
+        self._checked_above = min(max_frame_bytes, _MOST_HEADER_BYTES)
         self._last_raw_parent: Frame = _EMPTY_OBJECT
         self._last_parent: Header | None = None
 
@@ -90,8 +95,8 @@ class Codec:
                 f"{len(parts)} frames after the signature, at least {_JSON_FRAMES} are needed"
             )
         # All frames together are seldom too large for a single one, and sum() is faster than max().
-        if sum(map(len, frames)) > self._max_frame_bytes:
-            self._check_largest(frames)
+        if sum(map(len, frames)) > self._checked_above:
+            self._check_sizes(frames, parts)
         signed = parts[:_JSON_FRAMES]
         expected = self._sign(signed)
         if expected:  # it is empty where signing is off
@@ -129,19 +134,27 @@ class Codec:
         expected = self._sign(parts[:_JSON_FRAMES])
         if expected and not compare_digest(expected, signature[0]):
             return None
+        if len(parts[1]) > _MOST_HEADER_BYTES:
+            return None
         try:
             parent = read_parent_header(parts[1])
         except MalformedMessage:
             return None
         if parent is None:
             return None
-        try:
-            header = tolerant_json.decode(parts[0], Header)
-        except MalformedMessage:
-            header = Header(msg_id="", msg_type="")
+        header = Header(msg_id="", msg_type="")
+        if len(parts[0]) <= _MOST_HEADER_BYTES:
+            with suppress(MalformedMessage):
+                header = tolerant_json.decode(parts[0], Header)
         return Message(header, parent, parts)
 
-    def _check_largest(self, frames: Sequence[Frame]) -> None:
+    def _check_sizes(self, frames: Sequence[Frame], parts: Sequence[Frame]) -> None:
+        for kind, part in zip(("Header", "Header", "dict"), parts, strict=False):
+            if len(part) > _MOST_HEADER_BYTES:
+                raise MalformedMessage(
+                    f"cannot be read as {kind}: {len(part)} bytes, at most {_MOST_HEADER_BYTES} "
+                    "are accepted"
+                )
         largest = max(map(len, frames))
         if largest > self._max_frame_bytes:
             raise MalformedMessage(

@@ -230,6 +230,8 @@ class Conversation:
             return Event(signal, origin, message)
         if is_status:
             self._number(request, signal)
+        elif signal is Signal.REPLY and _is_aborted(message):
+            signal = Signal.ABORT
         if not request.advance(signal):
             return Event(signal, _OWN, message, request)
         if request.is_execution:
@@ -295,9 +297,7 @@ def _signal(message: Message, channel: ChannelName) -> Signal:
         return _IOPUB_SIGNALS.get(msg_type, _OTHER)
     if channel == "stdin":
         return Signal.INPUT if msg_type == "input_request" else Signal.OTHER
-    if not msg_type.endswith("_reply"):
-        return Signal.OTHER
-    return Signal.ABORT if _is_aborted(message) else Signal.REPLY
+    return Signal.REPLY if msg_type.endswith("_reply") else Signal.OTHER
 
 
 def _is_aborted(reply: Message) -> bool:

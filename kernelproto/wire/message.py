@@ -8,14 +8,16 @@ Specification: "General Message Format".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
 
 import msgspec
 
+from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire import tolerant_json
 from kernelproto.wire.content import CONTENT_TYPES
+from kernelproto.wire.large_json import read_in_steps
 
 Frame = bytes | memoryview
 
@@ -64,6 +66,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     identities: Sequence[Frame] = ()
     _content: Any = None
     _metadata: dict[str, Any] | None = None
+    _fault: str = ""
 
     @classmethod
     def build(
@@ -119,9 +122,22 @@ class Message(msgspec.Struct, eq=False, gc=False):
         # An empty frame does not count as an empty object. The signature covers only the joined
         # frames: moving an error's bytes into the metadata would turn the error into a success.
         if self._content is None:
+            if self._fault:
+                raise MalformedMessage(self._fault)
             kind = CONTENT_TYPES.get(self.header.msg_type, dict)
             self._content = tolerant_json.decode(self.parts[3], kind)
         return self._content
+
+    def read_content(self) -> Iterator[None]:
+        """Read the content in steps, for a large one; ``content`` then returns or raises at once.
+
+        Iterate to the end, and let other code run after each item.
+        """
+        kind = CONTENT_TYPES.get(self.header.msg_type, dict)
+        try:
+            self._content = yield from read_in_steps(self.parts[3], kind)
+        except MalformedMessage as error:
+            self._fault = str(error)
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -8,6 +8,8 @@ The session turns messages into frames and frames into events. The caller does t
 - Before it sends a message, it calls ``send`` for a request whose reply it waits for, or ``encode``
   for any other message, and then writes the frames to the channel of its choice.
 - For each multipart message that arrives, it calls ``receive`` and acts on the events in order.
+- While messages are ``unread``, it calls ``read_on`` again and again, lets other code run in
+  between, and acts on the events.
 - While executions are open, it looks at ``fences`` twice a second.
 
 The session signs and verifies, detects replays, keeps the state of every open request
@@ -18,7 +20,9 @@ translates every later message in both directions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -29,10 +33,13 @@ from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Stream
 from kernelproto.wire.conversation import Conversation, Event, Origin
 from kernelproto.wire.fences import Fences
+from kernelproto.wire.large_json import LARGE_BYTES, is_large
 from kernelproto.wire.message import Frame, Message, MessageFactory
 from kernelproto.wire.refusals import stand_in
 from kernelproto.wire.signing import Signer
 from kernelproto.wire.transitions import Signal
+
+_END = object()
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -48,21 +55,42 @@ class Refusal(msgspec.Struct, frozen=True):
     lost_by: str | None = None
 
 
+class _Large(NamedTuple):
+    """A message whose content is being read."""
+
+    channel: ChannelName
+    message: Message
+    steps: Iterator[None]
+
+
 class Session:
     """The messages of one client session; see the module for the calls that its owner makes.
 
     Args:
         factory: makes the messages of the session.
         signer: signs and verifies them.
+        needs_content: whether the owner reads the content of a message.
 
     Attributes:
         factory: the same.
         conversation: the open requests and their states.
         fences: finds the executions to which the kernel will not reply.
+        unread: the number of received messages that wait for ``read_on``.
+        unread_bytes: their size.
     """
 
-    def __init__(self, factory: MessageFactory, signer: Signer) -> None:
+    def __init__(
+        self,
+        factory: MessageFactory,
+        signer: Signer,
+        needs_content: Callable[[Message, ChannelName], bool] = lambda message, channel: True,
+    ) -> None:
         self.factory = factory
+        self.unread = 0
+        self.unread_bytes: int = 0
+        self._needs_content = needs_content
+        self._large: _Large | None = None
+        self._waiting: deque[tuple[ChannelName, Sequence[Frame]]] = deque()
         self.conversation = Conversation(factory.session)
         self.fences = Fences(self.conversation, factory)
         self._codec = Codec(signer=signer)
@@ -93,14 +121,61 @@ class Session:
         """Take in a received multipart message; return its events, nearly always one.
 
         A refused message gives a Refusal. An Event may follow: a RefusedOutput in place of an
-        output that cannot be read, or the message itself if only its content cannot be read.
+        output that cannot be read, or the message itself if only its content cannot be read. There
+        are no events yet if the message has a large content, or follows an unread one.
         """
+        if self.unread:
+            self._waiting.append((channel, frames))
+            self.unread += 1
+            self.unread_bytes += sum(map(len, frames))
+            return ()
+        return self._take_in(channel, frames)
+
+    def read_on(self) -> tuple[ChannelName, tuple[Event | Refusal, ...]]:
+        """Read a step of a large content, or the next unread message.
+
+        Returns:
+            The channel of a message, and its events if the message was read.
+        """
+        if self._large is not None:
+            channel, message, steps = self._large
+            if next(steps, _END) is not _END:
+                return channel, ()
+            self._large = None
+            self.unread -= 1
+            self.unread_bytes -= sum(map(len, message.parts))
+            return channel, self._received(channel, message)
+        channel, frames = self._waiting.popleft()
+        self.unread -= 1
+        self.unread_bytes -= sum(map(len, frames))
+        return channel, self._take_in(channel, frames)
+
+    def discard_unread(self) -> None:
+        """Discard the unread messages, when the client closes."""
+        self._large = None
+        self._waiting.clear()
+        self.unread = self.unread_bytes = 0
+
+    def _take_in(
+        self, channel: ChannelName, frames: Sequence[Frame]
+    ) -> tuple[Event | Refusal, ...]:
         try:
             message = self._decode(frames)
         except MalformedMessage as error:
             return self._refuse(channel, frames, error)
         except RemoteProtocolError as error:
             return (Refusal(error), *self._receive_after_fragment(channel, frames))
+        if is_large(message.parts[3]) and self._reads_content(message, channel):
+            self._large = _Large(channel, message, message.read_content())
+            self.unread += 1
+            self.unread_bytes += sum(map(len, message.parts))
+            return ()
+        return self._received(channel, message)
+
+    def _reads_content(self, message: Message, channel: ChannelName) -> bool:
+        return message.header.msg_type == "status" or self._needs_content(message, channel)
+
+    def _received(self, channel: ChannelName, message: Message) -> tuple[Event | Refusal, ...]:
         try:
             return (self.conversation.received(message, channel),)
         except MalformedMessage as error:
@@ -110,6 +185,9 @@ class Session:
     def _decode(self, frames: Sequence[Frame]) -> Message:
         message = self._codec.decode(frames)
         if not self._negotiated and message.header.msg_type == "kernel_info_reply":
+            size = len(message.raw_content)
+            if size > LARGE_BYTES:
+                raise MalformedMessage(f"has {size} bytes; at most {LARGE_BYTES} are accepted")
             self._negotiated = True
             if needs_adapter(protocol_version(message)):
                 self._adapter = AdapterV4()

@@ -79,14 +79,28 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
         return _decode_tolerantly(data, kind)
 
 
+def convert(value: object, kind: type[T]) -> T:
+    """Convert values that were read from JSON to *kind*, despite common faults of kernels.
+
+    Raises:
+        MalformedMessage: *value* cannot be read as a *kind*.
+    """
+    try:
+        return msgspec.convert(_repaired(value, kind), kind, strict=False)
+    except _UNREADABLE as error:
+        raise _unreadable(kind, error) from None
+
+
 def _decode_tolerantly(data: bytes | memoryview, kind: type[T]) -> T:
     try:
         value = _parse(bytes(data))
-        if value is None:
-            value = {}
-        return msgspec.convert(_repaired(value, kind), kind, strict=False)
     except _UNREADABLE as error:
-        raise MalformedMessage(f"cannot be read as {kind.__name__}: {error}") from None
+        raise _unreadable(kind, error) from None
+    return convert({} if value is None else value, kind)
+
+
+def _unreadable(kind: type[Any], error: Exception) -> MalformedMessage:
+    return MalformedMessage(f"cannot be read as {kind.__name__}: {error}")
 
 
 def _parse(data: bytes) -> Any:
@@ -123,11 +137,11 @@ def _repaired(value: Any, kind: Any) -> Any:
         return str(value)
     if not isinstance(value, dict) or not _is_struct(kind):
         return cast("object", value)
-    kinds = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+    items = cast("dict[str, object]", value)
     return {
-        name: _repaired(item, kinds[name])
-        for name, item in cast("dict[str, object]", value).items()
-        if name in kinds and item is not None
+        field.encode_name: _repaired(item, field.type)
+        for field in msgspec.structs.fields(kind)
+        if (item := items.get(field.encode_name)) is not None
     }
 
 

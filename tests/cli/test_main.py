@@ -175,3 +175,27 @@ def test_names_of_kernel_types_are_completed() -> None:
         [sys.executable, "-m", "kernelproto"], env=env, capture_output=True, text=True
     )
     assert done.stdout.split() == ["pyimport/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("line", "unwanted"),
+    [
+        ("kernelproto run -k pyimp", {"zmq", "kernelproto.client", "kernelproto.launch.launcher"}),
+        ("kernelproto stop x", {"anyio", "asyncio", "zmq", "kernelproto.launch.launcher"}),
+    ],
+)
+def test_completion_loads_only_the_modules_that_it_needs(line: str, unwanted: set[str]) -> None:
+    env = os.environ | {
+        "_KERNELPROTO_COMPLETE": "complete_bash",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "kernelproto"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "kernelproto.cli.options" in loaded
+    assert loaded & unwanted == set()

@@ -105,7 +105,7 @@ def test_kernels_of_all_kinds(
         assert main(["ps"]) == 0
         table = capsysbinary.readouterr().out.decode()
         assert f"process {os.getpid()}" in table
-        assert f"process {os.getpid()} (detached)" in table
+        assert f"host {kernels[detached.kernel_id]['owner']} (detached)" in table
         assert "another program" in table
 
         names = ["dead", "strange", detached.kernel_id[:8]]

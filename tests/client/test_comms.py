@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from kernelproto.client import Comm, KernelClient
+from kernelproto.client import comms as module
 from kernelproto.client.comms import Comms
 from kernelproto.exceptions import KernelDied, LocalProtocolError, MalformedMessage
 from kernelproto.testing import FakeKernel
@@ -124,6 +125,28 @@ async def test_a_target_that_always_fails_writes_few_lines(
 
     assert len(caplog.records) == 7
     assert caplog.messages[-1].endswith("failed on a comm (64 times so far)")
+
+
+async def test_comms_above_the_limit_are_ignored_with_a_warning(
+    fake: FakeKernel,
+    client: KernelClient,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(module, "MOST_COMMS", 2)
+    client.comms.register_target("t", lambda comm, message: opened.append(comm.comm_id))
+    for name in "abc":
+        fake.publish(CommOpen(comm_id=name, target_name="t"))
+    fake.publish(CommClose(comm_id="a"))
+    fake.publish(CommOpen(comm_id="d", target_name="t"))
+    await client.kernel_info()
+    await anyio.wait_all_tasks_blocked()
+
+    assert opened == ["a", "b", "d"]
+    assert caplog.messages == [
+        "ignored a comm that the kernel opened: 2 comms are open, the maximum; close some"
+    ]
 
 
 async def test_attaching_takes_part_in_a_comm_that_is_open_already(

@@ -11,6 +11,7 @@ from anyio.lowlevel import checkpoint
 from kernelproto.client import dispatcher as module
 from kernelproto.client import open_client, reply
 from kernelproto.exceptions import ClientClosed, KernelDied, MalformedMessage, UnsupportedRequest
+from kernelproto.wire import tolerant_json
 from kernelproto.wire.codec import Codec
 from kernelproto.wire.content import Stream
 from kernelproto.wire.refusals import RefusedOutput
@@ -360,3 +361,175 @@ async def test_channels_that_close_by_themselves_raise_client_closed(kernel) -> 
         for wait in (client.kernel_info, client.heartbeat):
             with pytest.raises(KernelDied):
                 await wait()
+
+
+# Large contents.
+
+VALUES = {str(number): [number] for number in range(50_000)}
+
+
+@pytest.fixture
+async def watch(monkeypatch):
+    """Give a function that starts another task, and returns the bytes decoded between its turns."""
+    turns = [0]
+    original = tolerant_json.decode
+
+    def decode(data, kind):
+        turns[-1] += len(data)
+        return original(data, kind)
+
+    async def take_turns() -> None:
+        while True:
+            await checkpoint()
+            turns.append(0)
+
+    async with anyio.create_task_group() as tasks:
+
+        def watch():
+            monkeypatch.setattr(tolerant_json, "decode", decode)
+            tasks.start_soon(take_turns)
+            return turns
+
+        yield watch
+        tasks.cancel_scope.cancel()
+
+
+def is_bounded(turns: list[int]) -> bool:
+    return max(turns) < 2**17
+
+
+async def test_large_reply_and_outputs_let_other_tasks_run(kernel, run, watch) -> None:
+    _, call, request = await run()
+    turns = watch()
+    kernel.send("iopub", "display_data", {"data": VALUES}, request)
+    kernel.send("iopub", "display_data", {"data": {}, "metadata": {"a": VALUES}}, request)
+    kernel.stream(request, "the last")
+    kernel.finish(request, user_expressions=VALUES, payload=[VALUES])
+    assert not call.ended
+    result = await call.result()
+    assert [output.to_dict() for output in result.outputs] == [
+        {"output_type": "display_data", "data": VALUES, "metadata": {}},
+        {"output_type": "display_data", "data": {}, "metadata": {"a": VALUES}},
+        {"output_type": "stream", "name": "stdout", "text": "the last"},
+    ]
+    assert result.outputs_complete
+    assert result.user_expressions == VALUES
+    assert result.payload == [VALUES]
+    assert is_bounded(turns)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "content"),
+    [
+        ("complete", ("x", 1), {"matches": list(VALUES)}),
+        ("inspect", ("x", 1), {"found": True, "data": VALUES}),
+        ("history", (), {"history": [[1, number, "x"] for number in range(50_000)]}),
+        ("comm_info", (), {"comms": {key: {"target_name": "t"} for key in VALUES}}),
+    ],
+)
+async def test_large_replies_let_other_tasks_run(
+    kernel, client, start, watch, method, arguments, content
+) -> None:
+    call = await start(getattr(client, method), *arguments)
+    _, request = await kernel.receive()
+    turns = watch()
+    kernel.reply(request, **content)
+    reply = await call.result()
+    name, value = list(content.items())[-1]
+    assert len(getattr(reply, name)) == len(value)
+    assert is_bounded(turns)
+
+
+async def test_large_comm_message_lets_other_tasks_run(kernel, client, start, watch) -> None:
+    comm = client.comms.attach("c", "target")
+    turns = watch()
+    kernel.send("iopub", "comm_msg", {"comm_id": "c", "data": VALUES})
+    with anyio.fail_after(GUARD_SECONDS):
+        message = await anext(comm)
+    assert message.content.data == VALUES
+    assert is_bounded(turns)
+
+
+async def test_large_update_of_a_display_lets_other_tasks_run(kernel, run, watch) -> None:
+    _, call, request = await run()
+    turns = watch()
+    transient = {"display_id": "d"}
+    kernel.send("iopub", "display_data", {"data": {}, "transient": transient}, request)
+    other = kernel.message("execute_request", {})
+    update = {"data": VALUES, "transient": transient}
+    kernel.send("iopub", "update_display_data", update, other)
+    kernel.finish(request)
+    assert (await call.result()).outputs[0].data == VALUES
+    assert is_bounded(turns)
+
+
+async def test_large_output_of_another_client_is_not_read(kernel, client) -> None:
+    other = kernel.message("execute_request", {})
+    async with client.messages() as messages:
+        kernel.send("iopub", "display_data", {"data": VALUES}, other)
+        with anyio.fail_after(GUARD_SECONDS):
+            message, _ = await anext(messages)
+    assert message._content is None
+
+
+async def test_unreadable_large_output_leaves_a_refused_output(kernel, run) -> None:
+    _, call, request = await run()
+    kernel.send("iopub", "display_data", {"data": list(VALUES)}, request)
+    kernel.finish(request)
+    (output,) = (await call.result()).outputs
+    assert isinstance(output, RefusedOutput)
+    assert output.reason == "cannot be read as DisplayData: a list is in the place of a dict"
+
+
+async def test_kernel_that_dies_loses_no_large_output(kernel, client, run) -> None:
+    execution, call, request = await run()
+    kernel.send("iopub", "display_data", {"data": VALUES}, request)
+    kernel.stream(request, "the last")
+    await client.settle()
+    client.fail(KernelDied("gone"))
+    assert isinstance(await call.failure(), KernelDied)
+    assert len(execution.outputs) == 2
+
+
+async def test_closed_client_reads_no_further(kernel, client, run) -> None:
+    _, call, request = await run()
+    kernel.send("iopub", "display_data", {"data": VALUES}, request)
+    client.close()
+    assert isinstance(await call.failure(), ClientClosed)
+    assert not client._dispatcher.session.unread
+    await client.settle()
+
+
+async def test_deadlines_wait_for_the_unread_messages(kernel, client, start, monkeypatch) -> None:
+    """All seconds are over, but the reply has arrived."""
+    for name in ("_FENCE_SECONDS", "_GRACE_SECONDS", "CATCHING_UP_SECONDS"):
+        monkeypatch.setattr(reply, name, 0.0)
+    call = await start(client.complete, "x", 1)
+    _, request = await kernel.receive()
+    kernel.status("idle", request)
+    kernel.reply(request, matches=list(VALUES) * 2)
+    assert len((await call.result()).matches) == 100_000
+
+
+async def test_code_that_has_ended_unread_is_not_interrupted(kernel, client, start) -> None:
+    execution = client.execute("code")
+    call = await start(execution_result, execution)
+    request = await kernel.expect("execute_request")
+    kernel.status("busy", request)
+    kernel.stream(request, "runs")
+    kernel.send("iopub", "display_data", {"data": VALUES}, request)
+    kernel.finish(request)
+    assert execution.state == "running"
+    await execution.interrupt()
+    assert (await call.result()).status == "ok"
+    await start(client.kernel_info)
+    await kernel.expect("kernel_info_request")  # and no interrupt_request before
+
+
+async def test_too_much_unread_is_read_at_once(kernel, client, run, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_MOST_UNREAD_BYTES", 0)
+    execution, call, request = await run()
+    kernel.send("iopub", "display_data", {"data": VALUES}, request)
+    assert execution.outputs[0].data == VALUES
+    kernel.finish(request)
+    await call.result()

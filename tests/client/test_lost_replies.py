@@ -4,6 +4,7 @@ import anyio
 import pytest
 
 from kernelproto.client import lost_replies as module
+from kernelproto.client import reply
 from kernelproto.exceptions import ClientClosed, ReplyLost, UnsupportedRequest
 from kernelproto.wire import fences
 from kernelproto.wire.content import ExecuteRequest, Stream
@@ -19,6 +20,12 @@ def quick(monkeypatch):
     """Look often, so that a silence is short."""
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(module, "CATCHING_UP_SECONDS", 0.02)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Send a fence after a few looks; for tests with one execution."""
+    monkeypatch.setattr(fences, "_PATIENCE_LOOKS", 4)
 
 
 @pytest.fixture
@@ -176,7 +183,7 @@ async def test_lost_request_is_found_by_two_fences(kernel, execute) -> None:
 
 
 async def test_running_code_with_fences_after_it_is_not_interrupted(
-    client, kernel, execute
+    client, kernel, execute, impatient
 ) -> None:
     """Neither is answered before the code has ended."""
     _, call, request = await execute()
@@ -230,7 +237,7 @@ async def test_kernel_that_runs_executions_side_by_side_is_waited_for(
     await slow.result()
 
 
-async def test_aborted_fence_is_repeated(kernel, execute) -> None:
+async def test_aborted_fence_is_repeated(kernel, execute, impatient) -> None:
     _, call, _ = await execute()
     await answer(kernel, "kernel_info_request")
     kernel.reply(await kernel.expect("execute_request"), status="aborted")
@@ -301,8 +308,9 @@ async def test_execution_that_was_given_up_has_no_fence_any_more(client, kernel,
 
 
 async def test_execute_request_that_is_sent_as_any_other_request_ends_too(
-    client, kernel, start
+    client, kernel, start, monkeypatch
 ) -> None:
+    monkeypatch.setattr(reply, "_FENCE_SECONDS", 0.05)
     call = await start(client.request, "execute_request", {"code": "code"})
     request = await kernel.expect("execute_request")
     kernel.status("busy", request)

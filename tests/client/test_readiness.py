@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import anyio
 import pytest
 
+from kernelproto.client import readiness
 from kernelproto.exceptions import ClientClosed, KernelDied, MalformedMessage
 from kernelproto.testing import Exchange, FakeKernel
 from kernelproto.wire.content import KernelInfoReply, KernelInfoRequest
@@ -51,7 +52,10 @@ async def test_a_kernel_that_does_not_welcome_is_asked_until_something_is_publis
     assert client.info is not None
 
 
-async def test_a_lost_question_is_repeated(fake: FakeKernel) -> None:
+async def test_a_lost_question_is_repeated(
+    fake: FakeKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readiness, "_ANSWER_SECONDS", (0.1, 60.0))
     lost = fake.faults.drop("kernel_info_reply")
     async with fake.connect() as client, anyio.create_task_group() as tasks:
         tasks.start_soon(client.wait_for_ready)

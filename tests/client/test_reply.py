@@ -9,7 +9,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from kernelproto.client import reply as module
-from kernelproto.exceptions import KernelDied, UnsupportedRequest
+from kernelproto.exceptions import KernelDied, ReplyLost, UnsupportedRequest
 from kernelproto.testing import FakeKernel
 from kernelproto.wire.conversation import Event, Origin
 from kernelproto.wire.transitions import Signal
@@ -151,7 +151,9 @@ async def test_a_fence_goes_to_the_subshell_of_its_request(kernel, ask) -> None:
     assert fence.header.subshell_id == "sub"
 
 
-async def test_request_that_is_reported_busy_has_no_fence(kernel, start, monkeypatch) -> None:
+async def test_request_that_is_reported_busy_has_no_fence(
+    client, kernel, start, monkeypatch
+) -> None:
     monkeypatch.setattr(module, "_FENCE_SECONDS", 0.0)
 
     async def send_fences() -> None:
@@ -160,7 +162,7 @@ async def test_request_that_is_reported_busy_has_no_fence(kernel, start, monkeyp
     request = kernel.message("ping_request", {})
     reply = module.Reply()
     reply.receive(Event(Signal.BUSY, Origin.OWN, request))
-    call = await start(reply.wait_for_it, send_fences)
+    call = await start(reply.wait_for_it, send_fences, client._dispatcher.catch_up)
     assert not call.ended
     reply.set(request)
     assert await call.result() is request
@@ -177,6 +179,52 @@ async def test_busy_request_is_awaited_although_the_fence_is_answered(
     assert not call.ended
     kernel.reply(request)
     assert (await call.result()).msg_type == "ping_reply"
+
+
+@pytest.mark.parametrize("early", [True, False])
+async def test_request_that_was_begun_and_passed_is_lost(
+    client, kernel, ask, monkeypatch, early
+) -> None:
+    """Its reply and its "idle" are both lost."""
+    monkeypatch.setattr(module, "_BUSY_FENCE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_LOST_SECONDS", 0.0)
+    call, request = await ask()
+    if early:
+        kernel.status("busy", request)
+    fence = await kernel.expect("kernel_info_request")
+    monkeypatch.setattr(module, "_GRACE_SECONDS", GUARD_SECONDS)
+    kernel.reply(fence)
+    kernel.status("busy", request)
+    error = await call.failure()
+    assert isinstance(error, ReplyLost)
+    assert str(error) == (
+        "the kernel began the ping_request, went on with other requests and sent no reply: the "
+        "outcome is unknown"
+    )
+    assert error.result is None
+    assert nothing_is_tracked(client)
+
+
+async def test_fence_without_an_answer_is_repeated(kernel, ask, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_BUSY_FENCE_SECONDS", 0.001)
+    call, _ = await ask()
+    fences = [await kernel.expect("kernel_info_request") for _ in range(module._MOST_FENCES)]
+    kernel.reply(fences[-1])
+    assert isinstance(await call.failure(), UnsupportedRequest)
+
+
+async def test_fence_on_the_other_channel_does_not_end_a_begun_request(
+    kernel, ask, monkeypatch, all_blocked
+) -> None:
+    monkeypatch.setattr(module, "_LOST_SECONDS", 0.0)
+    call, request = await ask("control")
+    kernel.status("busy", request)
+    await kernel.expect("kernel_info_request", "control")
+    kernel.reply(await kernel.expect("kernel_info_request", "shell"))
+    await all_blocked()
+    assert not call.ended
+    kernel.reply(request, "control")
+    await call.result()
 
 
 async def test_that_it_is_busy_may_be_known_after_the_fence(

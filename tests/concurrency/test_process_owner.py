@@ -198,7 +198,7 @@ class TestForkedChild:
             threads = [threading.Thread(target=use_kernels) for _ in range(2)]
             for thread in threads:
                 thread.start()
-            print({in_child(own_kernel) for _ in range(10)})
+            print({in_child(own_kernel) for _ in range(5)})
             over.set()
             for thread in threads:
                 thread.join()

@@ -118,6 +118,30 @@ async def test_gap_of_an_unknown_size_without_a_next_output() -> None:
     assert notice.parent_header is None
 
 
+async def test_gap_notice_may_be_the_last_message_of_a_client() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", "unknown") as subscriber:
+            notice = subscriber.gap_notice()
+            assert notice is not None
+        await kernel.execute("say x")
+        with broadcast.join("a", notice.msg_id) as subscriber:
+            assert subscriber.gap_notice() is None
+            assert await read_texts(subscriber, 1) == ["x"]
+
+
+async def test_gap_behind_a_gap_notice() -> None:
+    async with running(limit=20_000) as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", "unknown") as subscriber:
+            notice = subscriber.gap_notice()
+            assert notice is not None
+        for text in ("x" * 20_000, "y"):
+            await kernel.execute(f"say {text}")
+        with broadcast.join("a", notice.msg_id) as subscriber:
+            assert subscriber.gap_notice() is not None
+
+
 async def test_backlog_counts_bytes_and_unsent_messages() -> None:
     async with running() as (_, kernel, broadcasts):
         assert tuple(broadcasts.backlog()) == (0, 0, 0)

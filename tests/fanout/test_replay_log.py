@@ -128,6 +128,19 @@ def test_client_that_names_its_last_message_receives_the_next() -> None:
     assert (back.lost, read(log, back)) == (0, ["3", "4", "5"])
 
 
+def test_last_message_may_have_been_deleted_as_the_last_one() -> None:
+    log = log_of(limit=8000)
+    cursor = log.join("a")
+    send(log, "1", size=2000)  # more than the share of acknowledged messages
+    assert read(log, cursor) == ["1"]
+    log.acknowledge(cursor, 1)
+    log.leave(cursor, now=0)
+    send(log, "2")
+    assert log.begin == 1
+    back = log.join("a", "1")
+    assert (read(log, back), back.lost) == (["2"], 0)
+
+
 def test_unknown_last_message_gives_all_messages_and_an_unknown_loss() -> None:
     log = log_of()
     log.join("a")

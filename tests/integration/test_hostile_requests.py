@@ -36,7 +36,7 @@ from tests.integration.attacks import Attack, Target
 from tests.integration.oracle import StallOracle, assert_no_pause
 from tests.integration.websocket_attacks import CLOSE, SWITCHED, attacks, frame
 
-COUNT = int(os.environ.get("KERNELPROTO_HOSTILE", "1500"))
+COUNT = int(os.environ.get("KERNELPROTO_HOSTILE", "750"))
 SEED = int(os.environ.get("KERNELPROTO_SEED", "1"))
 
 GUARD_SECONDS = 60

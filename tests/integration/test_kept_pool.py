@@ -177,6 +177,22 @@ async def test_kernel_that_ended_meanwhile(path: Path) -> None:
                 record.clear_up()
 
 
+async def test_kernel_that_ended_without_a_program_is_replaced(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            async with SQLiteRegistry(path) as second, pool_of(second) as other:
+                pid = (await other.get("ada")).manager.pid
+            with pytest.raises(PoolError, match="in the registry already"):
+                await pool.get("ada")
+            os.kill(pid, signal.SIGKILL)
+            while start_time(pid):
+                await anyio.lowlevel.checkpoint()
+            await pool.get("ada")
+            await pool.release("ada")
+        for record in read_records():
+            record.clear_up()
+
+
 async def test_second_pool_disturbs_nothing(path: Path) -> None:
     with anyio.fail_after(GUARD_SECONDS):
         async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
@@ -247,6 +263,59 @@ async def test_registry_that_fails(path: Path, monkeypatch) -> None:
     with pytest.raises(RegistryError, match="not open"):
         async with pool_of(registry):
             pytest.fail("it was opened")
+
+
+class Forgetful(SQLiteRegistry):
+    """A registry that fails to remove the first kernel."""
+
+    fails = True
+
+    async def remove(self, kernel_id: str, fence: int) -> bool:
+        if self.fails:
+            self.fails = False
+            raise RegistryError("no space is left on the disk")
+        return await super().remove(kernel_id, fence)
+
+
+async def test_end_is_stored_when_the_registry_answers_again(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with Forgetful(path) as registry, pool_of(registry) as pool:
+            await pool.get("ada")
+            await pool.release("ada")
+            assert len(await registry.kernels()) == 1
+            await pool.get("ada")
+            await pool.release("ada")
+            assert await registry.kernels() == []
+
+
+async def test_ends_are_stored_with_the_renewals(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.01)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with Forgetful(path) as registry, pool_of(registry) as pool:
+            await pool.get("ada")
+            await pool.release("ada")
+            while await registry.kernels():
+                await anyio.lowlevel.checkpoint()
+
+
+class Unclaimable(SQLiteRegistry):
+    """A registry that fails to claim kernels."""
+
+    async def claim(self, *arguments: object, **options: object) -> int | None:
+        raise RegistryError("no space is left on the disk")
+
+
+async def test_pool_that_cannot_be_opened_lets_go_of_its_kernels(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            await pool.get("ada")
+        async with Unclaimable(path) as registry:
+            with pytest.raises(RegistryError):
+                async with pool_of(registry):
+                    pytest.fail("it was opened")
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            assert pool.counts == {"restored": 1}
+            await pool.release("ada")
 
 
 def test_warm_kernels_are_refused(path: Path) -> None:

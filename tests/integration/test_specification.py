@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def kernel(no_leaks: None) -> AsyncIterator[Kernel]:
+async def kernel(quick_kernels: None) -> AsyncIterator[Kernel]:
     with anyio.fail_after(90):
         async with run_kernel("pyimport/kernel") as kernel:
             yield kernel

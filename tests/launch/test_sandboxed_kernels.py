@@ -202,6 +202,19 @@ async def test_the_filter_that_ends_a_kernel_is_reported() -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the call is one of x32")
+async def test_the_filter_that_ends_the_child_of_a_wrapper_is_reported(
+    write_kernelspec: Callable[..., Path],
+) -> None:
+    script = f'"{sys.executable}" -m ipykernel_launcher -f "$0"; exit $?'
+    argv = ["sh", "-c", script, "{connection_file}"]
+    write_kernelspec("wrapped", argv=argv, display_name="Wrapped", language="python")
+    async with kernel("spec/wrapped", params={"transport": "ipc"}) as sandboxed:
+        with pytest.raises(KernelDied, match="the filter of system calls of its sandbox"):
+            await sandboxed.execute("import ctypes; ctypes.CDLL(None).syscall(0x40000000 | 39)")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 async def test_memory_and_processes_are_bounded() -> None:
     params = {"limits": {"memory": 2**29}}
     async with kernel(params=params, processes=40) as sandboxed:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelproto.file_owner import Owner
 from kernelproto.mcp.folders import File, Folders
 from kernelproto.mcp.limits import Limits, Refused
 from kernelproto.mcp.root import open_root, remove_abandoned
@@ -167,3 +170,72 @@ def test_files_belong_to_the_owner(tmp_path: Path) -> None:
         folders.write("c", "a/b.txt", b"")
     made = [tmp_path / name for name in ("c", "c/a", "c/a/b.txt")]
     assert [(path.stat().st_uid, path.stat().st_gid) for path in made] == [(12345, 12345)] * 3
+
+
+OWNER = Owner(2_000_000_000, 2_000_000_000)
+
+
+@pytest.fixture
+def in_home(tmp_path: Path) -> Iterator[Folders]:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root can act as another user, on Linux")
+    home = tmp_path / "home"
+    home.mkdir(0o700)
+    os.chown(home, *OWNER)
+    folders = Folders(str(home), Limits(), inside=("conversations",), rights=OWNER)
+    yield folders
+    folders.close()
+
+
+def test_files_in_a_home_folder_belong_to_its_owner(in_home: Folders, tmp_path: Path) -> None:
+    in_home.make("c")
+    in_home.write("c", "a/b.txt", b"1")
+    folder = tmp_path / "home" / "conversations" / "c"
+    assert in_home.path("c") == str(folder)
+    for path in (folder.parent, folder, folder / "a", folder / "a" / "b.txt"):
+        assert path.stat().st_uid == OWNER.uid
+    assert in_home.files("c") == ([File("a/b.txt", 1)], False)
+    in_home.clear("c")
+    assert os.listdir(folder.parent) == []
+
+
+def test_a_home_folder_can_be_emptied_by_its_owner(in_home: Folders, tmp_path: Path) -> None:
+    in_home.make("c")
+    shutil.rmtree(tmp_path / "home" / "conversations")
+    assert not in_home.exists("c")
+    in_home.make("c")
+    assert in_home.exists("c")
+
+
+def test_files_of_others_in_a_home_folder_are_refused(in_home: Folders, tmp_path: Path) -> None:
+    in_home.make("c")
+    folder = tmp_path / "home" / "conversations" / "c"
+    secret = folder / "secret"
+    secret.write_text("of root")
+    secret.chmod(0o600)
+    (folder / "closed").mkdir(0o700)
+    for use in (
+        lambda: in_home.read("c", "secret", length=9),
+        lambda: in_home.write("c", "closed/new", b"1"),
+        lambda: in_home.remove("c", "closed/new"),
+    ):
+        with pytest.raises(Refused, match="Permission denied"):
+            use()
+
+
+def test_a_link_in_a_home_folder_leads_nowhere(in_home: Folders, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "c").mkdir(parents=True)
+    (other / "c" / "secret").write_text("of another user")
+    (tmp_path / "home" / "conversations").symlink_to(other)
+    assert not in_home.exists("c")
+    for use in (
+        lambda: in_home.make("c"),
+        lambda: in_home.make("d"),
+        lambda: in_home.read("c", "secret", length=9),
+        lambda: in_home.files("c"),
+    ):
+        with pytest.raises(Refused, match="symbolic link"):
+            use()
+    in_home.clear("c")
+    assert (other / "c" / "secret").exists()

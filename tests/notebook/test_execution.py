@@ -22,6 +22,7 @@ from kernelproto import (
     Stream,
     run_kernel,
 )
+from kernelproto.client import lost_replies
 from kernelproto.notebook import (
     CellFinished,
     CellOutput,
@@ -156,7 +157,10 @@ async def test_code_that_ignores_the_interrupt(
 
 
 @pytest.mark.parametrize("allow_errors", [False, True])
-async def test_lost_reply_is_an_error_of_its_cell(notebook, connected, allow_errors) -> None:
+async def test_lost_reply_is_an_error_of_its_cell(
+    notebook, connected, allow_errors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lost_replies, "LOOK_SECONDS", 0.05)
     nb = notebook("say one", "say two")
 
     async with connected() as (fake, client):

@@ -724,4 +724,6 @@ class PlanMachine(RuleBasedStateMachine):
 
 
 TestWhateverHappens = PlanMachine.TestCase
-TestWhateverHappens.settings = settings(max_examples=200, stateful_step_count=40)
+TestWhateverHappens.settings = settings(
+    max_examples=2 * settings.default.max_examples, stateful_step_count=40
+)

@@ -102,4 +102,6 @@ class EqualityMachine(PlanMachine):
 
 
 TestTheSameIsDecided = EqualityMachine.TestCase
-TestTheSameIsDecided.settings = settings(max_examples=200, stateful_step_count=40)
+TestTheSameIsDecided.settings = settings(
+    max_examples=2 * settings.default.max_examples, stateful_step_count=40
+)

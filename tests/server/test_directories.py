@@ -9,8 +9,15 @@ import anyio
 import pytest
 from starlette.exceptions import HTTPException
 
+from kernelproto.confined_folder import HAS_CONFINED_FOLDERS, Refused
 from kernelproto.server import directories
-from kernelproto.server.directories import check_path, find_folder, gateway_path, working_directory
+from kernelproto.server.directories import (
+    check_path,
+    find_folder,
+    gateway_path,
+    open_folder,
+    working_directory,
+)
 
 
 @pytest.mark.parametrize(
@@ -105,3 +112,16 @@ async def test_request_fails_if_the_file_system_does_not_answer(tmp_path, monkey
         answers.set()
     assert caught.value.status_code == 503
     assert "did not answer within 0.01 s" in caught.value.detail
+
+
+@pytest.mark.skipif(not HAS_CONFINED_FOLDERS, reason="needs descriptors of folders")
+def test_a_folder_that_was_replaced_by_a_link_is_refused(tmp_path) -> None:
+    root = tmp_path / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    (tmp_path / "other" / "b").mkdir(parents=True)
+    for path in (root, root / "a" / "b"):
+        open_folder(str(root), str(path), None).close()
+    (root / "a").rename(root / "c")
+    (root / "a").symlink_to(tmp_path / "other")
+    with pytest.raises(Refused, match="symbolic link"):
+        open_folder(str(root), str(root / "a" / "b"), None)

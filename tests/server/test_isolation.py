@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,6 +24,7 @@ from starlette.exceptions import HTTPException
 
 from kernelproto import KernelFinder
 from kernelproto.exceptions import InvalidSettings
+from kernelproto.file_owner import Owner
 from kernelproto.launch.process.confinement import users_fault
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.server import Settings, load_settings
@@ -79,6 +81,21 @@ print(json.dumps(found))
 REFUSED = {"FileNotFoundError", "PermissionError", "ProcessLookupError"}
 
 
+def isolating(tmp_path: Path, more: str = "") -> Path:
+    """Return a file with the settings of a server for the users ada and bob."""
+    tokens, config = tmp_path / "users.toml", tmp_path / "server.toml"
+    tokens.touch(0o600)
+    tokens.write_text(
+        "".join(f'[{name}]\ntoken = "{hash_token(name)}"\n' for name in ("ada", "bob"))
+    )
+    config.write_text(
+        f'isolate = "users"\nkernel = "fork/kernel"\nauthentication = "file"\n'
+        f'token_file = "{tokens}"\n[isolation]\nuids = "{RANGE}"\n'
+        f'folder = "{tmp_path / "homes"}"\n{more}'
+    )
+    return config
+
+
 def text_of(messages: list[Any]) -> str:
     return "".join(m.content.text for m in messages if m.msg_type == "stream")
 
@@ -103,12 +120,24 @@ def test_a_file_can_have_all_settings(tmp_path: Path) -> None:
         ({"uids": "accounts"}, {"multi_user": False}, r"isolate: all users share their kernels"),
         ({"uids": "accounts"}, {"root_dir": "/srv"}, r"root_dir: the paths of isolated users"),
         ({"uids": "accounts"}, {"warm": 1}, r"warm: a kernel that is started ahead of time"),
+        ({"uids": "accounts"}, {"mcp": True, "mcp_dir": "/srv"}, r"mcp_dir: the files of conv"),
+        (
+            {"uids": "accounts"},
+            {"mcp": True, "mcp_sandbox": Sandbox(uid=5)},
+            r"mcp_sandbox\.uid: remove it",
+        ),
+        (
+            {"uids": "accounts"},
+            {"limits": LimitTables(users={"ada": UserLimits(sandbox={"uid": 5})})},
+            r'limits\.users\."ada"\.sandbox: remove uid',
+        ),
         (
             {"uids": "accounts"},
             {"limits": LimitTables(kernels={"fork/kernel": KernelLimits(warm=1)})},
             r"warm: a kernel that is started ahead of time",
         ),
         ({"uids": "accounts", "folder": "/x"}, {}, r"isolation\.folder: remove it"),
+        ({"uids": "accounts", "home_memory": 2**20}, {}, r"isolation\.home_memory: remove it"),
         ({"uids": "accounts", "sandbox": Sandbox(uid=5)}, {}, r"isolation\.sandbox: remove uid"),
         ({"uids": "5-2000", "folder": "/x"}, {}, r"isolation\.uids: '5-2000' is not a range"),
         ({"uids": "3000-2000", "folder": "/x"}, {}, r"isolation\.uids: '3000-2000' is not a range"),
@@ -198,10 +227,11 @@ def test_each_user_gets_a_number_and_keeps_it(tmp_path: Path) -> None:
     homes = Homes(str(folder), UIDS)
     homes.check()
     found = [homes.find(name) for name in ("ada", "bob", "ada", "..")]
-    assert [home.uid for home in found] == [FIRST, FIRST + 1, FIRST, FIRST + 2]
+    assert [home.owner.uid for home in found] == [FIRST, FIRST + 1, FIRST, FIRST + 2]
     for home in found:
         state = os.stat(home.path)
-        assert (state.st_uid, state.st_gid, state.st_mode & 0o777) == (home.uid, home.uid, 0o700)
+        assert (state.st_uid, state.st_gid) == home.owner
+        assert state.st_mode & 0o777 == 0o700
     assert folder.stat().st_mode & 0o777 == 0o700
     again = Homes(str(folder), UIDS)
     again.check()
@@ -209,7 +239,7 @@ def test_each_user_gets_a_number_and_keeps_it(tmp_path: Path) -> None:
     with pytest.raises(HTTPException, match=r"no number is left"):
         again.find("eve")
     os.rmdir(found[0].path)
-    assert again.find("eve").uid == FIRST
+    assert again.find("eve").owner.uid == FIRST
 
 
 @needs_root
@@ -217,7 +247,7 @@ def test_a_folder_of_a_server_that_was_killed_is_removed(tmp_path: Path) -> None
     homes = Homes(str(tmp_path), UIDS)
     (tmp_path / "+new-abc").mkdir()
     os.chown(tmp_path / "+new-abc", FIRST, FIRST)
-    assert homes.find("ada").uid == FIRST
+    assert homes.find("ada").owner.uid == FIRST
     assert os.listdir(tmp_path) == ["ada"]
 
 
@@ -234,7 +264,7 @@ def test_two_servers_do_not_give_one_number_to_two_users(
             homes.find("ada")
     finally:
         os.close(descriptor)
-    assert homes.find("ada").uid == FIRST
+    assert homes.find("ada").owner.uid == FIRST
 
 
 @needs_root
@@ -266,24 +296,17 @@ def test_only_accounts_of_persons_are_used() -> None:
 
 
 def test_a_sandbox_has_the_home_folder_of_its_user_alone() -> None:
-    isolation = Isolation(
-        IsolationSettings(uids=RANGE, folder="/homes", sandbox=Sandbox(hidden=("/data",)))
+    isolation = Isolation(IsolationSettings(uids=RANGE, folder="/homes"))
+    sandbox = isolation.sandbox_of(
+        Home("/homes/ada", Owner(5, 6)),
+        {"hidden": ["/data"], "writable": {"/scratch": 100}, "network": "full"},
     )
-    params = isolation.launch_params(
-        Home("/homes/ada", 5), {"limits": {"memory": 1, "processes": None}, "env": {"A": "1"}}
-    )
-    sandbox: Any = params.pop("sandbox")
-    assert params == {"limits": {"memory": 1}, "env": {"A": "1"}}
-    assert (
-        sandbox.items()
-        >= {
-            "uid": 5,
-            "writable": {"/homes/ada": None},
-            "hidden": ["/data", "/homes"],
-            "processes": 2**22,
-            "network": "none",
-        }.items()
-    )
+    assert sandbox == {
+        "uid": 5,
+        "writable": {"/scratch": 100, "/homes/ada": None},
+        "hidden": ["/data", "/homes"],
+        "network": "full",
+    }
 
 
 @needs_root
@@ -291,15 +314,7 @@ def test_a_sandbox_has_the_home_folder_of_its_user_alone() -> None:
 def test_users_are_apart(tmp_path: Path, runtime_dir: Path) -> None:
     if (fault := users_fault()) is not None:
         pytest.skip(fault)
-    tokens, config, folder = (tmp_path / name for name in ("users.toml", "server.toml", "homes"))
-    tokens.touch(0o600)
-    tokens.write_text(
-        "".join(f'[{name}]\ntoken = "{hash_token(name)}"\n' for name in ("ada", "bob"))
-    )
-    config.write_text(
-        f'isolate = "users"\nkernel = "fork/kernel"\nauthentication = "file"\n'
-        f'token_file = "{tokens}"\n[isolation]\nuids = "{RANGE}"\nfolder = "{folder}"\n'
-    )
+    config, folder = isolating(tmp_path), tmp_path / "homes"
     with ExitStack() as stack:
         process, client = stack.enter_context(served("--config", str(config)))
         facts: dict[str, tuple[str, str, str, int]] = {}
@@ -337,6 +352,101 @@ def test_users_are_apart(tmp_path: Path, runtime_dir: Path) -> None:
         assert (folder / "bob" / "secret").read_text() == "bob"
 
 
+# Prints the error of a connection to the loopback interface, and the facts about a file.
+IN_CONTEXT = """
+import os, socket
+try:
+    socket.create_connection(("127.0.0.1", 1))
+except OSError as error:
+    print(type(error).__name__)
+print(os.getcwd(), os.stat("new").st_uid == os.getuid(), open("new").read())
+os.symlink({other!r}, "link")
+"""
+
+
+@needs_root
+@pytest.mark.usefixtures("no_leaks")
+def test_contexts_of_isolated_users(tmp_path: Path, runtime_dir: Path) -> None:
+    if (fault := users_fault()) is not None:
+        pytest.skip(fault)
+    more = '[limits.users.ada.sandbox]\nnetwork = "loopback"\n'
+    config, folder = isolating(tmp_path, more), tmp_path / "homes"
+    with served("--config", str(config)) as (_, client):
+        files: dict[str, str] = {}
+        for name, other, told in (
+            ("ada", "bob", "ConnectionRefusedError"),
+            ("bob", "ada", "OSError"),
+        ):
+            client.headers["authorization"] = f"token {name}"
+            started = client.post("/api/contexts")
+            assert started.status_code == 201, started.text
+            context = f"/api/contexts/{started.json()['id']}"
+            files[name] = f"{context}/files"
+            assert client.put(f"{files[name]}/new", content=b"of " + name.encode()).is_success
+            assert (folder / name / "new").stat().st_uid == UIDS[len(files) - 1]
+            code = IN_CONTEXT.format(other=str(folder / other))
+            response = client.post(f"{context}/execute", json={"code": code})
+            events = [json.loads(line) for line in response.text.splitlines()]
+            printed = "".join(event["text"] for event in events if event["type"] == "stdout")
+            assert printed.splitlines() == [told, f"{folder / name} True of {name}"]
+        # Files of the server in a home folder, as of a careless administrator.
+        secret = folder / "bob" / "secret"
+        secret.touch(0o600)
+        for path in ("secret", "link/new", "link/secret"):
+            assert client.get(f"{files['bob']}/{path}").status_code == 400
+        assert client.put(f"{files['bob']}/link/new", content=b"").status_code == 400
+        assert client.get(files["ada"]).status_code == 404
+        listed = client.get(files["bob"]).json()["files"]
+        assert {file["name"] for file in listed} >= {"new", "secret"}
+        assert not any(file["name"].startswith("link/") for file in listed)
+        refused = client.post("/api/contexts", json={"cwd": "link"})
+        assert (refused.status_code, "cwd: 'link' is no folder" in refused.text) == (400, True)
+        weaker = {"launch_params": {"sandbox": {"network": "loopback"}}}
+        refused = client.post("/api/contexts", json=weaker)
+        assert (refused.status_code, "is weaker" in refused.text) == (400, True)
+        assert (folder / "ada" / "new").read_text() == "of ada"
+
+
+# Runs in a mount namespace of its own, so no mount can stay.
+IN_MEMORY = f"""
+import os, sys
+from kernelproto.confined_folder import ConfinedFolder, Refused
+from kernelproto.launch.programs import namespaces
+from kernelproto.server.homes import Homes
+namespaces.unshare("mounts", namespaces.NEWNS)
+namespaces.keep_mounts_private()
+for _ in range(2):  # the second one finds the mount of the first one
+    homes = Homes(sys.argv[1], range({FIRST}, {FIRST} + 1), memory=2**20)
+    homes.check()
+    home = homes.find("ada")
+    print(os.path.ismount(home.path), os.stat(home.path).st_uid, os.listdir(home.path))
+    with ConfinedFolder(home.path, owner=home.owner) as folder:
+        try:
+            folder.write("file", bytes(2**20 + 1))
+        except Refused as refusal:
+            print(refusal)
+        folder.write("small", b"1")
+print(os.listdir(sys.argv[1]))
+"""
+
+
+@needs_root
+def test_home_folders_in_memory_have_a_size(tmp_path: Path) -> None:
+    if (fault := users_fault()) is not None:
+        pytest.skip(fault)
+    folder = tmp_path / "homes"
+    command = [sys.executable, "-c", IN_MEMORY, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    full = "'file' cannot be used: No space left on device"
+    assert done.stdout.splitlines() == [
+        *(f"True {FIRST} []", full),
+        *(f"True {FIRST} ['small']", full),
+        "['ada']",
+    ]
+    assert os.listdir(folder / "ada") == []
+
+
 @needs_root
 def test_an_account_has_a_home_folder_that_only_it_can_replace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -349,7 +459,7 @@ def test_an_account_has_a_home_folder_that_only_it_can_replace(
     with pytest.raises(HTTPException, match=r"does not belong to its account"):
         homes.find("ada")
     os.chown(home, FIRST, FIRST)
-    assert homes.find("ada") == Home(str(home), FIRST)
+    assert homes.find("ada") == Home(str(home), Owner(FIRST, FIRST))
     os.chown(tmp_path, FIRST + 1, 0)
     with pytest.raises(HTTPException, match=r"other users than root can write to"):
         homes.find("ada")

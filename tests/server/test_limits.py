@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 import anyio
 import pytest
@@ -98,6 +99,73 @@ async def test_starts_have_their_limits(serving) -> None:
                 refused = await client.post("/api/kernels")
             assert refused.status_code == 429
             assert f"you may have at most {most} kernel" in refused.json()["message"]
+
+
+class Launches(FakeProvider):
+    """Keeps the launch parameters of each start, and launches without them."""
+
+    def __init__(self, *args) -> None:
+        super().__init__(*args)
+        self.params: list[Any] = []
+
+    async def launch(self, name, **options):
+        self.params.append(options.pop("launch_params"))
+        return await super().launch(name, **options)
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_starts_have_the_sandboxes_of_the_tables(serving, tmp_path) -> None:
+    tables = LimitTables(
+        kernels={"fake/kernel": KernelLimits(sandbox={"network": "full", "tmp": 5})},
+        groups={"staff": UserLimits(sandbox={"tmp": 7}, processes=9)},
+        users={"ada": UserLimits(sandbox={"network": "loopback"})},
+    )
+    settings = {"limits": tables, "root_dir": str(tmp_path), "max_per_user": 9}
+    writable = {"writable": {str(tmp_path): None}}
+    async with serving(
+        settings, authenticator=InGroups(), provider_type=Launches, max_per_user=9
+    ) as server:
+        for user, wanted, found in [
+            ("bob", None, {"network": "full", "tmp": 5}),
+            ("bob", {"network": "none"}, {"network": "none", "tmp": 5}),
+            ("eve+staff", None, {"network": "full", "tmp": 7, "processes": 9}),
+            ("eve+staff", {"processes": 3}, {"network": "full", "tmp": 7, "processes": 3}),
+            ("ada", {"tmp": 4}, {"network": "loopback", "tmp": 4}),
+        ]:
+            body = {} if wanted is None else {"launch_params": {"sandbox": wanted}}
+            async with server.client(user) as client:
+                started = await client.post("/api/kernels", json=body)
+            assert started.status_code == 201, started.text
+            assert server.provider.params[-1]["sandbox"] == found | writable
+            assert "processes" not in server.provider.params[-1]["limits"]
+
+
+@pytest.mark.anyio
+@pytest.mark.usefixtures("no_leaks")
+async def test_requests_for_weaker_sandboxes_are_refused(serving) -> None:
+    tables = LimitTables(users={"ada": UserLimits(sandbox={})})
+    async with (
+        serving({"limits": tables}, provider_type=Launches, max_per_user=2) as server,
+        server.client("ada") as ada,
+        server.client("bob") as bob,
+    ):
+        full = {"launch_params": {"sandbox": {"network": "full"}}}
+        for path in ("/api/kernels", "/api/contexts"):
+            response = await ada.post(path, json=full)
+            assert response.status_code == 400
+            assert "sandbox: network 'full' is weaker" in response.json()["message"]
+        assert server.pool.kernels() == []
+        # Nothing confines bob's other kernels.
+        context = await bob.post("/api/contexts", json=full)
+        assert context.status_code == 201
+        assert server.provider.params[-1]["sandbox"]["network"] == "full"
+        again = await bob.post("/api/kernels", json={**full, "kernel_id": context.json()["id"]})
+        assert again.status_code == 400
+        assert "the kernel exists already" in again.json()["message"]
+        other = await bob.post("/api/kernels", json={"launch_params": {"limits": {}}})
+        assert other.status_code == 400
+        assert "unknown field `limits`" in other.json()["message"]
 
 
 @pytest.mark.anyio

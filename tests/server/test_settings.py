@@ -73,10 +73,10 @@ def test_key_needs_a_certificate() -> None:
         Settings(keyfile="key.pem")
 
 
-def test_mcp_and_isolated_users_are_refused() -> None:
-    isolation = IsolationSettings(uids="200000-299999", folder="/srv/homes")
-    with pytest.raises(InvalidSettings, match="mcp: the files of conversations belong to"):
-        Settings(isolate="users", isolation=isolation, mcp=True)
+def test_mcp_and_isolated_users_go_together() -> None:
+    isolation = IsolationSettings(uids="accounts")
+    settings = Settings(isolate="users", isolation=isolation, mcp=True, mcp_sandbox=Sandbox())
+    assert settings.mcp
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from kernelproto import (
     RestartPolicy,
     Timeouts,
 )
+from kernelproto.supervise.kernel import open_kernel
 from kernelproto.testing import FakeKernel
 from kernelproto.wire import Message
-from tests.supervise.fakes import POLICY, Provider, kill, running
+from tests.supervise.fakes import GUARD_SECONDS, POLICY, Provider, kill, running
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
@@ -73,6 +74,21 @@ class Recorder:
 
     def resume(self) -> None:
         self.seen.append("resumed")
+
+
+async def test_observers_and_events_end_although_the_kernel_goes_on() -> None:
+    recorder = Recorder()
+    async with Provider() as provider:
+
+        async def launch(**changes):
+            return await provider.launch("kernel")
+
+        async with open_kernel(launch, timeouts=Timeouts(), outlives=True) as kernel:
+            kernel.watch(recorder)
+            events = kernel.events()
+        assert recorder.seen == [ClientClosed]
+        with anyio.fail_after(GUARD_SECONDS):
+            assert [event async for event in events] == []
 
 
 async def test_watchers_and_debug_events_of_a_kernel() -> None:

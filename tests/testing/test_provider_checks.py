@@ -193,7 +193,7 @@ MUTANTS = {
     WithoutLaunch: "it has all that a KernelProvider has",
     SlashInId: "id is a plain name, without a slash: found 'fake/'",
     NamesAlone: "find_kernels() gives pairs of a name and attributes",
-    FullName: "find_kernels() gives plain names, without a slash: found 'fake/kernel'",
+    FullName: "find_kernels() gives plain names, without the provider's id: found 'fake/kernel'",
     SameNameTwice: "find_kernels() gives every name once",
     ArgvInOnePiece: "the attribute 'argv' has the type declared in KernelAttributes",
     EnvInPairs: "the attribute 'env' has the type declared in KernelAttributes",

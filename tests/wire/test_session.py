@@ -262,3 +262,99 @@ def test_content_is_forwarded_as_it_came(session, kernel, request_) -> None:
     event = only(session.receive("iopub", kernel.frames("stream", {}, request_, content=raw)))
     assert event.message.raw_content == raw
     assert json.loads(raw)["text"] == event.message.content.text
+
+
+# Large contents.
+
+LARGE: dict[str, Any] = {"data": {"text/plain": "x", "values": list(range(100_000))}}
+
+
+def read_all(session: Session) -> list[tuple[str, Event]]:
+    events = []
+    while session.unread:
+        channel, some = session.read_on()
+        events += [(channel, only([event])) for event in some]
+    return events
+
+
+def test_later_messages_wait_for_a_large_content(session, kernel, request_) -> None:
+    text = kernel.frames("stream", {"name": "stdout", "text": "after"}, request_)
+    reply = kernel.frames("execute_reply", {"status": "ok"}, request_)
+    assert session.receive("iopub", kernel.frames("display_data", LARGE, request_)) == ()
+    assert session.receive("iopub", text) == ()
+    assert session.receive("shell", reply) == ()
+    assert session.unread == 3
+    assert session.unread_bytes > 400_000
+    events = read_all(session)
+    assert [(channel, event.message.msg_type) for channel, event in events] == [
+        ("iopub", "display_data"),
+        ("iopub", "stream"),
+        ("shell", "execute_reply"),
+    ]
+    assert events[0][1].message.content.data == LARGE["data"]
+    assert session.unread_bytes == 0
+    only(session.receive("iopub", kernel.frames("status", {"execution_state": "idle"}, request_)))
+
+
+def test_large_content_that_is_not_needed_is_not_read(kernel) -> None:
+    session = Session(factory("client"), Signer(b"secret"), lambda message, channel: False)
+    event = only(session.receive("iopub", kernel.frames("display_data", LARGE)))
+    assert event.message._content is None
+    assert (
+        session.receive("iopub", kernel.frames("status", {"execution_state": "idle"} | LARGE)) == ()
+    )
+    ((_, event),) = read_all(session)
+    assert event.signal is Signal.IDLE
+
+
+def test_large_reply_that_nobody_awaits_is_not_read(kernel) -> None:
+    session = Session(factory("client"), Signer(b"secret"), lambda message, channel: False)
+    other = kernel._factory.message("execute_request", {"code": ""})
+    event = only(session.receive("shell", kernel.frames("execute_reply", LARGE, other)))
+    assert (event.origin, event.signal) == (Origin.FOREIGN, Signal.REPLY)
+    assert event.message._content is None
+
+
+def test_large_content_that_cannot_be_read_is_refused_once(session, kernel, request_) -> None:
+    content = json.dumps(LARGE).encode()[:-2]
+    session.receive("iopub", kernel.frames("display_data", {}, request_, content=content))
+    ((_, event),) = read_all(session)
+    for _ in range(2):
+        with pytest.raises(MalformedMessage, match="incomplete"):
+            _ = event.message.content
+
+
+def test_large_status_that_cannot_be_read_is_a_refusal(session, kernel) -> None:
+    content = json.dumps(LARGE).encode()[:-2]
+    session.receive("iopub", kernel.frames("status", {}, content=content))
+    results: list[Event | Refusal] = []
+    while session.unread:
+        results += session.read_on()[1]
+    assert [type(result) for result in results] == [Refusal, Event]
+
+
+def test_first_large_kernel_info_reply_is_refused(session, kernel) -> None:
+    request = session.factory.message("kernel_info_request", {})
+    session.send(request, "shell")
+    (refusal,) = session.receive("shell", kernel.frames("kernel_info_reply", LARGE, request))
+    assert isinstance(refusal, Refusal)
+    assert refusal.lost_by == request.msg_id
+
+
+def test_unread_messages_can_be_discarded(session, kernel, request_) -> None:
+    frames = kernel.frames("display_data", LARGE, request_)
+    session.receive("iopub", frames)
+    session.receive("iopub", kernel.frames("stream", {"name": "stdout", "text": ""}, request_))
+    session.discard_unread()
+    assert (session.unread, session.unread_bytes) == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["header", "parent_header", "metadata"])
+def test_size_of_headers_is_limited(session, kernel, request_, name) -> None:
+    part = json.dumps({"msg_id": "x", "msg_type": "stream", "more": [0] * 100_000}).encode()
+    frames = kernel.frames("stream", {"name": "stdout", "text": ""}, request_, **{name: part})
+    refusal, *events = session.receive("iopub", frames)
+    assert isinstance(refusal, Refusal)
+    assert " bytes, at most 262144 are accepted" in str(refusal.error)
+    # Its parent tells the request that has lost an output.
+    assert len(events) == (name != "parent_header")

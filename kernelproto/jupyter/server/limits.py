@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from kernelproto.exceptions import MalformedMessage
+from kernelproto.wire.large_json import LARGE_BYTES
 from kernelproto.wire.message import Message
 
 # Outputs of these types are neither counted nor discarded.
@@ -80,6 +81,10 @@ class OutputLimit:
             self._bytes -= self._sent.popleft()[1]
 
 
+class _Status(msgspec.Struct):
+    status: str = ""
+
+
 def hide_traceback(message: Message, replacement: str) -> Message:
     """Return a message without the error that it reports, if it reports one.
 
@@ -89,12 +94,17 @@ def hide_traceback(message: Message, replacement: str) -> Message:
     """
     if message.msg_type != "error" and not message.msg_type.endswith("_reply"):
         return message
+    raw = message.parts[3]
+    content: dict[str, object] = {"status": "error"}
     try:
-        content = msgspec.json.decode(message.parts[3], type=dict[str, object])
+        # This skips all other fields; to decode them could take long.
+        status = msgspec.json.decode(raw, type=_Status).status
+        if "error" not in (status, message.msg_type):
+            return message
+        if len(raw) <= LARGE_BYTES:
+            content = msgspec.json.decode(raw, type=dict[str, object])
     except msgspec.DecodeError:
-        content = {"status": "error"}
-    if message.msg_type != "error" and content.get("status") != "error":
-        return message
+        pass
     content |= {
         "ename": "ExecutionError",
         "evalue": "Execution error",

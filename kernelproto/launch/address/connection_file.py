@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from jupyter_core.paths import secure_write
 
@@ -26,9 +26,11 @@ from kernelproto.launch.address.paths import (
 )
 from kernelproto.launch.address.ports import release_ports, reserve_ports
 from kernelproto.launch.leftovers.running import read_connection_file
-from kernelproto.transport.curve import CurveKeys, new_curve_keys
 from kernelproto.wire.connection import CHANNEL_NAMES, ChannelName, ConnectionInfo
 from kernelproto.wire.registration import Registration
+
+if TYPE_CHECKING:
+    from kernelproto.transport.curve import CurveKeys
 
 Transport = Literal["tcp", "ipc"]
 
@@ -36,7 +38,6 @@ LOOPBACK = "127.0.0.1"
 
 _KEY_BYTES = 32
 
-_NO_CURVE_KEYS = CurveKeys("", "")
 _SOCKET_NUMBERS = range(1, len(CHANNEL_NAMES) + 1)
 
 
@@ -117,7 +118,7 @@ class ConnectionFile:
         """
         with _new_file(kernel_id) as (path, undo):
             ip, ports = _choose_addresses(kernel_id, transport, ip, undo)
-            keys = new_curve_keys() if encrypted else _NO_CURVE_KEYS
+            keys = _curve_keys(encrypted)
             info = ConnectionInfo(
                 transport=transport,
                 ip=ip,
@@ -197,7 +198,7 @@ class ConnectionFile:
 
 def new_registration(kernel_id: str, *, ip: str, encrypted: bool, kernel_name: str) -> Registration:
     """Return the registration of a kernel that chooses its own ports; arguments as in create()."""
-    keys = new_curve_keys() if encrypted else _NO_CURVE_KEYS
+    keys = _curve_keys(encrypted)
     return Registration(
         kernel_id,
         ip=ip,
@@ -278,3 +279,10 @@ def _choose_addresses(
 def _remove_file(path: str) -> None:
     with suppress(OSError):
         os.unlink(path)
+
+
+def _curve_keys(encrypted: bool) -> CurveKeys:
+    """Return new keys, or empty ones for a connection without encryption."""
+    from kernelproto.transport.curve import CurveKeys, new_curve_keys  # which loads zmq
+
+    return new_curve_keys() if encrypted else CurveKeys("", "")

@@ -13,7 +13,6 @@ import msgspec
 
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.interfaces import KernelAttributes, KernelManager
-from kernelproto.launch.launcher import launch, this_host
 from kernelproto.launch.spec.naming import ENVIRONMENTS
 from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
 from kernelproto.wire.connection import ConnectionInfo
@@ -116,6 +115,8 @@ class EnvironmentProvider:
         def plan() -> LaunchPlan:
             return self.plan(name, cwd=cwd, launch_params=launch_params)
 
+        from kernelproto.launch.launcher import launch  # listing kernel types does not need it
+
         return await launch(await _in_thread(plan))
 
     def plan(
@@ -138,6 +139,8 @@ class EnvironmentProvider:
                 kernel.kernelspec.name,
                 ", ".join(kernel.skipped),
             )
+        from kernelproto.launch.launcher import this_host
+
         plan = plan_launch(
             self.id, kernel.kernelspec, this_host(), cwd=cwd, launch_params=launch_params
         )

@@ -97,6 +97,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         owner: the program that started the kernel.
         process: the kernel's process; None until it is started.
         listed_as: the id under which other programs find the kernel, "" for *kernel_id*.
+        host: the folder of the host that owns the kernel, see the package kernelproto.host.
     """
 
     kernel_id: str
@@ -111,6 +112,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     detached: bool = False
     process: ProcessId | None = None
     listed_as: str = ""
+    host: _Path | None = None
 
     @classmethod
     def reserve(cls, kernel_id: str, *, socket_folder: str | None = None) -> Record:
@@ -154,7 +156,6 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return Ownership(self.path, self.kernel_id, self.owner, self.detached)
 
     def of_process(self, process: ProcessId) -> Record:
-        """Return this record with the process added."""
         return msgspec.structs.replace(self, process=process)
 
     def watched(self) -> WatchedKernel:
@@ -162,16 +163,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return WatchedKernel(self.kernel_id.encode(), 0, "", os.fsencode(self.path), self.files)
 
     def write(self) -> None:
-        """Write the record, readable by the current user only.
-
-        Raises:
-            LaunchError: the record cannot be written.
-        """
+        """Write the record, readable by the current user only; see reserve()."""
         with _errors_named(self.path):
             self._write()
 
     def _write(self) -> None:
-        data = self._to_json()
+        data = self.to_json()
         new = self.path + DRAFT
         while True:
             with suppress(FileExistsError):
@@ -188,7 +185,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             remove_record(os.fsencode(new))
             raise
 
-    def _to_json(self) -> bytes:
+    def to_json(self) -> bytes:
         record = self
         if not is_text(record.connection_file):
             name = os.path.basename(record.connection_file)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
@@ -31,6 +30,9 @@ from kernelproto.launch.programs.watchdog import CONTROL_GROUP, remove_files
 _PERIOD = 100_000
 
 _SWAP = {"memory.memsw.limit_in_bytes", "memory.swap.max"}
+
+# A shell that runs the kernel as its child ends with 128 and the number of the signal.
+_KILLED = (-9, 128 + 9)
 
 _DELEGATED = ("user.delegate", "trusted.delegate")
 
@@ -109,7 +111,7 @@ class ControlGroups:
 
     def reason(self, end: Exit) -> DeathReason | None:
         """Return why the groups have ended the kernel; None if they have not."""
-        if end.returncode != -signal.SIGKILL or not self._was_out_of_memory():
+        if end.returncode not in _KILLED or not self._was_out_of_memory():
             return None
         return DeathReason(
             f"the processes in its sandbox had used up their {self._memory} bytes of memory",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
@@ -32,6 +33,9 @@ _INHERITED = {
     "VIRTUAL_ENV",
 }
 _NO_SPACE = re.compile(r"no space left on device|ENOSPC", re.IGNORECASE)
+
+# A shell that runs the kernel as its child ends with 128 and the number of the signal.
+_FILTERED = () if sys.platform == "win32" else (-signal.SIGSYS, 128 + signal.SIGSYS)
 
 _OF_SANDBOX = {"HOME": HOME, "TMPDIR": TMP}
 
@@ -103,7 +107,7 @@ class SandboxLimits(Limits, frozen=True, kw_only=True):
 
     def reason(self, end: Exit, output: str) -> DeathReason | None:
         """Return why the sandbox has probably ended the kernel; see ``Limits.reason``."""
-        if end.returncode == -signal.SIGSYS:
+        if end.returncode in _FILTERED:
             return DeathReason(
                 "the filter of system calls of its sandbox has ended it; a program for another "
                 "architecture, such as one of 32 bits, cannot run in a sandbox",

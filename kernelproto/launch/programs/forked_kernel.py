@@ -53,8 +53,7 @@ def become_kernel(
         request["unfit"] = False
         if request["sandbox"] is not None:
             os.close(working_directory)
-            enter = request["load"]("sandbox").enter
-            enter(request["sandbox"], [failure])  # and enters a working directory
+            request["enter_sandbox"](request["sandbox"], [failure])  # and its working directory
         else:
             os.fchdir(working_directory)
             os.close(working_directory)

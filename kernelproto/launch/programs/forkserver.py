@@ -49,7 +49,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 # The modules that ipykernel imports when it starts, not when it is imported.
@@ -89,7 +89,9 @@ def main() -> None:
     """Serve until the owner has ended; in a forked process, run the kernel."""
     del sys.path[0]  # the folder of this file; its modules would hide others of the same names
     owner = socket.socket(fileno=int(sys.argv[1]))
-    kernel, program, early_exit = map(load, ("forked_kernel", "ipykernel", "early_exit"))
+    names = "forked_kernel", "ipykernel", "early_exit", "sandbox"
+    kernel, program, early_exit, sandbox = map(load, names)
+    sandbox.prepare()  # otherwise each sandboxed kernel loads it
     load("reset_signals").reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -100,7 +102,7 @@ def main() -> None:
         program.load_hooks()
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
     loaded = early_exit.survey()
-    request = Server(owner, kernel).serve(broken)
+    request = Server(owner, kernel, sandbox.enter).serve(broken)
     if request is not None:
         kernel.be_kernel(request, program)
         early_exit.leave(loaded)
@@ -172,11 +174,15 @@ class Server:
     Args:
         owner: the socket.
         kernel: the module forked_kernel.py.
+        enter_sandbox: the function of sandbox.py.
     """
 
-    def __init__(self, owner: socket.socket, kernel: Any) -> None:
+    def __init__(
+        self, owner: socket.socket, kernel: Any, enter_sandbox: Callable[..., None]
+    ) -> None:
         self.owner = owner
         self.kernel = kernel
+        self.enter_sandbox = enter_sandbox
         self.kernels: set[int] = set()
         self.kept: set[int] = set()
         self.entering: dict[int, Entering] = {}
@@ -282,7 +288,7 @@ class Server:
         if pid == 0:
             os.close(failures)
             self.close()
-            request["load"] = load
+            request["enter_sandbox"] = self.enter_sandbox
             self.kernel.become_kernel(request, *descriptors, failure)
             return request
         close_all([*descriptors, failure])

@@ -86,6 +86,11 @@ def mount(kind: str, path: str, flags: int, options: str = "") -> None:
     )
 
 
+def unmount(path: str) -> None:
+    """Remove what is mounted at a path."""
+    check(f"end of the mount of {path!r}", libc.umount2(os.fsencode(path), 0))
+
+
 def set_attributes(path: str, add: int, *, clear: int = 0, recursive: bool = False) -> None:
     """Change the attributes of a mount, or of all mounts below it."""
     attributes = MountAttributes(add, clear, 0, 0)

@@ -76,7 +76,7 @@ BYTES_PER_FILE = 4096
 
 Plan = dict[str, Any]
 
-# The module namespaces.py, once a sandbox is made.
+# The module namespaces.py, after prepare().
 linux: Any = None
 
 
@@ -97,6 +97,13 @@ def failure(error: OSError) -> str:
     """Return the message for a sandbox that could not be made."""
     file = "" if error.filename is None else f": {os.fsdecode(error.filename)!r}"
     return f"the sandbox cannot be made: {error.strerror}{file}"
+
+
+def prepare() -> None:
+    """Load what a sandbox needs; the fork server does so once for all its kernels."""
+    global linux
+    if linux is None:
+        linux = load("namespaces")
 
 
 def enter(plan: Plan, inherited: Sequence[int] = ()) -> None:
@@ -124,8 +131,7 @@ def enter(plan: Plan, inherited: Sequence[int] = ()) -> None:
 
 def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
     """Make the three processes; return in the kernel's."""
-    global linux
-    linux = load("namespaces")
+    prepare()
     for folder in plan["control_groups"]:
         linux.write(f"{folder}/cgroup.procs", "0")  # this process, and so its children
     handlers = {signum: signal.getsignal(signum) for signum in IGNORED}

@@ -19,6 +19,12 @@ ENVIRONMENTS = "env"
 # The host in the handles of kernels that run as processes of this machine.
 LOCAL = "local"
 
+# The host in the handles of kernels that a host of this machine runs.
+HOST = "host"
+
+# The provider of the kernel types of other machines, ssh/HOST/NAME.
+SSH = "ssh"
+
 # The ipykernel of the running interpreter.
 OWN_KERNEL = "pyimport/kernel"
 OWN_PYTHON = ("python", "python3")

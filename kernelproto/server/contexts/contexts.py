@@ -14,13 +14,14 @@ from anyio import to_thread
 from starlette.exceptions import HTTPException
 
 from kernelproto.confined_folder import HAS_CONFINED_FOLDERS, ConfinedFolder, Refused
+from kernelproto.file_owner import Owner
 from kernelproto.interfaces import KernelAttributes, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.spec.naming import OWN_PYTHON
 from kernelproto.pool import PooledKernel
 from kernelproto.remote.models import ContextModel, ContextRequest
 from kernelproto.server.contexts.runs import Runs
-from kernelproto.server.directories import check_path, find_existing_folder
+from kernelproto.server.directories import check_path, find_existing_folder, open_folder
 from kernelproto.server.models import KernelRequest, kernel_model, shown_name
 from kernelproto.server.settings import Settings
 from kernelproto.server.user_kernels import Gone, UserKernels, allowed_env, chosen_id
@@ -73,7 +74,7 @@ class Contexts:
 
         Raises:
             HTTPException: 400, the request is contradictory, or there is no kernel type for the
-                language, no such folder, or a variable is not allowed; others as for
+                language, no such folder, or a variable or sandbox is not allowed; others as for
                 ``UserKernels.start``.
             KernelProtoError: as for ``UserKernels.start``.
         """
@@ -101,13 +102,15 @@ class Contexts:
             self._contexts[user.name, kernel_id] = context
             kernel.start_task(self._forget_at_end, (user.name, kernel_id), context)
 
-        async def find(root: str) -> str:
+        async def find(root: str, owner: Owner | None) -> str:
             folder = await find_existing_folder(root, path)
-            if HAS_CONFINED_FOLDERS:  # before code of the kernel can replace the folder
-                opened.append(await to_thread.run_sync(ConfinedFolder, folder))
+            if HAS_CONFINED_FOLDERS:
+                opened.append(await to_thread.run_sync(open_folder, root, folder, owner))
             return folder
 
-        wanted = KernelRequest(name=kernel_type, kernel_id=kernel_id, env=env)
+        wanted = KernelRequest(
+            name=kernel_type, kernel_id=kernel_id, env=env, launch_params=request.launch_params
+        )
         try:
             await self._user_kernels.start(user, wanted, gone=gone, find=find, on_ready=register)
         except Refused as refusal:
@@ -148,7 +151,7 @@ class Contexts:
         folder = self.find(user, context_id).folder
         if folder is None:
             raise HTTPException(501, "the system of this server cannot confine files to a folder")
-        return folder.copy()
+        return folder.folder()
 
     async def _forget_at_end(self, key: tuple[str, str], context: Context) -> None:
         try:

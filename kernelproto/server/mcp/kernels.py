@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from kernelproto.exceptions import PoolError, QuotaExceeded
 from kernelproto.interfaces import User
 from kernelproto.launch.process.sandbox import Sandbox
-from kernelproto.mcp.kernels import FindSpares, KernelSeat, sandbox_in
+from kernelproto.mcp.kernels import FindSpares, KernelSeat
 from kernelproto.mcp.limits import Refused
 from kernelproto.pool import PooledKernel
 from kernelproto.server.user_kernels import UserKernels
@@ -22,7 +22,7 @@ class ServerKernels:
         user_kernels: starts the kernels.
         user: the user.
         sandbox: the sandbox of each kernel, which can also write to its working directory; None
-            means that kernels are not confined.
+            means that of the user's other kernels, if any.
 
     Attributes:
         user: the user, as authenticated last.
@@ -44,7 +44,7 @@ class ServerKernels:
                 seat.kernel_type,
                 kernel_id=seat.kernel_id,
                 folder=cwd,
-                sandbox=None if self._sandbox is None else sandbox_in(self._sandbox, cwd),
+                sandbox=self._sandbox,
                 find_spare=lambda: next((spare.kernel_id for spare in spares()), None),
             )
         except HTTPException as error:

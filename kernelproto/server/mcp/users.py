@@ -1,7 +1,8 @@
 """McpUsers: the conversations of each user of the server, and the sessions of the user's clients.
 
 A user begins with a request, and has a folder, conversations and sessions that no other user can
-name. A user without a conversation and a request for a while ends.
+name. A user without a conversation and a request for a while ends. The files of an isolated user
+are in the user's home folder, and are opened with the rights of the user.
 """
 
 from __future__ import annotations
@@ -58,6 +59,9 @@ _END_SECONDS = 30.0
 
 _MOST_READABLE = 40
 
+# The folder of the conversations in the home folder of an isolated user.
+_IN_HOME = "conversations"
+
 
 class _McpUser:
     """One user.
@@ -104,6 +108,7 @@ class McpUsers:
         self._finder = finder
         self._names = settings.mcp_kernels or [settings.kernel]
         self._directory = settings.mcp_dir
+        self._are_isolated = settings.isolate == "users"
         self._sandbox = settings.mcp_sandbox
         self._body_bytes = settings.max_body_bytes
         self._limits = Limits(expires=settings.mcp_expires, resource_bytes=_RESOURCE_BYTES)
@@ -111,7 +116,7 @@ class McpUsers:
         self._version = version("kernelproto")
         self._users: dict[str, _McpUser] = {}
         self._kernel_types: KernelTypes
-        self._root: str
+        self._root = ""
         self._tasks: TaskGroup | None = None
 
     def __len__(self) -> int:
@@ -136,7 +141,8 @@ class McpUsers:
             raise InvalidSettings(f"mcp_kernels: {error}") from None
         async with AsyncExitStack() as stack:
             try:
-                self._root = await stack.enter_async_context(root_folder(self._directory))
+                if not self._are_isolated:
+                    self._root = await stack.enter_async_context(root_folder(self._directory))
             except OSError as error:
                 raise InvalidSettings(f"mcp_dir: {error}") from None
             tasks = self._tasks = await stack.enter_async_context(background_tasks())
@@ -152,7 +158,7 @@ class McpUsers:
 
         Raises:
             HTTPException: 429, the user has too many requests; 503, the block has not been entered,
-                or the user's files cannot be used.
+                or the user's files cannot be used; 403 or 503, an isolated user has no home folder.
         """
         if self._tasks is None:
             raise HTTPException(503, "MCP does not run: open the lifespan of the application")
@@ -176,26 +182,35 @@ class McpUsers:
 
     async def _serve(self, name: str, user: _McpUser) -> None:
         """Serve a user until the user leaves, or the block ends."""
-        path = os.path.join(self._root, _folder_name(name))
         try:
             # This task has the context of the first request.
             with (
                 acting(None, None),
                 logging_about(user=name),
-                closing(await to_thread.run_sync(self._folders, path)) as folders,
+                closing(await self._folders(user.kernels.user)) as folders,
             ):
                 await self._serve_files(user, folders)
+        except HTTPException as error:
+            user.transport.fail(error)
         finally:
             user.transport.fail(HTTPException(503, "the server cannot use your files: see its log"))
             if self._users.get(name) is user:
                 del self._users[name]
 
-    def _folders(self, path: str) -> Folders:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-        return Folders(path, self._limits, owner=owner_of_files(self._sandbox))
+    async def _folders(self, user: User) -> Folders:
+        home = await self._user_kernels.home(user)
+
+        def folders() -> Folders:
+            if home is not None:
+                return Folders(home.path, self._limits, inside=(_IN_HOME,), rights=home.owner)
+            path = os.path.join(self._root, _folder_name(user.name))
+            os.makedirs(path, mode=0o700, exist_ok=True)
+            return Folders(path, self._limits, owner=owner_of_files(self._sandbox))
+
+        return await to_thread.run_sync(folders)
 
     async def _serve_files(self, user: _McpUser, folders: Folders) -> None:
-        temporary = self._directory is None
+        temporary = self._directory is None and not self._are_isolated
         async with Conversations(
             user.kernels, folders, self._limits, temporary=temporary
         ) as conversations:

@@ -8,11 +8,13 @@ import stat
 
 import msgspec
 from anyio import to_thread
+from msgspec import UNSET
 
 from kernelproto.exceptions import InvalidSettings, NoSuchKernel
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.process.confinement import users_fault
+from kernelproto.launch.process.confinement import sandbox_fault, users_fault
 from kernelproto.launch.process.limits import raise_open_files
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.spec.naming import check_kernel_type
 from kernelproto.server.connections import MAX_REFUSED
 from kernelproto.server.isolation import Isolation
@@ -45,6 +47,7 @@ async def check_settings(settings: Settings, finder: KernelFinder) -> None:
     )
     if is_isolated:
         await to_thread.run_sync(_check_isolation, settings)
+    await to_thread.run_sync(_check_sandboxes, settings)
     _check_directory(settings.root_dir)
     _check_certificate(settings)
 
@@ -61,6 +64,20 @@ def _check_isolation(settings: Settings) -> None:
         if path is not None and os.path.exists(path) and os.stat(path).st_mode & _OTHERS:
             raise InvalidSettings(
                 f"{name}: isolated users may read or write {path!r}: run chmod 600 on it"
+            )
+
+
+def _check_sandboxes(settings: Settings) -> None:
+    """Check that this machine can make the sandboxes of the tables of limits."""
+    base = settings.isolation.sandbox if settings.isolate == "users" else Sandbox()
+    for kind, name, limits in settings.limits.tables():
+        if limits.sandbox is UNSET:
+            continue
+        given = {**msgspec.to_builtins(base), **limits.sandbox}
+        reason = sandbox_fault(msgspec.convert(given, Sandbox))
+        if reason is not None:
+            raise InvalidSettings(
+                f'limits.{kind}."{name}".sandbox: this machine cannot enforce it: {reason}'
             )
 
 

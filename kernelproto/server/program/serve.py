@@ -20,7 +20,7 @@ from anyio.abc import TaskStatus
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import InvalidSettings, KernelProtoError
 from kernelproto.launch.finder import KernelFinder
-from kernelproto.launch.spec.naming import ENVIRONMENTS
+from kernelproto.launch.spec.naming import ENVIRONMENTS, SSH
 from kernelproto.pool import KernelPool
 from kernelproto.server.access_settings import is_loopback
 from kernelproto.server.app import create_app
@@ -87,7 +87,8 @@ async def serve(settings: Settings) -> None:
     """
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
-    finder.load_config({ENVIRONMENTS: _environments(settings)})
+    config = {ENVIRONMENTS: _environments(settings), SSH: {"hosts": settings.ssh_hosts}}
+    finder.load_config(config)
     await check_settings(settings, finder)
     warm = await warm_kernels(settings.limits, finder, kernel=settings.kernel, warm=settings.warm)
     with _listener(settings) as listener:

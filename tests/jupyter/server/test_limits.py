@@ -80,6 +80,18 @@ def test_traceback_is_replaced(msg_type: str) -> None:
     assert "secret" not in json.dumps(shown)
 
 
+def test_large_error_is_replaced_without_its_other_fields() -> None:
+    failed = message("execute_reply", status="error", payload=[{}] * 100_000, evalue="secret")
+    shown = json.loads(bytes(hide_traceback(failed, "hidden").parts[3]))
+
+    assert shown == {
+        "status": "error",
+        "ename": "ExecutionError",
+        "evalue": "Execution error",
+        "traceback": ["hidden"],
+    }
+
+
 def test_other_messages_are_left_as_they_are() -> None:
     for other in [stream(), message("execute_reply", status="ok")]:
         assert hide_traceback(other, "hidden") is other

@@ -18,6 +18,7 @@ from kernelproto.launch.address import paths
 from kernelproto.launch.address import ports as ports_module
 from kernelproto.launch.address.connection_file import LOOPBACK, ConnectionFile, new_registration
 from kernelproto.launch.leftovers.running import read_connection_file
+from kernelproto.transport import curve
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 
@@ -259,7 +260,7 @@ def test_no_error_shows_a_key(runtime_dir, monkeypatch, transport) -> None:
         return wrapper
 
     monkeypatch.setattr(module, "_new_key", remember(module._new_key))
-    monkeypatch.setattr(module, "new_curve_keys", remember(module.new_curve_keys))
+    monkeypatch.setattr(curve, "new_curve_keys", remember(curve.new_curve_keys))
     runtime_dir.joinpath("kernel-one.json").mkdir()
     with pytest.raises(LaunchError) as caught:
         ConnectionFile.create("one", transport=transport, encrypted=True)

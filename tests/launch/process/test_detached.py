@@ -28,7 +28,7 @@ import anyio, os, signal, sys
 from kernelproto import start_kernel
 
 async def main():
-    kernel = await start_kernel("fork/kernel", detached=True)
+    kernel = await start_kernel("fork/kernel", detached=True, host=False)
     await kernel.execute("x = 42")
     print(kernel.manager.connection_file, flush=True)
     if sys.argv[1] == "kill":
@@ -79,9 +79,9 @@ async def test_kernel_outlives_its_program(end: str, runtime_dir: Path) -> None:
 
 async def test_exit_status_is_known_while_the_server_runs() -> None:
     with anyio.fail_after(GUARD_SECONDS):
-        kernel = await start_kernel("fork/kernel", detached=True, finder=finder())
+        kernel = await start_kernel("fork/kernel", detached=True, host=False, finder=finder())
         assert await kernel.shutdown() == 0
-        kernel = await start_kernel("fork/kernel", detached=True, finder=finder())
+        kernel = await start_kernel("fork/kernel", detached=True, host=False, finder=finder())
         with pytest.raises(KernelDied) as caught:
             await kernel.execute("import os; os._exit(3)")
         assert caught.value.returncode == 3
@@ -90,7 +90,7 @@ async def test_exit_status_is_known_while_the_server_runs() -> None:
 
 async def test_kernel_outlives_its_server() -> None:
     with anyio.fail_after(GUARD_SECONDS):
-        kernel = await start_kernel("fork/kernel", detached=True, finder=finder())
+        kernel = await start_kernel("fork/kernel", detached=True, host=False, finder=finder())
         await _kill_server()
         assert await evaluate(kernel, "6 * 7") == 42
         await kernel.manager.signal(signal.SIGTERM)

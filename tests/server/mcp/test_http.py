@@ -19,7 +19,7 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import ImageContent
 
-from kernelproto.launch.process.confinement import sandbox_fault
+from kernelproto.launch.process.confinement import sandbox_fault, users_fault
 from kernelproto.server import hash_token
 
 pytestmark = [
@@ -79,6 +79,7 @@ def launch(command: list[str], environment: dict[str, str]) -> subprocess.Popen[
 async def running(tmp_path: Path, command: list[str] = UVICORN) -> AsyncGenerator[Running]:
     """Run a server with the users ada and bob for the block; it must leave nothing behind."""
     tokens = tmp_path / "users.toml"
+    tokens.touch(0o600)
     tokens.write_text(
         "".join(f'[{user}]\ntoken = "{hash_token(user)}"\n' for user in ("ada", "bob"))
     )
@@ -227,3 +228,57 @@ async def test_killed_server_ends_the_call(tmp_path: Path) -> None:
     async with running(tmp_path) as server, server.client("ada", "legacy") as client:
         with pytest.RaisesGroup(MCPError, flatten_subgroups=True):
             await run_until(client, server.process.kill)
+
+
+# Prints facts about the kernel, and moves the conversations of the user away for a link.
+ISOLATED = """
+import os
+print(os.getcwd(), os.getuid(), os.stat("in/data.csv").st_uid, open("in/data.csv").read())
+"""
+REPLACE = """
+home = os.path.expanduser("~")
+os.rename(f"{home}/conversations", f"{home}/away")
+os.symlink(f"{os.path.dirname(home)}/bob/conversations", f"{home}/conversations")
+os.path.exists(f"{home}/conversations/default")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run kernels as other users")
+async def test_isolated_users_have_their_files(tmp_path: Path) -> None:
+    if (fault := users_fault()) is not None:
+        pytest.skip(fault)
+    homes, config = tmp_path / "homes", tmp_path / "server.toml"
+    config.write_text(
+        f'isolate = "users"\n[isolation]\nuids = "2000000000-2000000009"\nfolder = "{homes}"\n'
+        "[mcp_sandbox]\nprocesses = 100\n"
+    )
+    async with (
+        running(tmp_path, [*UVICORN, "--config", str(config)]) as server,
+        server.client("ada") as ada,
+        server.client("bob") as bob,
+    ):
+        for number, (client, name) in enumerate(((ada, "ada"), (bob, "bob"))):
+            uid, folder = 2_000_000_000 + number, homes / name / "conversations" / "default"
+            await client.call_tool("upload", {"name": "in/data.csv", "content": f"of {name}"})
+            told = await text_of(client, ISOLATED)
+            assert told.strip() == f"{folder} {uid} {uid} of {name}"
+            await run(client, "open('out.txt', 'w').write('made')")
+            file = await client.read_resource("file://default/out.txt")
+            assert file.contents[0].text == "made"
+            listed = (await client.call_tool("list_files", {})).content[0].text
+            assert "in/data.csv" in listed
+            assert (folder / "in" / "data.csv").stat().st_uid == uid
+        # Neither code nor tools of ada reach the files of bob through a link.
+        assert await text_of(ada, REPLACE) == "False"
+        for tool, arguments in (
+            ("download", {"name": "in/data.csv"}),
+            ("upload", {"name": "in/data.csv", "content": "of ada"}),
+            ("list_files", {}),
+            ("run_code", {"code": "open('in/data.csv').read()"}),
+        ):
+            result = await ada.call_tool(tool, arguments)
+            assert result.is_error
+            assert "bob" not in result.content[0].text
+        downloaded = await bob.call_tool("download", {"name": "in/data.csv"})
+        assert downloaded.content[0].text == "of bob"
+    assert (homes / "bob" / "conversations" / "default" / "in" / "data.csv").exists()

@@ -1,0 +1,137 @@
+"""The start of the host: it leaves the session of its starter, locks its folder and listens."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import sys
+import traceback
+from contextlib import suppress
+
+from ..reset_signals import reset_signals
+from ..watchdog import kill_members, remove_files
+from .server import Server, listen
+
+# How the process that was started learns that a host listens.
+_READY = b"ready"
+
+_LOCK = "lock"
+_ERROR = "error"
+
+
+def main(arguments: list[str]) -> None:
+    """Start a host in the background, unless one runs; exit when it listens.
+
+    Args:
+        arguments: the folder of the host. Its parent must exist.
+    """
+    (folder,) = arguments
+    folder = os.path.abspath(folder)
+    fault = _prepare_folder(folder)
+    if fault is not None:
+        sys.exit(fault)
+    read_end, write_end = os.pipe()
+    if os.fork() == 0:
+        os.close(read_end)
+        os.setsid()
+        if os.fork() == 0:
+            _run(folder, write_end)
+        os._exit(0)
+    os.close(write_end)
+    with open(read_end, "rb") as pipe:
+        report = pipe.read()
+    os.wait()
+    if report != _READY:
+        sys.exit(report.decode("utf-8", "replace") or "the host ended before it listened")
+
+
+def _prepare_folder(folder: str) -> str | None:
+    """Make the folder; return why it cannot be used, None if it can."""
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(folder, mode=0o700)
+        about = os.lstat(folder)
+    except OSError as error:
+        return f"the folder {folder} cannot be made: {error.strerror}"
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
+        return f"{folder} is not a folder of this user"
+    if about.st_mode & 0o077:
+        return f"other users may enter {folder}: chmod 700 {folder}"
+    return None
+
+
+def _run(folder: str, report: int) -> None:
+    """Be the host; it does not return."""
+    try:
+        lock = _lock(folder)
+        if lock is None:
+            os.write(report, _READY)  # another host listens, or is about to
+            os._exit(0)
+        _leave_starter()
+        _clear_up(folder)
+        listener = listen(folder)
+        os.write(report, _READY)
+        os.close(report)
+    except BaseException as error:
+        os.write(report, f"the host cannot start in {folder}: {error}".encode())
+        os._exit(1)
+    server = Server(listener, folder)
+    try:
+        server.run()
+    except BaseException:
+        with suppress(OSError), open(os.path.join(folder, _ERROR), "w", encoding="utf-8") as file:
+            traceback.print_exc(file=file)
+    finally:
+        with suppress(OSError):
+            os.unlink(os.path.join(folder, "socket"))
+        server.close()
+        with suppress(OSError):
+            os.unlink(os.path.join(folder, _LOCK))
+        with suppress(OSError):  # there is an error to read
+            os.rmdir(folder)
+        os._exit(0)
+
+
+def _lock(folder: str) -> int | None:
+    """Lock the folder until the end of this process; return None if another host has locked it."""
+    path = os.path.join(folder, _LOCK)
+    while True:
+        with suppress(FileExistsError):  # a host that has ended just now has removed the folder
+            os.mkdir(folder, mode=0o700)
+        try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return None
+        with suppress(FileNotFoundError):
+            # Otherwise another host has removed the file meanwhile.
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
+        os.close(lock)
+
+
+def _leave_starter() -> None:
+    """Give up everything that the host has of the program that has started it."""
+    reset_signals()
+    for signum in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nothing, descriptor)
+    os.close(nothing)
+
+
+def _clear_up(folder: str) -> None:
+    """Remove what a host has left that was killed together with its watchdog."""
+    names = os.listdir(folder)
+    left = [name for name in names if os.path.isdir(os.path.join(folder, name))]
+    kill_members({name.encode() for name in left})
+    remove_files(os.path.join(os.fsencode(folder), os.fsencode(name)) for name in left)
+    remove_files([os.path.join(os.fsencode(folder), _ERROR.encode())])
