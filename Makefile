@@ -60,8 +60,17 @@ kernels: $(READY)  ## install other people's kernels, for the tests of them
 clients: $(READY)  ## install other people's clients and a browser, for the tests with them
 	$(BIN)/python -m tests.integration.clients.install
 
-cluster:  ## install the servers of other machines, for the tests with them (Debian, as root)
-	apt-get install --yes --quiet --no-install-recommends openssh-server libnss-wrapper
+# From Debian or Ubuntu, as root. RUNLEVEL keeps apt from starting daemons.
+CLUSTER :=
+CLUSTER += catatonit  # the first process of each container
+CLUSTER += libnss-wrapper  # users of the tests
+CLUSTER += munge  # authenticates the daemons of Slurm
+CLUSTER += openssh-server  # another machine
+CLUSTER += podman  # containers
+CLUSTER += runc  # runs them
+CLUSTER += slurm-wlm  # batch jobs
+cluster:  ## install podman, Slurm and sshd, for the tests with them (Debian, as root)
+	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(CLUSTER)
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds
 	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100

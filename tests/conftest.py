@@ -86,6 +86,8 @@ SLOW = (
     "integration",
     "jupyter",
     "host/test_launch.py",
+    "launch/batch",
+    "launch/container",
     "launch/environments/test_provider.py",
     "launch/leftovers",
     "launch/process",

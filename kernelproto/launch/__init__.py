@@ -10,6 +10,8 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+    from kernelproto.launch.batch.provider import SlurmProvider
+    from kernelproto.launch.container.provider import ContainerProvider
     from kernelproto.launch.environments.provider import EnvironmentProvider
     from kernelproto.launch.finder import PlansLaunch
     from kernelproto.launch.launcher import launch
@@ -22,23 +24,27 @@ if typing.TYPE_CHECKING:
     from kernelproto.launch.warm import WarmProvider
 
 __all__ = [
+    "ContainerProvider",
     "EnvironmentProvider",
     "ForkServerProvider",
     "IPykernelProvider",
     "KernelSpecProvider",
     "LaunchPlan",
     "PlansLaunch",
+    "SlurmProvider",
     "WarmProvider",
     "launch",
 ]
 
 _LAZY = {
+    "ContainerProvider": "container.provider",
     "EnvironmentProvider": "environments.provider",
     "ForkServerProvider": "providers",
     "IPykernelProvider": "providers",
     "KernelSpecProvider": "providers",
     "LaunchPlan": "spec.plan",
     "PlansLaunch": "finder",
+    "SlurmProvider": "batch.provider",
     "WarmProvider": "warm",
     "launch": "launcher",
 }

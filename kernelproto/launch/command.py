@@ -44,6 +44,7 @@ async def run_command(
     seconds: float,
     input: str = "",
     env: Mapping[str, str] | None = None,
+    cwd: str | None = None,
 ) -> Completed:
     """Run a program to its end; kill it when this call is cancelled.
 
@@ -54,6 +55,7 @@ async def run_command(
         seconds: the time limit.
         input: the standard input.
         env: the whole environment; by default that of this program.
+        cwd: the working directory; by default that of this program.
 
     Raises:
         OSError: the program cannot be run.
@@ -65,6 +67,7 @@ async def run_command(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=env,
+        cwd=cwd,
         start_new_session=True,
     )
     outputs = bytearray(), bytearray()

@@ -15,6 +15,7 @@ kernels are unreachable, and go on; the link connects again, and continues behin
     connection        the connection to one host
     far_host          the kernel types of a host
     manager           the handle on one kernel
+    launch            starts and adopts kernels
     provider          the provider
 """
 

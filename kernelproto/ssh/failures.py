@@ -119,5 +119,5 @@ def host_error(host: str, fault: HostFault, details: str = "") -> RemoteHostErro
 
 def quote(text: str) -> str:
     """Return the last printable characters of a text from another program, in one line."""
-    lines = [line.strip() for line in _UNPRINTABLE.sub("?", text).splitlines()]
+    lines = [_UNPRINTABLE.sub("?", line.strip()) for line in re.split(r"\r?\n", text)]
     return "; ".join(filter(None, lines))[-_MOST_QUOTED:]

@@ -2,37 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import os
-import secrets
 import sys
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import anyio
-import anyio.to_thread
 import msgspec
 
 from kernelproto.exceptions import (
-    DiscoveryError,
-    InvalidLaunchParameter,
     KernelProtoError,
     LaunchError,
     NoSuchKernel,
 )
-from kernelproto.host.launch import Facts, adopt_hosted, host_fault, start_on
 from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
-from kernelproto.launch.host_program import archive
-from kernelproto.launch.launcher import launch_errors
 from kernelproto.launch.spec.naming import SSH
-from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
-from kernelproto.ssh.connection import Connection, HostOptions, connection_to
+from kernelproto.ssh.connection import HostOptions, connection_to
 from kernelproto.ssh.far_host import FarHost
-from kernelproto.ssh.manager import FarConnect, FarKernelManager
 from kernelproto.ssh.names import is_host, split_name
-from kernelproto.startup_clock import waiting_in_queue
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
@@ -41,13 +28,6 @@ _VARIABLE = "KERNELPROTO_SSH_HOSTS"
 
 # The host ends a kernel that no program has wanted for so long.
 _LINGER_SECONDS = 3600.0
-
-# The name of the socket in the folder of a host, and the name of the connection file in a command
-# line, which the host fills in.
-_SOCKET = "socket"
-_CONNECTION_FILE = "{connection_file}"
-
-_KEY_BYTES = 32
 
 # A search in all hosts does not wait longer for those that do not answer.
 _SEARCH_SECONDS = 20.0
@@ -166,26 +146,13 @@ class SSHProvider:
             InvalidLaunchParameter: a parameter is not valid, or the host cannot do it.
             LaunchError: the kernel could not be started; nothing is left of the attempt.
         """
+        from kernelproto.ssh.launch import launch_far  # loads zmq, without which a search is faster
+
         host, kernel = split_name(name)
         connection = connection_to(host, self._options(host))
-        async with _held_until_success(connection):
-            with waiting_in_queue():
-                far = await _start_host(connection)
-            plan = plan_launch(
-                self.id,
-                far.kernelspec(host, kernel),
-                far.facts(),
-                cwd=cwd,
-                launch_params={"transport": "ipc", **(launch_params or {})},
-            )
-            if plan.limits is not None and far.system != "linux":
-                raise InvalidLaunchParameter(f"launch parameter 'limits': {host!r} is not Linux")
-            plan = msgspec.structs.replace(plan, kernel_type=f"{self.id}/{name}")
-            fault = host_fault(plan)
-            if fault is not None or plan.output is not None:
-                fault = fault or "its output goes to no file, but into errors alone"
-                raise InvalidLaunchParameter(f"{plan.kernel_type}: {fault}")
-            return await self._start(connection, far, plan)
+        return await launch_far(
+            connection, kernel, cwd=cwd, launch_params=launch_params, linger=self._linger
+        )
 
     async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
         """Take over a kernel of another machine.
@@ -195,57 +162,11 @@ class SSHProvider:
             DiscoveryError: the kernel has ended, or its host is not among *hosts*.
             LaunchError: the host cannot be reached now.
         """
-        try:
-            place = msgspec.convert(handle.place, _Place)
-        except msgspec.ValidationError as error:
-            raise DiscoveryError(
-                f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
-            ) from None
-        connection = connection_to(place.machine, self._options(place.machine))
-        async with _held_until_success(connection):
-            await connection.open()
-            connect = FarConnect(connection, f"{place.folder}/{_SOCKET}")
-            info, hosted = await adopt_hosted(handle, connect)
-            return info, FarKernelManager(hosted, connect)
+        from kernelproto.ssh.launch import adopt_far, place_in
 
-    async def _start(
-        self, connection: Connection, far: FarHost, plan: LaunchPlan
-    ) -> tuple[ConnectionInfo, KernelManager]:
-        kernel_id = str(uuid.uuid4())
-        command = plan.command(connection_file=_CONNECTION_FILE, kernel_id=kernel_id)
-        facts = Facts(
-            kernel_type=plan.kernel_type,
-            command=tuple(command),
-            interrupt_mode=plan.interrupt_mode,
-            limits=plan.limits,
-        )
-        first = {
-            "op": "start",
-            "argv": command,
-            "env": plan.environment(far.environ),
-            "cwd": plan.cwd,
-            "linger": self._linger,
-            "connection_info": {
-                "key": secrets.token_hex(_KEY_BYTES),
-                "signature_scheme": "hmac-sha256",
-                "kernel_name": plan.kernel_type,
-            },
-            "limits": [] if plan.limits is None else list(plan.limits.amounts()),
-            "parent_variable": False,
-            "facts": msgspec.to_builtins(facts),
-        }
-        place = _Place(machine=connection.host, folder=far.folder, kernel=kernel_id)
-        handle = KernelHandle(
-            host=self.id,
-            kernel_type=plan.kernel_type,
-            kernel_id=kernel_id,
-            place=msgspec.to_builtins(place),
-        )
-        connect = FarConnect(connection, f"{far.folder}/{_SOCKET}")
-        with launch_errors(command, plan.cwd):
-            hosted = await start_on(connect, handle, first)
-        manager = FarKernelManager(hosted, connect)
-        return hosted.connection_info, manager
+        place = place_in(handle)
+        connection = connection_to(place.machine, self._options(place.machine))
+        return await adopt_far(connection, handle, place)
 
     def _options(self, host: str) -> HostOptions:
         if sys.platform == "win32":
@@ -263,32 +184,6 @@ class SSHProvider:
             name=host,
             available=list(self._hosts),
         )
-
-
-class _Place(msgspec.Struct):
-    """The place in a handle of this provider."""
-
-    machine: str
-    folder: str
-    kernel: str
-
-
-@asynccontextmanager
-async def _held_until_success(connection: Connection) -> AsyncGenerator[None]:
-    """Hold a connection; a manager releases it if the block succeeds."""
-    connection.hold()
-    try:
-        yield
-    except BaseException:
-        await connection.release()
-        raise
-
-
-async def _start_host(connection: Connection) -> FarHost:
-    """Start the program of the host unless it runs, and return what there is."""
-    program = await anyio.to_thread.run_sync(archive)
-    answer = await connection.ask("start", program=base64.b64encode(program).decode())
-    return FarHost.of(connection.host, answer)
 
 
 def _checked(hosts: Sequence[str] | Mapping[str, HostOptions]) -> dict[str, HostOptions]:

@@ -57,3 +57,8 @@ def test_quoted_words_have_a_limit_and_no_control_characters() -> None:
     error = ssh_error("node7", "\x1b[31mred\r\n" * 1000)
     assert len(str(error)) < 2300
     assert "\x1b" not in str(error)
+
+
+def test_lines_of_ssh_end_as_on_a_terminal() -> None:
+    error = ssh_error("node7", "ssh: connect to host node7\r\nPermission denied.\r\n")
+    assert str(error).endswith("(ssh: connect to host node7; Permission denied.)")

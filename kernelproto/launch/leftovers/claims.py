@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
+from operator import attrgetter
 
 import msgspec
 
@@ -44,13 +45,24 @@ class Ownership:
         kernel_id: a UUID.
         first_owner: the program that has started the kernel.
         detached: whether the kernel was started detached.
+        is_gone: returns whether a program has ended; by default ``ProcessId.is_gone``, which is not
+            known of programs on other machines.
     """
 
-    def __init__(self, record: str, kernel_id: str, first_owner: ProcessId, detached: bool) -> None:
+    def __init__(
+        self,
+        record: str,
+        kernel_id: str,
+        first_owner: ProcessId,
+        detached: bool,
+        *,
+        is_gone: Callable[[ProcessId], bool] = attrgetter("is_gone"),
+    ) -> None:
         self._record = record
         self._kernel_id = kernel_id
         self._first_owner = first_owner
         self._detached = detached
+        self._is_gone = is_gone
 
     @property
     def holder(self) -> ProcessId | None:
@@ -107,7 +119,7 @@ class Ownership:
 
     def _holder(self, latest: Claim | None) -> ProcessId | None:
         owner = self._first_owner if latest is None else latest.owner
-        return None if owner is None or owner.is_gone else owner
+        return None if owner is None or self._is_gone(owner) else owner
 
     def _in_use(self, holder: ProcessId, *, is_here: bool) -> KernelInUse:
         program = f"process {holder.pid}"

@@ -145,6 +145,25 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
         return cls(values=values, **options)
 
 
+def require_known(parameters: LaunchParameters, known: Sequence[str], kernel: str) -> None:
+    """Check that launch parameters have only options that a kernel type takes.
+
+    Args:
+        parameters: the launch parameters.
+        known: the names of these options.
+        kernel: the kernel type, for the error.
+
+    Raises:
+        InvalidLaunchParameter: another option was given, which would have no effect.
+    """
+    defaults = LaunchParameters()
+    for name in _OPTIONS:
+        if name not in known and getattr(parameters, name) != getattr(defaults, name):
+            raise InvalidLaunchParameter(
+                f"launch parameter {name!r} has no effect on {kernel}; it takes {', '.join(known)}"
+            )
+
+
 def fill_in(argv: Sequence[str], values: Mapping[str, str]) -> list[str]:
     """Replace the names in braces that *values* has; keep the others, as for a shell."""
 

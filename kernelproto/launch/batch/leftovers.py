@@ -1,0 +1,49 @@
+"""Removing the files and batch jobs of programs that have ended.
+
+A job whose owner has ended ends by itself, see programs/batch_job.py; until then a program may
+adopt its kernel. So only these are removed here: the folders of kernels whose jobs have ended, and
+jobs that were submitted by a program that ended before it had stored the id of the job.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import anyio.to_thread
+
+from kernelproto.launch.batch.folder import JobFolder
+from kernelproto.launch.batch.manager import job_name
+from kernelproto.launch.batch.system import BatchSystem
+
+logger = logging.getLogger(__name__)
+
+
+async def remove_leftovers(system: BatchSystem, base: str) -> int:
+    """Remove the leftovers of programs that have ended; return the number of kernels.
+
+    Args:
+        system: the batch system.
+        base: the folder with the folders of the kernels.
+
+    Raises:
+        BatchError: the batch system does not answer.
+    """
+    # The folders first: each one is made before its job.
+    folders = await anyio.to_thread.run_sync(lambda: list(JobFolder.all_in(base)))
+    if not folders:
+        return 0
+    live = {job.name for job in (await system.jobs()).values() if job.phase != "ended"}
+    removed = 0
+    for folder in folders:
+        record = folder.record
+        name = job_name(record.kernel_id)
+        if name in live and record.place:
+            continue
+        if not await anyio.to_thread.run_sync(folder.ownership.claim_leftover):
+            continue
+        if name in live:
+            await system.cancel(name)
+        await anyio.to_thread.run_sync(folder.remove)
+        removed += 1
+        logger.info("removed the files of kernel %s, whose program has ended", record.kernel_id)
+    return removed

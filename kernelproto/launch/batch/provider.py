@@ -1,0 +1,157 @@
+"""SlurmProvider: kernels as jobs of Slurm, ``slurm/NAME``; BatchProvider: the base for others.
+
+The parts that do the work are imported when there are settings: every finder makes this provider.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
+from kernelproto.launch.spec.naming import no_such_kernel
+from kernelproto.wire.connection import ConnectionInfo
+
+if TYPE_CHECKING:
+    from kernelproto.launch.batch.host import BatchHost
+    from kernelproto.launch.batch.settings import BatchKernel
+    from kernelproto.launch.batch.system import BatchSystem
+
+
+class BatchProvider(ABC):
+    """Runs kernels as jobs of a batch system, which a subclass chooses."""
+
+    id: str
+
+    def __init__(
+        self,
+        kernels: Mapping[str, BatchKernel] | None = None,
+        *,
+        folder: str | None = None,
+        poll_seconds: float = 1.0,
+        config: str | None = None,
+    ) -> None:
+        self._configured: BatchHost | None = None
+        if kernels or folder or config:
+            from kernelproto.launch.batch.host import BatchHost
+            from kernelproto.launch.batch.settings import BatchSettings
+
+            settings = BatchSettings(
+                kernels=kernels or {}, folder=folder, poll_seconds=poll_seconds, config=config
+            )
+            self._configured = BatchHost(self._system(config), settings)
+
+    @abstractmethod
+    def _system(self, config: str | None) -> BatchSystem:
+        """Return the batch system with a configuration file; None means its own default."""
+
+    def load_config(self, config: Mapping[str, object] | None) -> None:
+        """Take ``{"folder": ..., "kernels": {NAME: {...}}}``; see the arguments of the class.
+
+        Raises:
+            ValueError: *config* has another form.
+        """
+        if config is None:
+            return
+        from kernelproto.launch.batch.host import BatchHost
+        from kernelproto.launch.batch.settings import BatchSettings
+
+        try:
+            settings = msgspec.convert(config, BatchSettings)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"the configuration of {self.id!r} is not valid: {error}") from error
+        self._configured = BatchHost(self._system(settings.config), settings)
+
+    async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
+        """Yield the kernel types of the settings; the batch system is not called."""
+        if self._configured is not None:
+            for kernel_type in self._configured.kernel_types():
+                yield kernel_type
+
+    async def launch(
+        self,
+        name: str,
+        *,
+        cwd: str | None = None,
+        launch_params: Mapping[str, object] | None = None,
+    ) -> tuple[ConnectionInfo, KernelManager]:
+        """Submit a job, and wait until its kernel listens; it need not be ready when this returns.
+
+        The time in the queue is limited by ``Timeouts.queue`` and ``queue_seconds`` of the kernel
+        type. It does not count for ``Timeouts.startup``.
+
+        Args:
+            name: the name of a kernel type in the settings.
+            cwd: the kernel's working directory, a folder that the nodes share.
+            launch_params: ``env``, ``transport`` ("tcp"), ``encryption``, ``detached`` and those
+                that the schema of the kernel type declares, such as ``partition`` and ``memory``.
+
+        Raises:
+            NoSuchKernel: the settings have no such kernel type.
+            InvalidLaunchParameter: a parameter is unknown, or has a value that is not allowed.
+            KernelExitedEarly: the job has ended before its kernel listened.
+            KernelNotReady: the time was over while the job was queued, or the kernel did not listen
+                in time.
+            LaunchError: the batch system is missing, does not answer or refuses the job.
+        """
+        if self._configured is None:
+            raise no_such_kernel(name, [], remedy=f"configure the kernel provider {self.id!r}")
+        return await self._configured.launch(name, cwd=cwd, launch_params=launch_params)
+
+    async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+        """Take over the kernel of a job.
+
+        Raises:
+            KernelInUse: a running program owns the kernel, perhaps this one.
+            DiscoveryError: the kernel has ended, or cannot be adopted.
+        """
+        return await self._host.adopt(handle)
+
+    async def remove_leftovers(self) -> int:
+        """Remove the leftovers of programs that have ended; return the number of kernels.
+
+        Running jobs are left: they end by themselves, unless a program adopts them. Each launch
+        does this as well, at most once a minute.
+
+        Raises:
+            LaunchError: the batch system does not answer, or there is no folder.
+        """
+        return await self._host.remove_leftovers()
+
+    @property
+    def _host(self) -> BatchHost:
+        if self._configured is None:
+            from kernelproto.launch.batch.host import BatchHost
+            from kernelproto.launch.batch.settings import BatchSettings
+
+            self._configured = BatchHost(self._system(None), BatchSettings())
+        return self._configured
+
+
+class SlurmProvider(BatchProvider):
+    """Runs kernels as jobs of Slurm, ``slurm/NAME``.
+
+    Each kernel type has settings, and launch parameters for partition, account, time, memory and
+    processors. Kernels are reached over tcp, with encryption. Nothing of Slurm is called before the
+    first launch.
+
+    Args:
+        kernels: the kernel types by name.
+        folder: the absolute path of a folder that the nodes share, and that only this user may
+            write to. It is made with the first kernel, and removed with the last.
+        poll_seconds: seconds between two questions for the states of all jobs.
+        config: the path of ``slurm.conf``; None means that of the environment or the installation.
+
+    Raises:
+        ValueError: a setting is not valid.
+    """
+
+    id = "slurm"
+
+    def _system(self, config: str | None) -> BatchSystem:
+        from kernelproto.launch.batch.slurm import SlurmSystem
+
+        return SlurmSystem(config)

@@ -1,0 +1,1 @@
+"""Kernels in containers of podman or docker."""

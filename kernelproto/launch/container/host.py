@@ -1,0 +1,239 @@
+"""ContainerHost: launches kernels in containers, adopts them, and removes leftovers."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, suppress
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from kernelproto.concurrency.shield import to_the_end
+from kernelproto.concurrency.turns import turn
+from kernelproto.exceptions import DiscoveryError, LaunchError
+from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
+from kernelproto.launch.address.paths import runtime_folder
+from kernelproto.launch.container.arguments import run_arguments
+from kernelproto.launch.container.container import Container, remove
+from kernelproto.launch.container.engine import Engine, EngineError
+from kernelproto.launch.container.leftovers import labels_of, remove_leftovers
+from kernelproto.launch.container.manager import LOG, PROVIDER, ContainerManager
+from kernelproto.launch.container.preparation import (
+    ENV_FILE,
+    SOCKETS,
+    check_parameters,
+    command_of,
+    environment_of,
+    ulimits,
+    user_of,
+    write_files,
+)
+from kernelproto.launch.container.settings import ContainerKernel, ContainerSettings
+from kernelproto.launch.failures import shortages_named
+from kernelproto.launch.leftovers.kernel_folder import FolderRecord, KernelFolder
+from kernelproto.launch.process.process_id import ProcessId
+from kernelproto.launch.spec.naming import is_simple_name, no_such_kernel
+from kernelproto.launch.spec.parameters import LaunchParameters
+from kernelproto.wire.connection import ConnectionInfo
+
+# A pull may take long.
+_START_SECONDS = 60.0
+_PULL_SECONDS = 3600.0
+
+_UNDO_SECONDS = 30.0
+
+# How often launches look for leftovers.
+_SWEEP_SECONDS = 60.0
+
+
+class ContainerHost:
+    """Launches kernels in containers and adopts them, for a ContainerProvider.
+
+    Args:
+        settings: the settings of the provider.
+
+    Raises:
+        ValueError: a setting is not valid.
+    """
+
+    def __init__(self, settings: ContainerSettings) -> None:
+        try:  # a constructor does not check the types
+            settings = msgspec.convert(msgspec.to_builtins(settings), ContainerSettings)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"the settings of {PROVIDER!r} are not valid: {error}") from error
+        for name, kernel in settings.kernels.items():
+            if not is_simple_name(name):
+                raise ValueError(
+                    f"the kernel type {name!r} of {PROVIDER!r} must have only ASCII letters, "
+                    "digits, '.', '_' and '-' in its name"
+                )
+            if not kernel.command:
+                raise ValueError(f"the kernel type {name!r} of {PROVIDER!r} has an empty command")
+        self._kernels = dict(settings.kernels)
+        self._engine = Engine(settings.engine, settings.engine_options)
+        self._folder = settings.folder
+        self._swept: float | None = None
+
+    def kernel_types(self) -> Iterator[tuple[str, KernelAttributes]]:
+        """Yield the kernel types of the settings; the engine is not called."""
+        fault = self._engine.fault()
+        for name, kernel in self._kernels.items():
+            attributes = KernelAttributes(
+                display_name=kernel.display_name or f"{name} ({kernel.image})",
+                language=kernel.language,
+                argv=kernel.command,
+                env=kernel.env,
+                interrupt_mode=kernel.interrupt_mode,
+                metadata={"container": {"image": kernel.image}},
+            )
+            if fault is not None:
+                attributes["unavailable"] = fault
+            yield name, attributes
+
+    async def launch(
+        self,
+        name: str,
+        *,
+        cwd: str | None,
+        launch_params: Mapping[str, object] | None,
+    ) -> tuple[ConnectionInfo, KernelManager]:
+        """Start a container with the kernel; see ContainerProvider.launch()."""
+        kernel = self._kernels.get(name)
+        if kernel is None:
+            raise no_such_kernel(
+                name, self._kernels, remedy="add it to the kernels of the provider 'container'"
+            )
+        parameters, cwd = check_parameters(kernel, cwd, launch_params)
+        await turn()
+        with shortages_named():
+            abilities = await self._engine.abilities()
+            abilities.check(kernel)
+            await self._sweep()
+            record = FolderRecord(
+                kernel_id=(kernel_id := str(uuid.uuid4())),
+                kernel_type=f"{PROVIDER}/{name}",
+                owner=ProcessId.of(os.getpid()),
+                detached=parameters.detached,
+                command=command_of(kernel, parameters, kernel_id),
+                interrupt_mode=kernel.interrupt_mode,
+                place=f"kernelproto-{kernel_id}",
+            )
+            user = user_of(kernel, rootless=abilities.rootless, kind=self._engine.kind)
+            return await self._start(kernel, record, parameters, cwd, user)
+
+    async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+        """Take over a kernel; see ContainerProvider.adopt()."""
+        try:
+            place = msgspec.convert(handle.place, _Place)
+        except msgspec.ValidationError as error:
+            raise DiscoveryError(
+                f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
+            ) from None
+        folder = await anyio.to_thread.run_sync(KernelFolder.open, place.folder)
+        if folder.record.kernel_id != place.kernel_id:
+            raise DiscoveryError(f"the kernel {place.kernel_id} has ended")
+        await anyio.to_thread.run_sync(folder.ownership.claim)
+        try:
+            return await self._adopted(folder)
+        except BaseException:
+
+            def release() -> None:
+                with suppress(DiscoveryError):  # the claim is void when this program has ended
+                    folder.ownership.release()
+
+            await to_the_end(lambda: anyio.to_thread.run_sync(release))
+            raise
+
+    async def remove_leftovers(self) -> int:
+        """Remove leftovers; see ContainerProvider.remove_leftovers()."""
+        self._swept = time.monotonic()
+        return await remove_leftovers(self._engine, self._base)
+
+    @property
+    def _base(self) -> str:
+        return self._folder or os.path.join(runtime_folder(), "containers")
+
+    async def _sweep(self) -> None:
+        now = time.monotonic()
+        if self._swept is None or now - self._swept > _SWEEP_SECONDS:
+            await self.remove_leftovers()
+
+    async def _start(
+        self,
+        kernel: ContainerKernel,
+        record: FolderRecord,
+        parameters: LaunchParameters,
+        cwd: str | None,
+        user: tuple[str, bool],
+    ) -> tuple[ConnectionInfo, KernelManager]:
+        env = environment_of(kernel, parameters)
+        async with AsyncExitStack() as undo:
+            folder = await anyio.to_thread.run_sync(KernelFolder.create, self._base, record)
+            undo.push_async_callback(_remove_folder, folder)
+            info = await anyio.to_thread.run_sync(write_files, folder, env, user[0])
+            undo.push_async_callback(self._remove, record.place)
+            arguments = run_arguments(
+                kernel,
+                kind=self._engine.kind,
+                name=record.place,
+                labels=labels_of(folder),
+                shared=folder.file(SOCKETS),
+                log=folder.file(LOG),
+                user=user[0],
+                keeps_user=user[1],
+                ulimits=ulimits(),
+                cwd=cwd,
+                env=env,
+                env_file=folder.file(ENV_FILE),
+                command=record.command,
+            )
+            seconds = _START_SECONDS if kernel.pull == "never" else _PULL_SECONDS
+            # Where podman's monitor leaves a file if Linux ends a process for its memory.
+            await self._engine.call(*arguments, seconds=seconds, cwd=folder.path)
+            manager = await self._manager(folder)
+            undo.pop_all()
+        return info, manager
+
+    async def _adopted(self, folder: KernelFolder) -> tuple[ConnectionInfo, KernelManager]:
+        info = await anyio.to_thread.run_sync(lambda: folder.info)
+        try:
+            manager = await self._manager(folder)
+        except LaunchError as error:
+            raise DiscoveryError(f"the kernel cannot be adopted: {error}") from error
+        if not await manager.is_alive():
+            manager.close()
+            raise DiscoveryError(f"the kernel {folder.record.kernel_id} has ended")
+        return info, manager
+
+    async def _manager(self, folder: KernelFolder) -> ContainerManager:
+        name = folder.record.place
+        found = await self._engine.inspect(name)
+        if not found:
+            raise LaunchError(f"the container {name} has been removed")
+        kernel = self._kernels.get(folder.record.kernel_type.partition("/")[2])
+        memory = None if kernel is None else kernel.memory
+        return ContainerManager(folder, Container(self._engine, name, found[0]), memory)
+
+    async def _remove(self, name: str) -> None:
+        """Remove the container of a launch that has failed; it may not exist."""
+
+        async def remove_it() -> None:
+            with suppress(EngineError):  # a later launch removes it
+                await remove(self._engine, name)
+
+        await to_the_end(remove_it, seconds=_UNDO_SECONDS)
+
+
+class _Place(msgspec.Struct):
+    """The place in a handle of this provider."""
+
+    kernel_id: str
+    folder: str
+
+
+async def _remove_folder(folder: KernelFolder) -> None:
+    await to_the_end(lambda: anyio.to_thread.run_sync(folder.remove))

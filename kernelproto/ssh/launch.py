@@ -1,0 +1,161 @@
+"""Launching and adopting kernels on other machines."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+
+import anyio.to_thread
+import msgspec
+
+from kernelproto.exceptions import DiscoveryError, InvalidLaunchParameter
+from kernelproto.host.launch import Facts, adopt_hosted, host_fault, start_on
+from kernelproto.interfaces import KernelHandle, KernelManager
+from kernelproto.launch.host_program import archive
+from kernelproto.launch.launcher import launch_errors
+from kernelproto.launch.spec.naming import SSH
+from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
+from kernelproto.ssh.connection import Connection
+from kernelproto.ssh.far_host import FarHost
+from kernelproto.ssh.manager import FarConnect, FarKernelManager
+from kernelproto.startup_clock import waiting_in_queue
+from kernelproto.wire.connection import ConnectionInfo
+
+# The name of the socket in the folder of a host, and the name of the connection file in a command
+# line, which the host fills in.
+_SOCKET = "socket"
+_CONNECTION_FILE = "{connection_file}"
+
+_KEY_BYTES = 32
+
+
+class Place(msgspec.Struct):
+    """The place in a handle of a kernel on another machine."""
+
+    machine: str
+    folder: str
+    kernel: str
+
+
+async def launch_far(
+    connection: Connection,
+    kernel: str,
+    *,
+    cwd: str | None,
+    launch_params: Mapping[str, object] | None,
+    linger: float | None,
+) -> tuple[ConnectionInfo, KernelManager]:
+    """Start a kernel; see SSHProvider.launch.
+
+    Args:
+        connection: to the machine.
+        kernel: the name of the kernel type there.
+        cwd: the working directory there.
+        launch_params: the launch parameters.
+        linger: seconds after which the host ends a kernel that no program owns.
+    """
+    host = connection.host
+    async with _held_until_success(connection):
+        with waiting_in_queue():
+            far = await _start_host(connection)
+        plan = plan_launch(
+            SSH,
+            far.kernelspec(host, kernel),
+            far.facts(),
+            cwd=cwd,
+            launch_params={"transport": "ipc", **(launch_params or {})},
+        )
+        if plan.limits is not None and far.system != "linux":
+            raise InvalidLaunchParameter(f"launch parameter 'limits': {host!r} is not Linux")
+        plan = msgspec.structs.replace(plan, kernel_type=f"{SSH}/{host}/{kernel}")
+        fault = host_fault(plan)
+        if fault is not None or plan.output is not None:
+            fault = fault or "its output goes to no file, but into errors alone"
+            raise InvalidLaunchParameter(f"{plan.kernel_type}: {fault}")
+        return await _start(connection, far, plan, linger)
+
+
+def place_in(handle: KernelHandle) -> Place:
+    """Return the place in a handle.
+
+    Raises:
+        DiscoveryError: the handle is not valid.
+    """
+    try:
+        return msgspec.convert(handle.place, Place)
+    except msgspec.ValidationError as error:
+        raise DiscoveryError(
+            f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
+        ) from None
+
+
+async def adopt_far(
+    connection: Connection, handle: KernelHandle, place: Place
+) -> tuple[ConnectionInfo, KernelManager]:
+    """Take over a kernel; see SSHProvider.adopt."""
+    async with _held_until_success(connection):
+        await connection.open()
+        connect = FarConnect(connection, f"{place.folder}/{_SOCKET}")
+        info, hosted = await adopt_hosted(handle, connect)
+        return info, FarKernelManager(hosted, connect)
+
+
+async def _start(
+    connection: Connection, far: FarHost, plan: LaunchPlan, linger: float | None
+) -> tuple[ConnectionInfo, KernelManager]:
+    kernel_id = str(uuid.uuid4())
+    command = plan.command(connection_file=_CONNECTION_FILE, kernel_id=kernel_id)
+    facts = Facts(
+        kernel_type=plan.kernel_type,
+        command=tuple(command),
+        interrupt_mode=plan.interrupt_mode,
+        limits=plan.limits,
+    )
+    first = {
+        "op": "start",
+        "argv": command,
+        "env": plan.environment(far.environ),
+        "cwd": plan.cwd,
+        "linger": linger,
+        "connection_info": {
+            "key": secrets.token_hex(_KEY_BYTES),
+            "signature_scheme": "hmac-sha256",
+            "kernel_name": plan.kernel_type,
+        },
+        "limits": [] if plan.limits is None else list(plan.limits.amounts()),
+        "parent_variable": False,
+        "facts": msgspec.to_builtins(facts),
+    }
+    place = Place(machine=connection.host, folder=far.folder, kernel=kernel_id)
+    handle = KernelHandle(
+        host=SSH,
+        kernel_type=plan.kernel_type,
+        kernel_id=kernel_id,
+        place=msgspec.to_builtins(place),
+    )
+    connect = FarConnect(connection, f"{far.folder}/{_SOCKET}")
+    with launch_errors(command, plan.cwd):
+        hosted = await start_on(connect, handle, first)
+    manager = FarKernelManager(hosted, connect)
+    return hosted.connection_info, manager
+
+
+@asynccontextmanager
+async def _held_until_success(connection: Connection) -> AsyncGenerator[None]:
+    """Hold a connection; a manager releases it if the block succeeds."""
+    connection.hold()
+    try:
+        yield
+    except BaseException:
+        await connection.release()
+        raise
+
+
+async def _start_host(connection: Connection) -> FarHost:
+    """Start the program of the host unless it runs, and return what there is."""
+    program = await anyio.to_thread.run_sync(archive)
+    answer = await connection.ask("start", program=base64.b64encode(program).decode())
+    return FarHost.of(connection.host, answer)

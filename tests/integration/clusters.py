@@ -1,0 +1,150 @@
+"""Check the providers of containers and of Slurm in full, with real engines.
+
+Run by hand, as root, after ``make cluster``: ``python -m tests.integration.clusters NAME [KILLS]``.
+NAME is ``container`` or ``slurm``. First the provider is checked against the whole contract, on
+asyncio and on Trio. Slurm then loses a node. Then a program with two detached kernels is killed
+KILLS times (by default 50) at random moments, and the next one adopts the same kernels. At the end
+no container, job or folder may be left. The exit status is 1 if anything is.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from kernelproto.interfaces import KernelHandle, KernelProvider
+from kernelproto.launch import ContainerProvider, SlurmProvider
+from kernelproto.launch.batch.manager import JobManager
+from kernelproto.testing import check_kernel_provider
+from tests.launch.batch.cluster import Cluster
+from tests.launch.container.podman import Podman
+
+LONGEST_SECONDS = 3.0
+PATIENCE_SECONDS = 60.0
+
+PROGRAM = """
+import json, sys
+import anyio
+from kernelproto import KernelFinder, adopt_kernel, start_kernel
+from kernelproto.interfaces import KernelHandle
+from kernelproto.launch import ContainerProvider, SlurmProvider
+
+async def main():
+    kind, config, handles = json.loads(sys.argv[1])
+    provider = ContainerProvider() if kind == "container" else SlurmProvider()
+    provider.load_config(config)
+    finder = KernelFinder([provider])
+    if not handles:
+        for number in range(2):
+            kernel = await start_kernel(f"{kind}/python", finder=finder, detached=True)
+            await kernel.execute(f"number = {number}")
+            handles.append(kernel.handle.to_json())
+        print(json.dumps(handles), flush=True)
+        await anyio.sleep_forever()
+    for number, text in enumerate(handles):
+        kernel = await adopt_kernel(KernelHandle.from_json(text), finder=finder).__aenter__()
+        assert (await kernel.execute("number")).text == str(number)
+        print("adopted", flush=True)
+    await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+def main(kind: str, kills: int) -> int:
+    engine = Podman() if kind == "container" else Cluster()
+    with closing(engine), tempfile.TemporaryDirectory(prefix="kp-") as folder:
+        config: dict[str, object]
+        if isinstance(engine, Podman):
+            # The checks have temporary folders of root as working directories.
+            kernel = engine.kernel(detached=True, user="0:0")
+            config = {
+                "engine": "podman",
+                "engine_options": engine.options,
+                "folder": f"{folder}/c",
+            }
+            left: Callable[[], object] = engine.containers
+            provider: ContainerProvider | SlurmProvider = ContainerProvider()
+        else:
+            kernel = engine.kernel()
+            config = {"folder": engine.shared, "config": engine.config, "poll_seconds": 0.2}
+            left = engine.jobs
+            provider = SlurmProvider()
+        config["kernels"] = {"python": msgspec.to_builtins(kernel)}
+        provider.load_config(config)
+        for backend in ("asyncio", "trio"):
+            began = time.monotonic()
+            anyio.run(check, provider, backend=backend)
+            print(f"{kind}: the contract is kept on {backend} ({time.monotonic() - began:.0f} s)")
+        if isinstance(engine, Cluster) and isinstance(provider, SlurmProvider):
+            anyio.run(lose_node, engine, provider)
+        handles = kill_programs(kind, config, kills)
+        anyio.run(end, provider, handles)
+        time.sleep(5)  # Slurm lists a job until its epilog has run
+        found = left(), [str(path) for path in Path(folder).rglob("*")]
+        print(f"{kind}: {kills} kills, left behind: {found}")
+        return int(any(found))
+
+
+async def check(provider: KernelProvider) -> None:
+    await check_kernel_provider(provider, patience=PATIENCE_SECONDS)
+
+
+async def lose_node(cluster: Cluster, provider: SlurmProvider) -> None:
+    """Kill the daemon of a node: its kernel cannot be reached, then it is dead."""
+    _, manager = await provider.launch("python")
+    assert isinstance(manager, JobManager)
+    state = await manager.look()
+    assert state is not None
+    cluster.kill_node(state.node)
+    began = time.monotonic()
+    while await manager.probe():  # noqa: ASYNC110 (Slurm has no events)
+        await anyio.sleep(0.5)
+    print(
+        f"slurm: unreachable after {time.monotonic() - began:.0f} s, {manager.reachability.problem}"
+    )
+    assert await manager.wait() is None
+    print(f"slurm: dead after {time.monotonic() - began:.0f} s, {manager.death_reason()}")
+    await manager.cleanup()
+    cluster.start_node(state.node)
+    cluster.wait_for_nodes()
+
+
+def kill_programs(kind: str, config: dict[str, object], kills: int) -> list[str]:
+    handles: list[str] = []
+    adopted = 0
+    for number in range(kills + 1):
+        argument = json.dumps([kind, config, handles])
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, argument], stdout=subprocess.PIPE, text=True
+        ) as program:
+            assert program.stdout is not None
+            if not handles:
+                handles = json.loads(program.stdout.readline())
+            elif number == kills:  # the last one has to have adopted both
+                adopted += sum(program.stdout.readline() == "adopted\n" for _ in handles)
+            else:
+                time.sleep(random.random() * LONGEST_SECONDS)
+            program.kill()
+    assert adopted == len(handles), "the kernels were lost"
+    return handles
+
+
+async def end(provider: ContainerProvider | SlurmProvider, handles: list[str]) -> None:
+    for text in handles:
+        _, manager = await provider.adopt(KernelHandle.from_json(text))
+        await manager.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 50))
