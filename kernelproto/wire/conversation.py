@@ -67,6 +67,7 @@ import msgspec
 
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire.connection import ChannelName
+from kernelproto.wire.large_json import is_large
 from kernelproto.wire.lines import Lines
 from kernelproto.wire.message import Message
 from kernelproto.wire.request import Request
@@ -230,8 +231,6 @@ class Conversation:
             return Event(signal, origin, message)
         if is_status:
             self._number(request, signal)
-        elif signal is Signal.REPLY and _is_aborted(message):
-            signal = Signal.ABORT
         if not request.advance(signal):
             return Event(signal, _OWN, message, request)
         if request.is_execution:
@@ -297,10 +296,15 @@ def _signal(message: Message, channel: ChannelName) -> Signal:
         return _IOPUB_SIGNALS.get(msg_type, _OTHER)
     if channel == "stdin":
         return Signal.INPUT if msg_type == "input_request" else Signal.OTHER
-    return Signal.REPLY if msg_type.endswith("_reply") else Signal.OTHER
+    if not msg_type.endswith("_reply"):
+        return Signal.OTHER
+    return Signal.ABORT if _is_aborted(message) else Signal.REPLY
 
 
 def _is_aborted(reply: Message) -> bool:
+    # A large content is read before, if it is that of an own reply. Others are not read here.
+    if not reply.is_read and is_large(reply.parts[3]):
+        return False
     # A reply that cannot be read still ends its request: the caller gets the error.
     try:
         return getattr(reply.content, "aborted", False)

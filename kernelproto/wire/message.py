@@ -128,6 +128,11 @@ class Message(msgspec.Struct, eq=False, gc=False):
             self._content = tolerant_json.decode(self.parts[3], kind)
         return self._content
 
+    @property
+    def is_read(self) -> bool:
+        """Whether ``content`` returns or raises at once."""
+        return self._content is not None or bool(self._fault)
+
     def read_content(self) -> Iterator[None]:
         """Read the content in steps, for a large one; ``content`` then returns or raises at once.
 

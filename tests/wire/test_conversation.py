@@ -435,6 +435,14 @@ def test_parent_that_is_not_known(signal, session, origin) -> None:
     assert Conversation(US).received(arriving, channel) == Event(signal, origin, arriving)
 
 
+def test_large_reply_to_another_client_is_not_read() -> None:
+    arriving, channel = arrival(Signal.ABORT, request(session=THEM))
+    large = b'{"status": "aborted", "values": [' + b"1.25," * 100_000 + b"1]}"
+    arriving.parts = (*arriving.parts[:3], large)
+    assert Conversation(US).received(arriving, channel).signal is Signal.REPLY
+    assert not arriving.is_read
+
+
 @pytest.mark.parametrize(
     ("arriving", "signal"),
     [
