@@ -91,6 +91,7 @@ class Link:
         self._answers: dict[int, Waiter[Answer]] = {0: Waiter()}
         self._sending = False
         self._awaits_sent = 0
+        self._lost_reported = 0
         self.room = Bell()
 
     @property
@@ -276,6 +277,13 @@ class Link:
                 self._answers[answer.number].set(answer)
         if self.protocol.closed is not None and not self.is_over:
             self._fail_closed(self.protocol.closed)
+        if self.protocol.lost > self._lost_reported:
+            logger.warning(
+                "%d messages of kernel %s are lost: its log in the host was full",
+                self.protocol.lost - self._lost_reported,
+                self.kernel_id,
+            )
+            self._lost_reported = self.protocol.lost
         if self.protocol.has_output:
             self._outgoing.ring()
         if self.protocol.to_acknowledge:

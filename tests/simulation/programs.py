@@ -424,12 +424,6 @@ _OPERATIONS = (_execute, _release, _restart, _interrupt, _read, _listen)
 _WEIGHTS = (10, 1, 1, 1, 1, 1)
 
 
-async def get_again(program: Program, user: str, chance: random.Random) -> None:
-    """Have a kernel, after all faults have ended."""
-    name = chance.choice(NAMES)
-    await program.pool.get(user, name=name, env=env_of((user, name)))
-
-
 def _policy(chance: random.Random) -> RestartPolicy:
     return RestartPolicy(
         limit=2, time_to_dead=chance.choice((None, 6.0, 15.0)), backoff=Backoff(initial=1.0)
