@@ -209,7 +209,7 @@ def _refused(count: int) -> Callable[[], object]:
     frames = [Codec(b"another").encode(_message())] * count
 
     def work() -> object:
-        dispatcher = Dispatcher(info, "session", lambda event, channel: None)
+        dispatcher = Dispatcher(info, "session", lambda *_: None, lambda *_: True)
         for received in frames:
             dispatcher.deliver("iopub", received)
         return dispatcher.refused
