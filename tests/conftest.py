@@ -373,7 +373,11 @@ def _checked(runtime_dir: Path) -> Iterator[None]:
 
 def _inventory(runtime_dir: Path) -> set[str]:
     """List what this test has, in words; without /proc there are no processes or descriptors."""
-    files = {f"file {path}" for path in runtime_dir.rglob("*")}
+    files = {
+        f"file {os.path.join(folder, name)}"
+        for folder, folders, files in os.walk(runtime_dir)  # a host may remove its folder just now
+        for name in (*folders, *files)
+    }
     threads = {
         f"thread {thread.name} {thread.ident}"
         for thread in threading.enumerate()

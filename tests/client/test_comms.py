@@ -143,7 +143,7 @@ async def test_comms_above_the_limit_are_ignored_with_a_warning(
     await client.kernel_info()
     await anyio.wait_all_tasks_blocked()
 
-    assert opened == ["a", "b", "d"]
+    assert sorted(opened) == ["a", "b", "d"]  # each in a task of its own
     assert caplog.messages == [
         "ignored a comm that the kernel opened: 2 comms are open, the maximum; close some"
     ]

@@ -88,7 +88,7 @@ names = runpy.run_path({forkserver.__file__!r})
 counts = []
 for number in (1, 20):
     _, end = socket.socketpair()
-    server = names["Server"](end, types.SimpleNamespace())
+    server = names["Server"](end, types.SimpleNamespace(), None)
     module_child = os.fork() or os._exit(0)
     for _ in range(number):
         server.kernels.add(os.fork() or signal.pause())

@@ -147,8 +147,9 @@ def test_members_where_there_is_no_proc(monkeypatch) -> None:
     def listdir(path: str) -> list[str]:
         raise FileNotFoundError(path)
 
-    monkeypatch.setattr(os, "listdir", listdir)
-    kill_members({b"one"})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", listdir)
+        kill_members({b"one"})
 
 
 CONNECTION_FILE = b"/runtime/kernel-one.json"
