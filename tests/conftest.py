@@ -167,7 +167,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
     for item in items:
-        if item.get_closest_marker("hypothesis"):
+        if item.get_closest_marker("hypothesis") and not _is_below(item.path, ("wire",)):
             # It would take three times as long, and other tests run the same lines.
             item.add_marker("no_cover")
     # A slow file must not be the last one, for which the other workers would wait.

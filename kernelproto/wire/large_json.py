@@ -125,8 +125,8 @@ class _Container:
         """Add items to those that were read."""
         if isinstance(self.items, dict):
             self.items.update(cast("dict[str, Any]", items))
-        elif self.items is not None:
-            self.items.extend(items)
+        else:
+            cast("list[Any]", self.items).extend(items)
 
     def add_container(self, other: _Container) -> None:
         """Add a container that was read as an item."""
@@ -249,9 +249,8 @@ class _Reader:
             if around.bracket == _ARRAY and not text.strip(_WHITESPACE):
                 return ""
             if around.bracket == _OBJECT:
-                items = _read_object(b"%bnull" % text)
-                if list(items.values()) == [None]:
-                    return next(iter(items))
+                (key,) = _read_object(b"%bnull" % text)
+                return key
         raise MalformedMessage("a comma or a key is missing")
 
     def _read_until(self, container: _Container, end: int) -> None:
