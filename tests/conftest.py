@@ -6,6 +6,7 @@ import argparse
 import functools
 import gc
 import os
+import select
 import shutil
 import tempfile
 import threading
@@ -369,6 +370,22 @@ def _checked(runtime_dir: Path) -> Iterator[None]:
             pytest.fail("left behind:\n  " + "\n  ".join(sorted(left)))
         gc.collect()
         time.sleep(0.01)
+
+
+@pytest.fixture
+def until_gone() -> Callable[[int], None]:
+    """Give a function that blocks until a process has ended, child or not."""
+
+    def wait(pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        with open(pidfd) as sign:
+            ready, _, _ = select.select([sign], [], [], 60)
+        assert ready, f"process {pid} is still there"
+
+    return wait
 
 
 def _inventory(runtime_dir: Path) -> set[str]:

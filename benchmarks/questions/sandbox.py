@@ -7,7 +7,6 @@ all processes: the program, the kernels, the fork server and the processes of th
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
 from benchmarks.alone import run_alone
@@ -15,6 +14,7 @@ from benchmarks.lab import Lab, Sizes
 from benchmarks.peers.ours import KernelprotoLauncher
 from benchmarks.proc import cpu_seconds
 from benchmarks.question import Contender, Goal, Question
+from benchmarks.questions.start import milliseconds
 
 _CONVERSATIONS = Sizes(20, 6, 1)
 _CELLS = ("x = 6", "print(x * 7)", "x + 1")
@@ -45,16 +45,6 @@ def _cpu(sandboxed: bool, lab: Lab) -> float:
     return float(run_alone(f"{__name__}:measure", sandboxed, lab.size(_CONVERSATIONS)))
 
 
-def _milliseconds(launcher: KernelprotoLauncher, lab: Lab) -> float:
-    async def program() -> float:
-        began = time.perf_counter()
-        async with launcher.launch() as kernel:
-            assert await kernel.client.execute("6 * 7") == 1
-            return (time.perf_counter() - began) * 1e3
-
-    return launcher.run(program)
-
-
 QUESTIONS = [
     Question(
         name="sandbox.cpu",
@@ -72,7 +62,7 @@ QUESTIONS = [
         title="Start of a forked ipykernel to its first result, with and without a sandbox",
         unit="ms",
         contenders=[
-            Contender(launcher.name, partial(_milliseconds, launcher))
+            Contender(launcher.name, partial(milliseconds, launcher))
             for launcher in (_PLAIN, _SANDBOXED)
         ],
         goals=[Goal(subject=_SANDBOXED.name, limit=100)],

@@ -11,7 +11,9 @@ from benchmarks.peers import Launcher
 from benchmarks.question import Contender, Goal, Question
 
 
-def _milliseconds(launcher: Launcher, lab: Lab) -> float:
+def milliseconds(launcher: Launcher, lab: Lab) -> float:
+    """Return the time from the request for a kernel to its first result."""
+
     async def program() -> float:
         began = time.perf_counter()
         async with launcher.launch() as kernel:
@@ -27,7 +29,7 @@ QUESTIONS = [
         title="Start of an ipykernel to its first result",
         unit="ms",
         contenders=[
-            Contender(launcher.name, partial(_milliseconds, launcher)) for launcher in LAUNCHERS
+            Contender(launcher.name, partial(milliseconds, launcher)) for launcher in LAUNCHERS
         ],
         goals=[
             Goal(subject=launcher.name, baseline=JUPYTER.name, limit=limit)

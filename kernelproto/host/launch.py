@@ -36,6 +36,7 @@ from kernelproto.launch.process.interpreter import PYTHON_OPTION, interpreter_se
 from kernelproto.launch.process.limits import Limits, lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs import ipykernel
+from kernelproto.launch.spec.configuration import place_in
 from kernelproto.launch.spec.naming import HOST
 from kernelproto.launch.spec.plan import LaunchPlan
 from kernelproto.wire.connection import ConnectionInfo
@@ -228,12 +229,7 @@ async def adopt_hosted(
         KernelInUse: a running program owns the kernel, perhaps this one.
         DiscoveryError: the kernel has ended, or the handle is not valid.
     """
-    try:
-        place = msgspec.convert(handle.place, _Place)
-    except msgspec.ValidationError as error:
-        raise DiscoveryError(
-            f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
-        ) from None
+    place = place_in(handle, _Place)
     link = Link(
         connect or LocalConnect(place.folder, starts=False),
         kernel_id=place.kernel,

@@ -11,13 +11,14 @@ import anyio
 import msgspec
 
 from kernelproto.concurrency.process_owner import Owner
-from kernelproto.exceptions import KernelProtoError, UnsupportedRequest
+from kernelproto.exceptions import KernelProtoError
 from kernelproto.host.channels import open_link_channels
 from kernelproto.host.link import HostGone, Link, RequestRefused
 from kernelproto.host.protocol import KernelExit
 from kernelproto.interfaces import Channels, DeathReason, Deliver, KernelHandle
 from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.limits import Limits
+from kernelproto.launch.signalling import SendsSignals
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 _KILL_SECONDS = Timeouts().kill
 
 
-class HostedKernelManager:
+class HostedKernelManager(SendsSignals):
     """The handle on a kernel of a host, which goes on if this program ends.
 
     It implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess,
@@ -65,6 +66,7 @@ class HostedKernelManager:
         interrupt_mode: str = "signal",
         limits: Limits | None = None,
     ) -> None:
+        super().__init__(interrupt_mode)
         self.kernel_id = handle.kernel_id
         self.command = command
         self.pid = pid
@@ -72,7 +74,6 @@ class HostedKernelManager:
         self.link = link
         self._info = info
         self._handle = handle
-        self._interrupt_mode = interrupt_mode
         self._limits = limits
         self._owner = Owner()
         self._killed = False
@@ -130,26 +131,6 @@ class HostedKernelManager:
         self._killed |= signum == signal.SIGKILL
         with suppress(HostGone):
             await self.link.request("signal", number=int(signum))
-
-    async def interrupt(self) -> None:
-        """Send SIGINT to the process group.
-
-        Raises:
-            UnsupportedRequest: this kernel is interrupted by a message, not by a signal.
-        """
-        if self._interrupt_mode == "message":
-            raise UnsupportedRequest(
-                "this kernel is interrupted by a message: send interrupt_request on control"
-            )
-        await self.signal(signal.SIGINT)
-
-    async def terminate(self) -> None:
-        """Ask the process group to end (SIGTERM)."""
-        await self.signal(signal.SIGTERM)
-
-    async def kill(self) -> None:
-        """End the process group (SIGKILL)."""
-        await self.signal(signal.SIGKILL)
 
     async def cleanup(self) -> None:
         """End the kernel, and have the host remove everything of it.

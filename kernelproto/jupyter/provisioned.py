@@ -25,11 +25,11 @@ from kernelproto.exceptions import (
     InvalidKernelSpec,
     InvalidLaunchParameter,
     LaunchError,
-    UnsupportedRequest,
 )
 from kernelproto.extras import fault
 from kernelproto.interfaces import KernelAttributes, KernelManager
 from kernelproto.launch.address.paths import connection_file_name, runtime_folder
+from kernelproto.launch.signalling import require_signals
 from kernelproto.launch.spec.kernelspec import (
     KernelSpec,
     find_kernelspecs,
@@ -166,10 +166,7 @@ class ProvisionedManager:
         Raises:
             UnsupportedRequest: this kernel is interrupted by a message, not by a signal.
         """
-        if self._manager.kernel_spec.interrupt_mode == "message":
-            raise UnsupportedRequest(
-                "this kernel is interrupted by a message: send interrupt_request on control"
-            )
+        require_signals(self._manager.kernel_spec.interrupt_mode)
         await self.signal(signal.SIGINT)
 
     async def terminate(self) -> None:

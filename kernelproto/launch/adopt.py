@@ -23,6 +23,7 @@ from kernelproto.launch.output.file import FileTail
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.process.signals import SignalledProcess
 from kernelproto.launch.programs.watchdog import kill_group, remove_files
+from kernelproto.launch.spec.configuration import place_in
 from kernelproto.launch.spec.naming import LOCAL
 from kernelproto.shortage import shortage
 from kernelproto.wire.connection import ConnectionInfo
@@ -112,12 +113,7 @@ class LocalHost:
             KernelInUse: a running program owns the kernel, perhaps this one.
             DiscoveryError: the kernel has ended, or cannot be adopted.
         """
-        try:
-            place = msgspec.convert(handle.place, _Place)
-        except msgspec.ValidationError as error:
-            raise DiscoveryError(
-                f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
-            ) from None
+        place = place_in(handle, _Place)
         record = find_record(place.connection_file)
         if record.kernel_id != place.kernel_id:
             raise DiscoveryError(f"the kernel {place.kernel_id} has ended")

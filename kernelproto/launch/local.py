@@ -14,7 +14,7 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.concurrency.process_owner import Owner
-from kernelproto.exceptions import DiscoveryError, LaunchError, UnsupportedRequest
+from kernelproto.exceptions import LaunchError
 from kernelproto.interfaces import DeathReason, KernelHandle
 from kernelproto.launch.address.ports import address_was_taken
 from kernelproto.launch.leftovers.records import Record
@@ -25,6 +25,7 @@ from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.proc import oom_kills
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans, remove_files
+from kernelproto.launch.signalling import require_signals
 from kernelproto.launch.spec.kernelspec import InterruptMode
 from kernelproto.launch.spec.naming import HOST, LOCAL
 from kernelproto.timeouts import Timeouts
@@ -172,10 +173,7 @@ class LocalKernelManager:
         Raises:
             UnsupportedRequest: this kernel is interrupted by a message, not by a signal.
         """
-        if self._interrupt_mode == "message":
-            raise UnsupportedRequest(
-                "this kernel is interrupted by a message: send interrupt_request on control"
-            )
+        require_signals(self._interrupt_mode)
         self._owner.check("kernel")
         if self._process.poll() or interrupt_wrapped(self.pid, self.connection_file):
             return
@@ -248,10 +246,7 @@ class LocalKernelManager:
             self._output.close()
             if sys.platform == "win32":  # where no program can adopt a kernel
                 return
-            try:
-                self._record.ownership.release()
-            except DiscoveryError as error:
-                logger.warning("only the end of this program releases a kernel: %s", error)
+            self._record.ownership.let_go()
 
     def list_as(self, kernel_id: str) -> None:
         """Let other programs find the kernel under another id than that of its launch.

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import anyio.to_thread
 import msgspec
 
-from kernelproto.exceptions import DiscoveryError, InvalidLaunchParameter
+from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.host.launch import Facts, adopt_hosted, host_fault, start_on
 from kernelproto.interfaces import KernelHandle, KernelManager
 from kernelproto.launch.host_program import archive
@@ -76,20 +76,6 @@ async def launch_far(
             fault = fault or "its output goes to no file, but into errors alone"
             raise InvalidLaunchParameter(f"{plan.kernel_type}: {fault}")
         return await _start(connection, far, plan, linger)
-
-
-def place_in(handle: KernelHandle) -> Place:
-    """Return the place in a handle.
-
-    Raises:
-        DiscoveryError: the handle is not valid.
-    """
-    try:
-        return msgspec.convert(handle.place, Place)
-    except msgspec.ValidationError as error:
-        raise DiscoveryError(
-            f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
-        ) from None
 
 
 async def adopt_far(

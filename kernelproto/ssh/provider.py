@@ -16,6 +16,7 @@ from kernelproto.exceptions import (
     NoSuchKernel,
 )
 from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
+from kernelproto.launch.spec.configuration import configuration, place_in
 from kernelproto.launch.spec.naming import SSH
 from kernelproto.ssh.connection import HostOptions, connection_to
 from kernelproto.ssh.far_host import FarHost
@@ -88,10 +89,7 @@ class SSHProvider:
         """
         if config is None:
             return
-        try:
-            loaded = msgspec.convert(config, Configuration)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"the configuration of 'ssh' is not valid: {error}") from error
+        loaded = configuration(config, Configuration, self.id)
         self._hosts = _checked(loaded.hosts)
         self._is_open = False
         self._linger = loaded.linger
@@ -162,9 +160,9 @@ class SSHProvider:
             DiscoveryError: the kernel has ended, or its host is not among *hosts*.
             LaunchError: the host cannot be reached now.
         """
-        from kernelproto.ssh.launch import adopt_far, place_in
+        from kernelproto.ssh.launch import Place, adopt_far
 
-        place = place_in(handle)
+        place = place_in(handle, Place)
         connection = connection_to(place.machine, self._options(place.machine))
         return await adopt_far(connection, handle, place)
 

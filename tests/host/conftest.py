@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,8 +12,6 @@ import pytest
 
 from kernelproto.host.local import host_folder
 from kernelproto.launch.process.proc import command_line
-
-GUARD_SECONDS = 60
 
 
 def host_processes(folder: str) -> list[int]:
@@ -41,22 +38,6 @@ def folder(runtime_dir: Path) -> Iterator[str]:
                 + (error.read_text() if error.exists() else "")
             )
         time.sleep(0.01)
-
-
-@pytest.fixture
-def until_gone() -> Callable[[int], None]:
-    """Give a function that blocks until a process has ended, child or not."""
-
-    def wait(pid: int) -> None:
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        with open(pidfd) as sign:
-            ready, _, _ = select.select([sign], [], [], GUARD_SECONDS)
-        assert ready, f"process {pid} is still there"
-
-    return wait
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -84,17 +83,9 @@ def run() -> Iterator[Callable[..., Program]]:
         record.clear_up()
 
 
-def until_gone(pid: int) -> None:
-    try:
-        pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    with open(pidfd) as sign:
-        ready, _, _ = select.select([sign], [], [], GUARD_SECONDS)
-    assert ready, f"process {pid} is still there"
-
-
-def test_kernels_and_their_children_end_with_the_program(run, runtime_dir: Path) -> None:
+def test_kernels_and_their_children_end_with_the_program(
+    run, runtime_dir: Path, until_gone
+) -> None:
     program = run()
     assert len(program.alive()) == 6
     program.kill()
@@ -103,7 +94,9 @@ def test_kernels_and_their_children_end_with_the_program(run, runtime_dir: Path)
     assert list(runtime_dir.iterdir()) == []
 
 
-def test_next_start_clears_up_where_the_watchdog_has_died_too(run, runtime_dir: Path) -> None:
+def test_next_start_clears_up_where_the_watchdog_has_died_too(
+    run, runtime_dir: Path, until_gone
+) -> None:
     program = run()
     os.kill(program.watchdog, signal.SIGKILL)
     program.kill()
@@ -115,7 +108,7 @@ def test_next_start_clears_up_where_the_watchdog_has_died_too(run, runtime_dir: 
     assert list(runtime_dir.iterdir()) == []
 
 
-def test_detached_kernels_live_on(run) -> None:
+def test_detached_kernels_live_on(run, until_gone) -> None:
     program = run(detached=True)
     assert program.watchdog is None
     program.kill()

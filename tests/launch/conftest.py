@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -50,22 +49,6 @@ def write_kernelspec() -> Callable[..., Path]:
         return folder
 
     return write
-
-
-@pytest.fixture
-def until_gone() -> Callable[[int], None]:
-    """Give a function that blocks until a process has ended, child or not."""
-
-    def wait(pid: int) -> None:
-        try:
-            pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            return
-        with open(pidfd) as sign:
-            ready, _, _ = select.select([sign], [], [], GUARD_SECONDS)
-        assert ready, f"process {pid} is still there"
-
-    return wait
 
 
 @pytest.fixture

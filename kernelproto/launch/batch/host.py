@@ -7,13 +7,12 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.to_thread
 import msgspec
 
-from kernelproto.concurrency.shield import to_the_end
 from kernelproto.exceptions import DiscoveryError, KernelNotReady, LaunchError
 from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
 from kernelproto.launch.batch.folder import KERNEL_FILE, PROGRAM, SCRIPT_OUTPUT, JobFolder
@@ -25,9 +24,10 @@ from kernelproto.launch.batch.ports import MARGIN_SECONDS, NewConnection, wait_f
 from kernelproto.launch.batch.settings import BatchKernel, BatchSettings
 from kernelproto.launch.batch.system import BatchSystem, Job, JobState
 from kernelproto.launch.failures import exited_early, shortages_named
-from kernelproto.launch.leftovers.kernel_folder import FolderRecord
+from kernelproto.launch.leftovers.kernel_folder import FolderRecord, claimed
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.launch.spec.naming import is_simple_name, no_such_kernel
+from kernelproto.launch.spec.configuration import checked, place_in
+from kernelproto.launch.spec.naming import no_such_kernel
 from kernelproto.startup_clock import waiting_in_queue
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -49,18 +49,7 @@ class BatchHost:
     """
 
     def __init__(self, system: BatchSystem, settings: BatchSettings) -> None:
-        try:  # a constructor does not check the types
-            settings = msgspec.convert(msgspec.to_builtins(settings), BatchSettings)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"the settings of {system.id!r} are not valid: {error}") from error
-        for name, kernel in settings.kernels.items():
-            if not is_simple_name(name):
-                raise ValueError(
-                    f"the kernel type {name!r} of {system.id!r} must have only ASCII letters, "
-                    "digits, '.', '_' and '-' in its name"
-                )
-            if not kernel.command:
-                raise ValueError(f"the kernel type {name!r} of {system.id!r} has an empty command")
+        settings = checked(settings, system.id)
         self._system = system
         self._kernels = dict(settings.kernels)
         self._folder = settings.folder
@@ -71,17 +60,9 @@ class BatchHost:
         """Yield the kernel types of the settings; the batch system is not called."""
         fault = self._fault()
         for name, kernel in self._kernels.items():
-            attributes = KernelAttributes(
-                display_name=kernel.display_name or f"{name} ({self._system.id})",
-                language=kernel.language,
-                argv=kernel.command,
-                env=kernel.env,
-                interrupt_mode=kernel.interrupt_mode,
-                metadata={"launch_parameter_schema": kernel.schema},
-            )
-            if fault is not None:
-                attributes["unavailable"] = fault
-            yield name, attributes
+            display_name = f"{name} ({self._system.id})"
+            metadata = {"launch_parameter_schema": kernel.schema}
+            yield name, kernel.attributes(display_name, metadata, fault)
 
     async def launch(
         self,
@@ -105,31 +86,17 @@ class BatchHost:
 
     async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
         """Take over the kernel of a job; see BatchProvider.adopt()."""
-        try:
-            place = msgspec.convert(handle.place, _Place)
-        except msgspec.ValidationError as error:
-            raise DiscoveryError(
-                f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
-            ) from None
+        place = place_in(handle, _Place)
         folder = await anyio.to_thread.run_sync(JobFolder.open, place.folder)
         record = folder.record
         if record.kernel_id != place.kernel_id or record.place != place.job:
             raise DiscoveryError(f"the kernel {place.kernel_id} has ended")
-        await anyio.to_thread.run_sync(folder.ownership.claim)
-        try:
+        async with claimed(folder):
             info = await anyio.to_thread.run_sync(lambda: folder.info)
             kernel = self._kernels.get(record.kernel_type.partition("/")[2], BatchKernel())
             manager = self._manager(kernel, folder)
             if not await manager.is_alive():
                 raise DiscoveryError(f"the kernel {record.kernel_id} has ended")
-        except BaseException:
-
-            def release() -> None:
-                with suppress(DiscoveryError):  # the claim is void when this program has ended
-                    folder.ownership.release()
-
-            await to_the_end(lambda: anyio.to_thread.run_sync(release))
-            raise
         return info, manager
 
     async def remove_leftovers(self) -> int:

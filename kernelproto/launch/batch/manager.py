@@ -13,11 +13,11 @@ import anyio.to_thread
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.concurrency.reachability import Reachability
 from kernelproto.concurrency.shield import to_the_end
-from kernelproto.exceptions import DiscoveryError, UnsupportedRequest
 from kernelproto.interfaces import DeathReason, KernelHandle
 from kernelproto.launch.batch.folder import JobFolder
 from kernelproto.launch.batch.poll import JobPoll
 from kernelproto.launch.batch.system import BatchError, BatchSystem, JobEnd, JobState
+from kernelproto.launch.signalling import SendsSignals
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _CLEANUP_SECONDS = 60.0
 _END_SECONDS = 20.0
 
 
-class JobManager:
+class JobManager(SendsSignals):
     """The handle on a kernel that runs as a batch job.
 
     It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle,
@@ -66,6 +66,7 @@ class JobManager:
         warn_seconds: float,
     ) -> None:
         record = folder.record
+        super().__init__(record.interrupt_mode)
         self.kernel_id = record.kernel_id
         self.command: Sequence[str] = record.command
         self.job_id = record.place
@@ -165,27 +166,6 @@ class JobManager:
             self._was_signalled |= signum in (signal.SIGKILL, signal.SIGTERM)
             await self._system.signal(self.job_id, signum)
 
-    async def interrupt(self) -> None:
-        """Send SIGINT to the kernel and its child processes.
-
-        Raises:
-            UnsupportedRequest: this kernel is interrupted by a message, not by a signal.
-            BatchError: the batch system does not answer.
-        """
-        if self._folder.record.interrupt_mode == "message":
-            raise UnsupportedRequest(
-                "this kernel is interrupted by a message: send interrupt_request on control"
-            )
-        await self.signal(signal.SIGINT)
-
-    async def terminate(self) -> None:
-        """Ask the kernel to end (SIGTERM)."""
-        await self.signal(signal.SIGTERM)
-
-    async def kill(self) -> None:
-        """End the kernel (SIGKILL)."""
-        await self.signal(signal.SIGKILL)
-
     async def cleanup(self) -> None:
         """Cancel the job, and remove the folder of the kernel.
 
@@ -203,10 +183,7 @@ class JobManager:
         """
         if not self._is_over and self._owner.is_here:
             self._is_over = True
-            try:
-                await anyio.to_thread.run_sync(self._folder.ownership.release)
-            except DiscoveryError as error:
-                logger.warning("only the end of this program releases a kernel: %s", error)
+            await anyio.to_thread.run_sync(self._folder.ownership.let_go)
 
     def list_as(self, kernel_id: str) -> None:
         """Give handles this kernel id, which stays the same across restarts."""

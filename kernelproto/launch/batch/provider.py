@@ -9,9 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
+from kernelproto.launch.spec.configuration import configuration
 from kernelproto.launch.spec.naming import no_such_kernel
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -59,10 +58,7 @@ class BatchProvider(ABC):
         from kernelproto.launch.batch.host import BatchHost
         from kernelproto.launch.batch.settings import BatchSettings
 
-        try:
-            settings = msgspec.convert(config, BatchSettings)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"the configuration of {self.id!r} is not valid: {error}") from error
+        settings = configuration(config, BatchSettings, self.id)
         self._configured = BatchHost(self._system(settings.config), settings)
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:

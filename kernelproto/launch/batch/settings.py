@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import msgspec
 
 from kernelproto.launch.batch.system import JobOptions
-from kernelproto.launch.spec.kernelspec import InterruptMode
-from kernelproto.launch.spec.parameters import Argument, VariableName
+from kernelproto.launch.spec.configuration import ConfiguredKernels, KernelSettings
 
 Path = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0\n\r\\]+\Z")]
 Address = Annotated[str, msgspec.Meta(pattern=r"\A[0-9]{1,3}(\.[0-9]{1,3}){3}\Z")]
@@ -32,7 +31,7 @@ DEFAULT_SCHEMA: Mapping[str, Any] = {
 }
 
 
-class BatchKernel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BatchKernel(KernelSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kernel type that runs as a batch job.
 
     Args:
@@ -60,17 +59,6 @@ class BatchKernel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         warn_seconds: seconds before the time limit at which a warning is logged.
     """
 
-    command: tuple[Argument, ...] = (
-        "python",
-        "-m",
-        "ipykernel_launcher",
-        "-f",
-        "{connection_file}",
-    )
-    display_name: str = ""
-    language: str = "python"
-    interrupt_mode: InterruptMode = "signal"
-    env: Mapping[VariableName, Argument] = {}
     prologue: tuple[Line, ...] = ()
     python: Line = "python3"
     job: JobOptions = JobOptions()
@@ -83,7 +71,7 @@ class BatchKernel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     warn_seconds: Seconds = 300.0
 
 
-class BatchSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BatchSettings(ConfiguredKernels, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of a provider of batch jobs; see there."""
 
     kernels: Mapping[str, BatchKernel] = {}

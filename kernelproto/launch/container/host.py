@@ -34,9 +34,10 @@ from kernelproto.launch.container.preparation import (
 )
 from kernelproto.launch.container.settings import ContainerKernel, ContainerSettings
 from kernelproto.launch.failures import shortages_named
-from kernelproto.launch.leftovers.kernel_folder import FolderRecord, KernelFolder
+from kernelproto.launch.leftovers.kernel_folder import FolderRecord, KernelFolder, claimed
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.launch.spec.naming import is_simple_name, no_such_kernel
+from kernelproto.launch.spec.configuration import checked, place_in
+from kernelproto.launch.spec.naming import no_such_kernel
 from kernelproto.launch.spec.parameters import LaunchParameters
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -61,18 +62,7 @@ class ContainerHost:
     """
 
     def __init__(self, settings: ContainerSettings) -> None:
-        try:  # a constructor does not check the types
-            settings = msgspec.convert(msgspec.to_builtins(settings), ContainerSettings)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"the settings of {PROVIDER!r} are not valid: {error}") from error
-        for name, kernel in settings.kernels.items():
-            if not is_simple_name(name):
-                raise ValueError(
-                    f"the kernel type {name!r} of {PROVIDER!r} must have only ASCII letters, "
-                    "digits, '.', '_' and '-' in its name"
-                )
-            if not kernel.command:
-                raise ValueError(f"the kernel type {name!r} of {PROVIDER!r} has an empty command")
+        settings = checked(settings, PROVIDER)
         self._kernels = dict(settings.kernels)
         self._engine = Engine(settings.engine, settings.engine_options)
         self._folder = settings.folder
@@ -82,17 +72,9 @@ class ContainerHost:
         """Yield the kernel types of the settings; the engine is not called."""
         fault = self._engine.fault()
         for name, kernel in self._kernels.items():
-            attributes = KernelAttributes(
-                display_name=kernel.display_name or f"{name} ({kernel.image})",
-                language=kernel.language,
-                argv=kernel.command,
-                env=kernel.env,
-                interrupt_mode=kernel.interrupt_mode,
-                metadata={"container": {"image": kernel.image}},
-            )
-            if fault is not None:
-                attributes["unavailable"] = fault
-            yield name, attributes
+            display_name = f"{name} ({kernel.image})"
+            metadata = {"container": {"image": kernel.image}}
+            yield name, kernel.attributes(display_name, metadata, fault)
 
     async def launch(
         self,
@@ -127,26 +109,12 @@ class ContainerHost:
 
     async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
         """Take over a kernel; see ContainerProvider.adopt()."""
-        try:
-            place = msgspec.convert(handle.place, _Place)
-        except msgspec.ValidationError as error:
-            raise DiscoveryError(
-                f"the handle of kernel {handle.kernel_id!r} is not valid: {error}"
-            ) from None
+        place = place_in(handle, _Place)
         folder = await anyio.to_thread.run_sync(KernelFolder.open, place.folder)
         if folder.record.kernel_id != place.kernel_id:
             raise DiscoveryError(f"the kernel {place.kernel_id} has ended")
-        await anyio.to_thread.run_sync(folder.ownership.claim)
-        try:
+        async with claimed(folder):
             return await self._adopted(folder)
-        except BaseException:
-
-            def release() -> None:
-                with suppress(DiscoveryError):  # the claim is void when this program has ended
-                    folder.ownership.release()
-
-            await to_the_end(lambda: anyio.to_thread.run_sync(release))
-            raise
 
     async def remove_leftovers(self) -> int:
         """Remove leftovers; see ContainerProvider.remove_leftovers()."""

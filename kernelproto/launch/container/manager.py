@@ -11,13 +11,13 @@ import anyio.to_thread
 
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.concurrency.shield import to_the_end
-from kernelproto.exceptions import DiscoveryError, UnsupportedRequest
 from kernelproto.interfaces import DeathReason, KernelHandle
 from kernelproto.launch.container.container import Container, Ended
 from kernelproto.launch.container.engine import EngineError
 from kernelproto.launch.leftovers.kernel_folder import KernelFolder
 from kernelproto.launch.output.file import FileTail
 from kernelproto.launch.process.proc import oom_kills
+from kernelproto.launch.signalling import SendsSignals
 from kernelproto.timeouts import Timeouts
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _CLEANUP_SECONDS = 30.0
 _LOG_LINE = re.compile(r"^\S+ (?:stdout|stderr) ([FP]) (.*)$")
 
 
-class ContainerManager:
+class ContainerManager(SendsSignals):
     """The handle on a kernel that runs in a container.
 
     It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle.
@@ -54,6 +54,7 @@ class ContainerManager:
 
     def __init__(self, folder: KernelFolder, container: Container, memory: int | None) -> None:
         record = folder.record
+        super().__init__(record.interrupt_mode)
         self.kernel_id = record.kernel_id
         self.command: Sequence[str] = record.command
         self.container = container.name
@@ -92,27 +93,6 @@ class ContainerManager:
             self._killed |= signum == signal.SIGKILL
             await self._container.signal(signum)
 
-    async def interrupt(self) -> None:
-        """Send SIGINT to the kernel.
-
-        Raises:
-            UnsupportedRequest: this kernel is interrupted by a message, not by a signal.
-            EngineError: the engine did not send it.
-        """
-        if self._folder.record.interrupt_mode == "message":
-            raise UnsupportedRequest(
-                "this kernel is interrupted by a message: send interrupt_request on control"
-            )
-        await self.signal(signal.SIGINT)
-
-    async def terminate(self) -> None:
-        """Ask the kernel to end (SIGTERM)."""
-        await self.signal(signal.SIGTERM)
-
-    async def kill(self) -> None:
-        """End all processes in the container (SIGKILL)."""
-        await self.signal(signal.SIGKILL)
-
     async def cleanup(self) -> None:
         """End the kernel, and remove the container and the folder of the kernel.
 
@@ -133,10 +113,7 @@ class ContainerManager:
         if not self._is_over and self._owner.is_here:
             self._is_over = True
             self._container.close()
-            try:
-                await anyio.to_thread.run_sync(self._folder.ownership.release)
-            except DiscoveryError as error:
-                logger.warning("only the end of this program releases a kernel: %s", error)
+            await anyio.to_thread.run_sync(self._folder.ownership.let_go)
 
     def close(self) -> None:
         """Close what this program holds of a kernel that it has not adopted after all."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
+from kernelproto.launch.spec.configuration import configuration
 from kernelproto.launch.spec.naming import no_such_kernel
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -75,10 +74,7 @@ class ContainerProvider:
         from kernelproto.launch.container.host import ContainerHost
         from kernelproto.launch.container.settings import ContainerSettings
 
-        try:
-            settings = msgspec.convert(config, ContainerSettings)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"the configuration of 'container' is not valid: {error}") from error
+        settings = configuration(config, ContainerSettings, self.id)
         self._configured = ContainerHost(settings)
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from kernelproto.launch.spec.kernelspec import InterruptMode
-from kernelproto.launch.spec.parameters import Argument, VariableName
+from kernelproto.launch.spec.configuration import ConfiguredKernels, KernelSettings
+from kernelproto.launch.spec.parameters import Argument
 
 # The engines separate the parts of a mount by commas, and quote with double quotes.
 Path = Annotated[str, msgspec.Meta(pattern=r'\A/[^\0,"\n\r]+\Z')]
@@ -39,7 +39,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     read_only: bool = True
 
 
-class ContainerKernel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ContainerKernel(KernelSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A kernel type that runs in a container.
 
     Args:
@@ -68,17 +68,6 @@ class ContainerKernel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     image: Image
-    command: tuple[Argument, ...] = (
-        "python",
-        "-m",
-        "ipykernel_launcher",
-        "-f",
-        "{connection_file}",
-    )
-    display_name: str = ""
-    language: str = "python"
-    interrupt_mode: InterruptMode = "signal"
-    env: Mapping[VariableName, Argument] = {}
     mounts: tuple[Mount, ...] = ()
     cwd: Literal["read-write", "read-only", "refused"] = "read-write"
     memory: Memory | None = 2 * 2**30
@@ -92,7 +81,7 @@ class ContainerKernel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     options: tuple[Argument, ...] = ()
 
 
-class ContainerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ContainerSettings(ConfiguredKernels, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of a ContainerProvider; see there."""
 
     kernels: Mapping[str, ContainerKernel] = {}

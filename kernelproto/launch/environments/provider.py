@@ -13,6 +13,7 @@ import msgspec
 
 from kernelproto.exceptions import DiscoveryError
 from kernelproto.interfaces import KernelAttributes, KernelManager
+from kernelproto.launch.spec.configuration import configuration
 from kernelproto.launch.spec.naming import ENVIRONMENTS
 from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
 from kernelproto.wire.connection import ConnectionInfo
@@ -70,10 +71,7 @@ class EnvironmentProvider:
             return
         from kernelproto.launch.environments.search import Configuration
 
-        try:
-            loaded = msgspec.convert(config, Configuration)
-        except msgspec.ValidationError as error:
-            raise ValueError(f"the configuration of 'env' is not valid: {error}") from error
+        loaded = configuration(config, Configuration, self.id)
         if loaded.project is not None:
             self._project = _absolute(loaded.project)
         self._sources = loaded.sources

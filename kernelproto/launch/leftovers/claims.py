@@ -16,6 +16,7 @@ after each claim the list is read again. A program whose claim is not the latest
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Generator, Iterator
@@ -29,6 +30,8 @@ from kernelproto.launch.address.paths import is_claim
 from kernelproto.launch.own_files import is_own_link
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.shortage import shortage
+
+logger = logging.getLogger(__name__)
 
 _SUFFIX = ".claim-"
 _NUMBER = re.compile(rf"{re.escape(_SUFFIX)}(\d{{1,18}})\Z")
@@ -116,6 +119,13 @@ class Ownership:
         # Not found: the kernel has ended, and another program has removed the folder of its record.
         with self._errors_named(), suppress(FileNotFoundError):
             add_claim(self._record, None, after=latest_claim(self._record))
+
+    def let_go(self) -> None:
+        """Release the kernel, and log it if that cannot be written down, as on a full disk."""
+        try:
+            self.release()
+        except DiscoveryError as error:
+            logger.warning("only the end of this program releases a kernel: %s", error)
 
     def _holder(self, latest: Claim | None) -> ProcessId | None:
         owner = self._first_owner if latest is None else latest.owner

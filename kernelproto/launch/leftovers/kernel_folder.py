@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from typing import Self
 
+import anyio.to_thread
 import msgspec
 from jupyter_core.paths import secure_write
 
+from kernelproto.concurrency.shield import to_the_end
 from kernelproto.exceptions import DiscoveryError, LaunchError
 from kernelproto.launch.address.paths import DRAFT
 from kernelproto.launch.leftovers.claims import Ownership
@@ -197,6 +199,27 @@ class KernelFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         with suppress(OSError):
             os.rmdir(os.path.dirname(self.path))
+
+
+@asynccontextmanager
+async def claimed(folder: KernelFolder) -> AsyncGenerator[None]:
+    """Claim the kernel of a folder; give it up if the block fails.
+
+    Raises:
+        KernelInUse: a running program owns the kernel.
+        DiscoveryError: the claim cannot be written.
+    """
+    await anyio.to_thread.run_sync(folder.ownership.claim)
+    try:
+        yield
+    except BaseException:
+
+        def release() -> None:
+            with suppress(DiscoveryError):  # the claim is void when this program has ended
+                folder.ownership.release()
+
+        await to_the_end(lambda: anyio.to_thread.run_sync(release))
+        raise
 
 
 def _remove(path: str) -> None:
