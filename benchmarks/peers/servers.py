@@ -33,11 +33,20 @@ class Server:
         module: module of the program, for ``python -m``.
         arguments: arguments of the program.
         ipykernel: name of the server's ipykernel.
+        package: the package that the program needs; None for ``module``.
     """
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], ipykernel: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        ipykernel: str,
+        package: str | None = None,
+    ) -> None:
         self.name = name
         self._module = module
+        self._package = package or module
         self._arguments = arguments
         self.ipykernel = ipykernel
 
@@ -86,8 +95,8 @@ class Server:
                         await kernel.shutdown()
 
     def _started(self, lab: Lab) -> tuple[str, int]:
-        if find_spec(self._module) is None:
-            raise Skipped(f"{self._module} is not installed")
+        if find_spec(self._package) is None:
+            raise Skipped(f"{self._package} is not installed")
         return lab.server(_STARTED, sys.executable, "-m", self._module, *self._arguments)
 
 
@@ -187,7 +196,9 @@ OURS = _kernelproto("pyimport/kernel", "kernelproto server")
 FORKED = _kernelproto("fork/kernel", "kernelproto server, forked")
 
 
-def _jupyter_server(name: str, *arguments: str, extension: bool = False) -> Server:
+def _jupyter_server(
+    name: str, *arguments: str, extension: bool = False, module: str = "jupyter_server"
+) -> Server:
     common = [
         *("--port=0", f"--IdentityProvider.token={_TOKEN}", "--no-browser", "--allow-root"),
         # The limit would drop outputs of a flood.
@@ -195,10 +206,13 @@ def _jupyter_server(name: str, *arguments: str, extension: bool = False) -> Serv
         # Otherwise the extension of kernelproto would run the kernels of each.
         f"--ServerApp.jpserver_extensions=kernelproto.jupyter.server={extension}",
     ]
-    return Server(name, "jupyter_server", [*common, *arguments], "python3")
+    return Server(name, module, [*common, *arguments], "python3", package="jupyter_server")
 
 
 JUPYTER = _jupyter_server("jupyter_server")
+WITHOUT_DELAY = _jupyter_server(
+    "jupyter_server, TCP_NODELAY", module="benchmarks.peers.jupyter_server_nodelay"
+)
 PROVISIONED = _jupyter_server(
     "jupyter_server, provisioner kernelproto",
     "--KernelProvisionerFactory.default_provisioner_name=kernelproto",

@@ -27,7 +27,7 @@ _DISPLAYS = Sizes(5_000, 1_000, 20)
 _LOST = Sizes(20_000, 2_000, 20)
 _BLOCKED_SECONDS = Sizes(12, 2, 1)
 _GRACE_SECONDS = 0.5
-_ROUNDS = Sizes(7, 2, 1)
+_ROUNDS = Sizes(5, 2, 1)
 
 _CLIENT = JupyterLauncher()
 _CLIENT_PROVISIONED = JupyterLauncher("kernelproto")
@@ -150,6 +150,6 @@ QUESTIONS = [
             Goal(subject=program, limit=0)
             for program in (_CLIENT_PROVISIONED.name, PROVISIONED.name, IN_PROCESS.name)
         ],
-        rounds=Sizes(3, 1, 1),
+        rounds=Sizes(1, 1, 1),
     ),
 ]

@@ -68,6 +68,6 @@ QUESTIONS = [
             Contender(JUPYTER.name, _lost_by_jupyter),
         ],
         goals=[Goal(subject=peer.name, limit=0) for peer in (ASYNCIO, TRIO)],
-        rounds=Sizes(3, 1, 1),
+        rounds=Sizes(2, 1, 1),
     )
 ]

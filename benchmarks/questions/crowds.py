@@ -26,7 +26,7 @@ _NUMBERS = (1, 3, 12, 48)
 _SOCKETS = (1, 10, 50, 200)
 _MOST = Sizes(200, 200, 3)
 _EXECUTIONS = Sizes(500, 100, 5)
-_DELIVERIES = Sizes(4_000, 1_000, 6)  # executions, times the WebSockets that observe them
+_DELIVERIES = Sizes(2_000, 1_000, 6)  # executions, times the WebSockets that observe them
 
 
 async def _cpu_of_executions(peer: Peer, files: Sequence[Path], count: int) -> float:
@@ -54,7 +54,7 @@ def _clients(peer: Peer, number: int, lab: Lab) -> float:
 def _websockets(server: Server, number: int, lab: Lab) -> float:
     """Return the µs of the server for each WebSocket of an execution that all of them observe."""
     sockets = min(number, lab.size(_MOST))
-    count = lab.size(_DELIVERIES) // sockets
+    count = min(lab.size(_EXECUTIONS), lab.size(_DELIVERIES) // sockets)
 
     async def program() -> float:
         async with (

@@ -36,6 +36,6 @@ QUESTIONS = [
         contenders=[
             Contender(peer.name, partial(_per_second, peer)) for peer in (*OURS, JUPYTER, PLAIN)
         ],
-        rounds=Sizes(5, 2, 1),
+        rounds=Sizes(3, 2, 1),
     )
 ]

@@ -75,7 +75,7 @@ def _question(name: str, kernel: Callable[[Lab], Path], code: str, messages: Siz
             for baseline, limit in [(JUPYTER, 6), (PLAIN_DECODING, 0.8), (PLAIN, 0.8)]
             if name == "synthetic"
         ],
-        rounds=Sizes(15, 3, 1) if name == "synthetic" else Sizes(5, 2, 1),
+        rounds=Sizes(7, 3, 1) if name == "synthetic" else Sizes(3, 2, 1),
     )
 
 

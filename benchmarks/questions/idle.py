@@ -44,6 +44,6 @@ QUESTIONS = [
         title="CPU time of an idle client in 10 s",
         unit="ms",
         contenders=[Contender(peer.name, partial(_milliseconds, peer.name)) for peer in PEERS],
-        rounds=Sizes(3, 1, 1),
+        rounds=Sizes(2, 1, 1),
     )
 ]

@@ -98,7 +98,7 @@ def _question(name: str, title: str, cells: Sequence[str]) -> Question:
                 ("kernelproto fork/kernel", 0.5),
             ]
         ],
-        rounds=Sizes(7, 2, 1),
+        rounds=Sizes(5, 2, 1),
     )
 
 

@@ -84,7 +84,7 @@ QUESTIONS = [
             for ours in OURS
             for baseline, limit in [(JUPYTER, 0.6), (PLAIN, 1.5)]
         ],
-        Sizes(15, 3, 1),
+        Sizes(9, 3, 1),
     ),
     _question(
         "ipykernel",
@@ -94,14 +94,14 @@ QUESTIONS = [
             Goal(subject=ours.name, baseline=JUPYTER.name, floor=PLAIN.name, limit=1 / 4)
             for ours in OURS
         ],
-        Sizes(10, 3, 1),
+        Sizes(5, 3, 1),
     ),
     _question(
         "ipykernel_history",
         lambda lab: lab.ipykernel_with_history,
         "6 * 7",
         [Goal(subject=ours.name, baseline=JUPYTER.name, limit=1) for ours in OURS],
-        Sizes(10, 3, 1),
+        Sizes(5, 3, 1),
     ),
     _question("xeus_python", _xeus_python, "6 * 7", [], Sizes(5, 2, 1)),
 ]

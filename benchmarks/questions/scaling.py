@@ -11,7 +11,7 @@ from benchmarks.peers import ASYNCIO, JUPYTER, PLAIN, TRIO, Peer
 from benchmarks.question import Contender, Question
 
 _MOST_CLIENTS = Sizes(50, 50, 2)
-_EXECUTIONS = Sizes(2_000, 200, 10)
+_EXECUTIONS = Sizes(1_000, 200, 10)
 
 
 def _per_second(peer: Peer, count: int, lab: Lab) -> float:

@@ -8,7 +8,7 @@ from functools import partial
 
 from benchmarks.lab import Lab, Sizes
 from benchmarks.peers.peer import run_in
-from benchmarks.peers.servers import FORKED, JUPYTER, OURS, Server
+from benchmarks.peers.servers import FORKED, JUPYTER, OURS, WITHOUT_DELAY, Server
 from benchmarks.question import Contender, Goal, Question
 from benchmarks.questions.flood import DISPLAYS
 
@@ -60,7 +60,7 @@ def _first_cell(server: Server, lab: Lab) -> float:
     return run_in("asyncio", program)
 
 
-def _round_trips(name: str, code: str) -> Question:
+def _round_trips(name: str, code: str, goals: list[Goal]) -> Question:
     return Question(
         name=f"websocket.round_trip_{name}",
         title=f"Execute round trip through a server, {name}",
@@ -70,10 +70,10 @@ def _round_trips(name: str, code: str) -> Question:
                 server.name,
                 partial(_round_trip, server, _kernel(server, name), code),
             )
-            for server in (OURS, JUPYTER)
+            for server in (OURS, JUPYTER, WITHOUT_DELAY)
         ],
-        goals=[Goal(subject=OURS.name, baseline=JUPYTER.name, limit=1 / 5)],
-        rounds=Sizes(10, 3, 1),
+        goals=goals,
+        rounds=Sizes(5, 3, 1),
     )
 
 
@@ -90,7 +90,7 @@ def _flood(name: str, code: str, messages: Sizes, goals: list[Goal]) -> Question
             for server in (OURS, JUPYTER)
         ],
         goals=goals,
-        rounds=Sizes(5, 2, 1),
+        rounds=Sizes(3, 2, 1),
     )
 
 
@@ -99,8 +99,12 @@ def _kernel(server: Server, name: str) -> str:
 
 
 QUESTIONS = [
-    _round_trips("synthetic", "result"),
-    _round_trips("ipykernel", "6 * 7"),
+    _round_trips(
+        "synthetic", "result", [Goal(subject=OURS.name, baseline=JUPYTER.name, limit=1 / 5)]
+    ),
+    _round_trips(
+        "ipykernel", "6 * 7", [Goal(subject=OURS.name, baseline=WITHOUT_DELAY.name, limit=0.4)]
+    ),
     _flood(
         "synthetic",
         "outputs {}",
