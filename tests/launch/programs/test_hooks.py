@@ -28,6 +28,7 @@ HOOKS = (
     "parameters",
     "transform",
     "forward",
+    "stream",
     "exit",
 )
 

@@ -35,7 +35,8 @@ HOOKS: tuple[Hook, ...] = (
     logs.HOOK,
     execution.PARAMETERS,
     execution.TRANSFORM,
-    shell_channel.HOOK,
+    shell_channel.FORWARD,
+    shell_channel.STREAM,
     network.HOOK,
 )
 

@@ -1,8 +1,13 @@
-"""Forward requests to the main thread without decoding them first.
+"""Two hooks for the thread of ipykernel that receives all requests and sends all replies.
 
-In ipykernel a thread receives all requests, verifies and decodes each of them to see which subshell
-it is for, and the thread of the subshell does so once more. Without subshells, all requests are for
-the main thread.
+``forward``: the thread verifies and decodes each request to see which subshell it is for, and the
+thread of the subshell does so once more. Without subshells, all requests are for the main thread,
+so they are forwarded without being decoded first.
+
+``stream``: ipykernel 7.0 to 7.3 sends replies directly on the socket from which a stream reads the
+requests. If a request arrives at that moment, the sender takes its notification, and the stream
+leaves the request unread until another one arrives. With the hook the stream sends the replies, as
+in ipykernel 7.4.
 """
 
 from __future__ import annotations
@@ -50,7 +55,19 @@ def is_plain(frames: Any) -> bool:
     return False
 
 
-HOOK = Hook(
+class ReplyByStream:
+    """The part of an IPythonKernel that lets the stream of the shell channel send the replies."""
+
+    def start(self: Any) -> None:
+        """Start the kernel."""
+        stock: Any = super()
+        stock.start()
+        thread = self.shell_channel_thread
+        if thread is not None and hasattr(thread.manager, "_shell_socket"):
+            thread.manager._shell_socket = self.shell_stream
+
+
+FORWARD = Hook(
     name="forward",
     needs=[
         Need(
@@ -67,4 +84,18 @@ HOOK = Hook(
         Need("ipykernel.shellchannel:ShellChannelThread.manager", "self", "_manager"),
     ],
     mixins={KERNEL: ForwardRaw},
+)
+
+STREAM = Hook(
+    name="stream",
+    needs=[
+        Need(f"{KERNEL}.start", "self"),
+        Need("ipykernel.shellchannel:ShellChannelThread.manager", "self", "_manager"),
+        Need(
+            "ipykernel.subshell_manager:SubshellManager._send_on_shell_channel",
+            "self, msg",
+            "send_multipart",
+        ),
+    ],
+    mixins={KERNEL: ReplyByStream},
 )
