@@ -1,9 +1,5 @@
 """Kernels of several languages, for jupyter_kernel_test."""
 
-# jupyter_kernel_test is in the environment of the suites only.
-# mypy: ignore-errors
-# pyright: basic
-
 from __future__ import annotations
 
 import jupyter_kernel_test

@@ -77,6 +77,7 @@ async def test_interrupts_strike_all_kinds_of_code(code: str) -> None:
         assert (await execution).status in ("error", "ok")
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.parametrize(
     "code",
     ["while True: pass", "import time; time.sleep(60)", "x = 1; eval('[x for x in iter(int, 1)]')"],
