@@ -182,21 +182,21 @@ class KernelManager(_Launches):
     client_factory = Type(BlockingKernelClient, KernelClient, config=True)
 
 
-class AsyncKernelManager(_Launches, _AsyncKernelManager):
+class AsyncKernelManager(KernelManager, _AsyncKernelManager):
     """jupyter_client's AsyncKernelManager, for asyncio."""
 
     client_class = DottedObjectName("kernelproto.jupyter.client.AsyncKernelClient", config=True)
     client_factory = Type(AsyncKernelClient, KernelClient, config=True)
 
 
-class IOLoopKernelManager(_Launches, _IOLoopKernelManager):
+class IOLoopKernelManager(KernelManager, _IOLoopKernelManager):
     """jupyter_client's IOLoopKernelManager, which restarts a kernel that has died."""
 
     client_class = DottedObjectName("kernelproto.jupyter.client.BlockingKernelClient", config=True)
     client_factory = Type(BlockingKernelClient, KernelClient, config=True)
 
 
-class AsyncIOLoopKernelManager(_Launches, _AsyncIOLoopKernelManager):
+class AsyncIOLoopKernelManager(AsyncKernelManager, _AsyncIOLoopKernelManager):
     """jupyter_client's AsyncIOLoopKernelManager, which restarts a kernel that has died."""
 
     client_class = DottedObjectName("kernelproto.jupyter.client.AsyncKernelClient", config=True)
@@ -211,7 +211,7 @@ class MultiKernelManager(_MultiKernelManager):
     )
 
 
-class AsyncMultiKernelManager(_AsyncMultiKernelManager):
+class AsyncMultiKernelManager(MultiKernelManager, _AsyncMultiKernelManager):
     """jupyter_client's AsyncMultiKernelManager, for asyncio."""
 
     kernel_manager_class = DottedObjectName(

@@ -13,6 +13,7 @@ import pytest
 from jupyter_core.utils import ensure_event_loop
 
 from kernelproto import KernelDied
+from kernelproto.jupyter import client
 from kernelproto.jupyter.client import (
     AsyncKernelManager,
     AsyncMultiKernelManager,
@@ -142,3 +143,13 @@ def test_synchronous_code(own: str) -> None:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
         ensure_event_loop().close()  # of jupyter_client, which keeps it for synchronous code
+
+
+@pytest.mark.parametrize("name", [name for name in client.__all__ if name.endswith("Manager")])
+def test_managers_are_subclasses_of_each_other_as_in_jupyter_client(name: str) -> None:
+    ours: dict[str, type] = {n: getattr(client, n) for n in client.__all__ if n.endswith("Manager")}
+    theirs = {n: next(c for c in ours[n].__mro__[1:] if c.__name__ == n) for n in ours}
+
+    assert [n for n in ours if issubclass(ours[name], ours[n])] == [
+        n for n in ours if issubclass(theirs[name], theirs[n])
+    ]

@@ -25,11 +25,13 @@ import _thread
 import atexit
 import contextlib
 import importlib.util
+import inspect
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
 
@@ -73,12 +75,20 @@ class InterruptUserCode:
         self.requests = 0
         self.begun = False
 
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
+    @property
+    def __call__(self) -> Callable[[int, FrameType | None], object]:
+        """The function that handles a signal now.
+
+        The frame of a handler in Python would be the last one of the user's traceback.
+        """
+        own = inspect.currentframe()
+        frame = None if own is None else own.f_back  # that of the interrupted code
         if self.strikes_user_code(frame):
-            signal.default_int_handler(signum, frame)
-        elif self.is_between_statements(frame):
+            return signal.default_int_handler
+        if self.is_between_statements(frame):
             # A thread of `threading` takes locks that the interrupted code may hold.
             _thread.start_new_thread(self.interrupt_again, (self.requests,))
+        return _ignore
 
     def __eq__(self, other: object) -> bool:
         # Trio installs its own handler only if the current one is Python's.
@@ -127,11 +137,15 @@ class InterruptUserCode:
             signal.raise_signal(signal.SIGINT)
 
 
+def _ignore(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal by doing nothing."""
+
+
 def spare_own_code(kernel: Any) -> None:
     """Let interrupts strike the user's code only; do nothing to an unknown kind of kernel."""
     try:
         shell = kernel.shell
-        handler = InterruptUserCode(
+        handler: Any = InterruptUserCode(
             serving=code_of(kernel.dispatch_shell),
             hosts=set(map(code_of, (shell.run_code, shell.user_expressions, shell.events.trigger))),
             executing=code_of(kernel.do_execute),

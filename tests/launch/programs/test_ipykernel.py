@@ -77,6 +77,21 @@ async def test_interrupts_strike_all_kinds_of_code(code: str) -> None:
         assert (await execution).status in ("error", "ok")
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.parametrize(
+    "code",
+    ["while True: pass", "import time; time.sleep(60)", "x = 1; eval('[x for x in iter(int, 1)]')"],
+)
+async def test_traceback_of_an_interrupt_ends_in_the_users_code(code: str) -> None:
+    async with run_kernel("pyimport/kernel") as kernel:
+        execution = kernel.execute("print('begun', flush=True)\n" + code)
+        await anext(execution)
+        await execution.interrupt()
+        error = (await execution).error
+    assert error is not None
+    assert "ipykernel.py" not in "".join(error.traceback)
+
+
 @pytest.mark.parametrize("kernel_type", ["pyimport/kernel", "fork/kernel"])
 @pytest.mark.parametrize("statements", ["while True: pass", "x = 1\nwhile True: pass"])
 async def test_interrupt_between_two_statements_strikes_the_next_one(
