@@ -232,8 +232,8 @@ def be_init(kernel: int, plan: Plan, status: int) -> NoReturn:
 
 def has_sockets(plan: Plan) -> bool:
     """Return whether the kernel has made its sockets; raise OSError if it has made other files."""
-    folder = plan["socket_folder"]
-    made: list[str] = [] if folder is None else os.listdir(folder)
+    folder: str | None = plan["socket_folder"]
+    made = [] if folder is None else os.listdir(folder)
     for path in (f"{folder}/{name}" for name in made):
         if path not in plan["sockets"] or not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise OSError(errno.EPERM, "the kernel has made a file among its sockets", path)
