@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 import uuid
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import islice
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple, Self
 
 from kernelproto.file_owner import Owner, rights_of
+from kernelproto.folder_removal import remove_folder
 
 _CLOSED_ON_EXEC = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | _CLOSED_ON_EXEC
@@ -37,6 +36,8 @@ _TEMPORARY = ".kernelproto-"
 _LONGEST_NAME = 1000
 _LONGEST_PART = 255
 _MOST_PARTS = 16
+
+MOST_ENTRIES = 100_000
 
 
 class Refused(Exception):
@@ -97,10 +98,19 @@ class ConfinedFolder:
         os.fchown(self._descriptor, user, user)
 
     def files(self, most: int) -> tuple[list[File], bool]:
-        """Return at most so many files, by name, and whether there are more."""
-        with rights_of(self._owner):
-            found = list(islice(_walk(self._descriptor), most + 1))
-        return sorted(found[:most]), len(found) > most
+        """Return at most so many files, by name, and whether there may be more.
+
+        Code can make very many links, folders or names that are left out. So at most MOST_ENTRIES
+        entries of all folders are examined.
+        """
+        found: list[File] = []
+        with rights_of(self._owner), closing(_walk(self._descriptor)) as entries:
+            for number, entry in enumerate(entries):
+                if number == MOST_ENTRIES or (entry is not None and len(found) == most):
+                    return sorted(found), True
+                if entry is not None:
+                    found.append(entry)
+        return sorted(found), False
 
     def folder(self, *parts: str, make: bool = False) -> ConfinedFolder:
         """Open a subfolder, which stays open when this one is closed; without a name, this one.
@@ -126,7 +136,7 @@ class ConfinedFolder:
         """
         *outer, last = parts
         with self._opened(outer) as descriptor, refusing(last):
-            shutil.rmtree(last, dir_fd=descriptor)
+            remove_folder(last, parent=descriptor)
 
     def read(self, name: str, *, offset: int = 0, length: int) -> Part:
         """Read a part of a file; an offset beyond its end gives an empty part.
@@ -359,16 +369,19 @@ def refusing(name: str) -> Generator[None]:
         raise Refused(f"{name!r} cannot be used: {reason}") from None
 
 
-def _walk(folder: int, prefix: str = "", depth: int = 0) -> Iterator[File]:
-    """Yield the regular files below an open folder; symbolic links are left out."""
+def _walk(folder: int, prefix: str = "", depth: int = 0) -> Generator[File | None]:
+    """Yield the regular files below an open folder, and None for each entry that is left out."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith(_TEMPORARY) or not entry.name.isprintable():
+                yield None
                 continue
             try:
                 if entry.is_file(follow_symlinks=False):
                     yield File(prefix + entry.name, entry.stat(follow_symlinks=False).st_size)
-                elif entry.is_dir(follow_symlinks=False) and depth < _MOST_PARTS:
+                    continue
+                yield None
+                if entry.is_dir(follow_symlinks=False) and depth < _MOST_PARTS:
                     inner = os.open(entry.name, _FOLDER, dir_fd=folder)
                     try:
                         yield from _walk(inner, f"{prefix}{entry.name}/", depth + 1)

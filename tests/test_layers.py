@@ -22,6 +22,7 @@ LAYERS = {
     "startup_clock": 1,
     "wire": 1,
     "file_owner": 1,
+    "folder_removal": 1,
     "confined_folder": 2,
     "interfaces": 2,
     "log_counts": 2,

@@ -170,6 +170,12 @@ def _sandboxes() -> list[Finding]:
     ):
         text = good if reason is None else f"not possible here: {reason}"
         findings.append(Finding(True if reason is None else None, subject, text))
+    text = (
+        "kernelproto sets none for folders on the disk: set quotas of the file system, or give a "
+        "size to folders in writable and to home folders (isolation.home_memory), which are then "
+        "in memory"
+    )
+    findings.append(Finding(None, "disk quota", text))
     return findings
 
 

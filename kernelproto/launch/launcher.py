@@ -108,9 +108,10 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
     """
     await turn()
     if plan.sandbox is not None:
-        from kernelproto.launch.process.confinement import require_sandbox
+        from kernelproto.launch.process.confinement import is_known_possible, require_sandbox
 
-        await anyio.to_thread.run_sync(require_sandbox, plan.sandbox)
+        if not is_known_possible(plan.sandbox):
+            await anyio.to_thread.run_sync(require_sandbox, plan.sandbox)
     # A program that has written the file knows the kernel by the id in its name.
     known_id = kernel_of_connection_file(plan.connection_file) if plan.connection_file else None
     kernel_id = known_id or str(uuid.uuid4())

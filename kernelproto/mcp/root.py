@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Generator
@@ -13,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from anyio import to_thread
 
 from kernelproto.concurrency.shield import to_the_end
+from kernelproto.folder_removal import remove_folder
 
 _PREFIX = "kernelproto-mcp-"
 _LOCK = ".lock"
@@ -70,7 +70,8 @@ def open_root(path: str | None) -> Generator[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(folder)
 
 
 def remove_abandoned(settled_seconds: float = _SETTLED_SECONDS) -> None:
@@ -82,7 +83,7 @@ def remove_abandoned(settled_seconds: float = _SETTLED_SECONDS) -> None:
                     status = entry.stat(follow_symlinks=False)
                     old = status.st_mtime < time.time() - settled_seconds
                     if status.st_uid == os.geteuid() and old and not _locked(entry.path):
-                        shutil.rmtree(entry.path, ignore_errors=True)
+                        remove_folder(entry.path)
 
 
 def _locked(folder: str) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from kernelproto.cli.main import main
 from kernelproto.extras import EXTRAS
+from kernelproto.launch.process.confinement import sandbox_fault
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -52,6 +53,10 @@ def test_findings_of_all_kinds(runtime_dir: Path, kernelproto) -> None:
         "--",
         "kernels       1 left files behind; remove: kernelproto stop dead ...",
     )
+    if sandbox_fault() is None:
+        assert found["sandboxes"][0] == "ok"
+        assert found["disk"][0] == "--"
+        assert found["disk"][1].startswith("quota         kernelproto sets none for folders on the")
     assert done.stdout.endswith("\n3 problems found.\n")
     assert "\x1b" not in done.stdout
     assert (done.stderr, done.returncode) == ("", 1)

@@ -125,6 +125,33 @@ def test_list_is_bounded(folders: Folders, root: Path) -> None:
     assert more
 
 
+def test_entries_that_are_no_files_are_bounded_too(
+    folders: Folders, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "one" / "file").touch()
+    for number in range(4):
+        (root / "one" / f"folder{number}").mkdir()
+        (root / "one" / f"link{number}").symlink_to("file")
+        (root / "one" / f"line\n{number}").touch()
+    assert folders.files("one") == ([File("file", 0)], False)
+    monkeypatch.setattr("kernelproto.confined_folder.MOST_ENTRIES", 12)
+    assert folders.files("one")[1]
+    with pytest.raises(Refused, match="files already"):
+        folders.write("one", "more", b"")
+
+
+def test_folders_of_any_depth_are_removed(folders: Folders, root: Path) -> None:
+    descriptor = os.open(root / "one", os.O_RDONLY)
+    for _ in range(1100):
+        os.mkdir("in", dir_fd=descriptor)
+        inner = os.open("in", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+    folders.clear("one")
+    assert os.listdir(root) == []
+
+
 def test_removed_folder_takes_its_files_along(folders: Folders, root: Path) -> None:
     folders.write("one", "a/b", b"1")
     folders.remove("one", "a/b")

@@ -8,7 +8,6 @@ it, so a kernel whose launch was cut off can be found.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Self
@@ -19,6 +18,7 @@ from jupyter_core.paths import secure_write
 
 from kernelproto.concurrency.shield import to_the_end
 from kernelproto.exceptions import DiscoveryError, LaunchError
+from kernelproto.folder_removal import remove_folder
 from kernelproto.launch.address.paths import DRAFT
 from kernelproto.launch.leftovers.claims import Ownership
 from kernelproto.launch.own_files import folder_fault, read_own_file
@@ -196,7 +196,8 @@ class KernelFolder:
             for name in os.listdir(self.path):
                 if name != _RECORD:
                     _remove(self.file(name))
-        shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(self.path)
         with suppress(OSError):
             os.rmdir(os.path.dirname(self.path))
 
@@ -223,8 +224,8 @@ async def claimed(folder: KernelFolder) -> AsyncGenerator[None]:
 
 
 def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
+    with suppress(OSError):
+        if os.path.isdir(path) and not os.path.islink(path):
+            remove_folder(path)
+        else:
             os.unlink(path)

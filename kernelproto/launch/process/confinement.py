@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -40,6 +40,8 @@ _HIDDEN = (
     "/var/tmp",
 )
 
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(program.__file__)))
+
 _LAST_USER = 2**32 - 2
 
 # The sandbox has its own.
@@ -56,6 +58,11 @@ _STRICTEST = Sandbox()
 _possible_for: set[tuple[int, bytes]] = set()
 
 
+def is_known_possible(sandbox: Sandbox) -> bool:
+    """Return whether ``require_sandbox`` has made such a sandbox before, so it does not block."""
+    return _key(_trial_of(sandbox)) in _possible_for
+
+
 def require_sandbox(sandbox: Sandbox = _STRICTEST) -> None:
     """Make a sandbox and end it, once in the life of this program. The call blocks.
 
@@ -65,7 +72,7 @@ def require_sandbox(sandbox: Sandbox = _STRICTEST) -> None:
     Raises:
         InvalidLaunchParameter: this machine or this user cannot have sandboxes.
     """
-    reason = sandbox_fault(Sandbox(seccomp=sandbox.seccomp))
+    reason = sandbox_fault(_trial_of(sandbox))
     if reason is not None:
         raise InvalidLaunchParameter(
             f"launch parameter 'sandbox': this machine cannot enforce it: {reason}"
@@ -86,7 +93,7 @@ def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
     release = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if release is None or tuple(map(int, release.groups())) < _OLDEST_LINUX:
         return "sandboxes need Linux 5.14, which counts the processes of each sandbox"
-    key = os.geteuid(), msgspec.json.encode(sandbox)
+    key = _key(sandbox)
     if key in _possible_for:
         return None
     try:
@@ -110,6 +117,15 @@ def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
         return fault
     _possible_for.add(key)
     return None
+
+
+def _trial_of(sandbox: Sandbox) -> Sandbox:
+    """Return the sandbox whose trial decides about a sandbox."""
+    return Sandbox(seccomp=sandbox.seccomp)
+
+
+def _key(sandbox: Sandbox) -> tuple[int, bytes]:
+    return os.geteuid(), msgspec.json.encode(sandbox)
 
 
 def wrapped(command: Sequence[str], plan: dict[str, Any]) -> list[str]:
@@ -237,11 +253,12 @@ def _working_directory(
 
 def _program(command: Sequence[str]) -> Iterator[str]:
     """Yield the folders of this package and of the kernel's program."""
-    yield str(Path(program.__file__).parents[2])
+    yield _PACKAGE
     executable = shutil.which(command[0])
     if executable is not None:
-        for path in (Path(os.path.abspath(executable)), Path(executable).resolve()):
-            yield str(path.parents[1] if path.parent.name == "bin" else path)
+        for path in (os.path.abspath(executable), os.path.realpath(executable)):
+            folder = os.path.dirname(path)
+            yield os.path.dirname(folder) if os.path.basename(folder) == "bin" else path
 
 
 def _hidden_ones(paths: Iterable[str], covers: Sequence[str]) -> Iterator[str]:
@@ -260,11 +277,16 @@ def _filter(sandbox: Sandbox) -> str | None:
     if sandbox.seccomp == "none":
         return None
     try:
-        return seccomp_filter(os.uname().machine).hex()
+        return _filter_of(os.uname().machine)
     except ValueError as error:
         raise InvalidLaunchParameter(
             f"launch parameter 'sandbox': {error}: set seccomp to 'none'"
         ) from None
+
+
+@cache
+def _filter_of(machine: str) -> str:
+    return seccomp_filter(machine).hex()
 
 
 def _user(uid: int | str | None) -> dict[str, Any]:

@@ -21,7 +21,8 @@ number of its processes is counted in its own user namespace. A filter of system
 because it refuses some of the calls that make a sandbox.
 
 The folder of the ipc sockets is the only folder of the host that a kernel could fill. The init
-makes it read-only as soon as the sockets exist, which is before the kernel reads a request.
+makes it read-only as soon as the sockets exist, which is before the kernel reads a request. A
+kernel that makes anything else in it is ended.
 
 The guard enters the control groups first, so their limits hold for all three processes.
 
@@ -45,14 +46,13 @@ from typing import Any, NoReturn
 if sys.platform != "win32":  # the package imports this file on all platforms
     import resource
 
-# The home folder and the shared memory are below the private /tmp, so one quota holds for all.
+# One quota holds for all of these.
 TMP = "/tmp"
 HOME = "/tmp/home"
 SHARED_MEMORY = "/tmp/.shm"
 
 HOST_NAME = "sandbox"
-
-# The exit status of a guard that could not make its sandbox.
+# The exit status of a guard that could not make its sandbox, or of an ended kernel.
 NOT_MADE = 125
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -218,8 +218,9 @@ def be_init(kernel: int, plan: Plan, status: int) -> NoReturn:
             if pid == kernel:
                 returncode = os.waitstatus_to_exitcode(code)
                 break
-            if not sealed and all(map(os.path.lexists, plan["sockets"])):
+            if not sealed and has_sockets(plan):
                 seal(plan)
+                has_sockets(plan)  # the kernel may have made a file meanwhile
                 sealed = True
             elif not pid:
                 time.sleep(SEAL_SECONDS)
@@ -227,6 +228,16 @@ def be_init(kernel: int, plan: Plan, status: int) -> NoReturn:
         os.write(2, f"{failure(error)}\n".encode())
     os.write(status, str(returncode).encode())
     os._exit(0)
+
+
+def has_sockets(plan: Plan) -> bool:
+    """Return whether the kernel has made its sockets; raise OSError if it has made other files."""
+    folder: str | None = plan["socket_folder"]
+    made = [] if folder is None else os.listdir(folder)
+    for path in (f"{folder}/{name}" for name in made):
+        if path not in plan["sockets"] or not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EPERM, "the kernel has made a file among its sockets", path)
+    return len(made) == len(plan["sockets"])
 
 
 def seal(plan: Plan) -> None:
@@ -259,10 +270,11 @@ def mount_files(plan: Plan) -> None:
         os.chmod(folder, 0o770)
     read_only = linux.ATTR_RDONLY if plan["read_only"] else 0
     linux.set_attributes("/", read_only | linux.ATTR_NOSUID | linux.ATTR_NODEV, recursive=True)
-    if plan["control_groups"] and os.path.isdir("/sys/fs/cgroup"):  # the kernel may own them
+    if not read_only and os.path.ismount("/sys"):  # the kernel may own control groups
         linux.set_attributes("/sys", linux.ATTR_RDONLY, recursive=True)
-    # The deepest first, so that a folder which is shown again shows no hidden folder in it.
-    covers = sorted(plan["hidden"], key=depth, reverse=True)
+    # The order puts a folder before the files in it. Covers have the opposite order, so that a
+    # folder which is shown again shows no hidden folder in it.
+    covers = sorted(plan["hidden"], reverse=True)
     for path in covers:
         cover(path, devices["null"])
     mount_private(TMP, plan["tmp"], "1777")
@@ -271,12 +283,12 @@ def mount_files(plan: Plan) -> None:
         os.chmod(path, mode)
     if os.geteuid() == 0:
         os.chown(HOME, plan["uid"], plan["gid"])
-    for path in sorted({*shown, *written}, key=depth):
+    for path in sorted({*shown, *written}):
         is_writable = path in written
         bind((written if is_writable else shown)[path], path, is_writable=is_writable)
         if not is_writable:
             linux.set_attributes(path, linux.ATTR_RDONLY, recursive=True)
-    for path, size in sorted(plan["private"].items(), key=lambda item: depth(item[0])):
+    for path, size in sorted(plan["private"].items()):
         make_place(path, is_folder=True)
         mount_private(path, size, "1777")
     if connection_file is not None:
@@ -382,11 +394,6 @@ def load(name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def depth(path: str) -> tuple[int, str]:
-    """Return a key that sorts folders before the files in them."""
-    return path.count("/"), path
 
 
 if __name__ == "__main__":

@@ -255,11 +255,29 @@ def _remove_folder(path: bytes) -> None:
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(folder).st_uid == os.geteuid():
-            for name in os.listdir(folder):
-                os.unlink(name, dir_fd=folder)
+            while names := os.listdir(folder):
+                for name in names:
+                    _remove_in(name, folder)
     finally:
         os.close(folder)
     os.rmdir(path)
+
+
+def _remove_in(name: str, folder: int) -> None:
+    """Remove a file or a subfolder, and move the files of a subfolder to its parent first.
+
+    So code that nests subfolders cannot reach a limit of this program.
+    """
+    try:
+        os.unlink(name, dir_fd=folder)
+    except IsADirectoryError:
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            for file in os.listdir(inner):
+                os.rename(file, os.urandom(8).hex(), src_dir_fd=inner, dst_dir_fd=folder)
+        finally:
+            os.close(inner)
+        os.rmdir(name, dir_fd=folder)
 
 
 def _listen(program: int) -> list[WatchedKernel]:

@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from kernelproto.launch.process import seccomp
 from kernelproto.launch.process.confinement import confine, sandbox_fault, wrapped
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.programs import namespaces, sandbox
+from kernelproto.launch.programs.watchdog import remove_files
 
 if (fault := sandbox_fault()) is not None:
     pytest.skip(f"no sandbox can be made here: {fault}", allow_module_level=True)
@@ -112,6 +114,19 @@ attacks = {
     "device": lambda: os.mknod("/tmp/disk", 0o60666, os.makedev(8, 0)),
     "disks": lambda: [name for name in os.listdir("/dev") if name.startswith(("sd", "vd", "mem"))],
     "namespaces again": lambda: open("/proc/sys/user/max_user_namespaces", "w").write("9"),
+    "setting of Linux": lambda: open("/proc/sys/kernel/core_pattern", "w"),
+    "network of Linux": lambda: open("/proc/sys/net/ipv4/ip_forward", "w"),
+    "restart": lambda: open("/proc/sysrq-trigger", "w"),
+    "memory of Linux": lambda: open("/proc/kcore", "rb").read(1),
+    "page faults": lambda: system_call("userfaultfd", 0),
+    "file by its handle": lambda: system_call("open_by_handle_at", -100, None, 0),
+    "terminal": lambda: open("/dev/tty"),
+    "abstract sockets": lambda: socket.socket(socket.AF_UNIX).connect(chr(0) + sys.argv[4]),
+    "descriptors": lambda: sorted(
+        (int(name), os.readlink(f"/proc/self/fd/{name}").split(":")[0])
+        for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")),
+    "keys of the caller": lambda: open("/proc/keys").read().count("keyring"),
+    "link to a file of the machine": lambda: os.link("/etc/passwd", "/tmp/passwd"),
     "root folder": lambda: open("/written", "w"),
     "etc": lambda: open("/etc/written", "w"),
     "disk": lambda: fill("/tmp"),
@@ -222,21 +237,33 @@ def outside(request: pytest.FixtureRequest) -> Iterator[Outside]:
         yield Outside(user, folder)
 
 
-def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
-    status, output = outside.run(
+def attacked(outside: Outside, abstract: str) -> tuple[int, str]:
+    """Run the attacks; *abstract* is the name of a socket of the machine."""
+    return outside.run(
         f"import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**28, 2**28))\n{HOSTILE}",
         str(outside.secret),
         str(os.getpid()),
         json.dumps(NUMBERS),
+        abstract,
         tmp=8 * 2**20,
         processes=20,
         writable={"/tmp/quota": 2**20},
     )
+
+
+def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
+    abstract = f"kernelproto-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(f"\0{abstract}")
+        listening.listen()
+        status, output = attacked(outside, abstract)
     assert status == 0, output
     found = json.loads(output.splitlines()[-1])
     assert found.pop("environment").items() >= {"GIVEN": "1"}.items()
     assert found.pop("capabilities") == ["0" * 16] * 5
     assert found.pop("number of processes") <= 3
+    assert found.pop("descriptors") == [[0, "/dev/null"], [1, "pipe"], [2, "pipe"]]
+    assert found.pop("keys of the caller") in (0, 1, "ENOENT")  # its own keyring, if there are any
     refused = {"EACCES", "EINVAL", "EPERM", "EROFS", "ENOENT", "ENOSPC"}
     assert found.pop("file of the caller") in {"", *refused}
     assert found == found | {
@@ -251,6 +278,11 @@ def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
         "keys": "EPERM",
         "program in Linux": "EPERM",
         "new process in a namespace": "EPERM",
+        "abstract sockets": "ECONNREFUSED",
+        "page faults": "EPERM",
+        "file by its handle": "EPERM",
+        "terminal": "ENXIO",
+        "link to a file of the machine": "EXDEV",
         "sockets of the machine": "EAFNOSUPPORT",
         "packets": "EAFNOSUPPORT",
         "input for a terminal": "EPERM",
@@ -278,6 +310,10 @@ def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
         "system",
         "root folder",
         "etc",
+        "setting of Linux",
+        "network of Linux",
+        "restart",
+        "memory of Linux",
     }
     assert {name: found[name] for name in others if found[name] not in refused} == {}
     assert found["signal to the init"] in ("EPERM", None)  # the init ignores it
@@ -405,14 +441,36 @@ def test_sockets_can_be_bound_and_the_folder_not_be_filled(outside: Outside) -> 
 
 def test_a_kernel_that_holds_a_file_among_its_sockets_is_ended(outside: Outside) -> None:
     code = (
-        "import socket, sys, time\n"
-        "file = open(sys.argv[1] + '/file', 'w')\n"
+        "import os, socket, sys, time\n"
+        "file = open(sys.argv[1] + '/0', 'w'); os.unlink(file.name)\n"
         "for number in range(2): socket.socket(socket.AF_UNIX).bind(f'{sys.argv[1]}/{number}')\n"
         "time.sleep(1000)"
     )
     status, output = outside.run(code, str(outside.sockets))
     assert status == sandbox.NOT_MADE
-    assert "the sandbox cannot be made: mount attributes" in output
+    seen, held = "the kernel has made a file among its sockets", "mount attributes"
+    assert seen in output or f"the sandbox cannot be made: {held}" in output
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "open(f'{folder}/file', 'w')",
+        "open(f'{folder}/0', 'w')",
+        "os.mkdir(f'{folder}/folder')",
+        "os.symlink('/run', f'{folder}/0')",
+        "os.mkfifo(f'{folder}/0')",
+    ],
+)
+def test_a_kernel_that_makes_files_among_its_sockets_is_ended(
+    outside: Outside, attack: str
+) -> None:
+    code = f"import os, socket, sys, time; folder = sys.argv[1]; {attack}; time.sleep(1000)"
+    status, output = outside.run(code, str(outside.sockets))
+    assert status == sandbox.NOT_MADE
+    assert "the kernel has made a file among its sockets" in output
+    remove_files([os.fsencode(outside.sockets)])
+    assert not outside.sockets.exists() or outside.user is not None
 
 
 def test_a_visible_file_shows_through_a_hidden_folder(outside: Outside) -> None:
