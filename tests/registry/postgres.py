@@ -102,6 +102,17 @@ class Postgres:
     def resume(self) -> None:
         self._signal_all(signal.SIGCONT)
 
+    def cpu(self) -> float:
+        """Return the processor time of all processes of the server, in seconds."""
+        stats = [
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            for pid in (self.pid, *self._children())
+        ]
+        # utime and stime of all; of children that have ended, those of the first process.
+        ticks = sum(int(stat[11]) + int(stat[12]) for stat in stats)
+        ticks += int(stats[0][13]) + int(stats[0][14])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Perform statements on a connection of their own; return the rows of the last one."""
         with psycopg.connect(self.url, autocommit=True) as connection:
@@ -118,10 +129,13 @@ class Postgres:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _signal_all(self, number: int) -> None:
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        for pid in (self.pid, *map(int, children)):
+        for pid in (self.pid, *self._children()):
             with suppress(ProcessLookupError):
                 os.kill(pid, number)
+
+    def _children(self) -> list[int]:
+        text = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text()
+        return [int(pid) for pid in text.split()]
 
     def _run(self, program: str, *arguments: str) -> None:
         subprocess.run(
