@@ -27,7 +27,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -187,6 +187,7 @@ class PostgreSQLRegistry(SQLRegistry, AsyncContextManagerMixin):
         assert self._turn is not None
         seconds = self._call_seconds if seconds is None else seconds
         deadline = anyio.current_time() + seconds
+        results: list[T] = []
         with self._errors_named(seconds):
             with anyio.fail_after(seconds):
                 await self._turn.acquire()
@@ -195,14 +196,15 @@ class PostgreSQLRegistry(SQLRegistry, AsyncContextManagerMixin):
                     async with background_tasks() as tasks:
                         tasks.start_soon(self._shut_down_at, deadline)
                         try:
-                            result = await anyio.to_thread.run_sync(perform, limiter=self._thread)
+                            done = await anyio.to_thread.run_sync(perform, limiter=self._thread)
+                            results.append(done)
                         except psycopg.Error as error:
                             if anyio.current_time() >= deadline:
                                 raise TimeoutError from error
                             raise
             finally:
                 self._turn.release()
-        return result
+        return results[0]
 
     async def _shut_down_at(self, deadline: float) -> None:
         """Shut the connection down at a time, which ends the wait of the thread that uses it."""
@@ -219,7 +221,7 @@ class PostgreSQLRegistry(SQLRegistry, AsyncContextManagerMixin):
             connection = self._connected()
             try:
                 with connection.transaction(), connection.cursor() as cursor:
-                    return perform(cursor)
+                    return perform(cast("Cursor", cursor))  # psycopg prefers literal statements
             except (errors.SerializationFailure, errors.DeadlockDetected):
                 if attempt == _ATTEMPTS:
                     raise
