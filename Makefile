@@ -67,9 +67,10 @@ CLUSTER += libnss-wrapper  # users of the tests
 CLUSTER += munge  # authenticates the daemons of Slurm
 CLUSTER += openssh-server  # another machine
 CLUSTER += podman  # containers
+CLUSTER += postgresql  # a registry
 CLUSTER += runc  # runs them
 CLUSTER += slurm-wlm  # batch jobs
-cluster:  ## install podman, Slurm and sshd, for the tests with them (Debian, as root)
+cluster:  ## install podman, PostgreSQL, Slurm and sshd, for the tests with them (Debian, as root)
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(CLUSTER)
 
 coverage: $(TESTED)  ## hold what the tests covered against the thresholds

@@ -17,6 +17,7 @@ EXTRAS = {
     "notebook": ("nbformat", "yaml"),
     "oidc": ("jwt",),
     "papermill": ("nbclient", "nbformat", "papermill"),
+    "postgresql": ("psycopg",),
     "remote": ("aiohttp", "fsspec"),
     "remote-client": ("httpx",),
     "server": ("h11", "prometheus_client", "psutil", "starlette", "uvicorn", "websockets"),

@@ -97,6 +97,7 @@ SLOW = (
     "launch/test_local.py",
     "launch/test_sandboxed_kernels.py",
     "launch/test_warm.py",
+    "registry/test_postgresql.py",
     "server/program",
     "server/dashboard",
     "server/test_fields.py",

@@ -42,6 +42,7 @@ def test_extras_are_those_of_the_package() -> None:
         ("import kernelproto.jupyter.jupyverse", "fps", "jupyverse"),
         ("import kernelproto.jupyter.papermill_engine", "papermill", "papermill"),
         ("import kernelproto.mcp.http", "mcp", "mcp"),
+        ("import kernelproto.registry.postgresql", "psycopg", "postgresql"),
         ("import kernelproto.mcp.program", "mcp", "mcp"),
         ("import kernelproto.mcp.server", "mcp", "mcp"),
     ],

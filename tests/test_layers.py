@@ -88,6 +88,7 @@ CONFINED = {
     "opentelemetry": ("kernelproto/server/telemetry/tracing.py",),
     "prometheus_client": ("kernelproto/server/telemetry/metrics.py",),
     "psutil": ("kernelproto/server/telemetry/usage.py",),
+    "psycopg": ("kernelproto/registry/postgresql.py",),
     "sqlite3": ("kernelproto/registry/sqlite.py",),
     "fsspec": ("kernelproto/urls.py",),
     "nbformat": ("kernelproto/notebook/",),

@@ -101,7 +101,8 @@ class Registry(Protocol):
     """A store of kernels that outlive programs.
 
     Every method raises RegistryError if the store cannot be read or written; then nothing was
-    changed.
+    changed. If a store on another machine does not confirm a change, the change may have been made.
+    It is safe to repeat the call.
     """
 
     async def add(

@@ -16,10 +16,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -29,9 +29,8 @@ from jupyter_core.paths import jupyter_data_dir
 
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.exceptions import RegistryError
-from kernelproto.interfaces import KernelHandle
-from kernelproto.registry import statements as sql
-from kernelproto.registry.interface import RegisteredKernel, RegisteredNode, RegisteredSession
+from kernelproto.registry.statements import SQLITE
+from kernelproto.registry.store import Cursor, SQLRegistry
 
 T = TypeVar("T")
 
@@ -100,7 +99,7 @@ _DAMAGED = (
 )
 
 
-class SQLiteRegistry(AsyncContextManagerMixin):
+class SQLiteRegistry(SQLRegistry, AsyncContextManagerMixin):
     """A registry in an SQLite file; implements Registry.
 
     Use it in a block: ``async with SQLiteRegistry() as registry``. Several programs, and several
@@ -123,6 +122,7 @@ class SQLiteRegistry(AsyncContextManagerMixin):
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, busy_seconds: float = _BUSY_SECONDS
     ) -> None:
+        super().__init__(SQLITE)
         default = os.path.join(jupyter_data_dir(), "kernelproto", _FILE)
         self.path = os.path.abspath(default if path is None else path)
         self._busy_seconds = busy_seconds
@@ -143,97 +143,14 @@ class SQLiteRegistry(AsyncContextManagerMixin):
                 with anyio.CancelScope(shield=True):
                     await self._in_thread(database.close)
 
-    async def add(
-        self,
-        kernel_id: str,
-        *,
-        owner: str,
-        name: str,
-        kernel_type: str,
-        node: str,
-        seconds: float,
-        start: str = "",
-    ) -> int | None:
-        values = kernel_id, owner, name, kernel_type, start, node, seconds
-        fence: int | None = await self._first(sql.ADD, *values)
-        return fence
-
-    async def claim(self, kernel_id: str, *, node: str, seconds: float) -> int | None:
-        fence: int | None = await self._first(sql.CLAIM, node, seconds, kernel_id, node)
-        return fence
-
-    async def renew(
-        self, node: str, *, seconds: float, idle: Mapping[str, float] | None = None
-    ) -> Mapping[str, int]:
-        uses = [(age, kernel_id, node) for kernel_id, age in (idle or {}).items()]
-
-        def renew(database: sqlite3.Connection) -> dict[str, int]:
-            database.execute(sql.SEE, (node,))
-            database.executemany(sql.USE, uses)
-            return dict(database.execute(sql.RENEW, (seconds, node)).fetchall())
-
-        return await self._transaction(renew)
-
-    async def set_handle(self, kernel_id: str, fence: int, handle: KernelHandle) -> bool:
-        return await self._first(sql.SET_HANDLE, handle.to_json(), kernel_id, fence) is not None
-
-    async def begin_restart(self, kernel_id: str, fence: int) -> bool:
-        return await self._first(sql.BEGIN_RESTART, kernel_id, fence) is not None
-
-    async def release(self, kernel_id: str, fence: int) -> bool:
-        return await self._first(sql.RELEASE, kernel_id, fence) is not None
-
-    async def remove(self, kernel_id: str, fence: int) -> bool:
-        return await self._first(sql.REMOVE, kernel_id, fence) is not None
-
-    async def set_notes(self, node: str, notes: Mapping[str, str]) -> None:
-        values = [(note, kernel_id, node) for kernel_id, note in notes.items()]
-        await self._transaction(lambda database: database.executemany(sql.SET_NOTE, values))
-
-    async def kernels(self, *, owner: str | None = None) -> list[RegisteredKernel]:
-        return [_kernel(*row) for row in await self._read(sql.LIST, owner=owner)]
-
-    async def set_session(self, session: RegisteredSession) -> bool:
-        values = msgspec.structs.astuple(session)
-        return await self._first(sql.SET_SESSION, *values, session.owner) is not None
-
-    async def remove_session(self, owner: str, session_id: str) -> bool:
-        return await self._first(sql.REMOVE_SESSION, owner, session_id) is not None
-
-    async def sessions(self, *, owner: str | None = None) -> list[RegisteredSession]:
-        names = RegisteredSession.__struct_fields__
-        rows = await self._read(sql.SESSIONS, owner=owner)
-        return [RegisteredSession(**dict(zip(names, row, strict=True))) for row in rows]
-
-    async def nodes(self) -> list[RegisteredNode]:
-        return [RegisteredNode(name=name, unseen=age) for name, age in await self._read(sql.NODES)]
-
-    async def _read(self, query: str, **values: object) -> list[Any]:
-        """Return the rows of a query."""
-
-        def read(database: sqlite3.Connection) -> list[Any]:
-            return database.execute(query, values).fetchall()
-
-        return await self._transaction(read, begin="begin")
-
-    async def _first(self, statement: str, *values: object) -> Any:
-        """Perform a statement; return the first value that it gives, None if it changed nothing."""
-
-        def perform(database: sqlite3.Connection) -> Any:
-            row = database.execute(statement, values).fetchone()
-            return None if row is None else row[0]
-
-        return await self._transaction(perform)
-
-    async def _transaction(
-        self, perform: Callable[[sqlite3.Connection], T], *, begin: str = _BEGIN
-    ) -> T:
+    async def _transaction(self, perform: Callable[[Cursor], T], *, writes: bool = True) -> T:
         self._owner.check("registry")
         if self._database is None:
             raise RegistryError(
                 "the registry is not open: use it inside `async with SQLiteRegistry() as registry`"
             )
-        return await self._in_thread(partial(_in_transaction, self._database, perform, begin))
+        begin = _BEGIN if writes else "begin"
+        return await self._in_thread(partial(_perform, self._database, perform, begin))
 
     async def _in_thread(self, perform: Callable[[], T]) -> T:
         """Perform a function in a thread; a cancelled caller waits for its end."""
@@ -343,37 +260,10 @@ def _in_transaction(
     return result
 
 
+def _perform(database: sqlite3.Connection, perform: Callable[[Cursor], T], begin: str) -> T:
+    with closing(database.cursor()) as cursor:
+        return _in_transaction(database, lambda _: perform(cursor), begin)
+
+
 def _number(database: sqlite3.Connection, pragma: str) -> int:
     return int(database.execute(f"pragma {pragma}").fetchone()[0])
-
-
-def _kernel(
-    kernel_id: str,
-    owner: str,
-    name: str,
-    kernel_type: str,
-    handle: str | None,
-    age: float,
-    idle: float,
-    node: str,
-    fence: int,
-    held: float,
-    start: str,
-    note: str,
-    restarting: int,
-) -> RegisteredKernel:
-    return RegisteredKernel(
-        kernel_id=kernel_id,
-        owner=owner,
-        name=name,
-        kernel_type=kernel_type,
-        handle=None if handle is None else KernelHandle.from_json(handle),
-        age=age,
-        idle=idle,
-        node=node,
-        fence=fence,
-        held=held,
-        start=start,
-        note=note,
-        restarting=bool(restarting),
-    )

@@ -1,48 +1,112 @@
-"""The statements with which SQLiteRegistry reads and changes its tables. Pure.
+"""The statements with which the registries read and change their tables, in two dialects. Pure.
 
 All times are the store's, in seconds since the epoch with fractions.
 """
 
 from __future__ import annotations
 
-_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+import re
 
-ADD = f"""
-insert into kernel (
-    id, owner, name, kernel_type, start, added_at, used_at, node, fence, held_until
-) values (?, ?, ?, ?, ?, {_NOW}, {_NOW}, ?, 1, {_NOW} + ?)
-on conflict do nothing returning fence
-"""
-CLAIM = f"""
-update kernel set node = ?, fence = fence + 1, held_until = {_NOW} + ?
-where id = ? and (held_until <= {_NOW} or node = ?) returning fence
-"""
-USE = f"update kernel set used_at = max(used_at, {_NOW} - ?) where id = ? and node = ?"
-RENEW = f"update kernel set held_until = {_NOW} + ? where node = ? returning id, fence"
-SEE = f"""
-insert into node values (?, {_NOW}) on conflict do update set seen_at = excluded.seen_at
-"""
-NODES = f"select name, max(0, {_NOW} - seen_at) from node order by name"
-SET_HANDLE = """
-update kernel set handle = ?, restarting = 0 where id = ? and fence = ? returning id
-"""
-BEGIN_RESTART = "update kernel set restarting = 1 where id = ? and fence = ? returning id"
-RELEASE = "update kernel set node = '', held_until = 0 where id = ? and fence = ? returning id"
-REMOVE = "delete from kernel where id = ? and fence = ? returning id"
-LIST = f"""
-select id, owner, name, kernel_type, handle, max(0, {_NOW} - added_at), max(0, {_NOW} - used_at),
-    node, fence, max(0, held_until - {_NOW}), start, note, restarting
-from kernel where :owner is null or owner = :owner order by added_at, id
-"""
-SET_NOTE = "update kernel set note = ? where id = ? and node = ?"
-SET_SESSION = """
-insert into session select ?, ?, ?, ?, ?, id from kernel where id = ? and owner = ?
-on conflict do update set path = excluded.path, name = excluded.name, type = excluded.type,
-    kernel_id = excluded.kernel_id where owner = excluded.owner
-returning id
-"""
-REMOVE_SESSION = "delete from session where owner = ? and id = ? returning id"
-SESSIONS = """
-select id, owner, path, name, type, kernel_id
-from session where :owner is null or owner = :owner order by rowid
-"""
+
+class Statements:
+    """The statements in the dialect of a store.
+
+    Args:
+        now: the expression for the time, the same for all of a statement.
+        clock: the same, but after each wait of the statement for another transaction.
+        greatest: the function that returns the greatest of its arguments.
+        parameter: how the dialect writes a parameter; ``{}`` stands for the name.
+    """
+
+    def __init__(self, *, now: str, clock: str, greatest: str, parameter: str) -> None:
+        self._now = now
+        self._clock = clock
+        self._greatest = greatest
+        self._parameter = parameter
+
+        self.add = self._in_dialect("""
+            insert into kernel (
+                id, owner, name, kernel_type, start, added_at, used_at, node, fence, held_until
+            ) values (
+                :id, :owner, :name, :kernel_type, :start, NOW, NOW, :node, 1, NOW + :seconds
+            )
+            on conflict do nothing returning fence
+        """)
+        self.claim = self._in_dialect("""
+            update kernel set node = :node, fence = fence + 1, held_until = CLOCK + :seconds
+            where id = :id and (held_until <= CLOCK or node = :node) returning fence
+        """)
+        self.use = self._in_dialect("""
+            update kernel set used_at = GREATEST(used_at, NOW - :idle)
+            where id = :id and node = :node
+        """)
+        self.renew = self._in_dialect("""
+            update kernel set held_until = CLOCK + :seconds where node = :node returning id, fence
+        """)
+        self.see = self._in_dialect("""
+            insert into node (name, seen_at) values (:node, NOW)
+            on conflict (name) do update set seen_at = excluded.seen_at
+        """)
+        self.nodes = self._in_dialect("""
+            select name, GREATEST(0, NOW - seen_at) from node order by name
+        """)
+        self.set_handle = self._in_dialect("""
+            update kernel set handle = :handle, restarting = 0
+            where id = :id and fence = :fence returning id
+        """)
+        self.begin_restart = self._in_dialect("""
+            update kernel set restarting = 1 where id = :id and fence = :fence returning id
+        """)
+        self.release = self._in_dialect("""
+            update kernel set node = '', held_until = 0
+            where id = :id and fence = :fence returning id
+        """)
+        self.remove = self._in_dialect("""
+            delete from kernel where id = :id and fence = :fence returning id
+        """)
+        self.kernels = self._in_dialect("""
+            select id, owner, name, kernel_type, handle, GREATEST(0, NOW - added_at),
+                GREATEST(0, NOW - used_at), node, fence, GREATEST(0, held_until - NOW), start, note,
+                restarting
+            from kernel where cast(:owner as text) is null or owner = :owner order by added_at, id
+        """)
+        self.set_note = self._in_dialect("""
+            update kernel set note = :note where id = :id and node = :node
+        """)
+        self.set_session = self._in_dialect("""
+            insert into session (id, owner, path, name, type, kernel_id)
+            select :session_id, :owner, :path, :name, :type, id
+            from kernel where id = :kernel_id and owner = :owner
+            on conflict (id) do update set path = excluded.path, name = excluded.name,
+                type = excluded.type, kernel_id = excluded.kernel_id
+            where session.owner = excluded.owner
+            returning id
+        """)
+        self.remove_session = self._in_dialect("""
+            delete from session where owner = :owner and id = :id returning id
+        """)
+        self.sessions = self._in_dialect("""
+            select id, owner, path, name, type, kernel_id
+            from session where cast(:owner as text) is null or owner = :owner order by rowid
+        """)
+
+    def _in_dialect(self, statement: str) -> str:
+        for word, text in (
+            ("NOW", self._now),
+            ("CLOCK", self._clock),
+            ("GREATEST", self._greatest),
+        ):
+            statement = statement.replace(word, text)
+        return re.sub(r":(\w+)", lambda found: self._parameter.format(found[1]), statement)
+
+
+_JULIAN = "((julianday('now') - 2440587.5) * 86400.0)"
+SQLITE = Statements(now=_JULIAN, clock=_JULIAN, greatest="max", parameter=":{}")
+
+_EPOCH = "cast(extract(epoch from {}()) as double precision)"
+POSTGRESQL = Statements(
+    now=_EPOCH.format("statement_timestamp"),
+    clock=_EPOCH.format("clock_timestamp"),
+    greatest="greatest",
+    parameter="%({})s",
+)

@@ -204,7 +204,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         Meta(
             description="whether kernels and sessions go on after SIGTERM, SIGKILL or a crash of "
             "the server, and the next server has them again; SIGINT (Ctrl-C) ends them; auto: only "
-            "with state_dir, or under systemd with StateDirectory=; Linux only, without warm"
+            "with state_dir, registry, or under systemd with StateDirectory=; Linux only, without "
+            "warm"
         ),
     ] = "auto"
     state_dir: Annotated[
@@ -212,6 +213,14 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         Meta(
             description="directory for the registry of kernels and sessions, for one server at a "
             "time; by default that of StateDirectory= of systemd, or one in Jupyter's data folder"
+        ),
+    ] = None
+    registry: Annotated[
+        str | None,
+        Meta(
+            description="URL of the registry, postgresql://USER@HOST/DATABASE, in place of a file "
+            "in state_dir; for one server at a time; keeps kernels as state_dir does",
+            extra=SECRET,
         ),
     ] = None
     grace_seconds: Annotated[
@@ -271,6 +280,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             raise InvalidSettings(
                 "state_dir: nothing is stored with keep_kernels = off: remove one of them"
             )
+        if self.registry is not None:
+            self._check_registry(self.registry)
         if self.mcp_dir is not None and self.isolate == "users":
             raise InvalidSettings(
                 "mcp_dir: the files of conversations are in the home folders of isolated users: "
@@ -284,6 +295,14 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             raise InvalidSettings("mcp_sandbox.uid: set one number: this user owns the files")
         if not self.mcp and (self.mcp_kernels or self.mcp_dir or self.mcp_sandbox):
             raise InvalidSettings("mcp_kernels, mcp_dir, mcp_sandbox: set mcp = true as well")
+
+    def _check_registry(self, url: str) -> None:
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise InvalidSettings("registry: write postgresql://USER@HOST/DATABASE, or remove it")
+        if self.keep_kernels == "off":
+            raise InvalidSettings(
+                "registry: nothing is stored with keep_kernels = off: remove one of them"
+            )
 
     def _check_users_of_sandboxes(self) -> None:
         for kind, name, table in self.limits.tables():

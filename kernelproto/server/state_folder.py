@@ -6,13 +6,14 @@ import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 
 from jupyter_core.paths import jupyter_data_dir
 
+from kernelproto import extras
 from kernelproto.exceptions import InvalidSettings
 from kernelproto.launch.own_files import folder_fault
-from kernelproto.registry import SQLiteRegistry
+from kernelproto.registry import Registry, SQLiteRegistry
 from kernelproto.server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -31,21 +32,22 @@ def find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | N
     """Return the state folder of a server; None if the kernels end with the server.
 
     Args:
-        settings: ``keep_kernels``, ``state_dir``, and the settings that exclude them.
+        settings: ``keep_kernels``, ``state_dir``, ``registry``, and the settings that exclude them.
         environ: the environment of the server.
 
     Raises:
         InvalidSettings: kernels cannot outlive the server with these settings or on this system.
     """
     given = settings.state_dir
+    is_wanted = bool(given or settings.registry)
     of_service = environ.get(_SYSTEMD_VARIABLE, "").partition(":")[0]
     if settings.keep_kernels == "off":
         return None
-    if settings.keep_kernels == "auto" and not (given or of_service):
+    if settings.keep_kernels == "auto" and not (is_wanted or of_service):
         return None
     fault = _fault(settings)
     if fault is not None:
-        if settings.keep_kernels == "on" or given:
+        if settings.keep_kernels == "on" or is_wanted:
             raise InvalidSettings(f"keep_kernels: {fault}")
         logger.info("kernels end with the server (keep_kernels = auto): %s", fault)
         return None
@@ -57,19 +59,36 @@ def find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | N
 
 
 @asynccontextmanager
-async def open_state_folder(path: str) -> AsyncGenerator[SQLiteRegistry]:
-    """Open the registry in a state folder, which no other server can use during the block.
+async def open_state_folder(path: str, url: str | None = None) -> AsyncGenerator[Registry]:
+    """Lock a state folder, and open a registry, which no other server can use during the block.
 
     Args:
         path: the absolute path of the folder, which is made if it is missing.
+        url: the registry; None for a file in the folder.
 
     Raises:
         InvalidSettings: the folder cannot be used, or another server uses it.
         RegistryError: the registry cannot be opened; it is unchanged.
     """
     with _locked(path):
-        async with SQLiteRegistry(os.path.join(path, _REGISTRY)) as registry:
-            yield registry
+        if url is None:
+            async with SQLiteRegistry(os.path.join(path, _REGISTRY)) as registry:
+                yield registry
+        else:
+            async with _on_server(url) as registry:
+                yield registry
+
+
+def _on_server(url: str) -> AbstractAsyncContextManager[Registry]:
+    fault = extras.fault("postgresql")
+    if fault is not None:
+        raise InvalidSettings(f"registry: {fault}")
+    from kernelproto.registry.postgresql import PostgreSQLRegistry  # an extra
+
+    try:
+        return PostgreSQLRegistry(url, exclusive=True)
+    except ValueError as error:
+        raise InvalidSettings(f"registry: {error}") from error
 
 
 def _fault(settings: Settings) -> str | None:

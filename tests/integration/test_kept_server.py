@@ -16,6 +16,8 @@ from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.confinement import users_fault
 from kernelproto.launch.process.sandbox import Sandbox
 from tests.integration.server_kills import Page, Round, Server, kill_servers
+from tests.registry.conftest import postgres, postgres_or_reason  # noqa: F401
+from tests.registry.postgres import Postgres
 
 pytestmark = [
     pytest.mark.usefixtures("no_leaks"),
@@ -70,6 +72,32 @@ def test_kernels_and_sessions_go_on(server: Server) -> None:
     assert server.client.delete(one).status_code == 204
     again(server, signal.SIGKILL)
     assert server.get("/api/sessions") == server.get("/api/kernels") == []
+
+
+def test_registry_in_postgresql(
+    postgres: Postgres,  # noqa: F811
+    runtime_dir: Path,
+    tmp_path: Path,
+) -> None:
+    server = Server(runtime_dir.parent, KERNELPROTO_REGISTRY=postgres.url)
+    server.start()
+    try:
+        session, page = open_notebook(server)
+        page.execute("x = 42")
+        second = Server(tmp_path, KERNELPROTO_REGISTRY=postgres.url)  # with another state folder
+        with pytest.raises(AssertionError, match="another program uses the registry"):
+            second.start()
+        second.client.close()
+        again(server, signal.SIGKILL)
+        assert [found["id"] for found in server.get("/api/sessions")] == [session["id"]]
+        page.open()
+        assert page.execute("print(x)") == "42"
+        page.close()
+        assert not (server.state / "kernels.sqlite").exists()
+    finally:
+        server.end(signal.SIGINT)
+        server.client.close()
+    assert postgres.execute("select * from kernelproto.kernel") == []
 
 
 def test_interrupt_ends_the_kernels(server: Server) -> None:

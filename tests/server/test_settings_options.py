@@ -20,7 +20,11 @@ def test_own_variable_precedes_that_of_other_servers() -> None:
 
 
 def test_secrets_and_tables_are_marked() -> None:
-    assert {key for key, option in OPTIONS.items() if option.secret} == {"token", "metrics_token"}
+    assert {key for key, option in OPTIONS.items() if option.secret} == {
+        "token",
+        "metrics_token",
+        "registry",
+    }
     assert [(key, option.variables) for key, option in OPTIONS.items() if option.table] == [
         ("isolation", []),
         ("limits", []),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kernelproto import extras
 from kernelproto.exceptions import InvalidSettings, RegistryError
 from kernelproto.server import Settings
 from kernelproto.server.limits import KernelLimits, LimitTables
@@ -33,6 +34,7 @@ SERVICE = {"STATE_DIRECTORY": "/var/lib/kernels:/var/lib/other"}
         ({"warm": 1}, SERVICE, None),
         ({"warm": 1}, {}, None),
         ({"keep_kernels": "on"}, SERVICE, "/var/lib/kernels/.kernelproto"),
+        ({"registry": "postgresql://a/b"}, SERVICE, "/var/lib/kernels/.kernelproto"),
     ],
 )
 def test_folder(settings: dict[str, Any], environ: dict[str, str], folder: str | None) -> None:
@@ -49,6 +51,7 @@ def test_folder_without_a_service() -> None:
     [
         {"keep_kernels": "on", "warm": 1},
         {"state_dir": "/state", "warm": 1},
+        {"registry": "postgresql://a/b", "warm": 1},
         {
             "keep_kernels": "on",
             "limits": LimitTables(kernels={"spec/a": KernelLimits(warm=1)}),
@@ -63,6 +66,27 @@ def test_warm_kernels_are_refused(settings: dict[str, Any]) -> None:
 def test_folder_without_a_use_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="state_dir: nothing is stored"):
         Settings(keep_kernels="off", state_dir="/state")
+
+
+def test_registry_without_a_use_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="registry: nothing is stored"):
+        Settings(keep_kernels="off", registry="postgresql://a/b")
+    with pytest.raises(InvalidSettings, match="registry: write postgresql://") as caught:
+        Settings(registry="mysql://ada:secret@a/b")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.anyio
+async def test_registry_that_cannot_be_used(tmp_path: Path, monkeypatch) -> None:
+    async def refuse(url: str, words: str, kind: type[Exception] = InvalidSettings) -> None:
+        with pytest.raises(kind, match=words):
+            async with open_state_folder(str(tmp_path / "state"), url):
+                pytest.fail("it was opened")
+
+    await refuse("postgresql://[a/b", "registry: the URL of the registry is not valid")
+    await refuse("postgresql://127.0.0.1:1/b", "registry on 127.0.0.1 .* cannot", RegistryError)
+    monkeypatch.setitem(extras.EXTRAS, "postgresql", ("no_such_module",))
+    await refuse("postgresql://a/b", "registry: no_such_module cannot be imported: pip install")
 
 
 async def refused(path: Path, words: str, kind: type[Exception] = InvalidSettings) -> None:

@@ -10,8 +10,9 @@ import anyio
 import msgspec
 import trio
 
-from kernelproto.registry import SQLiteRegistry, statements
+from kernelproto.registry import SQLiteRegistry
 from kernelproto.registry import sqlite as real
+from kernelproto.registry.statements import SQLITE
 
 T = TypeVar("T")
 
@@ -72,8 +73,8 @@ class Store:
 
     def claim(self, kernel_id: str, node: str, seconds: float) -> bool:
         """Claim a kernel for another node, if its claim has lapsed."""
-        values = node, seconds, kernel_id, node
-        return self._anchor.execute(statements.CLAIM, values).fetchone() is not None
+        values = {"id": kernel_id, "node": node, "seconds": seconds}
+        return self._anchor.execute(SQLITE.claim, values).fetchone() is not None
 
     def close(self) -> None:
         """Delete the database."""

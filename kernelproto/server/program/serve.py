@@ -93,7 +93,7 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         InvalidSettings: the settings do not fit this machine; the message names the setting.
-        RegistryError: the registry in the state folder cannot be used; it is unchanged.
+        RegistryError: the registry cannot be used; it is unchanged.
     """
     state_folder = find_state_folder(settings, os.environ)
     authenticator, token = make_authenticator(settings)
@@ -106,7 +106,7 @@ async def serve(settings: Settings) -> None:
         check_open_files(settings)
         async with (
             background_tasks() as tasks,  # outlives the pool, so a second signal is still handled
-            _registry(state_folder) as registry,
+            _registry(state_folder, settings.registry) as registry,
             KernelPool(
                 finder=finder,
                 kernel_type=settings.kernel,
@@ -161,9 +161,11 @@ async def serve(settings: Settings) -> None:
                 await pool.release_all()
 
 
-def _registry(state_folder: str | None) -> AbstractAsyncContextManager[Registry | None]:
+def _registry(
+    state_folder: str | None, url: str | None
+) -> AbstractAsyncContextManager[Registry | None]:
     """Open the registry of the kernels that outlive the server, if there are any."""
-    return nullcontext() if state_folder is None else open_state_folder(state_folder)
+    return nullcontext() if state_folder is None else open_state_folder(state_folder, url)
 
 
 def new_token(user: str) -> tuple[str, list[str]]:
