@@ -304,7 +304,7 @@ class KernelClient(Requests, Observable):
         elif channel == "shell":
             self.executions.note_shell()
         if self.observers:
-            self.observers.offer(message, channel)
+            self.observers.offer(message, channel, self._dispatcher.session.unread)
         msg_type = message.header.msg_type
         if msg_type in _COMM_MESSAGES:
             self.comms.receive(message)

@@ -27,6 +27,8 @@ from anyio.lowlevel import checkpoint
 from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import StartTask
 from kernelproto.exceptions import KernelProtoError, OutputOverflow, fresh
+from kernelproto.interfaces import KernelManager
+from kernelproto.kept_messages import KeepsMessages
 from kernelproto.log_counts import LogCounts
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
@@ -163,10 +165,17 @@ class Observers:
 
     Attributes:
         read_contents: whether any watcher reads the contents of messages.
+        source: the manager that keeps the messages until they are acknowledged; None if none does.
+        number: the number that *source* gives to the message that is being offered. It is lower if
+            messages of the kernel were lost or refused just before; 0 without a *source*.
+        holds: whether a watcher confirms the messages; see ``KeepsMessages.hold``.
     """
 
     def __init__(self, start_task: StartTask) -> None:
         self.read_contents = False
+        self.source: KeepsMessages | None = None
+        self.number = 0
+        self.holds = False
         self._start_task = start_task
         self._streams: list[MessageStream] = []
         self._handlers: dict[Handler, MessageStream] = {}
@@ -227,8 +236,29 @@ class Observers:
             self._streams.remove(stream)
             stream.fail(_HandlerRemoved())
 
-    def offer(self, message: Message, channel: ChannelName) -> None:
-        """Pass a message to all observers; called by the client."""
+    def begin(self, manager: KernelManager) -> None:
+        """Note the manager of the process whose messages follow."""
+        self.source = manager if isinstance(manager, KeepsMessages) else None
+        self.number = 0
+        if self.holds and self.source is not None:
+            self.source.hold()
+
+    def hold(self) -> None:
+        """Acknowledge only messages that a watcher confirms, also after a restart."""
+        self.holds = True
+        if self.source is not None:
+            self.source.hold()
+
+    def offer(self, message: Message, channel: ChannelName, unread: int = 0) -> None:
+        """Pass a message to all observers; called by the client.
+
+        Args:
+            message: the message.
+            channel: its channel.
+            unread: the number of received messages that follow and are not read yet.
+        """
+        if self.source is not None:
+            self.number = self.source.last_number - unread
         for stream in self._streams:
             stream.offer(message, channel)
         for watcher in self._watchers:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import NamedTuple, NoReturn
+from typing import NoReturn
 
 import anyio
 
@@ -13,8 +12,9 @@ from kernelproto.concurrency.bell import Bell
 from kernelproto.exceptions import ClientClosed, KernelDied, KernelProtoError, fresh
 from kernelproto.fanout.handover import Handover, reply_content
 from kernelproto.fanout.notices import beside, build_notice, new_header
-from kernelproto.fanout.replay_log import Entry, ReplayLog
+from kernelproto.fanout.replay_log import Entry, NumberedMessage, ReplayLog
 from kernelproto.fanout.traffic import Request, Unanswered
+from kernelproto.kept_messages import KeepsMessages
 from kernelproto.log_counts import LogCounts
 from kernelproto.supervise import Died, Kernel
 from kernelproto.wire.connection import ChannelName
@@ -24,6 +24,7 @@ from kernelproto.wire.message import Message
 # For clients whose cell ran when the server was replaced.
 _AWAY = "[the server was restarted: earlier outputs of this cell may be missing]\n"
 _LOST = "[this cell ended while no server was running: its last outputs and its result are lost]\n"
+_UNSENT = "[the server was restarted before the kernel received this cell: execute it again]\n"
 
 
 class Subscriber:
@@ -61,7 +62,7 @@ class Subscriber:
 
     def acknowledge(self, number: int) -> None:
         """Note that the client has received every message before a number, and the gap notice."""
-        self.broadcast.log.acknowledge(self.cursor, number)
+        self.broadcast.acknowledge(self, number)
 
     def note_request(self, message: Message, channel: ChannelName) -> None:
         """Note a message that the client is about to send to the kernel."""
@@ -153,7 +154,10 @@ class Broadcast:
         self._client_left = Bell()
         self._unanswered = Unanswered()
         self._inherits = False
+        self._has_all = False
         self._on_change: Callable[[], object] | None = None
+        self._source: KeepsMessages | None = None
+        kernel.observers.hold()
 
     def store_with(self, on_change: Callable[[], object]) -> None:
         """Call a function whenever ``handover`` would return something else."""
@@ -161,20 +165,31 @@ class Broadcast:
 
     def handover(self) -> Handover:
         """Return the clients and their open requests, for the next server."""
-        return Handover.of(self.log.clients, self._unanswered)
+        source = "" if self._source is None else self._source.kernel_id
+        return Handover.of(
+            self.log.clients, self._unanswered, source=source, positions=self.log.positions
+        )
 
     def take_over(
-        self, handover: Handover, messages: Iterable[tuple[Message, ChannelName]] = ()
+        self, handover: Handover, messages: Iterable[NumberedMessage] = (), *, missing: int = 0
     ) -> None:
         """Serve the clients of an earlier server on, before any client joins.
 
         Args:
             handover: the handover of the earlier server.
-            messages: the messages that the kernel has sent to this server before.
+            messages: the messages that the kernel has sent to this server before. If a host runs
+                the kernel, they begin with some that the clients have already.
+            missing: the number of messages before that no client has received, and that are lost.
         """
+        self._source = source = self.kernel.observers.source
+        self._has_all = source is not None and not missing
+        acknowledged = 0 if source is None else source.acknowledged
+        clients = handover.clients
+        if source is not None and not clients:
+            clients = [[""]]  # the first client gets the messages that no client has received
         # All join before the first one leaves: a new client would continue for one that has left.
-        cursors = [self.log.join(sessions[0]) for sessions in handover.clients if sessions]
-        for cursor, sessions in zip(cursors, filter(None, handover.clients), strict=True):
+        cursors = [self.log.join(sessions[0]) for sessions in clients]
+        for cursor, sessions in zip(cursors, clients, strict=True):
             for session in sessions:
                 cursor.note_session(session)
         for cursor in cursors:
@@ -183,8 +198,13 @@ class Broadcast:
         for request in handover.open_requests():
             self._unanswered.inherit(request)
         self._inherits = len(self._unanswered) > 0
-        for message, channel in messages:
-            self.offer(message, channel)
+        for message, channel, number in messages:
+            self._take(message, channel, number)
+        if source is not None:
+            for place, cursor in enumerate(cursors):
+                position = handover.position_of(place, source.kernel_id)
+                self.log.resume(cursor, max(position, acknowledged), missing=missing)
+            self._confirm()
         if self._inherits:
             self.kernel.start_task(self._end_inherited)
 
@@ -211,7 +231,16 @@ class Broadcast:
             self._subscribers.remove(subscriber)
             self.log.leave(subscriber.cursor, anyio.current_time())
             self._client_left.ring()
+            self._confirm()
             self._note_change()
+
+    def acknowledge(self, subscriber: Subscriber, number: int) -> None:
+        """Note what a client has received; see ``Subscriber.acknowledge``."""
+        self.log.acknowledge(subscriber.cursor, number)
+        if self._source is not None:
+            self._confirm()
+            if len(self.log.clients) > 1:  # otherwise the source has the position of the client
+                self._note_change()
 
     async def wait(self) -> None:
         """Wait for another message, or for the end of the kernel."""
@@ -219,10 +248,17 @@ class Broadcast:
 
     def offer(self, message: Message, channel: ChannelName) -> None:
         """Add a message of the kernel; part of ``Watcher``."""
+        if (source := self.kernel.observers.source) is not self._source:
+            self._source = source
+            self.log.begin_source()
+        self._take(message, channel, self.kernel.observers.number)
+
+    def _take(self, message: Message, channel: ChannelName, number: int) -> None:
         if message.msg_type != "iopub_welcome":  # an answer to the server's subscription
-            if self._inherits and (request := self._unanswered.resume(message)) is not None:
+            request = self._unanswered.resume(message) if self._inherits else None
+            if request is not None and self._source is None:
                 self._put(build_notice(Stream("stderr", _AWAY), parent=request.message), "iopub")
-            self._put(message, channel)
+            self._put(message, channel, number=number)
             if self._unanswered.note_received(message, channel):
                 self._note_change()
 
@@ -258,6 +294,7 @@ class Broadcast:
         if self.failure is None:
             self.abort()
             self.failure = error
+            self.kernel.observers.holds = False  # until the kernel has another client
             self.ended.set()
             self._more.ring()
             self._on_end()
@@ -279,6 +316,7 @@ class Broadcast:
             with anyio.CancelScope(deadline=self.log.expires_at):
                 await self._client_left.wait()
             self.log.expire(anyio.current_time())
+            self._confirm()
 
     def _answer(self, request: Request, content: Mapping[str, object]) -> None:
         """End a request on behalf of the kernel."""
@@ -313,8 +351,8 @@ class Broadcast:
         """End a request whose reply went to an earlier server."""
         for _ in self._unanswered.take(request.message.msg_id):
             if not request.idle and request.message.msg_type == "execute_request":
-                notice = build_notice(Stream("stderr", _LOST), parent=request.message)
-                self._put(notice, "iopub")
+                text = _UNSENT if self._has_all else _LOST
+                self._put(build_notice(Stream("stderr", text), parent=request.message), "iopub")
             self._answer(request, reply_content(request))
         self._note_change()
 
@@ -322,64 +360,21 @@ class Broadcast:
         if self._on_change is not None:
             self._on_change()
 
-    def _put(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
+    def _put(
+        self, message: Message, channel: ChannelName, *, notice: bool = False, number: int = 0
+    ) -> None:
         begin = self.log.begin
-        self.log.append(message, channel, notice=notice)
+        self.log.append(message, channel, notice=notice, number=number)
+        self._confirm()
         self._more.ring()
         if self.log.begin != begin:
             self._check()
 
+    def _confirm(self) -> None:
+        """Confirm the messages that the log no longer needs."""
+        if self._source is not None and self.failure is None:
+            self._source.confirm(self.log.unneeded)
+
     def _check(self) -> None:
         for subscriber in self._subscribers:
             subscriber.check()
-
-
-class Backlog(NamedTuple):
-    """Messages that wait for clients.
-
-    Attributes:
-        kept_bytes: the size of the messages of all kernels, in bytes.
-        unsent: the number of messages that wait to be sent to connected clients.
-        slowest: the number of messages that wait to be sent to the slowest client.
-    """
-
-    kept_bytes: int
-    unsent: int
-    slowest: int
-
-
-class Broadcasts:
-    """The broadcasts of all kernels that have or have had clients.
-
-    Args:
-        limit: as for ``Broadcast``.
-        seconds: as for ``Broadcast``.
-    """
-
-    def __init__(self, *, limit: int, seconds: float) -> None:
-        self._limit = limit
-        self._seconds = seconds
-        self._broadcasts: dict[Kernel, Broadcast] = {}
-
-    def of(self, kernel: Kernel) -> Broadcast:
-        """Return the broadcast of a kernel; create it for the first client."""
-        broadcast = self._broadcasts.get(kernel)
-        if broadcast is None:
-            broadcast = Broadcast(
-                kernel,
-                limit=self._limit,
-                seconds=self._seconds,
-                on_end=partial(self._broadcasts.pop, kernel, None),
-            )
-            self._broadcasts[kernel] = broadcast
-            kernel.watch(broadcast)
-            kernel.add_callback(broadcast.note_death, Died)
-            if broadcast.failure is None:
-                kernel.start_task(broadcast.serve)
-        return broadcast
-
-    def backlog(self) -> Backlog:
-        """Return the size of the backlog."""
-        kept_bytes = sum(broadcast.log.size for broadcast in self._broadcasts.values())
-        unsent = [count for broadcast in self._broadcasts.values() for count in broadcast.unsent()]
-        return Backlog(kept_bytes, sum(unsent), max(unsent, default=0))

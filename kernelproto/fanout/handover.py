@@ -1,13 +1,15 @@
 """Handover: the clients of a kernel and their open requests, for the next server. Pure.
 
-A server that is killed loses its connection to the kernel. The kernel sends its replies to this
-connection, so the next server does not receive them. It knows the requests from a Handover that the
-first server has stored, sees on iopub which of them end, and replies on behalf of the kernel.
+A server that is killed loses its connection to the kernel. If no host keeps the connection, the
+next server does not receive the replies to earlier requests. It knows the requests from a Handover
+that the first server has stored, sees on iopub which of them end, and replies on behalf of the
+kernel. If a host keeps the messages, the Handover says which of them each client has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 
 import msgspec
 
@@ -36,16 +38,42 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Args:
         clients: the sessions of each client.
         requests: the open requests, oldest first.
+        source: the id of the process whose messages have the numbers in *positions*.
+        positions: for each client, the number of the last message that it has; see
+            ``KeepsMessages``. Without a *source* there are none.
     """
 
     clients: list[list[str]] = []
     requests: list[_OpenRequest] = []
+    source: str = ""
+    positions: list[int] = []
 
     @classmethod
-    def of(cls, clients: Iterable[Iterable[str]], requests: Iterable[Request]) -> Handover:
+    def of(
+        cls,
+        clients: Iterable[Iterable[str]],
+        requests: Iterable[Request],
+        *,
+        source: str = "",
+        positions: Iterable[int] = (),
+    ) -> Handover:
         """Return the handover of these clients and requests, up to the bounds."""
-        named = [sessions for client in clients if (sessions := [*filter(None, client)])]
-        return cls(clients=named[-_MOST_CLIENTS:], requests=list(_bounded(requests)))
+        named = [
+            (sessions, position)
+            for client, position in zip(clients, positions if source else repeat(0), strict=False)
+            if (sessions := [*filter(None, client)])
+        ][-_MOST_CLIENTS:]
+        return cls(
+            clients=[sessions for sessions, _ in named],
+            requests=list(_bounded(requests)),
+            source=source,
+            positions=[position for _, position in named] if source else [],
+        )
+
+    def position_of(self, client: int, source: str) -> int:
+        """Return the number of the last message that a client has; 0 if it is unknown."""
+        is_known = source == self.source and client < len(self.positions)
+        return self.positions[client] if is_known else 0
 
     def to_json(self) -> str:
         """Return the handover as JSON."""

@@ -19,6 +19,9 @@ the server notices that this client's socket is lost.
 The log keeps acknowledged messages for a while, for clients that name their last message. Beyond
 ``limit`` bytes it deletes the oldest messages, even unacknowledged ones. A cursor that was left for
 too long keeps no messages but still counts the lost ones, so every client learns of its losses.
+
+The source of the messages may have numbers of its own for them, and keep them until they are
+acknowledged; see ``KeepsMessages``. ``unneeded`` says which of them the log no longer needs.
 """
 
 from __future__ import annotations
@@ -27,10 +30,10 @@ import heapq
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import msgspec
 
+from kernelproto.fanout.cursor import Cursor
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
 
@@ -40,11 +43,12 @@ _OBJECT_BYTES = 1000
 # Messages that all clients have acknowledged fill at most one part in this many of the log.
 _ACKED_PARTS = 8
 
-# Usually a client has one session. Beyond this number it loses the replies to its first session.
-_MOST_SESSIONS = 100
-
 # Beyond this number the cursor that was left first is deleted.
 _MOST_LEFT = 100
+
+
+# A message, its channel, and its number at its source; 0 if it has none.
+NumberedMessage = tuple[Message, ChannelName, int]
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -55,53 +59,15 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
         channel: its channel.
         notice: whether the server wrote the message. A client is sent a notice at most once.
         offset: the total size of all messages before it, in bytes.
+        source_number: the number of the message at its source, 0 if it has none; that of the next
+            message for a notice.
     """
 
     message: Message
     channel: ChannelName
     notice: bool
     offset: int
-
-
-@dataclass(slots=True, eq=False)
-class Cursor:
-    """The position of a client in the log; ``ReplayLog.join`` returns one.
-
-    Attributes:
-        session: the session that the client sent when it joined; may be empty.
-        acked: every message before this number has reached the client.
-        sent: every message before this number was handed to the client's socket.
-        high_water: the highest ``sent`` of this cursor and of the one that it continues.
-        lost: an upper bound of the messages that were deleted before the client received them,
-            since its last gap notice; None if unknown.
-        sessions: the sessions whose replies the client receives, oldest first.
-        left_at: when the client left; None while it is connected.
-        expired: whether the log keeps no messages for it, because the client left too long ago or
-            too many others have left since.
-        retired: whether another client has taken over this cursor.
-    """
-
-    session: str
-    acked: int
-    sent: int
-    high_water: int
-    lost: int | None = 0
-    sessions: dict[str, None] = field(default_factory=dict[str, None])
-    left_at: float | None = None
-    expired: bool = False
-    retired: bool = False
-
-    def note_session(self, session: str) -> None:
-        """Receive the replies to a session, too."""
-        if session and session not in self.sessions:
-            self.sessions[session] = None
-            if len(self.sessions) > _MOST_SESSIONS:
-                del self.sessions[next(iter(self.sessions))]
-
-    def inherit(self, other: Cursor) -> None:
-        """Receive the replies to the sessions of another cursor, too."""
-        for session in other.sessions:
-            self.note_session(session)
+    source_number: int = 0
 
 
 class ReplayLog:
@@ -138,6 +104,8 @@ class ReplayLog:
         self._entry_numbers = itertools.count()
         # Cursors that a client of another session has taken over, by their own session.
         self._taken: dict[str, Cursor] = {}
+        self._source_begin = 0  # the messages before this number are of an earlier source
+        self._source_last = 0
 
     @property
     def size(self) -> int:
@@ -150,14 +118,38 @@ class ReplayLog:
         return [list(cursor.sessions) for cursor in self._cursors() if not cursor.expired]
 
     @property
+    def positions(self) -> list[int]:
+        """For each of the ``clients``, the number at the source of the last message that it has."""
+        return [self._last_before(each.acked) for each in self._cursors() if not each.expired]
+
+    @property
+    def unneeded(self) -> int:
+        """The number at the source of the last message before the first that a client needs."""
+        return self._last_before(self.end if self._needed is None else self._needed)
+
+    @property
     def expires_at(self) -> float:
         """The time of the next ``expire``, on the clock of ``leave``; infinity for none."""
         left = [c.left_at for c in self._left if c.left_at is not None and not c.expired]
         return min(left) + self._seconds if left else math.inf
 
-    def append(self, message: Message, channel: ChannelName, *, notice: bool = False) -> None:
-        """Add a message, unless it is a reply to a session that no cursor has."""
-        entry = Entry(message, channel, notice, self._total)
+    def begin_source(self) -> None:
+        """Note that the next messages come from another source, with other numbers."""
+        self._source_begin, self._source_last = self.end, 0
+
+    def append(
+        self, message: Message, channel: ChannelName, *, notice: bool = False, number: int = 0
+    ) -> None:
+        """Add a message, unless it is a reply to a session that no cursor has.
+
+        Args:
+            message: the message.
+            channel: its channel.
+            notice: whether the server wrote it.
+            number: its number at its source, if it has one.
+        """
+        self._source_last = max(self._source_last, number)
+        entry = Entry(message, channel, notice, self._total, number or self._source_last + 1)
         if not any(_is_for(cursor, entry) for cursor in self._cursors()):
             return
         self._entries[self.end] = entry
@@ -197,6 +189,21 @@ class ReplayLog:
         self._queue(cursor)
         self._update_needed()
         return cursor
+
+    def resume(self, cursor: Cursor, number: int, *, missing: int = 0) -> None:
+        """Let a client of an earlier log continue behind a message, after it has joined and left.
+
+        Args:
+            cursor: the cursor of the client.
+            number: the number at the source of the last message that the client has.
+            missing: the number of later messages that may be missing in the log.
+        """
+        after = (n for n in range(self.begin, self.end) if self._entries[n].source_number > number)
+        first = next(after, self.end)
+        if first > self.begin or not self.begin:  # otherwise join() counts the deleted messages
+            cursor.acked = cursor.sent = cursor.high_water = first
+        cursor.lost = missing
+        self._update_needed()
 
     def leave(self, cursor: Cursor, now: float) -> None:
         """Keep the next messages for a client whose socket is lost, unless it was retired."""
@@ -302,6 +309,13 @@ class ReplayLog:
             return self.begin - 1
         before = self._gap_notices.get(msg_id)
         return before if before is not None and before >= self.begin - 1 else None
+
+    def _last_before(self, number: int) -> int:
+        """Return the number at the source of the last message before one of the log."""
+        number = max(number, self.begin)
+        if number < self._source_begin:
+            return 0
+        return self._source_last if number >= self.end else self._entries[number].source_number - 1
 
     def _offset(self, number: int) -> int:
         return self._total if number == self.end else self._entries[number].offset

@@ -162,15 +162,24 @@ async def launch_outliving(
     return await finder.launch(kernel_type, cwd=cwd, launch_params=params)
 
 
-async def adopt(finder: KernelFinder, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+async def adopt(
+    finder: KernelFinder, handle: KernelHandle, *, replays: bool = False
+) -> tuple[ConnectionInfo, KernelManager]:
     """Take over a kernel by its handle: one of a host here, all others with the finder.
+
+    Args:
+        finder: adopts the kernels that no host here runs.
+        handle: the handle.
+        replays: as for adopt_hosted().
 
     Raises:
         KernelInUse: a running program owns the kernel, perhaps this one.
         DiscoveryError: the kernel has ended, or cannot be adopted.
         LaunchError: the provider is broken.
     """
-    return await (adopt_hosted(handle) if handle.host == HOST else finder.adopt(handle))
+    if handle.host == HOST:
+        return await adopt_hosted(handle, replays=replays)
+    return await finder.adopt(handle)
 
 
 async def start_on(
@@ -215,7 +224,7 @@ async def start_on(
 
 
 async def adopt_hosted(
-    handle: KernelHandle, connect: Connect | None = None
+    handle: KernelHandle, connect: Connect | None = None, *, replays: bool = False
 ) -> tuple[ConnectionInfo, HostedKernelManager]:
     """Take over a kernel of a host, so that this program owns it.
 
@@ -224,6 +233,8 @@ async def adopt_hosted(
     Args:
         handle: the handle of the kernel.
         connect: connects to the host; by default to the one of this machine that the handle names.
+        replays: whether the manager begins with the oldest message that the host still has, also if
+            it was acknowledged, and holds all of them; see ``KeepsMessages.hold``.
 
     Raises:
         KernelInUse: a running program owns the kernel, perhaps this one.
@@ -234,7 +245,8 @@ async def adopt_hosted(
         connect or LocalConnect(place.folder, starts=False),
         kernel_id=place.kernel,
         claim=secrets.token_hex(_TOKEN_BYTES),
-        first={"op": "attach", "after": None},
+        first={"op": "attach", "after": 0 if replays else None},
+        replays=replays,
     )
     try:
         answer = await link.first_answer()

@@ -61,6 +61,7 @@ class Link:
         kernel_id: the id of the kernel.
         claim: the secret of the owner.
         first: the first request, "start" or "attach".
+        replays: as for HostProtocol.
 
     Attributes:
         kernel_id: the id of the kernel.
@@ -72,10 +73,20 @@ class Link:
     """
 
     def __init__(
-        self, connect: Connect, *, kernel_id: str, claim: str, first: Mapping[str, Any]
+        self,
+        connect: Connect,
+        *,
+        kernel_id: str,
+        claim: str,
+        first: Mapping[str, Any],
+        replays: bool = False,
     ) -> None:
         self.protocol = HostProtocol(
-            first, kernel_id=kernel_id, claim=claim, attachment=uuid.uuid4().hex
+            first,
+            kernel_id=kernel_id,
+            claim=claim,
+            attachment=uuid.uuid4().hex,
+            replays=replays,
         )
         self.reachable = False
         self.failure: KernelProtoError | None = None
@@ -157,6 +168,12 @@ class Link:
         number = self.protocol.request(operation, arguments)
         self.flush()
         return number
+
+    def confirm(self, number: int) -> None:
+        """Have all messages up to a number acknowledged, after a while; see HostProtocol."""
+        self.protocol.confirm(number)
+        if self.protocol.to_acknowledge:
+            self._arrived.ring()
 
     def flush(self) -> None:
         """Send what the protocol has to send, now if the socket takes it."""

@@ -31,7 +31,8 @@ class HostedKernelManager(SendsSignals):
     """The handle on a kernel of a host, which goes on if this program ends.
 
     It implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess,
-    IsListed, HasHandle and MayOutlive. While the host cannot be reached, methods wait until it can.
+    IsListed, HasHandle, MayOutlive and KeepsMessages. While the host cannot be reached, methods
+    wait until it can.
 
     Args:
         link: the attachment to the kernel.
@@ -102,6 +103,29 @@ class HostedKernelManager(SendsSignals):
         self._owner.check("kernel")
         return open_link_channels(self.link, deliver, topics)
 
+    @property
+    def last_number(self) -> int:
+        """The number of the last message that was received."""
+        return self.link.protocol.last
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of the last message that this or an earlier owner has acknowledged."""
+        return self.link.protocol.acknowledged
+
+    @property
+    def lost(self) -> int:
+        """How many messages were lost, because the log of the host was full."""
+        return self.link.protocol.lost
+
+    def hold(self) -> None:
+        """Acknowledge only messages that ``confirm`` names, instead of all that arrive."""
+        self.link.protocol.hold()
+
+    def confirm(self, number: int) -> None:
+        """Acknowledge all messages up to a number, within 0.05 s."""
+        self.link.confirm(number)
+
     async def is_alive(self) -> bool:
         """Return whether the kernel's process runs."""
         self._owner.check("kernel")
@@ -161,6 +185,7 @@ class HostedKernelManager(SendsSignals):
         """Let go of the kernel, which goes on; any program of this user can adopt it."""
         if not self._is_over and self._owner.is_here:
             with anyio.move_on_after(_KILL_SECONDS, shield=True):
+                self.link.protocol.acknowledge()
                 await self.link.sent()
             self._is_over = True
             with anyio.CancelScope(shield=True):

@@ -6,6 +6,10 @@ An attachment goes on while its connections come and go. The kernel's messages h
 after a lost connection the host sends those behind the last one that was received. The client
 numbers its own messages on each channel, and keeps them until the host has acknowledged that the
 kernel has them; those that it has not are sent again. ``programs/host/frames.py`` has the format.
+
+The client acknowledges the kernel's messages when it has received them. After ``hold()`` it
+acknowledges only the messages that its user confirms, so that the next owner of the kernel gets the
+others again.
 """
 
 from __future__ import annotations
@@ -76,10 +80,13 @@ class HostProtocol:
         kernel_id: the id of the kernel.
         claim: the secret of the owner.
         attachment: the id in which the client numbers its messages.
+        replays: whether a kernel that is attached sends all messages that the host still has, also
+            the acknowledged ones, and the client holds them.
 
     Attributes:
         state: the state of the connection.
         last: the number of the last message that was received.
+        acknowledged: the number of the last message that this or an earlier client acknowledged.
         lost: how many messages were lost, because the log of the host was full.
         exit: how the kernel has ended; None while it runs.
         closed: the reason why the host has closed the connection; None if it has not.
@@ -87,10 +94,17 @@ class HostProtocol:
     """
 
     def __init__(
-        self, first: Mapping[str, Any], *, kernel_id: str, claim: str, attachment: str
+        self,
+        first: Mapping[str, Any],
+        *,
+        kernel_id: str,
+        claim: str,
+        attachment: str,
+        replays: bool = False,
     ) -> None:
         self.state: State = "greeting"
         self.last = 0
+        self.acknowledged = 0
         self.lost = 0
         self.exit: KernelExit | None = None
         self.closed: Mapping[str, Any] | None = None
@@ -102,7 +116,8 @@ class HostProtocol:
         self._output: list[bytes] = []
         self._requests: dict[int, bytes] = {}
         self._next_request = 1
-        self._acknowledged = 0
+        self._replays = replays
+        self._confirmed: int | None = 0 if replays else None  # None: acknowledge all that arrive
         self._deliver: Deliver | None = None
         self._held: list[link.Frame] = []
         self._held_bytes = 0
@@ -112,8 +127,9 @@ class HostProtocol:
 
     @property
     def to_acknowledge(self) -> int:
-        """How many received messages were not acknowledged."""
-        return self.last - self._acknowledged
+        """How many messages may be acknowledged now."""
+        last = self.last if self._confirmed is None else min(self._confirmed, self.last)
+        return max(last - self.acknowledged, 0)
 
     @property
     def has_output(self) -> bool:
@@ -174,10 +190,21 @@ class HostProtocol:
         return answers
 
     def acknowledge(self) -> None:
-        """Acknowledge all messages that were received."""
-        if self.state == "attached" and self.to_acknowledge:
-            self._acknowledged = self.last
-            self._output.append(link.pack(link.ACK, number=self.last))
+        """Acknowledge all messages that may be acknowledged."""
+        count = self.to_acknowledge
+        if self.state == "attached" and count:
+            self.acknowledged += count
+            self._output.append(link.pack(link.ACK, number=self.acknowledged))
+
+    def hold(self) -> None:
+        """Acknowledge only messages that are confirmed from now on."""
+        if self._confirmed is None:
+            self._confirmed = self.acknowledged
+
+    def confirm(self, number: int) -> None:
+        """Have all messages up to a number acknowledged; it may be lower than an earlier one."""
+        if self._confirmed is not None and number > self._confirmed:
+            self._confirmed = number
 
     def request(self, operation: str, arguments: Mapping[str, Any]) -> int:
         """Send a request about the kernel, now or on the next connection; return its number."""
@@ -257,7 +284,12 @@ class HostProtocol:
         self.state = "attached"
         if not self._knows_last:
             self._knows_last = True
-            self.last = self._acknowledged = int(ok.get("after", 0))
+            after = int(ok.get("after", 0))
+            self.acknowledged = int(ok.get("acknowledged", after)) if self._replays else after
+            self.last = after
+            if self._replays:  # the host may have discarded the oldest messages
+                self.last += int(ok.get("lost", 0))
+                self.lost += max(self.last - self.acknowledged, 0)
         for place, number in enumerate(ok.get("passed", ())):
             self._forget_sent(place, number)
         self._output += self._requests.values()

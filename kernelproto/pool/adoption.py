@@ -63,11 +63,19 @@ class Adoption:
         finder: adopts them.
         node: the name of this program in the registry.
         counts: the counts of the pool; "lost" is counted here.
+        replays: as for ``kernelproto.host.launch.adopt``.
     """
 
     def __init__(
-        self, registry: Registry, finder: KernelFinder, node: str, counts: Counter[str]
+        self,
+        registry: Registry,
+        finder: KernelFinder,
+        node: str,
+        counts: Counter[str],
+        *,
+        replays: bool = False,
     ) -> None:
+        self._replays = replays
         self._registry = registry
         self._finder = finder
         self._node = node
@@ -132,7 +140,7 @@ class Adoption:
         failure: DiscoveryError | None = None
         if row.handle is not None:
             try:
-                return True, await adopt(self._finder, row.handle)
+                return True, await adopt(self._finder, row.handle, replays=self._replays)
             except KernelInUse:
                 raise
             except DiscoveryError as error:
@@ -168,7 +176,7 @@ class Adoption:
         if failure is not None and row.handle is not None and handle.place == row.handle.place:
             raise failure
         try:
-            return await adopt(self._finder, handle)
+            return await adopt(self._finder, handle, replays=self._replays)
         except KernelInUse:
             raise
         except DiscoveryError:

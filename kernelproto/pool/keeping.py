@@ -82,6 +82,7 @@ class KeepingExecutor(Executor):
         registry: stores the kernels; open during the block.
         finder: adopts kernels.
         node: the name of this program in the registry.
+        replays: as for KernelPool.
 
     Raises:
         RegistryError: on entering the block, the registry cannot be read or written.
@@ -97,11 +98,12 @@ class KeepingExecutor(Executor):
         registry: Registry,
         finder: KernelFinder,
         node: str,
+        replays: bool = False,
     ) -> None:
         super().__init__(plan, launcher, timeouts, restart)
         self._registry = registry
         self._node = node
-        self._adoption = Adoption(registry, finder, node, self.counts)
+        self._adoption = Adoption(registry, finder, node, self.counts, replays=replays)
         self._fences: dict[int, int] = {}
         self._adopted: dict[int, Launched] = {}
         # The kernels that have ended while the registry did not answer, with their fences.

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
+from kernelproto.client.observers import Observers
 from kernelproto.exceptions import ClientClosed
 from kernelproto.interfaces import KernelManager
 from kernelproto.pool.launcher import StartOptions
@@ -22,7 +23,7 @@ from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
 
 # The limit for the messages that arrive while a kernel is being restored.
-_MOST_BYTES = 16 * 2**20
+_MOST_BYTES = 64 * 2**20
 
 
 class RestoredKernel(NamedTuple):
@@ -33,15 +34,19 @@ class RestoredKernel(NamedTuple):
         name: its name among the user's kernels.
         kernel: the kernel, ready.
         note: the note that was stored last; see ``KernelPool.note``.
-        messages: the messages that it has sent since it was adopted, with their channels. Beyond
-            16 MiB the oldest are missing.
+        messages: the messages that have arrived since it was adopted, with their channels and
+            their numbers (see ``KeepsMessages``; 0 without them). Beyond 64 MiB the oldest are
+            missing.
+        missing: the number of messages that no program has acknowledged and that are lost. For a
+            kernel without a host it is unknown, and 0.
     """
 
     user: str
     name: str
     kernel: Kernel
     note: str
-    messages: Iterable[tuple[Message, ChannelName]]
+    messages: Iterable[tuple[Message, ChannelName, int]]
+    missing: int = 0
 
 
 class KeptKernel(ManagedKernel):
@@ -116,7 +121,7 @@ class KeptKernel(ManagedKernel):
             cwd=cwd,
             outlives=True,
             kernel_id=self.kernel_id,
-            watcher=early,
+            watch=None if early is None else early.watch,
         )
         async with (
             opened as kernel,
@@ -145,7 +150,10 @@ class KeptKernel(ManagedKernel):
         if self._on_restored is not None and self._restored is not None:
             user, name = self.lease.user, self.lease.name
             messages = () if early is None else early.messages
-            self._on_restored(RestoredKernel(user, name, kernel, self._restored.note, messages))
+            missing = 0 if early is None else early.missing
+            self._on_restored(
+                RestoredKernel(user, name, kernel, self._restored.note, messages, missing)
+            )
 
     def _note_start(self) -> None:
         super()._note_start()
@@ -163,14 +171,30 @@ class _EarlyMessages:
     """Keeps the messages of a kernel that is not ready yet; implements Watcher."""
 
     def __init__(self) -> None:
-        self.messages: deque[tuple[Message, ChannelName]] = deque()
+        self.messages: deque[tuple[Message, ChannelName, int]] = deque()
         self._bytes = 0
+        self._discarded = 0
+        self._observers: Observers
+
+    @property
+    def missing(self) -> int:
+        """The number of messages that no program has acknowledged and that are lost."""
+        source = self._observers.source
+        return 0 if source is None else source.lost + self._discarded
+
+    def watch(self, observers: Observers) -> None:
+        """Receive the messages of a kernel from now on."""
+        self._observers = observers
+        observers.watch(self)
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        self.messages.append((message, channel))
+        self.messages.append((message, channel, self._observers.number))
         self._bytes += _size(message)
         while self._bytes > _MOST_BYTES:
-            self._bytes -= _size(self.messages.popleft()[0])
+            oldest, _, number = self.messages.popleft()
+            self._bytes -= _size(oldest)
+            source = self._observers.source
+            self._discarded += source is not None and number > source.acknowledged
 
     def fail(self, error: Exception) -> None:
         """Do nothing: the start of the kernel fails."""

@@ -97,6 +97,9 @@ class KernelPool(AsyncContextManagerMixin):
             between two pools; None means wherever that is possible. See ``start_kernel``.
         linger: the seconds without a pool after which a host ends a kernel in the *registry*; None
             means never. It needs kernels that a host can run, see ``start_kernel``.
+        replays: whether the restored kernels of a host send again every message that the host still
+            has, also those that an earlier pool has acknowledged. The caller of ``watch_restored``
+            then has to confirm messages as their clients receive them; see ``KeepsMessages``.
 
     Attributes:
         counts: counters since the pool was created. For kernels: "started", "restarted", "evicted",
@@ -134,6 +137,7 @@ class KernelPool(AsyncContextManagerMixin):
         node: str | None = None,
         host: bool | None = None,
         linger: float | None = None,
+        replays: bool = False,
     ) -> None:
         if registry is None and (host is not None or linger is not None):
             raise ValueError(
@@ -172,6 +176,7 @@ class KernelPool(AsyncContextManagerMixin):
                 registry=registry,
                 finder=finder,
                 node=node or socket.gethostname(),
+                replays=replays,
             )
         self.counts = self._executor.counts
         self.deaths = self._executor.deaths

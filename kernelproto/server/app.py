@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from kernelproto.exceptions import InvalidSettings, KernelProtoError
 from kernelproto.extras import fault
-from kernelproto.fanout.broadcast import Broadcasts
+from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.interfaces import Authenticator, User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.pool import KernelPool

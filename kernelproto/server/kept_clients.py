@@ -1,9 +1,12 @@
 """KeptClients: serves the clients of kernels that have outlived an earlier server.
 
-The kernels of a server run without a host. A host keeps the messages that the server has not
-acknowledged, but the server acknowledges a message when it has received it, and not when its
-clients have. So a host would send the next server some messages that the clients have already, and
-would not send it others that they have not. Instead, the next server tells the clients of cells
+A host runs the kernels where that is possible. It keeps the messages that the server has not
+acknowledged, and some acknowledged ones. The server acknowledges a message when its replay log
+needs it no longer: all clients of the kernel have received it, or the limits of the log have
+evicted it. The next server receives the kept messages again, and each client continues behind its
+last one.
+
+Kernels without a host send to a connection that is gone. The next server tells the clients of cells
 that were under way that outputs may be missing, and replies on behalf of the kernel.
 """
 
@@ -12,7 +15,8 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from kernelproto.fanout.broadcast import Broadcast, Broadcasts
+from kernelproto.fanout.broadcast import Broadcast
+from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.fanout.handover import Handover
 from kernelproto.interfaces import User
 from kernelproto.pool import KernelPool, RestoredKernel
@@ -60,7 +64,7 @@ class KeptClients:
                 handover = Handover.from_json(restored.note)
             except ValueError as error:
                 logger.warning("the clients of kernel %s are unknown: %s", restored.name, error)
-        broadcast.take_over(handover, restored.messages)
+        broadcast.take_over(handover, restored.messages, missing=restored.missing)
         self._user_kernels.end_when_revoked(restored.kernel, User(restored.user), restored.name)
 
 

@@ -345,6 +345,8 @@ async def _open(
         open_channels: OpenChannels = open_zmq_channels
         if isinstance(manager, BringsChannels):
             open_channels = manager.open_channels
+        if observers is not None:
+            observers.begin(manager)
         async with AsyncExitStack() as stack:
             opened = open_client(
                 info,

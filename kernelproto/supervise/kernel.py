@@ -12,7 +12,7 @@ import msgspec
 from kernelproto.client.client import OUTPUT_LIMIT, KernelClient
 from kernelproto.client.comms import Comms
 from kernelproto.client.execution import Execution, ExecutionOptions
-from kernelproto.client.observers import Observable, Watcher
+from kernelproto.client.observers import Observable, Observers
 from kernelproto.client.requests import Requests
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, InvalidLaunchParameter, fresh
@@ -361,7 +361,7 @@ async def open_kernel(
     cwd: str | None = None,
     outlives: bool = False,
     kernel_id: str = "",
-    watcher: Watcher | None = None,
+    watch: Callable[[Observers], object] | None = None,
 ) -> AsyncGenerator[Kernel]:
     """Launch a kernel, give it when it is ready, and end it with the block.
 
@@ -372,7 +372,7 @@ async def open_kernel(
         outlives: whether the kernel goes on after the block, until ``shutdown``.
         kernel_id: the id under which other programs find the kernel; by default that of its first
             launch.
-        watcher: receives the messages from the launch on; see ``Kernel.watch``.
+        watch: called with the observers of the messages before the launch.
 
     Raises:
         LaunchError: the kernel did not start.
@@ -380,8 +380,8 @@ async def open_kernel(
     async with background_tasks() as tasks:
         lifecycle = Lifecycle(launch, tasks, timeouts, cwd=cwd)
         lifecycle.kernel_id = kernel_id
-        if watcher is not None:
-            lifecycle.observers.watch(watcher)
+        if watch is not None:
+            watch(lifecycle.observers)
         await lifecycle.begin()
         try:
             yield Kernel(lifecycle)

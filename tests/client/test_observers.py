@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -262,3 +263,39 @@ async def test_a_watcher_receives_every_message_at_once(
     observers.fail(error)
     observers.resume()
     assert told == [("stream", "iopub"), error, "resumed"]
+
+
+class Keeper:
+    """A manager that keeps the messages of its kernel; implements KeepsMessages."""
+
+    kernel_id = "process"
+    lost = acknowledged = 0
+
+    def __init__(self, last_number: int) -> None:
+        self.last_number = last_number
+        self.held = 0
+
+    def hold(self) -> None:
+        self.held += 1
+
+    def confirm(self, number: int) -> None:
+        pass
+
+
+async def test_messages_have_the_numbers_of_their_source(
+    fake: FakeKernel, client: KernelClient
+) -> None:
+    async with client.messages() as messages:
+        fake.publish(Stream("stdout", "one"))
+        message, _ = await anext(messages)
+    observers = Observers(client.start_task)
+    first, second = Keeper(7), Keeper(9)
+    observers.begin(cast("Any", first))
+    observers.offer(message, "iopub", unread=2)
+    assert (observers.number, first.held) == (5, 0)
+    observers.hold()
+    observers.begin(cast("Any", second))  # after a restart of the kernel
+    assert (observers.number, first.held, second.held) == (0, 1, 1)
+    observers.begin(cast("Any", object()))
+    observers.offer(message, "iopub")
+    assert (observers.source, observers.number) == (None, 0)

@@ -9,10 +9,12 @@ import anyio
 import pytest
 
 from kernelproto import ClientClosed, Kernel, KernelDied, KernelFinder, run_kernel
-from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber
+from kernelproto.fanout.broadcast import Broadcast, Subscriber
+from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.fanout.handover import Handover
 from kernelproto.fanout.traffic import Request
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
+from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Status
 from kernelproto.wire.message import Header, Message
 
@@ -257,7 +259,7 @@ async def test_cell_that_ends_after_the_server_was_replaced() -> None:
         early = Message.build(
             Header(msg_id="e", msg_type="stream"), {"text": "x"}, parent=cell("1")
         )
-        broadcast.take_over(handover(cell("1")), [(early, "iopub")])
+        broadcast.take_over(handover(cell("1")), [(early, "iopub", 0)])
         fake.publish(Status("idle"), parent=cell("1"))
         with broadcast.join("page", None) as subscriber:
             assert await read_cells(subscriber, "1") == {
@@ -273,6 +275,82 @@ async def test_cells_of_an_earlier_server_end_with_their_kernel() -> None:
         with broadcast.join("page", None) as subscriber:
             (lines,) = (await read_cells(subscriber, "1")).values()
             assert lines[-2:] == ["aborted", "idle"]
+
+
+class Keeper:
+    """Keeps the messages of a kernel, as a host does; implements KeepsMessages."""
+
+    kernel_id = "process"
+
+    def __init__(self, last_number: int, acknowledged: int) -> None:
+        self.last_number = last_number
+        self.acknowledged = acknowledged
+        self.lost = 0
+        self.confirmed = 0
+        self.holds = False
+
+    def hold(self) -> None:
+        self.holds = True
+
+    def confirm(self, number: int) -> None:
+        self.confirmed = max(self.confirmed, number)
+
+
+def kept(number: int, parent: Message) -> tuple[Message, ChannelName, int]:
+    """Return a line that the kernel has printed while no server ran."""
+    header = Header(msg_id=str(number), msg_type="stream")
+    return Message.build(header, {"text": str(number)}, parent=parent), "iopub", number
+
+
+async def test_clients_continue_behind_their_last_message() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        source = kernel.observers.source = Keeper(8, 4)
+        positions = Handover.of([["page"], ["other"]], [], source="process", positions=[6, 2])
+        broadcast.take_over(positions, [kept(number, cell("1")) for number in range(2, 9)])
+        assert source.confirmed == 4
+        with broadcast.join("page", None) as page, broadcast.join("other", None) as other:
+            assert await read_texts(other, 4) == ["5", "6", "7", "8"]
+            assert await read_texts(page, 2) == ["7", "8"]
+            page.acknowledge(page.cursor.sent)
+            assert source.confirmed == 4
+            other.acknowledge(other.cursor.sent)
+            assert source.confirmed == 8
+            with broadcast.join("new", "3") as exact:
+                assert await read_texts(exact, 5) == ["4", "5", "6", "7", "8"]
+
+
+async def test_first_client_gets_messages_of_an_unknown_one() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        source = kernel.observers.source = Keeper(2, 1)
+        broadcast.take_over(Handover(), [kept(number, cell("1")) for number in (1, 2)])
+        assert source.confirmed == 1
+        with broadcast.join("page", None) as page:
+            assert await read_texts(page, 1) == ["2"]
+
+
+@pytest.mark.parametrize(("missing", "text"), [(0, "before the kernel"), (1, "this cell ended")])
+async def test_cell_without_any_message_in_the_host(missing, text) -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        kernel.observers.source = Keeper(0, 0)
+        broadcast.take_over(handover(cell("1")), missing=missing)
+        with broadcast.join("page", None) as subscriber:
+            (lines,) = (await read_cells(subscriber, "1")).values()
+            assert text in lines[0]
+            assert lines[1:] == ["aborted", "idle"]
+
+
+async def test_messages_are_held_while_there_are_clients() -> None:
+    async with running() as (_, kernel, broadcasts):
+        assert not kernel.observers.holds
+        broadcast = broadcasts.of(kernel)
+        assert kernel.observers.holds
+        broadcast.fail(ClientClosed("over"))
+        assert not kernel.observers.holds
+        broadcasts.of(kernel)
+        assert kernel.observers.holds
 
 
 async def test_changes_are_reported_to_be_stored() -> None:

@@ -49,6 +49,15 @@ def test_clients_and_requests_are_handed_over() -> None:
     )
 
 
+def test_positions_of_clients_are_those_of_one_source() -> None:
+    clients = [["page"], [""], ["other"]]
+    made = Handover.of(clients, [], source="process", positions=[3, 4, 5])
+    handover = Handover.from_json(made.to_json())
+    assert handover.clients == [["page"], ["other"]]
+    assert [handover.position_of(place, "process") for place in range(3)] == [3, 5, 0]
+    assert handover.position_of(0, "another process") == 0
+
+
 def test_bounds() -> None:
     sent = Unanswered()
     for number in range(1000):

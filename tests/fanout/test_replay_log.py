@@ -377,3 +377,77 @@ def test_each_message_is_read_exactly_once(rounds) -> None:
         cursor = log.join(f"{number}", last)
     has += read(log, cursor)
     assert has == sent
+
+
+def send_numbered(log: ReplayLog, *numbers: int) -> None:
+    for number in numbers:
+        log.append(output(str(number)), "iopub", number=number)
+
+
+def test_source_keeps_what_a_client_has_not_acknowledged() -> None:
+    log = log_of()
+    send_numbered(log, 1, 2)
+    assert log.unneeded == 2  # there is no client
+    quick, slow = log.join("a"), log.join("b")
+    log.append(reply("3", "unknown"), "shell", number=3)  # it is for no client
+    send_numbered(log, 5, 6)
+    assert log.unneeded == 4
+    log.append(output("notice"), "iopub", notice=True)
+    read(log, quick)
+    log.acknowledge(quick, log.end)
+    assert (log.unneeded, log.positions) == (4, [6, 4])
+    log.acknowledge(slow, 1)
+    assert log.unneeded == 5
+    log.acknowledge(slow, log.end)
+    assert log.unneeded == 6
+    send_numbered(log, 7)
+    log.leave(slow, 0.0)
+    log.acknowledge(quick, log.end)
+    assert log.unneeded == 6
+    log.expire(SECONDS)
+    assert log.unneeded == 7
+
+
+def test_source_need_not_keep_what_is_beyond_the_limit() -> None:
+    log = log_of(5_000)
+    log.join("a")
+    send_numbered(log, *range(1, 101))
+    assert 90 < log.unneeded < 100
+
+
+def test_messages_of_an_earlier_source_hold_no_later_ones() -> None:
+    log = log_of()
+    cursor = log.join("a")
+    send_numbered(log, 1, 2, 3)
+    log.begin_source()
+    send_numbered(log, 1, 2)
+    assert (log.unneeded, log.positions) == (0, [0])
+    log.acknowledge(cursor, 4)
+    assert (log.unneeded, log.positions) == (1, [1])
+
+
+@pytest.mark.parametrize(
+    ("position", "last", "expected"),
+    [(4, None, "56"), (6, None, ""), (4, "3", "456"), (2, "5", "6")],
+)
+def test_client_of_an_earlier_log_continues(position, last, expected) -> None:
+    log = log_of()
+    before = log.join("a")
+    log.leave(before, 0.0)
+    send_numbered(log, *range(2, 7))
+    log.resume(before, position)
+    assert log.unneeded == position
+    cursor = log.join("a", last)
+    assert read(log, cursor) == list(expected)
+    assert cursor.lost == 0
+
+
+def test_client_of_an_earlier_log_learns_of_missing_messages() -> None:
+    log = log_of(5_000)
+    before = log.join("a")
+    log.leave(before, 0.0)
+    send_numbered(log, *range(1, 11))
+    log.resume(before, 2, missing=3)
+    cursor = log.join("a")
+    assert cursor.lost == log.begin + 3
+    assert read(log, cursor)[-1] == "10"

@@ -19,9 +19,13 @@ HELLO = pack_json(frames.ANSWER, {"ok": {"version": frames.VERSION}})
 class Host:
     """The host's side of one connection, and what the client has delivered."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, replays: bool = False) -> None:
         self.client = HostProtocol(
-            {"op": "start", "argv": []}, kernel_id="k", claim="secret", attachment="a"
+            {"op": "start", "argv": []},
+            kernel_id="k",
+            claim="secret",
+            attachment="a",
+            replays=replays,
         )
         self.delivered: list[tuple[str, list[bytes]]] = []
         self.reader = FrameReader(frames.MESSAGE_BYTES)
@@ -245,3 +249,58 @@ def test_broken_hosts_are_refused(host, data) -> None:
 def test_claim_is_in_no_repr(host) -> None:
     assert "secret" not in repr(host.client)
     assert json.loads(host.attach().body)["claim"] == "secret"
+
+
+def test_held_messages_are_acknowledged_when_they_are_confirmed(host) -> None:
+    host.attach()
+    host.client.receive(host.message(1))
+    host.client.acknowledge()
+    host.sent()
+    host.client.hold()
+    for number in range(2, 1000):
+        host.client.receive(host.message(number))
+    host.client.acknowledge()
+    assert host.sent() == []
+    assert host.client.to_acknowledge == 0
+    for number in (700, 5):
+        host.client.confirm(number)
+        host.client.acknowledge()
+    assert host.sent() == [Frame(frames.ACK, 0, 700, b"")]
+    host.client.confirm(5000)  # messages that have not arrived are not acknowledged
+    host.client.acknowledge()
+    assert host.sent() == [Frame(frames.ACK, 0, 999, b"")]
+    host.client.receive(host.message(1000))
+    host.client.acknowledge()
+    assert host.sent() == [Frame(frames.ACK, 0, 1000, b"")]
+
+
+def test_confirmations_wait_for_the_connection(host) -> None:
+    host.attach()
+    host.client.hold()
+    host.client.receive(host.message(1) + host.message(2))
+    host.client.disconnected()
+    host.client.confirm(2)
+    host.client.acknowledge()
+    assert host.client.to_acknowledge == 2
+    assert host.attach().json()["after"] == 2
+    host.client.acknowledge()
+    assert host.sent() == [Frame(frames.ACK, 0, 2, b"")]
+
+
+@pytest.mark.parametrize(
+    ("oldest", "acknowledged", "lost"),
+    [(1, 5, 0), (4, 5, 0), (6, 5, 0), (8, 5, 2), (1, 0, 0), (3, 0, 2)],
+)
+def test_replay_begins_with_the_oldest_message(oldest, acknowledged, lost) -> None:
+    host = Host(replays=True)
+    host.attach(after=0, lost=oldest - 1, acknowledged=acknowledged)
+    for number in range(oldest, 10):
+        host.client.receive(host.message(number))
+    host.client.acknowledge()
+    assert host.numbers == list(range(oldest, 10))
+    assert host.client.lost == lost
+    assert host.client.acknowledged == acknowledged
+    assert host.sent() == []  # the client holds them
+    host.client.confirm(9)
+    host.client.acknowledge()
+    assert host.sent() == [Frame(frames.ACK, 0, 9, b"")]

@@ -429,9 +429,9 @@ async def test_notes(path: Path, monkeypatch) -> None:
                 kernel = await pool.get("ada")
                 pool.watch_restored(restored.append)
                 await pool.release("ada")
-    ((user, name, found, note, messages),) = restored
-    assert (user, name, found, note) == ("ada", "default", kernel, "last")
-    assert {message.msg_type for message, _ in messages} >= {"status"}
+    ((user, name, found, note, messages, missing),) = restored
+    assert (user, name, found, note, missing) == ("ada", "default", kernel, "last", 0)
+    assert {message.msg_type for message, _, _ in messages} >= {"status"}
 
 
 async def test_kernel_that_another_node_claims(path: Path, monkeypatch) -> None:

@@ -23,7 +23,8 @@ from kernelproto import (
 )
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import PoolError, RegistryError
-from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber
+from kernelproto.fanout.broadcast import Broadcast, Subscriber
+from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.supervise import Backoff
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message

@@ -20,7 +20,7 @@ from traitlets import Float, Instance, Integer, default
 from kernelproto.concurrency.service import Service
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import MalformedMessage
-from kernelproto.fanout.broadcast import Broadcasts
+from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.jupyter.server.kernel import KernelProtoKernelManager
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName

@@ -119,7 +119,7 @@ async def serve(settings: Settings) -> None:
                 cwd=_real_path(settings.root_dir),
                 registry=registry,
                 node=_NODE,
-                host=None if registry is None else False,  # see kept_clients.py
+                replays=registry is not None,  # see kept_clients.py
             ) as pool,
         ):
             connections = Connections(

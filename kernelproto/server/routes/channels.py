@@ -35,7 +35,8 @@ from kernelproto.exceptions import (
     LocalProtocolError,
     MalformedMessage,
 )
-from kernelproto.fanout.broadcast import Broadcast, Broadcasts, Subscriber
+from kernelproto.fanout.broadcast import Broadcast, Subscriber
+from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.fanout.notices import build_notice
 from kernelproto.fanout.replay_log import Entry
 from kernelproto.fanout.traffic import Traffic

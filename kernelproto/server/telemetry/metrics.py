@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector, ge
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from kernelproto.fanout.broadcast import Broadcasts
+from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.fanout.traffic import Traffic
 from kernelproto.interfaces import DeathCause
 from kernelproto.launch.finder import KernelFinder

@@ -115,6 +115,7 @@ class Requests:
             **attached(kernel),
             "after": after,
             "lost": max(0, kernel.log.first - after - 1),
+            "acknowledged": kernel.log.acknowledged,
             "passed": kernel.passed,
         }
 

@@ -1,0 +1,39 @@
+"""KeepsMessages: the interface of managers whose kernels' messages outlive this program."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class KeepsMessages(Protocol):
+    """Optional part of a KernelManager: messages wait outside this program for acknowledgements.
+
+    The next owner of the kernel gets the messages that this one has not acknowledged. The messages
+    of the kernel have the numbers 1, 2, 3 ... over all channels.
+    """
+
+    kernel_id: str
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last message that was received."""
+        ...
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of the last message that this or an earlier owner has acknowledged."""
+        ...
+
+    @property
+    def lost(self) -> int:
+        """The number of messages that were lost before any owner has received them."""
+        ...
+
+    def hold(self) -> None:
+        """Acknowledge only messages that ``confirm`` names, instead of all that arrive."""
+        ...
+
+    def confirm(self, number: int) -> None:
+        """Acknowledge all messages up to a number, soon; ignore a lower one than before."""
+        ...
