@@ -98,8 +98,8 @@ def main() -> None:
     raise_open_files()
     os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
     broken = preload(json.loads(sys.argv[2]))
-    with contextlib.suppress(Exception):  # otherwise each kernel loads them
-        program.load_hooks()
+    with contextlib.suppress(Exception):  # each kernel reports its failures itself
+        program.prepare()
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
     loaded = early_exit.survey()
     request = Server(owner, kernel, sandbox.enter).serve(broken)

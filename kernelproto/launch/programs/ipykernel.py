@@ -32,6 +32,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from types import CodeType, FrameType
 from typing import Any
 
@@ -216,6 +217,16 @@ def load_hooks() -> Any:
     return sys.modules[HOOKS]
 
 
+def prepare() -> None:
+    """Do in a fork server what each of its kernels would otherwise do again."""
+    from ipykernel.kernelapp import IPKernelApp
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    patient(load_hooks().prepare(IPKernelApp))
+    manager: Any = TransformerManager  # without types
+    manager().transform_cell("1")  # Python compiles the pattern of a token only once
+
+
 def main() -> None:
     """Run an ipykernel with the arguments of the command line."""
     from ipykernel.kernelapp import IPKernelApp
@@ -225,11 +236,17 @@ def main() -> None:
         if sys.argv[1:] == [REPORT]:
             print(hooks.report())
             return
-        fast_application: Any = hooks.fast(IPKernelApp)
+        application = patient(hooks.fast(IPKernelApp))
     except ValueError as error:
         sys.exit(str(error))
+    application.launch_instance()
 
-    class PatientKernelApp(fast_application):  # type: ignore[misc]
+
+@cache
+def patient(application: Any) -> Any:
+    """Return a subclass of an application that loses no outputs and spares its own code."""
+
+    class PatientKernelApp(application):  # type: ignore[misc]
         def parse_command_line(self, argv: list[str] | None = None) -> None:
             if not parse_usual_arguments(self, sys.argv[1:] if argv is None else argv):
                 stock: Any = super()
@@ -248,8 +265,8 @@ def main() -> None:
             atexit.register(flush_outputs)
 
     # The name of the application in its logs: programs look for ipykernel's own.
-    PatientKernelApp.__name__ = IPKernelApp.__name__
-    PatientKernelApp.launch_instance()
+    PatientKernelApp.__name__ = "IPKernelApp"
+    return PatientKernelApp
 
 
 def name_launcher() -> None:

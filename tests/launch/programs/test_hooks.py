@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from textwrap import dedent
 
 import anyio
 import pytest
@@ -97,6 +98,23 @@ async def test_hook_works_alone(name: str) -> None:
             ("stdout", "%%time"),
             ("execute_result", {"text/plain": "42"}),
         ]
+
+
+@pytest.mark.anyio
+async def test_kernel_without_hooks_of_a_fork_server_that_has_prepared_them() -> None:
+    code = """
+        import sys
+
+        shell = get_ipython()
+        threads = shell.kernel.iopub_thread, shell.history_manager.save_thread
+        things = sys.stdout, shell, shell.kernel, shell.kernel.session, *threads
+        ["_fast_ipykernel" in str(type(thing).__mro__) for thing in things]
+        """
+    found = []
+    for off in ("", "all"):
+        async with run_kernel("fork/kernel", launch_params={"env": {VARIABLE: off}}) as kernel:
+            found.append((await kernel.execute(dedent(code))).text)
+    assert found == [str([True] * 6), str([False] * 6)]
 
 
 @pytest.mark.anyio

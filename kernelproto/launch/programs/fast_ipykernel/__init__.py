@@ -20,6 +20,6 @@ The package imports nothing of kernelproto.
 
 from __future__ import annotations
 
-from .application import examine, fast, report
+from .application import examine, fast, prepare, report
 
-__all__ = ["examine", "fast", "report"]
+__all__ = ["examine", "fast", "prepare", "report"]

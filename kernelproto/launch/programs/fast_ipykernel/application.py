@@ -6,9 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from . import execution, history, logs, network, publishing, session, shell_channel, streams
+from . import (
+    execution,
+    history,
+    logs,
+    network,
+    publishing,
+    session,
+    shell_channel,
+    streams,
+)
 from .hook import (
     IOPUB_THREAD,
     KERNEL,
@@ -51,16 +61,22 @@ def examine(environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
         ValueError: VARIABLE names a hook that does not exist.
     """
     off = {name.strip() for name in environ.get(VARIABLE, "").split(",")} - {""}
-    names = [hook.name for hook in HOOKS]
-    if unknown := sorted(off.difference(names, ["all"])):
+    reasons = misfits()
+    if unknown := sorted(off.difference(reasons, ["all"])):
         raise ValueError(
             f"{VARIABLE} names {unknown[0]}, which is no hook; "
-            f'set it to "all", or to some of {",".join(names)}'
+            f'set it to "all", or to some of {",".join(reasons)}'
         )
     return {
-        hook.name: f"switched off by {VARIABLE}" if off & {hook.name, "all"} else misfit(hook)
-        for hook in HOOKS
+        name: f"switched off by {VARIABLE}" if off & {name, "all"} else reason
+        for name, reason in reasons.items()
     }
+
+
+@cache
+def misfits() -> Mapping[str, str | None]:
+    """Return the reason why the installed ipykernel does not fit each hook; None if it fits."""
+    return {hook.name: misfit(hook) for hook in HOOKS}
 
 
 def report() -> str:
@@ -72,6 +88,20 @@ def report() -> str:
     return json.dumps(examine())
 
 
+def prepare(application: Any) -> Any:
+    """Return the class that ``fast`` returns in this environment, and change nothing.
+
+    A fork server calls this, so that its kernels do not make the classes.
+
+    Args:
+        application: the class IPKernelApp.
+
+    Raises:
+        ValueError: VARIABLE names a hook that does not exist.
+    """
+    return extended_application(application, fitting())[0]
+
+
 def fast(application: Any) -> Any:
     """Return a subclass of ipykernel's application that uses the hooks that fit.
 
@@ -81,10 +111,35 @@ def fast(application: Any) -> Any:
     Raises:
         ValueError: VARIABLE names a hook that does not exist.
     """
-    reasons = examine()
-    hooks = [hook for hook in HOOKS if reasons[hook.name] is None]
+    fast_application, classes = extended_application(application, fitting())
+    if OUT_STREAM in classes:
+        vars(sys.modules[__name__])["OutStream"] = classes[OUT_STREAM]
+    # ipykernel and IPython look these up by their names when they make an object.
+    for place, user in (
+        (IOPUB_THREAD, "ipykernel.kernelapp"),
+        (SAVING_THREAD, "IPython.core.history"),
+    ):
+        if place in classes:
+            setattr(find(user), place.rpartition(":")[2], classes[place])
+    return fast_application
+
+
+def fitting() -> frozenset[str]:
+    """Return the names of the hooks that are on."""
+    return frozenset(name for name, reason in examine().items() if reason is None)
+
+
+@cache
+def extended_application(application: Any, names: frozenset[str]) -> tuple[Any, Mapping[str, Any]]:
+    """Return the subclass of an application that uses some hooks, and the classes of the hooks.
+
+    Args:
+        application: the class IPKernelApp.
+        names: the names of the hooks.
+    """
+    hooks = [hook for hook in HOOKS if hook.name in names]
     if not hooks:
-        return application
+        return application, {}
     places = {place for hook in hooks for place in hook.mixins}
     classes = {place: extended(place, hooks) for place in places - {KERNEL}}
     if SHELL in classes:
@@ -119,16 +174,7 @@ def fast(application: Any) -> Any:
             stock: Any = super()
             stock.init_kernel()
 
-    if OUT_STREAM in classes:
-        vars(sys.modules[__name__])["OutStream"] = classes[OUT_STREAM]
-    # ipykernel and IPython look these up by their names when they make an object.
-    for place, user in (
-        (IOPUB_THREAD, "ipykernel.kernelapp"),
-        (SAVING_THREAD, "IPython.core.history"),
-    ):
-        if place in classes:
-            setattr(find(user), place.rpartition(":")[2], classes[place])
-    return FastKernelApp
+    return FastKernelApp, classes
 
 
 def extended(place: str, hooks: list[Hook], **attributes: Any) -> Any:
