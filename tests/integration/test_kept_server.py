@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelproto.cli.main import main
 from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.confinement import users_fault
 from kernelproto.launch.process.sandbox import Sandbox
@@ -196,6 +197,7 @@ def test_damaged_registry(server: Server, tmp_path: Path) -> None:
     (record,) = read_records(str(server.runtime))  # the kernel goes on, and `kernelproto ps` has it
     assert record.process is not None
     assert not record.process.is_gone
+    assert main(["stop", "--kept"]) == 0  # its host ends, too
 
 
 @pytest.mark.skipif(
