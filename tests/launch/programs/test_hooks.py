@@ -29,6 +29,7 @@ HOOKS = (
     "transform",
     "forward",
     "exit",
+    "frames",
 )
 
 

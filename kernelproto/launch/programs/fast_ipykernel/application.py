@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from . import execution, history, logs, network, publishing, session, shell_channel, streams
+from . import execution, frames, history, logs, network, publishing, session, shell_channel, streams
 from .hook import (
     IOPUB_THREAD,
     KERNEL,
@@ -37,6 +37,7 @@ HOOKS: tuple[Hook, ...] = (
     execution.TRANSFORM,
     shell_channel.HOOK,
     network.HOOK,
+    frames.HOOK,
 )
 
 
