@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from collections import deque
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 from .hook import IOPUB_THREAD, Hook, Need, find
@@ -22,6 +23,11 @@ COPIED = {"copy": True}
 def pyzmq() -> Any:
     """Return the module zmq, once the kernel uses it."""
     return find("zmq")
+
+
+def send_of(zmq: Any, socket: Any) -> Callable[[bytes, int], object]:
+    """Return the method of a socket that sends a frame, in C."""
+    return partial(zmq.backend.Socket.send, socket)
 
 
 class SendFrames:
@@ -40,10 +46,9 @@ class SendFrames:
         ):
             stock._really_send(msg, *args, **kwargs)
             return
-        send: Any = super(zmq.Socket, socket).send  # type: ignore[misc]
         flags = [int(zmq.SNDMORE)] * (len(msg) - 1) + [0]
         try:
-            deque(map(send, msg, flags), maxlen=0)
+            deque(map(send_of(zmq, socket), msg, flags), maxlen=0)
         except zmq.ZMQError as error:
             if error.errno != errno.ENOTSOCK:
                 raise
