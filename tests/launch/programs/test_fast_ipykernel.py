@@ -180,3 +180,26 @@ async def test_no_other_thread_sends_outputs(fast: Kernel) -> None:
     """
     assert len(await run(fast, code)) == 200
     assert await run(fast, "threads") == [("execute_result", {"text/plain": "{'IOPub'}"})]
+
+
+async def test_displays_between_flushes_stay_in_order(fast: Kernel) -> None:
+    """Urgent events end the IOPub thread's wait at its lock; displays are not urgent."""
+    code = """
+    import threading
+    def flood():
+        for n in range(300):
+            print("t\\n", end="", flush=True)
+    thread = threading.Thread(target=flood)
+    thread.start()
+    for n in range(300):
+        print(f"{n}\\n", end="", flush=True)
+        if n % 3 == 0:
+            display({"text/plain": f"{n}\\n"}, raw=True)
+    thread.join()
+    """
+    outputs = await run(fast, code)
+    texts = [value["text/plain"] if isinstance(value, dict) else value for _, value in outputs]
+    seen = "".join(map(str, texts)).split("\n")
+    assert seen.count("t") == 300
+    numbers = [int(line) for line in seen if line not in ("t", "")]
+    assert numbers == sorted([*range(300), *range(0, 300, 3)])

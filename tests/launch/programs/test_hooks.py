@@ -31,6 +31,7 @@ HOOKS = (
     "forward",
     "stream",
     "exit",
+    "frames",
 )
 
 

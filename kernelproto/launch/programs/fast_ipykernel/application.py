@@ -11,6 +11,7 @@ from typing import Any
 
 from . import (
     execution,
+    frames,
     history,
     logs,
     network,
@@ -48,6 +49,7 @@ HOOKS: tuple[Hook, ...] = (
     shell_channel.FORWARD,
     shell_channel.STREAM,
     network.HOOK,
+    frames.HOOK,
 )
 
 

@@ -6,6 +6,10 @@ one by one. Each wake-up also hands the interpreter's lock over, in the midst of
 thread looks at the queue again and again, every two milliseconds, as long as there are events. In
 this time only urgent events wake it: a thread waits for them, or the kernel is idle.
 
+Waking the thread through its event loop takes a write to a pipe, a poll and a read. After an urgent
+event, the thread therefore waits at a lock for the next one. It returns to its event loop every two
+milliseconds, so that timers and subscriptions are handled.
+
 The thread counts its rounds, and another thread wakes it at most once a round. The number of the
 round is noted *after* the wake-up, because an exception may interrupt the code in between: a signal
 handler may raise one at any point. Then the next event wakes the thread once more, which does no
@@ -22,6 +26,7 @@ from _thread import allocate_lock, get_ident
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import Context
+from time import monotonic
 from typing import Any
 
 from .hook import IOPUB_THREAD, KERNEL, Hook, Need
@@ -85,8 +90,15 @@ class WakeOnce:
     looks_again = False
     running = False
 
+    # Whether a thread has waited for an event since the last round, and whether this one waits at
+    # the lock.
+    urgent = False
+    at_lock = False
+
     def start(self: Any) -> None:
         """Start the thread."""
+        self.lock = allocate_lock()
+        self.lock.acquire()
         # Events do not run in the context of the thread that wakes this one: it has parent headers.
         self.context = Context()
         self.running = True
@@ -117,11 +129,18 @@ class WakeOnce:
             return
         self._events.append(event)
         # In this order: the thread looks at the queue once more after it has changed this.
-        if urgent or not self.looks_again:
+        if urgent:
+            self.urgent = True
+            self.wake()
+        elif not self.looks_again:
             self.wake()
 
     def wake(self: Any) -> None:
         """Let the thread handle the events in the queue, unless it was woken already."""
+        if self.at_lock:
+            with suppress(RuntimeError):  # another thread has just released it
+                self.lock.release()
+            return
         current = self.round
         if self.woken_for != current:
             with suppress(RuntimeError):  # its event loop has just been closed
@@ -142,17 +161,38 @@ class WakeOnce:
         return not self._events and not self.is_handling
 
     def _handle_event(self: Any, msg: object) -> None:
-        self.is_handling = True
         self.round += 1
+        try:
+            self.handle_events()
+            if self.urgent:
+                self.urgent = False
+                self.wait_at_lock()
+        finally:
+            if not self.looks_again:
+                self.looks_again = True
+                self.look_later()
+
+    def handle_events(self: Any) -> None:
+        """Handle the events in the queue, but none that is added meanwhile."""
+        self.is_handling = True
         events = self._events
         try:
             for _ in range(len(events)):
                 events.popleft()()
         finally:
             self.is_handling = False
-            if not self.looks_again:
-                self.looks_again = True
-                self.look_later()
+
+    def wait_at_lock(self: Any) -> None:
+        """Handle urgent events for LOOK_SECONDS; called in the IOPub thread."""
+        until = monotonic() + LOOK_SECONDS
+        self.at_lock = True
+        try:
+            while (seconds := until - monotonic()) > 0 and self.lock.acquire(timeout=seconds):
+                self.handle_events()
+        finally:
+            self.at_lock = False
+        # A thread that still saw at_lock has added its event before.
+        self.handle_events()
 
     def look_later(self: Any) -> None:
         """Look at the queue later; called in the IOPub thread."""
