@@ -148,9 +148,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's, for --numprocesses=logical
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """Run one more worker than processors, with ``--quick``: a third of its time it waits."""
-    return (os.cpu_count() or 1) + 1 if config.getoption("quick") else None
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one more worker than processors: a third of its time each of them waits."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -168,10 +168,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
-    for item in items:
-        if item.get_closest_marker("hypothesis") and not _is_below(item.path, ("wire",)):
-            # It would take three times as long, and other tests run the same lines.
-            item.add_marker("no_cover")
+    for item in _uncovered(items):
+        item.add_marker("no_cover")
     # A slow file must not be the last one, for which the other workers would wait.
     items.sort(key=lambda item: not _is_below(item.path, SLOW))
 
@@ -215,6 +213,30 @@ def _repetitions(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
     for name, same in tests.items():
         chosen = zlib.crc32(name.encode()) % len(same)  # the same one in each run
         yield from same[:chosen] + same[chosen + 1 :]
+
+
+def _uncovered(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    """Yield the items that run without coverage, which doubles or triples a test's processor time.
+
+    Other items run the same lines: other tests than those with hypothesis, and the same test on
+    asyncio or, in ``transport``, on Trio.
+    """
+    measured: set[str] = set()
+    for item in sorted(items, key=_loop_order):
+        if item.get_closest_marker("hypothesis") and not _is_below(item.path, ("wire",)):
+            yield item
+        elif (loop := _loop_of(item)) is not None:
+            if loop == "trio" and _is_below(item.path, ("transport",)):
+                continue  # our code for Trio's descriptors
+            name, _, parameters = item.nodeid.partition("[")
+            same = name + parameters.replace(loop, "", 1)
+            if same in measured:
+                yield item
+            measured.add(same)
+
+
+def _loop_order(item: pytest.Item) -> int:
+    return LOOPS.index(_loop_of(item) or LOOPS[0])
 
 
 @functools.cache
