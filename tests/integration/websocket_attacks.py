@@ -14,6 +14,8 @@ from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 from tests.integration.attacks import HTTP_ATTACKS, Attack, Kind, Target, handshake
 
 SWITCHED = 101
+ATTACK_SESSION = "x"
+"""The session of all requests that a server forwards to the attacker's kernel."""
 
 
 def frame(
@@ -98,7 +100,7 @@ def broken_frame(random: Random, target: Target) -> Attack:
 
 
 def message(msg_type: str = "comm_info_request", channel: Any = "shell") -> bytes:
-    header = Header(msg_id="1", msg_type=msg_type, session="x", version="5.4")
+    header = Header(msg_id="1", msg_type=msg_type, session=ATTACK_SESSION, version="5.4")
     return bytes(client_framing(V1_SUBPROTOCOL).encode(channel, Message.build(header, {})))
 
 
@@ -110,7 +112,9 @@ def v1_frame(channel: bytes, *parts: bytes) -> bytes:
     return b"".join([table, channel, *parts])
 
 
-HEADER = b'{"msg_id": "1", "msg_type": "comm_info_request", "session": "x"}'
+HEADER = json.dumps(
+    {"msg_id": "1", "msg_type": "comm_info_request", "session": ATTACK_SESSION}
+).encode()
 
 CHANNELS = ["iopub", "hb", "heartbeat", "", "shell\0", "SHELL", "../shell", "x" * 10_000, "\x1b[2J"]
 

@@ -184,8 +184,12 @@ class PacedTransport:
         self._received.clear()
         self._is_paused = False
         self._lingering = self.loop.call_later(LINGER_SECONDS, self._transport.abort)
-        if self._transport.can_write_eof():  # an encrypted transport cannot
-            self._transport.write_eof()
+        try:
+            if self._transport.can_write_eof():  # an encrypted transport cannot
+                self._transport.write_eof()
+        except OSError:  # the client has already closed the connection
+            self._transport.abort()
+            return
         self._transport.resume_reading()
 
     def _take(self) -> bytearray:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import h11
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
 
@@ -194,7 +195,16 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
         super().handle_pong(event)
 
     async def send(self, message: Any) -> None:
-        """Send an event of the application."""
+        """Send an event of the application.
+
+        Raises:
+            ClientDisconnected: the WebSocket is closed because of an error of the client, and the
+                application has not received the disconnect yet.
+        """
+        if self.close_sent and self.initial_response is None:
+            if message["type"] == "websocket.close":
+                return
+            raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             # Otherwise uvicorn logs an error: it takes the handshake for unanswered.

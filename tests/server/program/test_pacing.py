@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any
 
@@ -211,6 +212,22 @@ def test_close_waits_for_a_client_that_is_still_sending() -> None:
     connection.paced.drain()
     assert loop.later == []
     assert len(connection.slices) == count
+
+
+def test_close_does_not_fail_when_the_client_has_reset_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = Loop()
+    connection = Connection(loop, Pacer(), lingers=True)
+
+    def write_eof() -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(connection.wire, "write_eof", write_eof)
+    connection.paced.close()
+    assert connection.wire.is_closed
+    connection.paced.drain()
+    assert loop.later == []
 
 
 def test_second_close_does_not_wait() -> None:

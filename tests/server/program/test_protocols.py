@@ -49,6 +49,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         while (event := await receive())["type"] != "websocket.disconnect":
             size = len(event.get("text") or event["bytes"])
             await send({"type": "websocket.send", "text": str(size)})
+        await send({"type": "websocket.close"})
+        await send({"type": "websocket.send", "text": "too late"})
         return
     size, more = 0, scope["path"] == "/read"
     while more:
@@ -181,6 +183,21 @@ async def test_whole_messages_and_large_fragments_are_not_limited() -> None:
         await client.send("x" * 1_000_000)
         assert await client.recv() == "1000000"
         await (await client.ping())
+
+
+@on_uvicorn
+@pytest.mark.anyio
+async def test_sending_after_a_broken_frame_logs_no_error(caplog) -> None:
+    connections = Connections()
+    async with serving(connections) as port:
+        async with connect(f"ws://127.0.0.1:{port}/", proxy=None) as client:
+            client.transport.write(frame(PING, b"x", fin=False))
+            with pytest.raises(ConnectionClosed) as caught:
+                await client.recv()
+        assert caught.value.rcvd is not None
+        assert caught.value.rcvd.code == 1002
+        await wait_until_all_are_closed(connections)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 @on_uvicorn
