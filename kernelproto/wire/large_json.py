@@ -82,12 +82,13 @@ def read_in_steps(data: bytes | memoryview, kind: type[T]) -> Generator[None, No
 
 
 def _read(data: bytes, kind: type[T]) -> Generator[None, None, T]:
-    fields = yield from _Reader(data).read()
     if kind is dict:
-        return cast("T", fields)
+        return cast("T", (yield from _Reader(data).read()))
+    known = msgspec.structs.fields(cast("type[msgspec.Struct]", kind))
+    fields = yield from _Reader(data, frozenset(field.encode_name for field in known)).read()
     small: dict[str, Any] = {}
     containers: dict[str, Any] = {}
-    for field in msgspec.structs.fields(cast("type[msgspec.Struct]", kind)):
+    for field in known:
         value = fields.get(field.encode_name)
         if value is not None and get_origin(field.type) in (dict, list):
             containers[field.name] = yield from _converted(value, field.type)
@@ -108,9 +109,10 @@ class _Container:
         items: the items that were read; None while all of its text is unread.
         key: its key in the object around it, once it has items.
         follows_container: whether the unread text starts after a container that was read.
+        keys: the keys whose values are kept; None for all items.
     """
 
-    __slots__ = ("begin", "bracket", "comma", "follows_container", "items", "key", "start")
+    __slots__ = ("begin", "bracket", "comma", "follows_container", "items", "key", "keys", "start")
 
     def __init__(self, bracket: int, begin: int) -> None:
         self.bracket = bracket
@@ -120,10 +122,14 @@ class _Container:
         self.items: dict[str, Any] | list[Any] | None = None
         self.key = ""
         self.follows_container = False
+        self.keys: frozenset[str] | None = None
 
     def add(self, items: dict[str, Any] | list[Any]) -> None:
-        """Add items to those that were read."""
-        if isinstance(self.items, dict):
+        """Add items to those that were read, unless their values are not kept."""
+        if self.keys is not None:
+            for key in self.keys.intersection(items) if self.keys else ():
+                cast("dict[str, Any]", self.items)[key] = cast("dict[str, Any]", items)[key]
+        elif isinstance(self.items, dict):
             self.items.update(cast("dict[str, Any]", items))
         else:
             cast("list[Any]", self.items).extend(items)
@@ -138,10 +144,13 @@ class _Reader:
 
     Args:
         data: the text.
+        keys: the keys of the object whose values are kept, so that unknown ones take no memory and
+            no time of the garbage collector; None for all keys.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, keys: frozenset[str] | None = None) -> None:
         self._data = data
+        self._keys = keys
         self._open: list[_Container] = []
 
     def read(self) -> Generator[None, None, dict[str, Any]]:
@@ -240,7 +249,15 @@ class _Reader:
                     if around.comma >= around.start:
                         self._read_until(around, around.comma)
                     container.key = self._key(around, container.begin)
+                container.keys = self._kept_keys(around, container.key)
             around = container
+
+    def _kept_keys(self, around: _Container | None, key: str) -> frozenset[str] | None:
+        """Return the keys whose values a container keeps, from the container around it."""
+        if around is None:
+            return self._keys
+        is_kept = around.keys is None or key in around.keys
+        return None if is_kept else frozenset()
 
     def _key(self, around: _Container, end: int) -> str:
         """Return the key of the container at *end*, the text before which has no other item."""

@@ -66,6 +66,7 @@ class StallOracle:
     def stop(self) -> dict[str, Any]:
         """Return what was seen; it waits for the last answer, which the server must still give."""
         out, _ = self._process.communicate()
+        assert self._process.returncode == 0, f"the oracle ended with {self._process.returncode}"
         return json.loads(out)
 
 

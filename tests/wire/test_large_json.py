@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import json
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -137,6 +139,21 @@ CONTENTS: list[tuple[type[Any], dict[str, Any]]] = [
 def test_content_is_read_as_in_one_step(kind: type[Any], content: dict[str, Any]) -> None:
     data = json.dumps(content).encode()
     assert outcome(read, data, kind) == outcome(tolerant_json.decode, data, kind)
+
+
+@pytest.mark.parametrize(
+    "unknown",
+    [
+        "[" + "[]," * 99_999 + "[]]",
+        ",".join(f'{{"{n}":[[]]}}' for n in range(50_000)).join(['{"a":[', "]}"]),
+    ],
+)
+def test_values_of_unknown_fields_are_not_kept(unknown: str) -> None:
+    data = f'{{"name":"stdout","unknown":{unknown},"text":"a"}}'.encode()
+    count = len(gc.get_objects())
+    most = max(len(gc.get_objects()) for _ in islice(read_in_steps(data, Stream), 0, None, 20))
+    assert read(data, Stream) == Stream("stdout", "a")
+    assert most - count < 20_000
 
 
 @pytest.mark.parametrize("escaped", [False, True])
