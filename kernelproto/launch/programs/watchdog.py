@@ -215,7 +215,7 @@ def process_name(kernel_id: bytes) -> bytes:
 
 
 def remove_files(paths: Iterable[bytes]) -> None:
-    """Remove files, and folders with files in them; ignore errors.
+    """Remove files, and folders with all that is in them; ignore errors.
 
     A folder of another user stays. A symbolic link is removed and not followed. The processes of a
     control group must have been killed.
@@ -270,7 +270,7 @@ def _remove_in(name: str, folder: int) -> None:
     """
     try:
         os.unlink(name, dir_fd=folder)
-    except IsADirectoryError:
+    except (IsADirectoryError, PermissionError):  # the latter on macOS
         inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
         try:
             for file in os.listdir(inner):

@@ -198,11 +198,19 @@ def test_files_are_removed(tmp_path) -> None:
 
 
 def test_one_path_that_cannot_be_removed_does_not_keep_the_others(tmp_path) -> None:
-    one, folder = tmp_path / "one", tmp_path / "folder"
+    one, file = tmp_path / "one", tmp_path / "file"
     one.touch()
-    folder.joinpath("deep").mkdir(parents=True)
-    remove_files(map(bytes, [folder, one]))
-    assert list(tmp_path.iterdir()) == [folder]
+    file.touch()
+    remove_files(map(bytes, [file / "below a file", one]))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_folder_is_removed_with_its_subfolders(tmp_path) -> None:
+    deep = tmp_path.joinpath("folder", *("deep" for _ in range(20)))
+    deep.mkdir(parents=True)
+    deep.joinpath("file").touch()
+    remove_files([bytes(tmp_path / "folder")])
+    assert not list(tmp_path.iterdir())
 
 
 def test_link_to_a_folder_is_removed_alone(tmp_path) -> None:
