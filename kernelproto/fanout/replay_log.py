@@ -29,6 +29,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 
 import msgspec
@@ -198,8 +199,10 @@ class ReplayLog:
             number: the number at the source of the last message that the client has.
             missing: the number of later messages that may be missing in the log.
         """
-        after = (n for n in range(self.begin, self.end) if self._entries[n].source_number > number)
-        first = next(after, self.end)
+        # The numbers at the source never fall.
+        first = self.begin + bisect_right(
+            range(self.begin, self.end), number, key=lambda n: self._entries[n].source_number
+        )
         if first > self.begin or not self.begin:  # otherwise join() counts the deleted messages
             cursor.acked = cursor.sent = cursor.high_water = first
         cursor.lost = missing
