@@ -43,6 +43,9 @@ _MARKS = 2000
 _ITEMS = 5000
 _MOST_LEVELS = 900
 
+# The keys of a container whose items are all left out.
+_NONE: frozenset[str] = frozenset()
+
 _WHITESPACE = b" \t\n\r"
 _QUOTE, _COMMA = b'",'
 _OBJECT, _ARRAY = b"{["
@@ -126,11 +129,13 @@ class _Container:
 
     def add(self, items: dict[str, Any] | list[Any]) -> None:
         """Add items to those that were read, unless their values are not kept."""
-        if self.keys is not None:
-            for key in self.keys.intersection(items) if self.keys else ():
-                cast("dict[str, Any]", self.items)[key] = cast("dict[str, Any]", items)[key]
-        elif isinstance(self.items, dict):
-            self.items.update(cast("dict[str, Any]", items))
+        if self.keys == _NONE:
+            return
+        if isinstance(self.items, dict):
+            kept = cast("dict[str, Any]", items)
+            if self.keys is not None:
+                kept = {key: kept[key] for key in self.keys.intersection(kept)}
+            self.items.update(kept)
         else:
             cast("list[Any]", self.items).extend(items)
 
@@ -257,7 +262,7 @@ class _Reader:
         if around is None:
             return self._keys
         is_kept = around.keys is None or key in around.keys
-        return None if is_kept else frozenset()
+        return None if is_kept else _NONE
 
     def _key(self, around: _Container, end: int) -> str:
         """Return the key of the container at *end*, the text before which has no other item."""
