@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from benchmarks.question import Answer
 
-_OURS = "#2f8fd8"
+OURS = "#2f8fd8"
 _FLOOR = "#8a8f98"
-_INK = "#808890"
+INK = "#808890"
 _OTHERS = ("#e0803a", "#c9a227", "#a46fc4", "#55a868")
 
 
@@ -45,13 +45,13 @@ def _bars(answers: Sequence[Answer]) -> Figure:
             list(finite.values()),
             xerr=(lowest, highest),
             color=[_colour(name, names) for name in names],
-            ecolor=_INK,
+            ecolor=INK,
             height=0.7,
         )
         axes.invert_yaxis()
         axes.set_xlabel(f"{answer.question.unit}, {answer.question.better} is better")
-        axes.set_title(answer.question.title, loc="left", fontsize=10, color=_INK)
-        _tint(axes)
+        axes.set_title(answer.question.title, loc="left", fontsize=10, color=INK)
+        tint(axes)
     return figure
 
 
@@ -87,23 +87,24 @@ def _curve(axes: Any, answers: Sequence[Answer]) -> None:
     axes.set_xlabel(_label(answers[0]))
     axes.set_ylabel(f"{question.unit}, {question.better} is better")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, labelcolor=_INK)
-    _tint(axes)
+    axes.legend(frameon=False, labelcolor=INK)
+    tint(axes)
 
 
 def _colour(name: str, names: Sequence[str]) -> str:
     if name.startswith("kernelproto"):
-        return _OURS
+        return OURS
     if name.startswith("pyzmq"):
         return _FLOOR
     others = [other for other in names if not other.startswith(("kernelproto", "pyzmq"))]
     return _OTHERS[others.index(name) % len(_OTHERS)]
 
 
-def _tint(axes: Any) -> None:
-    axes.tick_params(colors=_INK, labelsize=9)
-    axes.xaxis.label.set_color(_INK)
-    axes.yaxis.label.set_color(_INK)
+def tint(axes: Any) -> None:
+    """Draw the text and the lines of a plot in a colour that suits light and dark pages."""
+    axes.tick_params(colors=INK, labelsize=9)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
+        spine.set_color(INK)

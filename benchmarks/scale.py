@@ -51,8 +51,6 @@ IDLE_TIMEOUT = 1800.0
 START_SECONDS, END_SECONDS = 2.0, 0.2
 RETRY_SECONDS = 60.0
 
-_OURS, _INK = "#2f8fd8", "#808890"
-
 # How users work, in seconds: at work, between two executions, one execution, a break.
 WORK, PAUSE, EXECUTION, BREAK = 4 * HOUR, 90.0, 5.0, 45 * 60.0
 BREAKS = 0.02
@@ -339,34 +337,32 @@ def plan_bytes(kernels: int) -> float:
 
 def draw(day: Day, file: Path) -> None:
     """Draw the kernels and the writes to the registry over the day, and the times of decisions."""
-    from matplotlib.figure import Figure  # only for the plot
+    # Only the plot needs matplotlib.
+    from matplotlib.figure import Figure
+
+    from benchmarks.plots import INK, OURS, tint
 
     hours = [when / HOUR for when, _, _ in day.load]
     writes = [writes for _, _, writes in day.load]
     rates = [0.0, *((after - before) / 60 for before, after in itertools.pairwise(writes))]
     figure = Figure(figsize=(8, 9), layout="constrained")
     above, middle, below = figure.subplots(3)
-    above.plot(hours, [kernels for _, kernels, _ in day.load], color=_OURS)
+    above.plot(hours, [kernels for _, kernels, _ in day.load], color=OURS)
     above.set_ylabel("kernels")
-    above.axvline(NODE_LOSS / HOUR, color=_INK, linewidth=0.8, linestyle=":")
-    above.annotate(" a node is lost", (NODE_LOSS / HOUR, 0), color=_INK, fontsize=9)
-    middle.plot(hours, rates, color=_OURS)
+    above.axvline(NODE_LOSS / HOUR, color=INK, linewidth=0.8, linestyle=":")
+    above.annotate(" a node is lost", (NODE_LOSS / HOUR, 0), color=INK, fontsize=9)
+    middle.plot(hours, rates, color=OURS)
     middle.set_ylabel("writes a second to the registry,\nwithout renewals")
     middle.set_xlabel("hour of the day")
-    for name, colour in (("fact", _OURS), ("decision", "#e0803a")):
+    for name, colour in (("fact", OURS), ("decision", "#e0803a")):
         taken = sorted(seconds * 1e6 for seconds in day.seconds[name])
         shares = [1 - rank / len(taken) for rank in range(len(taken))]
         below.loglog(taken, shares, color=colour, label=name)
     below.set_xlabel("microseconds of processor time")
     below.set_ylabel("share of calls of the plan\nthat take longer")
-    below.legend(frameon=False, labelcolor=_INK)
+    below.legend(frameon=False, labelcolor=INK)
     for axes in (above, middle, below):
-        axes.tick_params(colors=_INK, labelsize=9)
-        axes.xaxis.label.set_color(_INK)
-        axes.yaxis.label.set_color(_INK)
-        for side, spine in axes.spines.items():
-            spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(_INK)
+        tint(axes)
     figure.savefig(file, dpi=120, transparent=True)
 
 

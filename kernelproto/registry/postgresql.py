@@ -39,7 +39,7 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import RegistryError
 from kernelproto.extras import importing
 from kernelproto.registry.statements import POSTGRESQL
-from kernelproto.registry.store import Cursor, SQLRegistry
+from kernelproto.registry.store import Cursor, SQLRegistry, value_fault
 
 with importing("postgresql"):
     import psycopg
@@ -371,10 +371,8 @@ def _is_readable(connected: socket.socket) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnicodeError):
-        return "it takes only text that is valid Unicode"
-    if isinstance(error, msgspec.MsgspecError):
-        return f"a kernel in it has a handle that is not valid ({error})"
+    if isinstance(error, (UnicodeError, msgspec.MsgspecError)):
+        return value_fault(error)
     text = " ".join(str(error).split())
     if isinstance(error, errors.InsufficientPrivilege):
         return f"{text}: give the user the rights to create and use the schema"

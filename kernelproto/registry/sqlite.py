@@ -30,7 +30,7 @@ from jupyter_core.paths import jupyter_data_dir
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.exceptions import RegistryError
 from kernelproto.registry.statements import SQLITE
-from kernelproto.registry.store import Cursor, SQLRegistry
+from kernelproto.registry.store import Cursor, SQLRegistry, value_fault
 
 T = TypeVar("T")
 
@@ -166,9 +166,11 @@ class SQLiteRegistry(SQLRegistry, AsyncContextManagerMixin):
         )
         try:
             # Before the first write, so that a file that is refused stays as it is.
-            _in_transaction(database, self._check, begin="begin")
+            with _in_transaction(database, "begin"):
+                self._check(database)
             self._choose_journal(database)
-            _in_transaction(database, self._migrate)
+            with _in_transaction(database, _BEGIN):
+                self._migrate(database)
             database.execute("pragma foreign_keys = on")
         except BaseException:
             database.close()
@@ -229,10 +231,8 @@ class SQLiteRegistry(SQLRegistry, AsyncContextManagerMixin):
     def _reason(self, error: Exception) -> str:
         if isinstance(error, OSError):
             return error.strerror or str(error)
-        if isinstance(error, UnicodeError):
-            return "it takes only text that is valid Unicode"
         if not isinstance(error, sqlite3.Error):
-            return f"a kernel in it has a handle that is not valid ({error})"
+            return value_fault(error)
         code = _code(error)
         if code in _REASONS:
             return _REASONS[code].format(seconds=self._busy_seconds)
@@ -246,23 +246,21 @@ def _code(error: sqlite3.Error) -> int | None:
     return None if code is None else code & 0xFF
 
 
-def _in_transaction(
-    database: sqlite3.Connection, perform: Callable[[sqlite3.Connection], T], begin: str = _BEGIN
-) -> T:
+@contextmanager
+def _in_transaction(database: sqlite3.Connection, begin: str) -> Generator[None]:
     database.execute(begin)
     try:
-        result = perform(database)
+        yield
         database.execute("commit")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite has rolled back already
             database.execute("rollback")
         raise
-    return result
 
 
 def _perform(database: sqlite3.Connection, perform: Callable[[Cursor], T], begin: str) -> T:
-    with closing(database.cursor()) as cursor:
-        return _in_transaction(database, lambda _: perform(cursor), begin)
+    with closing(database.cursor()) as cursor, _in_transaction(database, begin):
+        return perform(cursor)
 
 
 def _number(database: sqlite3.Connection, pragma: str) -> int:

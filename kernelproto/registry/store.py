@@ -164,6 +164,13 @@ class SQLRegistry:
         return await self._transaction(perform)
 
 
+def value_fault(error: Exception) -> str:
+    """Return why a value cannot be stored (UnicodeError) or read (MsgspecError)."""
+    if isinstance(error, UnicodeError):
+        return "it takes only text that is valid Unicode"
+    return f"a kernel in it has a handle that is not valid ({error})"
+
+
 def _kernel(row: Sequence[Any]) -> RegisteredKernel:
     # The statement has the columns in the order of the fields.
     values = dict(zip(RegisteredKernel.__struct_fields__, row, strict=True))

@@ -71,15 +71,13 @@ async def open_state_folder(path: str, url: str | None = None) -> AsyncGenerator
         RegistryError: the registry cannot be opened; it is unchanged.
     """
     with _locked(path):
-        if url is None:
-            async with SQLiteRegistry(os.path.join(path, _REGISTRY)) as registry:
-                yield registry
-        else:
-            async with _on_server(url) as registry:
-                yield registry
+        async with _registry(path, url) as registry:
+            yield registry
 
 
-def _on_server(url: str) -> AbstractAsyncContextManager[Registry]:
+def _registry(path: str, url: str | None) -> AbstractAsyncContextManager[Registry]:
+    if url is None:
+        return SQLiteRegistry(os.path.join(path, _REGISTRY))
     fault = extras.fault("postgresql")
     if fault is not None:
         raise InvalidSettings(f"registry: {fault}")

@@ -61,21 +61,21 @@ async def check(client: Client) -> None:
     assert result.content[0].text == "42"
 
 
+async def check_stdio(config: Mapping[str, Any], folder: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with Client(stdio_client(stdio_of(config, folder))) as client:
+            await check(client)
+
+
 @pytest.mark.skipif(not SCRIPT.exists(), reason="the command is not installed as a script")
 async def test_claude_desktop_starts_the_server(tmp_path: Path) -> None:
-    config = documented("mcpServers")[0]
-    with anyio.fail_after(GUARD_SECONDS):
-        async with Client(stdio_client(stdio_of(config, tmp_path))) as client:
-            await check(client)
+    await check_stdio(documented("mcpServers")[0], tmp_path)
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(not SCRIPT.exists(), reason="the command is not installed as a script")
 async def test_vs_code_starts_the_server(tmp_path: Path) -> None:
-    config = documented("servers")[0]
-    with anyio.fail_after(GUARD_SECONDS):
-        async with Client(stdio_client(stdio_of(config, tmp_path))) as client:
-            await check(client)
+    await check_stdio(documented("servers")[0], tmp_path)
     assert os.listdir(tmp_path) == ["conversations"]
     assert os.listdir(tmp_path / "conversations") == ["default"]
 

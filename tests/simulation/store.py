@@ -98,8 +98,10 @@ class SimulatedRegistry(SQLiteRegistry):
 
     def _open(self) -> sqlite3.Connection:
         database = self._store.connect()
-        real._in_transaction(database, self._check, begin="begin")
-        real._in_transaction(database, self._migrate)
+        with real._in_transaction(database, "begin"):
+            self._check(database)
+        with real._in_transaction(database, "begin immediate"):
+            self._migrate(database)
         return database
 
     async def _in_thread(self, perform: Callable[[], T]) -> T:

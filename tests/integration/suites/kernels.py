@@ -5,13 +5,21 @@ from __future__ import annotations
 import jupyter_kernel_test
 
 
-class TestIPykernel(jupyter_kernel_test.KernelTests):
-    kernel_name = "ipykernel"
+class Python:
+    """The samples that all kernels for Python have."""
+
     language_name = "python"
     file_extension = ".py"
     code_hello_world = "print('hello, world')"
     code_stderr = "import sys; print('test', file=sys.stderr)"
     completion_samples = ({"text": "zi", "matches": {"zip"}},)
+    code_generate_error = "raise"
+    code_execute_result = ({"code": "1+2+3", "result": "6"},)
+    code_inspect_sample = "zip"
+
+
+class TestIPykernel(Python, jupyter_kernel_test.KernelTests):
+    kernel_name = "ipykernel"
     complete_code_samples = (
         "1",
         "print('hello, world')",
@@ -23,8 +31,6 @@ class TestIPykernel(jupyter_kernel_test.KernelTests):
     )
     invalid_code_samples = ("import = 7q",)
     code_page_something = "zip?"
-    code_generate_error = "raise"
-    code_execute_result = ({"code": "1+2+3", "result": "6"},)
     code_display_data = (
         {
             "code": "from IPython.display import HTML, display; display(HTML('<b>x</b>'))",
@@ -33,25 +39,16 @@ class TestIPykernel(jupyter_kernel_test.KernelTests):
     )
     code_history_pattern = "1?2*"
     supported_history_operations = ("tail", "search")
-    code_inspect_sample = "zip"
     code_clear_output = "from IPython.display import clear_output; clear_output()"
 
 
-class TestXeusPython(jupyter_kernel_test.KernelTests):
+class TestXeusPython(Python, jupyter_kernel_test.KernelTests):
     kernel_name = "xpython"
-    language_name = "python"
-    file_extension = ".py"
-    code_hello_world = "print('hello, world')"
-    code_stderr = "import sys; print('test', file=sys.stderr)"
-    completion_samples = ({"text": "zi", "matches": {"zip"}},)
     complete_code_samples = (
         "1",
         "print('hello, world')",
     )
     incomplete_code_samples = ("print('''hello",)
-    code_generate_error = "raise"
-    code_execute_result = ({"code": "1+2+3", "result": "6"},)
-    code_inspect_sample = "zip"
 
 
 class TestBash(jupyter_kernel_test.KernelTests):
