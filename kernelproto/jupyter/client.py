@@ -3,7 +3,7 @@
 ``from kernelproto.jupyter.client import KernelManager`` replaces ``from jupyter_client import
 KernelManager``, and so on. These are subclasses, with all methods and traits. They differ in this:
 
-- The provisioner ``kernelproto`` starts every kernel whose kernelspec names no other provisioner.
+- The provisioner ``kernelproto`` starts every kernel, unless the kernelspec names another one.
 - Calls that wait for a message raise DeadKernel when the kernel's process ends: in asynchronous
   code at once, in synchronous code within 0.1 s. Messages that the kernel has sent before its end
   are delivered first. jupyter_client waits until its timeout, or for ever.
@@ -67,7 +67,7 @@ _LOOK_SECONDS = 0.05
 
 
 class _AsyncChannel(AsyncZMQSocketChannel):
-    """A channel whose waiting calls raise DeadKernel after the end of the kernel's process."""
+    """A channel: waiting calls raise DeadKernel after the end of the kernel's process."""
 
     manager: object = None
 
@@ -88,7 +88,7 @@ class _AsyncChannel(AsyncZMQSocketChannel):
 
 
 class _BlockingChannel(ZMQSocketChannel):
-    """A channel whose waiting calls raise DeadKernel after the end of the kernel's process."""
+    """A channel: waiting calls raise DeadKernel after the end of the kernel's process."""
 
     manager: object = None
 

@@ -11,7 +11,7 @@ killed program leaves none: a claim of a program that has ended is void.
 
 A program reads the numbers by listing the folder, which may miss a link that is made meanwhile.
 The two latest claims are kept, so a list misses both only if the owner changes twice meanwhile; and
-after each claim the list is read again. A program whose claim is not the latest withdraws it.
+after each claim the list is read again. A program withdraws its claim if a later one exists.
 """
 
 from __future__ import annotations
@@ -224,7 +224,7 @@ def add_claim(record: str, owner: ProcessId | None, *, after: Claim | None) -> C
 
 
 def remove_claims(record: str) -> None:
-    """Remove all claims on a kernel, whose process has ended."""
+    """Remove all claims on a kernel after its process has ended."""
     for number in list(_numbers(record)):
         _remove(_path(record, number))
 
