@@ -461,7 +461,11 @@ async def errors(kernel: Kernel) -> object:
     outputs = await run(kernel, "print('before')\n1 / 0")
     assert [kind for kind, _ in outputs] == ["stdout", "error"]
     with anyio.fail_after(GUARD_SECONDS):
-        executions = [kernel.execute(code) for code in ("1 / 0", "print('not run')")]
+        # The first one fails only after both were sent.
+        executions = [
+            kernel.execute(code, on_input=lambda _: "")
+            for code in ("input()\n1 / 0", "print('not run')")
+        ]
         statuses: list[str] = []
         async with executions[0], executions[1]:
             statuses += [(await execution).status for execution in executions]
