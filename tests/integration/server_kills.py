@@ -73,6 +73,7 @@ class Server:
         client: a client with the token.
         runtime: Jupyter's runtime folder.
         state: the state folder.
+        url: the address.
     """
 
     def __init__(self, folder: Path, *arguments: str, **env: str) -> None:
@@ -97,9 +98,9 @@ class Server:
             "KERNELPROTO_TOKEN": TOKEN,
             **env,
         }
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         headers = {"authorization": f"token {TOKEN}"}
-        self.client = httpx.Client(base_url=self._url, headers=headers, timeout=GUARD_SECONDS)
+        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=GUARD_SECONDS)
         self.process: subprocess.Popen[str] | None = None
         self.log = ""
 
@@ -125,14 +126,14 @@ class Server:
         self.process.wait(GUARD_SECONDS)
         self.client.close()
         self.client = httpx.Client(
-            base_url=self._url, headers=self.client.headers, timeout=GUARD_SECONDS
+            base_url=self.url, headers=self.client.headers, timeout=GUARD_SECONDS
         )
 
     def connect(
         self, kernel_id: str, session: str, last: str | None = None
     ) -> AbstractContextManager[ClientConnection]:
         return connect(
-            f"{self._url.replace('http', 'ws', 1)}/api/kernels/{kernel_id}/channels"
+            f"{self.url.replace('http', 'ws', 1)}/api/kernels/{kernel_id}/channels"
             f"?session_id={session}&token={TOKEN}" + (f"&last_msg_id={last}" if last else ""),
             subprotocols=[V1_SUBPROTOCOL],
             max_size=None,
