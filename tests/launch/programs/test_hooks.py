@@ -32,6 +32,7 @@ HOOKS = (
     "stream",
     "exit",
     "frames",
+    "configuration",
 )
 
 

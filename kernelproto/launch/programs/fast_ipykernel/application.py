@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 from . import (
+    configuration,
     execution,
     frames,
     history,
@@ -50,6 +51,7 @@ HOOKS: tuple[Hook, ...] = (
     shell_channel.STREAM,
     network.HOOK,
     frames.HOOK,
+    configuration.HOOK,
 )
 
 
@@ -169,12 +171,12 @@ def extended_application(application: Any, names: frozenset[str]) -> tuple[Any, 
             def _kernel_class_default(self) -> Any:
                 return classes[KERNEL]
 
-        def init_kernel(self) -> None:
+        def initialize(self, argv: list[str] | None = None) -> None:
             for hook in hooks:
                 if hook.install is not None:
                     hook.install(self)
             stock: Any = super()
-            stock.init_kernel()
+            stock.initialize(argv)
 
     return FastKernelApp, classes
 
