@@ -28,6 +28,7 @@ HOOKS = (
     "logs",
     "parameters",
     "transform",
+    "format",
     "forward",
     "stream",
     "exit",

@@ -47,6 +47,7 @@ HOOKS: tuple[Hook, ...] = (
     logs.HOOK,
     execution.PARAMETERS,
     execution.TRANSFORM,
+    execution.FORMAT,
     shell_channel.FORWARD,
     shell_channel.STREAM,
     network.HOOK,
