@@ -34,6 +34,7 @@ HOOKS = (
     "exit",
     "frames",
     "configuration",
+    "modules",
 )
 
 

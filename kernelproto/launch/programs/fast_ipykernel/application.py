@@ -15,6 +15,7 @@ from . import (
     frames,
     history,
     logs,
+    module_files,
     network,
     publishing,
     session,
@@ -53,6 +54,7 @@ HOOKS: tuple[Hook, ...] = (
     network.HOOK,
     frames.HOOK,
     configuration.HOOK,
+    module_files.HOOK,
 )
 
 
@@ -96,7 +98,8 @@ def report() -> str:
 def prepare(application: Any) -> Any:
     """Return the class that ``fast`` returns in this environment, and change nothing.
 
-    A fork server calls this, so that its kernels do not make the classes.
+    A fork server calls this once it has loaded all modules, so that its kernels neither make the
+    classes nor list the modules.
 
     Args:
         application: the class IPKernelApp.
@@ -104,6 +107,7 @@ def prepare(application: Any) -> Any:
     Raises:
         ValueError: VARIABLE names a hook that does not exist.
     """
+    module_files.list_files()
     return extended_application(application, fitting())[0]
 
 
