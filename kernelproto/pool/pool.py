@@ -104,6 +104,9 @@ class KernelPool(AsyncContextManagerMixin):
         replays: whether the restored kernels of a host send again every message that the host still
             has, also those that an earlier pool has acknowledged. The caller of ``watch_restored``
             then has to confirm messages as their clients receive them; see ``KeepsMessages``.
+        shared: whether other programs, each with a *node* of its own, use the *registry* as well.
+            The limits count the kernels of all of them. *linger* is an hour by default, not for
+            kernels without a host; the registry forgets kernels out of reach for so long.
 
     Attributes:
         counts: counters since the pool was created. For kernels: "started", "restarted", "evicted",
@@ -168,7 +171,7 @@ class KernelPool(AsyncContextManagerMixin):
             detached=registry is not None,
             host=host,
             linger=_UNHELD_SECONDS if shared and linger is None else linger,
-            must_linger=linger is not None,
+            must_linger=not shared,
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)
@@ -349,9 +352,7 @@ class KernelPool(AsyncContextManagerMixin):
             self._keeping.note(Lease(user, name), make)
 
     async def take_over(self, row: RegisteredKernel) -> None:
-        """Adopt a kernel in the registry that no program owns, if this program can reach it.
-
-        Only for a pool that is *shared*; otherwise nothing happens.
+        """Adopt a kernel in the registry that no program owns; only for a pool that is *shared*.
 
         Raises:
             RegistryError: the registry cannot be read or written.

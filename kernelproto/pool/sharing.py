@@ -102,15 +102,16 @@ class SharingExecutor(KeepingExecutor):
         """
         lease = Lease(row.owner, row.name)
         async with self._taking.setdefault(row.kernel_id, anyio.Lock()):
-            if self.find(lease) is not None or self._tasks is None:
+            if self.find(lease) is not None:
                 return
             found: list[Found] = []
             try:
                 await self._adoption.take(row, found)
             finally:
+                tasks = self._tasks  # None once the pool is closing
                 for each in found:
-                    if self.find(lease) is None and self._tasks is not None:
-                        self._restore(each, self._tasks)
+                    if self.find(lease) is None and tasks is not None:
+                        self._restore(each, tasks)
                     elif each.launched is not None:
                         with anyio.CancelScope(shield=True):
                             await detach(each.launched[1])
