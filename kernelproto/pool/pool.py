@@ -171,7 +171,7 @@ class KernelPool(AsyncContextManagerMixin):
             detached=registry is not None,
             host=host,
             linger=_UNHELD_SECONDS if shared and linger is None else linger,
-            must_linger=not shared,
+            must_linger=linger is not None,
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)

@@ -235,14 +235,15 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             "serves the kernels of all"
         ),
     ] = None
-    unheld_seconds: Annotated[
+    linger_seconds: Annotated[
         float,
         Meta(
-            gt=0,
-            description="seconds after which a kernel ends whose server is lost and that no other "
-            "server can reach; only with node_url",
+            ge=0,
+            description="seconds without a server after which a kept kernel ends; 0 means never, "
+            "and an hour with node_url; it needs kernels that a host can run: without sandbox, tcp "
+            "and encryption",
         ),
-    ] = 3600.0
+    ] = 0.0
     grace_seconds: Annotated[
         float,
         Meta(
@@ -304,6 +305,11 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             self._check_registry(self.registry)
         if self.node_url is not None:
             self._check_node(self.node_url)
+        if self.linger_seconds and self.isolate == "users":
+            raise InvalidSettings(
+                "linger_seconds: no host runs the kernels of isolated users, so they would not "
+                "end: remove one of linger_seconds and isolate"
+            )
         if self.mcp_dir is not None and self.isolate == "users":
             raise InvalidSettings(
                 "mcp_dir: the files of conversations are in the home folders of isolated users: "

@@ -120,7 +120,7 @@ async def serve(settings: Settings) -> None:
                 registry=registry,
                 node=settings.node_url or _NODE,
                 shared=settings.node_url is not None,
-                linger=None if settings.node_url is None else settings.unheld_seconds,
+                linger=settings.linger_seconds or None,
                 replays=registry is not None,  # see kept_clients.py
             ) as pool,
         ):
