@@ -148,7 +148,8 @@ class KeepingExecutor(Executor):
             finally:  # without a checkpoint before the base class refuses new kernels
                 for managed in self._kernels:
                     if isinstance(managed, KeptKernel):
-                        managed.leave(ClientClosed("the pool was closed; the kernel goes on"))
+                        reason = "the pool was closed; the kernel goes on"
+                        managed.leave(ClientClosed(reason, goes_on=True))
 
     def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
         """Call a function with each restored kernel when it is ready."""
@@ -227,7 +228,8 @@ class KeepingExecutor(Executor):
                     f"the {managed} cannot outlive this program: its kernel type "
                     f"{managed.kernel_type!r} has no handles; use a pool without a registry"
                 )
-            if managed.running:
+            if managed.running or managed.newest is not None:
+                managed.newest = manager
                 await self._store_handle(managed, manager)
         except BaseException:
             await manager.cleanup()
@@ -376,8 +378,8 @@ class KeepingExecutor(Executor):
         logger.error("another program has claimed the %s: this pool lets go of it", managed)
         del self._fences[managed.number]
         self._plan.end(managed.number)
-        reason = ClientClosed(f"the {managed} belongs to another program now", ended="lost")
+        reason = f"the {managed} belongs to another program now"
         if isinstance(managed, KeptKernel):
-            managed.leave(reason)
+            managed.leave(ClientClosed(reason, ended="lost", goes_on=True))
         else:
-            managed.end(reason)
+            managed.end(ClientClosed(reason, ended="lost"))
