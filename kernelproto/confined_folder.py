@@ -66,7 +66,7 @@ class ConfinedFolder:
     """An open folder.
 
     Args:
-        path: its path. The folder itself is opened with the rights of this process.
+        path: the path. The folder itself is opened with the rights of this process.
         owner: the user with whose rights all files below are opened; None means the user of this
             process.
 
@@ -221,11 +221,11 @@ class OpenFile:
     """A file that is open for reading.
 
     Args:
-        descriptor: its descriptor.
+        descriptor: the descriptor.
 
     Attributes:
         is_regular: whether it is a regular file.
-        size: its size in bytes, when it was opened.
+        size: the size in bytes, when it was opened.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -254,8 +254,8 @@ class NewFile:
 
     Args:
         folder: the descriptor of its folder.
-        name: its name, for errors.
-        last: its name in the folder.
+        name: the name, for errors.
+        last: the name in the folder.
         owner: the user with whose rights the file is written; None for that of this process.
 
     Raises:

@@ -44,7 +44,7 @@ class RunningKernel:
         kernel_type: the kernel type; "" if unknown.
         connection_file: the path of the connection file.
         started: when the file was written, in seconds since the epoch.
-        process: its process; None if unknown.
+        process: the process; None if unknown.
         memory: the resident memory of its process in bytes; None if unknown.
         record: the record that kernelproto has written; None for kernels of other programs.
         state: "starting" before it has a process, "alive" if it answers heartbeats, "silent" if it

@@ -62,7 +62,7 @@ class Prompt:
         """Return the next piece of code.
 
         Args:
-            number: its execution count; None if unknown.
+            number: the execution count; None if unknown.
             default: initial text.
 
         Raises:

@@ -57,7 +57,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         message: the message.
-        channel: its channel.
+        channel: the channel.
         notice: whether the server wrote the message. A client is sent a notice at most once.
         offset: the total size of all messages before it, in bytes.
         source_number: the number of the message at its source, 0 if it has none; that of the next
@@ -145,9 +145,9 @@ class ReplayLog:
 
         Args:
             message: the message.
-            channel: its channel.
+            channel: the channel.
             notice: whether the server wrote it.
-            number: its number at its source, if it has one.
+            number: the number at its source, if it has one.
         """
         self._source_last = max(self._source_last, number)
         entry = Entry(message, channel, notice, self._total, number or self._source_last + 1)

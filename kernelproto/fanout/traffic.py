@@ -80,7 +80,7 @@ class OpenRequests:
 
         Args:
             reply: the message.
-            channel: its channel.
+            channel: the channel.
             now: the time, in seconds.
         """
         parent = reply.parent_header

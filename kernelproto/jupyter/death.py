@@ -64,7 +64,7 @@ def dead_kernel(manager: object, kernel: LocalKernelManager | None = None) -> De
     """Return the exception for a kernel whose process has ended.
 
     Args:
-        manager: its KernelManager.
+        manager: the KernelManager.
         kernel: the handle on the process; None means that of the manager.
     """
     kernel = kernel or _kernel_of(manager)

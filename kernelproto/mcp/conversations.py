@@ -40,7 +40,7 @@ class Conversation:
     """One conversation.
 
     Args:
-        name: its name.
+        name: the name.
 
     Attributes:
         turn: held by the call that runs code.
@@ -124,7 +124,7 @@ class Conversations(AsyncContextManagerMixin):
         """Give a conversation for one call.
 
         Args:
-            name: its name.
+            name: the name.
             make: whether to begin the conversation if there is none.
 
         Raises:

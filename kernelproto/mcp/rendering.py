@@ -41,8 +41,8 @@ class Media(msgspec.Struct, frozen=True):
     """An image, or another output that is no text.
 
     Attributes:
-        mime_type: its MIME type.
-        data: its bytes.
+        mime_type: the MIME type.
+        data: the bytes.
     """
 
     mime_type: str

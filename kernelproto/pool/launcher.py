@@ -118,7 +118,8 @@ class PoolLauncher(AsyncContextManagerMixin):
         async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
             params = self._launch_params(start, env)
             if self._detached and start.get("kept", True):
-                # A later program finds the kernel by its id if this one is killed while launching.
+                # A later program finds the kernel by this id if this program is killed while
+                # launching.
                 params["listed_as"] = start.get("kernel_id") or ""
                 return await launch_outliving(
                     self._finder,

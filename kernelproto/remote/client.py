@@ -41,7 +41,7 @@ class RemoteContext:
     """A context of a server: a kernel and its variables.
 
     Attributes:
-        id: its id.
+        id: the id.
     """
 
     def __init__(self, requests: Requests, tasks: TaskGroup, context_id: str) -> None:
@@ -134,8 +134,8 @@ class RemoteContext:
         """Write a file in the working directory; a file of this name is replaced.
 
         Args:
-            name: its path, relative to the working directory; missing folders are made.
-            data: its content, at most 64 MiB.
+            name: the path, relative to the working directory; missing folders are made.
+            data: the content, at most 64 MiB.
 
         Raises:
             LocalProtocolError: the name is not allowed.
@@ -148,7 +148,7 @@ class RemoteContext:
         """Return a file in the working directory, or a part of it.
 
         Args:
-            name: its path, relative to the working directory.
+            name: the path, relative to the working directory.
             offset: the begin of the part; at the end of the file or beyond, the part is empty.
             length: the length of the part, which may be shorter; None means the rest.
 

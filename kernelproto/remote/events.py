@@ -136,9 +136,9 @@ class Error(Event, frozen=True, tag="error"):
     """An exception in the code.
 
     Args:
-        name: its name.
-        value: its text.
-        traceback: its traceback, one entry a frame.
+        name: the name.
+        value: the text.
+        traceback: the traceback, one entry a frame.
     """
 
     name: str = ""
@@ -185,8 +185,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Args:
         type: the name of an exception of kernelproto.
-        message: its text.
-        details: its attributes.
+        message: the text.
+        details: the attributes.
     """
 
     type: str

@@ -121,8 +121,8 @@ class FileModel(msgspec.Struct):
     """A file of a context.
 
     Args:
-        name: its path, relative to the working directory of the context.
-        size: its size, in bytes.
+        name: the path, relative to the working directory of the context.
+        size: the size, in bytes.
     """
 
     name: str

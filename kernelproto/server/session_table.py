@@ -22,10 +22,10 @@ class Session:
     """A session.
 
     Attributes:
-        id: its id.
+        id: the id.
         path: the path of its document.
-        name: its name.
-        type: its type.
+        name: the name.
+        type: the type.
         kernel_id: the id of its kernel.
     """
 

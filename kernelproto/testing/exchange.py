@@ -182,7 +182,7 @@ class Exchange:
         """Send the reply.
 
         Args:
-            content: its content; None means an empty reply of the right type.
+            content: the content; None means an empty reply of the right type.
             fields: fields of that empty reply to set, such as ``status="aborted"``.
         """
         msg_type = self.request.msg_type.removesuffix("_request") + "_reply"
@@ -241,7 +241,7 @@ class CodeError(Exception):
 
     Args:
         ename: the exception's name.
-        evalue: its text.
+        evalue: the text.
     """
 
     def __init__(self, ename: str, evalue: str = "") -> None:

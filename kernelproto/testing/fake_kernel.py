@@ -66,13 +66,13 @@ class FakeKernel(AsyncContextManagerMixin):
 
     Attributes:
         kernel_id: a UUID.
-        connection_info: its ConnectionInfo, with the key that signs its messages.
+        connection_info: the ConnectionInfo, with the key that signs its messages.
         faults: the faults of the messages that it sends.
         deaf: the channels on which it ignores messages.
         received: the messages received so far, in order, including ignored ones; no heartbeats.
         refused: the number of invalid messages, by the name of the exception.
         reachability: whether clients can reach it; see ``cut``.
-        returncode: its exit status after its death, negative for a signal; None before.
+        returncode: the exit status after its death, negative for a signal; None before.
     """
 
     def __init__(

@@ -114,8 +114,8 @@ class Event(msgspec.Struct, frozen=True):
     """The meaning of an arriving message.
 
     Attributes:
-        signal: its meaning.
-        origin: the sender of the request that it belongs to.
+        signal: the meaning.
+        origin: the sender of the message's request.
         message: the message.
         request: that request if the origin is OWN, in its new state.
         ended: the earlier requests that the message has ended.

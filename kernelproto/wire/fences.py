@@ -165,7 +165,7 @@ class _Watched:
 
     Attributes:
         request: the execution.
-        state: its state at the last look.
+        state: the state at the last look.
         looks: the number of looks in this state, since the last fence.
         fences: the number of fences after it in this state.
         was_passed: whether the kernel has answered a kernel_info_request that was sent after it.

@@ -105,12 +105,12 @@ class _Container:
     """An object or array whose end was not found yet.
 
     Attributes:
-        bracket: its opening bracket.
+        bracket: the opening bracket.
         begin: the position of that bracket.
         start: the position where its unread text starts.
         comma: the position of its last comma; of its bracket before the first comma.
         items: the items that were read; None while all of its text is unread.
-        key: its key in the object around it, once it has items.
+        key: the key in the object around it, once it has items.
         follows_container: whether the unread text starts after a container that was read.
         keys: the keys whose values are kept; None for all items.
     """

@@ -54,7 +54,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     """One message of the Jupyter messaging specification; immutable.
 
     Args:
-        header: its header, decoded.
+        header: the header, decoded.
         parent_header: the header of the message that caused it; None if it has no parent.
         parts: header, parent_header, metadata and content as JSON, then the buffers.
         identities: the routing frames before the delimiter; on iopub the topic, if any.
@@ -81,7 +81,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
         """Make a message to send.
 
         Args:
-            header: its header.
+            header: the header.
             content: a Struct of ``kernelproto.wire.content``, or a mapping.
             parent: the message that this one answers; its header is quoted byte for byte.
             metadata: any JSON object; empty by default.

@@ -48,7 +48,7 @@ def stand_in(
 
     Args:
         refused: the refused message, as ``Codec.salvage`` returns it.
-        msg_type: its type in version 5 of the specification; empty if unknown.
+        msg_type: the type in version 5 of the specification; empty if unknown.
         header: the header of a new stream message.
         error: the reason for the refusal.
 

@@ -21,14 +21,14 @@ class Request:
     """An open request.
 
     Attributes:
-        number: its place in the order of the requests of the session.
+        number: the place in the order of the requests of the session.
         message: the request itself.
         channel: the channel that it was sent on.
         line: the requests that the kernel serves in order with this one.
         is_execution: whether it is an execute_request.
         is_open: whether it is neither over nor forgotten.
-        state: its state.
-        reply: its reply, once received.
+        state: the state.
+        reply: the reply, once received.
         was_overtaken: whether the kernel has ever replied to a later execution before this one.
         busy_at: the number of its "busy" among the status messages; None before.
         idle_at: the number of its "idle"; None before.

@@ -23,7 +23,7 @@ def install_command(
 
     Args:
         place: the environment.
-        contents: its contents.
+        contents: the contents.
         variables: the environment variables of this program.
     """
     python = contents.python or place.prefix

@@ -29,7 +29,7 @@ class EnvironmentKernel(msgspec.Struct, frozen=True):
     """The kernel of an environment.
 
     Args:
-        kernelspec: its description.
+        kernelspec: the description.
         fault: the error if it cannot be launched; None if it can.
         unset: the variables that it does not inherit.
         skipped: the activation scripts that are not run.

@@ -96,8 +96,8 @@ def place_of(prefix: str, label: str | None = None, *, is_own: bool) -> Place | 
     """Return the place of an environment outside of the project; None if there is none.
 
     Args:
-        prefix: its folder.
-        label: its label; by default the name of the folder, or for a folder like ``.venv`` the name
+        prefix: the folder.
+        label: the label; by default the name of the folder, or for a folder like ``.venv`` the name
             of the folder that contains it.
         is_own: see Place.
     """

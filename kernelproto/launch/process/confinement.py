@@ -155,7 +155,7 @@ def confine(
         command: the command line of the kernel.
         sockets: the paths of its ipc sockets, in one folder; none with tcp.
         limits: the limits of each process.
-        connection_file: its path.
+        connection_file: the path.
         resources: the folder of the kernelspec.
         cwd: the working directory, as the kernel sees it; None means its home folder.
         control_groups: the folders of its control groups, which exist.

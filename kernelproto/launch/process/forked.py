@@ -96,7 +96,7 @@ class ForkedProcess(SignalledProcess):
     Args:
         server: sends its signals.
         pid: the number of the process.
-        started: its start time, see start_time().
+        started: the start time, see start_time().
         request: the request; the process takes over its descriptors.
 
     Attributes:

@@ -67,7 +67,7 @@ async def fork_kernel(
         preload: modules to import in addition to ipykernel.
         command: the command line that runs ipykernel.py by its path; only its arguments are used.
         env: the kernel's whole environment.
-        cwd: its working directory; None means this program's.
+        cwd: the working directory; None means this program's.
         output: takes standard output and standard error; standard input is empty.
         sandbox: the plan of its sandbox, see confinement.py; None means no sandbox.
 

@@ -37,10 +37,10 @@ class Context(NamedTuple):
     """A context.
 
     Args:
-        language: its programming language.
-        kernel: its kernel.
-        runs: its executions.
-        folder: its working directory; None if this system cannot confine files.
+        language: the programming language.
+        kernel: the kernel.
+        runs: the executions.
+        folder: the working directory; None if this system cannot confine files.
     """
 
     language: str
@@ -68,7 +68,7 @@ class Contexts:
         """Start a context.
 
         Args:
-            user: its user.
+            user: the user.
             request: the client's request.
             gone: waits for the client to disconnect, which ends a wait in the queue.
 

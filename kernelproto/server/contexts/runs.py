@@ -153,9 +153,9 @@ class Run:
 
     Args:
         runs: all runs of the context.
-        number: its number among them.
+        number: the number among them.
         request: the code and its options.
-        key: its Idempotency-Key.
+        key: the Idempotency-Key.
 
     Attributes:
         begin: the number of the first line that is kept.

@@ -74,7 +74,7 @@ def audit(event: Event, outcome: Outcome, **fields: str | int | None) -> None:
 
     Args:
         event: the event.
-        outcome: its outcome.
+        outcome: the outcome.
         fields: further facts; None values are omitted.
     """
     facts = {name: _short(value) for name, value in fields.items() if value is not None}

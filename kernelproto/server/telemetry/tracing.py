@@ -33,7 +33,7 @@ def trace_past(name: str, seconds: float) -> None:
 
     Args:
         name: the name of the operation.
-        seconds: its duration.
+        seconds: the duration.
     """
     if _tracer is not None:
         now = time.time_ns()

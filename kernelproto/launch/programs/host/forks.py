@@ -49,7 +49,7 @@ class ForkServer:
     Args:
         command: the command line that runs forkserver.py, without its arguments.
         modules: modules to load in addition to ipykernel.
-        env: its environment.
+        env: the environment.
 
     Attributes:
         socket: the socket to it.

@@ -87,14 +87,14 @@ class Kernel:
 
     Args:
         kernel_id: a UUID.
-        place: its files; the folders exist.
+        place: the files; the folders exist.
         limits: the limits of its log.
         linger: the seconds without an owner after which it is ended; None means never.
 
     Attributes:
-        process: its process; set once it is started.
+        process: the process; set once it is started.
         output: what the process writes; set before.
-        channels: its channels, in the order of frames.CHANNELS.
+        channels: the channels, in the order of frames.CHANNELS.
         log: the messages that it has sent.
         owner: the connection of its owner; None if it has none.
         claim: the secret of its owner, or of the last one.

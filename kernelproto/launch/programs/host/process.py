@@ -34,7 +34,7 @@ class Process(Protocol):
 
     Attributes:
         pid: the number of the process and of its group.
-        started: its start time, see watchdog.start_time().
+        started: the start time, see watchdog.start_time().
     """
 
     pid: int
