@@ -46,10 +46,10 @@ class CellPlaces:
             self._lines = find_cell_lines(source.read_text("utf-8", "replace"))
 
     def line(self, cell: Any, finished: CellFinished) -> int | None:
-        """Return the line of a failed cell, that of the error if its traceback tells.
+        """Return the line of a failed cell: that of the error if the traceback has one.
 
         Args:
-            cell: the cell, by identity: parameters may have been inserted before it.
+            cell: the cell, by identity: parameters may have been inserted before.
             finished: the outcome.
         """
         index = next((at for at, known in enumerate(self._cells) if known is cell), None)

@@ -1,4 +1,4 @@
-"""The command ``kernelproto kernelspec``: its commands and options."""
+"""The command ``kernelproto kernelspec``: subcommands and options."""
 
 from __future__ import annotations
 

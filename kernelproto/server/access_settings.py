@@ -1,4 +1,4 @@
-"""The settings of a kernel server about its address and its users."""
+"""The settings of a kernel server about the address and the users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = {"secret": True}
 
 
 class AccessSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings about the address of the server and its users.
+    """The settings about the address and the users of the server.
 
     Raises:
         InvalidSettings: the settings contradict each other, or would make the server unsafe.

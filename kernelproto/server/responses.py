@@ -104,8 +104,8 @@ async def read_bytes(request: Request, *, limit: int) -> bytes:
         limit: the maximum size, in bytes.
 
     Raises:
-        HTTPException: 413, the body is larger; 408, it did not arrive within BODY_SECONDS; 400, it
-            is incomplete.
+        HTTPException: 413, the body is larger; 408, the body did not arrive within BODY_SECONDS;
+            400, the body is incomplete.
     """
     body = bytearray()
     try:

@@ -3,7 +3,7 @@
 The policy uses the time that each process was ready before it died. A process that was ready for
 ``stable_after`` seconds counts as a success; only the consecutive deaths after the last success
 count. The first restart follows at once, because most crashes are single ones. Later restarts wait
-longer each time, so that a kernel that dies while it starts does not keep the machine busy.
+longer each time, so that a kernel that dies during each start does not keep the machine busy.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Forwarded:
         await (redirect or self._app)(scope, receive, send)
 
     def _place(self, scope: Scope, prefix: str) -> Response | None:
-        """Set the prefix in the scope; return a redirect for a request of the prefix itself."""
+        """Set the prefix in the scope; return a redirect for a request of only the prefix."""
         mounted: str = scope.get("root_path", "")
         path = scope["path"].removeprefix(mounted)
         root, below = self._split(path, prefix)

@@ -38,7 +38,7 @@ class SessionRoutes:
     """The sessions of the user. A session ends with its kernel.
 
     The first request loads the sessions of earlier servers, whose kernels have outlived them. A
-    kernel ends with the last of its sessions, because two documents may share a kernel.
+    kernel ends with its last session, because two documents may share a kernel.
 
     Args:
         user_kernels: finds and starts the kernels.
@@ -71,7 +71,7 @@ class SessionRoutes:
         ]
 
     def documents(self, user: str | None = None) -> dict[tuple[str, str], list[str]]:
-        """Return the paths of documents by their kernel: its user and its id.
+        """Return the paths of documents by the user and the id of their kernel.
 
         Args:
             user: the user; None means all users.
@@ -168,11 +168,11 @@ class SessionRoutes:
                 "this session has ended: open the document again",
             ) from None
         self._table.replace_kernel(user.name, session, new)
-        await self._store.save(user.name, session)  # before the old kernel removes it
+        await self._store.save(user.name, session)  # before the old kernel removes the row
         await self._release_unshared(user, old)
 
     async def _release_unshared(self, user: User, kernel_id: str) -> None:
-        """End a kernel unless another session has it."""
+        """End a kernel unless another session uses the kernel."""
         if not self._table.sharing(user.name, kernel_id):
             with suppress(HTTPException):  # the kernel has ended before
                 await self._user_kernels.end(user, self._user_kernels.find(user, kernel_id))

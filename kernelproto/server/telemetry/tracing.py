@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry. Without its API, or without an SDK that collects spans, no operation."""
+"""Spans of OpenTelemetry; no operation without the API, or without an SDK that collects spans."""
 
 from __future__ import annotations
 
