@@ -6,23 +6,23 @@ nothing of kernelproto.
 
 Theory of operation
 -------------------
-Three processes: the *guard* is the process that was started. It makes the namespaces and has no
-other task than to report the exit status. Its child, the *init*, is process 1 of the new pid
-namespace: it mounts the files, reaps orphans, and when it ends, Linux kills every process of the
-namespace, whatever group, session or environment the process has. Its child is the *kernel*. The
-init ends with the kernel, and with the guard.
+Three processes: the *guard* is the started process, which makes the namespaces and then only
+reports the exit status. The guard's child, the *init*, is process 1 of the new pid namespace. The
+init mounts the files and reaps orphans. When the init ends, Linux kills every process of the
+namespace, of any group, session or environment. The init's child is the *kernel*. The init ends
+with the kernel, and with the guard.
 
 All three share one process group, so a signal to the group reaches the kernel directly. The guard
 and the init ignore it.
 
-The kernel enters a user namespace of its own before it runs, and gives up all capabilities. Nothing
-that it does later gives it rights over the mounts, which belong to another user namespace. The
-number of its processes is counted in its own user namespace. A filter of system calls comes last,
-because it refuses some of the calls that make a sandbox.
+The kernel enters a user namespace of its own before running, and gives up all capabilities. The
+kernel can never gain rights over the mounts, which belong to another user namespace. The kernel's
+processes are counted in its user namespace. A filter of system calls comes last, because the filter
+refuses some of the calls that make a sandbox.
 
 The folder of the ipc sockets is the only folder of the host that a kernel could fill. The init
 makes it read-only as soon as the sockets exist, which is before the kernel reads a request. A
-kernel that makes anything else in it is ended.
+kernel that makes other files there is ended.
 
 The guard enters the control groups first, so their limits hold for all three processes.
 
@@ -52,7 +52,7 @@ HOME = "/tmp/home"
 SHARED_MEMORY = "/tmp/.shm"
 
 HOST_NAME = "sandbox"
-# The exit status of a guard that could not make its sandbox, or of an ended kernel.
+# The exit status of a guard that could not make the sandbox, or of an ended kernel.
 NOT_MADE = 125
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
@@ -71,7 +71,7 @@ SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
 # How often the init looks for the kernel's sockets.
 SEAL_SECONDS = 0.005
 
-# Bytes of a private folder for each file in it.
+# Bytes of a private folder for each file there.
 BYTES_PER_FILE = 4096
 
 Plan = dict[str, Any]
@@ -100,7 +100,7 @@ def failure(error: OSError) -> str:
 
 
 def prepare() -> None:
-    """Load what a sandbox needs; the fork server does so once for all its kernels."""
+    """Load the module of system calls; the fork server does so once for all kernels."""
     global linux
     if linux is None:
         linux = load("namespaces")
@@ -133,7 +133,7 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
     """Make the three processes; return in the kernel's."""
     prepare()
     for folder in plan["control_groups"]:
-        linux.write(f"{folder}/cgroup.procs", "0")  # this process, and so its children
+        linux.write(f"{folder}/cgroup.procs", "0")  # this process, and so all children
     handlers = {signum: signal.getsignal(signum) for signum in IGNORED}
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
@@ -156,7 +156,7 @@ def make_processes(plan: Plan, inherited: Sequence[int]) -> None:
     os.close(statuses)
     os.close(sign)
     if claim is not None:
-        claim.close()  # the guard keeps it
+        claim.close()  # the guard keeps the claim
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     if not os.read(signs, 1):  # the guard has been killed before that
         os._exit(NOT_MADE)
@@ -208,7 +208,7 @@ def guard(init: int, statuses: int, sign: int) -> NoReturn:
 
 
 def be_init(kernel: int, plan: Plan, status: int) -> NoReturn:
-    """Seal the sockets, reap every process until the kernel has ended, and report its status."""
+    """Seal the sockets, reap every process until the kernel's end, and report its status."""
     sealed = False
     returncode = NOT_MADE
     try:
@@ -231,7 +231,7 @@ def be_init(kernel: int, plan: Plan, status: int) -> NoReturn:
 
 
 def has_sockets(plan: Plan) -> bool:
-    """Return whether the kernel has made its sockets; raise OSError if it has made other files."""
+    """Return whether the kernel has made its sockets; raise OSError for other files."""
     folder: str | None = plan["socket_folder"]
     made = [] if folder is None else os.listdir(folder)
     for path in (f"{folder}/{name}" for name in made):
@@ -272,8 +272,8 @@ def mount_files(plan: Plan) -> None:
     linux.set_attributes("/", read_only | linux.ATTR_NOSUID | linux.ATTR_NODEV, recursive=True)
     if not read_only and os.path.ismount("/sys"):  # the kernel may own control groups
         linux.set_attributes("/sys", linux.ATTR_RDONLY, recursive=True)
-    # The order puts a folder before the files in it. Covers have the opposite order, so that a
-    # folder which is shown again shows no hidden folder in it.
+    # The order puts a folder before its files. Covers have the opposite order, so that a folder
+    # which is shown again shows no hidden subfolder.
     covers = sorted(plan["hidden"], reverse=True)
     for path in covers:
         cover(path, devices["null"])
@@ -297,7 +297,7 @@ def mount_files(plan: Plan) -> None:
         bind(sockets, folder, is_writable=True)
         os.close(sockets)
     mount_devices(devices)
-    for path in set(covers) - {*written, *plan["private"]}:  # there the cover is covered itself
+    for path in set(covers) - {*written, *plan["private"]}:  # there another mount hides the cover
         if os.path.isdir(path) and os.path.ismount(path):
             linux.set_attributes(path, linux.ATTR_RDONLY)
     linux.mount("proc", "/proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
@@ -316,7 +316,7 @@ def cover(path: str, null: int) -> None:
         options = f"size=1m,nr_inodes={BYTES_PER_FILE},mode=0755"
         linux.mount("tmpfs", path, linux.MS_NOSUID | linux.MS_NODEV, options)
     else:
-        bind(null, path)  # without its device, so it cannot even be opened
+        bind(null, path)  # without the device, and so not even readable
 
 
 def mount_private(path: str, size: int, mode: str) -> None:
@@ -364,7 +364,7 @@ def place(path: str, content: bytes, plan: Plan) -> None:
 
 def bind(descriptor: int, path: str, *, is_writable: bool = False) -> None:
     """Mount an open file or folder at a path."""
-    source = f"/proc/self/fd/{descriptor}"  # even if another mount covers its path
+    source = f"/proc/self/fd/{descriptor}"  # even if another mount covers the path
     make_place(path, is_folder=os.path.isdir(source))
     linux.bind(source, path)
     if is_writable:
@@ -372,7 +372,7 @@ def bind(descriptor: int, path: str, *, is_writable: bool = False) -> None:
 
 
 def make_place(path: str, *, is_folder: bool) -> None:
-    """Make a file or folder to mount at, unless it exists."""
+    """Make a file or folder as a mount point, unless existing."""
     if os.path.lexists(path):
         return
     try:
