@@ -141,7 +141,7 @@ async def _held_until_success(connection: Connection) -> AsyncGenerator[None]:
 
 
 async def _start_host(connection: Connection) -> FarHost:
-    """Start the program of the host unless it runs, and return what there is."""
+    """Start the program of the host unless running, and return the facts of the host."""
     program = await anyio.to_thread.run_sync(archive)
     answer = await connection.ask("start", program=base64.b64encode(program).decode())
     return FarHost.of(connection.host, answer)

@@ -203,7 +203,7 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
     kernelspec = KernelSpec(
         name=name, resource_dir=folder, resources=find_resources(folder), **values
     )
-    kernelspec.parameter_schema() # raises
+    kernelspec.parameter_schema()  # raises
     return kernelspec
 
 
@@ -274,7 +274,7 @@ def install_kernelspec(
         raise DiscoveryError(
             f"invalid kernelspec name {name!r}: use only ASCII letters, digits, '.', '_' and '-'"
         )
-    read_kernelspec(name, source) # raises
+    read_kernelspec(name, source)  # raises
     root = _kernelspec_root(user, prefix)
     if root not in kernelspec_folders():
         logger.warning("%s is not on the search path, so %r will not be found", root, name)
