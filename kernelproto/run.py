@@ -311,7 +311,7 @@ def launch_params_of(options: RunOptions) -> dict[str, object]:
 
 
 async def _resolve(info: ConnectionInfo) -> None:
-    """Check that the host name of a kernel resolves; libzmq would retry without end.
+    """Check that the host name of a kernel resolves; libzmq would retry indefinitely.
 
     Raises:
         DiscoveryError: the host name does not resolve.

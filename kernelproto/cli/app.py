@@ -80,7 +80,7 @@ def run_command(
         typer.Argument(
             metavar="ARGS",
             show_default=False,
-            help="The arguments of the code, its sys.argv[1:]; Python only.",
+            help="The arguments of the code, in sys.argv[1:]; Python only.",
         ),
     ] = None,
     code: Annotated[

@@ -2,7 +2,7 @@
 
 ``OpenRequests`` measures how long one client waits for replies. ``Unanswered`` has the requests
 that a kernel leaves unanswered at its death or restart: a request ends with its reply and its
-status "idle". The server sends both on behalf of the kernel, or the client would wait without end.
+status "idle". The server sends both on behalf of the kernel, or the client would wait indefinitely.
 """
 
 from __future__ import annotations

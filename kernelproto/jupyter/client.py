@@ -6,7 +6,7 @@ KernelManager``, and so on. These are subclasses, with all methods and traits. T
 - The provisioner ``kernelproto`` starts every kernel, unless the kernelspec names another one.
 - Calls that wait for a message raise DeadKernel when the kernel's process ends: in asynchronous
   code at once, in synchronous code within 0.1 s. Messages from before the end of the kernel are
-  delivered first. jupyter_client waits until its timeout, or without end.
+  delivered first. jupyter_client waits until its timeout, or indefinitely.
 """
 
 from __future__ import annotations

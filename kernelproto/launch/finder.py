@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_INSTALL = "install what is missing (for Python: pip install ipykernel)"
+_INSTALL = "install a kernel (for Python: pip install ipykernel)"
 _CHOOSE = "choose one of these, or install the kernelspec of another one"
 
 # Python treats an unreadable folder as empty. So with fewer descriptors than this, providers and

@@ -148,6 +148,6 @@ async def answer_kernel_error(request: Request, error: Exception) -> Response:
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Return the response to an unexpected error; the log has the traceback."""
-    response = error_response(500, "the server has failed: report the time to its administrator")
+    response = error_response(500, "the server has failed: report the time to the administrator")
     response.headers.update(SECURITY_HEADERS)  # the middleware does not see this response
     return response

@@ -320,7 +320,7 @@ class UserKernels:
             with in_queue:
                 return await get(wait=True)
         if gone in ended_by:
-            raise HTTPException(503, "the client has disconnected while it waited for a kernel")
+            raise HTTPException(503, "the client has disconnected before its kernel was ready")
         if self._drain.begun:
             raise HTTPException(503, SHUTTING_DOWN)
         return await get()  # the last attempt, which may raise PoolFull

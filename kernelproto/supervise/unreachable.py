@@ -58,7 +58,7 @@ async def fail_if_unreachable(kernel: Living, seconds: float) -> AsyncGenerator[
 
 
 async def _next(events: KernelEvents) -> None:
-    """Wait for the next event; without end after the last one."""
+    """Wait for the next event; indefinitely after the last one."""
     async for _ in events:
         return
     await anyio.sleep_forever()

@@ -275,7 +275,7 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
             if self.kernel is not None:
                 await self.kernel.shutdown()
         except Exception:
-            self.log.exception("kernel %s has failed, and so has its end", self.kernel_id)
+            self.log.exception("kernel %s has failed, and could not be ended", self.kernel_id)
 
     def set_state(self, state: str, reason: str = "") -> None:
         """Set execution_state and reason, which ServerKernelManager has."""

@@ -113,7 +113,7 @@ class Container:
             return ""
 
     async def remove(self) -> None:
-        """End and remove the container, if existing.
+        """End and remove the container, if it exists.
 
         Raises:
             EngineError: the engine did not remove the container.
@@ -150,7 +150,7 @@ class Container:
 
 
 async def remove(engine: Engine, name: str) -> None:
-    """End and remove a container, if existing.
+    """End and remove a container, if it exists.
 
     Raises:
         EngineError: the engine did not remove the container.

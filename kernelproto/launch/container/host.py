@@ -188,7 +188,7 @@ class ContainerHost:
         return ContainerManager(folder, Container(self._engine, name, found[0]), memory)
 
     async def _remove(self, name: str) -> None:
-        """Remove the container of a failed launch, if existing."""
+        """Remove the container of a failed launch, if it exists."""
 
         async def remove_it() -> None:
             with suppress(EngineError):  # a later launch removes the container

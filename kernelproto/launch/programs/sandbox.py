@@ -372,7 +372,7 @@ def bind(descriptor: int, path: str, *, is_writable: bool = False) -> None:
 
 
 def make_place(path: str, *, is_folder: bool) -> None:
-    """Make a file or folder as a mount point, unless existing."""
+    """Make a file or folder as a mount point, unless it exists."""
     if os.path.lexists(path):
         return
     try:
