@@ -109,11 +109,11 @@ class Execution:
 
     Awaiting and iterating raise:
         KernelDied: the kernel's process has ended; iterating first gives the outputs so far.
-        ClientClosed: the client was closed, or the execution's block was left before the end of the
-        execution. OutputOverflow: outputs were not read in time. MalformedMessage: the kernel's
-        reply cannot be read. ReplyLost: the kernel went on without a reply. The exception's
-        ``result`` has the outputs. ExecutionTimeout: the code ran longer than its ``timeout``. The
-        exception's ``result`` is
+        ClientClosed: the client was closed, or the block of the execution was left early.
+        OutputOverflow: outputs were not read in time.
+        MalformedMessage: the kernel's reply cannot be read.
+        ReplyLost: the kernel went on without a reply. The exception's ``result`` has the outputs.
+        ExecutionTimeout: the code ran longer than its ``timeout``. The exception's ``result`` is
             the result so far; iterating first gives the outputs.
         KernelUnresponsive: the code ran longer than its ``timeout``, and ignored the interrupt.
 

@@ -35,8 +35,9 @@ class Requests(ABC):
             the request or on earlier ones, the call waits without limit.
         ReplyLost: the kernel has begun the request, has answered a later one on the same channel,
             and sent no reply within 60 s after that.
-        KernelDied: the kernel's process has ended, before or during the request. ClientClosed: the
-        client was closed. MalformedMessage: the reply cannot be read.
+        KernelDied: the kernel's process has ended, before or during the request.
+        ClientClosed: the client was closed.
+        MalformedMessage: the reply cannot be read.
     """
 
     @abstractmethod

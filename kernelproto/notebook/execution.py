@@ -43,8 +43,8 @@ class NotebookExecution:
 
     Awaiting and iterating raise:
         KernelDied: the kernel's process has ended.
-        CellTimeout: a cell still runs 5 s after the timeout and the interrupt. InvalidNotebook: the
-        notebook is invalid, or the kernel has sent an output that nbformat
+        CellTimeout: a cell still runs 5 s after the timeout and the interrupt.
+        InvalidNotebook: the notebook is invalid, or the kernel has sent an output that nbformat
             does not allow.
         InvalidParameter: a parameter cannot be written in the kernel's language.
         OutputOverflow: a cell shows more than ``output_limit`` bytes.

@@ -5,13 +5,13 @@ Theory of operation
 
 The session turns messages into frames and frames into events. The caller does the I/O:
 
-- Before sending a message, the owner calls ``send`` for a request that awaits a reply, or
+- Before sending a message, the caller calls ``send`` for a request that awaits a reply, or
   ``encode`` for any other message, and then writes the frames to a channel.
-- For each multipart message that arrives, the owner calls ``receive`` and acts on the events in
+- For each multipart message that arrives, the caller calls ``receive`` and acts on the events in
   order.
-- While messages are ``unread``, the owner calls ``read_on`` again and again, lets other code run in
+- While messages are ``unread``, the caller calls ``read_on`` again and again, lets other code run in
   between, and acts on the events.
-- While executions are open, the owner checks ``fences`` twice a second.
+- While executions are open, the caller checks ``fences`` twice a second.
 
 The session signs and verifies, detects replays, keeps the state of every open request
 (``Conversation``), and finds the executions with a lost reply (``Fences``). The first
@@ -65,7 +65,7 @@ class _Large(NamedTuple):
 
 
 class Session:
-    """The messages of one client session; see the module for the calls of the owner.
+    """The messages of one client session; see the module for the calls to make.
 
     Args:
         factory: makes the messages of the session.

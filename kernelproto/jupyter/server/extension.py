@@ -1,6 +1,7 @@
 """The hooks of the extension, which choose the classes of the server before the first kernel."""
 
-# jupyter_server calls the functions, with a configuration without types. pyright: basic
+# jupyter_server calls the functions, with a configuration without types.
+# pyright: basic
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ user's Python, 3.9 or newer. The answer is one line on standard output: the word
 and a JSON object. All other lines come from the scripts of the user's shell.
 
     kernels   returns the kernelspecs and environments with ipykernel, and facts of this machine
-    start starts the host unless running, and returns its folder as well listens returns whether the
-    host listens
+    start     starts the host unless it runs, and returns its folder as well
+    listens   returns whether the host listens
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ class CancellableSends:
     """ASGI middleware: send the events of each WebSocket in a task of its own.
 
     Some ASGI servers, such as hypercorn on Trio, shield their sends from cancellation. If a client
-    does not read, its task could not end, and its kernel would count as connected indefinitely. With
-    this middleware only the sending task waits for the server. If the application is cancelled
+    does not read, its task could not end, and its kernel would count as connected indefinitely.
+    With this middleware only the sending task waits for the server. If the application is cancelled
     during a send, that event is still sent. One more event can follow, such as a close event with
     the reason; after _LAST_EVENTS_SECONDS both are dropped.
 

@@ -23,5 +23,6 @@ watchdog, which is a fork of the host, ends the kernels and removes their files.
     process     starts the process of a kernel, and reaps it
     kernel      one kernel: its process, channels, log and owner
     connection  the connection of one program
-    requests the requests of programs server the loop
+    requests    the requests of programs
+    server      the loop
 """
