@@ -220,9 +220,9 @@ class LocalKernelManager:
             self._process.close()
             self._output.close()
             self._files.remove()
-            if self._watch is not None:
-                self._watch.close()
             self._record.remove()
+            if self._watch is not None:  # last: until then the watchdog removes the rest
+                self._watch.close()
             self._is_over = True
         if self._forwarder is not None:
             with anyio.CancelScope(shield=True):

@@ -223,6 +223,14 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             extra=SECRET,
         ),
     ] = None
+    linger_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="seconds without a server after which a kept kernel ends; 0 means never; "
+            "it needs kernels that a host can run: without sandbox, tcp and encryption",
+        ),
+    ] = 0.0
     grace_seconds: Annotated[
         float,
         Meta(
@@ -282,6 +290,11 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             )
         if self.registry is not None:
             self._check_registry(self.registry)
+        if self.linger_seconds and self.isolate == "users":
+            raise InvalidSettings(
+                "linger_seconds: no host runs the kernels of isolated users, so they would not "
+                "end: remove one of linger_seconds and isolate"
+            )
         if self.mcp_dir is not None and self.isolate == "users":
             raise InvalidSettings(
                 "mcp_dir: the files of conversations are in the home folders of isolated users: "

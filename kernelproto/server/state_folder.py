@@ -32,12 +32,23 @@ def find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | N
     """Return the state folder of a server; None if the kernels end with the server.
 
     Args:
-        settings: ``keep_kernels``, ``state_dir``, ``registry``, and the settings that exclude them.
+        settings: ``keep_kernels``, ``state_dir``, ``registry``, ``linger_seconds``, and the settings
+            that exclude them.
         environ: the environment of the server.
 
     Raises:
         InvalidSettings: kernels cannot outlive the server with these settings or on this system.
     """
+    folder = _find_state_folder(settings, environ)
+    if folder is None and settings.linger_seconds:
+        raise InvalidSettings(
+            "linger_seconds: kernels end with the server: set state_dir or keep_kernels = on, or "
+            "remove linger_seconds"
+        )
+    return folder
+
+
+def _find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | None:
     given = settings.state_dir
     is_wanted = bool(given or settings.registry)
     of_service = environ.get(_SYSTEMD_VARIABLE, "").partition(":")[0]

@@ -9,8 +9,8 @@ The session turns messages into frames and frames into events. The caller does t
   ``encode`` for any other message, and then writes the frames to a channel.
 - For each multipart message that arrives, the caller calls ``receive`` and acts on the events in
   order.
-- While messages are ``unread``, the caller calls ``read_on`` again and again, lets other code run in
-  between, and acts on the events.
+- While messages are ``unread``, the caller calls ``read_on`` again and again, lets other code run
+  in between, and acts on the events.
 - While executions are open, the caller checks ``fences`` twice a second.
 
 The session signs and verifies, detects replays, keeps the state of every open request

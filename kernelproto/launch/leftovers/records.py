@@ -2,9 +2,10 @@
 
 Theory of operation
 -------------------
-A record names the process, the files and the owner of a kernel. A launch writes the record first,
-and the end of the kernel removes it last. So the leftovers of a killed program can be found: the
-first launch of each program clears up after owners that have ended.
+A record names the process, the files and the owner of a kernel. A launch writes the record before
+it makes other files, and the end of the kernel removes the record last. So the leftovers of a
+killed program can be found: the first launch of each program clears up after owners that have
+ended. The watchdog, which does so at once, watches the kernel for longer than there is a record.
 
 The runtime folder may be shared with other machines or containers. Their processes are not visible
 here, so their records are left alone. Without start times (outside Linux), the record stays if the
@@ -115,26 +116,23 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     host: _Path | None = None
 
     @classmethod
-    def reserve(
-        cls, kernel_id: str, *, socket_folder: str | None = None, listed_as: str = ""
+    def of_launch(
+        cls,
+        kernel_id: str,
+        *,
+        socket_folder: str | None = None,
+        control_groups: tuple[str, ...] = (),
+        listed_as: str = "",
     ) -> Record:
-        """Write the record, with these fields, of a kernel without files and a process yet.
-
-        Raises:
-            LaunchError: the record cannot be written.
-        """
-        folder = runtime_folder()
-        record = cls(
+        """Return the record, with these fields, of a kernel that has no files and process yet."""
+        return cls(
             kernel_id=kernel_id,
-            connection_file=os.path.join(folder, connection_file_name(kernel_id)),
+            connection_file=os.path.join(runtime_folder(), connection_file_name(kernel_id)),
             owner=ProcessId.of(os.getpid()),
             socket_folder=socket_folder,
+            control_groups=control_groups,
             listed_as=listed_as,
         )
-        with _errors_named(record.path):
-            os.makedirs(folder, mode=0o700, exist_ok=True)
-        record.write()
-        return record
 
     @property
     def path(self) -> str:
@@ -161,28 +159,31 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Return the kernel for the watchdog, before the start of the process."""
         return WatchedKernel(self.kernel_id.encode(), 0, "", os.fsencode(self.path), self.files)
 
-    def write(self) -> None:
-        """Write the record, readable by the current user only; see reserve()."""
+    def reserve(self) -> None:
+        """Write the first record of a kernel, and make the runtime folder; see write()."""
         with _errors_named(self.path):
-            self._write()
+            os.makedirs(os.path.dirname(self.connection_file), mode=0o700, exist_ok=True)
+        self.write()
 
-    def _write(self) -> None:
-        data = self.to_json()
+    def write(self) -> None:
+        """Write the record, readable by the current user only, or raise LaunchError."""
         new = self.path + DRAFT
-        while True:
-            with suppress(FileExistsError):
-                os.mkdir(os.path.dirname(new), mode=0o700)
-            # Not found: another kernel has ended and removed the folder meanwhile.
-            with suppress(FileNotFoundError):
-                descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                break
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(data)
-            os.replace(new, self.path)
-        except BaseException:  # a full disk, for example
-            remove_record(os.fsencode(new))
-            raise
+        with _errors_named(self.path):
+            data = self.to_json()
+            while True:
+                with suppress(FileExistsError):
+                    os.mkdir(os.path.dirname(new), mode=0o700)
+                # Not found: another kernel has ended and removed the folder meanwhile.
+                with suppress(FileNotFoundError):
+                    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                    break
+            try:
+                with open(descriptor, "wb") as file:
+                    file.write(data)
+                os.replace(new, self.path)
+            except BaseException:  # a full disk, for example
+                remove_record(os.fsencode(new))
+                raise
 
     def to_json(self) -> bytes:
         record = self
@@ -236,8 +237,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def files(self) -> tuple[bytes, ...]:
         """The paths of the files and folders to remove with the kernel."""
-        paths = self.connection_file, self.connection_file + DRAFT, self.socket_folder
-        return tuple(os.fsencode(path) for path in (*paths, *self.control_groups) if path)
+        drafts = self.connection_file + DRAFT, self.path + DRAFT
+        paths = self.connection_file, *drafts, self.socket_folder, *self.control_groups
+        return tuple(map(os.fsencode, filter(None, paths)))
 
 
 @contextmanager

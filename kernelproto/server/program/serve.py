@@ -119,6 +119,7 @@ async def serve(settings: Settings) -> None:
                 cwd=_real_path(settings.root_dir),
                 registry=registry,
                 node=_NODE,
+                linger=settings.linger_seconds or None,
                 replays=registry is not None,  # see kept_clients.py
             ) as pool,
         ):

@@ -24,6 +24,9 @@ _SOCKET_TYPES = {
     frames.HB: b"DEALER",
 }
 
+# The suffix of a draft of a record, see address/paths.py.
+DRAFT = ".new"
+
 # The time for reading the last messages of an ended process from the sockets. A child of the kernel
 # may hold them open.
 _REST_SECONDS = 1.0
@@ -78,8 +81,9 @@ class Place:
     @property
     def files(self) -> list[bytes]:
         """The files and folders to remove with the kernel."""
-        paths = dict.fromkeys((self.connection_file, self.sockets, self.folder))
-        return [os.fsencode(path) for path in paths]
+        draft = None if self.record is None else self.record + DRAFT
+        paths = dict.fromkeys((draft, self.connection_file, self.sockets, self.folder))
+        return [os.fsencode(path) for path in paths if path is not None]
 
 
 class Kernel:
@@ -168,7 +172,7 @@ class Kernel:
         path = self.place.record
         if path is None or self.over:
             return
-        draft = path + ".new"
+        draft = path + DRAFT
         for _ in range(100):
             with suppress(FileExistsError):
                 os.mkdir(os.path.dirname(path), mode=0o700)
