@@ -145,7 +145,7 @@ class _Launch(NamedTuple):
         plan: how the kernel is launched.
         record: the record, without a process.
         groups: the control groups of the sandbox, not made yet; None without a sandbox.
-        watch: has the watchdog end the kernel with this program; None if the kernel outlives the program.
+        watch: has the watchdog end the kernel with this program; None if the kernel goes on.
     """
 
     plan: LaunchPlan

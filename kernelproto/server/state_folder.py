@@ -32,8 +32,8 @@ def find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | N
     """Return the state folder of a server; None if the kernels end with the server.
 
     Args:
-        settings: ``keep_kernels``, ``state_dir``, ``registry``, ``linger_seconds``, and the settings
-            that exclude them.
+        settings: ``keep_kernels``, ``state_dir``, ``registry``, ``linger_seconds``, and the
+            settings that exclude them.
         environ: the environment of the server.
 
     Raises:
