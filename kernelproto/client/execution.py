@@ -81,8 +81,7 @@ class Execution:
     ``execute`` only prepares the request. The client sends the request when you await, iterate or
     enter the execution:
 
-    - ``await execution`` waits for the end and returns the ExecutionResult. You may await an
-      execution again.
+    - ``await execution`` waits for the end and returns the ExecutionResult. You may await again.
     - ``async for output in execution`` gives each output once, as it arrives, and stops at the end
       of the execution. A later ``await`` returns the result at once.
     - ``async with kernel.execute(...) as execution`` sends the request on entry. Leaving the block

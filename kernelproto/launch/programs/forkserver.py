@@ -20,8 +20,7 @@ and answers are lines of JSON:
 MODULES is a JSON list of modules to load in addition to ipykernel. ``cwd`` may be relative to the
 owner's working directory; ``state`` is described in program_state.py, ``sandbox`` in sandbox.py.
 ``unfit`` means that a kernel of this server cannot take over the state of the owner, but a kernel
-of a new server can. ``by`` is a time of the monotonic clock, after which the owner has sent the
-signal.
+of a new server can. ``by`` is the monotonic time after which the owner has sent the signal.
 
 Theory of operation
 -------------------
