@@ -1,8 +1,8 @@
 """The entry points for synchronous code: the asynchronous ones, called through a portal.
 
 An event loop runs in a thread while any blocking kernel or client is open. All blocking kernels
-share this thread, and may be used from any thread, even beside another event loop. A forked child
-opens kernels in a new event loop, and cannot use the kernels of its parent.
+share this thread, and may be used from any thread, even from one with another event loop. A forked
+child opens kernels in a new event loop, and cannot use the kernels of its parent.
 
 The first Ctrl-C while code runs interrupts the code; the second one raises KeyboardInterrupt.
 """

@@ -223,7 +223,7 @@ class _Console:
         print(styled(f"Out{number}:", RED, sys.stdout), end="\n" if lines else " ")
 
     def _print_value(self, output: Output) -> bool:
-        """Print a result in colours; return False without colours."""
+        """Print a result in colours; return False if that is not possible."""
         if not (self._python and isinstance(output, ExecuteResult) and has_colours(sys.stdout)):
             return False
         text = output.data.get("text/plain")

@@ -2,7 +2,7 @@
 
 ``mcp`` reads and writes them in threads, which a signal cannot stop. Here the event loop waits for
 the descriptors, so the server can end at any time. During the block, descriptor 1 leads to standard
-error: so other code that writes to standard output, even in a child process, does not disturb the
+error, so other code that writes to standard output, even in a child process, does not disturb the
 client.
 """
 

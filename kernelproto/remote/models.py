@@ -67,7 +67,7 @@ class ContextModel(msgspec.Struct, omit_defaults=True):
         process_started: when the process was ready. If a client knows an earlier time, the
             variables are gone.
         previous_end: how the previous process ended; absent for the first one.
-        ends_at: when the server will end the unchanged context; absent for never.
+        ends_at: when the server will end the context if nothing changes; absent if never.
         unreachable: why the server cannot reach the kernel, which may still run; otherwise absent.
     """
 
@@ -145,7 +145,7 @@ class ErrorModel(msgspec.Struct):
     """The body of a response with an error.
 
     Args:
-        message: the event, and the remedy.
+        message: the fault, and the remedy.
         reason: the meaning of the status.
     """
 

@@ -31,7 +31,7 @@ class KeptClients:
     Args:
         pool: the kernels; without a registry nothing is stored.
         broadcasts: the messages of the kernels.
-        user_kernels: ends the kernels of users without access any more.
+        user_kernels: ends the kernels of users that have lost access.
     """
 
     def __init__(self, pool: KernelPool, broadcasts: Broadcasts, user_kernels: UserKernels) -> None:

@@ -42,7 +42,7 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
         process_started: when the kernel's process was ready. If a client knows an earlier time, the
             variables are gone.
         previous_end: how the previous process with the same id ended; absent for the first one.
-        ends_at: when the server will end the unchanged kernel; absent for never.
+        ends_at: when the server will end the kernel if nothing changes; absent if never.
         end_reason: "culled" if a use of the kernel prevents this end, otherwise "expired".
         unreachable: why the server cannot reach the kernel, which may still run; otherwise absent.
     """

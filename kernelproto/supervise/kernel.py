@@ -149,7 +149,8 @@ class Kernel(Requests, Observable):
             seconds: the time to wait for the connection after each loss.
 
         Raises:
-            KernelUnreachable: the block was cancelled.
+            KernelUnreachable: the connection did not come back in time, and the block was
+                cancelled.
         """
         return fail_if_unreachable(self.lifecycle, seconds)
 

@@ -86,7 +86,7 @@ class _Status(msgspec.Struct):
 
 
 def hide_traceback(message: Message, replacement: str) -> Message:
-    """Return a message without a reported error.
+    """Return a message in which *replacement* stands for a reported traceback.
 
     Args:
         message: an output or a reply.

@@ -111,7 +111,7 @@ class _Watchdog:
 
     @classmethod
     def _send(cls, message: bytes) -> None:
-        """Send a message; if the watchdog is gone, start another and send every kernel there."""
+        """Send a message; if the watchdog is gone, start another one and send all kernels."""
         if cls.current is not None:
             if cls.current.takes(message):
                 return

@@ -44,7 +44,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(program.__file__)))
 
 _LAST_USER = 2**32 - 2
 
-# The sandbox has a home folder and a runtime folder of its own.
+# Folders that the sandbox replaces by its own.
 _REPLACED = ("/", "/dev", "/proc", program.TMP)
 
 # Older ones count the processes of a user in all sandboxes together.

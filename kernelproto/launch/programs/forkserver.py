@@ -312,7 +312,7 @@ class Server:
             self.tell_forked(entering, entered=True)
 
     def tell_forked(self, entering: Entering, *, entered: bool) -> None:
-        """Tell the owner that a process was forked, and whether a kernel came of it."""
+        """Tell the owner that a process was forked, and whether it has become a kernel."""
         if entering.pid in self.entering or entered:
             entering.told = True
             self.tell({"forked": entering.number, "pid": entering.pid, "entered": entered})
