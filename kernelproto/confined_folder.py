@@ -117,7 +117,7 @@ class ConfinedFolder:
         """Open a subfolder, which stays open when this one is closed; without a name, this one.
 
         Args:
-            parts: the names on the way to the folder.
+            parts: the names of the nested folders.
             make: whether to make the folders that do not exist.
 
         Raises:

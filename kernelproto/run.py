@@ -129,9 +129,9 @@ async def start_kernel(
             process' standard output and error are discarded unless ``launch_params["output"]``
             names a file.
         host: whether a host runs a detached kernel: a program that keeps the messages of the kernel
-            while no program is connected, so that none is lost. None means wherever that is
-            possible: on POSIX, for kernels with ipc sockets, such as ipykernel. True refuses the
-            others. See docs/explanation/host.md.
+            while no program is connected, so that none is lost. None means if possible: on POSIX,
+            for kernels with ipc sockets, such as ipykernel. True refuses the others. See
+            docs/explanation/host.md.
         linger: the seconds without an owner after which the host ends the kernel; None means never.
         options: as for ``run_kernel``.
 

@@ -55,8 +55,8 @@ class KernelClient(Requests, Observable):
 
     The client refuses malformed messages, wrong signatures and replays: they are counted in
     ``refused``, and logged as warnings. If the client can tell which of its requests a malformed
-    message belongs to, that request learns of the loss: a lost output leaves a RefusedOutput, a
-    lost reply raises MalformedMessage.
+    message belongs to, that request reports the loss: a lost output leaves a RefusedOutput, a lost
+    reply raises MalformedMessage.
 
     There are three ways to receive messages beside those of your own requests: iterate over
     ``messages``, have a function called by ``add_handler``, or, for the debugger, iterate over

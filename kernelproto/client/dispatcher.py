@@ -67,8 +67,8 @@ class Dispatcher:
 
     Malformed messages, wrong signatures and replays are refused, counted, and logged as LogCounts
     says. If the client can tell which of its requests a malformed message belongs to, that request
-    learns of the loss: an output leaves a RefusedOutput, a refused reply or question ends the
-    request with MalformedMessage.
+    reports the loss: an output leaves a RefusedOutput, a refused reply or question ends the request
+    with MalformedMessage.
 
     Args:
         info: the kernel's address and key.

@@ -108,7 +108,7 @@ class Turn:
 
     @property
     def occupies_kernel(self) -> bool:
-        """Whether an interrupt would strike this execution, as far as the client knows."""
+        """Whether an interrupt would stop this execution, as far as the client knows."""
         return self.begun and not self.over
 
     def note(self, signal: Signal) -> bool:

@@ -18,8 +18,8 @@ before the server notices that this client's socket is lost.
 
 The log keeps acknowledged messages for a while, for clients that name their last message. Beyond
 ``limit`` bytes the log deletes the oldest messages, even unacknowledged ones. A cursor without a
-client for too long keeps no messages but still counts the lost ones, so every client learns of
-losses.
+client for too long keeps no messages but still counts the lost ones, so every client gets a notice
+of losses.
 
 The source of the messages may number them, too, and keep them until they are acknowledged; see
 ``KeepsMessages``. ``unneeded`` says which of them the log no longer needs.

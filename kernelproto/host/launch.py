@@ -136,7 +136,7 @@ async def launch_outliving(
         kernel_type: the kernel type.
         cwd: the working directory; None means the caller's.
         launch_params: the launch parameters.
-        host: whether a host runs the kernel; None means wherever that is possible.
+        host: whether a host runs the kernel; None means if possible.
         linger: as for launch_hosted(); needs a host.
 
     Raises:

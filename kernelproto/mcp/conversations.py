@@ -74,7 +74,7 @@ class Conversation:
         return self._seats.setdefault(kernel_type, KernelSeat(kernel_type))
 
     def forget_kernels(self) -> None:
-        """Take note that the kernels were ended and that the model knows."""
+        """Note that the kernels were ended and that the model knows."""
         self._seats.clear()
 
     def note(self, text: str) -> None:

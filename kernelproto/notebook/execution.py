@@ -34,9 +34,9 @@ class NotebookExecution:
       next cell runs when you request the next event.
     - ``async with execute_notebook(...) as execution`` cleans up if you leave an iteration early.
 
-    Whenever and however the execution ends, the notebook contains every received output, and is
-    saved with ``save_to``. A kernel started for the execution is then shut down. A kernel that you
-    passed is left running, including the code of a cell that was not awaited.
+    At every end of the execution, even by an error, the notebook contains every received output,
+    and is saved with ``save_to``. A kernel started for the execution is then shut down. A kernel
+    that you passed is left running, including the code of a cell that was not awaited.
 
     Use an execution from one task at a time. Outputs are buffered until you read them: an iteration
     that leaves more than ``output_limit`` bytes unread raises OutputOverflow.

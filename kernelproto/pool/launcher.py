@@ -62,7 +62,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
         detached: whether the kernels outlive this program, except those with ``kept`` false.
-        host: whether a host runs detached kernels; None means wherever that is possible.
+        host: whether a host runs detached kernels; None means if possible.
         linger: the seconds without a program after which a host ends a detached kernel; None means
             never.
     """

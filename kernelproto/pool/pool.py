@@ -95,7 +95,7 @@ class KernelPool(AsyncContextManagerMixin):
             environment variables included, so they have to be values that JSON has.
         node: the name of this program in the registry; by default that of the machine.
         host: whether a host runs the kernels in the *registry*, so that no message of them is lost
-            between two pools; None means wherever that is possible. See ``start_kernel``.
+            between two pools; None means if possible. See ``start_kernel``.
         linger: the seconds without a pool after which a host ends a kernel in the *registry*; None
             means never. Needs kernels that a host can run, see ``start_kernel``.
         replays: whether the restored kernels of a host send again every message that the host still

@@ -1,7 +1,7 @@
 """SlotTable: the kernels of a pool as known to the plan, with counts and orders. Pure.
 
-Every method takes constant time, however many kernels there are, except for the methods that keep
-slots in order. These take O(log n), amortized.
+Every method takes constant time for any number of kernels, except for the methods that keep slots
+in order. These take O(log n), amortized.
 """
 
 from __future__ import annotations

@@ -75,9 +75,8 @@ def create_app(
     outlived an earlier server are served again. Create one application for such a pool, as soon as
     the pool is open.
 
-    With the setting ``mcp``, the lifespan of the application must be open meanwhile: the lifespan
-    holds the conversations. An ASGI server opens the lifespan, but not that of a mounted
-    application.
+    With the setting ``mcp``, the lifespan of the application, which holds the conversations, must
+    be open as well. An ASGI server opens the lifespan, but not that of a mounted application.
 
     On any ASGI server a client that does not read is disconnected and delays no other client, and a
     request whose body arrives too slowly gets 408. The ASGI server itself is responsible for

@@ -207,7 +207,7 @@ def _home_of_account(name: str) -> Home:
 
 
 def _unsafe_parent(path: str) -> str | None:
-    """Return a folder on the way to a path in which other users than root can replace files."""
+    """Return a folder of a path in which other users than root can replace files."""
     while True:
         found = os.lstat(path)
         is_shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -106,7 +106,7 @@ class KernelRequest(msgspec.Struct):
 
     @property
     def sandbox(self) -> dict[str, Any] | None:
-        """The settings of the sandbox that the client wants; None if it wants none."""
+        """The settings of the requested sandbox; None without a request."""
         return None if self.launch_params is None else self.launch_params.sandbox
 
 

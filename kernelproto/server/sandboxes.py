@@ -39,7 +39,7 @@ def with_process_limit(
 def tightened(
     sandbox: Mapping[str, object], wanted: Mapping[str, object], *, is_confined: bool
 ) -> dict[str, object]:
-    """Return the settings of a sandbox, with those that a client wants.
+    """Return the settings of a sandbox, with those that a client requests.
 
     Args:
         sandbox: the settings of the server.

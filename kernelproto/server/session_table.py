@@ -4,8 +4,8 @@ A session ends with its kernel. The table asks for the kernel when a session is 
 forgets a session without one. Each new session also examines two kernels in turn, so the table
 forgets sessions without a returning user.
 
-Every method takes constant time, however many sessions and kernels there are, except for
-``of_user``, ``forget_ended`` and ``documents``.
+Every method takes constant time for any number of sessions and kernels, except for ``of_user``,
+``forget_ended`` and ``documents``.
 """
 
 from __future__ import annotations

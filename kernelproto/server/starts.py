@@ -95,10 +95,10 @@ class Starts:
             kernel_id: the id of the kernel.
             base: the sandbox that the tables of limits change; None for that of isolated users, or
                 of the pool.
-            wanted: the settings of the sandbox that a client wants, or None.
+            wanted: the settings of the sandbox that a client requests, or None.
 
         Raises:
-            HTTPException: 400, the client wants a weaker sandbox; others as for ``home``.
+            HTTPException: 400, the client requests a weaker sandbox; others as for ``home``.
             NoSuchKernel: as for ``StartLimits.options``.
         """
         options, table = await self._limits.options(user, kernel_type)

@@ -164,9 +164,9 @@ class UserKernels:
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
-                id is not a UUID, or the request wants a weaker sandbox; 403, an isolated user has
-                no account; 429, the user has started too many kernels in a short time; 503, the
-                server is shutting down, or an isolated user has no home folder.
+                id is not a UUID, or the requested sandbox is weaker; 403, an isolated user has no
+                account; 429, the user has started too many kernels in a short time; 503, the server
+                is shutting down, or an isolated user has no home folder.
             KernelProtoError: as for ``KernelPool.get``.
         """
         if request.id:

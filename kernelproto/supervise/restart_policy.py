@@ -85,7 +85,7 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
             and is killed; None means that the heartbeat is not watched. A kernel that has never
             answered a heartbeat is not killed.
         stable_after: a kernel that was ready for this many seconds has recovered: the count of
-            restarts begins anew.
+            restarts begins at 0.
         backoff: the wait before each restart but the first.
     """
 

@@ -1,6 +1,6 @@
 """Test tools: a kernel without a process, and contract checks for kernel managers and providers.
 
-Test code that talks to a kernel against a FakeKernel. The client is a real one::
+Test code that uses a kernel against a FakeKernel, with a real client::
 
     from kernelproto.testing import FakeKernel
 

@@ -52,7 +52,7 @@ class JobManager(SendsSignals):
         command: the command line on the node.
         job_id: the id of the job.
         detached: whether the kernel outlives its owner without the limit ``linger``.
-        ends_at: when the time limit strikes, in seconds since the epoch; None if unknown.
+        ends_at: when the time limit ends the job, in seconds since the epoch; None if unknown.
         reachability: whether the batch system reaches the node of the job.
     """
 

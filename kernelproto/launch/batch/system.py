@@ -88,7 +88,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         word: the state in the terms of the batch system.
         reason: why the job is queued.
         node: the node on which the script runs; "" if there is none.
-        ends_at: when the time limit strikes, in seconds since the epoch; None if unknown.
+        ends_at: when the time limit ends the job, in seconds since the epoch; None if unknown.
     """
 
     job_id: str

@@ -148,7 +148,7 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
 
 
 def spare_own_code(kernel: Any) -> None:
-    """Let interrupts strike the user's code only; do nothing to an unknown kind of kernel."""
+    """Limit interrupts to the user's code; do nothing to an unknown kind of kernel."""
     try:
         shell = kernel.shell
         handler: Any = InterruptUserCode(

@@ -21,7 +21,7 @@ from kernelproto.server.responses import error_response
 
 _SCHEMES = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
 
-# The largest number of proxies on the way of a request.
+# The largest number of proxies between a client and the server.
 _MAX_HOPS = 20
 
 # An IPv4 address with a port, or an IPv6 address in brackets.

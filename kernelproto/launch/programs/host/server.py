@@ -276,7 +276,7 @@ class Server:
         self.reap()
 
     def reap(self) -> None:
-        """Learn which processes have ended."""
+        """Find the processes that have ended."""
         now = time.monotonic()
         for kernel in list(self.kernels.values()):
             if kernel.ended is not None:
