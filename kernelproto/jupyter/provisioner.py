@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -120,9 +121,12 @@ class KernelProtoProvisioner(LocalProvisioner):
                 f"start_kernel() got {', '.join(sorted(unknown))}, which has no meaning for the "
                 "provisioner kernelproto: leave it out, or use the provisioner local-provisioner"
             )
-        if self._sockets is not None:
-            self._sockets.write()
-        _, manager = await launch(self._plan(cmd, **kwargs))
+        with ExitStack() as undo:
+            if self._sockets is not None:
+                undo.callback(self._sockets.remove)
+                self._sockets.write()
+            _, manager = await launch(self._plan(cmd, **kwargs))
+            undo.pop_all()
         self._manager = manager
         self.pid = self.pgid = manager.pid
         self.cwd = kwargs.get("cwd") or os.getcwd()

@@ -336,6 +336,7 @@ def _confine(
         resources=plan.values.get("resource_dir", ""),
         cwd=plan.cwd,
         control_groups=control_groups,
+        detached=plan.detached,
     )
 
 

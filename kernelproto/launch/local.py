@@ -302,7 +302,9 @@ class LocalKernelManager:
         return None
 
     def _kill_members(self) -> None:
-        killed = kill_members({self.kernel_id.encode()})
+        # Linux has ended all processes of a sandbox with the first one.
+        in_sandbox = self._control_groups is not None and self._process.poll()
+        killed = set() if in_sandbox else kill_members({self.kernel_id.encode()})
         if sys.platform != "win32" and self._process.poll():  # the leader has been reaped
             reap_orphans(self.pid, killed)
         if self._control_groups is not None:

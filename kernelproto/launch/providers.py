@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -262,7 +263,7 @@ def _ipykernel() -> KernelSpec | None:
         argv=tuple(ipykernel_command(sys.executable, ["-f", "{connection_file}"])),
         display_name=f"Python {sys.version_info.major} (ipykernel)",
         language="python",
-        metadata={"debugger": True, **_ipykernel_encryption()},
+        metadata={"debugger": True, **_ipykernel_encryption(folder)},
     )
 
 
@@ -294,18 +295,28 @@ def _own_kernelspec(name: str) -> KernelSpec | None:
     return msgspec.structs.replace(kernelspec, argv=argv)
 
 
-def _ipykernel_encryption() -> dict[str, Any]:
+def _ipykernel_encryption(folder: str) -> dict[str, Any]:
     """Return the metadata about encryption that this ipykernel writes into its kernelspec.
 
     That kernelspec may be missing or changed, so the version of ipykernel decides.
     """
+    try:
+        changed = os.stat(folder).st_mtime_ns  # by an installation
+    except OSError:  # in a zip file
+        changed = 0
+    return {"supported_encryption": ["curve"]} if _has_curve(folder, changed) else {}
+
+
+@lru_cache(maxsize=1)
+def _has_curve(folder: str, changed: int) -> bool:
+    """Return whether the installed ipykernel can encrypt; the arguments say for how long."""
     from importlib import metadata  # here, because the import loads a parser for e-mails
 
     try:
         version = metadata.version("ipykernel").split(".")
-        return {"supported_encryption": ["curve"]} if tuple(map(int, version[:2])) >= (7, 3) else {}
+        return tuple(map(int, version[:2])) >= (7, 3)
     except (metadata.PackageNotFoundError, ValueError):
-        return {}
+        return False
 
 
 # The launcher is imported when needed: programs that only list kernel types start faster.

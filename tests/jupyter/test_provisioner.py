@@ -246,6 +246,20 @@ async def test_sandbox(kernelspec: Callable[..., Path], network: str) -> None:
 
 
 @pytest.mark.asyncio
+async def test_sandbox_that_hides_the_working_directory(kernelspec: Callable[..., Path]) -> None:
+    fault = sandbox_fault()
+    if fault is not None:
+        pytest.skip(f"no sandbox can be made here: {fault}")
+    stanza = {"provisioner_name": "kernelproto", "config": {"sandbox": {}}}
+    kernelspec("own", LAUNCHER, metadata={"kernel_provisioner": stanza})
+    manager = AsyncKernelManager(kernel_name="own")
+    with pytest.raises(InvalidLaunchParameter, match="the sandbox hides it"):
+        await manager.start_kernel(cwd="/var/log")
+    manager.cleanup_connection_file()
+    manager.context.destroy(linger=0)
+
+
+@pytest.mark.asyncio
 async def test_sandbox_that_is_not_valid(kernelspec: Callable[..., Path]) -> None:
     stanza = {"provisioner_name": "kernelproto", "config": {"sandbox": {"network": "some"}}}
     kernelspec("own", LAUNCHER, metadata={"kernel_provisioner": stanza})

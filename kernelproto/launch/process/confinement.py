@@ -22,6 +22,7 @@ from kernelproto.launch.process.limits import Limits, limits_of_program
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.process.seccomp import seccomp_filter
 from kernelproto.launch.programs import sandbox as program
+from kernelproto.launch.programs.sandbox_mounts import HOME, TMP
 
 NOBODY = 65534
 
@@ -45,7 +46,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(program.__file__)))
 _LAST_USER = 2**32 - 2
 
 # Folders that the sandbox replaces by its own.
-_REPLACED = ("/", "/dev", "/proc", program.TMP)
+_REPLACED = ("/", "/dev", "/proc", TMP)
 
 # Older ones count the processes of a user in all sandboxes together.
 _OLDEST_LINUX = (5, 14)
@@ -147,6 +148,7 @@ def confine(
     resources: str = "",
     cwd: str | None = None,
     control_groups: Iterable[str] = (),
+    detached: bool = False,
 ) -> dict[str, Any]:
     """Return the plan that programs/sandbox.py performs.
 
@@ -159,6 +161,7 @@ def confine(
         resources: the folder of the kernelspec.
         cwd: the working directory, as seen by the kernel; None means the home folder.
         control_groups: the existing folders of the control groups.
+        detached: whether the kernel outlives this program.
 
     Raises:
         InvalidLaunchParameter: a path or the user cannot be used.
@@ -172,8 +175,8 @@ def confine(
     needed = [resources, sys.prefix, sys.base_prefix, *_program(command)]
     if sandbox.network == "full":
         needed.append("/etc/resolv.conf")  # often a link to a file in /run
-    visible |= set(_hidden_ones(needed, (*hidden, program.TMP)))
-    covers = {*hidden, program.TMP}
+    visible |= set(_hidden_ones(needed, (*hidden, TMP)))
+    covers = {*hidden, TMP}
     writable: list[str] = []
     private: dict[str, int] = {}
     for path, size in sandbox.writable.items():
@@ -194,6 +197,7 @@ def confine(
         "limits": limits_of_program(limits, sandbox.processes),
         "filter": _filter(sandbox),
         "control_groups": list(control_groups),
+        "ends_with_server": not detached,
         "connection_file": connection_file,
         "sockets": sockets,
         "socket_folder": os.path.dirname(sockets[0]) if sockets else None,
@@ -237,11 +241,11 @@ def _working_directory(
     cwd: str | None, covers: set[str], shown: set[str], private: Iterable[str]
 ) -> str:
     if cwd is None:
-        return program.HOME
+        return HOME
     path = os.path.realpath(cwd)
     is_covered = any(_is_in(path, cover) for cover in covers)
     is_shown = any(_is_in(path, folder) for folder in shown)
-    if path in {program.TMP, program.HOME, *private}:
+    if path in {TMP, HOME, *private}:
         return path
     if (is_shown or not is_covered) and os.path.isdir(path):
         return path

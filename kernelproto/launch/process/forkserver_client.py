@@ -120,7 +120,7 @@ class ForkServerClient:
             details = _file_with(json.dumps(message).encode())
             undo.callback(os.close, details)
             posted = Posted(
-                {"fork": request.number},
+                {"fork": request.number, "sandboxed": message.get("sandbox") is not None},
                 [output_copy, working_directory, details],
                 refuse=partial(self._fail, request.number),
             )

@@ -14,7 +14,7 @@ from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.interfaces import DeathReason
 from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.limits import NO_FAILURES, Amount, Limits
-from kernelproto.launch.programs.sandbox import HOME, TMP
+from kernelproto.launch.programs.sandbox_mounts import HOME, TMP
 
 Path = Annotated[str, msgspec.Meta(pattern=r"\A/[^\0]*\Z")]
 UserId = Annotated[int, msgspec.Meta(ge=1, le=2**32 - 2)]

@@ -24,6 +24,37 @@ KERNEL_ID_VARIABLE = "KERNELPROTO_KERNEL_ID"
 
 OOM_SCORE = "/proc/self/oom_score_adj"
 
+# More than the report of a failure has.
+REPORT_BYTES = 2**16
+
+
+class Entering:
+    """A forked process that is becoming a kernel.
+
+    Args:
+        number: the number of the request.
+        pid: the number of the process.
+        failures: a pipe that the process closes once it is a kernel; before, it may write an error.
+    """
+
+    def __init__(self, number: int, pid: int, failures: int) -> None:
+        os.set_blocking(failures, False)
+        self.number = number
+        self.pid = pid
+        self.failures = failures
+        self.report = b""
+        self.forked = time.monotonic()
+        self.told = False
+
+    def is_over(self) -> bool:
+        """Read the report; return whether it is complete."""
+        try:
+            while chunk := os.read(self.failures, REPORT_BYTES):
+                self.report += chunk
+        except BlockingIOError:
+            return False
+        return True
+
 
 def become_kernel(
     request: dict[str, Any], output: int, working_directory: int, details: int, failure: int

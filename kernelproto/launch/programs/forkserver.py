@@ -4,7 +4,7 @@ Run as ``python forkserver.py FD MODULES``. The program imports nothing of kerne
 kernels inherit all modules of the program. FD is the number of a Unix socket to the owner. Requests
 and answers are lines of JSON:
 
-    {"fork": 1}
+    {"fork": 1, "sandboxed": false}
     with three descriptors: one for the output, one of the owner's working directory, one of a file
     with {"argv": [...], "env": {...}, "cwd": ..., "state": {...}, "sandbox": ...}
         -> {"forked": 1, "pid": 123, "entered": true}; "entered" is false if entering takes long,
@@ -48,7 +48,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 # The modules that ipykernel imports at the start, not on its own import.
@@ -102,7 +103,7 @@ def main() -> None:
         program.prepare()
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
     loaded = early_exit.survey()
-    request = Server(owner, kernel, sandbox.enter).serve(broken)
+    request = Server(owner, kernel, sandbox).serve(broken)
     if request is not None:
         kernel.be_kernel(request, program)
         early_exit.leave(loaded)
@@ -110,8 +111,7 @@ def main() -> None:
 
 def load(name: str) -> Any:
     """Load a file of this folder, so that a kernel cannot import the file by name."""
-    path = os.path.join(os.path.dirname(__file__), f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, f"{os.path.dirname(__file__)}/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -140,52 +140,23 @@ def preload(modules: list[str]) -> dict[str, str]:
     return broken
 
 
-class Entering:
-    """A forked process that is becoming a kernel.
-
-    Args:
-        number: the number of the request.
-        pid: the number of the process.
-        failures: a pipe that the process closes once it is a kernel, perhaps after an error.
-    """
-
-    def __init__(self, number: int, pid: int, failures: int) -> None:
-        os.set_blocking(failures, False)
-        self.number = number
-        self.pid = pid
-        self.failures = failures
-        self.report = b""
-        self.forked = time.monotonic()
-        self.told = False
-
-    def is_over(self) -> bool:
-        """Read the report; return whether the report is complete."""
-        try:
-            while chunk := os.read(self.failures, LINE_BYTES):
-                self.report += chunk
-        except BlockingIOError:
-            return False
-        return True
-
-
 class Server:
     """Forks, signals and reaps.
 
     Args:
         owner: the socket.
         kernel: the module forked_kernel.py.
-        enter_sandbox: the function of sandbox.py.
+        sandbox: the module sandbox.py.
     """
 
-    def __init__(
-        self, owner: socket.socket, kernel: Any, enter_sandbox: Callable[..., None]
-    ) -> None:
+    def __init__(self, owner: socket.socket, kernel: Any, sandbox: Any) -> None:
         self.owner = owner
         self.kernel = kernel
-        self.enter_sandbox = enter_sandbox
+        self.sandbox = sandbox
         self.kernels: set[int] = set()
         self.kept: set[int] = set()
-        self.entering: dict[int, Entering] = {}
+        self.statuses: dict[int, int] = {}  # pipes from the processes 1 of sandboxes
+        self.entering: dict[int, Any] = {}  # the class is in forked_kernel.py
         self.requests = b""
         # In the order of the requests; None if this process had no descriptors left for them.
         self.descriptors: list[list[int] | None] = []
@@ -264,8 +235,7 @@ class Server:
         """Send a signal to the group of a kernel that has not ended."""
         self.reap()
         if request["pid"] in self.kernels and time.monotonic() < request["by"]:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(request["pid"], request["signal"])
+            signal_group(request["pid"], request["signal"])
         self.tell({"signalled": request["number"]})
 
     def fork(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -280,7 +250,7 @@ class Server:
                 raise OSError(errno.EPERM, "this fork server has been replaced")
             failures, failure = os.pipe()
             mine += failures, failure
-            pid = os.fork()
+            pid, status = self.sandbox.fork() if request["sandboxed"] else (os.fork(), None)
         except OSError as error:
             close_all(mine)
             self.tell(self.kernel.failed(request, error))
@@ -288,16 +258,18 @@ class Server:
         if pid == 0:
             os.close(failures)
             self.close()
-            request["enter_sandbox"] = self.enter_sandbox
+            request["enter_sandbox"] = partial(self.sandbox.enter, status=status)
             self.kernel.become_kernel(request, *descriptors, failure)
             return request
         close_all([*descriptors, failure])
         self.kernels.add(pid)
-        entering = self.entering[pid] = Entering(request["fork"], pid, failures)
+        if status is not None:
+            self.statuses[pid] = status
+        entering = self.entering[pid] = self.kernel.Entering(request["fork"], pid, failures)
         self.selector.register(failures, selectors.EVENT_READ, entering)
         return None
 
-    def look_after(self, entering: Entering) -> None:
+    def look_after(self, entering: Any) -> None:
         """Tell the owner whether a forked process has become a kernel, once that is known."""
         if entering.pid not in self.entering or not entering.is_over():
             return
@@ -311,7 +283,7 @@ class Server:
         else:
             self.tell_forked(entering, entered=True)
 
-    def tell_forked(self, entering: Entering, *, entered: bool) -> None:
+    def tell_forked(self, entering: Any, *, entered: bool) -> None:
         """Tell the owner that a process was forked, and whether it has become a kernel."""
         if entering.pid in self.entering or entered:
             entering.told = True
@@ -332,15 +304,17 @@ class Server:
                 continue
             if pid in self.entering:
                 self.look_after(self.entering[pid])
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            signal_group(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
+            returncode = os.waitstatus_to_exitcode(status)
+            if pid in self.statuses:
+                returncode = self.sandbox.reported(self.statuses.pop(pid), returncode)
             self.kernels.discard(pid)
             self.kept.discard(pid)
             self.tell(
                 {
                     "ended": pid,
-                    "returncode": os.waitstatus_to_exitcode(status),
+                    "returncode": returncode,
                     "cpu_seconds": usage.ru_utime + usage.ru_stime,
                     "peak_memory": usage.ru_maxrss * UNIT,
                 }
@@ -349,8 +323,7 @@ class Server:
     def leave(self) -> None:
         """Kill every kernel, except those to keep, because the owner has ended."""
         for pid in self.kernels - self.kept:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            signal_group(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Close the descriptors of the server, in a forked process.
@@ -361,6 +334,7 @@ class Server:
         for mine in (self.selector, self.owner, self.wake, self.woken):
             mine.close()
         close_all(entering.failures for entering in self.entering.values())
+        close_all(self.statuses.values())
         for descriptors in self.descriptors:
             close_all(descriptors or ())
 
@@ -368,6 +342,15 @@ class Server:
         """Send a message to the owner; the loop notices if the owner has ended."""
         with contextlib.suppress(OSError):
             self.owner.sendall(json.dumps(message).encode() + b"\n")
+
+
+def signal_group(pid: int, signum: int) -> None:
+    """Send a signal to the group of a child, or to a child that has no group yet."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
+            os.killpg(pid, signum)
+        except ProcessLookupError:
+            os.kill(pid, signum)
 
 
 def wake_up(signum: int, frame: object) -> None:

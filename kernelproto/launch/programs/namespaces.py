@@ -61,6 +61,30 @@ def unshare(name: str, flags: int) -> None:
     check(name, libc.unshare(flags))
 
 
+def fork_first() -> int | None:
+    """Fork a process that is the first one of a new pid namespace; return as os.fork() does.
+
+    Return None without a fork if this process may not do so.
+
+    Raises:
+        OSError: it cannot be forked.
+        SystemExit: this process cannot return to its own pid namespace, so it has to end.
+    """
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    try:
+        if libc.setns(own, NEWPID) < 0 or libc.unshare(NEWPID) < 0:
+            return None
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid and libc.setns(own, NEWPID) < 0:
+                raise SystemExit("cannot return to the pid namespace of this process")
+        return pid
+    finally:
+        os.close(own)
+
+
 def prctl(option: int, value: int) -> None:
     """Set an option of this process."""
     check(f"option {option} of the process", libc.prctl(option, value, 0, 0, 0))

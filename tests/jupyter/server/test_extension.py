@@ -16,6 +16,8 @@ import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+import kernelproto
+from kernelproto.jupyter import server as extension
 from tests.integration.clients.programs import GUARD_SECONDS, own_folders, serving
 
 EXTENSION = "{'kernelproto.jupyter.server': True}"
@@ -241,6 +243,10 @@ async def test_settings_of_jupyter_server_apply(server: Server) -> None:
         assert "IOPub message rate exceeded" in text
         assert {m["parent_header"].get("msg_type") for m in messages} == {"execute_request"}
         assert "999" not in text
+
+
+def test_list_of_extensions_shows_the_version() -> None:
+    assert extension.__version__ == kernelproto.__version__
 
 
 def test_launcher_has_all_kernel_types(server: Server) -> None:

@@ -63,7 +63,6 @@ HOOK = Hook(
             "self, **kwargs",
             "sys modules values _kernel_modules debugger debugger_class",
         ),
-        Need("ipykernel.debugger:Debugger.__init__", None, "kernel_modules"),
     ],
     mixins={KERNEL: TakeList},
 )

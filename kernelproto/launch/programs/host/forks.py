@@ -103,7 +103,8 @@ class ForkServer:
             flags = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY
             descriptors.append(os.open(cwd, flags))
             descriptors.append(_temporary_file(folder, json.dumps({**details, "cwd": None})))
-            self._send({"fork": number}, descriptors)
+            sandboxed = details.get("sandbox") is not None
+            self._send({"fork": number, "sandboxed": sandboxed}, descriptors)
         finally:
             for descriptor in descriptors[1:]:
                 os.close(descriptor)
