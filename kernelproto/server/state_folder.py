@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 
 from jupyter_core.paths import jupyter_data_dir
 
@@ -70,23 +70,30 @@ def _find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | 
 
 
 @asynccontextmanager
-async def open_state_folder(path: str, url: str | None = None) -> AsyncGenerator[Registry]:
+async def open_state_folder(
+    path: str, url: str | None = None, node: str | None = None
+) -> AsyncGenerator[Registry]:
     """Lock a state folder, and open a registry, which no other server can use during the block.
+
+    With *node*, other servers with other names use the registry as well, and there is no folder.
 
     Args:
         path: the absolute path of the folder; a missing folder is made.
         url: the registry; None for a file in the folder.
+        node: the name of this server among those that share the registry; None if it is alone.
 
     Raises:
         InvalidSettings: the folder cannot be used, or another server uses the folder.
         RegistryError: the registry cannot be opened, and is unchanged.
     """
-    with _locked(path):
-        async with _registry(path, url) as registry:
+    with nullcontext() if node is not None else _locked(path):
+        async with _registry(path, url, node) as registry:
             yield registry
 
 
-def _registry(path: str, url: str | None) -> AbstractAsyncContextManager[Registry]:
+def _registry(
+    path: str, url: str | None, node: str | None
+) -> AbstractAsyncContextManager[Registry]:
     if url is None:
         return SQLiteRegistry(os.path.join(path, _REGISTRY))
     fault = extras.fault("postgresql")
@@ -95,7 +102,7 @@ def _registry(path: str, url: str | None) -> AbstractAsyncContextManager[Registr
     from kernelproto.registry.postgresql import PostgreSQLRegistry  # an extra
 
     try:
-        return PostgreSQLRegistry(url, exclusive=True)
+        return PostgreSQLRegistry(url, exclusive=node is None, node=node)
     except ValueError as error:
         raise InvalidSettings(f"registry: {error}") from error
 
