@@ -222,9 +222,8 @@ class ClientClosed(KernelProtoError):
     """This program closed the client or ended the kernel.
 
     Attributes:
-        ended: how a KernelPool ended the kernel, as in ``KernelPool.counts``: "evicted", "culled",
-            "expired", "released" or "lost"; None if no pool ended the kernel.
-        goes_on: whether the kernel runs on without this program, which lets go of it.
+        ended: the end by a KernelPool: "evicted", "culled", "expired", "released", "lost" or None.
+        goes_on: whether the kernel runs on without this program.
     """
 
     def __init__(self, message: str, *, ended: str | None = None, goes_on: bool = False) -> None:

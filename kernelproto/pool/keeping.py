@@ -375,7 +375,7 @@ class KeepingExecutor(Executor):
                 await anyio.sleep((1 - prompt) * _NOTE_SECONDS)
 
     def _let_go(self, managed: ManagedKernel) -> None:
-        logger.error("another program has claimed the %s: this pool lets go of it", managed)
+        logger.error("another program has claimed the %s: this pool releases it", managed)
         del self._fences[managed.number]
         self._plan.end(managed.number)
         reason = f"the {managed} belongs to another program now"

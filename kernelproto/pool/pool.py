@@ -55,8 +55,7 @@ class KernelPool(AsyncContextManagerMixin):
 
     ``async with KernelPool(max_kernels=50) as pool``, then ``kernel = await pool.get("ada")``. The
     first request of a user starts a kernel. The kernel belongs to that user for its whole life, and
-    a dead kernel is restarted. A kernel that cannot be restarted is removed; ``get`` starts a new
-    one.
+    a dead kernel is restarted. If a restart is not possible, the kernel is removed.
 
     A kernel is idle when it runs no code, no call waits for a reply from it, and no client is
     connected. The pool culls (ends) a kernel that was idle for ``idle_timeout`` seconds. If the
