@@ -1,6 +1,6 @@
-"""An extension of jupyter_server: it runs the server's kernels with kernelproto, in its process.
+"""An extension of jupyter_server that runs its kernels with kernelproto, in the same process.
 
-``jupyter-config/`` has the configuration file that enables it.
+``jupyter-config/`` has the configuration file that enables the extension.
 """
 
 # pyright: basic
