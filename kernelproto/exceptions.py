@@ -224,11 +224,13 @@ class ClientClosed(KernelProtoError):
     Attributes:
         ended: how a KernelPool ended the kernel, as in ``KernelPool.counts``: "evicted", "culled",
             "expired", "released" or "lost"; None if no pool ended it.
+        goes_on: whether the kernel runs on without this program, which lets go of it.
     """
 
-    def __init__(self, message: str, *, ended: str | None = None) -> None:
+    def __init__(self, message: str, *, ended: str | None = None, goes_on: bool = False) -> None:
         super().__init__(message)
         self.ended = ended
+        self.goes_on = goes_on
 
 
 class ExecutionError(KernelProtoError):

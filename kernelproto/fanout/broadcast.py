@@ -290,9 +290,13 @@ class Broadcast:
         self.abort()
 
     def fail(self, error: Exception) -> None:
-        """Note the end of the kernel; part of ``Watcher``."""
+        """Note the end of the kernel; part of ``Watcher``.
+
+        Requests to a kernel that goes on stay open: the kernel will reply to its next owner.
+        """
         if self.failure is None:
-            self.abort()
+            if not (isinstance(error, ClientClosed) and error.goes_on):
+                self.abort()
             self.failure = error
             self.kernel.observers.holds = False  # until the kernel has another client
             self.ended.set()

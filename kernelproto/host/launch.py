@@ -128,6 +128,7 @@ async def launch_outliving(
     launch_params: Mapping[str, object],
     host: bool | None = None,
     linger: float | None = None,
+    must_linger: bool = True,
 ) -> tuple[ConnectionInfo, KernelManager]:
     """Start a kernel that outlives this program: in a host, or as a process without one.
 
@@ -138,6 +139,8 @@ async def launch_outliving(
         launch_params: the launch parameters.
         host: whether a host runs the kernel; None means wherever that is possible.
         linger: as for launch_hosted(); it needs a host.
+        must_linger: whether a kernel with *linger* that no host can run is refused; otherwise no
+            program ends it.
 
     Raises:
         InvalidLaunchParameter: the kernel needs a host, and none can run it.
@@ -145,7 +148,7 @@ async def launch_outliving(
         NoSuchKernel: there is no such kernel type.
     """
     params = {**launch_params, "detached": True}
-    needs_host = host or linger is not None
+    needs_host = host or (linger is not None and must_linger)
     if host is not False:
         try:
             plan = await finder.plan(kernel_type, cwd=cwd, launch_params=params)

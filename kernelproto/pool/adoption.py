@@ -23,8 +23,10 @@ from kernelproto.exceptions import (
     PoolError,
 )
 from kernelproto.host.launch import adopt
+from kernelproto.host.local import host_folder
 from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.spec.naming import HOST, LOCAL
 from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.limits import LeaseLimits
 from kernelproto.registry.interface import RegisteredKernel, Registry
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 # How long a claim holds.
 CLAIM_SECONDS = 30.0
+
+# The ids of the hosts whose kernels are found on one machine only.
+_OF_ONE_MACHINE = (LOCAL, "container")
 
 # Time to store the end of a kernel, and to let go of one.
 SETTLE_SECONDS = 10.0
@@ -64,6 +69,9 @@ class Adoption:
         node: the name of this program in the registry.
         counts: the counts of the pool; "lost" is counted here.
         replays: as for ``kernelproto.host.launch.adopt``.
+        seconds: how long a claim holds.
+        is_shared: whether other nodes use the registry, perhaps on machines whose kernels this node
+            cannot reach. Then only a node that can judge removes a kernel as ended.
     """
 
     def __init__(
@@ -74,8 +82,12 @@ class Adoption:
         counts: Counter[str],
         *,
         replays: bool = False,
+        seconds: float = CLAIM_SECONDS,
+        is_shared: bool = False,
     ) -> None:
         self._replays = replays
+        self._seconds = seconds
+        self._is_shared = is_shared
         self._registry = registry
         self._finder = finder
         self._node = node
@@ -91,11 +103,23 @@ class Adoption:
             RegistryError: the registry cannot be read or written.
         """
         for row in await self._registry.kernels():
-            start = self._start(row)
-            if start is not None:
-                is_alive, launched = await self._try_to_adopt(row)
-                if is_alive:
-                    await self._claim(row, launched, start, found)
+            await self.take(row, found)
+
+    async def take(self, row: RegisteredKernel, found: list[Found]) -> None:
+        """Adopt a kernel unless a program owns it.
+
+        Args:
+            row: the kernel in the registry.
+            found: gets the kernel when it is adopted and claimed.
+
+        Raises:
+            RegistryError: the registry cannot be read or written.
+        """
+        start = self._start(row)
+        if start is not None:
+            is_alive, launched = await self._try_to_adopt(row)
+            if is_alive:
+                await self._claim(row, launched, start, found)
 
     async def remove_ended(self, row: RegisteredKernel) -> None:
         """Remove a row whose kernel has ended while no program owned it.
@@ -151,6 +175,8 @@ class Adoption:
                 return True, launched
             logger.info("the %s is ended: its launch was interrupted", _about(row))
             await launched[1].cleanup()
+        elif not self._can_judge(row):
+            return False, None
         elif failure is not None and row.restarting:
             return True, None
         elif failure is not None:
@@ -158,6 +184,19 @@ class Adoption:
             self._counts["lost"] += 1
         await self._registry.remove(row.kernel_id, row.fence)
         return False, None
+
+    def _can_judge(self, row: RegisteredKernel) -> bool:
+        """Return whether a kernel that this node does not find has ended.
+
+        A node that has held the kernel knows, and so does every node on the machine of its host, or
+        with the engine that runs it. A kernel of another machine may live.
+        """
+        if not self._is_shared or row.node == self._node:
+            return True
+        handle = row.handle
+        if handle is None or handle.host in _OF_ONE_MACHINE:
+            return False
+        return handle.host != HOST or handle.place.get("folder") == host_folder()
 
     async def _adopt_launched(
         self, row: RegisteredKernel, failure: DiscoveryError | None
@@ -194,7 +233,7 @@ class Adoption:
         fence = None
         try:
             fence = await self._registry.claim(
-                row.kernel_id, node=self._node, seconds=CLAIM_SECONDS
+                row.kernel_id, node=self._node, seconds=self._seconds
             )
         finally:
             if fence is None and launched is not None:  # another node was faster

@@ -67,6 +67,7 @@ class KeptKernel(ManagedKernel):
 
     Attributes:
         is_kept: whether the process goes on after ``serve``.
+        newest: the newest process, from the first handle that is stored on; None before.
         start: the options of its start.
     """
 
@@ -82,6 +83,7 @@ class KeptKernel(ManagedKernel):
     ) -> None:
         super().__init__(*facts, **named)
         self.is_kept = False
+        self.newest: KernelManager | None = None
         self.start = start
         self._store = store
         self._on_restored = on_restored
@@ -130,7 +132,7 @@ class KeptKernel(ManagedKernel):
             is_stored = not self._is_new
             try:
                 if not is_stored:
-                    await self._store(self, kernel.manager)
+                    await self._store_newest(kernel.manager)
                     is_stored = True
                 self._begin(kernel)
                 self._hand_over(kernel, early)
@@ -143,6 +145,13 @@ class KeptKernel(ManagedKernel):
                     await kernel.shutdown()
                 elif self._reason is not None:
                     kernel.client.fail(self._reason)
+
+    async def _store_newest(self, manager: KernelManager) -> None:
+        """Store the handle of the process, and that of each one that replaces it meanwhile."""
+        self.newest, stored = manager, None
+        while stored is not self.newest:
+            stored = self.newest
+            await self._store(self, stored)
 
     def _hand_over(self, kernel: Kernel, early: _EarlyMessages | None) -> None:
         if early is not None:

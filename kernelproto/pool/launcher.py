@@ -65,6 +65,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         host: whether a host runs detached kernels; None means wherever that is possible.
         linger: the seconds without a program after which a host ends a detached kernel; None means
             never.
+        must_linger: whether a kernel that no host can run is refused if *linger* is given.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         detached: bool = False,
         host: bool | None = None,
         linger: float | None = None,
+        must_linger: bool = True,
     ) -> None:
         self._finder = finder
         self._kernel_type = kernel_type
@@ -84,6 +86,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         self._detached = detached
         self._host = host
         self._linger = linger
+        self._must_linger = must_linger
         self._must_exist = not isinstance(warm, int)
         by_type = {kernel_type: warm} if isinstance(warm, int) else warm
         self._warm = {
@@ -127,6 +130,7 @@ class PoolLauncher(AsyncContextManagerMixin):
                     launch_params=params,
                     host=self._host,
                     linger=self._linger,
+                    must_linger=self._must_linger,
                 )
             return await self._warm.get(key, self._finder).launch(
                 key, cwd=cwd, launch_params=params

@@ -46,6 +46,7 @@ ends, but no other kernel and no other lease. ``SlotTable`` keeps the counts and
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 
 from kernelproto.pool.actions import (
@@ -80,6 +81,8 @@ class Plan:
         limits: the limits of the pool.
 
     Attributes:
+        elsewhere: the number of kernels of other programs that count towards the limits.
+        is_suspended: whether no kernel is culled or expires now.
         started: reports that a kernel is ready.
         busy: reports whether a kernel works.
         used: reports the time of a use of a kernel, which resets its idle time.
@@ -90,6 +93,8 @@ class Plan:
 
     def __init__(self, limits: PoolLimits) -> None:
         self.limits = limits
+        self.elsewhere = 0
+        self.is_suspended = False
         self._slots = slots = SlotTable()
         self._queue = Queue()
         self._held: dict[int, int] = {}
@@ -120,13 +125,15 @@ class Plan:
     @property
     def crowded(self) -> bool:
         """Whether the pool has neither a free slot nor an idle kernel."""
-        full = len(self._slots) >= self.limits.max_kernels
+        full = len(self._slots) + self.elsewhere >= self.limits.max_kernels
         return full and self._slots.idle.first() is None
 
     @property
     def wake_at(self) -> float:
         """When to call ``decide`` again even without a new fact; infinity means never."""
-        times = [self._slots.culling.first_time(), self._slots.expiring.first_time()]
+        times = [math.inf]
+        if not self.is_suspended:
+            times += self._slots.culling.first_time(), self._slots.expiring.first_time()
         if self.has_unserved:
             times.append(self._slots.idle.first_time() + SETTLED_SECONDS)
         return min(times)
@@ -207,9 +214,9 @@ class Plan:
         """
         new = self._queue.take_new()
         return [
-            *self._expire(now),
+            *([] if self.is_suspended else self._expire(now)),
             *self._hand_over(new),
-            *self._cull(now, look),
+            *([] if self.is_suspended else self._cull(now, look)),
             *self._admit(new),
             *self._serve_queue(now, look),
         ]
@@ -282,13 +289,13 @@ class Plan:
 
     @property
     def _free(self) -> int:
-        return max(0, self.limits.max_kernels - len(self._slots))
+        return max(0, self.limits.max_kernels - self.elsewhere - len(self._slots))
 
     @property
     def _unreserved(self) -> int:
         """The number of free or ENDING slots that are not reserved."""
         taken = len(self._slots.leased) + len(self._queue.reserved)
-        return max(0, self.limits.max_kernels - taken)
+        return max(0, self.limits.max_kernels - self.elsewhere - taken)
 
     def _is_blocked(self, queued: QueuedLease) -> bool:
         """Return whether a lease waits for the end of an ENDING kernel of its user."""

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple, Unpack
 
@@ -22,8 +23,9 @@ from kernelproto.pool.launcher import PoolLauncher, StartOptions, WarmKernels
 from kernelproto.pool.limits import PoolLimits
 from kernelproto.pool.plan import Plan
 from kernelproto.pool.pooled_kernel import LostKernel, PooledKernel
+from kernelproto.pool.sharing import SharingExecutor
 from kernelproto.pool.slots import Lease
-from kernelproto.registry.interface import Registry
+from kernelproto.registry.interface import RegisteredKernel, Registry
 from kernelproto.run import RunOptions
 from kernelproto.supervise import Kernel, RestartPolicy
 from kernelproto.timeouts import Timeouts
@@ -32,6 +34,8 @@ from kernelproto.wire.connection import ChannelName
 _DEFAULT_NAME = "default"
 _DEFAULT_RESTART = RestartPolicy()
 _DEFAULT_TIMEOUTS = Timeouts()
+
+_UNHELD_SECONDS = 3600.0
 
 
 class PoolConnection(NamedTuple):
@@ -100,6 +104,9 @@ class KernelPool(AsyncContextManagerMixin):
         replays: whether the restored kernels of a host send again every message that the host still
             has, also those that an earlier pool has acknowledged. The caller of ``watch_restored``
             then has to confirm messages as their clients receive them; see ``KeepsMessages``.
+        shared: whether other programs, each with a *node* of its own, use the *registry* as well.
+            The limits count the kernels of all of them. *linger* is an hour by default, not for
+            kernels without a host; the registry forgets kernels out of reach for so long.
 
     Attributes:
         counts: counters since the pool was created. For kernels: "started", "restarted", "evicted",
@@ -138,10 +145,11 @@ class KernelPool(AsyncContextManagerMixin):
         host: bool | None = None,
         linger: float | None = None,
         replays: bool = False,
+        shared: bool = False,
     ) -> None:
-        if registry is None and (host is not None or linger is not None):
+        if registry is None and (host is not None or linger is not None or shared):
             raise ValueError(
-                "host and linger are for kernels that outlive the pool: give it a registry"
+                "host, linger and shared are for kernels that outlive the pool: give it a registry"
             )
         if registry is not None and warm:
             raise ValueError("warm kernels have no user and cannot be kept: leave out warm")
@@ -162,13 +170,17 @@ class KernelPool(AsyncContextManagerMixin):
             options,
             detached=registry is not None,
             host=host,
-            linger=linger,
+            linger=_UNHELD_SECONDS if shared and linger is None else linger,
+            must_linger=linger is not None,
         )
         self.launch_params = MappingProxyType(dict(launch_params or {}))
         self._executor = Executor(Plan(self.limits), self._launcher, timeouts, restart)
         self._keeping: KeepingExecutor | None = None
         if registry is not None:
-            self._executor = self._keeping = KeepingExecutor(
+            kind: Callable[..., KeepingExecutor] = KeepingExecutor
+            if shared:
+                kind = partial(SharingExecutor, unheld_seconds=linger or _UNHELD_SECONDS)
+            self._executor = self._keeping = kind(
                 Plan(self.limits),
                 self._launcher,
                 timeouts,
@@ -338,6 +350,15 @@ class KernelPool(AsyncContextManagerMixin):
         """
         if self._keeping is not None:
             self._keeping.note(Lease(user, name), make)
+
+    async def take_over(self, row: RegisteredKernel) -> None:
+        """Adopt a kernel in the registry that no program owns; only for a pool that is *shared*.
+
+        Raises:
+            RegistryError: the registry cannot be read or written.
+        """
+        if isinstance(self._keeping, SharingExecutor):
+            await self._keeping.take_over(row)
 
     @property
     def waiting(self) -> int:

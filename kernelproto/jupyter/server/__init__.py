@@ -5,6 +5,10 @@
 
 # pyright: basic
 
+from kernelproto import __version__
+
+__all__ = ["__version__"]  # `jupyter server extension list` shows it
+
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
     """Return the module that jupyter_server links and loads."""

@@ -12,6 +12,7 @@ from jupyter_server.serverapp import ServerApp
 
 from kernelproto.jupyter.server.kernel_manager import KernelProtoMappingKernelManager
 from kernelproto.jupyter.server.kernelspecs import KernelProtoKernelSpecManager
+from kernelproto.jupyter.server.launch_parameters import add_handlers
 from kernelproto.jupyter.server.websocket import KernelProtoWebsocketConnection
 
 _CLASSES = {
@@ -45,8 +46,12 @@ def _link_jupyter_server_extension(server: ServerApp) -> None:
 
 
 def _load_jupyter_server_extension(server: ServerApp) -> None:
-    """Log whether kernelproto runs the kernels; jupyter_server calls this at the end."""
+    """Add the routes, and log whether kernelproto runs the kernels.
+
+    jupyter_server calls this at the end.
+    """
     if isinstance(server.kernel_manager, KernelProtoMappingKernelManager):
+        add_handlers(server)
         server.log.info("kernelproto runs the kernels of this server (to end that: %s)", _DISABLE)
     elif _reason_against(server) is None:
         server.log.warning(

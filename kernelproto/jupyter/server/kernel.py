@@ -27,8 +27,8 @@ from jupyter_server.services.kernels.kernelmanager import ServerKernelManager
 
 from kernelproto.concurrency.task_groups import start_in_event_loop
 from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.jupyter.environment import changes, with_environment
 from kernelproto.jupyter.kernel_types import jupyter_kernels
-from kernelproto.jupyter.server.environment import changes, with_environment
 from kernelproto.jupyter.server.kernelspecs import KernelProtoKernelSpecManager, kernel_type_of
 from kernelproto.run import Encryption, start_kernel
 from kernelproto.supervise import Died, Failed, Kernel, Restarted, RestartPolicy

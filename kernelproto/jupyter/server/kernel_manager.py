@@ -22,6 +22,7 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.jupyter.server.kernel import KernelProtoKernelManager
+from kernelproto.jupyter.server.launch_parameters import requested_parameters
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
@@ -76,6 +77,18 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
                 self._service = Service(background_tasks(), "WebSockets of jupyter_server")
                 self._tasks = await self._service.start()
         await self._tasks.start(function)
+
+    async def start_kernel(self, **options: Any) -> str:
+        """Start a kernel, and return its id; options and exceptions as in jupyter_server.
+
+        The launch parameters of a request apply unless the caller passes *launch_params*.
+        """
+        requested = requested_parameters()
+        if requested is not None:
+            options.setdefault("launch_params", requested)
+        inherited: Any = super()
+        kernel_id: str = await inherited.start_kernel(**options)
+        return kernel_id
 
     async def shutdown_all(self, now: bool = False) -> None:
         """End all kernels, also those that are starting, and their WebSockets."""

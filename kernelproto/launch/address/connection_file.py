@@ -23,6 +23,7 @@ from kernelproto.launch.address.paths import (
     connection_file_name,
     kernel_of_connection_file,
     runtime_folder,
+    socket_folder_name,
 )
 from kernelproto.launch.address.ports import release_ports, reserve_ports
 from kernelproto.launch.leftovers.running import read_connection_file
@@ -79,10 +80,17 @@ class ConnectionFile:
 
     @property
     def socket_folder(self) -> str | None:
-        """The folder of the ipc sockets; None with tcp, and if the caller owns the sockets."""
-        if self._info is None or self._info.transport != "ipc" or self._is_given:
+        """The private folder of the ipc sockets; None with tcp and with sockets elsewhere."""
+        if self._info is None or self._info.transport != "ipc":
             return None
-        return os.path.dirname(self._info.ip)
+        folder = os.path.dirname(self._info.ip)
+        is_private = not self._is_given or os.path.basename(folder) == self._folder_name()
+        return folder if is_private else None
+
+    def _folder_name(self) -> str | None:
+        """Return the name that create() would give to the folder of the sockets."""
+        kernel_id = kernel_of_connection_file(self.own_path)
+        return None if kernel_id is None else socket_folder_name(kernel_id)
 
     @property
     def sockets(self) -> list[str]:

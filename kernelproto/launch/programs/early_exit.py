@@ -78,7 +78,8 @@ FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 
 BUFFERED = (io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair, io.TextIOWrapper)
 
-INSTALLED = ("site-packages", "dist-packages")
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+STANDARD_LIBRARY = os.path.dirname(os.__file__) + os.sep
 OWN_FOLDER = os.path.dirname(os.path.realpath(__file__))
 
 
@@ -87,10 +88,12 @@ class Survey(NamedTuple):
 
     Args:
         files: weak references to the files that may have unwritten buffers.
+        modules: the names of the user's modules.
         needs_finalization: whether another object has a finalizer that may write something.
     """
 
     files: list[weakref.ref[Any]]
+    modules: list[str]
     needs_finalization: bool
 
 
@@ -98,10 +101,11 @@ def survey() -> Survey:
     """Look at all objects that are not frozen; see ``gc.freeze``."""
     objects = gc.get_objects()
     kinds = {kind for kind in set(map(type, objects)) if finalizing_class(kind) is not None}
-    found = [thing for thing in objects if type(thing) in kinds]
+    found = [thing for thing in objects if type(thing) in kinds or type(thing) is ModuleType]
     return Survey(
         [weakref.ref(thing) for thing in found if type(thing) in BUFFERED],
-        not all(map(is_harmless, found)),
+        [thing.__name__ for thing in found if is_users(thing)],
+        not all(type(thing) is ModuleType or is_harmless(thing) for thing in found),
     )
 
 
@@ -123,7 +127,8 @@ def leave(frozen: Survey | None = None) -> None:
         return
     try:
         end_threads()
-        flush_all([*(frozen.files if frozen is not None else ()), *survey().files])
+        current = survey()
+        flush_all([*(frozen.files if frozen is not None else ()), *current.files])
         call_functions()
     except BaseException:
         traceback.print_exc()
@@ -134,7 +139,9 @@ def leave(frozen: Survey | None = None) -> None:
                 stream.flush()
     except Exception:
         return  # Python tries again, reports the failure and exits with another status
-    if not delete_users_variables():
+    if not delete_users_variables(
+        [*(frozen.modules if frozen is not None else ()), *current.modules]
+    ):
         return
     rest = survey()
     if rest.needs_finalization or (frozen is not None and frozen.needs_finalization):
@@ -162,12 +169,15 @@ def end_resource_tracker() -> None:
             time.sleep(0.005)
 
 
-def delete_users_variables() -> bool:
+def delete_users_variables(names: list[str]) -> bool:
     """Delete the variables of the user's modules and the last exception, then unused cycles.
 
     Return False, without a change, if a thread may still use the modules.
+
+    Args:
+        names: the names of the modules.
     """
-    modules = [module for module in list(sys.modules.values()) if is_users(module)]
+    modules = [sys.modules[name] for name in names if name in sys.modules]
     if modules and not all(map(is_kernels_thread, threading.enumerate())):
         return False
     for module in modules:
@@ -183,12 +193,15 @@ def delete_users_variables() -> bool:
 
 
 def is_users(module: object) -> bool:
-    """Return whether a module comes from a file that was not installed."""
-    path = module.__dict__.get("__file__") if type(module) is ModuleType else None
+    """Return whether an object is a loaded module from a file that was not installed."""
+    variables = vars(module) if type(module) is ModuleType else {}
+    name, path = variables.get("__name__"), variables.get("__file__")
     return (
         isinstance(path, str)
-        and not path.startswith(os.path.dirname(os.__file__) + os.sep)
-        and not any(folder in INSTALLED for folder in path.split(os.sep))
+        and isinstance(name, str)
+        and sys.modules.get(name) is module
+        and not path.startswith(STANDARD_LIBRARY)
+        and INSTALLED.isdisjoint(path.split(os.sep))
         and not os.path.realpath(path).startswith(OWN_FOLDER)
     )
 

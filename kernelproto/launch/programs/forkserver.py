@@ -57,6 +57,7 @@ from typing import Any
 LATE_IMPORTS = (
     "IPython.core.completerlib",
     "IPython.core.debugger",
+    "IPython.core.logger",
     "IPython.core.oinspect",
     "IPython.extensions.storemagic",
     "IPython.utils.wildcard",
@@ -111,8 +112,7 @@ def main() -> None:
 
 def load(name: str) -> Any:
     """Load a file of this folder, so that a kernel cannot import it by its name."""
-    path = os.path.join(os.path.dirname(__file__), f"{name}.py")
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, f"{os.path.dirname(__file__)}/{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

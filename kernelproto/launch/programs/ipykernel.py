@@ -27,6 +27,7 @@ import contextlib
 import importlib.util
 import inspect
 import os
+import re
 import signal
 import sys
 import threading
@@ -44,6 +45,9 @@ RETRY_SECONDS = 0.005
 
 # An ipykernel ends with its parent process. With this argument it does not look for one.
 NO_PARENT = "--IPKernelApp.parent_handle=0"
+
+# The warning that ipykernel 7.3 and 7.4 filter when a kernel starts.
+TRIO_WARNING = ".*Trio's signal handling code might have collided.*"
 
 # The name of the package fast_ipykernel in a kernel.
 HOOKS = "_fast_ipykernel"
@@ -220,11 +224,25 @@ def load_hooks() -> Any:
 def prepare() -> None:
     """Do in a fork server what each of its kernels would otherwise do again."""
     from ipykernel.kernelapp import IPKernelApp
-    from IPython.core.inputtransformer2 import TransformerManager
 
     patient(load_hooks().prepare(IPKernelApp))
+    compile_patterns()
+
+
+def compile_patterns() -> None:
+    """Have Python compile the patterns of tokens, completions, globs and warnings."""
+    from fnmatch import filter as matching
+
+    from IPython.core.completer import IPCompleter
+    from IPython.core.inputtransformer2 import TransformerManager
+
     manager: Any = TransformerManager  # without types
-    manager().transform_cell("1")  # Python compiles the pattern of a token only once
+    manager().transform_cell("1")
+    completer: Any = IPCompleter
+    completer(shell=None, namespace={}, global_namespace={})
+    for pattern in ("*.py", "*.ipy"):
+        matching((), pattern)
+    re.compile(TRIO_WARNING, re.IGNORECASE)
 
 
 def main() -> None:

@@ -83,7 +83,7 @@ async def get(address: Address, *headers: tuple[str, str]) -> tuple[int, bytes]:
     fields = [*address.headers, *headers]
     request = h11.Request(method="GET", target=address.target, headers=fields)
     data = (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b"")
-    async with await _connect(address) as stream:
+    async with await connect(address) as stream:
         await stream.send(data)
         return await _read_response(http, stream)
 
@@ -93,7 +93,12 @@ def words(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-async def _connect(address: Address) -> ByteStream:
+async def connect(address: Address) -> ByteStream:
+    """Connect to the server of a URL. Set a deadline around the call.
+
+    Raises:
+        OSError: the server is unreachable.
+    """
     host, port = address.host, address.port
     if address.tls:
         # HTTP itself marks the end of a response, and many servers skip the closing message of TLS.

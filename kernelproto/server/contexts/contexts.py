@@ -22,9 +22,10 @@ from kernelproto.pool import PooledKernel
 from kernelproto.remote.models import ContextModel, ContextRequest
 from kernelproto.server.contexts.runs import Runs
 from kernelproto.server.directories import check_path, find_existing_folder, open_folder
+from kernelproto.server.kernel_requests import allowed_env, chosen_id
 from kernelproto.server.models import KernelRequest, kernel_model, shown_name
 from kernelproto.server.settings import Settings
-from kernelproto.server.user_kernels import Gone, UserKernels, allowed_env, chosen_id
+from kernelproto.server.user_kernels import Gone, UserKernels
 from kernelproto.supervise import Kernel
 
 # Other names of languages, as e2b has them.

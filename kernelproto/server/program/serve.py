@@ -40,7 +40,7 @@ from kernelproto.server.telemetry.logs import configure_logging
 
 _PROG = "python -m kernelproto.server"
 
-# The name of every server in its registry: one server at a time uses a state folder.
+# The name of a server in its registry, unless several share the registry.
 _NODE = "server"
 
 # The time in which responses can finish when the server ends.
@@ -106,7 +106,7 @@ async def serve(settings: Settings) -> None:
         check_open_files(settings)
         async with (
             background_tasks() as tasks,  # outlives the pool, so a second signal is still handled
-            _registry(state_folder, settings.registry) as registry,
+            _registry(state_folder, settings) as registry,
             KernelPool(
                 finder=finder,
                 kernel_type=settings.kernel,
@@ -118,7 +118,9 @@ async def serve(settings: Settings) -> None:
                 warm=warm,
                 cwd=_real_path(settings.root_dir),
                 registry=registry,
-                node=_NODE,
+                node=settings.node_url or _NODE,
+                shared=settings.node_url is not None,
+                linger=settings.linger_seconds or None,
                 replays=registry is not None,  # see kept_clients.py
             ) as pool,
         ):
@@ -162,10 +164,12 @@ async def serve(settings: Settings) -> None:
 
 
 def _registry(
-    state_folder: str | None, url: str | None
+    state_folder: str | None, settings: Settings
 ) -> AbstractAsyncContextManager[Registry | None]:
     """Open the registry of the kernels that outlive the server, if there are any."""
-    return nullcontext() if state_folder is None else open_state_folder(state_folder, url)
+    if state_folder is None:
+        return nullcontext()
+    return open_state_folder(state_folder, settings.registry, settings.node_url)
 
 
 def new_token(user: str) -> tuple[str, list[str]]:

@@ -64,6 +64,29 @@ def text_of(outputs: list[tuple[str, object]], name: str = "stdout") -> str:
 
 
 @behaviour
+async def formats_of_plain_values(kernel: Kernel) -> object:
+    values = (
+        "(6, 'text', [1, 2], {'a': None}, 2.5, True, (), None, b'raw', type('List', (list,), {})())"
+    )
+    show = f"""
+        from IPython.display import display
+        for value in {values}:
+            display(value)
+        {values}[3]
+        """
+    before = await run(kernel, show)
+    setup = """
+        formatters = get_ipython().display_formatter.formatters
+        formatters["text/html"].for_type(list, lambda value: f"<ul>{len(value)}</ul>")
+        formatters["text/html"].for_type_by_name("builtins", "dict", lambda value: "<dl>")
+        formatters["text/latex"].for_type(object, lambda value: "$x$")
+        formatters["text/markdown"].for_type(str, lambda value: 1 / 0)
+        """
+    await run(kernel, setup)
+    return before, await run(kernel, show)
+
+
+@behaviour
 async def order(kernel: Kernel) -> object:
     outputs = await run(
         kernel,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import sys
 import weakref
 from contextlib import suppress
 from pathlib import Path
@@ -244,15 +245,23 @@ def test_a_file_that_blocks_does_not_hold_up_the_others(
     other.close()
 
 
-def test_modules_of_the_user_are_those_that_were_not_installed(tmp_path: Path) -> None:
+def test_modules_of_the_user_are_those_that_were_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def module(path: str | None) -> ModuleType:
         made = ModuleType("mine")
         made.__file__ = path
+        monkeypatch.setitem(sys.modules, "mine", made)
         return made
 
-    assert early_exit.is_users(module(str(tmp_path / "mine.py")))
+    mine = module(str(tmp_path / "mine.py"))
+    assert early_exit.is_users(mine)
+    assert "mine" in early_exit.survey().modules
     installed = (early_exit.__file__, os.__file__, "/venv/site-packages/zmq/__init__.py", None)
     assert not any(early_exit.is_users(module(path)) for path in installed)
+    assert not early_exit.is_users(mine)  # replaced by another module
+    mine.__name__ = 6  # type: ignore[assignment]
+    assert not early_exit.is_users(mine)
 
 
 def test_the_hooks_belong_to_the_kernel() -> None:

@@ -28,10 +28,13 @@ HOOKS = (
     "logs",
     "parameters",
     "transform",
+    "format",
     "forward",
     "stream",
     "exit",
     "frames",
+    "configuration",
+    "modules",
 )
 
 

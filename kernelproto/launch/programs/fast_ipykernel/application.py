@@ -10,10 +10,12 @@ from functools import cache
 from typing import Any
 
 from . import (
+    configuration,
     execution,
     frames,
     history,
     logs,
+    module_files,
     network,
     publishing,
     session,
@@ -46,10 +48,13 @@ HOOKS: tuple[Hook, ...] = (
     logs.HOOK,
     execution.PARAMETERS,
     execution.TRANSFORM,
+    execution.FORMAT,
     shell_channel.FORWARD,
     shell_channel.STREAM,
     network.HOOK,
     frames.HOOK,
+    configuration.HOOK,
+    module_files.HOOK,
 )
 
 
@@ -93,7 +98,8 @@ def report() -> str:
 def prepare(application: Any) -> Any:
     """Return the class that ``fast`` returns in this environment, and change nothing.
 
-    A fork server calls this, so that its kernels do not make the classes.
+    A fork server calls this once it has loaded all modules, so that its kernels neither make the
+    classes nor list the modules.
 
     Args:
         application: the class IPKernelApp.
@@ -101,6 +107,7 @@ def prepare(application: Any) -> Any:
     Raises:
         ValueError: VARIABLE names a hook that does not exist.
     """
+    module_files.list_files()
     return extended_application(application, fitting())[0]
 
 
@@ -169,12 +176,12 @@ def extended_application(application: Any, names: frozenset[str]) -> tuple[Any, 
             def _kernel_class_default(self) -> Any:
                 return classes[KERNEL]
 
-        def init_kernel(self) -> None:
+        def initialize(self, argv: list[str] | None = None) -> None:
             for hook in hooks:
                 if hook.install is not None:
                     hook.install(self)
             stock: Any = super()
-            stock.init_kernel()
+            stock.initialize(argv)
 
     return FastKernelApp, classes
 

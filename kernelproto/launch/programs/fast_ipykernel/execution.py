@@ -8,6 +8,13 @@ from typing import Any
 from .hook import IOPUB_THREAD, KERNEL, SHELL, Hook, Need, find
 from .publishing import SENT_SECONDS, runs, wait_until_sent
 
+FORMATTER = "IPython.core.formatters:BaseFormatter"
+
+# The types whose objects have no method such as _repr_html_.
+PLAIN = frozenset(
+    {bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple, type(None)}
+)
+
 STOCK_TRANSFORMERS = "IPython.core.inputtransformer2"
 
 
@@ -85,6 +92,26 @@ def remembering(accepts: Callable[[Any, list[str]], dict[str, Any]]) -> Any:
     return accepts_parameters
 
 
+def format_plain_values_once(_: Any) -> None:
+    """Let only the formatter of plain text format values of Python's own types."""
+    formatter = find(FORMATTER)
+    formatter.__call__ = leaving_out(PLAIN, formatter.__call__)
+
+
+def leaving_out(types: frozenset[type], stock: Callable[[Any, object], Any]) -> Any:
+    """Return the method that formats an object, but no object of some types without a printer."""
+
+    def call(self: Any, obj: object) -> Any:
+        """Compute the format for an object."""
+        if type(obj) not in types or (
+            self.type_printers or self.deferred_printers or self.singleton_printers
+        ):
+            return stock(self, obj)
+        return None
+
+    return call
+
+
 REPLY = Hook(
     name="reply",
     needs=[
@@ -129,4 +156,15 @@ TRANSFORM = Hook(
         ),
     ],
     mixins={SHELL: TransformOnce},
+)
+
+FORMAT = Hook(
+    name="format",
+    needs=[
+        Need(f"{FORMATTER}.__call__", "self, obj", "enabled lookup get_real_method print_method"),
+        Need(f"{FORMATTER}.lookup", "self, obj", "singleton_printers lookup_by_type"),
+        Need(f"{FORMATTER}.lookup_by_type", "self, typ", "type_printers _in_deferred_types"),
+        Need(f"{FORMATTER}._in_deferred_types", "self, cls", "deferred_printers type_printers"),
+    ],
+    install=format_plain_values_once,
 )

@@ -39,7 +39,7 @@ class Hook(NamedTuple):
         name: its name in the report and in the environment variable.
         needs: the code of ipykernel on which it depends.
         mixins: additions to classes: the place of each class, and a class without a base.
-        install: called before the kernel is made, with the application.
+        install: called before the application initializes itself, with the application.
     """
 
     name: str
