@@ -13,6 +13,7 @@ from kernelproto.exceptions import ClientClosed, KernelDied, KernelProtoError, f
 from kernelproto.fanout.handover import Handover, reply_content
 from kernelproto.fanout.notices import beside, build_notice, new_header
 from kernelproto.fanout.replay_log import Entry, NumberedMessage, ReplayLog
+from kernelproto.fanout.takeover import Takeover, join_clients
 from kernelproto.fanout.traffic import Request, Unanswered
 from kernelproto.kept_messages import KeepsMessages
 from kernelproto.log_counts import LogCounts
@@ -157,6 +158,7 @@ class Broadcast:
         self._has_all = False
         self._on_change: Callable[[], object] | None = None
         self._source: KeepsMessages | None = None
+        self._takeover: Takeover | None = None
         kernel.observers.hold()
 
     def store_with(self, on_change: Callable[[], object]) -> None:
@@ -165,6 +167,8 @@ class Broadcast:
 
     def handover(self) -> Handover:
         """Return the clients and their open requests, for the next server."""
+        if self._takeover is not None:
+            return self._takeover.handover
         source = "" if self._source is None else self._source.kernel_id
         return Handover.of(
             self.log.clients, self._unanswered, source=source, positions=self.log.positions
@@ -173,7 +177,7 @@ class Broadcast:
     def take_over(
         self, handover: Handover, messages: Iterable[NumberedMessage] = (), *, missing: int = 0
     ) -> None:
-        """Serve the clients of an earlier server on, before any client joins.
+        """Serve the clients of an earlier server on, before any client joins; see ``until_ready``.
 
         Args:
             handover: the handover of the earlier server.
@@ -184,29 +188,34 @@ class Broadcast:
         self._source = source = self.kernel.observers.source
         self._has_all = source is not None and not missing
         acknowledged = 0 if source is None else source.acknowledged
-        clients = handover.clients
-        if source is not None and not clients:
-            clients = [[""]]  # the first client gets the messages that no client has received
-        # All join before the first one leaves: a new client would continue for one that has left.
-        cursors = [self.log.join(sessions[0]) for sessions in clients]
-        for cursor, sessions in zip(cursors, clients, strict=True):
-            for session in sessions:
-                cursor.note_session(session)
-        for cursor in cursors:
-            self.log.leave(cursor, anyio.current_time())
+        cursors = join_clients(self.log, handover, anyio.current_time(), is_kept=source is not None)
         self._client_left.ring()
         for request in handover.open_requests():
             self._unanswered.inherit(request)
         self._inherits = len(self._unanswered) > 0
-        for message, channel, number in messages:
-            self._take(message, channel, number)
-        if source is not None:
-            for place, cursor in enumerate(cursors):
-                position = handover.position_of(place, source.kernel_id)
-                self.log.resume(cursor, max(position, acknowledged), missing=missing)
-            self._confirm()
-        if self._inherits:
-            self.kernel.start_task(self._end_inherited)
+
+        def finish() -> None:
+            self._takeover = None
+            if source is not None:
+                for place, cursor in enumerate(cursors):
+                    position = handover.position_of(place, source.kernel_id)
+                    self.log.resume(cursor, max(position, acknowledged), missing=missing)
+                self._confirm()
+            if self._inherits:
+                self.kernel.start_task(self._end_inherited)
+
+        self._takeover = Takeover(handover, self._take, messages, finish)
+        if not self._takeover.advance():
+            self.kernel.start_task(self._takeover.run)
+
+    async def until_ready(self) -> None:
+        """Wait until all messages that were taken over can be sent; ``join`` does not wait."""
+        if self._takeover is not None:
+            await self._takeover.ended.wait()
+
+    def _complete_takeover(self) -> None:
+        if self._takeover is not None:
+            self._takeover.complete()
 
     @contextmanager
     def join(self, session: str, last_msg_id: str | None) -> Generator[Subscriber]:
@@ -216,6 +225,7 @@ class Broadcast:
             session: the client's session; may be empty.
             last_msg_id: the ``msg_id`` of the last message that the client has read, if known.
         """
+        self._complete_takeover()
         subscriber = Subscriber(self, session, last_msg_id)
         self._subscribers.append(subscriber)
         self._check()
@@ -248,6 +258,9 @@ class Broadcast:
 
     def offer(self, message: Message, channel: ChannelName) -> None:
         """Add a message of the kernel; part of ``Watcher``."""
+        if self._takeover is not None:
+            self._takeover.offer(message, channel, self.kernel.observers.number)
+            return
         if (source := self.kernel.observers.source) is not self._source:
             self._source = source
             self.log.begin_source()
@@ -283,6 +296,7 @@ class Broadcast:
         """
         if self.failure is not None:
             return
+        self._complete_takeover()
         text = f"[the kernel died: {death}]\n"
         self._put(build_notice(Stream("stderr", text), parent=self._unanswered.running), "iopub")
         if self.kernel.state == "restarting":
@@ -295,6 +309,7 @@ class Broadcast:
         Requests to a kernel that goes on stay open: the kernel will reply to its next owner.
         """
         if self.failure is None:
+            self._complete_takeover()
             if not (isinstance(error, ClientClosed) and error.goes_on):
                 self.abort()
             self.failure = error
@@ -308,6 +323,7 @@ class Broadcast:
 
         A broadcast that has failed stays failed. The kernel's next client gets a new one.
         """
+        self._complete_takeover()
         self.abort()
 
     def unsent(self) -> list[int]:

@@ -68,7 +68,7 @@ class Link:
         protocol: the state of the attachment.
         reachable: whether the host is connected.
         failure: the error of every later call; None while the link works.
-        on_change: called when *reachable* has changed.
+        on_change: called when *reachable* has changed, and when the link has failed.
         room: rings when the host may take more messages.
     """
 
@@ -337,6 +337,7 @@ class Link:
     def _fail(self, error: KernelProtoError) -> None:
         if self.failure is None:
             self.failure = error
+            self.on_change()
             self._changed.ring()
 
     def _set_reachable(self, reachable: bool) -> None:

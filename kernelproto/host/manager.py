@@ -9,8 +9,10 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from kernelproto.concurrency.process_owner import Owner
+from kernelproto.concurrency.reachability import Reachability
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.host.channels import open_link_channels
 from kernelproto.host.link import HostGone, Link, RequestRefused
@@ -26,12 +28,16 @@ logger = logging.getLogger(__name__)
 
 _KILL_SECONDS = Timeouts().kill
 
+# A host that takes longer to answer cannot be reached.
+_PROBE_SECONDS = 3.0
+
 
 class HostedKernelManager(SendsSignals):
     """The handle on a kernel of a host, which goes on if this program ends.
 
     Implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess, IsListed,
-    HasHandle, MayOutlive and KeepsMessages. While the host is unreachable, methods wait.
+    HasHandle, MayOutlive, KeepsMessages and MayBecomeUnreachable. While the host is unreachable,
+    methods wait.
 
     Args:
         link: the attachment to the kernel.
@@ -50,6 +56,7 @@ class HostedKernelManager(SendsSignals):
         connection_file: the path of the connection file.
         detached: True, because the kernel outlives this program.
         link: the attachment to the kernel.
+        reachability: whether the host answers.
     """
 
     detached = True
@@ -72,6 +79,8 @@ class HostedKernelManager(SendsSignals):
         self.pid = pid
         self.connection_file = connection_file
         self.link = link
+        self.reachability = Reachability()
+        link.on_change = self._note_change
         self._info = info
         self._handle = handle
         self._limits = limits
@@ -130,12 +139,24 @@ class HostedKernelManager(SendsSignals):
         self._owner.check("kernel")
         if self.exit is not None or self._is_over:
             return False
+        if self.reachability.problem is not None:
+            await checkpoint()
+            return not self.link.is_over
         try:
             status = await self.link.request("status")
         except KernelProtoError:
             return False
         self._tail = str(status.get("tail", ""))
         return status.get("ended") is None
+
+    async def probe(self) -> bool:
+        """Return whether the host answers within three seconds; connect again if it does not."""
+        with anyio.move_on_after(_PROBE_SECONDS):
+            await self.link.request("status")
+            return True
+        self.reachability.lose("the host of the kernel does not answer")
+        await self.link.reconnect()
+        return False
 
     async def wait(self) -> int | None:
         """Wait until the process has ended; return the exit status, None if unknown.
@@ -216,6 +237,10 @@ class HostedKernelManager(SendsSignals):
             return None
         end = Exit(self.exit.returncode, self.exit.cpu_seconds, self.exit.peak_memory)
         return self._limits.reason(end, self.exit.tail)
+
+    def _note_change(self) -> None:
+        if self.link.reachable or self.link.is_over:
+            self.reachability.regain()
 
     def _note_exit(self, result: object) -> None:
         if self.link.protocol.exit is None:

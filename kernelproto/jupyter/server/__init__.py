@@ -5,9 +5,9 @@
 
 # pyright: basic
 
-from kernelproto import __version__
+from importlib.metadata import version
 
-__all__ = ["__version__"]  # `jupyter server extension list` shows it
+__version__ = version("kernelproto")  # `jupyter server extension list` shows it
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:

@@ -203,6 +203,7 @@ async def serve_client(
     session = websocket.query_params.get("session_id", "")
     last_msg_id = websocket.query_params.get("last_msg_id")
     try:
+        await broadcast.until_ready()
         with broadcast.join(session, last_msg_id) as subscriber:
             await websocket.accept(framing.subprotocol)
             audit("websocket.open", "ok", kernel_id=kernel.kernel_id)
