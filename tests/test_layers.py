@@ -82,6 +82,7 @@ CONFINED = {
     "h11": (
         "kernelproto/server/program/header_timeout.py",
         "kernelproto/server/auth/http_get.py",
+        "kernelproto/server/nodes/http.py",
         "kernelproto/server/program/protocols.py",
     ),
     "httpx": ("kernelproto/remote/",),
@@ -127,6 +128,7 @@ PURE = (
     "kernelproto/pool/plan.py",
     "kernelproto/registry/statements.py",
     "kernelproto/server/mcp/messages.py",
+    "kernelproto/server/nodes/seal.py",
     "kernelproto/server/rate_limit.py",
     "kernelproto/server/session_table.py",
     "kernelproto/server/user_messages.py",

@@ -8,10 +8,11 @@ import sys
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.concurrency.turns import turn
@@ -65,10 +66,10 @@ else:
 
 _PARENT_VARIABLE = "JPY_PARENT_PID"
 
-# For callers without a deadline of their own. A kernel loads its libraries before it registers.
+# For callers without a deadline of their own. A kernel loads libraries before registering.
 _REGISTRATION_SECONDS = 120.0
 
-# The launch gives up this long before the caller's deadline, so that it can raise the reason.
+# The launch gives up this long before the caller's deadline, so that the error has the reason.
 _MARGIN_SECONDS = 0.05
 
 # All ids have the same length, so there is room for the sockets of every kernel or of none.
@@ -86,18 +87,18 @@ def this_host() -> Host:
 
 
 async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
-    """Start a kernel as a process on this machine; it need not be ready when this returns.
+    """Start a kernel as a process on this machine; the kernel need not be ready on return.
 
     The caller has to call the manager's cleanup(). If this raises, nothing is left of the attempt.
     A kernel that registers has done so when this returns; the launch fails after 2 minutes without
     a registration, or just before the caller's deadline.
 
     Args:
-        plan: how the kernel is launched. JPY_PARENT_PID and KERNELPROTO_KERNEL_ID are added to its
+        plan: how the kernel is launched. JPY_PARENT_PID and KERNELPROTO_KERNEL_ID are added to the
             environment.
 
     Raises:
-        KernelExitedEarly: the command cannot be run, or the process ended before it registered.
+        KernelExitedEarly: the command cannot be run, or the process ended before the registration.
         KernelNotReady: the kernel did not register in time.
         InvalidLaunchParameter: the working directory cannot be entered, an argument or variable
             cannot be passed to a program, the ip is not an address of this machine, a limit cannot
@@ -112,22 +113,18 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
 
         if not is_known_possible(plan.sandbox):
             await anyio.to_thread.run_sync(require_sandbox, plan.sandbox)
-    # A program that has written the file knows the kernel by the id in its name.
+    # A program that has written the file knows the kernel by the id in the file name.
     known_id = kernel_of_connection_file(plan.connection_file) if plan.connection_file else None
     kernel_id = known_id or str(uuid.uuid4())
     with shortages_named(), ExitStack() as undo:
         sweep()
-        # First, because the next program needs the record to clear up if this program is killed.
-        makes_sockets = plan.transport == "ipc" and plan.connection_file is None
-        folder = require_socket_folder(kernel_id) if makes_sockets else None
-        record = Record.reserve(kernel_id, socket_folder=folder, listed_as=plan.listed_as)
-        undo.callback(record.remove)
+        launch = _Launch.begin(plan, kernel_id, undo)
         if plan.connection_file is not None:
             files = ConnectionFile.given(kernel_id, plan.connection_file)
-            launched = files.info, await _start(plan, kernel_id, files)
+            launched = files.info, await _start(launch, files)
         # Other programs can take tcp ports, but not the sockets in the kernel's own folder.
         elif plan.registers and plan.transport == "tcp":
-            launched = await _start_and_register(plan, kernel_id)
+            launched = await _start_and_register(launch)
         else:
             files = ConnectionFile.create(
                 kernel_id,
@@ -136,36 +133,70 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
                 encrypted=plan.encrypted,
                 kernel_name=plan.kernel_type,
             )
-            launched = files.info, await _start(plan, kernel_id, files)
+            launched = files.info, await _start(launch, files)
         undo.pop_all()
     return launched
 
 
-async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> LocalKernelManager:
-    """Start the process; record it, limit it, and have it watched.
+class _Launch(NamedTuple):
+    """A launch that has begun: the kernel is watched and recorded, and has no files yet.
+
+    Attributes:
+        plan: how the kernel is launched.
+        record: the record, without a process.
+        groups: the control groups of the sandbox, not made yet; None without a sandbox.
+        watch: has the watchdog end the kernel with this program; None if the kernel goes on.
+    """
+
+    plan: LaunchPlan
+    record: Record
+    groups: ControlGroups | None
+    watch: Watch | None
+
+    @classmethod
+    def begin(cls, plan: LaunchPlan, kernel_id: str, undo: ExitStack) -> _Launch:
+        """Begin to watch the kernel, and write the record.
+
+        If this program is killed, the watchdog removes everything that is made afterwards. Without
+        a watchdog, the next program does so, by the record.
+        """
+        makes_sockets = plan.transport == "ipc" and plan.connection_file is None
+        groups = _control_groups(plan, kernel_id)
+        record = Record.of_launch(
+            kernel_id,
+            socket_folder=require_socket_folder(kernel_id) if makes_sockets else None,
+            control_groups=() if groups is None else groups.paths,
+            listed_as=plan.listed_as,
+        )
+        watch = None
+        if sys.platform != "win32" and not plan.detached:
+            watch = Watch(record.watched())
+            undo.callback(watch.close)
+        record.reserve()
+        undo.callback(record.remove)
+        return cls(plan, record, groups, watch)
+
+
+async def _start(launch: _Launch, files: ConnectionFile) -> LocalKernelManager:
+    """Start the process, with a record and limits.
 
     If this raises, nothing is left of the process, and the files are removed.
     """
+    plan, record, groups, watch = launch
+    kernel_id = record.kernel_id
     command = plan.command(connection_file=files.path, kernel_id=kernel_id)
     with ExitStack() as undo, launch_errors(command, plan.cwd):
         undo.callback(files.remove)
         if plan.limits is not None:
             plan.limits.check()
-        groups = _control_groups(plan, kernel_id)
-        record = Record(
-            kernel_id=kernel_id,
+        record = msgspec.structs.replace(
+            record,
             kernel_name=plan.kernel_type,
             command=tuple(map(readable, command)),
             interrupt_mode=plan.interrupt_mode,
-            connection_file=files.own_path,
-            socket_folder=files.socket_folder,
-            control_groups=() if groups is None else groups.paths,
             output=_path(plan.output) if plan.detached else None,
             detached=plan.detached,
-            owner=ProcessId.of(os.getpid()),
-            listed_as=plan.listed_as,
         )
-        undo.callback(record.remove)
         record.write()
         forwarder: Forwarder | None = None
         kept: OutputTail | OutputFile
@@ -177,10 +208,6 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
                 undo.callback(forwarder.end)
             kept = OutputTail(forwarder)
         undo.callback(kept.close)
-        watch = None
-        if sys.platform != "win32" and not plan.detached:
-            watch = Watch(record.watched())
-            undo.callback(watch.close)
         confined = None
         if groups is not None:
             groups.make()
@@ -188,7 +215,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             confined = _confine(plan, command, files, groups.paths)
         with kept.write_end:
             env = {**plan.environment(os.environ), KERNEL_ID_VARIABLE: kernel_id}
-            if plan.detached or confined is not None:  # in a sandbox its number means nothing
+            if plan.detached or confined is not None:  # in a sandbox this number means nothing
                 env.pop(_PARENT_VARIABLE, None)
             else:
                 env[_PARENT_VARIABLE] = str(os.getpid())
@@ -214,7 +241,7 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
             else:
                 process = ProcessGroup(command, env=env, cwd=plan.cwd, output=kept.write_end)
         undo.callback(process.abort)
-        if confined is None:  # a sandboxed kernel sets its limits itself, before it runs
+        if confined is None:  # a sandboxed kernel sets its limits before running
             lower_open_files(process.pid)
             if plan.limits is not None:
                 plan.limits.apply(process.pid)
@@ -240,11 +267,13 @@ async def _start(plan: LaunchPlan, kernel_id: str, files: ConnectionFile) -> Loc
     )
 
 
-async def _start_and_register(
-    plan: LaunchPlan, kernel_id: str
-) -> tuple[ConnectionInfo, LocalKernelManager]:
+async def _start_and_register(launch: _Launch) -> tuple[ConnectionInfo, LocalKernelManager]:
+    plan = launch.plan
     registration = new_registration(
-        kernel_id, ip=plan.ip, encrypted=plan.encrypted, kernel_name=plan.kernel_type
+        launch.record.kernel_id,
+        ip=plan.ip,
+        encrypted=plan.encrypted,
+        kernel_name=plan.kernel_type,
     )
     with ExitStack() as stack:
         try:
@@ -254,7 +283,7 @@ async def _start_and_register(
                 f"cannot listen for the registration of a kernel: {error.strerror}"
             ) from error
         files = ConnectionFile.create_for_registration(registration, ip=LOOPBACK, port=socket.port)
-        manager = await _start(plan, kernel_id, files)
+        manager = await _start(launch, files)
         try:
             files.complete(await _wait_for_registration(manager, registration, socket))
         except BaseException:
@@ -307,6 +336,7 @@ def _confine(
         resources=plan.values.get("resource_dir", ""),
         cwd=plan.cwd,
         control_groups=control_groups,
+        detached=plan.detached,
     )
 
 

@@ -1,9 +1,9 @@
 """Adopting the kernels in a registry that no program owns, for a pool that is being opened.
 
 If a program was killed during a launch, the row of the kernel has no handle, or that of an old
-process. Each process is listed under the id of its kernel from the beginning, so it is found by
-this id. A kernel that was restarted is adopted, or started again if the program was killed before
-its new process was. A kernel that no user has got yet is ended.
+process. Each process is listed under the id of its kernel from the beginning, so the pool finds the
+process by this id. A kernel that was being restarted is adopted, or started again if the program
+was killed before the start of the new process. A kernel without a user is ended.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from kernelproto.exceptions import (
     PoolError,
 )
 from kernelproto.host.launch import adopt
+from kernelproto.host.local import host_folder
 from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.spec.naming import HOST, LOCAL
 from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.limits import LeaseLimits
 from kernelproto.registry.interface import RegisteredKernel, Registry
@@ -34,6 +36,9 @@ logger = logging.getLogger(__name__)
 
 # How long a claim holds.
 CLAIM_SECONDS = 30.0
+
+# The ids of the hosts whose kernels are found on one machine only.
+_OF_ONE_MACHINE = (LOCAL, "container")
 
 # Time to store the end of a kernel, and to let go of one.
 SETTLE_SECONDS = 10.0
@@ -45,8 +50,8 @@ class Found(NamedTuple):
     Attributes:
         row: the kernel in the registry.
         fence: the number of the claim.
-        start: the options of its start.
-        launched: the kernel, adopted; None if it must be started again.
+        start: the options of the kernel's start.
+        launched: the adopted kernel; None if the kernel must be started again.
     """
 
     row: RegisteredKernel
@@ -64,6 +69,9 @@ class Adoption:
         node: the name of this program in the registry.
         counts: the counts of the pool; "lost" is counted here.
         replays: as for ``kernelproto.host.launch.adopt``.
+        seconds: how long a claim holds.
+        is_shared: whether other nodes use the registry, perhaps on machines whose kernels this node
+            cannot reach. Then only a node that can judge removes a kernel as ended.
     """
 
     def __init__(
@@ -74,8 +82,12 @@ class Adoption:
         counts: Counter[str],
         *,
         replays: bool = False,
+        seconds: float = CLAIM_SECONDS,
+        is_shared: bool = False,
     ) -> None:
         self._replays = replays
+        self._seconds = seconds
+        self._is_shared = is_shared
         self._registry = registry
         self._finder = finder
         self._node = node
@@ -85,20 +97,32 @@ class Adoption:
         """Adopt the kernels in the registry that no program owns.
 
         Args:
-            found: gets each kernel as soon as it is adopted and claimed.
+            found: gets each kernel as soon as the kernel is adopted and claimed.
 
         Raises:
             RegistryError: the registry cannot be read or written.
         """
         for row in await self._registry.kernels():
-            start = self._start(row)
-            if start is not None:
-                is_alive, launched = await self._try_to_adopt(row)
-                if is_alive:
-                    await self._claim(row, launched, start, found)
+            await self.take(row, found)
+
+    async def take(self, row: RegisteredKernel, found: list[Found]) -> None:
+        """Adopt a kernel unless a program owns it.
+
+        Args:
+            row: the kernel in the registry.
+            found: gets the kernel when it is adopted and claimed.
+
+        Raises:
+            RegistryError: the registry cannot be read or written.
+        """
+        start = self._start(row)
+        if start is not None:
+            is_alive, launched = await self._try_to_adopt(row)
+            if is_alive:
+                await self._claim(row, launched, start, found)
 
     async def remove_ended(self, row: RegisteredKernel) -> None:
-        """Remove a row whose kernel has ended while no program owned it.
+        """Remove the row of a kernel that has ended without an owner.
 
         Raises:
             RegistryError: the registry cannot be written.
@@ -108,11 +132,11 @@ class Adoption:
         is_alive, launched = await self._try_to_adopt(row)
         if launched is not None:
             await detach(launched[1])
-        elif is_alive:  # it has no process since a restart was interrupted
+        elif is_alive:  # no process, since a restart was interrupted
             await self._registry.remove(row.kernel_id, row.fence)
 
     def _start(self, row: RegisteredKernel) -> StartOptions | None:
-        """Return the options of a kernel's start; None if this pool must leave it alone."""
+        """Return the options of a kernel's start; None if this pool must not adopt the kernel."""
         if row.held and row.node != self._node:
             return None
         try:
@@ -122,7 +146,7 @@ class Adoption:
             return None
 
     async def _try_to_adopt(self, row: RegisteredKernel) -> tuple[bool, Launched | None]:
-        """Adopt a kernel as _adopt() does, or log why it cannot be adopted."""
+        """Adopt a kernel as _adopt() does, or log why that is impossible."""
         try:
             return await self._adopt(row)
         except KernelInUse as error:
@@ -132,10 +156,10 @@ class Adoption:
         return False, None
 
     async def _adopt(self, row: RegisteredKernel) -> tuple[bool, Launched | None]:
-        """Adopt a kernel; remove its row if it has ended or has no user yet.
+        """Adopt a kernel; remove the row if the kernel has ended or has no user yet.
 
         Returns:
-            Whether the pool has the kernel, and the kernel if it was adopted.
+            Whether the pool has the kernel, and the kernel if adopted.
         """
         failure: DiscoveryError | None = None
         if row.handle is not None:
@@ -151,6 +175,8 @@ class Adoption:
                 return True, launched
             logger.info("the %s is ended: its launch was interrupted", _about(row))
             await launched[1].cleanup()
+        elif not self._can_judge(row):
+            return False, None
         elif failure is not None and row.restarting:
             return True, None
         elif failure is not None:
@@ -159,16 +185,29 @@ class Adoption:
         await self._registry.remove(row.kernel_id, row.fence)
         return False, None
 
+    def _can_judge(self, row: RegisteredKernel) -> bool:
+        """Return whether a kernel that this node does not find has ended.
+
+        A node that has held the kernel knows, and so does every node on the machine of its host, or
+        with the engine that runs it. A kernel of another machine may live.
+        """
+        if not self._is_shared or row.node == self._node:
+            return True
+        handle = row.handle
+        if handle is None or handle.host in _OF_ONE_MACHINE:
+            return False
+        return handle.host != HOST or handle.place.get("folder") == host_folder()
+
     async def _adopt_launched(
         self, row: RegisteredKernel, failure: DiscoveryError | None
     ) -> Launched | None:
-        """Adopt a kernel whose handle is not in the registry; return None if there is none.
+        """Adopt a kernel whose handle is not in the registry; return None if there is no kernel.
 
         Args:
             row: the kernel.
             failure: the reason why the kernel with the handle in the registry was not adopted.
         """
-        from kernelproto.launch.adopt import LocalHost  # few programs need it
+        from kernelproto.launch.adopt import LocalHost  # few programs need this module
 
         handle = await LocalHost().find_launched(row.kernel_id)
         if handle is None:
@@ -182,7 +221,7 @@ class Adoption:
         except DiscoveryError:
             if await LocalHost().find_launched(row.kernel_id) is not None:
                 raise
-            return None  # it had ended in its host, which has removed it now
+            return None  # the kernel had ended in its host, which has removed it now
 
     async def _claim(
         self,
@@ -194,7 +233,7 @@ class Adoption:
         fence = None
         try:
             fence = await self._registry.claim(
-                row.kernel_id, node=self._node, seconds=CLAIM_SECONDS
+                row.kernel_id, node=self._node, seconds=self._seconds
             )
         finally:
             if fence is None and launched is not None:  # another node was faster
@@ -220,7 +259,7 @@ def _about(row: RegisteredKernel) -> str:
 
 
 def handle_of(manager: KernelManager, kernel_id: str) -> KernelHandle | None:
-    """Return the handle of a kernel, under its id in the registry; None if it has none."""
+    """Return the handle of a kernel, with the kernel's id in the registry; None without one."""
     handle = manager.handle() if isinstance(manager, HasHandle) else None
     return None if handle is None else msgspec.structs.replace(handle, kernel_id=kernel_id)
 

@@ -1,19 +1,19 @@
-"""KeepingExecutor: performs the plan of a pool whose kernels outlive it.
+"""KeepingExecutor: performs the plan of a pool whose kernels outlive the pool.
 
 Theory of operation
 -------------------
-The registry has a row for each kernel: added before the launch, given the handle of the process
-when the kernel is ready, and that of each new process as soon as it is started, and removed after
-the end. When the pool is closed, the kernels are detached and their rows released. When the program
-is killed, the rows stay, with a claim of its node. The next pool of this node adopts the kernels,
-and then claims the rows: the host of a kernel knows for sure whether a running program owns the
-kernel, so a second pool disturbs no row of it.
+The registry has a row for each kernel. The row is added before the launch, gets the handle of the
+process when the kernel is ready and that of each new process at its start, and is removed after the
+end. When the pool is closed, the kernels are detached and their rows released. When the program is
+killed, the rows stay, with a claim of its node. The next pool of this node adopts the kernels, and
+then claims the rows: the host of a kernel knows for sure whether a running program owns the kernel,
+so a second pool changes no row of a running program.
 
-A task renews the claims, and stores how long each kernel that was used has been idle. Another one
-stores notes, all that have changed in one step, at most once a second on average. If the registry
-does not answer, that is logged, and the pool keeps its kernels; ends of kernels are stored as soon
-as it answers again. If another node has claimed a kernel, the pool lets go of the kernel without
-ending it.
+A task renews the claims, and stores how long each used kernel has been idle. A second task stores
+the changed notes, all in one step, at most once a second on average. If the registry does not
+answer, the pool logs the fault and keeps its kernels; the pool stores ends of kernels as soon as
+the registry answers again. If another node has claimed a kernel, the pool releases the kernel
+without ending it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Note:
 
 
 class KeepingExecutor(Executor):
-    """Performs the plan of a pool whose kernels outlive it.
+    """Performs the plan of a pool whose kernels outlive the pool.
 
     Args:
         plan: as for Executor.
@@ -83,6 +83,8 @@ class KeepingExecutor(Executor):
         finder: adopts kernels.
         node: the name of this program in the registry.
         replays: as for KernelPool.
+        claim_seconds: how long a claim on a kernel holds; None means CLAIM_SECONDS.
+        is_shared: as for Adoption.
 
     Raises:
         RegistryError: on entering the block, the registry cannot be read or written.
@@ -99,11 +101,22 @@ class KeepingExecutor(Executor):
         finder: KernelFinder,
         node: str,
         replays: bool = False,
+        claim_seconds: float | None = None,
+        is_shared: bool = False,
     ) -> None:
         super().__init__(plan, launcher, timeouts, restart)
         self._registry = registry
         self._node = node
-        self._adoption = Adoption(registry, finder, node, self.counts, replays=replays)
+        self._claim_seconds = CLAIM_SECONDS if claim_seconds is None else claim_seconds
+        self._adoption = Adoption(
+            registry,
+            finder,
+            node,
+            self.counts,
+            replays=replays,
+            seconds=self._claim_seconds,
+            is_shared=is_shared,
+        )
         self._fences: dict[int, int] = {}
         self._adopted: dict[int, Launched] = {}
         # The kernels that have ended while the registry did not answer, with their fences.
@@ -135,10 +148,11 @@ class KeepingExecutor(Executor):
             finally:  # without a checkpoint before the base class refuses new kernels
                 for managed in self._kernels:
                     if isinstance(managed, KeptKernel):
-                        managed.leave(ClientClosed("the pool was closed; the kernel goes on"))
+                        reason = "the pool was closed; the kernel goes on"
+                        managed.leave(ClientClosed(reason, goes_on=True))
 
     def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
-        """Call a function with each restored kernel when it is ready."""
+        """Call a function with each restored kernel once the kernel is ready."""
         self._watch_restored = callback
         for restored in self._ready_restored:
             callback(restored)
@@ -200,13 +214,13 @@ class KeepingExecutor(Executor):
     async def _launch(
         self, managed: ManagedKernel, launch: Launch, *, env: Mapping[str, str], cwd: str | None
     ) -> Launched:
-        """Return the kernel that was adopted, or launch one; store its handle after a restart."""
+        """Return the adopted kernel, or launch one; store the new handle after a restart."""
         if managed.number in self._adopted:
             return self._adopted.pop(managed.number)
         if not isinstance(managed, KeptKernel):
             return await launch(env=env, cwd=cwd)
         if managed.number not in self._fences:
-            await self._add(managed)
+            await self._add(managed, managed.start)
         info, manager = await launch(env=env, cwd=cwd)
         try:
             if handle_of(manager, managed.kernel_id) is None:
@@ -214,7 +228,8 @@ class KeepingExecutor(Executor):
                     f"the {managed} cannot outlive this program: its kernel type "
                     f"{managed.kernel_type!r} has no handles; use a pool without a registry"
                 )
-            if managed.running:
+            if managed.running or managed.newest is not None:
+                managed.newest = manager
                 await self._store_handle(managed, manager)
         except BaseException:
             await manager.cleanup()
@@ -237,11 +252,17 @@ class KeepingExecutor(Executor):
         if handle is None or fence is None:
             raise PoolError(f"another program has claimed the {managed} in the registry")
         if not await self._registry.set_handle(managed.kernel_id, fence, handle):
-            # Another program has claimed the kernel, or has removed it as ended.
-            fence = await self._add(managed)
+            # Another program has claimed the kernel, or has removed the ended kernel.
+            fence = await self._add(managed, managed.start)
             await self._registry.set_handle(managed.kernel_id, fence, handle)
 
-    async def _add(self, managed: KeptKernel) -> int:
+    async def _add(self, managed: ManagedKernel, start: StartOptions) -> int:
+        """Add a kernel to the registry; return the fence.
+
+        Raises:
+            PoolError: there is a kernel of this name, or the limits of the registry are reached.
+            RegistryError: the registry cannot be written.
+        """
         await self._store_ends()
         add = partial(
             self._registry.add,
@@ -250,8 +271,9 @@ class KeepingExecutor(Executor):
             name=managed.lease.name,
             kernel_type=managed.kernel_type,
             node=self._node,
-            seconds=CLAIM_SECONDS,
-            start=encoded(managed.start),
+            seconds=self._claim_seconds,
+            start=encoded(start),
+            **self._limits(start),
         )
         fence = await add()
         if fence is None:
@@ -260,10 +282,14 @@ class KeepingExecutor(Executor):
         if fence is None:
             raise PoolError(
                 f"the {managed} is in the registry already, and another program has it or is "
-                f"starting it: use another name, or try again in {CLAIM_SECONDS:g} s"
+                f"starting it: use another name, or try again in {self._claim_seconds:g} s"
             )
         self._fences[managed.number] = fence
         return fence
+
+    def _limits(self, start: StartOptions) -> dict[str, int]:
+        """Return the limits that the registry checks: none, the plan has all of its kernels."""
+        return {}
 
     async def _remove_ended(self, lease: Lease) -> None:
         """Remove a kernel without an owner that has ended, or whose launch was interrupted."""
@@ -274,7 +300,7 @@ class KeepingExecutor(Executor):
     async def _settle(self, managed: ManagedKernel) -> None:
         """Store the end of a kernel in this pool."""
         adopted = self._adopted.pop(managed.number, None)
-        if adopted is not None:  # it was not even begun
+        if adopted is not None:  # the start was not even begun
             await detach(adopted[1])
         fence = self._fences.pop(managed.number, None)
         changed = self._notes.pop(managed.number, None)
@@ -286,7 +312,7 @@ class KeepingExecutor(Executor):
         try:
             if is_kept:
                 idle = {managed.kernel_id: anyio.current_time() - managed.active_at}
-                await self._registry.renew(self._node, seconds=CLAIM_SECONDS, idle=idle)
+                await self._registry.renew(self._node, seconds=self._claim_seconds, idle=idle)
                 if changed is not None:
                     note = {managed.kernel_id: changed.make()}
                     await self._registry.set_notes(self._node, note)
@@ -306,20 +332,22 @@ class KeepingExecutor(Executor):
         """Renew the claims of this pool, and store the uses of kernels."""
         while True:
             await anyio.sleep(_RENEW_SECONDS)
-            now, fences = anyio.current_time(), dict(self._fences)
-            used = [each for each in self._kernels if each.active_at >= self._stored_at]
-            idle = {each.kernel_id: now - each.active_at for each in used if each.running}
             try:
-                held = await self._registry.renew(self._node, seconds=CLAIM_SECONDS, idle=idle)
-                await self._store_ends()
+                await self._renew_once()
             except RegistryError as error:
                 logger.warning("the kernels of the pool are kept without the registry: %s", error)
-                continue
-            self._stored_at = now
-            for number, fence in fences.items():
-                managed = self._kernels[number] if number in self._fences else None
-                if isinstance(managed, KeptKernel) and held.get(managed.kernel_id) != fence:
-                    self._let_go(managed)
+
+    async def _renew_once(self) -> None:
+        now, fences = anyio.current_time(), dict(self._fences)
+        used = [each for each in self._kernels if each.active_at >= self._stored_at]
+        idle = {each.kernel_id: now - each.active_at for each in used if each.running}
+        held = await self._registry.renew(self._node, seconds=self._claim_seconds, idle=idle)
+        await self._store_ends()
+        self._stored_at = now
+        for number, fence in fences.items():
+            managed = self._kernels[number] if number in self._fences else None
+            if managed is not None and held.get(managed.kernel_id) != fence:
+                self._let_go(managed)
 
     async def _store_notes(self) -> None:
         """Store the notes that have changed, at most once a second on average."""
@@ -338,7 +366,7 @@ class KeepingExecutor(Executor):
             except RegistryError as error:
                 logger.warning("the notes about kernels are not in the registry: %s", error)
             for number, note in changed.items():
-                if self._notes.get(number) is note:  # otherwise it has changed again meanwhile
+                if self._notes.get(number) is note:  # otherwise the note has changed again
                     del self._notes[number]
             now = anyio.current_time()
             prompt = min(prompt + (now - counted_at) / _NOTE_SECONDS, _PROMPT_WRITES) - 1
@@ -346,9 +374,12 @@ class KeepingExecutor(Executor):
             if prompt < 1:
                 await anyio.sleep((1 - prompt) * _NOTE_SECONDS)
 
-    def _let_go(self, managed: KeptKernel) -> None:
-        logger.error("another program has claimed the %s: this pool lets go of it", managed)
+    def _let_go(self, managed: ManagedKernel) -> None:
+        logger.error("another program has claimed the %s: this pool releases it", managed)
         del self._fences[managed.number]
         self._plan.end(managed.number)
         reason = f"the {managed} belongs to another program now"
-        managed.leave(ClientClosed(reason, ended="lost"))
+        if isinstance(managed, KeptKernel):
+            managed.leave(ClientClosed(reason, ended="lost", goes_on=True))
+        else:
+            managed.end(ClientClosed(reason, ended="lost"))

@@ -31,14 +31,13 @@ class RestoredKernel(NamedTuple):
 
     Attributes:
         user: the user of the kernel.
-        name: its name among the user's kernels.
+        name: the name among the user's kernels.
         kernel: the kernel, ready.
         note: the note that was stored last; see ``KernelPool.note``.
-        messages: the messages that have arrived since it was adopted, with their channels and
-            their numbers (see ``KeepsMessages``; 0 without them). Beyond 64 MiB the oldest are
-            missing.
-        missing: the number of messages that no program has acknowledged and that are lost. For a
-            kernel without a host it is unknown, and 0.
+        messages: the messages that have arrived since the adoption, with their channels and their
+            numbers (see ``KeepsMessages``; 0 without them). Beyond 64 MiB the oldest are missing.
+        missing: the number of messages that no program has acknowledged and that are lost. 0 for a
+            kernel without a host, where the number is unknown.
     """
 
     user: str
@@ -61,12 +60,13 @@ class KeptKernel(ManagedKernel):
         start: the options of its start.
         store: stores the handle of a new kernel that is ready, before a user gets the kernel;
             raises if the kernel must end.
-        on_restored: called with a restored kernel when it is ready.
-        restored: the kernel in the registry, if it has outlived another pool.
-        is_new: whether the kernel gets a new process, because it has none.
+        on_restored: called with a restored kernel once the kernel is ready.
+        restored: the kernel in the registry, if the kernel has outlived another pool.
+        is_new: whether the kernel gets a new process, because there is none.
 
     Attributes:
         is_kept: whether the process goes on after ``serve``.
+        newest: the newest process, from the first handle that is stored on; None before.
         start: the options of its start.
     """
 
@@ -82,6 +82,7 @@ class KeptKernel(ManagedKernel):
     ) -> None:
         super().__init__(*facts, **named)
         self.is_kept = False
+        self.newest: KernelManager | None = None
         self.start = start
         self._store = store
         self._on_restored = on_restored
@@ -93,7 +94,7 @@ class KeptKernel(ManagedKernel):
     def leave(self, reason: ClientClosed) -> None:
         """Let go of the kernel; ``gone`` is set when this is done.
 
-        A kernel that is being started is ended: it has no user's state.
+        A kernel that is being started is ended: the kernel has no state of a user.
 
         Args:
             reason: raised by later calls on the kernel.
@@ -107,7 +108,7 @@ class KeptKernel(ManagedKernel):
     async def serve(
         self, launch: Launch, cwd: str | None, timeouts: Timeouts, restart: RestartPolicy | None
     ) -> None:
-        """Start the kernel, and return when it has ended, or was left and goes on."""
+        """Start the kernel, and return when the kernel has ended, or was left and goes on."""
         with anyio.CancelScope(shield=True):
             await super().serve(launch, cwd, timeouts, restart)
 
@@ -130,7 +131,7 @@ class KeptKernel(ManagedKernel):
             is_stored = not self._is_new
             try:
                 if not is_stored:
-                    await self._store(self, kernel.manager)
+                    await self._store_newest(kernel.manager)
                     is_stored = True
                 self._begin(kernel)
                 self._hand_over(kernel, early)
@@ -143,6 +144,13 @@ class KeptKernel(ManagedKernel):
                     await kernel.shutdown()
                 elif self._reason is not None:
                     kernel.client.fail(self._reason)
+
+    async def _store_newest(self, manager: KernelManager) -> None:
+        """Store the handle of the process, and that of each one that replaces it meanwhile."""
+        self.newest, stored = manager, None
+        while stored is not self.newest:
+            stored = self.newest
+            await self._store(self, stored)
 
     def _hand_over(self, kernel: Kernel, early: _EarlyMessages | None) -> None:
         if early is not None:
@@ -164,7 +172,7 @@ class KeptKernel(ManagedKernel):
             self._last_activity -= timedelta(seconds=idle)
             self._started_at -= timedelta(seconds=age)
             self._process_started_at = self._started_at
-            self._has_worked = True  # if the kernel is busy now, it works for a client
+            self._has_worked = True  # if the kernel is busy now, a client uses it
 
 
 class _EarlyMessages:

@@ -62,9 +62,10 @@ class PoolLauncher(AsyncContextManagerMixin):
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
         detached: whether the kernels outlive this program, except those with ``kept`` false.
-        host: whether a host runs detached kernels; None means wherever that is possible.
+        host: whether a host runs detached kernels; None means if possible.
         linger: the seconds without a program after which a host ends a detached kernel; None means
             never.
+        must_linger: whether a kernel that no host can run is refused if *linger* is given.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         detached: bool = False,
         host: bool | None = None,
         linger: float | None = None,
+        must_linger: bool = True,
     ) -> None:
         self._finder = finder
         self._kernel_type = kernel_type
@@ -84,6 +86,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         self._detached = detached
         self._host = host
         self._linger = linger
+        self._must_linger = must_linger
         self._must_exist = not isinstance(warm, int)
         by_type = {kernel_type: warm} if isinstance(warm, int) else warm
         self._warm = {
@@ -118,7 +121,8 @@ class PoolLauncher(AsyncContextManagerMixin):
         async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
             params = self._launch_params(start, env)
             if self._detached and start.get("kept", True):
-                # A later program finds the kernel by its id if this one is killed while launching.
+                # A later program finds the kernel by this id if this program is killed while
+                # launching.
                 params["listed_as"] = start.get("kernel_id") or ""
                 return await launch_outliving(
                     self._finder,
@@ -127,6 +131,7 @@ class PoolLauncher(AsyncContextManagerMixin):
                     launch_params=params,
                     host=self._host,
                     linger=self._linger,
+                    must_linger=self._must_linger,
                 )
             return await self._warm.get(key, self._finder).launch(
                 key, cwd=cwd, launch_params=params

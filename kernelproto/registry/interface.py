@@ -115,8 +115,13 @@ class Registry(Protocol):
         node: str,
         seconds: float,
         start: str = "",
+        max_kernels: int | None = None,
+        max_per_owner: int | None = None,
     ) -> int | None:
         """Add a kernel and claim it, before it is launched.
+
+        The limits are checked and the kernel is added in one step, so that nodes which add kernels
+        at the same time do not exceed them. A kernel counts from add() until remove().
 
         Args:
             kernel_id: a new id.
@@ -126,9 +131,15 @@ class Registry(Protocol):
             node: the node that launches the kernel.
             seconds: how long the claim holds.
             start: the options of the start, for a restart by a later program.
+            max_kernels: how many kernels the registry may have; None means any number.
+            max_per_owner: how many kernels of this user it may have; None means any number.
 
         Returns:
             The fence; None if there is a kernel with this id, or this user has one of this name.
+
+        Raises:
+            PoolFull: the registry has *max_kernels*.
+            QuotaExceeded: the user has *max_per_owner*.
         """
         ...
 
@@ -184,8 +195,24 @@ class Registry(Protocol):
         """
         ...
 
-    async def kernels(self, *, owner: str | None = None) -> list[RegisteredKernel]:
-        """Return the kernels of one user or of all users, the oldest first."""
+    async def remove_unheld(self, *, seconds: float) -> list[str]:
+        """Remove the kernels that no node has held for so many seconds; return their ids."""
+        ...
+
+    async def kernels(
+        self, *, owner: str | None = None, kernel_id: str | None = None, unheld: bool = False
+    ) -> list[RegisteredKernel]:
+        """Return the kernels, the oldest first.
+
+        Args:
+            owner: the user; None means all users.
+            kernel_id: the id of one kernel; None means all kernels.
+            unheld: whether to return only kernels that no node holds.
+        """
+        ...
+
+    async def count(self) -> int:
+        """Return the number of all kernels."""
         ...
 
     async def set_session(self, session: RegisteredSession) -> bool:
@@ -206,4 +233,12 @@ class Registry(Protocol):
 
     async def nodes(self) -> list[RegisteredNode]:
         """Return the nodes that have ever renewed a claim, by name."""
+        ...
+
+    async def secret(self) -> str:
+        """Return a text that only the programs with this registry have.
+
+        It is made by the first call, and stays the same. With it nodes prove to each other that
+        they have the same registry.
+        """
         ...

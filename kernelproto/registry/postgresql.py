@@ -64,6 +64,7 @@ _LOCK_SECONDS = 2.0
 # The first halves of the keys of the advisory locks; the second half is the hash of the schema.
 _MIGRATION_LOCK = 0x4B50524F  # "KPRO"
 _EXCLUSIVE_LOCK = _MIGRATION_LOCK + 1
+_NODE_LOCK = _MIGRATION_LOCK + 2  # the next one is in statements.py
 
 # The statements that lead from each schema to the next one. Never change one that was released. A
 # program of the version before must be able to use the tables during an upgrade.
@@ -104,6 +105,7 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "create index session_of_kernel on session (kernel_id)",
     ),
+    ("create table secret (name text primary key, value text not null)",),
 )
 
 
@@ -122,8 +124,10 @@ class PostgreSQLRegistry(SQLRegistry, AsyncContextManagerMixin):
         url: a URL or connection string of libpq; its parameters, ``PGPASSFILE`` and the other
             variables of libpq apply. Errors do not show the password.
         schema: the schema with the tables; different programs can share a database this way.
-        exclusive: whether no other registry with this argument may use the schema meanwhile. It
-            is an advisory lock of the session. Not with a pooler in transaction mode.
+        exclusive: whether no other registry with this argument or with *node* may use the schema
+            meanwhile. It is an advisory lock of the session. Not with a pooler in transaction mode.
+        node: the name of a node that no other registry may have meanwhile. Registries with
+            different names share the schema.
         call_seconds: the time limit of each method, without the lookup of the host's name.
 
     Attributes:
@@ -142,12 +146,14 @@ class PostgreSQLRegistry(SQLRegistry, AsyncContextManagerMixin):
         *,
         schema: str = "kernelproto",
         exclusive: bool = False,
+        node: str | None = None,
         call_seconds: float = _CALL_SECONDS,
     ) -> None:
         super().__init__(POSTGRESQL)
         self._parameters = _parameters(url, call_seconds)
         self._schema = schema
         self._is_exclusive = exclusive
+        self._node = node
         self._call_seconds = call_seconds
         self.place = _place(self._parameters, schema)
         self._is_open = False
@@ -257,8 +263,7 @@ class PostgreSQLRegistry(SQLRegistry, AsyncContextManagerMixin):
             }
             for name, value in settings.items():
                 connection.execute("select set_config(%s, %s, false)", (name, value))
-            if self._is_exclusive:
-                self._lock(connection)
+            self._lock(connection)
         except BaseException:
             connection.close()
             self._close_socket()
@@ -266,14 +271,25 @@ class PostgreSQLRegistry(SQLRegistry, AsyncContextManagerMixin):
         self._connection = connection
 
     def _lock(self, connection: _Connection) -> None:
-        try:
-            connection.execute(
-                "select pg_advisory_lock(%s, hashtext(%s))", (_EXCLUSIVE_LOCK, self._schema)
-            )
-        except errors.LockNotAvailable as error:
-            raise RegistryError(
-                f"another program uses {self.place}: end that program, or choose another schema"
-            ) from error
+        """Take the locks of this program, which the server releases when the connection ends."""
+        locks: list[tuple[str, int, str, str]] = []
+        if self._is_exclusive:
+            user = f"another program uses {self.place}"
+            locks.append(("pg_advisory_lock", _EXCLUSIVE_LOCK, self._schema, user))
+        elif self._node is not None:
+            user = f"a program that does not share {self.place} uses it"
+            locks.append(("pg_advisory_lock_shared", _EXCLUSIVE_LOCK, self._schema, user))
+            user = f"another program has the name {self._node} in {self.place}"
+            locks.append(("pg_advisory_lock", _NODE_LOCK, f"{self._schema} {self._node}", user))
+        for function, key, text, user in locks:
+            try:
+                query = sql.SQL("select {}(%s, hashtext(%s))").format(sql.Identifier(function))
+                connection.execute(query, (key, text))
+            except errors.LockNotAvailable as error:
+                other = "schema" if key == _EXCLUSIVE_LOCK else "name"
+                raise RegistryError(
+                    f"{user}: end that program, or choose another {other}"
+                ) from error
 
     def _disconnect(self) -> None:
         if self._connection is not None:

@@ -82,6 +82,7 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """,
         "create index session_of_kernel on session (kernel_id)",
     ),
+    ("create table secret (name text primary key, value text not null) strict",),
 )
 
 _RIGHTS = "correct the rights of the file and its folder"

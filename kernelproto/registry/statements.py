@@ -16,9 +16,20 @@ class Statements:
         clock: the same, but after each wait of the statement for another transaction.
         greatest: the function that returns the greatest of its arguments.
         parameter: how the dialect writes a parameter; ``{}`` stands for the name.
+        lock_limits: lets one transaction at a time check limits, until it ends; None if the store
+            performs one transaction at a time anyway.
     """
 
-    def __init__(self, *, now: str, clock: str, greatest: str, parameter: str) -> None:
+    def __init__(
+        self,
+        *,
+        now: str,
+        clock: str,
+        greatest: str,
+        parameter: str,
+        lock_limits: str | None = None,
+    ) -> None:
+        self.lock_limits = lock_limits
         self._now = now
         self._clock = clock
         self._greatest = greatest
@@ -32,9 +43,15 @@ class Statements:
             )
             on conflict do nothing returning fence
         """)
+        self.count_all = "select count(*) from kernel"
+        self.count = self._in_dialect("""
+            select count(*), coalesce(sum(case when owner = :owner then 1 else 0 end), 0),
+                coalesce(max(case when id = :id or (owner = :owner and name = :name) then 1 end), 0)
+            from kernel
+        """)
         self.claim = self._in_dialect("""
             update kernel set node = :node, fence = fence + 1, held_until = CLOCK + :seconds
-            where id = :id and (held_until <= CLOCK or node = :node) returning fence
+            where id = :id and (held_until <= CLOCK or node in ('', :node)) returning fence
         """)
         self.use = self._in_dialect("""
             update kernel set used_at = GREATEST(used_at, NOW - :idle)
@@ -58,17 +75,26 @@ class Statements:
             update kernel set restarting = 1 where id = :id and fence = :fence returning id
         """)
         self.release = self._in_dialect("""
-            update kernel set node = '', held_until = 0
+            update kernel set node = '', held_until = NOW
             where id = :id and fence = :fence returning id
         """)
         self.remove = self._in_dialect("""
             delete from kernel where id = :id and fence = :fence returning id
         """)
+        # The time of the last use counts as well: earlier versions stored no time of the release.
+        self.remove_unheld = self._in_dialect("""
+            delete from kernel where GREATEST(held_until, used_at) <= NOW - :seconds returning id
+        """)
         self.kernels = self._in_dialect("""
             select id, owner, name, kernel_type, handle, GREATEST(0, NOW - added_at),
-                GREATEST(0, NOW - used_at), node, fence, GREATEST(0, held_until - NOW), start, note,
+                GREATEST(0, NOW - used_at), node, fence,
+                case when node = '' then 0 else GREATEST(0, held_until - NOW) end, start, note,
                 restarting
-            from kernel where cast(:owner as text) is null or owner = :owner order by added_at, id
+            from kernel
+            where (cast(:owner as text) is null or owner = :owner)
+                and (cast(:id as text) is null or id = :id)
+                and (:unheld = 0 or node = '' or held_until <= NOW)
+            order by added_at, id
         """)
         self.set_note = self._in_dialect("""
             update kernel set note = :note where id = :id and node = :node
@@ -85,6 +111,10 @@ class Statements:
         self.remove_session = self._in_dialect("""
             delete from session where owner = :owner and id = :id returning id
         """)
+        self.make_secret = self._in_dialect("""
+            insert into secret (name, value) values ('nodes', :value) on conflict do nothing
+        """)
+        self.secret = self._in_dialect("select value from secret where name = 'nodes'")
         self.sessions = self._in_dialect("""
             select id, owner, path, name, type, kernel_id
             from session where cast(:owner as text) is null or owner = :owner order by rowid
@@ -109,4 +139,5 @@ POSTGRESQL = Statements(
     clock=_EPOCH.format("clock_timestamp"),
     greatest="greatest",
     parameter="%({})s",
+    lock_limits="select pg_advisory_xact_lock(1263555154, hashtext(current_schema()))",
 )

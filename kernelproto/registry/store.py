@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
+from kernelproto.exceptions import PoolFull, QuotaExceeded
 from kernelproto.interfaces import KernelHandle
 from kernelproto.registry.interface import RegisteredKernel, RegisteredNode, RegisteredSession
 from kernelproto.registry.statements import Statements
 
 T = TypeVar("T")
+
+_SECRET_BYTES = 32
 
 
 class Cursor(Protocol):
@@ -51,18 +55,34 @@ class SQLRegistry:
         node: str,
         seconds: float,
         start: str = "",
+        max_kernels: int | None = None,
+        max_per_owner: int | None = None,
     ) -> int | None:
-        fence: int | None = await self._first(
-            self._sql.add,
-            id=kernel_id,
-            owner=owner,
-            name=name,
-            kernel_type=kernel_type,
-            start=start,
-            node=node,
-            seconds=seconds,
-        )
-        return fence
+        has_limits = max_kernels is not None or max_per_owner is not None
+        lock = self._sql.lock_limits if has_limits else None
+        names = {"id": kernel_id, "owner": owner, "name": name}
+        values = {
+            **names,
+            "kernel_type": kernel_type,
+            "start": start,
+            "node": node,
+            "seconds": seconds,
+        }
+
+        def add(cursor: Cursor) -> int | None:
+            if lock is not None:
+                cursor.execute(lock, {})
+            if has_limits:
+                cursor.execute(self._sql.count, names)
+                ((kernels, of_owner, exists),) = cursor.fetchall()
+                if exists:
+                    return None
+                _check_limits(owner, kernels, of_owner, max_kernels, max_per_owner)
+            cursor.execute(self._sql.add, values)
+            rows = cursor.fetchall()
+            return rows[0][0] if rows else None
+
+        return await self._transaction(add)
 
     async def claim(self, kernel_id: str, *, node: str, seconds: float) -> int | None:
         fence: int | None = await self._first(
@@ -112,8 +132,22 @@ class SQLRegistry:
 
         await self._transaction(store)
 
-    async def kernels(self, *, owner: str | None = None) -> list[RegisteredKernel]:
-        return [_kernel(row) for row in await self._read(self._sql.kernels, owner=owner)]
+    async def remove_unheld(self, *, seconds: float) -> list[str]:
+        def remove(cursor: Cursor) -> list[str]:
+            cursor.execute(self._sql.remove_unheld, {"seconds": seconds})
+            return [kernel_id for (kernel_id,) in cursor.fetchall()]
+
+        return await self._transaction(remove)
+
+    async def kernels(
+        self, *, owner: str | None = None, kernel_id: str | None = None, unheld: bool = False
+    ) -> list[RegisteredKernel]:
+        query = self._sql.kernels
+        rows = await self._read(query, owner=owner, id=kernel_id, unheld=int(unheld))
+        return [_kernel(row) for row in rows]
+
+    async def count(self) -> int:
+        return int((await self._read(self._sql.count_all))[0][0])
 
     async def set_session(self, session: RegisteredSession) -> bool:
         values = msgspec.structs.asdict(session)
@@ -131,6 +165,16 @@ class SQLRegistry:
     async def nodes(self) -> list[RegisteredNode]:
         rows = await self._read(self._sql.nodes)
         return [RegisteredNode(name=name, unseen=age) for name, age in rows]
+
+    async def secret(self) -> str:
+        value = secrets.token_hex(_SECRET_BYTES)
+
+        def find(cursor: Cursor) -> str:
+            cursor.execute(self._sql.make_secret, {"value": value})
+            cursor.execute(self._sql.secret, {})
+            return str(cursor.fetchall()[0][0])
+
+        return await self._transaction(find)
 
     @abstractmethod
     async def _transaction(self, perform: Callable[[Cursor], T], *, writes: bool = True) -> T:
@@ -169,6 +213,24 @@ def value_fault(error: Exception) -> str:
     if isinstance(error, UnicodeError):
         return "it takes only text that is valid Unicode"
     return f"a kernel in it has a handle that is not valid ({error})"
+
+
+def _check_limits(
+    owner: str, kernels: int, of_owner: int, max_kernels: int | None, max_per_owner: int | None
+) -> None:
+    """Check that a further kernel of a user is within the limits; raises as add() does."""
+    if max_per_owner is not None and of_owner >= max_per_owner:
+        raise QuotaExceeded(
+            f"{owner!r} already has {of_owner} of {max_per_owner} kernels, on all servers of the "
+            "registry: release one first, or raise max_per_user",
+            limit=max_per_owner,
+        )
+    if max_kernels is not None and kernels >= max_kernels:
+        raise PoolFull(
+            f"the servers of the registry have {kernels} of {max_kernels} kernels: try again "
+            "later, or raise max_kernels",
+            limit=max_kernels,
+        )
 
 
 def _kernel(row: Sequence[Any]) -> RegisteredKernel:

@@ -34,6 +34,8 @@ from kernelproto.server.middleware.access import Guard, SecurityHeaders
 from kernelproto.server.middleware.cancellable_send import CancellableSends
 from kernelproto.server.middleware.forwarded import Forwarded
 from kernelproto.server.models import timestamp
+from kernelproto.server.nodes.forwarding import Forwarding
+from kernelproto.server.nodes.nodes import Nodes
 from kernelproto.server.responses import (
     answer_bug,
     answer_http_error,
@@ -69,16 +71,17 @@ def create_app(
     The application runs on asyncio and on Trio, alone or mounted in another application. The pool
     must be open meanwhile; the application neither opens nor closes it. Only these settings apply:
     kernel, root_dir, isolate, isolation, allow_env, allow_origins, base_url, trusted_proxies,
-    metrics_token, revoked_kernels, those of MCP and the limits for one user or client.
+    node_url, metrics_token, revoked_kernels, those of MCP and the limits for one user or client.
 
-    If the pool has a registry, the sessions are stored in it, and clients of kernels that have
-    outlived an earlier server are served on. Create one application for such a pool, as soon as the
-    pool is open.
+    If the pool has a registry, the sessions are stored there, and clients of kernels that have
+    outlived an earlier server are served again. Create one application for such a pool, as soon as
+    the pool is open. With ``node_url`` the pool must be *shared*, with this URL as its *node*; then
+    the application serves the kernels of all servers with the registry.
 
-    With the setting ``mcp``, the lifespan of the application must be open while it serves: it holds
-    the conversations. An ASGI server opens it, but not that of a mounted application.
+    With the setting ``mcp``, the lifespan of the application, which holds the conversations, must
+    be open as well. An ASGI server opens the lifespan, but not that of a mounted application.
 
-    On any ASGI server a client that does not read is cut off and delays no other client, and a
+    On any ASGI server a client that does not read is disconnected and delays no other client, and a
     request whose body arrives too slowly gets 408. The ASGI server itself is responsible for
 
     - the time for the head of a request: uvicorn has no limit;
@@ -104,7 +107,8 @@ def create_app(
     meter = UsageMeter()
     metrics = Metrics(pool, broadcasts, finder=finder, meter=meter, logins=logins, sockets=sockets)
     drain = Drain()
-    user_kernels = UserKernels(pool, finder, settings, metrics, access, drain)
+    nodes = _nodes(pool, settings)
+    user_kernels = UserKernels(pool, finder, settings, metrics, access, drain, nodes)
     kept = KeptClients(pool, broadcasts, user_kernels)
     kept.resume()
     limit = settings.max_body_bytes
@@ -152,8 +156,10 @@ def create_app(
             allow_origins=settings.allow_origins,
             public=(*dashboard.PUBLIC, *health.PUBLIC),
             challenging=(mcp.MCP_PATH,),
+            arrivals=nodes,
         ),
         Middleware(CancellableSends),
+        *([] if nodes is None else [Middleware(Forwarding, nodes=nodes, drain=drain)]),
     ]
     sessions = SessionRoutes(user_kernels, settings)
     mcp_routes: list[Route] = []
@@ -188,6 +194,14 @@ def create_app(
     app.state.mcp = users
     app.state.metrics = metrics
     return app
+
+
+def _nodes(pool: KernelPool, settings: Settings) -> Nodes | None:
+    if settings.node_url is None:
+        return None
+    if pool.registry is None:
+        raise InvalidSettings("node_url: the pool needs a registry that the servers share")
+    return Nodes(pool, pool.registry, settings.node_url)
 
 
 def _mcp_users(

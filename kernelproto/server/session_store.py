@@ -23,8 +23,11 @@ class SessionStore:
     def __init__(self, registry: Registry | None) -> None:
         self._registry = registry
 
-    async def load(self) -> list[tuple[str, Session]]:
-        """Return the users and sessions of earlier servers, oldest first.
+    async def load(self, user: str | None = None) -> list[tuple[str, Session]]:
+        """Return the users and sessions of earlier and other servers, oldest first.
+
+        Args:
+            user: only sessions of this user; None means all users.
 
         Raises:
             RegistryError: the registry cannot be read.
@@ -42,7 +45,7 @@ class SessionStore:
                     kernel_id=found.kernel_id,
                 ),
             )
-            for found in await self._registry.sessions()
+            for found in await self._registry.sessions(owner=user)
         ]
 
     async def save(self, user: str, session: Session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -15,6 +16,8 @@ from kernelproto.server.limits import LimitTables
 
 # Marks a setting that can only be set in a file.
 _TABLE = {"table": True}
+
+_NODE_URL = r"https?://[^/?#@\s]+"
 
 
 class Settings(AccessSettings, frozen=True, kw_only=True):
@@ -87,8 +90,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         float,
         Meta(
             ge=0,
-            description="seconds after its start at which a kernel is shut down, even if it is "
-            "busy or connected; 0 for never",
+            description="seconds from the start of a kernel until its shutdown, even if busy or "
+            "connected; 0 for never",
         ),
     ] = 0.0
     limits: Annotated[
@@ -219,10 +222,28 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         str | None,
         Meta(
             description="URL of the registry, postgresql://USER@HOST/DATABASE, in place of a file "
-            "in state_dir; for one server at a time; keeps kernels as state_dir does",
+            "in state_dir; for one server at a time, or several with node_url; keeps kernels as "
+            "state_dir does",
             extra=SECRET,
         ),
     ] = None
+    node_url: Annotated[
+        str | None,
+        Meta(
+            description="URL at which the other servers with the same registry reach this server, "
+            "such as http://10.0.0.2:8888; with it several servers share the registry, and each "
+            "serves the kernels of all"
+        ),
+    ] = None
+    linger_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="seconds without a server after which a kept kernel ends; 0 means never, "
+            "and an hour with node_url; it needs kernels that a host can run: without sandbox, tcp "
+            "and encryption",
+        ),
+    ] = 0.0
     grace_seconds: Annotated[
         float,
         Meta(
@@ -282,6 +303,13 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             )
         if self.registry is not None:
             self._check_registry(self.registry)
+        if self.node_url is not None:
+            self._check_node(self.node_url)
+        if self.linger_seconds and self.isolate == "users":
+            raise InvalidSettings(
+                "linger_seconds: no host runs the kernels of isolated users, so they would not "
+                "end: remove one of linger_seconds and isolate"
+            )
         if self.mcp_dir is not None and self.isolate == "users":
             raise InvalidSettings(
                 "mcp_dir: the files of conversations are in the home folders of isolated users: "
@@ -302,6 +330,17 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         if self.keep_kernels == "off":
             raise InvalidSettings(
                 "registry: nothing is stored with keep_kernels = off: remove one of them"
+            )
+
+    def _check_node(self, url: str) -> None:
+        if self.registry is None:
+            raise InvalidSettings("node_url: set registry, which the servers share, or remove it")
+        if not re.fullmatch(_NODE_URL, url):
+            raise InvalidSettings("node_url: write http://HOST:PORT or https://HOST:PORT")
+        if self.mcp:
+            raise InvalidSettings(
+                "mcp: a conversation belongs to one server, but with node_url any server gets its "
+                "requests: remove mcp or node_url"
             )
 
     def _check_users_of_sandboxes(self) -> None:

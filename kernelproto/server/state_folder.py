@@ -1,4 +1,4 @@
-"""The state folder of a server: the registry of its kernels and sessions, and a lock."""
+"""The state folder of a server: the registry of kernels and sessions, and a lock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, nullcontext
 
 from jupyter_core.paths import jupyter_data_dir
 
@@ -18,10 +18,10 @@ from kernelproto.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# systemd sets it for a unit with StateDirectory=: the absolute paths, separated by colons.
+# Set by systemd for a unit with StateDirectory=: the absolute paths, separated by colons.
 _SYSTEMD_VARIABLE = "STATE_DIRECTORY"
 
-# The folder of a service may also have the notebooks of its users.
+# The folder of a service may also have the notebooks of users.
 _IN_SERVICE = ".kernelproto"
 
 _REGISTRY = "kernels.sqlite"
@@ -32,12 +32,23 @@ def find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | N
     """Return the state folder of a server; None if the kernels end with the server.
 
     Args:
-        settings: ``keep_kernels``, ``state_dir``, ``registry``, and the settings that exclude them.
+        settings: ``keep_kernels``, ``state_dir``, ``registry``, ``linger_seconds``, and the
+            settings that exclude them.
         environ: the environment of the server.
 
     Raises:
         InvalidSettings: kernels cannot outlive the server with these settings or on this system.
     """
+    folder = _find_state_folder(settings, environ)
+    if folder is None and settings.linger_seconds:
+        raise InvalidSettings(
+            "linger_seconds: kernels end with the server: set state_dir or keep_kernels = on, or "
+            "remove linger_seconds"
+        )
+    return folder
+
+
+def _find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | None:
     given = settings.state_dir
     is_wanted = bool(given or settings.registry)
     of_service = environ.get(_SYSTEMD_VARIABLE, "").partition(":")[0]
@@ -59,23 +70,30 @@ def find_state_folder(settings: Settings, environ: Mapping[str, str]) -> str | N
 
 
 @asynccontextmanager
-async def open_state_folder(path: str, url: str | None = None) -> AsyncGenerator[Registry]:
+async def open_state_folder(
+    path: str, url: str | None = None, node: str | None = None
+) -> AsyncGenerator[Registry]:
     """Lock a state folder, and open a registry, which no other server can use during the block.
 
+    With *node*, other servers with other names use the registry as well, and there is no folder.
+
     Args:
-        path: the absolute path of the folder, which is made if it is missing.
+        path: the absolute path of the folder; a missing folder is made.
         url: the registry; None for a file in the folder.
+        node: the name of this server among those that share the registry; None if it is alone.
 
     Raises:
-        InvalidSettings: the folder cannot be used, or another server uses it.
-        RegistryError: the registry cannot be opened; it is unchanged.
+        InvalidSettings: the folder cannot be used, or another server uses the folder.
+        RegistryError: the registry cannot be opened, and is unchanged.
     """
-    with _locked(path):
-        async with _registry(path, url) as registry:
+    with nullcontext() if node is not None else _locked(path):
+        async with _registry(path, url, node) as registry:
             yield registry
 
 
-def _registry(path: str, url: str | None) -> AbstractAsyncContextManager[Registry]:
+def _registry(
+    path: str, url: str | None, node: str | None
+) -> AbstractAsyncContextManager[Registry]:
     if url is None:
         return SQLiteRegistry(os.path.join(path, _REGISTRY))
     fault = extras.fault("postgresql")
@@ -84,7 +102,7 @@ def _registry(path: str, url: str | None) -> AbstractAsyncContextManager[Registr
     from kernelproto.registry.postgresql import PostgreSQLRegistry  # an extra
 
     try:
-        return PostgreSQLRegistry(url, exclusive=True)
+        return PostgreSQLRegistry(url, exclusive=node is None, node=node)
     except ValueError as error:
         raise InvalidSettings(f"registry: {error}") from error
 
@@ -103,7 +121,7 @@ def _fault(settings: Settings) -> str | None:
 
 @contextmanager
 def _locked(path: str) -> Generator[None]:
-    """Lock a state folder for the block; the system unlocks it if the server is killed."""
+    """Lock a state folder for the block; the system unlocks the folder of a killed server."""
     import fcntl  # not on Windows
 
     lock = os.path.join(path, _LOCK)

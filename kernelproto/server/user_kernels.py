@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -21,12 +20,13 @@ from kernelproto.interfaces import User
 from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.spec.naming import check_kernel_type
-from kernelproto.launch.spec.parameters import LaunchParameters, literal
+from kernelproto.launch.spec.parameters import LaunchParameters
 from kernelproto.log_fields import logging_about
 from kernelproto.pool import KernelPool, PooledKernel
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.directories import find_folder
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
+from kernelproto.server.kernel_requests import allowed_env, chosen_id
 from kernelproto.server.models import KernelModel, KernelRequest, kernel_model, shown_name
 from kernelproto.server.rate_limit import RateLimit
 from kernelproto.server.settings import Settings
@@ -38,18 +38,17 @@ from kernelproto.supervise import Kernel
 
 if TYPE_CHECKING:
     from kernelproto.server.homes import Home  # not on Windows
+    from kernelproto.server.nodes.nodes import Nodes
 
 logger = logging.getLogger(__name__)
 
 _REVOKED = "the access of the user was revoked"
 
-_ALLOWED_ENV_PREFIX = "KERNEL_"
-
 # Waits until the client of a request has disconnected.
 Gone: TypeAlias = Callable[[], Awaitable[object]]
 
-# Returns a working directory, given the root folder and the user with whose rights its files are
-# opened; see ``Start``.
+# Returns a working directory, given the root folder and the user whose rights open its files; see
+# ``Start``.
 FindFolder: TypeAlias = Callable[[str, Owner | None], Awaitable[str]]
 
 
@@ -67,6 +66,7 @@ class UserKernels:
         metrics: counts starts.
         access: notices that a user's access is revoked.
         drain: says whether the server is shutting down and starts no kernels.
+        nodes: the other servers with the same registry; None if there are none.
     """
 
     def __init__(
@@ -77,8 +77,10 @@ class UserKernels:
         metrics: Metrics,
         access: Access,
         drain: Drain,
+        nodes: Nodes | None = None,
     ) -> None:
         self.pool = pool
+        self.nodes = nodes
         self._finder = finder
         self._settings = settings
         self._metrics = metrics
@@ -127,12 +129,27 @@ class UserKernels:
         """Return the model of a user's kernel; raises as ``find`` does."""
         return kernel_model(self.find(user, kernel_id))
 
-    def _existing(self, user: User, kernel_id: str, request: KernelRequest) -> KernelModel:
-        """Return the model of a kernel that a request names by its id."""
-        model = self.model(user, kernel_id)
-        if request.sandbox is not None:
-            raise HTTPException(400, "launch_params: the kernel exists already: leave them out")
+    async def any_model(self, user: User, kernel_id: str) -> KernelModel | None:
+        """Return the model of a user's kernel on any server; None if there is none.
+
+        Raises:
+            HTTPException: 503, no server can reach the kernel now.
+            RegistryError: the registry cannot be read.
+        """
+        model = None
+        if self.nodes is not None:
+            model = await self.nodes.model(user, kernel_id, KernelModel)
+        if model is None and self.pool.find(kernel_id, user=user.name) is not None:
+            model = self.model(user, kernel_id)
         return model
+
+    async def end_any(self, user: User, kernel_id: str) -> None:
+        """End a user's kernel on any server, if there is one; raises as ``any_model`` does."""
+        if self.nodes is not None and await self.nodes.end(user, kernel_id):
+            return
+        kernel = self.pool.find(kernel_id, user=user.name)
+        if kernel is not None:
+            await self.end(user, kernel)
 
     async def start(
         self,
@@ -154,7 +171,7 @@ class UserKernels:
             user: the user.
             request: the client's request.
             replaces: the id of a kernel of the user that is ended first if there is no room for
-                both. It is not ended for a request that the server would refuse anyway.
+                both. A request that the server would refuse anyway does not end this kernel.
             gone: waits for the client to disconnect, which ends a wait in the queue. The wait lasts
                 at most ``queue_seconds``.
             find: returns the kernel's working directory; None means to search the path of the
@@ -164,16 +181,20 @@ class UserKernels:
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
-                id is not a UUID, or the request wants a weaker sandbox; 403, an isolated user has
-                no account; 429, the user has started too many kernels in a short time; 503, the
-                server is shutting down, or an isolated user has no home folder.
+                id is not a UUID, or the requested sandbox is weaker; 403, an isolated user has no
+                account; 429, the user has started too many kernels in a short time; 503, the server
+                is shutting down, or an isolated user has no home folder.
             KernelProtoError: as for ``KernelPool.get``.
         """
+        kernel_id = request.id or chosen_id(request.kernel_id)
+        if request.id or request.kernel_id:
+            model = await self.any_model(user, kernel_id)
+            if model is not None and request.sandbox is not None:
+                raise HTTPException(400, "launch_params: the kernel exists already: leave them out")
+            if model is not None:
+                return model
         if request.id:
-            return self._existing(user, request.id, request)
-        kernel_id = chosen_id(request.kernel_id)
-        if self.pool.find(kernel_id, user=user.name) is not None:
-            return self._existing(user, kernel_id, request)
+            raise HTTPException(404, f"there is no kernel {kernel_id[:100]}")
         kernel_type = request.name
         if kernel_type == shown_name(self._settings.kernel):
             kernel_type = None  # the pool's default
@@ -218,7 +239,7 @@ class UserKernels:
         find_spare: Callable[[], str | None],
         sandbox: Sandbox | None = None,
     ) -> Kernel:
-        """Return a kernel of a user, ready; start it if there is none.
+        """Return a kernel of a user, ready; start a kernel if there is none.
 
         Args:
             user: the user.
@@ -228,7 +249,7 @@ class UserKernels:
             find_spare: returns the id of a kernel of the user that is ended if the user may have no
                 further one; None if there is none.
             sandbox: the sandbox of the kernel, which the tables of limits change; None for that of
-                its user, if any.
+                the user, if any.
 
         Raises:
             HTTPException: 429 or 503, as for ``start``.
@@ -259,7 +280,7 @@ class UserKernels:
     async def _launch(
         self, user: User, kernel_id: str, get: _Get, *, in_queue: bool, gone: Gone | None
     ) -> Kernel:
-        """Start a kernel with *get*, which may wait in the queue; return it when it is ready."""
+        """Start a kernel with *get*, which may wait in the queue; return the ready kernel."""
         began_at = time.monotonic()  # the clock of uvloop is coarse
         if self._settings.queue_seconds and in_queue:
             kernel = await self._wait_in_queue(get, user, kernel_id, gone)
@@ -320,13 +341,13 @@ class UserKernels:
             with in_queue:
                 return await get(wait=True)
         if gone in ended_by:
-            raise HTTPException(503, "the client has disconnected while it waited for a kernel")
+            raise HTTPException(503, "the client has disconnected before its kernel was ready")
         if self._drain.begun:
             raise HTTPException(503, SHUTTING_DOWN)
         return await get()  # the last attempt, which may raise PoolFull
 
     async def _check_request(self, kernel_type: str | None, env: Mapping[str, str]) -> None:
-        """Check a request before another kernel is ended for it; raises as ``start`` does."""
+        """Check a request before it ends another kernel; raises as ``start`` does."""
         if kernel_type:
             available = {name: about async for name, about in self._finder.find_kernels()}
             found = check_kernel_type(kernel_type, available, remedy="choose one of these")
@@ -337,7 +358,7 @@ class UserKernels:
 
     @contextmanager
     def _logged_action(self, event: Event, user: User, kernel: PooledKernel) -> Generator[None]:
-        """Log an action of a user and the outcome of the block that performs it."""
+        """Log an action of a user with the outcome of the block."""
         owner = None if kernel.user == user.name else kernel.user
         action = event.removeprefix("kernel.")
         with logging_about(kernel_id=kernel.kernel_id), span(action):
@@ -346,7 +367,7 @@ class UserKernels:
                 yield
 
     def end_when_revoked(self, kernel: Kernel, user: User, name: str) -> None:
-        """End a kernel when the access of its user is revoked, if the settings say so."""
+        """End a kernel when the access of the user is revoked, if the settings say so."""
         if self._settings.revoked_kernels == "shutdown":
             kernel.start_task(self._end_with_access, user, name)
 
@@ -365,28 +386,3 @@ class UserKernels:
                 f"you have started too many kernels in a short time: try again in {wait} s",
                 {"Retry-After": str(wait)},
             )
-
-
-def chosen_id(kernel_id: str | None) -> str:
-    """Return the id that a client has chosen, in the usual form of a UUID, or a new id.
-
-    Raises:
-        HTTPException: 400, the id is not a UUID.
-    """
-    try:
-        return str(uuid.UUID(kernel_id) if kernel_id else uuid.uuid4())
-    except ValueError:
-        raise HTTPException(400, f"kernel_id: {(kernel_id or '')[:100]!r} is not a UUID") from None
-
-
-def allowed_env(env: Mapping[str, str], allowed: list[str]) -> dict[str, str]:
-    """Return the variables of a client that its kernel may have.
-
-    Their values are quoted: otherwise the launch would replace ``${NAME}`` with a variable of the
-    server, which may be a secret.
-    """
-    return {
-        name: literal(value)
-        for name, value in env.items()
-        if name.startswith(_ALLOWED_ENV_PREFIX) or name in allowed
-    }

@@ -45,7 +45,8 @@ def kernel(kernel_id: str, **about: object) -> RunningKernel:
 
 def test_kernels_of_the_same_id_are_two(runtime_dir: Path, capsys) -> None:
     for _ in range(2):
-        record = Record.reserve(str(uuid.uuid4()))
+        record = Record.of_launch(str(uuid.uuid4()))
+        record.reserve()
         gone = ProcessId(os.getpid(), "1", record.owner.machine)
         msgspec.structs.replace(record, listed_as="same", owner=gone, process=gone).write()
         Path(record.connection_file).touch()
@@ -177,7 +178,8 @@ def test_client_is_not_taken_for_the_kernel(runtime_dir: Path, capsys, monkeypat
 def test_process_in_a_record_that_is_not_the_kernel(runtime_dir: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr("kernelproto.cli.inventory._HEARTBEAT_SECONDS", 0.1)
     with subprocess.Popen(["sleep", "1000"], start_new_session=True) as stranger:
-        record = Record.reserve(str(uuid.uuid4()))
+        record = Record.of_launch(str(uuid.uuid4()))
+        record.reserve()
         record.of_process(ProcessId.of(stranger.pid)).write()
         Path(record.connection_file).write_text("{}")
         assert main(["stop", "--all", "--force"]) == 1

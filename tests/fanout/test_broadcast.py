@@ -212,6 +212,18 @@ async def test_aborted_request_gets_a_reply_and_a_status() -> None:
             assert broadcast.log.next(subscriber.cursor) is None
 
 
+async def test_request_to_a_kernel_that_goes_on_stays_open() -> None:
+    async with running() as (_, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        with broadcast.join("a", None) as subscriber:
+            header = Header(msg_id="1", msg_type="execute_request", session="a")
+            subscriber.note_request(Message.build(header, {}), "shell")
+            broadcast.fail(ClientClosed("this program lets go of it", goes_on=True))
+            with pytest.raises(ClientClosed, match="lets go"):
+                await subscriber.next()
+        assert [request.header for request in broadcast.handover().requests] == [header]
+
+
 def cell(msg_id: str) -> Message:
     header = Header(msg_id=msg_id, msg_type="execute_request", session="page", version="5.4")
     return Message.build(header, {"code": "x"})

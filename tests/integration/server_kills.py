@@ -1,17 +1,21 @@
 """Kill a server that keeps its kernels at random moments, and check the next server each time.
 
-Run by hand: ``python -m tests.integration.server_kills [TIMES] [SEED]``. Each time a client
-launches a kernel, executes a cell, prints 20,000 lines, restarts a kernel, waits until a kernel is
-culled, or changes a session, and SIGKILL or SIGTERM ends the server meanwhile. Then the next server
-must have the same kernels with the same variables and sessions, the open page must learn how its
-cell has ended, each kernel must have one process and one owner, and no other process or file may be
-left. The lines are printed during the kill, while no server runs, and after it. A page that names
-its last message when it comes back must get each line once, every other page at least once, and
-both in order. The exit status is 1 if anything is wrong.
+Run by hand: ``python -m tests.integration.server_kills [--kills 100] [--sigterms 30] [--seed 1]``.
+Each time a client launches a kernel, executes a cell, prints 20,000 lines, restarts a kernel, waits
+until a kernel is culled, or changes a session, and SIGKILL or SIGTERM ends the server meanwhile.
+Then the next server must have the same kernels with the same variables and sessions, the open page
+must learn how its cell has ended, each kernel must have one process and one owner, and no other
+process or file may be left. The lines are printed during the kill, while no server runs, and after
+it. A page that names its last message when it comes back must get each line once, every other page
+at least once, and both in order.
+
+In the end the server is killed and not started again: after ``linger_seconds`` no process and no
+file may be left. The exit status is 1 if anything is wrong.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
 import signal
@@ -23,7 +27,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +51,7 @@ for n in range({LINES}):
     if n % 200 == 0: time.sleep(0.02)
 """
 CULL_SECONDS = 0.5
+LINGER_SECONDS = 30.0
 TOKEN = "secret"
 SHARE = Path(__file__).with_name("share")
 GONE = (OSError, httpx.TransportError, WebSocketException)
@@ -68,6 +73,7 @@ class Server:
         client: a client with the token.
         runtime: Jupyter's runtime folder.
         state: the state folder.
+        url: the address.
     """
 
     def __init__(self, folder: Path, *arguments: str, **env: str) -> None:
@@ -92,9 +98,9 @@ class Server:
             "KERNELPROTO_TOKEN": TOKEN,
             **env,
         }
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         headers = {"authorization": f"token {TOKEN}"}
-        self.client = httpx.Client(base_url=self._url, headers=headers, timeout=GUARD_SECONDS)
+        self.client = httpx.Client(base_url=self.url, headers=headers, timeout=GUARD_SECONDS)
         self.process: subprocess.Popen[str] | None = None
         self.log = ""
 
@@ -120,14 +126,14 @@ class Server:
         self.process.wait(GUARD_SECONDS)
         self.client.close()
         self.client = httpx.Client(
-            base_url=self._url, headers=self.client.headers, timeout=GUARD_SECONDS
+            base_url=self.url, headers=self.client.headers, timeout=GUARD_SECONDS
         )
 
     def connect(
         self, kernel_id: str, session: str, last: str | None = None
     ) -> AbstractContextManager[ClientConnection]:
         return connect(
-            f"{self._url.replace('http', 'ws', 1)}/api/kernels/{kernel_id}/channels"
+            f"{self.url.replace('http', 'ws', 1)}/api/kernels/{kernel_id}/channels"
             f"?session_id={session}&token={TOKEN}" + (f"&last_msg_id={last}" if last else ""),
             subprotocols=[V1_SUBPROTOCOL],
             max_size=None,
@@ -227,6 +233,7 @@ class Round:
         self.begun: str | None = None
         self.unread = 0
         self.floods = 0
+        self.aborted = 0
         self.repeated = 0
         self.path = "a.ipynb"
         self.found_after: list[float] = []
@@ -367,6 +374,7 @@ class Round:
         text = self.page.texts[self.begun]
         if status == "aborted":
             self.faults.check("execute it again" in text, f"a flood was aborted: {text[-500:]}")
+            self.aborted += 1
             return
         self.floods += 1
         lines = list(map(int, text.split()))
@@ -418,11 +426,16 @@ class Round:
             self.page.open()
             self.pid, self.x = self.page.execute("import os, time; x = 0; print(os.getpid())"), 0
 
-    def finish(self) -> None:
-        """End everything with SIGINT, and check that nothing is left."""
+    def finish(self, signum: int) -> None:
+        """End the server, and check that nothing is left: after SIGKILL, when linger is over."""
         self.page.close()
-        self.server.end(signal.SIGINT)
-        left = strays(self.server, set())
+        self.server.end(signum)
+        seconds = 5.0
+        if signum == signal.SIGKILL:
+            kernels = len(strays(self.server, set(), 0.0))
+            self.faults.check(kernels == 1, f"{kernels} processes of kernels go on after the kill")
+            seconds += LINGER_SECONDS
+        left = strays(self.server, set(), seconds, kernels_only=False)
         self.faults.check(not left, f"processes are left in the end: {left}")
         files = [str(path) for path in self.server.runtime.rglob("*")]
         self.faults.check(not files, f"files are left in the end: {files}")
@@ -451,16 +464,26 @@ def hosts_in(folder: str) -> set[int]:
     return found
 
 
-def strays(server: Server, known: set[int]) -> list[str]:
-    """Return the command lines of kernels' processes that are not known, after a moment."""
-    deadline = time.monotonic() + 5
+def strays(
+    server: Server, known: set[int], seconds: float = 5.0, *, kernels_only: bool = True
+) -> list[str]:
+    """Return the command lines of kernels' processes that are not known, after some time at most.
+
+    Args:
+        server: the server; the programs that it has started have its runtime folder.
+        known: the numbers of the processes that may run.
+        seconds: how long to wait for the end of the others.
+        kernels_only: whether hosts, fork servers and watchdogs may run as well.
+    """
+    deadline = time.monotonic() + seconds
     while True:
         found: list[str] = []
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 env = process.environ()
                 is_ours = env.get("JUPYTER_RUNTIME_DIR") == str(server.runtime)
-                if is_ours and "KERNELPROTO_KERNEL_ID" in env and process.pid not in known:
+                is_kernel = "KERNELPROTO_KERNEL_ID" in env or not kernels_only
+                if is_ours and is_kernel and process.pid not in known:
                     found.append(f"{process.pid} {' '.join(process.cmdline())}")
         if not found or time.monotonic() > deadline:
             return found
@@ -468,36 +491,52 @@ def strays(server: Server, known: set[int]) -> list[str]:
 
 
 def kill_servers(
-    times: int, seed: str, folder: Path, *, actions: tuple[str, ...] = ACTIONS
+    signals: Sequence[signal.Signals],
+    seed: str,
+    folder: Path,
+    *,
+    actions: Sequence[str] = ACTIONS,
+    last: int = signal.SIGKILL,
 ) -> Faults:
-    """Kill a server so many times; return everything that was wrong."""
+    """End a server by each signal during the actions in turn; return everything that was wrong.
+
+    Args:
+        signals: the signals.
+        seed: decides the moments.
+        folder: an empty folder for everything.
+        actions: names of methods of Round.
+        last: the signal in the end; after SIGKILL, the end of linger is awaited.
+    """
     faults, dice, counts = Faults(), random.Random(seed), Counter[str]()
     config = folder / "config.toml"
-    config.write_text(f'[limits.kernels."spec/scripted"]\nidle_timeout = {CULL_SECONDS}\n')
+    config.write_text(
+        f"linger_seconds = {LINGER_SECONDS}\n"
+        f'[limits.kernels."spec/scripted"]\nidle_timeout = {CULL_SECONDS}\n'
+    )
     server = Server(folder, "--config", str(config))
     server.start()
     try:
         one = Round(server, dice, faults)
-        for number in range(times):
+        for number, signum in enumerate(signals):
             action = actions[number % len(actions)]
-            signum = signal.SIGTERM if dice.random() < 0.25 else signal.SIGKILL
             counts[f"{action} {signum.name}"] += 1
             one.run(action, signum)
-        one.finish()
+        one.finish(last)
     finally:
         if server.process is not None and server.process.poll() is None:
             server.process.send_signal(signal.SIGINT)
             server.process.wait(GUARD_SECONDS)
+        server.client.close()
         for record in read_records(str(server.runtime)):
             record.clear_up()
     if one.found_after:
         times_found = sorted(one.found_after)
         report(
-            f"seed {seed}: killed {times} times: {dict(counts)}; the next server had its kernels "
-            f"ready {times_found[len(times_found) // 2]:.2f} s (median) to {times_found[-1]:.2f} s "
-            f"after its start; {one.unread} cells were sent and never read; {one.floods} floods of "
-            f"{LINES} lines, of which pages without the name of their last message got "
-            f"{one.repeated} again; wrong: "
+            f"seed {seed}: ended {len(signals)} times: {dict(counts)}; the next server had its "
+            f"kernels ready {times_found[len(times_found) // 2]:.2f} s (median) to "
+            f"{times_found[-1]:.2f} s after its start; {one.unread} cells were sent and never "
+            f"read; {one.floods} floods of {LINES} lines went on, {one.aborted} were never begun; "
+            f"pages without the name of their last message got {one.repeated} lines again; wrong: "
             f"{faults or 'nothing'}"
         )
     if faults:
@@ -510,12 +549,20 @@ def report(line: str) -> None:
     sys.stdout.flush()
 
 
-def main(times: int, seed: str) -> int:
-    """Kill a server so many times; print the figures, and return the exit status."""
+def main() -> int:
+    """End a server many times; print the figures, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--sigterms", type=int, default=30)
+    parser.add_argument("--seed", default="1")
+    parser.add_argument("--actions", default=",".join(ACTIONS))
+    options = parser.parse_args()
+    signals = [signal.SIGKILL] * options.kills + [signal.SIGTERM] * options.sigterms
+    random.Random(options.seed).shuffle(signals)
     with tempfile.TemporaryDirectory(prefix="kp-") as folder:
-        return 1 if kill_servers(times, seed, Path(folder)) else 0
+        actions = options.actions.split(",")
+        return 1 if kill_servers(signals, options.seed, Path(folder), actions=actions) else 0
 
 
 if __name__ == "__main__":
-    arguments = dict(enumerate(sys.argv))
-    sys.exit(main(int(arguments.get(1, "100")), arguments.get(2, "1")))
+    sys.exit(main())

@@ -4,7 +4,9 @@
     python -m tests.integration.ssh_conformance --loops asyncio,trio --cuts 50
 
 It checks the whole contract (about thirty kernels), cuts the connection while a kernel writes
-lines, in three ways in turn, counts the lines, and measures the round trip and the flood.
+lines, in four ways in turn, and counts the lines. In the end no program, socket or folder may be
+left on either side. ``python -m benchmarks ssh`` measures. The exit status is 1 if anything is
+wrong.
 """
 
 from __future__ import annotations
@@ -12,16 +14,21 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
+import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Mapping
 
 import anyio
+import psutil
 
 from kernelproto import Kernel, KernelFinder, run_kernel
 from kernelproto.ssh import SSHProvider
 from kernelproto.ssh.connection import Connection, connection_to
 from kernelproto.testing import check_kernel_provider
 from kernelproto.testing.provider_checks import Snippets
-from tests.ssh.sshd import Sshd, running_sshd
+from tests.ssh.sshd import Proxy, Sshd, running_sshd
 
 # A folder of this test need not be one of the far user.
 SNIPPETS = Snippets(
@@ -38,67 +45,87 @@ for number in range({LINES}):
 """
 
 
-async def check(sshd: Sshd, cuts: int) -> None:
+def ways_to_cut(
+    sshd: Sshd, proxy: Proxy, connection: Connection
+) -> Mapping[str, Callable[[], object]]:
+    """Return the ways to cut a connection, which uses the proxy, by name."""
+
+    def kill_master() -> None:
+        assert connection._master is not None
+        os.kill(connection._master.pid, signal.SIGKILL)
+
+    return {
+        "SIGKILL of the ssh master": kill_master,
+        "SIGKILL of sshd": lambda: sshd.signal_sessions(signal.SIGKILL),
+        "reset by a proxy": proxy.cut,
+        "SIGSTOP of sshd": lambda: sshd.signal_sessions(signal.SIGSTOP),
+    }
+
+
+async def check(sshd: Sshd, proxy: Proxy, cuts: int, contract: bool) -> int:
     provider = SSHProvider({"far": sshd.options}, linger=30)
-    began = time.monotonic()
-    await check_kernel_provider(provider, "far/python3", snippets=SNIPPETS)
-    print(f"  the contract holds ({time.monotonic() - began:.0f} s)")
+    if contract:
+        began = time.monotonic()
+        await check_kernel_provider(provider, "far/python3", snippets=SNIPPETS)
+        print(f"  the contract holds ({time.monotonic() - began:.0f} s)", flush=True)
     finder = KernelFinder([provider])
+    wrong, cut = 0, Counter[str]()
     async with run_kernel("ssh/far/python3", finder=finder) as kernel:
         await kernel.execute("state = 7")
-        connection = connection_to("far", sshd.options)
-        lost = 0
+        ways = [*ways_to_cut(sshd, proxy, connection_to("far", sshd.options)).items()]
         for number in range(cuts):
-            lost += await cut_during_a_flood(kernel, sshd, connection, number)
-        print(f"  {cuts} cuts: {lost} lines lost; state {(await kernel.execute('state')).text}")
-        await measure("ssh", kernel)
-    async with run_kernel("pyimport/kernel") as kernel:
-        await measure("local", kernel)
+            name, way = ways[number % len(ways)]
+            wrong += await wrong_lines(kernel, way)
+            cut[name] += 1
+            if number % 10 == 9:
+                print(f"  {number + 1} cuts: {wrong} lines lost or doubled", flush=True)
+        state = (await kernel.execute("state")).text
+    print(f"  cuts: {dict(cut)}: {wrong} of {cuts * LINES} lines lost or doubled; state {state}")
     while sshd.far_processes():  # noqa: ASYNC110 - no event tells of their end
         await anyio.sleep(0.05)
-    print("  nothing is left on the far side")
+    left = near_leftovers(sshd)
+    print(f"  left on the far side: nothing; here: {left or 'nothing'}", flush=True)
+    return wrong or len(left) or state != "7"
 
 
-async def cut_during_a_flood(
-    kernel: Kernel, sshd: Sshd, connection: Connection, number: int
-) -> int:
-    """Cut the connection once; return how many lines are missing."""
+async def wrong_lines(kernel: Kernel, cut: Callable[[], object]) -> int:
+    """Cut the connection during a flood; return how many lines are missing or there twice."""
     async with kernel.execute(CODE) as execution:
         await anext(execution)
-        assert connection._master is not None
-        if number % 3 == 0:
-            os.kill(connection._master.pid, signal.SIGKILL)
-        elif number % 3 == 1:
-            sshd.signal_sessions(signal.SIGKILL)
-        else:
-            sshd.signal_sessions(signal.SIGSTOP)
+        cut()
         result = await execution
-    return LINES - len(set(result.stdout.split()) & {str(line) for line in range(LINES)})
+    counts = Counter(result.stdout.split())
+    return sum(abs(1 - counts[str(line)]) for line in range(LINES))
 
 
-async def measure(name: str, kernel: Kernel) -> None:
-    times = []
-    for _ in range(100):
-        began = time.perf_counter()
-        await kernel.execute("1")
-        times.append(time.perf_counter() - began)
-    began = time.perf_counter()
-    await kernel.execute(f"for n in range({LINES}): display(n)")
-    rate = LINES / (time.perf_counter() - began)
-    times.sort()
-    print(f"  {name}: round trip {times[50] * 1000:.1f} ms (median), {rate:.0f} displays/s")
+def near_leftovers(sshd: Sshd) -> list[str]:
+    """Return the programs and folders of connections that are left on this side."""
+    ours = f"kernelproto-ssh-{os.getpid()}-"
+    left = [each for each in os.listdir(tempfile.gettempdir()) if each.startswith(ours)]
+    for process in psutil.process_iter():
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if str(sshd.config) in command or ours in command:
+            left.append(command)
+    return left
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--loops", default="asyncio,trio")
     parser.add_argument("--cuts", type=int, default=50)
+    parser.add_argument("--no-contract", dest="contract", action="store_false")
     arguments = parser.parse_args()
+    wrong = 0
     for loop in arguments.loops.split(","):
-        print(f"{loop}:")
-        with running_sshd() as sshd:
-            anyio.run(check, sshd, arguments.cuts, backend=loop)
+        print(f"{loop}:", flush=True)
+        with running_sshd() as sshd, sshd.through_proxy() as proxy:
+            options = (arguments.cuts, arguments.contract)
+            wrong += anyio.run(check, sshd, proxy, *options, backend=loop)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

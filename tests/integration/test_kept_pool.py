@@ -18,6 +18,7 @@ import pytest
 
 from kernelproto import ClientClosed, DiscoveryError, KernelPool, PoolError, RegistryError
 from kernelproto.host.launch import adopt_hosted
+from kernelproto.interfaces import KernelHandle
 from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.local import local_handle
 from kernelproto.launch.programs.watchdog import start_time
@@ -327,6 +328,34 @@ async def test_restart_in_a_host_that_was_interrupted_goes_on(
             await pool.release("ada")
         while os.listdir(runtime_dir):
             await anyio.lowlevel.checkpoint()
+
+
+class KillingRegistry(SQLiteRegistry):
+    """Kills the first process whose handle is stored, and goes on when there is another one."""
+
+    has_killed = False
+
+    async def set_handle(self, kernel_id: str, fence: int, handle: KernelHandle) -> bool:
+        stored = await super().set_handle(kernel_id, fence, handle)
+        if not self.has_killed:
+            self.has_killed = True
+            (record,) = read_records()
+            assert record.process is not None
+            os.kill(record.process.pid, signal.SIGKILL)
+            while read_records() == [record]:  # noqa: ASYNC110 - no event tells of the restart
+                await anyio.sleep(0.01)
+        return stored
+
+
+async def test_process_that_dies_while_its_handle_is_stored(path: Path) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with KillingRegistry(path) as registry, pool_of(registry) as pool:
+            kernel = await pool.get("ada")
+            await kernel.execute("os.x = 42")
+            (row,) = await registry.kernels()
+            assert row.handle is not None
+            assert row.handle.place == kernel.manager.handle().place
+            await pool.release("ada")
 
 
 async def test_restart_that_was_interrupted_goes_on(path: Path, runtime_dir: Path) -> None:

@@ -16,7 +16,7 @@ from kernelproto.cli.main import main
 from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.confinement import users_fault
 from kernelproto.launch.process.sandbox import Sandbox
-from tests.integration.server_kills import Page, Round, Server, kill_servers
+from tests.integration.server_kills import Page, Round, Server, kill_servers, strays
 from tests.registry.conftest import postgres, postgres_or_reason  # noqa: F401
 from tests.registry.postgres import Postgres
 
@@ -227,9 +227,40 @@ def test_isolated_kernel_stays_isolated(runtime_dir: Path) -> None:
         server.client.close()
 
 
+def test_kernel_ends_when_no_server_comes_back(runtime_dir: Path) -> None:
+    server = Server(runtime_dir.parent, KERNELPROTO_LINGER_SECONDS="1")
+    server.start()
+    _, page = open_notebook(server)
+    page.execute("pass")
+    page.close()
+    server.end(signal.SIGKILL)
+    assert strays(server, set(), GUARD_SECONDS, kernels_only=False) == []
+    assert list(server.runtime.rglob("*")) == []
+    server.start()  # the registry has the row of the kernel
+    assert server.get("/api/kernels") == server.get("/api/sessions") == []
+    server.end(signal.SIGINT)
+    server.client.close()
+
+
+def test_kernel_without_a_host_is_refused_with_linger(runtime_dir: Path) -> None:
+    server = Server(runtime_dir.parent, KERNELPROTO_LINGER_SECONDS="60")
+    server.start()
+    body = {"name": "pyimport/kernel", "launch_params": {"sandbox": {}}}
+    answer = server.client.post("/api/kernels", json=body)
+    server.end(signal.SIGINT)
+    server.client.close()
+    assert answer.status_code == 400
+    assert "a host starts no kernels in a sandbox" in answer.json()["message"]
+
+
 def test_kills_at_random_moments(runtime_dir: Path) -> None:
     """A short form of server_kills.py."""
+    signals = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]
     faults = kill_servers(
-        4, "suite", runtime_dir.parent, actions=("launch", "execute", "flood", "patch")
+        signals,
+        "suite",
+        runtime_dir.parent,
+        actions=("launch", "execute", "flood", "patch", "cull"),
+        last=signal.SIGINT,
     )
     assert faults == []

@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from kernelproto.launch.leftovers.records import read_records, sweep
+from kernelproto.launch.process.confinement import sandbox_fault
+from kernelproto.launch.process.control_groups import groups_fault
+from kernelproto.launch.process.sandbox import Sandbox
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
@@ -122,42 +125,100 @@ def test_detached_kernels_live_on(run, until_gone) -> None:
         until_gone(pid)
 
 
-# Each of its forks starts a kernel, and is killed at another step of that: before the first file is
-# touched, before the second one, and so on.
+# Each of its forks starts a kernel and ends it, and is killed at another step of that: before the
+# first file is touched or process started, before the second one, and so on. Each has a runtime
+# folder of its own. The program waits until all processes of its forks have ended.
 KILLED_AT_EACH_STEP = """
-import anyio, os, signal, sys
+import anyio, ctypes, json, os, signal, sys
 from itertools import count
 from kernelproto.launch import launcher
+from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.spec.plan import LaunchPlan
+
+SUBREAPER = 36
+TOUCHING = {"open", "os.chmod", "os.chown", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
 
 def die_at(step):
     steps = iter(range(step))
 
     def hook(event, arguments):
-        touches = arguments and os.fspath(os.environ["JUPYTER_RUNTIME_DIR"]) in str(arguments[0])
-        if event in TOUCHING and touches and next(steps, None) is None:
+        touches = event in TOUCHING and is_ours(str(arguments[0]))
+        if (touches or event == "subprocess.Popen") and next(steps, None) is None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
 
-async def launch():
-    await launcher.launch(LaunchPlan(argv=("sleep", "1000"), transport="ipc"))
+def is_ours(path):
+    return path.startswith(os.environ["JUPYTER_RUNTIME_DIR"]) or "/kernelproto-" in path
 
-TOUCHING = {"open", "os.mkdir", "os.remove", "os.rename", "os.rmdir"}
+async def live():
+    _, manager = await launcher.launch(plan)
+    await manager.cleanup()
+
+watched, options = json.loads(sys.argv[1])
+if options is not None:
+    options = Sandbox(**options)
+plan = LaunchPlan(argv=("sleep", "1000"), transport="ipc", sandbox=options)
+anyio.run(live)  # the first sandbox of a program makes another one, as a trial
+if not watched:
+    sys.executable = ""  # as in a frozen application, which has no Python for the watchdog
+ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+runtime = os.environ["JUPYTER_RUNTIME_DIR"]
 for step in count():
+    os.environ["JUPYTER_RUNTIME_DIR"] = os.path.join(runtime, str(step))
     pid = os.fork()
     if pid == 0:
         die_at(step)
-        anyio.run(launch)
+        anyio.run(live)
         os._exit(0)
     if os.waitpid(pid, 0)[1] == 0:
         print(step)
         break
+try:
+    while watched:
+        os.wait()
+except ChildProcessError:
+    pass
 """
 
 
-def test_next_start_clears_up_whenever_the_program_is_killed(runtime_dir: Path) -> None:
-    program = [sys.executable, "-c", KILLED_AT_EACH_STEP]
-    steps = int(subprocess.check_output(program, timeout=GUARD_SECONDS))
-    assert steps > 5
-    sweep()
+def kill_at_each_step(*, watched: bool, sandbox: dict[str, object] | None = None) -> int:
+    """Run the program; return the number of steps."""
+    arguments = [KILLED_AT_EACH_STEP, json.dumps([watched, sandbox])]
+    program = [sys.executable, "-c", *arguments]
+    return int(subprocess.check_output(program, timeout=GUARD_SECONDS, stderr=subprocess.DEVNULL))
+
+
+@pytest.mark.parametrize("sandboxed", [False, True])
+def test_watchdog_clears_up_whenever_the_program_is_killed(
+    runtime_dir: Path, sandboxed: bool
+) -> None:
+    limits: dict[str, object] = {}
+    if sandboxed:
+        if (fault := sandbox_fault()) is not None:
+            pytest.skip(fault)
+        for limit in ({"memory": 2**30}, {"cpu": 1}):
+            if groups_fault(Sandbox(**limit)) is None:
+                limits |= limit
+    groups = control_groups()
+    assert kill_at_each_step(watched=True, sandbox=limits if sandboxed else None) > 15
+    assert [path for path in runtime_dir.rglob("*") if path.parent != runtime_dir] == []
+    assert control_groups() == groups
+    for folder in runtime_dir.iterdir():
+        folder.rmdir()
+
+
+def test_next_start_clears_up_whenever_the_program_is_killed(
+    runtime_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kill_at_each_step(watched=False) > 15
+    for folder in runtime_dir.iterdir():
+        monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(folder))
+        sweep()
+        assert list(folder.iterdir()) == []
+        folder.rmdir()
+
+
+def control_groups() -> set[str]:
+    """Return the folders of the control groups of all kernels."""
+    return {name for name, _, _ in os.walk("/sys/fs/cgroup") if "/kernelproto-" in name}

@@ -99,3 +99,21 @@ def test_kernel_dies(run) -> None:
 def test_unknown_option(run) -> None:
     with pytest.raises(TypeError, match="takes no option no_such"):
         run("1", no_such=True)
+
+
+def test_notebook_is_saved_while_a_cell_runs(run, tmp_path: Path) -> None:
+    """The cell ends when its own output is in the file."""
+    nb = run(
+        "word = 'be' + 'gun'\nprint(word, flush=True)\nfrom pathlib import Path\n"
+        "while word not in Path('out.ipynb').read_text(): print('.', flush=True)",
+        cwd=tmp_path,
+        autosave_cell_every=0.01,
+    )
+    assert statuses(nb) == ["completed"]
+
+
+def test_progress(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)  # no thread of tqdm
+    bar = io.StringIO()
+    run("1", new_markdown_cell("text"), "2", progress_bar={"file": bar})
+    assert "3/3" in bar.getvalue()

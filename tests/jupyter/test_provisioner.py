@@ -18,6 +18,7 @@ from jupyter_core.utils import ensure_event_loop
 from kernelproto.cli.inventory import find_running_kernels
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.jupyter.provisioner import KernelProtoProvisioner
+from kernelproto.launch.process.confinement import sandbox_fault
 from kernelproto.launch.process.forkserver import ForkServer
 
 GUARD_SECONDS = 60
@@ -217,3 +218,50 @@ def test_program_of_nbconvert_needs_no_change(tmp_path: Path) -> None:
     )
 
     assert "    launched as " in done.stdout, done.stderr
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("network", ["none", "full"])
+async def test_sandbox(kernelspec: Callable[..., Path], network: str) -> None:
+    fault = sandbox_fault()
+    if fault is not None:
+        pytest.skip(f"no sandbox can be made here: {fault}")
+    config = {"sandbox": {"network": network}, "limits": {"open_files": 200}}
+    stanza = {"provisioner_name": "kernelproto", "config": config}
+    kernelspec("own", LAUNCHER, env={"A": "1"}, metadata={"kernel_provisioner": stanza})
+    manager, client = await start_new_async_kernel(
+        GUARD_SECONDS, "own", env={**os.environ, "B": "2"}
+    )
+    try:
+        seen = "(lambda os: (os.getcwd(), os.getppid(), os.environ['A'], os.environ['B']))"
+        assert await evaluate(client, f"{seen}(__import__('os'))") == "('/tmp/home', 1, '1', '2')"
+        limit = "__import__('resource').getrlimit(7)[0]"
+        assert await evaluate(client, limit) == "200"
+        await manager.restart_kernel()
+        await client.wait_for_ready(GUARD_SECONDS)
+        assert await evaluate(client, "6 * 7") == "42"
+    finally:
+        client.stop_channels()
+        await manager.shutdown_kernel()
+
+
+@pytest.mark.asyncio
+async def test_sandbox_that_hides_the_working_directory(kernelspec: Callable[..., Path]) -> None:
+    fault = sandbox_fault()
+    if fault is not None:
+        pytest.skip(f"no sandbox can be made here: {fault}")
+    stanza = {"provisioner_name": "kernelproto", "config": {"sandbox": {}}}
+    kernelspec("own", LAUNCHER, metadata={"kernel_provisioner": stanza})
+    manager = AsyncKernelManager(kernel_name="own")
+    with pytest.raises(InvalidLaunchParameter, match="the sandbox hides it"):
+        await manager.start_kernel(cwd="/var/log")
+    manager.cleanup_connection_file()
+    manager.context.destroy(linger=0)
+
+
+@pytest.mark.asyncio
+async def test_sandbox_that_is_not_valid(kernelspec: Callable[..., Path]) -> None:
+    stanza = {"provisioner_name": "kernelproto", "config": {"sandbox": {"network": "some"}}}
+    kernelspec("own", LAUNCHER, metadata={"kernel_provisioner": stanza})
+    with pytest.raises(InvalidLaunchParameter, match="network"):
+        await start_new_async_kernel(GUARD_SECONDS, "own")

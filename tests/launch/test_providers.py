@@ -5,6 +5,7 @@ import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -19,6 +20,7 @@ from kernelproto.exceptions import (
     NoSuchKernel,
 )
 from kernelproto.interfaces import KernelProvider
+from kernelproto.launch import providers
 from kernelproto.launch.providers import (
     ForkServerProvider,
     IPykernelProvider,
@@ -329,11 +331,21 @@ async def test_spec_registers_from_5_6_on(write_kernelspec, version) -> None:
         assert "shell_port" in keys
 
 
+@pytest.fixture
+def unknown_version() -> Iterator[None]:
+    """Have the version of ipykernel looked up, before and after the test."""
+    providers._has_curve.cache_clear()
+    yield
+    providers._has_curve.cache_clear()
+
+
 @pytest.mark.parametrize(
     ("version", "encrypted"),
     [("7.4.0", True), ("7.3.0a1", True), ("8.0", True), ("7.2.9", False), ("main", False)],
 )
-async def test_pyimport_is_encrypted_if_this_ipykernel_can(monkeypatch, version, encrypted) -> None:
+async def test_pyimport_is_encrypted_if_this_ipykernel_can(
+    monkeypatch, unknown_version, version, encrypted
+) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     params = {"transport": "tcp", "extra_arguments": ["--help"]}
     info, manager = await IPykernelProvider().launch("kernel", launch_params=params)
@@ -341,13 +353,32 @@ async def test_pyimport_is_encrypted_if_this_ipykernel_can(monkeypatch, version,
     await manager.cleanup()
 
 
-async def test_pyimport_with_an_ipykernel_that_was_not_installed(monkeypatch) -> None:
+async def test_pyimport_with_an_ipykernel_that_was_not_installed(
+    monkeypatch, unknown_version
+) -> None:
     def fail(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", fail)
     ((_, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
     assert "supported_encryption" not in attributes["metadata"]
+
+
+async def test_a_new_version_of_ipykernel_is_noticed(
+    monkeypatch, packages, unknown_version
+) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    folder, about = packages / "ipykernel", packages / "ipykernel-1.dist-info" / "METADATA"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    about.parent.mkdir()
+    found = []
+    for seconds, version in enumerate(["7.2.0", "7.4.0"]):
+        about.write_text(f"Metadata-Version: 2.1\nName: ipykernel\nVersion: {version}\n")
+        os.utime(folder, (seconds, seconds))
+        ((_, attributes),) = [kernel async for kernel in IPykernelProvider().find_kernels()]
+        found.append("supported_encryption" in attributes["metadata"])
+    assert found == [False, True]
 
 
 async def test_pyimport_has_the_metadata_of_ipykernels_own_kernelspec() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import psutil
 import pytest
 
 if sys.platform != "linux":
@@ -20,6 +23,7 @@ if sys.platform != "linux":
 from kernelproto import InvalidLaunchParameter, KernelDied, KernelFinder, run_kernel
 from kernelproto.interfaces import KernelManager
 from kernelproto.launch import launcher
+from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.confinement import sandbox_fault
 from kernelproto.launch.process.control_groups import groups_fault, parent_of_groups
 from kernelproto.launch.process.sandbox import Sandbox
@@ -99,6 +103,42 @@ async def test_a_forked_kernel_has_no_variable_of_another_in_its_memory() -> Non
         assert (await first.execute(search)).stdout != "0\n"
         async with kernel() as second:
             assert (await second.execute(search)).stdout == "0\n"
+
+
+STARTS_A_KERNEL = """
+import json, sys
+import anyio
+import kernelproto
+
+async def main():
+    params = {"sandbox": {}, "detached": json.loads(sys.argv[1])}
+    async with kernelproto.run_kernel("fork/kernel", launch_params=params) as kernel:
+        print(kernel.manager.pid, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main)
+"""
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_sandbox_ends_with_the_fork_server(
+    detached: bool, until_gone: Callable[[int], None]
+) -> None:
+    command = [sys.executable, "-c", STARTS_A_KERNEL, json.dumps(detached)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        first = psutil.Process(int(program.stdout.readline()))
+        server = first.ppid()
+        program.send_signal(signal.SIGSTOP)  # so that it cannot end the kernel
+        os.kill(server, signal.SIGKILL)
+        until_gone(server)
+        if detached:
+            assert first.is_running()
+        else:
+            until_gone(first.pid)
+        program.kill()
+    for record in read_records():
+        record.clear_up()
 
 
 async def test_an_interrupt_reaches_the_kernel_only() -> None:

@@ -58,6 +58,35 @@ class World:
         return numbers
 
 
+def test_kernels_of_other_programs_count() -> None:
+    world = World(max_kernels=2)
+    (ada,) = world.running(ADA)
+    world.plan.elsewhere = 1
+    assert world.plan.crowded is False
+    ticket, actions = world.ask(BOB)
+    assert actions == [Evict(ada)]
+    world.plan.ended(ada)
+    assert [type(action) for action in world.decide()] == [Start, HandOver]
+    world.plan.leave(ticket, world.now)
+    world.plan.elsewhere = 2
+    eve, actions = world.ask(EVE)
+    assert actions == [RefuseFull(eve, 0)]
+    _, actions = world.ask(KIM, wait=True)
+    assert actions == []
+    world.plan.elsewhere = 0
+    assert [type(action) for action in world.decide()] == [Start, HandOver]
+
+
+def test_suspended_plan_ends_no_kernel_by_itself() -> None:
+    world = World(idle_timeout=10, max_age=100)
+    (ada,) = world.running(ADA)
+    world.plan.is_suspended = True
+    assert world.plan.wake_at == math.inf
+    assert world.decide(1000) == []
+    world.plan.is_suspended = False
+    assert world.decide(1000) == [Expire(ada)]
+
+
 def test_first_request_starts_a_kernel_and_later_ones_share_it() -> None:
     world = World()
     first, actions = world.ask(ADA)

@@ -252,6 +252,18 @@ async def test_one_program_at_a_time(store: PostgresStore, monkeypatch) -> None:
         pass
 
 
+async def test_nodes_share_the_schema(store: PostgresStore, monkeypatch) -> None:
+    monkeypatch.setattr(module, "_LOCK_SECONDS", 0.05)
+    async with store.registry(node="http://a"), store.registry(node="http://b"):
+        await refused(store.registry(node="http://a"), "another program has the name http://a in")
+        await refused(store.registry(exclusive=True), "another program uses the registry on")
+    async with store.registry(exclusive=True):
+        words = "a program that does not share the registry on"
+        await refused(store.registry(node="http://a"), words)
+    async with store.registry(node="http://a"):
+        pass
+
+
 async def test_programs_that_make_the_tables_at_once(store: PostgresStore) -> None:
     async def make() -> None:
         async with store.registry() as registry:

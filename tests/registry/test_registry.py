@@ -8,7 +8,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from kernelproto.exceptions import RegistryError, WrongProcess
+from kernelproto.exceptions import PoolFull, QuotaExceeded, RegistryError, WrongProcess
 from kernelproto.registry import Registry
 from tests.registry.conftest import Store
 from tests.registry.values import GUARD_SECONDS, HANDLE, LAPSED, LONG, add, session
@@ -37,6 +37,78 @@ async def test_id_and_name_are_unique(registry: Registry) -> None:
     assert await add(registry) is None
     assert await add(registry, "two", name="one") is None
     assert await add(registry, "two", name="one", owner="bob") == 1
+
+
+async def test_limits(registry: Registry, store: Store) -> None:
+    limits = {"max_kernels": 3, "max_per_owner": 2}
+    assert await add(registry, "one", **limits) == 1
+    assert await add(registry, "one", **limits) is None
+    assert await add(registry, "two", **limits) == 1
+    with pytest.raises(QuotaExceeded, match="'ada' already has 2 of 2 kernels") as quota:
+        await add(registry, "three", **limits)
+    assert quota.value.limit == 2
+    assert await add(registry, "one", **limits) is None
+    assert await add(registry, "four", owner="bob", **limits) == 1
+    with pytest.raises(PoolFull, match="3 of 3 kernels") as full:
+        await add(registry, "five", owner="bob", **limits)
+    assert full.value.limit == 3
+    assert await registry.remove("one", 1)
+    assert await add(registry, "five", owner="bob", **limits) == 1
+    assert len(await registry.kernels()) == 3
+
+
+async def test_nodes_that_add_at_once_do_not_exceed_the_limits(
+    registry: Registry, store: Store
+) -> None:
+    refused: list[str] = []
+
+    async def fill(node: int) -> None:
+        async with store.registry() as own:
+            for number in range(8):
+                owner = f"user {number % 4}"
+                try:
+                    await add(own, f"{node}-{number}", owner=owner, max_kernels=7, max_per_owner=2)
+                except (PoolFull, QuotaExceeded):
+                    refused.append(owner)
+
+    async with anyio.create_task_group() as tasks:
+        for node in range(4):
+            tasks.start_soon(fill, node)
+    owners = [kernel.owner for kernel in await registry.kernels()]
+    assert len(owners) == 7
+    assert max(map(owners.count, owners)) == 2
+    assert len(refused) == 4 * 8 - 7
+
+
+async def test_one_kernel_by_its_id(registry: Registry) -> None:
+    await add(registry, "one")
+    await add(registry, "two", owner="bob")
+    assert [kernel.owner for kernel in await registry.kernels(kernel_id="two")] == ["bob"]
+    assert await registry.kernels(owner="ada", kernel_id="two") == []
+    assert await registry.kernels(kernel_id="three") == []
+
+
+async def test_kernels_that_no_node_holds_are_removed(registry: Registry, store: Store) -> None:
+    for kernel_id in ("held", "released", "lapsed"):
+        await add(registry, kernel_id)
+    await registry.set_session(session(kernel_id="lapsed"))
+    assert await registry.release("released", 1)
+    assert await registry.remove_unheld(seconds=LONG) == []
+    store.execute("update kernel set held_until = held_until - 3000, used_at = used_at - 3000")
+    store.execute("update kernel set held_until = held_until + 3000 where id = 'held'")
+    unheld = {kernel.kernel_id for kernel in await registry.kernels(unheld=True)}
+    assert unheld == {"released", "lapsed"}
+    assert await registry.count() == 3
+    assert set(await registry.remove_unheld(seconds=LONG)) == {"released", "lapsed"}
+    assert [kernel.kernel_id for kernel in await registry.kernels()] == ["held"]
+    assert await registry.sessions() == []
+
+
+async def test_secret(registry: Registry, store: Store) -> None:
+    secret = await registry.secret()
+    assert len(secret) >= 32
+    async with store.registry() as other:
+        assert await other.secret() == secret
 
 
 async def test_one_node_holds_a_kernel(registry: Registry) -> None:

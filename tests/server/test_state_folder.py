@@ -12,6 +12,7 @@ import pytest
 from kernelproto import extras
 from kernelproto.exceptions import InvalidSettings, RegistryError
 from kernelproto.server import Settings
+from kernelproto.server.isolation_settings import IsolationSettings
 from kernelproto.server.limits import KernelLimits, LimitTables
 from kernelproto.server.state_folder import find_state_folder, open_state_folder
 
@@ -66,6 +67,16 @@ def test_warm_kernels_are_refused(settings: dict[str, Any]) -> None:
 def test_folder_without_a_use_is_refused() -> None:
     with pytest.raises(InvalidSettings, match="state_dir: nothing is stored"):
         Settings(keep_kernels="off", state_dir="/state")
+
+
+def test_linger_without_a_use_is_refused() -> None:
+    for settings in ({}, {"keep_kernels": "off"}):
+        with pytest.raises(InvalidSettings, match="linger_seconds: kernels end with the server"):
+            find_state_folder(Settings(linger_seconds=60, **settings), {})
+    assert find_state_folder(Settings(linger_seconds=60, state_dir="/state"), {}) == "/state"
+    isolation = IsolationSettings(uids="200000-200999", folder="/homes")
+    with pytest.raises(InvalidSettings, match="linger_seconds: no host runs the kernels"):
+        Settings(linger_seconds=60, isolate="users", isolation=isolation, state_dir="/state")
 
 
 def test_registry_without_a_use_is_refused() -> None:

@@ -13,8 +13,8 @@ from anyio.lowlevel import checkpoint
 
 from kernelproto import LaunchError
 from kernelproto.launch.spec.parameters import kernel_environment
+from kernelproto.server.kernel_requests import allowed_env
 from kernelproto.server.telemetry.logs import JsonLines
-from kernelproto.server.user_kernels import allowed_env
 from kernelproto.testing import FakeProvider
 from tests.server.conftest import Server
 

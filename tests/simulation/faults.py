@@ -104,6 +104,7 @@ def _claim_lapses(world: World, chance: random.Random) -> None:
 
 def _clock_is_set(world: World, chance: random.Random) -> None:
     world.store.ahead += chance.choice((-3600.0, -20.0, -1.0, 1.0, 20.0))
+    world.uses.note_clock()
 
 
 def _program_is_killed(world: World, chance: random.Random) -> None:

@@ -36,6 +36,7 @@ class Owner(Protocol):
     keeps: bool
     most_kernels: int
     most_per_user: int
+    idle_timeout: float | None
 
     def violate(self, text: str) -> None:
         """Report a broken invariant."""
@@ -60,6 +61,10 @@ class Process:
         detached: whether it outlives its program.
         listed_as: the id of its kernel in the registry; "" if it does not outlive its program.
         held: messages that it has not read, because it is stopped.
+        executing_since: since when it has executed code; None if it does not.
+        active_at: the last time at which it has executed code, or was started, or ran again.
+        written_at: the time of its last line.
+        owned_since: since when its owner has had it.
     """
 
     def __init__(
@@ -72,6 +77,9 @@ class Process:
         self.detached = detached
         self.listed_as = listed_as
         self.held: deque[tuple[Channels, ChannelName, Sequence[Frame]]] = deque()
+        self.executing_since: float | None = None
+        self.active_at = self.owned_since = anyio.current_time()
+        self.written_at = -math.inf
         self._owner: Owner | None = owner
         self._stopped_until = -math.inf
         self._stopped = Bell()
@@ -90,6 +98,7 @@ class Process:
     @owner.setter
     def owner(self, owner: Owner | None) -> None:
         self._owner = owner
+        self.owned_since = anyio.current_time()
 
     @property
     def launcher(self) -> Owner | None:
@@ -98,7 +107,7 @@ class Process:
 
     @property
     def lease(self) -> tuple[str, str] | None:
-        """The user and the name of the kernel; None if a restart has left them out."""
+        """The user and the name of the kernel; None if its program has left them out."""
         env = self.fake.env
         return (env[USER], env[NAME]) if USER in env else None
 
@@ -119,10 +128,13 @@ class Process:
     def stop(self, until: float) -> None:
         """Do not run until a time."""
         self._stopped_until = max(self._stopped_until, until)
+        self.active_at = max(self.active_at, self._stopped_until)
         self._stopped.ring()
 
     def resume(self) -> None:
         """Run again."""
+        if self.is_stopped:
+            self.active_at = anyio.current_time()
         self._stopped_until = -math.inf
         self._stopped.ring()
 
@@ -147,12 +159,18 @@ class Process:
     async def _execute(self, exchange: Exchange) -> None:
         """Run code: the number of lines, the seconds before each one, and the size of each one."""
         lines, pause, size = exchange.code.split()
-        for _ in range(int(lines)):
-            await anyio.sleep(float(pause))
-            while self.is_stopped:
-                await self._pause()
-            exchange.stream(f"{self.number}:{self.outputs}:{'x' * int(size)}\n")
-            self.outputs += 1
+        self.executing_since = anyio.current_time()
+        try:
+            for _ in range(int(lines)):
+                await anyio.sleep(float(pause))
+                while self.is_stopped:
+                    await self._pause()
+                exchange.stream(f"{self.number}:{self.outputs}:{'x' * int(size)}\n")
+                self.outputs += 1
+                self.written_at = anyio.current_time()
+        finally:
+            self.executing_since = None
+            self.active_at = max(self.active_at, anyio.current_time())
 
     async def _pause(self) -> None:
         with anyio.CancelScope(deadline=self._stopped_until):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from kernelproto.concurrency.task_groups import background_tasks
-from kernelproto.exceptions import KernelProtoError
+from kernelproto.exceptions import ClientClosed, KernelProtoError
 from kernelproto.fanout.broadcast import Broadcast, Subscriber
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import ExecuteRequest
@@ -140,6 +140,7 @@ class Page:
         self._left_at = -math.inf
         self._recorded = Recorded()
         self._sessions = 0
+        self._count = 0
         self._acknowledged_size = 0
 
     def __str__(self) -> str:
@@ -184,6 +185,7 @@ class Page:
         # A client that names a message of another log gets all messages of this one.
         self._is_resent = not (is_same and self.exact)
         self._program, self._broadcast, self._recorded = program, broadcast, recorded
+        self._count = recorded.count
 
     async def _visit(self, program: Program, seconds: float, *, asks: bool) -> None:
         chance = self._chance
@@ -233,7 +235,8 @@ class Page:
             if not self._is_resent:
                 self._world.violate(f"{self} has received {message!r} twice")
             return
-        self._is_resent = False
+        is_gap = message.msg_type == "stream" and message.content.text.startswith(_GAP)
+        self._is_resent &= is_gap  # this notice comes before the messages of the log
         self._seen.add(message.msg_id)
         self.last_msg_id = message.msg_id
         if message.msg_type == "stream":
@@ -279,8 +282,14 @@ class Page:
             )
 
     def _check_end(self, error: KernelProtoError) -> None:
-        """Check that everything has arrived, because the kernel has ended."""
-        if open_requests := [key for key, asked in self._requests.items() if asked.is_open]:
+        """Check that everything has arrived: the kernel has ended, or its program leaves it."""
+        last = self._recorded.last
+        is_new = self._recorded.count > self._count
+        if is_new and last is not None and last.msg_id not in self._seen:
+            self._world.violate(f"{self} has not received {last!r}, the last message: {error!r}")
+        goes_on = isinstance(error, ClientClosed) and error.goes_on
+        open_requests = [key for key, asked in self._requests.items() if asked.is_open]
+        if open_requests and not goes_on:
             self._world.violate(f"{self} has no end of {open_requests}, but {error!r}")
         if self._position is None or self._has_gap:
             return
@@ -300,6 +309,8 @@ class Page:
         self._position = None
         self._seen.clear()
         self._excuse()
+        for asked in self._requests.values():
+            asked.replies = asked.idles = 0
 
     def _excuse(self) -> None:
         self._has_gap = True

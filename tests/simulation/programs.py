@@ -70,6 +70,7 @@ class Operation(NamedTuple):
     """An operation of a user that is under way."""
 
     name: str
+    user: str
     scope: anyio.CancelScope
 
 
@@ -79,20 +80,30 @@ class Recorded:
 
     Attributes:
         size: their size, in bytes.
+        count: how many there are on iopub, up to the end of the kernel.
+        last: the last one of these.
+        ended: whether the kernel has ended.
         sessions: the sessions that have joined.
         before: the size up to each message, by msg_id.
     """
 
     size: int = 0
+    count: int = 0
+    last: Message | None = None
+    ended: bool = False
     sessions: set[str] = field(default_factory=set[str])
     before: dict[str, int] = field(default_factory=dict[str, int])
 
     def offer(self, message: Message, channel: ChannelName) -> None:
         self.size += sum(map(len, message.parts)) + 1000
         self.before[message.msg_id] = self.size
+        is_welcome = message.msg_type == "iopub_welcome"  # of the connection, not for its clients
+        if channel == "iopub" and not is_welcome and not self.ended:
+            self.count += 1
+            self.last = message
 
     def fail(self, error: Exception) -> None:
-        pass
+        self.ended = True
 
     def resume(self) -> None:
         pass
@@ -110,6 +121,8 @@ class Program:
         is_open: whether it serves.
         closing: set when it is to close.
         ended: set when it has ended.
+        opened_at: the time since which it serves.
+        idle_timeout: the seconds after which it culls an idle kernel; None means never.
         operations: the scopes of the operations of its users, which a fault may cancel.
     """
 
@@ -135,12 +148,14 @@ class Program:
         self._numbers = itertools.count()
         self._recorded: dict[Broadcast, Recorded] = {}
         self.broadcasts = Broadcasts(limit=LOG_BYTES, seconds=LOG_SECONDS)
+        self.opened_at = -math.inf
+        self.idle_timeout: float | None = chance.choice((None, 5.0, 20.0, 100.0))
         self.limit = most or chance.choice((1, 2, 3, 5))
         self.most_per_user = chance.choice((1, 2))
         self._options = {
             "max_kernels": self.limit,
             "max_per_user": self.most_per_user,
-            "idle_timeout": chance.choice((None, 5.0, 20.0, 100.0)),
+            "idle_timeout": self.idle_timeout,
             "max_age": chance.choice((None, None, 60.0)),
             "cull_connected": chance.random() < 0.2,
             "restart": chance.choice((None, _policy(chance))),
@@ -176,6 +191,17 @@ class Program:
         """Refuse the questions of a killed program; part of Link."""
         if self.killed:
             raise sqlite3.OperationalError("the program was killed")
+
+    def note_added(self, kernel_id: str, fence: int) -> None:
+        """Note the fence of a new row; part of Link."""
+        self._world.fences[kernel_id] = fence
+
+    def note_claimed(self, kernel_id: str, fence: int) -> None:
+        """Check that a claim has a higher fence than all earlier ones; part of Link."""
+        before = self._world.fences[kernel_id]
+        self._world.fences[kernel_id] = fence
+        if fence <= before:
+            self.violate(f"{self} claims {kernel_id} with fence {fence} after fence {before}")
 
     async def run(self) -> None:
         """Serve until the program is closed or killed."""
@@ -219,6 +245,7 @@ class Program:
         self.most_per_user = max(self.most_per_user, len(NAMES) if restored else 0)
         self._world.counts["restored"] += restored
         self.is_open = True
+        self.opened_at = anyio.current_time()
         for user in self._world.users:
             self.tasks.start_soon(self._use, user)
         await self.closing.wait()
@@ -244,11 +271,17 @@ class Program:
         """Use the pool as a user of the library does, until the program is closed."""
         chance = random.Random(f"{self._world.seed}, program {self.number}, {user}")
         while self.is_open and not self._world.is_quiet:
-            await anyio.sleep(chance.expovariate(0.5))
+            await anyio.sleep(chance.expovariate(self._world.rate))
             if not self.is_open:
                 break
             (operation,) = chance.choices(_OPERATIONS, _WEIGHTS)
             await self.attempt(operation, user, chance)
+
+    @property
+    def leases_in_use(self) -> set[tuple[str, str]]:
+        """The user and the name of each kernel that a user or a page may be using."""
+        pages = {(each.user, each.name) for each in self.connections}
+        return pages | {(each.user, name) for each in self.operations.values() for name in NAMES}
 
     async def attempt(
         self, operation: Callable[..., Awaitable[None]], user: str, chance: random.Random
@@ -258,7 +291,8 @@ class Program:
         name = operation.__name__.removeprefix("_")
         done = False
         scope = anyio.CancelScope()
-        self.operations[number] = Operation(f"{name} of {user}", scope)
+        self._world.uses.note(user, *NAMES)
+        self.operations[number] = Operation(f"{name} of {user}", user, scope)
         with anyio.move_on_after(LIMIT_SECONDS) as guard, scope:
             try:
                 await operation(self, user, chance)
@@ -266,6 +300,7 @@ class Program:
             except KernelProtoError as error:
                 name = f"{name}: {type(error).__name__}"
         del self.operations[number]
+        self._world.uses.note(user, *NAMES)
         if guard.cancelled_caught:
             self._world.violate(f"{user} has waited {LIMIT_SECONDS:g} s for {name!r} in {self}")
         self._world.counts["cancelled" if scope.cancelled_caught else name] += 1
@@ -280,6 +315,7 @@ class Program:
             connection.reason = error
         finally:
             del self.connections[connection]
+            self._world.uses.note(connection.user, connection.name)
             connection.close()
 
     async def _serve_page(self, connection: Connection) -> None:
@@ -313,7 +349,9 @@ def env_of(lease: Connection | tuple[str, str]) -> dict[str, str]:
 
 def code(chance: random.Random) -> str:
     """Return code that writes some lines."""
-    lines, pause = chance.choice(((0, 0.0), (1, 0.0), (3, 0.0), (8, 0.3), (4, 2.0), (20, 0.01)))
+    lines, pause = chance.choice(
+        ((0, 0.0), (1, 0.0), (3, 0.0), (8, 0.3), (4, 2.0), (20, 0.01), (2, 30.0))
+    )
     return f"{lines} {pause} {chance.choice((10, 10, 100, 2000, 9000))}"
 
 
@@ -407,10 +445,20 @@ async def _interrupt(program: Program, user: str, chance: random.Random) -> None
 async def _read(program: Program, user: str, chance: random.Random) -> None:
     """Read the messages of a kernel to their end, or for a while."""
     kernel = await _get(program, user, chance)
+    recorded = Recorded()
+    last: str | None = None
     with anyio.move_on_after(chance.choice(_PATIENCE)):
-        async with kernel.messages() as messages:
-            async for _ in messages:
-                pass
+        try:
+            async with kernel.messages() as messages:
+                kernel.watch(recorded)
+                async for message, _ in messages:
+                    last = last if message.msg_type == "iopub_welcome" else message.msg_id
+        except KernelProtoError as error:
+            if recorded.last is not None and recorded.last.msg_id != last:
+                program.violate(f"{user} has not read {recorded.last!r}, the last message: {error}")
+            raise
+        finally:
+            kernel.unwatch(recorded)
 
 
 async def _listen(program: Program, user: str, chance: random.Random) -> None:

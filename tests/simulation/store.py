@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import anyio
 import msgspec
@@ -40,6 +40,14 @@ class Link(Protocol):
 
     def check(self) -> None:
         """Raise sqlite3.Error if the program was killed."""
+        ...
+
+    def note_added(self, kernel_id: str, fence: int) -> None:
+        """Note that the program has added a kernel, and its fence."""
+        ...
+
+    def note_claimed(self, kernel_id: str, fence: int) -> None:
+        """Note that the program has claimed a kernel, and its fence."""
         ...
 
 
@@ -103,6 +111,18 @@ class SimulatedRegistry(SQLiteRegistry):
         with real._in_transaction(database, "begin immediate"):
             self._migrate(database)
         return database
+
+    async def add(self, kernel_id: str, **facts: Any) -> int | None:
+        fence = await super().add(kernel_id, **facts)
+        if fence is not None:
+            self._link.note_added(kernel_id, fence)
+        return fence
+
+    async def claim(self, kernel_id: str, *, node: str, seconds: float) -> int | None:
+        fence = await super().claim(kernel_id, node=node, seconds=seconds)
+        if fence is not None:
+            self._link.note_claimed(kernel_id, fence)
+        return fence
 
     async def _in_thread(self, perform: Callable[[], T]) -> T:
         if self._database is None:  # it is being opened or closed

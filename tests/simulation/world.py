@@ -11,6 +11,7 @@ from unittest.mock import patch
 import anyio
 from anyio.abc import TaskGroup
 
+from kernelproto import KernelProtoError
 from kernelproto.concurrency.bell import Bell
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.launch.adopt import LocalHost
@@ -19,7 +20,8 @@ from tests.simulation.faults import Fault
 from tests.simulation.machine import Machine
 from tests.simulation.pages import Page
 from tests.simulation.programs import LIMIT_SECONDS, NAMES, Program
-from tests.simulation.store import Store
+from tests.simulation.store import Row, Store
+from tests.simulation.uses import Uses
 
 USERS = ("ada", "bob", "eve")
 NODES = ("a", "a", "a", "b")
@@ -28,6 +30,9 @@ _MOST_PAGES = 4
 
 # How many programs have a registry.
 _KEEPING = 0.8
+
+# How many times a second a user does something: where it is seldom, kernels are culled.
+_RATES = (0.5, 0.5, 0.01)
 
 # The number of steps between two looks at all processes.
 _STEPS_BETWEEN_LOOKS = 20
@@ -60,6 +65,8 @@ class World:
         seed: decides everything.
         counts: what has happened.
         violation: the first broken invariant.
+        rate: how many times a second a user does something.
+        fences: the last fence of each kernel in the registry.
         is_quiet: whether there are no more faults and new actions.
     """
 
@@ -72,6 +79,9 @@ class World:
         self.step = 0
         self.programs: list[Program] = []
         self.pages: list[Page] = []
+        self.uses = Uses(self)
+        self.fences: dict[str, int] = {}
+        self.rate = random.Random(f"{seed}, rate").choice(_RATES)
         self.machine: Machine
         self.store: Store
         self._steps = steps
@@ -108,8 +118,10 @@ class World:
                 async with background_tasks() as tasks:
                     self.machine = Machine(tasks)
                     find = self.machine.find_launched
-                    with patch.object(LocalHost, "find_launched", staticmethod(find)):
+                    find_launched = patch.object(LocalHost, "find_launched", staticmethod(find))
+                    with find_launched, self.uses.watched():
                         async with background_tasks() as actors:
+                            actors.start_soon(self.uses.serve)
                             await self._live(actors)
                         await self._come_to_an_end()
         finally:
@@ -186,10 +198,24 @@ class World:
         ids = {kernel.kernel_id for kernel in program.pool.kernels()}
         for row in self.store.rows():
             if row.node == program.node and row.process not in alive and row.kernel_id not in ids:
-                self.violate(
-                    f"{program} lets {row.owner} have no kernel {row.name!r}: the registry has an "
-                    f"ended one, {row.kernel_id}"
-                )
+                await self._check_user(program, row)
+
+    async def _check_user(self, program: Program, row: Row) -> None:
+        for name in NAMES:  # for the quota of the user
+            await program.pool.release(row.owner, name=name)
+        env = programs.env_of((row.owner, row.name))
+        error: KernelProtoError | None = None
+        with anyio.move_on_after(LIMIT_SECONDS) as guard:
+            try:
+                await program.pool.get(row.owner, name=row.name, wait=True, env=env)
+            except KernelProtoError as failure:
+                error = failure
+        if error is not None or guard.cancelled_caught:
+            self.violate(
+                f"{program} lets {row.owner} have no kernel {row.name!r}: the registry has an "
+                f"ended one, {row.kernel_id}: {error}",
+                error,
+            )
 
     async def _come_to_an_end(self) -> None:
         """Let a last program have all kernels, and release them."""
@@ -222,6 +248,26 @@ class World:
             last.closing.set()
             await self._end_of(last)
 
+    def _check_owners(self, rows: Sequence[Row]) -> None:
+        """Check that the pool, the registry and the process name the same user of each kernel."""
+        registered = {row.kernel_id: (row.owner, row.name) for row in rows}
+        pooled = {
+            kernel.kernel_id: (kernel.user, kernel.name)
+            for program in self.running()
+            if program.is_open
+            for kernel in program.pool.kernels()
+        }
+        for process in self.machine.alive():
+            lease, kernel_id = process.lease, process.listed_as
+            if process.detached and not kernel_id:
+                self.violate(f"process {process.number} is listed under no id")
+            for place, known in (("registry", registered), ("pool", pooled)):
+                if known.get(kernel_id, lease) != lease:
+                    self.violate(
+                        f"process {process.number} was started for {lease}, and belongs to "
+                        f"{known[kernel_id]} in the {place}"
+                    )
+
     def check_processes(self) -> None:
         """Check that each process has one owner or a row, and each lease one process.
 
@@ -231,6 +277,7 @@ class World:
         in_rows = {row.process for row in rows}
         ids = {row.kernel_id for row in rows}
         leases: dict[object, list[int]] = defaultdict(list)
+        self._check_owners(rows)
         for process in self.machine.alive():
             if process.number in in_rows:
                 process.registered = True

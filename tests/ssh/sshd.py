@@ -11,15 +11,17 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -118,6 +120,22 @@ class Sshd:
                 found.add(pid)
         return sorted(found - {self._process.pid})
 
+    @contextmanager
+    def through_proxy(self) -> Generator[Proxy]:
+        """Let the clients connect through a proxy for the block, which can cut connections."""
+        proxy = Proxy(self._port)
+        known = self.folder / "known_hosts"
+        before = {path: path.read_text() for path in (self.config, known)}
+        text = before[self.config].replace(f"Port {self._port}", f"Port {proxy.port}")
+        self.config.write_text(text)
+        known.write_text(before[known].replace(f":{self._port}", f":{proxy.port}"))
+        try:
+            yield proxy
+        finally:
+            proxy.stop()
+            for path, text in before.items():
+                path.write_text(text)
+
     def signal_sessions(self, signum: int) -> None:
         for pid in self.sessions():
             with suppress(ProcessLookupError):
@@ -191,6 +209,61 @@ class Sshd:
             "NSS_WRAPPER_PASSWD": str(passwd),
             "NSS_WRAPPER_GROUP": str(group),
         }
+
+
+class Proxy:
+    """Forwards connections to a port until they are cut; for each, two threads.
+
+    Args:
+        target: the port.
+
+    Attributes:
+        port: the port to connect to.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._ends: list[socket.socket] = []
+        self._threads = [Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def cut(self) -> None:
+        """Cut all connections: both ends see a reset."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def stop(self) -> None:
+        """Cut all connections, and accept no more."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._ends += [near, far]
+                for pair in ((near, far), (far, near)):
+                    thread = Thread(target=self._forward, args=pair)
+                    self._threads.append(thread)
+                    thread.start()
+
+    @staticmethod
+    def _forward(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
 
 
 @contextmanager

@@ -69,9 +69,10 @@ async def test_life_of_a_far_kernel(finder: KernelFinder, sshd: Sshd) -> None:
         await until_nothing_is_left(sshd)
 
 
-@pytest.mark.parametrize("cut", ["master", "session"])
+@pytest.mark.parametrize("cut", ["master", "session", "proxy"])
 async def test_cut_connection_loses_nothing(finder: KernelFinder, sshd: Sshd, cut: str) -> None:
-    with anyio.fail_after(GUARD_SECONDS):
+    """A short form of tests/integration/ssh_conformance.py."""
+    with anyio.fail_after(GUARD_SECONDS), sshd.through_proxy() as proxy:
         async with run_kernel("ssh/far/python3", finder=finder) as kernel:
             events = kernel.events()
             await kernel.execute("state = 7")
@@ -81,8 +82,10 @@ async def test_cut_connection_loses_nothing(finder: KernelFinder, sshd: Sshd, cu
                 if cut == "master":
                     [connection] = _connections()
                     os.kill(connection._master.pid, signal.SIGKILL)
-                else:
+                elif cut == "session":
                     sshd.signal_sessions(signal.SIGKILL)
+                else:
+                    proxy.cut()
                 assert isinstance(await anext(events), Unreachable)
                 assert (await execution).stdout == LINES
             assert isinstance(await anext(events), Reachable)

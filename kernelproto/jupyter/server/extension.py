@@ -1,6 +1,6 @@
-"""The hooks of the extension: they choose the classes of the server before it makes its kernels."""
+"""The hooks of the extension, which choose the classes of the server before the first kernel."""
 
-# jupyter_server calls the functions, and its configuration has no types.
+# jupyter_server calls the functions, with a configuration without types.
 # pyright: basic
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from jupyter_server.serverapp import ServerApp
 
 from kernelproto.jupyter.server.kernel_manager import KernelProtoMappingKernelManager
 from kernelproto.jupyter.server.kernelspecs import KernelProtoKernelSpecManager
+from kernelproto.jupyter.server.launch_parameters import add_handlers
 from kernelproto.jupyter.server.websocket import KernelProtoWebsocketConnection
 
 _CLASSES = {
@@ -34,7 +35,7 @@ _DISABLE = "jupyter server extension disable kernelproto.jupyter.server"
 def _link_jupyter_server_extension(server: ServerApp) -> None:
     """Choose the classes, unless the user has chosen others or kernels of another server.
 
-    jupyter_server calls this before it makes its managers.
+    jupyter_server calls this function before making the managers.
     """
     reason = _reason_against(server)
     if reason is not None:
@@ -45,8 +46,12 @@ def _link_jupyter_server_extension(server: ServerApp) -> None:
 
 
 def _load_jupyter_server_extension(server: ServerApp) -> None:
-    """Log whether kernelproto runs the kernels; jupyter_server calls this at the end."""
+    """Add the routes, and log whether kernelproto runs the kernels.
+
+    jupyter_server calls this at the end.
+    """
     if isinstance(server.kernel_manager, KernelProtoMappingKernelManager):
+        add_handlers(server)
         server.log.info("kernelproto runs the kernels of this server (to end that: %s)", _DISABLE)
     elif _reason_against(server) is None:
         server.log.warning(

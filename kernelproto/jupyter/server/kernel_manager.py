@@ -22,6 +22,7 @@ from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import MalformedMessage
 from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.jupyter.server.kernel import KernelProtoKernelManager
+from kernelproto.jupyter.server.launch_parameters import requested_parameters
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
@@ -66,10 +67,10 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
         self._starting = anyio.Lock()
 
     async def start_task(self, function: Callable[..., Coroutine[Any, Any, None]]) -> None:
-        """Run a task of a WebSocket until shutdown_all(); return when it calls started().
+        """Run a task of a WebSocket until shutdown_all(); return when the task calls started().
 
         Args:
-            function: called with ``task_status=``; it must not raise after it has started.
+            function: called with ``task_status=``; must not raise after the start.
         """
         async with self._starting:
             if self._tasks is None:
@@ -77,8 +78,20 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
                 self._tasks = await self._service.start()
         await self._tasks.start(function)
 
+    async def start_kernel(self, **options: Any) -> str:
+        """Start a kernel, and return its id; options and exceptions as in jupyter_server.
+
+        The launch parameters of a request apply unless the caller passes *launch_params*.
+        """
+        requested = requested_parameters()
+        if requested is not None:
+            options.setdefault("launch_params", requested)
+        inherited: Any = super()
+        kernel_id: str = await inherited.start_kernel(**options)
+        return kernel_id
+
     async def shutdown_all(self, now: bool = False) -> None:
-        """End all kernels, also those that are starting, and their WebSockets."""
+        """End all kernels, even those that are starting, and their WebSockets."""
         async with anyio.create_task_group() as tasks:
             for kernel_id, starting in dict(self._pending_kernels).items():
                 if kernel_id not in self:
@@ -100,7 +113,7 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
             self.log.exception("kernel %s was not ended in order", kernel_id)
 
     async def restart_kernel(self, kernel_id: str, now: bool = False) -> Future[Any]:
-        """Restart a kernel; it is ready when this returns.
+        """Restart a kernel; return when the kernel is ready.
 
         Returns:
             A future that is done, as callers of jupyter_server expect.
@@ -179,7 +192,7 @@ class _Activity:
 
 
 async def _cancel(task: Future[Any]) -> None:
-    """Cancel a task of jupyter_client, and wait until it has ended."""
+    """Cancel a task of jupyter_client, and wait until the task has ended."""
     ended = anyio.Event()
     task.add_done_callback(lambda _: ended.set())
     task.cancel()

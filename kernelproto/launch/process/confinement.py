@@ -22,6 +22,7 @@ from kernelproto.launch.process.limits import Limits, limits_of_program
 from kernelproto.launch.process.sandbox import Sandbox
 from kernelproto.launch.process.seccomp import seccomp_filter
 from kernelproto.launch.programs import sandbox as program
+from kernelproto.launch.programs.sandbox_mounts import HOME, TMP
 
 NOBODY = 65534
 
@@ -44,8 +45,8 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(program.__file__)))
 
 _LAST_USER = 2**32 - 2
 
-# The sandbox has its own.
-_REPLACED = ("/", "/dev", "/proc", program.TMP)
+# Folders that the sandbox replaces by its own.
+_REPLACED = ("/", "/dev", "/proc", TMP)
 
 # Older ones count the processes of a user in all sandboxes together.
 _OLDEST_LINUX = (5, 14)
@@ -59,15 +60,15 @@ _possible_for: set[tuple[int, bytes]] = set()
 
 
 def is_known_possible(sandbox: Sandbox) -> bool:
-    """Return whether ``require_sandbox`` has made such a sandbox before, so it does not block."""
+    """Return whether ``require_sandbox`` has made such a sandbox before, and will not block."""
     return _key(_trial_of(sandbox)) in _possible_for
 
 
 def require_sandbox(sandbox: Sandbox = _STRICTEST) -> None:
-    """Make a sandbox and end it, once in the life of this program. The call blocks.
+    """Make and end a trial sandbox, once in the life of this program. The call blocks.
 
     Args:
-        sandbox: only its filter of system calls counts: the launch itself reports other faults.
+        sandbox: only the filter of system calls counts: the launch reports other faults.
 
     Raises:
         InvalidLaunchParameter: this machine or this user cannot have sandboxes.
@@ -87,7 +88,7 @@ def users_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
 
 
 def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
-    """Return why a sandbox cannot be made here; None if it was made."""
+    """Return why a sandbox cannot be made here; None if possible."""
     if sys.platform != "linux":
         return "sandboxes work on Linux only"
     release = re.match(r"(\d+)\.(\d+)", os.uname().release)
@@ -120,7 +121,7 @@ def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
 
 
 def _trial_of(sandbox: Sandbox) -> Sandbox:
-    """Return the sandbox whose trial decides about a sandbox."""
+    """Return the sandbox of the trial for a sandbox."""
     return Sandbox(seccomp=sandbox.seccomp)
 
 
@@ -147,18 +148,20 @@ def confine(
     resources: str = "",
     cwd: str | None = None,
     control_groups: Iterable[str] = (),
+    detached: bool = False,
 ) -> dict[str, Any]:
     """Return the plan that programs/sandbox.py performs.
 
     Args:
         sandbox: the sandbox.
         command: the command line of the kernel.
-        sockets: the paths of its ipc sockets, in one folder; none with tcp.
+        sockets: the paths of the ipc sockets, in one folder; none with tcp.
         limits: the limits of each process.
-        connection_file: its path.
+        connection_file: the path.
         resources: the folder of the kernelspec.
-        cwd: the working directory, as the kernel sees it; None means its home folder.
-        control_groups: the folders of its control groups, which exist.
+        cwd: the working directory, as seen by the kernel; None means the home folder.
+        control_groups: the existing folders of the control groups.
+        detached: whether the kernel outlives this program.
 
     Raises:
         InvalidLaunchParameter: a path or the user cannot be used.
@@ -172,8 +175,8 @@ def confine(
     needed = [resources, sys.prefix, sys.base_prefix, *_program(command)]
     if sandbox.network == "full":
         needed.append("/etc/resolv.conf")  # often a link to a file in /run
-    visible |= set(_hidden_ones(needed, (*hidden, program.TMP)))
-    covers = {*hidden, program.TMP}
+    visible |= set(_hidden_ones(needed, (*hidden, TMP)))
+    covers = {*hidden, TMP}
     writable: list[str] = []
     private: dict[str, int] = {}
     for path, size in sandbox.writable.items():
@@ -185,7 +188,7 @@ def confine(
         "network": sandbox.network,
         "read_only": sandbox.read_only,
         "tmp": sandbox.tmp,
-        # A cover on the very folder that is shown would be shown with it.
+        # A cover on a shown folder would be shown as well.
         "hidden": sorted(hidden - {*visible, *writable}),
         "visible": sorted(visible),
         "writable": writable,
@@ -194,6 +197,7 @@ def confine(
         "limits": limits_of_program(limits, sandbox.processes),
         "filter": _filter(sandbox),
         "control_groups": list(control_groups),
+        "ends_with_server": not detached,
         "connection_file": connection_file,
         "sockets": sockets,
         "socket_folder": os.path.dirname(sockets[0]) if sockets else None,
@@ -237,11 +241,11 @@ def _working_directory(
     cwd: str | None, covers: set[str], shown: set[str], private: Iterable[str]
 ) -> str:
     if cwd is None:
-        return program.HOME
+        return HOME
     path = os.path.realpath(cwd)
     is_covered = any(_is_in(path, cover) for cover in covers)
     is_shown = any(_is_in(path, folder) for folder in shown)
-    if path in {program.TMP, program.HOME, *private}:
+    if path in {TMP, HOME, *private}:
         return path
     if (is_shown or not is_covered) and os.path.isdir(path):
         return path

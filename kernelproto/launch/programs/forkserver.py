@@ -1,10 +1,10 @@
 """The program of a fork server: an interpreter with ipykernel loaded that forks ready kernels.
 
 Run as ``python forkserver.py FD MODULES``. The program imports nothing of kernelproto, because the
-kernels inherit all of its modules. FD is the number of a Unix socket to the owner. Requests and
-answers are lines of JSON:
+kernels inherit all modules of the program. FD is the number of a Unix socket to the owner. Requests
+and answers are lines of JSON:
 
-    {"fork": 1}
+    {"fork": 1, "sandboxed": false}
     with three descriptors: one for the output, one of the owner's working directory, one of a file
     with {"argv": [...], "env": {...}, "cwd": ..., "state": {...}, "sandbox": ...}
         -> {"forked": 1, "pid": 123, "entered": true}; "entered" is false if entering takes long,
@@ -20,18 +20,17 @@ answers are lines of JSON:
 MODULES is a JSON list of modules to load in addition to ipykernel. ``cwd`` may be relative to the
 owner's working directory; ``state`` is described in program_state.py, ``sandbox`` in sandbox.py.
 ``unfit`` means that a kernel of this server cannot take over the state of the owner, but a kernel
-of a new server can. ``by`` is a time of the monotonic clock, after which the owner has sent the
-signal itself.
+of a new server can. ``by`` is the monotonic time after which the owner has sent the signal.
 
 Theory of operation
 -------------------
 Only a process with a single thread can be forked safely, so the server is one loop. The loop never
-waits for a kernel: a forked process may hang when it enters its working directory. The kernels are
-children of this process. A kernel that has ended keeps its number until it is reaped; the rest of
-its group is killed before, so no signal ever reaches another process with the same number. When the
-owner ends, its end of the socket closes; then the server kills all kernels and ends. Kernels that
-are kept go on without the server: init becomes their parent and reaps them. The owner has recorded
-a kernel before it asks to keep the kernel, so none is left without a record.
+waits for a kernel: a forked process may hang on entering the working directory. The kernels are
+children of this process. A kernel that has ended keeps its number until it is reaped. The rest of
+the group is killed before, so no signal ever reaches another process with the same number. When the
+owner ends, the socket closes; then the server kills all kernels and ends. Kernels that are kept go
+on without the server: init becomes their parent and reaps them. The owner has recorded a kernel
+before asking the server to keep the kernel, so none is left without a record.
 """
 
 from __future__ import annotations
@@ -49,10 +48,11 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
-# The modules that ipykernel imports when it starts, not when it is imported.
+# The modules that ipykernel imports at the start, not on its own import.
 LATE_IMPORTS = (
     "IPython.core.completerlib",
     "IPython.core.debugger",
@@ -88,29 +88,29 @@ UNIT = 1 if sys.platform == "darwin" else 1024
 
 def main() -> None:
     """Serve until the owner has ended; in a forked process, run the kernel."""
-    del sys.path[0]  # the folder of this file; its modules would hide others of the same names
+    del sys.path[0]  # this file's folder, with modules that would hide others of the same names
     owner = socket.socket(fileno=int(sys.argv[1]))
     names = "forked_kernel", "ipykernel", "early_exit", "sandbox"
     kernel, program, early_exit, sandbox = map(load, names)
-    sandbox.prepare()  # otherwise each sandboxed kernel loads it
+    sandbox.prepare()  # otherwise each sandboxed kernel loads the module
     load("reset_signals").reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_open_files()
-    os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
+    os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads this on import
     broken = preload(json.loads(sys.argv[2]))
-    with contextlib.suppress(Exception):  # each kernel reports its failures itself
+    with contextlib.suppress(Exception):  # each kernel reports its failures
         program.prepare()
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
     loaded = early_exit.survey(), early_exit.users_modules()
-    request = Server(owner, kernel, sandbox.enter).serve(broken)
+    request = Server(owner, kernel, sandbox).serve(broken)
     if request is not None:
         kernel.be_kernel(request, program)
         early_exit.leave(*loaded)
 
 
 def load(name: str) -> Any:
-    """Load a file of this folder, so that a kernel cannot import it by its name."""
+    """Load a file of this folder, so that a kernel cannot import the file by name."""
     spec = importlib.util.spec_from_file_location(name, f"{os.path.dirname(__file__)}/{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -122,7 +122,7 @@ def load(name: str) -> Any:
 def raise_open_files() -> None:
     """Raise the limit of descriptors as far as allowed; each kernel gets the limit of the owner."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than its hard limit
+    with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -140,52 +140,23 @@ def preload(modules: list[str]) -> dict[str, str]:
     return broken
 
 
-class Entering:
-    """A forked process that is becoming a kernel.
-
-    Args:
-        number: the number of the request.
-        pid: the number of the process.
-        failures: a pipe that the process closes once it is a kernel; before, it may write an error.
-    """
-
-    def __init__(self, number: int, pid: int, failures: int) -> None:
-        os.set_blocking(failures, False)
-        self.number = number
-        self.pid = pid
-        self.failures = failures
-        self.report = b""
-        self.forked = time.monotonic()
-        self.told = False
-
-    def is_over(self) -> bool:
-        """Read the report; return whether it is complete."""
-        try:
-            while chunk := os.read(self.failures, LINE_BYTES):
-                self.report += chunk
-        except BlockingIOError:
-            return False
-        return True
-
-
 class Server:
     """Forks, signals and reaps.
 
     Args:
         owner: the socket.
         kernel: the module forked_kernel.py.
-        enter_sandbox: the function of sandbox.py.
+        sandbox: the module sandbox.py.
     """
 
-    def __init__(
-        self, owner: socket.socket, kernel: Any, enter_sandbox: Callable[..., None]
-    ) -> None:
+    def __init__(self, owner: socket.socket, kernel: Any, sandbox: Any) -> None:
         self.owner = owner
         self.kernel = kernel
-        self.enter_sandbox = enter_sandbox
+        self.sandbox = sandbox
         self.kernels: set[int] = set()
         self.kept: set[int] = set()
-        self.entering: dict[int, Entering] = {}
+        self.statuses: dict[int, int] = {}  # pipes from the processes 1 of sandboxes
+        self.entering: dict[int, Any] = {}  # the class is in forked_kernel.py
         self.requests = b""
         # In the order of the requests; None if this process had no descriptors left for them.
         self.descriptors: list[list[int] | None] = []
@@ -249,7 +220,7 @@ class Server:
         return bool(data)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Carry out a request; return it in a forked process."""
+        """Carry out a request; in a forked process, return the request."""
         if "fork" in request:
             return self.fork(request)
         if "signal" in request:
@@ -264,8 +235,7 @@ class Server:
         """Send a signal to the group of a kernel that has not ended."""
         self.reap()
         if request["pid"] in self.kernels and time.monotonic() < request["by"]:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(request["pid"], request["signal"])
+            signal_group(request["pid"], request["signal"])
         self.tell({"signalled": request["number"]})
 
     def fork(self, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -280,7 +250,7 @@ class Server:
                 raise OSError(errno.EPERM, "this fork server has been replaced")
             failures, failure = os.pipe()
             mine += failures, failure
-            pid = os.fork()
+            pid, status = self.sandbox.fork() if request["sandboxed"] else (os.fork(), None)
         except OSError as error:
             close_all(mine)
             self.tell(self.kernel.failed(request, error))
@@ -288,16 +258,18 @@ class Server:
         if pid == 0:
             os.close(failures)
             self.close()
-            request["enter_sandbox"] = self.enter_sandbox
+            request["enter_sandbox"] = partial(self.sandbox.enter, status=status)
             self.kernel.become_kernel(request, *descriptors, failure)
             return request
         close_all([*descriptors, failure])
         self.kernels.add(pid)
-        entering = self.entering[pid] = Entering(request["fork"], pid, failures)
+        if status is not None:
+            self.statuses[pid] = status
+        entering = self.entering[pid] = self.kernel.Entering(request["fork"], pid, failures)
         self.selector.register(failures, selectors.EVENT_READ, entering)
         return None
 
-    def look_after(self, entering: Entering) -> None:
+    def look_after(self, entering: Any) -> None:
         """Tell the owner whether a forked process has become a kernel, once that is known."""
         if entering.pid not in self.entering or not entering.is_over():
             return
@@ -311,16 +283,16 @@ class Server:
         else:
             self.tell_forked(entering, entered=True)
 
-    def tell_forked(self, entering: Entering, *, entered: bool) -> None:
+    def tell_forked(self, entering: Any, *, entered: bool) -> None:
         """Tell the owner that a process was forked, and whether it has become a kernel."""
         if entering.pid in self.entering or entered:
             entering.told = True
             self.tell({"forked": entering.number, "pid": entering.pid, "entered": entered})
 
     def reap(self) -> None:
-        """Reap the kernels that have ended, each after the rest of its group was killed.
+        """Reap the kernels that have ended, each after the kill of the rest of its group.
 
-        It does not ask for each kernel: that would take too long if many kernels end together.
+        There is no query for each kernel: that would take too long if many kernels end together.
         """
         while self.kernels:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -332,15 +304,17 @@ class Server:
                 continue
             if pid in self.entering:
                 self.look_after(self.entering[pid])
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            signal_group(pid, signal.SIGKILL)
             _, status, usage = os.wait4(pid, 0)
+            returncode = os.waitstatus_to_exitcode(status)
+            if pid in self.statuses:
+                returncode = self.sandbox.reported(self.statuses.pop(pid), returncode)
             self.kernels.discard(pid)
             self.kept.discard(pid)
             self.tell(
                 {
                     "ended": pid,
-                    "returncode": os.waitstatus_to_exitcode(status),
+                    "returncode": returncode,
                     "cpu_seconds": usage.ru_utime + usage.ru_stime,
                     "peak_memory": usage.ru_maxrss * UNIT,
                 }
@@ -349,8 +323,7 @@ class Server:
     def leave(self) -> None:
         """Kill every kernel, except those to keep, because the owner has ended."""
         for pid in self.kernels - self.kept:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(pid, signal.SIGKILL)
+            signal_group(pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Close the descriptors of the server, in a forked process.
@@ -361,6 +334,7 @@ class Server:
         for mine in (self.selector, self.owner, self.wake, self.woken):
             mine.close()
         close_all(entering.failures for entering in self.entering.values())
+        close_all(self.statuses.values())
         for descriptors in self.descriptors:
             close_all(descriptors or ())
 
@@ -370,8 +344,17 @@ class Server:
             self.owner.sendall(json.dumps(message).encode() + b"\n")
 
 
+def signal_group(pid: int, signum: int) -> None:
+    """Send a signal to the group of a child, or to a child that has no group yet."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
+            os.killpg(pid, signum)
+        except ProcessLookupError:
+            os.kill(pid, signum)
+
+
 def wake_up(signum: int, frame: object) -> None:
-    """Do nothing; because it handles the signal, Python writes to the wake-up descriptor."""
+    """Do nothing; because of this handler, Python writes to the wake-up descriptor."""
 
 
 def threads_after_fork() -> int:

@@ -1,7 +1,7 @@
-"""The routes of the dashboard: the page and its files.
+"""The routes of the dashboard: the page and the files of the page.
 
 The page's script fetches the page again every two seconds and replaces the parts that have changed.
-The files are public, because a browser sends no token when it loads them; none holds a secret.
+The files are public, because a browser loads them without a token; none holds a secret.
 """
 
 from __future__ import annotations
@@ -73,9 +73,9 @@ class Dashboard:
 
     async def _show(self, request: Request) -> Response:
         user: User = request.user
-        await self._sessions.load()
         usage = await self._meter.read(pids_of(self._pool.kernels()))
         shown = None if user.admin else user.name
+        documents = await self._sessions.documents(shown)
         view = View(
             user=user,
             kernels=self._pool.kernels(shown),
@@ -83,7 +83,7 @@ class Dashboard:
             if user.admin
             else self._user_kernels.max_kernels(user),
             lost=self._pool.lost(shown),
-            documents=self._sessions.documents(shown),
+            documents=documents,
             usage=usage,
             now=datetime.now(UTC),
             here=str(request.base_url),

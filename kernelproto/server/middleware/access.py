@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
@@ -12,11 +12,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from kernelproto.exceptions import AuthenticatorUnavailable
+from kernelproto.exceptions import AuthenticatorUnavailable, RegistryError
 from kernelproto.interfaces import UserRequest
 from kernelproto.log_fields import logging_about
 from kernelproto.server.auth.logins import Logins, TooManyLogins
 from kernelproto.server.auth.revocation import Access
+from kernelproto.server.nodes.requests import ARRIVED, target_of
+from kernelproto.server.nodes.seal import HEADER, Assertion
 from kernelproto.server.responses import SECURITY_HEADERS, error_response
 from kernelproto.server.telemetry.audit import acting, audit
 
@@ -52,6 +54,18 @@ class SecurityHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
+class Arrivals(Protocol):
+    """Checks the requests that other servers forward."""
+
+    async def arrival(self, value: str, *, method: str, target: str) -> Assertion | None:
+        """Return the statement in a header; None if no other server has made it.
+
+        Raises:
+            RegistryError: the registry cannot be read.
+        """
+        ...
+
+
 class _Challenge(Exception):
     """An unknown user must authenticate."""
 
@@ -68,9 +82,11 @@ class Guard:
         logins: authenticates the requests.
         access: remembers the accepted requests.
         refuse: returns the response to a refused request, given the request and the reason.
-        allow_origins: the origins of other sites whose pages may use the server; ``"*"`` for all.
+        allow_origins: the origins of other sites with access to the server; ``"*"`` for all.
         public: the paths that need no authentication. Their routes have no user.
         challenging: the paths where an unknown user gets 401, and the challenge to send a token.
+        arrivals: checks the requests that other servers forward, whose users these servers have
+            authenticated; None if there are no other servers.
     """
 
     def __init__(
@@ -83,6 +99,7 @@ class Guard:
         allow_origins: Collection[str] = (),
         public: Collection[str] = (),
         challenging: Collection[str] = (),
+        arrivals: Arrivals | None = None,
     ) -> None:
         self._app = app
         self._logins = logins
@@ -91,6 +108,7 @@ class Guard:
         self._public = frozenset(public)
         self._challenging = frozenset(challenging)
         self._refuse = refuse
+        self._arrivals = arrivals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or the lifespan."""
@@ -102,7 +120,7 @@ class Guard:
             return
         try:
             refusal = await self._refusal(scope)
-        except AuthenticatorUnavailable as error:
+        except (AuthenticatorUnavailable, RegistryError) as error:
             await answer(scope, receive, send, error_response(503, str(error)))
             return
         except TooManyLogins as error:
@@ -123,12 +141,14 @@ class Guard:
             await answer(scope, receive, send, error_response(403, refusal))
 
     async def _refusal(self, scope: MutableMapping[str, Any]) -> str | None:
-        """Return why the request is refused; if it is accepted, set the user and return None.
+        """Return why the request is refused; set the user of an accepted request and return None.
 
         Raises:
             _Challenge: the user is unknown, on a path that challenges.
         """
         headers = Headers(scope=scope)
+        if self._arrivals is not None and HEADER in headers:
+            return await self._arrive(self._arrivals, scope, headers[HEADER])
         if scope.get("method") not in _SAFE_METHODS and not self._is_origin_allowed(headers):
             with acting(None, address_of(scope)):
                 reason = f"origin {headers['origin'][:100]}"
@@ -149,6 +169,22 @@ class Guard:
             return f"your user name is longer than {_MAX_NAME_CHARACTERS} characters"
         scope["user"] = user
         self._access.note(user, request)
+        return None
+
+    async def _arrive(
+        self, arrivals: Arrivals, scope: MutableMapping[str, Any], value: str
+    ) -> str | None:
+        """Accept a request that another server has authenticated; return as _refusal() does."""
+        method = scope.get("method", "GET")
+        assertion = await arrivals.arrival(value, method=method, target=target_of(scope))
+        if assertion is None:
+            return "another server has to forward this request with the secret of the registry"
+        scope["user"] = assertion.user
+        scope["client"] = None if assertion.peer is None else (assertion.peer, 0)
+        scope[ADDRESS] = assertion.address
+        scope[ARRIVED] = True
+        if assertion.has_credentials:
+            self._access.note(assertion.user, user_request(scope))
         return None
 
     def _is_origin_allowed(self, headers: Headers) -> bool:

@@ -40,14 +40,14 @@ from kernelproto.server.telemetry.logs import configure_logging
 
 _PROG = "python -m kernelproto.server"
 
-# The name of every server in its registry: one server at a time uses a state folder.
+# The name of a server in its registry, unless several share the registry.
 _NODE = "server"
 
 # The time in which responses can finish when the server ends.
 _GRACE_SECONDS = 5
 
 # An event loop accepts up to this many connections in one turn. With more, a new connection could
-# be displaced before its first request is read.
+# be displaced before the server reads the first request.
 _BACKLOG = 128
 
 # The system closes the connection of a client that acknowledges no data for so long.
@@ -93,7 +93,7 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         InvalidSettings: the settings do not fit this machine; the message names the setting.
-        RegistryError: the registry cannot be used; it is unchanged.
+        RegistryError: the registry cannot be used, and is unchanged.
     """
     state_folder = find_state_folder(settings, os.environ)
     authenticator, token = make_authenticator(settings)
@@ -106,7 +106,7 @@ async def serve(settings: Settings) -> None:
         check_open_files(settings)
         async with (
             background_tasks() as tasks,  # outlives the pool, so a second signal is still handled
-            _registry(state_folder, settings.registry) as registry,
+            _registry(state_folder, settings) as registry,
             KernelPool(
                 finder=finder,
                 kernel_type=settings.kernel,
@@ -118,7 +118,9 @@ async def serve(settings: Settings) -> None:
                 warm=warm,
                 cwd=_real_path(settings.root_dir),
                 registry=registry,
-                node=_NODE,
+                node=settings.node_url or _NODE,
+                shared=settings.node_url is not None,
+                linger=settings.linger_seconds or None,
                 replays=registry is not None,  # see kept_clients.py
             ) as pool,
         ):
@@ -162,14 +164,16 @@ async def serve(settings: Settings) -> None:
 
 
 def _registry(
-    state_folder: str | None, url: str | None
+    state_folder: str | None, settings: Settings
 ) -> AbstractAsyncContextManager[Registry | None]:
     """Open the registry of the kernels that outlive the server, if there are any."""
-    return nullcontext() if state_folder is None else open_state_folder(state_folder, url)
+    if state_folder is None:
+        return nullcontext()
+    return open_state_folder(state_folder, settings.registry, settings.node_url)
 
 
 def new_token(user: str) -> tuple[str, list[str]]:
-    """Return a new token for a user, and its lines for a token file."""
+    """Return a new token for a user, and the lines for a token file."""
     token = secrets.token_urlsafe(32)
     name = user.replace("\\", "\\\\").replace('"', '\\"')
     return token, [f'["{name}"]', f'token = "{hash_token(token)}"']
@@ -178,9 +182,9 @@ def new_token(user: str) -> tuple[str, list[str]]:
 def _environments(settings: Settings) -> dict[str, object]:
     """Return the configuration of the provider of environments.
 
-    For several users it finds none by default. Everyone who can write to root_dir could offer an
-    interpreter to all others, and the names would depend on files that change while the server
-    runs. The server's account may also have environments that are no business of its users.
+    For several users there are none by default. Everyone with write access to root_dir could offer
+    an interpreter to all others, and the names would depend on files that change while the server
+    runs. The server's account may also have environments that are not for its users.
     """
     if settings.environments == "off" or (settings.environments == "auto" and settings.multi_user):
         return {"sources": []}

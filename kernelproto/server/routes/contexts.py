@@ -14,6 +14,7 @@ from kernelproto.confined_folder import ConfinedFolder
 from kernelproto.pool import PooledKernel
 from kernelproto.remote.models import (
     MOST_KEY_CHARACTERS,
+    ContextModel,
     ContextRequest,
     ExecuteRequest,
     InterruptRequest,
@@ -25,6 +26,7 @@ from kernelproto.server.contexts.openapi import document
 from kernelproto.server.contexts.stream import NDJSON, SSE, ExecutionStream
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
 from kernelproto.server.middleware.access import user_request
+from kernelproto.server.nodes.requests import ARRIVED
 from kernelproto.server.responses import json_response, read_body, wait_until_gone
 from kernelproto.server.user_kernels import UserKernels
 
@@ -80,7 +82,11 @@ class ContextRoutes:
         return json_response(document(version("kernelproto"), request.scope.get("root_path", "")))
 
     async def _list(self, request: Request) -> Response:
-        return json_response(self._contexts.models(request.user))
+        models = self._contexts.models(request.user)
+        if self._user_kernels.nodes is not None and ARRIVED not in request.scope:
+            found = await self._user_kernels.nodes.ask_all(request.user, CONTEXTS, ContextModel)
+            models += found.items
+        return json_response(models)
 
     async def _start(self, request: Request) -> Response:
         wanted = await read_body(request, ContextRequest, limit=self._max_body_bytes)

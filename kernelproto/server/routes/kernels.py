@@ -11,6 +11,8 @@ from starlette.routing import Route
 from kernelproto.interfaces import User
 from kernelproto.pool import PooledKernel
 from kernelproto.server.models import KernelRequest, kernel_model
+from kernelproto.server.nodes.lists import add_kernels
+from kernelproto.server.nodes.requests import ARRIVED
 from kernelproto.server.responses import json_response, read_body, wait_until_gone
 from kernelproto.server.user_kernels import UserKernels
 
@@ -46,7 +48,11 @@ class KernelRoutes:
     async def _list(self, request: Request) -> Response:
         everyone = _includes_all(request)
         kernels = self._user_kernels.pool.kernels(None if everyone else request.user.name)
-        return json_response([kernel_model(kernel, with_owner=everyone) for kernel in kernels])
+        models = [kernel_model(kernel, with_owner=everyone) for kernel in kernels]
+        if self._user_kernels.nodes is not None and ARRIVED not in request.scope:
+            nodes = self._user_kernels.nodes
+            models = await add_kernels(models, nodes, request.user, everyone=everyone)
+        return json_response(models)
 
     async def _start(self, request: Request) -> Response:
         wanted = await read_body(request, KernelRequest, limit=self._max_body_bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from weakref import WeakValueDictionary
@@ -15,15 +15,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from kernelproto.exceptions import KernelProtoError
+from kernelproto.exceptions import KernelProtoError, PoolFull, QuotaExceeded
 from kernelproto.interfaces import User
 from kernelproto.server.models import (
+    KernelModel,
     KernelRequest,
     SessionChange,
     SessionModel,
     SessionRequest,
     kernel_model,
 )
+from kernelproto.server.nodes.lists import add_kernels
 from kernelproto.server.responses import json_response, read_body, status_of, wait_until_gone
 from kernelproto.server.session_store import SessionStore
 from kernelproto.server.session_table import Session, SessionTable
@@ -33,12 +35,15 @@ from kernelproto.server.user_messages import user_message
 
 logger = logging.getLogger(__name__)
 
+_NO_KERNELS: Mapping[str, KernelModel] = {}
+
 
 class SessionRoutes:
     """The sessions of the user. A session ends with its kernel.
 
-    The first request loads the sessions of earlier servers, whose kernels have outlived them. A
-    kernel ends with the last of its sessions, because two documents may share a kernel.
+    The first request loads the sessions of earlier servers, whose kernels have outlived them. If
+    several servers share the registry, each request loads the sessions of its user. A kernel ends
+    with its last session, because two documents may share a kernel.
 
     Args:
         user_kernels: finds and starts the kernels.
@@ -51,7 +56,7 @@ class SessionRoutes:
         # Sessions can share a kernel, so the pool's limits do not limit their number.
         self._max_sessions = settings.max_sessions_per_user
         self._max_bytes = settings.max_session_bytes
-        self._table = SessionTable(self._has_kernel)
+        self._own_table = SessionTable(self._has_kernel)
         self._store = SessionStore(user_kernels.pool.registry)
         self._loading = anyio.Lock()
         self._is_loaded = False
@@ -70,82 +75,98 @@ class SessionRoutes:
             Route(one, self._close, methods=["DELETE"]),
         ]
 
-    def documents(self, user: str | None = None) -> dict[tuple[str, str], list[str]]:
-        """Return the paths of documents by their kernel: its user and its id.
+    async def documents(self, user: str | None = None) -> dict[tuple[str, str], list[str]]:
+        """Return the paths of documents by the user and the id of their kernel.
 
         Args:
             user: the user; None means all users.
-        """
-        return self._table.documents(user)
-
-    async def load(self) -> None:
-        """Load the sessions of earlier servers, once.
 
         Raises:
             RegistryError: they cannot be read; the next call tries again.
         """
+        return (await self._load(user)).documents(user)
+
+    async def _load(self, user: str | None) -> SessionTable:
+        """Return a table with the sessions of a user, or of all users.
+
+        Raises:
+            RegistryError: they cannot be read; the next call tries again.
+        """
+        if self._user_kernels.nodes is not None:
+            # The registry removes a session together with its kernel.
+            table = SessionTable(lambda user, kernel_id: True)
+            for owner, session in await self._store.load(user):
+                table.add(owner, session)
+            return table
         if not self._is_loaded:
             async with self._loading:
                 sessions = [] if self._is_loaded else await self._store.load()
-                for user, session in sessions:
-                    self._table.add(user, session)
+                for owner, session in sessions:
+                    self._own_table.add(owner, session)
                 self._is_loaded = True
+        return self._own_table
 
     async def _list(self, request: Request) -> Response:
         user: User = request.user
-        await self.load()
-        return json_response([self._model(user, s) for s in self._table.of_user(user.name)])
+        sessions = (await self._load(user.name)).of_user(user.name)
+        kernels: dict[str, KernelModel] = {}
+        if self._user_kernels.nodes is not None and sessions:
+            own = map(kernel_model, self._user_kernels.pool.kernels(user.name))
+            models = await add_kernels([*own], self._user_kernels.nodes, user, everyone=False)
+            kernels = {model.id: model for model in models}
+            sessions = [session for session in sessions if session.kernel_id in kernels]
+        return json_response([await self._model(user, each, kernels) for each in sessions])
 
     async def _open(self, request: Request) -> Response:
         user: User = request.user
         wanted = await read_body(request, SessionRequest, limit=self._max_body_bytes)
-        await self.load()
         async with self._lock(user, wanted.path):
-            session = self._table.of_path(user.name, wanted.path)
+            table = await self._load(user.name)
+            session = table.of_path(user.name, wanted.path)
             if session is None:
                 session = Session(
                     str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id=""
                 )
-                self._check_limits(user, session)
+                self._check_limits(table, user, session)
                 gone = partial(wait_until_gone, request)
                 session.kernel_id = await self._kernel(user, wanted.kernel, wanted.path, gone=gone)
-                self._table.add(user.name, session)
+                table.add(user.name, session)
                 await self._store.save(user.name, session)
         location = f"{request.scope.get('root_path', '')}/api/sessions/{session.id}"
-        return json_response(self._model(user, session), 201, {"Location": location})
+        return json_response(await self._model(user, session), 201, {"Location": location})
 
     async def _show(self, request: Request) -> Response:
-        await self.load()
-        return json_response(self._model(request.user, self._find(request)))
+        session = self._find(await self._load(request.user.name), request)
+        return json_response(await self._model(request.user, session))
 
     async def _change(self, request: Request) -> Response:
         user: User = request.user
         change = await read_body(request, SessionChange, limit=self._max_body_bytes)
-        await self.load()
         async with self._lock(user, request.path_params["session_id"]):
-            session = self._find(request)
+            table = await self._load(user.name)
+            session = self._find(table, request)
             path = change.path or session.path
             name = session.name if change.name is None else change.name
             kind = change.type or session.type
-            self._check_limits(user, replace(session, path=path, name=name, type=kind))
+            self._check_limits(table, user, replace(session, path=path, name=name, type=kind))
             if change.kernel is not None and change.kernel.id != session.kernel_id:
-                await self._replace_kernel(user, session, change.kernel, path)
-            self._table.rename(user.name, session, path=path, name=name, type=kind)
+                await self._replace_kernel(table, user, session, change.kernel, path)
+            table.rename(user.name, session, path=path, name=name, type=kind)
             await self._store.save(user.name, session)
-        return json_response(self._model(user, session))
+        return json_response(await self._model(user, session))
 
     async def _close(self, request: Request) -> Response:
         user: User = request.user
-        await self.load()
         async with self._lock(user, request.path_params["session_id"]):
-            session = self._find(request)
-            self._table.remove(user.name, session)
+            table = await self._load(user.name)
+            session = self._find(table, request)
+            table.remove(user.name, session)
             await self._store.remove(user.name, session)
-        await self._release_unshared(user, session.kernel_id)
+        await self._release_unshared(table, user, session.kernel_id)
         return Response(status_code=204)
 
     async def _replace_kernel(
-        self, user: User, session: Session, wanted: KernelRequest, path: str
+        self, table: SessionTable, user: User, session: Session, wanted: KernelRequest, path: str
     ) -> None:
         """Replace the kernel of a session; end the old kernel once the new one is ready.
 
@@ -153,11 +174,11 @@ class SessionRoutes:
         start, the session ends, and the error says so.
         """
         old = session.kernel_id
-        replaces = old if self._table.sharing(user.name, old) == 1 else None
+        replaces = old if table.sharing(user.name, old) == 1 else None
         try:
-            new = await self._kernel(user, wanted, path, replaces=replaces)
+            new = await self._replacement(user, wanted, path, replaces)
         except KernelProtoError as error:
-            if self._has_kernel(user.name, old):
+            if await self._user_kernels.any_model(user, old) is not None:
                 raise
             logger.warning(
                 "a session ends: kernel %s was ended, and the next failed: %s", old, error
@@ -167,28 +188,39 @@ class SessionRoutes:
                 f"{user_message(error)}; the session's old kernel was shut down to make room, so "
                 "this session has ended: open the document again",
             ) from None
-        self._table.replace_kernel(user.name, session, new)
-        await self._store.save(user.name, session)  # before the old kernel removes it
-        await self._release_unshared(user, old)
+        table.replace_kernel(user.name, session, new)
+        await self._store.save(user.name, session)  # before the old kernel removes the row
+        await self._release_unshared(table, user, old)
 
-    async def _release_unshared(self, user: User, kernel_id: str) -> None:
-        """End a kernel unless another session has it."""
-        if not self._table.sharing(user.name, kernel_id):
-            with suppress(HTTPException):  # the kernel has ended before
-                await self._user_kernels.end(user, self._user_kernels.find(user, kernel_id))
+    async def _replacement(
+        self, user: User, wanted: KernelRequest, path: str, replaces: str | None
+    ) -> str:
+        """Start a kernel in place of another one, which ends first if there is no room for both."""
+        try:
+            return await self._kernel(user, wanted, path, replaces=replaces)
+        except (PoolFull, QuotaExceeded):
+            nodes = self._user_kernels.nodes  # another server may have the old kernel
+            if nodes is None or replaces is None or not await nodes.end(user, replaces):
+                raise
+            return await self._kernel(user, wanted, path)
 
-    def _check_limits(self, user: User, session: Session) -> None:
+    async def _release_unshared(self, table: SessionTable, user: User, kernel_id: str) -> None:
+        """End a kernel unless another session uses the kernel."""
+        if not table.sharing(user.name, kernel_id):
+            await self._user_kernels.end_any(user, kernel_id)
+
+    def _check_limits(self, table: SessionTable, user: User, session: Session) -> None:
         """Check the limits of a user for a new or changed session.
 
         Raises:
             HTTPException: 429, the user has too many sessions, or their paths and names are too
                 long.
         """
-        others = self._table.total_without(user.name, session.id)
+        others = table.total_without(user.name, session.id)
         size = session.size + others.size
         if others.number >= self._max_sessions or size > self._max_bytes:
-            self._table.forget_ended(user.name)  # there may be room without these
-            others = self._table.total_without(user.name, session.id)
+            table.forget_ended(user.name)  # there may be room without these
+            others = table.total_without(user.name, session.id)
         if others.number >= self._max_sessions:
             raise HTTPException(
                 429,
@@ -221,13 +253,19 @@ class SessionRoutes:
     def _has_kernel(self, user: str, kernel_id: str) -> bool:
         return self._user_kernels.pool.find(kernel_id, user=user) is not None
 
-    def _find(self, request: Request) -> Session:
+    def _find(self, table: SessionTable, request: Request) -> Session:
         session_id: str = request.path_params["session_id"]
-        session = self._table.find(request.user.name, session_id)
+        session = table.find(request.user.name, session_id)
         if session is None:
             raise HTTPException(404, f"there is no session {session_id[:100]}")
         return session
 
-    def _model(self, user: User, session: Session) -> SessionModel:
-        kernel = kernel_model(self._user_kernels.find(user, session.kernel_id))
+    async def _model(
+        self, user: User, session: Session, kernels: Mapping[str, KernelModel] = _NO_KERNELS
+    ) -> SessionModel:
+        kernel = kernels.get(session.kernel_id)
+        if kernel is None:
+            kernel = await self._user_kernels.any_model(user, session.kernel_id)
+        if kernel is None:
+            raise HTTPException(404, f"there is no kernel {session.kernel_id[:100]}")
         return SessionModel(session.id, session.path, session.name, session.type, kernel)

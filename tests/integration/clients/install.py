@@ -9,6 +9,7 @@ They go into $KERNELPROTO_CLIENTS, by default .venv/clients, and nowhere else:
     chromium      the browser: a link to the one that this system has, or Debian's, unpacked
     nginx         the reverse proxy, likewise
     issuer        an OpenID Connect provider: the npm package of issuer/package.json
+    nbclient, jupyter_kernel_test, ...   suites of suites/suites.toml; without NAME the quick ones
 
 What is there already stays. What cannot be installed is skipped; the reason is printed, here and by
 the tests, and that is no failure.
@@ -36,6 +37,7 @@ from tests.integration.installing import (
     say,
     unpack_debian,
 )
+from tests.integration.suites.suites import SUITES
 
 PACKAGES = Path(__file__).with_name("package.json")
 ISSUER = Path(__file__).with_name("issuer") / "package.json"
@@ -110,13 +112,15 @@ CLIENTS: Mapping[str, tuple[Recipe, str]] = {
     "chromium": (chromium, CHROMIUM),
     "nginx": (nginx, NGINX),
     "issuer": (issuer, ISSUER.read_text()),
+    **{suite.name: (suite.install, suite.recipe) for suite in SUITES},
 }
+BY_DEFAULT = CLIENTS.keys() - {suite.name for suite in SUITES if not suite.quick}
 
 
 def main(names: Sequence[str]) -> None:
     refuse_unknown(names, CLIENTS)
     with ThreadPoolExecutor() as threads:
-        list(threads.map(install, names or CLIENTS))
+        list(threads.map(install, names or BY_DEFAULT))
 
 
 def install(name: str) -> None:

@@ -16,6 +16,8 @@ import pytest
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
+import kernelproto
+from kernelproto.jupyter import server as extension
 from tests.integration.clients.programs import GUARD_SECONDS, own_folders, serving
 
 EXTENSION = "{'kernelproto.jupyter.server': True}"
@@ -63,6 +65,15 @@ class Server(NamedTuple):
             websocket.close()
             while await websocket.read_message() is not None:
                 pass
+
+
+def refused(server: Server, path: str, body: object) -> str:
+    """Send a request that the server refuses with status 400, and return the reason."""
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        server.fetch("POST", path, body)
+    with raised.value as response:
+        assert response.code == 400
+        return str(json.load(response)["message"])
 
 
 @pytest.fixture
@@ -191,6 +202,19 @@ async def test_output_goes_on_when_a_page_is_loaded_again(server: Server) -> Non
 
 
 @pytest.mark.asyncio
+async def test_renamed_session_has_its_name_after_a_restart(server: Server) -> None:
+    kernel = {"name": "fork/kernel"}
+    session = server.fetch(
+        "POST", "sessions", {"path": "a.ipynb", "type": "notebook", "name": "a", "kernel": kernel}
+    )
+    server.fetch("PATCH", f"sessions/{session['id']}", {"path": "b.ipynb", "name": "b"})
+    server.fetch("POST", f"kernels/{session['kernel']['id']}/restart", {})
+    async with server.connect(session["kernel"]["id"]) as websocket:
+        await send(websocket, "import os; print(os.path.basename(os.environ['JPY_SESSION_NAME']))")
+        assert text_of(await outputs(websocket)) == "b\n"
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     "server",
     [
@@ -221,6 +245,10 @@ async def test_settings_of_jupyter_server_apply(server: Server) -> None:
         assert "999" not in text
 
 
+def test_list_of_extensions_shows_the_version() -> None:
+    assert extension.__version__ == kernelproto.__version__
+
+
 def test_launcher_has_all_kernel_types(server: Server) -> None:
     found = server.fetch("GET", "kernelspecs")["kernelspecs"]
 
@@ -230,6 +258,42 @@ def test_launcher_has_all_kernel_types(server: Server) -> None:
     request = urllib.request.Request(server.url + logo, headers={"Authorization": "token t"})
     with urllib.request.urlopen(request) as response:
         assert response.status == 200
+
+
+@pytest.mark.asyncio
+async def test_requests_have_launch_parameters(server: Server) -> None:
+    params = {"env": {"COLOUR": "green"}}
+    kernel = {"name": "fork/kernel", "launch_params": params}
+    session = {"path": "a.ipynb", "type": "notebook", "kernel": kernel}
+    started = server.fetch("POST", "kernels", kernel)
+    of_session = server.fetch("POST", "sessions", session)["kernel"]
+    for kernel_id in (started["id"], of_session["id"]):
+        async with server.connect(kernel_id) as websocket:
+            await send(websocket, "import os; print(os.environ['COLOUR'])")
+            assert text_of(await outputs(websocket)) == "green\n"
+
+    assert "exists already" in refused(server, "sessions", session)
+    existing = {**session, "path": "b.ipynb", "kernel": {**kernel, "id": started["id"]}}
+    assert "exists already" in refused(server, "sessions", existing)
+    existing = {**kernel, "kernel_id": started["id"]}
+    assert "exists already" in refused(server, "kernels", existing)
+
+
+@pytest.mark.parametrize(
+    ("params", "reason"),
+    [
+        ({"colour": "green"}, "colour"),
+        ({"output": "/tmp/x"}, "'output' cannot be set by a client"),
+        (["env"], "an object is required"),
+    ],
+)
+def test_launch_parameters_that_are_refused(server: Server, params: object, reason: str) -> None:
+    kernel = {"name": "fork/kernel", "launch_params": params}
+    session = {"path": "a.ipynb", "type": "notebook", "kernel": kernel}
+
+    assert reason in refused(server, "kernels", kernel)
+    assert reason in refused(server, "sessions", session)
+    assert server.fetch("GET", "kernels") == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from jupyter_client.kernelspec import NoSuchKernel
 from jupyter_events import EventLogger
 
-from kernelproto import InvalidLaunchParameter, LaunchError
+from kernelproto import InvalidLaunchParameter, LaunchError, run_kernel
 from kernelproto.jupyter.server.kernel_manager import KernelProtoMappingKernelManager
 from kernelproto.jupyter.server.kernelspecs import KernelProtoKernelSpecManager
 
@@ -145,3 +146,42 @@ async def test_pending_kernel_that_does_not_exist_fails() -> None:
 
         with pytest.raises(NoSuchKernel):
             await kernel.ready
+
+
+async def test_idle_kernel_is_culled_and_a_used_one_is_not() -> None:
+    async with kernels(cull_idle_timeout=60) as manager:
+        used = manager.get_kernel(await manager.start_kernel(kernel_name="fork/kernel"))
+        idle = manager.get_kernel(await manager.start_kernel(kernel_name="fork/kernel"))
+        for kernel in (used, idle):
+            kernel.last_activity -= timedelta(hours=1)
+        before = used.last_activity
+        assert await evaluate(used, "6 * 7") == "42"
+
+        await manager.cull_kernels()
+
+        assert manager.list_kernel_ids() == [used.kernel_id]
+        assert used.last_activity > before + timedelta(minutes=59)
+        assert not await idle.is_alive()
+
+
+@pytest.mark.parametrize("method", ["request_shutdown", "finish_shutdown", "cleanup_resources"])
+async def test_method_of_a_launch_by_jupyter_client_is_refused(method: str) -> None:
+    async with kernels() as manager:
+        kernel = manager.get_kernel(await manager.start_kernel(kernel_name="fork/kernel"))
+
+        with pytest.raises(NotImplementedError, match=f"{method}.*: call shutdown_kernel"):
+            await getattr(kernel, method)()
+
+
+async def test_kernel_of_another_program_is_used_and_left_running(tmp_path: Path) -> None:
+    async with run_kernel("pyimport/kernel", launch_params={"transport": "tcp"}) as other:
+        await other.execute("a = 6")
+        (tmp_path / "kernel-other.json").write_text(other.connection_info.to_json().decode())
+        async with kernels(external_connection_dir=str(tmp_path)) as manager:
+            (model,) = manager.list_kernels()
+            kernel = manager.get_kernel(model["id"])
+
+            assert not kernel.owns_kernel
+            assert await evaluate(kernel, "a * 7") == "42"
+            await manager.shutdown_kernel(model["id"])
+        assert (await other.execute("a")).text == "6"

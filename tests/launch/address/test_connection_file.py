@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import uuid
 from pathlib import Path
 
 import pytest
@@ -318,3 +319,19 @@ class TestRegistration:
         runtime_dir.joinpath("kernel-one.json").mkdir()
         with pytest.raises(LaunchError, match="JUPYTER_RUNTIME_DIR"):
             self.create()
+
+
+def test_sockets_of_a_given_file_are_private_in_the_folder_of_the_kernel_only(tmp_path) -> None:
+    kernel_id = str(uuid.uuid4())
+    made = ConnectionFile.create(kernel_id, transport="ipc")
+
+    given = ConnectionFile.given(kernel_id, made.path)
+    given.remove()
+    assert (given.socket_folder, given.sockets) == (made.socket_folder, made.sockets)
+    assert os.path.exists(str(made.socket_folder))
+
+    entries = json.loads(Path(made.path).read_bytes())
+    Path(made.path).write_text(json.dumps({**entries, "ip": str(tmp_path / "kernel")}))
+    elsewhere = ConnectionFile.given(kernel_id, made.path)
+    assert (elsewhere.socket_folder, elsewhere.sockets) == (None, [])
+    made.remove()

@@ -118,7 +118,8 @@ def test_record_is_replaced(record) -> None:
 
 def test_charge(record, runtime_dir) -> None:
     written = record()
-    names = f"kernel-{ONE}.json", f"kernel-{ONE}.json.new", f"kernel-{ONE[:8]}"
+    drafts = f"kernel-{ONE}.json.new", f"kernelproto/{ONE}.json.new"
+    names = f"kernel-{ONE}.json", *drafts, f"kernel-{ONE[:8]}"
     paths = [bytes(runtime_dir / name) for name in names]
     kernel = WatchedKernel(ONE.encode(), 0, "", os.fsencode(written.path), tuple(paths))
     assert vars(written.watched()) == vars(kernel)
@@ -531,7 +532,7 @@ from kernelproto.exceptions import LaunchError
 from kernelproto.launch.leftovers.records import Record
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
 try:
-    Record.reserve("{ONE}")
+    Record.of_launch("{ONE}").reserve()
 except LaunchError as error:
     print(error)
 """
@@ -548,7 +549,8 @@ def test_command_line_too_long_for_a_record(record) -> None:
 
 def test_path_that_is_not_utf8(runtime_dir, monkeypatch) -> None:
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(runtime_dir) + os.fsdecode(b"/\xff"))
-    written = Record.reserve(ONE)
+    written = Record.of_launch(ONE)
+    written.reserve()
     assert read_records() == [written]
     written.remove()
     os.rmdir(os.path.dirname(written.connection_file))

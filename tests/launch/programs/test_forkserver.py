@@ -113,6 +113,29 @@ print(max(counts))
     assert int(ran.stdout) <= 3  # the kernel, the child of a module, and no more
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        "server.leave()",
+        'server.signal({"pid": pid, "signal": 9, "number": 1, "by": time.monotonic() + 60})',
+    ],
+)
+def test_end_of_a_process_that_has_no_group_of_its_own_yet(end: str) -> None:
+    program = f"""
+import os, runpy, signal, socket, time, types
+names = runpy.run_path({forkserver.__file__!r})
+_owner, end = socket.socketpair()
+server = names["Server"](end, types.SimpleNamespace(), None)
+pid = os.fork() or signal.pause()
+server.kernels.add(pid)
+{end}
+print(os.waitpid(pid, 0)[1])
+"""
+    command = [sys.executable, "-c", program]
+    ran = subprocess.run(command, check=True, capture_output=True, timeout=GUARD_SECONDS)
+    assert int(ran.stdout) == signal.SIGKILL
+
+
 async def test_kernel_that_hangs_does_not_block_others(hanging: str, until_gone) -> None:
     server = ForkServer.running([])
     with anyio.fail_after(GUARD_SECONDS):

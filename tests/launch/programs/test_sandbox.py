@@ -24,7 +24,7 @@ if sys.platform != "linux":
 from kernelproto.launch.process import seccomp
 from kernelproto.launch.process.confinement import confine, sandbox_fault, wrapped
 from kernelproto.launch.process.sandbox import Sandbox
-from kernelproto.launch.programs import namespaces, sandbox
+from kernelproto.launch.programs import namespaces, sandbox, sandbox_mounts
 from kernelproto.launch.programs.watchdog import remove_files
 
 if (fault := sandbox_fault()) is not None:
@@ -173,7 +173,7 @@ class Outside:
         self.program = sandbox.__file__
         self.python = sys.executable
         if user is not None:
-            for module in (sandbox, namespaces):
+            for module in (sandbox, sandbox_mounts, namespaces):
                 shutil.copy(module.__file__, folder)
             self.program = str(folder / "sandbox.py")
             self.python = "/usr/bin/python3"

@@ -237,10 +237,10 @@ async def test_sessions_of_users_who_never_return_are_forgotten(serving) -> None
         (route,) = [
             r for r in server.app.routes if r.path == "/api/sessions" and "GET" in r.methods
         ]
-        assert route.endpoint.__self__._table.users == ["ada"]
+        assert route.endpoint.__self__._own_table.users == ["ada"]
         await server.pool.release("ada", name=model["kernel"]["id"])
         await bob.post("/api/sessions", json=NOTEBOOK)
-        assert route.endpoint.__self__._table.users == ["bob"]
+        assert route.endpoint.__self__._own_table.users == ["bob"]
 
 
 async def test_session_ends_with_its_kernel(serving) -> None:

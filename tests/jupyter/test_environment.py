@@ -5,8 +5,8 @@ import os
 import pytest
 
 from kernelproto import Stream, run_kernel
+from kernelproto.jupyter.environment import changes, with_environment
 from kernelproto.jupyter.kernel_types import jupyter_kernels
-from kernelproto.jupyter.server.environment import changes, with_environment
 
 
 def test_only_changes_are_passed_and_no_variable_is_filled_in() -> None:

@@ -1,0 +1,1 @@
+"""Several servers with one registry: each server forwards requests to the one with the kernel."""
