@@ -88,12 +88,10 @@ class Survey(NamedTuple):
 
     Args:
         files: weak references to the files that may have unwritten buffers.
-        modules: the names of the user's modules.
         needs_finalization: whether another object has a finalizer that may write something.
     """
 
     files: list[weakref.ref[Any]]
-    modules: list[str]
     needs_finalization: bool
 
 
@@ -101,19 +99,25 @@ def survey() -> Survey:
     """Look at all objects that are not frozen; see ``gc.freeze``."""
     objects = gc.get_objects()
     kinds = {kind for kind in set(map(type, objects)) if finalizing_class(kind) is not None}
-    found = [thing for thing in objects if type(thing) in kinds or type(thing) is ModuleType]
+    found = [thing for thing in objects if type(thing) in kinds]
     return Survey(
         [weakref.ref(thing) for thing in found if type(thing) in BUFFERED],
-        [thing.__name__ for thing in found if is_users(thing)],
-        not all(type(thing) is ModuleType or is_harmless(thing) for thing in found),
+        not all(map(is_harmless, found)),
     )
 
 
-def leave(frozen: Survey | None = None) -> None:
+def users_modules() -> list[str]:
+    """Return the names of the user's modules that are not frozen."""
+    modules = [thing for thing in gc.get_objects() if type(thing) is ModuleType]
+    return [module.__name__ for module in modules if is_users(module)]
+
+
+def leave(frozen: Survey | None = None, modules: Iterable[str] = ()) -> None:
     """End this process with exit status 0; return if Python has to finalize the interpreter.
 
     Args:
-        frozen: the survey from before ``gc.freeze``, if called.
+        frozen: the survey from before ``gc.freeze``; None if the frozen objects are looked at now.
+        modules: the names of the user's modules from before ``gc.freeze``.
     """
     if os.environ.get(VARIABLE) == "0" or os.name != "posix":
         return
@@ -123,12 +127,12 @@ def leave(frozen: Survey | None = None) -> None:
         # This call keeps Python's lock, so that no other thread runs Python code any more.
         exit_process = ctypes.PyDLL(None).exit
         end_threads, call_functions = threading._shutdown, atexit._run_exitfuncs  # type: ignore[attr-defined]
+        unfreeze = gc.unfreeze
     except (AttributeError, ImportError, OSError):
         return
     try:
         end_threads()
-        current = survey()
-        flush_all([*(frozen.files if frozen is not None else ()), *current.files])
+        flush_all([*(frozen.files if frozen is not None else ()), *survey().files])
         call_functions()
     except BaseException:
         traceback.print_exc()
@@ -139,10 +143,10 @@ def leave(frozen: Survey | None = None) -> None:
                 stream.flush()
     except Exception:
         return  # Python tries again, reports the failure and exits with another status
-    if not delete_users_variables(
-        [*(frozen.modules if frozen is not None else ()), *current.modules]
-    ):
+    if not delete_users_variables([*modules, *users_modules()]):
         return
+    if frozen is None:
+        unfreeze()
     rest = survey()
     if rest.needs_finalization or (frozen is not None and frozen.needs_finalization):
         return

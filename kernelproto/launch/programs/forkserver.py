@@ -102,11 +102,11 @@ def main() -> None:
     with contextlib.suppress(Exception):  # each kernel reports its failures
         program.prepare()
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
-    loaded = early_exit.survey()
+    loaded = early_exit.survey(), early_exit.users_modules()
     request = Server(owner, kernel, sandbox).serve(broken)
     if request is not None:
         kernel.be_kernel(request, program)
-        early_exit.leave(loaded)
+        early_exit.leave(*loaded)
 
 
 def load(name: str) -> Any:
