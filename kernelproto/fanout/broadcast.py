@@ -1,4 +1,4 @@
-"""Broadcast: sends the messages of one kernel to its clients, each at its own pace."""
+"""Broadcast: sends the messages of one kernel to all clients, of different speeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Status, Stream
 from kernelproto.wire.message import Message
 
-# For clients whose cell ran when the server was replaced.
+# For clients with a running cell during the replacement of the server.
 _AWAY = "[the server was restarted: earlier outputs of this cell may be missing]\n"
 _LOST = "[this cell ended while no server was running: its last outputs and its result are lost]\n"
 _UNSENT = "[the server was restarted before the kernel received this cell: execute it again]\n"
@@ -71,7 +71,7 @@ class Subscriber:
         self.broadcast.note_request(message, channel)
 
     async def forward(self, message: Message, channel: ChannelName) -> None:
-        """Send a client's message to the kernel, or abort it if the kernel has no process.
+        """Send a client's message to the kernel; abort the message if there is no process.
 
         After the end of the kernel the client may still have outputs to receive, so every message
         is aborted then.
@@ -113,7 +113,7 @@ class Subscriber:
         return notice if output is None else beside(output, notice)
 
     def check(self) -> None:
-        """Cut the client off if it cannot continue."""
+        """Disconnect a client that cannot continue."""
         if self.cursor.retired:
             self._cut("another connection with the same session has replaced this one")
         elif self.broadcast.log.is_overtaken(self.cursor):
@@ -138,7 +138,7 @@ class Broadcast:
         log: has the messages.
         failure: the reason for the end of the kernel; None before.
         ended: set at the end of the kernel.
-        log_counts: counts repeated log lines about its clients.
+        log_counts: counts repeated log lines about the clients.
     """
 
     def __init__(
@@ -219,11 +219,11 @@ class Broadcast:
 
     @contextmanager
     def join(self, session: str, last_msg_id: str | None) -> Generator[Subscriber]:
-        """Let a client read during the block; keep the messages after it until the client returns.
+        """Let a client read during the block; afterwards, keep messages until the client returns.
 
         Args:
             session: the client's session; may be empty.
-            last_msg_id: the ``msg_id`` of the last message that the client has read, if it tells.
+            last_msg_id: the ``msg_id`` of the last message that the client has read, if known.
         """
         self._complete_takeover()
         subscriber = Subscriber(self, session, last_msg_id)
@@ -236,7 +236,7 @@ class Broadcast:
             self.leave(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Keep the next messages until a client returns; it may have left already."""
+        """Keep the next messages until a client returns; may be called again."""
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
             self.log.leave(subscriber.cursor, anyio.current_time())
@@ -245,7 +245,7 @@ class Broadcast:
             self._note_change()
 
     def acknowledge(self, subscriber: Subscriber, number: int) -> None:
-        """Note what a client has received; see ``Subscriber.acknowledge``."""
+        """Note the messages that a client has received; see ``Subscriber.acknowledge``."""
         self.log.acknowledge(subscriber.cursor, number)
         if self._source is not None:
             self._confirm()
@@ -287,12 +287,12 @@ class Broadcast:
         self._note_change()
 
     def note_death(self, death: Died) -> None:
-        """Tell the clients that the kernel has died, and whether it is being restarted.
+        """Tell the clients that the kernel has died, and whether a restart follows.
 
         The output belongs to the request that ran. The status "restarting" precedes the aborted
         replies, because JupyterLab discards all its requests at this status, including a request
-        that it sends after an aborted reply. For the same reason clients are not sent this status
-        when one of them has requested the restart.
+        sent after an aborted reply. For the same reason clients are not sent this status when one
+        of them has requested the restart.
         """
         if self.failure is not None:
             return
@@ -368,7 +368,7 @@ class Broadcast:
         self._inherits = False
 
     def _end_lost(self, request: Request) -> None:
-        """End a request whose reply went to an earlier server."""
+        """End a request after its reply went to an earlier server."""
         for _ in self._unanswered.take(request.message.msg_id):
             if not request.idle and request.message.msg_type == "execute_request":
                 text = _UNSENT if self._has_all else _LOST

@@ -35,16 +35,16 @@ _PROBE_SECONDS = 3.0
 class HostedKernelManager(SendsSignals):
     """The handle on a kernel of a host, which goes on if this program ends.
 
-    It implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess,
-    IsListed, HasHandle, MayOutlive, KeepsMessages and MayBecomeUnreachable. While the host cannot
-    be reached, methods wait until it can.
+    Implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess, IsListed,
+    HasHandle, MayOutlive, KeepsMessages and MayBecomeUnreachable. While the host is unreachable,
+    methods wait.
 
     Args:
         link: the attachment to the kernel.
         info: the addresses and keys of the kernel.
         handle: the handle of the kernel.
-        pid: the number of its process on the machine of the host.
-        connection_file: the path of its connection file there.
+        pid: the number of the process on the machine of the host.
+        connection_file: the path of the connection file there.
         command: the command line.
         interrupt_mode: "signal" or "message".
         limits: the limits that may end the kernel.
@@ -96,7 +96,7 @@ class HostedKernelManager(SendsSignals):
 
     @property
     def exit(self) -> KernelExit | None:
-        """How the kernel has ended; None while it runs."""
+        """How the kernel has ended; None while running."""
         return self.link.exit
 
     def open_channels(
@@ -159,7 +159,7 @@ class HostedKernelManager(SendsSignals):
         return False
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status, None if it is unknown.
+        """Wait until the process has ended; return the exit status, None if unknown.
 
         A kernel that another program has taken over has ended for this program.
         """
@@ -177,10 +177,10 @@ class HostedKernelManager(SendsSignals):
             await self.link.request("signal", number=int(signum))
 
     async def cleanup(self) -> None:
-        """End the kernel, and have the host remove everything of it.
+        """End the kernel, and have the host remove all its files.
 
-        It cannot be cancelled half-way, and takes at most 5 seconds. If the host cannot be reached
-        in this time, that is logged, and the kernel ends after its linger time.
+        ``cleanup`` cannot be cancelled half-way, and takes at most 5 seconds. If the host cannot be
+        reached in this time, that is logged, and the kernel ends after the linger time.
         """
         if self._is_over or not self._owner.is_here:
             return
@@ -202,7 +202,7 @@ class HostedKernelManager(SendsSignals):
                 await self.link.aclose()
 
     async def detach(self) -> None:
-        """Let go of the kernel, which goes on; any program of this user can adopt it."""
+        """Release the kernel, which goes on; any program of this user can adopt it."""
         if not self._is_over and self._owner.is_here:
             with anyio.move_on_after(_KILL_SECONDS, shield=True):
                 self.link.protocol.acknowledge()
@@ -216,7 +216,7 @@ class HostedKernelManager(SendsSignals):
         return self._handle
 
     def list_as(self, kernel_id: str) -> None:
-        """Let other programs find the kernel under another id than that of its launch."""
+        """Let other programs find the kernel under another id than that of the launch."""
         if self._is_over or kernel_id == self._handle.kernel_id:
             return
         self._owner.check("kernel")
@@ -229,7 +229,7 @@ class HostedKernelManager(SendsSignals):
         return self._tail if self.exit is None else self.exit.tail
 
     def death_reason(self) -> str | None:
-        """Return why the process has ended, if more is known than its exit status."""
+        """Return why the process has ended, if more than the exit status is known."""
         if self.exit is None or self.exit.returncode is None:
             failure = self.link.failure
             return None if failure is None else DeathReason(str(failure), "other")
