@@ -5,8 +5,8 @@
 
 It checks the whole contract (about thirty kernels), cuts the connection while a kernel writes
 lines, in four ways in turn, and counts the lines. In the end no program, socket or folder may be
-left on either side. ``python -m benchmarks ssh`` measures. The exit status is 1 if anything is
-wrong.
+left on either side. It measures starts, round trips and floods beside a kernel in the host of this
+machine. The exit status is 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import statistics
 import sys
 import tempfile
 import time
@@ -23,7 +24,7 @@ from collections.abc import Callable, Mapping
 import anyio
 import psutil
 
-from kernelproto import Kernel, KernelFinder, run_kernel
+from kernelproto import Kernel, KernelFinder, run_kernel, start_kernel
 from kernelproto.ssh import SSHProvider
 from kernelproto.ssh.connection import Connection, connection_to
 from kernelproto.testing import check_kernel_provider
@@ -36,6 +37,7 @@ SNIPPETS = Snippets(
     endless="import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.01)",
 )
 LINES = 20_000
+ROUNDS = 3
 CODE = f"""
 import time
 for number in range({LINES}):
@@ -90,6 +92,48 @@ async def check_cuts(sshd: Sshd, proxy: Proxy, cuts: int) -> int:
     return wrong or len(left) or state != "7"
 
 
+async def measure(sshd: Sshd) -> None:
+    """Print the median start and round trip, and the flood, of far and local kernels in turn."""
+    finder = KernelFinder([SSHProvider({"far": sshd.options}, linger=30)])
+    figures: dict[str, list[tuple[float, float, float]]] = {"ssh": [], "local host": []}
+    async with connection_to("far", sshd.options).held() as connection:
+        await connection.open()
+        for _ in range(ROUNDS):  # both are stock ipykernels
+            began = time.perf_counter()
+            async with run_kernel("ssh/far/python3", finder=finder) as kernel:
+                figures["ssh"].append(await measured(kernel, began))
+            began = time.perf_counter()
+            local = await start_kernel(
+                "spec/python3",
+                detached=True,
+                host=True,
+                linger=60,
+                launch_params={"transport": "ipc"},
+            )
+            try:
+                figures["local host"].append(await measured(local, began))
+            finally:
+                await local.shutdown()
+    for name, rounds in figures.items():
+        start, trip, rate = map(statistics.median, zip(*rounds, strict=True))
+        print(f"  {name}: start {start:.2f} s, round trip {trip:.1f} ms, {rate:.0f} displays/s")
+
+
+async def measured(kernel: Kernel, began: float) -> tuple[float, float, float]:
+    """Return the seconds to the first result, the milliseconds of a round trip, displays/s."""
+    await kernel.execute("1")
+    start = time.perf_counter() - began
+    times: list[float] = []
+    for _ in range(100):
+        began = time.perf_counter()
+        await kernel.execute("1")
+        times.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    await kernel.execute(f"for n in range({LINES // 4}): display(n)")
+    rate = LINES // 4 / (time.perf_counter() - began)
+    return start, statistics.median(times) * 1000, rate
+
+
 async def wrong_lines(kernel: Kernel, cut: Callable[[], object]) -> int:
     """Cut the connection during a flood; return how many lines are missing or there twice."""
     async with kernel.execute(CODE) as execution:
@@ -119,6 +163,7 @@ def main() -> int:
     parser.add_argument("--loops", default="asyncio,trio")
     parser.add_argument("--cuts", type=int, default=50)
     parser.add_argument("--no-contract", dest="contract", action="store_false")
+    parser.add_argument("--no-figures", dest="measure", action="store_false")
     arguments = parser.parse_args()
     wrong = 0
     for loop in arguments.loops.split(","):
@@ -126,6 +171,8 @@ def main() -> int:
         with running_sshd() as sshd:
             if arguments.contract:
                 anyio.run(check_contract, sshd, backend=loop)
+            if arguments.measure:
+                anyio.run(measure, sshd, backend=loop)
             with sshd.through_proxy() as proxy:
                 wrong += anyio.run(check_cuts, sshd, proxy, arguments.cuts, backend=loop)
     return 1 if wrong else 0
