@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,8 @@ pytestmark = [
     pytest.mark.usefixtures("no_leaks"),
     pytest.mark.skipif(sys.platform != "linux", reason="kernels are adopted on Linux only"),
 ]
+
+_NOBODY = 65534
 
 SERVICE = {"STATE_DIRECTORY": "/var/lib/kernels:/var/lib/other"}
 
@@ -137,8 +142,24 @@ async def test_damaged_registry_stays_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
-async def test_read_only_folder(tmp_path: Path) -> None:
-    path = tmp_path / "state"
-    path.mkdir(mode=0o500)
-    await refused(path, "state_dir: cannot write to .*Permission denied")
+async def test_read_only_folder() -> None:
+    with read_only_folder() as path:
+        await refused(path, "state_dir: cannot write to .*Permission denied")
+
+
+@contextmanager
+def read_only_folder() -> Generator[Path]:
+    """Give a folder, and run the block as its owner, who is not root."""
+    with tempfile.TemporaryDirectory() as parent:
+        path = Path(parent, "state")
+        path.mkdir(mode=0o500)
+        if os.geteuid() != 0:
+            yield path
+            return
+        for each in (Path(parent), path):
+            os.chown(each, _NOBODY, _NOBODY)
+        os.seteuid(_NOBODY)
+        try:
+            yield path
+        finally:
+            os.seteuid(0)
