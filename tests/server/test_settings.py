@@ -90,3 +90,27 @@ def test_settings_of_mcp_without_mcp_are_refused(other: dict[str, Any]) -> None:
 def test_range_of_users_in_the_sandbox_of_mcp_is_refused() -> None:
     with pytest.raises(InvalidSettings, match=r"mcp_sandbox\.uid: set one number"):
         Settings(mcp=True, mcp_sandbox=Sandbox(uid="200000-299999"))
+
+
+REGISTRY = "postgresql://kernels@db.test/kernels"
+
+
+def test_servers_share_a_registry() -> None:
+    for url in ("http://10.0.0.2:8888", "https://node.test", "http://[::1]:8888"):
+        assert Settings(registry=REGISTRY, node_url=url).node_url == url
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"registry": None}, "node_url: set registry"),
+        ({"node_url": "10.0.0.2:8888"}, "node_url: write http://HOST:PORT"),
+        ({"node_url": "http://a/kernels"}, "node_url: write http://HOST:PORT"),
+        ({"node_url": "http://ada:secret@a"}, "node_url: write http://HOST:PORT"),
+        ({"mcp": True}, "mcp: a conversation belongs to one server"),
+    ],
+)
+def test_servers_that_cannot_share_a_registry(settings: dict[str, Any], words: str) -> None:
+    shared = {"registry": REGISTRY, "node_url": "http://10.0.0.2:8888"}
+    with pytest.raises(InvalidSettings, match=words):
+        Settings(**shared | settings)
