@@ -32,8 +32,9 @@ demo: $(READY)  ## start a kernel, stream its output, print a result
 
 # A crashed worker ends the run. If it were replaced, the new worker could wait for ever for a second
 # test, when its file has only one (pytest-xdist 3.8, LoadScopeScheduling).
+WITHOUT :=  # files and folders of tests to leave out
 PYTEST := $(BIN)/pytest --numprocesses=logical --dist=loadfile --no-loadscope-reorder \
-	--max-worker-restart=0
+	--max-worker-restart=0 $(WITHOUT:%=--ignore=%)
 
 # An interrupted run still prints its failures and the tests that did not finish. --foreground
 # leaves Ctrl-C to pytest. Not every system has GNU's timeout.

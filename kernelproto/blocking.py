@@ -1,8 +1,8 @@
 """The entry points for synchronous code: the asynchronous ones, called through a portal.
 
-An event loop runs in a thread while any blocking kernel or client is open. All of them share this
-thread, and may be used from any thread, even if another event loop runs there. A forked child opens
-kernels in a new event loop, and cannot use the kernels of its parent.
+An event loop runs in a thread while any blocking kernel or client is open. All blocking kernels
+share this thread, and may be used from any thread, even from one with another event loop. A forked
+child opens kernels in a new event loop, and cannot use the kernels of its parent.
 
 The first Ctrl-C while code runs interrupts the code; the second one raises KeyboardInterrupt.
 """
@@ -54,8 +54,8 @@ T = TypeVar("T")
 class _EventLoop:
     """An event loop in a thread, while any blocking kernel or client is open.
 
-    anyio's BlockingPortalProvider does not work in a forked child: leaving one waits for ever for a
-    thread that runs only in the parent.
+    anyio's BlockingPortalProvider does not work in a forked child: leaving the portal waits
+    indefinitely for a thread that runs only in the parent.
     """
 
     def __init__(self) -> None:
@@ -215,7 +215,7 @@ class BlockingRequests:
 
         Args:
             function: the async function.
-            wait: called with the future; waits for it and returns its result. It is called again
+            wait: called with the future; waits for the future and returns its result. Called again
                 after the first Ctrl-C, which interrupts the kernel.
 
         Raises:
@@ -303,7 +303,7 @@ class BlockingKernel(BlockingRequests):
         self.wait_for(partial(self.wrapped.restart, env=env, cwd=cwd))
 
     def shutdown(self) -> int | None:
-        """End the kernel gracefully and remove its files; see ``Kernel.shutdown``."""
+        """End the kernel gracefully and remove the kernel's files; see ``Kernel.shutdown``."""
         self.owner.check("kernel")
         try:
             return self.portal.call(self.wrapped.shutdown)
@@ -339,7 +339,7 @@ def start_kernel_blocking(
     linger: float | None = None,
     **options: Unpack[RunOptions],
 ) -> BlockingKernel:
-    """Start a kernel that runs until its ``shutdown``, or until the program ends.
+    """Start a kernel that runs until ``shutdown``, or until the program ends.
 
     A detached kernel outlives the program; see ``start_kernel``.
     """
@@ -380,7 +380,7 @@ def adopt_kernel_blocking(
     finder: KernelFinder | None = None,
     timeouts: Timeouts | None = None,
 ) -> Generator[BlockingKernel]:
-    """Take over a kernel of another program, and end it with the block; see ``adopt_kernel``."""
+    """Adopt a kernel of another program, and end it with the block; see ``adopt_kernel``."""
     adopted = adopt_kernel(connection, finder=finder, timeouts=timeouts or Timeouts())
     with _entered(adopted) as (portal, kernel):
         yield BlockingKernel(portal, kernel)
@@ -388,7 +388,7 @@ def adopt_kernel_blocking(
 
 @contextmanager
 def _entered(manager: AbstractAsyncContextManager[T]) -> Generator[tuple[BlockingPortal, T]]:
-    """Enter *manager* in the event loop; leave it with the block, but not in a forked child."""
+    """Enter *manager* in the event loop; exit with the block, but not in a forked child."""
     owner = Owner()
     with ExitStack() as resources:
         portal = resources.enter_context(_event_loop)

@@ -1,13 +1,14 @@
-"""A folder whose files are opened without leaving it; all functions block.
+"""A folder whose files are opened without leaving the folder; all functions block.
 
 Theory of operation
 -------------------
-Code that runs in a folder can replace any part of it by a symbolic link at any time. So no path is
-checked and then opened. Each part of a name is opened relative to the descriptor of the folder
-before, and never through a symbolic link. A file is written under a temporary name and renamed, so
-a reader never sees half of it, and a link in its place is replaced and not followed.
+Code that runs in a folder can replace any part of the folder by a symbolic link at any time. So no
+path is checked and then opened. Each part of a name is opened relative to the descriptor of the
+folder before, and never through a symbolic link. A file is written under a temporary name and
+renamed, so a reader never sees an incomplete file, and a link in its place is replaced and not
+followed.
 
-This protects the files outside from the names in requests. It does not confine the code.
+This protects the files outside from the names in requests, but does not confine the code.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class NoSuchFile(Refused):
 
 
 class File(NamedTuple):
-    """A file: its name with subfolders, and its size in bytes."""
+    """A file: the name with subfolders, and the size in bytes."""
 
     name: str
     size: int
@@ -66,7 +67,7 @@ class ConfinedFolder:
     """An open folder.
 
     Args:
-        path: its path. The folder itself is opened with the rights of this process.
+        path: the path. The folder itself is opened with the rights of this process.
         owner: the user with whose rights all files below are opened; None means the user of this
             process.
 
@@ -116,11 +117,11 @@ class ConfinedFolder:
         """Open a subfolder, which stays open when this one is closed; without a name, this one.
 
         Args:
-            parts: the names on the way to it.
+            parts: the names of the nested folders.
             make: whether to make the folders that do not exist.
 
         Raises:
-            Refused: the folder cannot be opened; NoSuchFile if it does not exist.
+            Refused: the folder cannot be opened; NoSuchFile without such a folder.
         """
         with self._opened(parts, make=make) as descriptor:
             found = object.__new__(ConfinedFolder)
@@ -132,14 +133,14 @@ class ConfinedFolder:
         """Remove a subfolder and everything in it.
 
         Raises:
-            Refused: the folder cannot be removed; NoSuchFile if it does not exist.
+            Refused: the folder cannot be removed; NoSuchFile without such a folder.
         """
         *outer, last = parts
         with self._opened(outer) as descriptor, refusing(last):
             remove_folder(last, parent=descriptor)
 
     def read(self, name: str, *, offset: int = 0, length: int) -> Part:
-        """Read a part of a file; an offset beyond its end gives an empty part.
+        """Read a part of a file; an offset beyond the end gives an empty part.
 
         Raises:
             Refused: the file cannot be read, or is not a regular file.
@@ -155,8 +156,8 @@ class ConfinedFolder:
         """Open a file for reading.
 
         Raises:
-            Refused: the file cannot be read, or is not a regular file; NoSuchFile if it does not
-                exist.
+            Refused: the file cannot be read, or is not a regular file; NoSuchFile without such a
+                file.
         """
         *folders, last = split_name(name)
         with self._opened(folders) as folder, refusing(name):
@@ -167,7 +168,7 @@ class ConfinedFolder:
             return file
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, and make its subfolders; a file of this name is replaced.
+        """Write a file, and make missing subfolders; a file of this name is replaced.
 
         Raises:
             Refused: the file cannot be written.
@@ -180,7 +181,7 @@ class ConfinedFolder:
             file.abort()
 
     def new_file(self, name: str) -> NewFile:
-        """Begin to write a file, and make its subfolders.
+        """Begin to write a file, and make missing subfolders.
 
         Raises:
             Refused: the file cannot be written.
@@ -193,7 +194,7 @@ class ConfinedFolder:
         """Remove a file.
 
         Raises:
-            Refused: the file cannot be removed; NoSuchFile if it does not exist.
+            Refused: the file cannot be removed; NoSuchFile without such a file.
         """
         *folders, last = split_name(name)
         with self._opened(folders) as folder, refusing(name):
@@ -221,11 +222,11 @@ class OpenFile:
     """A file that is open for reading.
 
     Args:
-        descriptor: its descriptor.
+        descriptor: the descriptor.
 
     Attributes:
-        is_regular: whether it is a regular file.
-        size: its size in bytes, when it was opened.
+        is_regular: whether this is a regular file.
+        size: the size in bytes at the time of opening.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -235,7 +236,7 @@ class OpenFile:
         self.size = status.st_size
 
     def read(self, offset: int, length: int) -> bytes:
-        """Return a part; it is shorter at the end of the file.
+        """Return a part, which is shorter at the end of the file.
 
         Raises:
             OSError: the file cannot be read.
@@ -250,12 +251,12 @@ class OpenFile:
 
 
 class NewFile:
-    """A file that is being written; ``commit`` gives it its name, ``abort`` removes it.
+    """A file that is being written; ``commit`` gives the name, ``abort`` removes the file.
 
     Args:
-        folder: the descriptor of its folder.
-        name: its name, for errors.
-        last: its name in the folder.
+        folder: the descriptor of the folder.
+        name: the name, for errors.
+        last: the name in the folder.
         owner: the user with whose rights the file is written; None for that of this process.
 
     Raises:
@@ -282,10 +283,10 @@ class NewFile:
             self._file.write(data)
 
     def commit(self) -> None:
-        """Give the file its name; a file of this name is replaced.
+        """Rename the file to its final name; a file of this name is replaced.
 
         Raises:
-            Refused: the file cannot be written; it is removed.
+            Refused: the file cannot be written, and is removed.
         """
         try:
             with refusing(self._name), rights_of(self._owner):
@@ -297,7 +298,7 @@ class NewFile:
             self.abort()
 
     def abort(self) -> None:
-        """Remove the file, unless it has its name."""
+        """Remove the file, unless committed."""
         if self._ended:
             return
         with suppress(OSError):
@@ -312,7 +313,7 @@ class NewFile:
 
 
 def split_name(name: str) -> list[str]:
-    """Return the parts of a file's name: its subfolders, and last the file.
+    """Return the parts of a file's name: the subfolders, and last the file.
 
     Raises:
         Refused: the name leaves the folder, or is too long.
@@ -339,7 +340,7 @@ def split_name(name: str) -> list[str]:
 
 
 def _make(name: str, folder: int) -> bool:
-    """Make a subfolder; return whether it did not exist."""
+    """Make a subfolder; return whether the subfolder is new."""
     try:
         os.mkdir(name, 0o700, dir_fd=folder)
     except FileExistsError:
@@ -348,7 +349,7 @@ def _make(name: str, folder: int) -> bool:
 
 
 def _give_to_owner(descriptor: int, folder: int) -> None:
-    """Give a new file or folder to the owner of its folder, if this process is root."""
+    """Give a new file or folder to the owner of the parent folder, if this process is root."""
     owner = os.fstat(folder)
     if os.geteuid() == 0 and owner.st_uid != 0 and os.fstat(descriptor).st_uid == 0:
         os.fchown(descriptor, owner.st_uid, owner.st_gid)

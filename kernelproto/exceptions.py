@@ -181,7 +181,7 @@ class KernelNotReady(LaunchError, TimeoutError):
 
 
 class IPykernelMissing(LaunchError):
-    """A Python environment cannot run kernels, because ipykernel is not installed in it.
+    """A Python environment cannot run kernels, because ipykernel is not installed there.
 
     Attributes:
         prefix: the folder of the environment.
@@ -222,9 +222,8 @@ class ClientClosed(KernelProtoError):
     """This program closed the client or ended the kernel.
 
     Attributes:
-        ended: how a KernelPool ended the kernel, as in ``KernelPool.counts``: "evicted", "culled",
-            "expired", "released" or "lost"; None if no pool ended it.
-        goes_on: whether the kernel runs on without this program, which lets go of it.
+        ended: the end by a KernelPool: "evicted", "culled", "expired", "released", "lost" or None.
+        goes_on: whether the kernel runs on without this program.
     """
 
     def __init__(self, message: str, *, ended: str | None = None, goes_on: bool = False) -> None:
@@ -252,7 +251,7 @@ class ExecutionError(KernelProtoError):
 
 
 class ExecutionTimeout(ExecutionError, TimeoutError):
-    """Code ran longer than its timeout. It was interrupted, or the kernel was restarted.
+    """Code ran longer than its timeout, and was interrupted, or the kernel was restarted.
 
     Attributes:
         seconds: the timeout.
@@ -278,7 +277,7 @@ class ExecutionTimeout(ExecutionError, TimeoutError):
 
 
 class KernelUnresponsive(KernelProtoError, TimeoutError):
-    """Code ran longer than its timeout and still runs, although it was interrupted.
+    """Code ran longer than its timeout and still runs after an interrupt.
 
     Attributes:
         seconds: how long the code has run since the first interrupt.
@@ -328,7 +327,7 @@ class WrongProcess(KernelProtoError):
 
 
 class WrongEventLoop(KernelProtoError):
-    """A kernel or a client was used outside the event loop that opened it."""
+    """A kernel or a client was used outside its event loop."""
 
 
 class PoolError(KernelProtoError):
@@ -356,7 +355,7 @@ class NotebookError(KernelProtoError):
 
 
 class InvalidNotebook(NotebookError, ValueError):
-    """A notebook, or something added to it, breaks the notebook format."""
+    """A notebook, or an addition to a notebook, breaks the notebook format."""
 
 
 class InvalidParameter(NotebookError, ValueError):
@@ -382,7 +381,7 @@ class InvalidSettings(KernelProtoError, ValueError):
 
 
 class RegistryError(KernelProtoError):
-    """A registry of kernels cannot be read or written; nothing in it was changed."""
+    """A registry of kernels cannot be read or written; nothing was changed."""
 
 
 class AuthenticatorUnavailable(KernelProtoError):
@@ -390,7 +389,7 @@ class AuthenticatorUnavailable(KernelProtoError):
 
 
 def fresh(error: ErrorT) -> ErrorT:
-    """Return a copy of *error* for one of many tasks to raise; itself if it cannot be copied."""
+    """Return a copy of *error* for one of many tasks to raise; *error* if no copy is possible."""
     try:
         again = copy.copy(error)
     except Exception:

@@ -1,4 +1,4 @@
-"""The extras of the package: the modules that each one installs, and the advice to install it."""
+"""The extras of the package: the modules of each extra, and the advice to install an extra."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fault(extra: str) -> str | None:
 
 @contextmanager
 def importing(*extras: str) -> Generator[None]:
-    """Name the extra in the error if a module of it is missing, for the imports in the block.
+    """Name the extra in the error if an import in the block finds a module missing.
 
     Args:
         extras: the extras that the modules need, the most important one first.

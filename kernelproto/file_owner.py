@@ -28,8 +28,8 @@ class Owner(NamedTuple):
 def rights_of(owner: Owner | None) -> Generator[None]:
     """Access files in the block as another user, who also owns the new files.
 
-    Only the calling thread is concerned, and threads that it starts in the block. It keeps the
-    further groups of its process, so run a server of root without any.
+    This applies only to the calling thread, and to threads that it starts in the block. The thread
+    keeps the supplementary groups of the process, so run a server of root without such groups.
 
     Args:
         owner: the user; None means the user of this process.

@@ -1,8 +1,8 @@
-"""Removal of folders that code of a user may have filled, whatever it has made in them.
+"""Removal of folders that code of a user may have filled with any contents.
 
-``shutil.rmtree`` opens one folder for each level of nesting. Code can nest folders so deep that it
-reaches the limit of descriptors or of recursion, and the folder stays. Here a folder that is too
-deep is moved to the top first.
+``shutil.rmtree`` opens one folder for each level of nesting. Code can nest folders so deep that
+``rmtree`` reaches the limit of descriptors or of recursion, and the folder stays. Here a folder
+that is too deep is first moved to the top.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW"
 
 
 def remove_folder(path: str, *, parent: int | None = None) -> None:
-    """Remove a folder and everything in it; symbolic links are not followed. The call blocks.
+    """Remove a folder with all contents; symbolic links are not followed. The call blocks.
 
     Args:
         path: the path of the folder.

@@ -17,7 +17,7 @@ from kernelproto.wire.message import Frame
 
 
 class KernelAttributes(TypedDict, total=False):
-    """The description of a kernel type by its provider; every key is optional.
+    """The provider's description of a kernel type; every key is optional.
 
     Keys:
         display_name: the name that frontends show.
@@ -29,7 +29,7 @@ class KernelAttributes(TypedDict, total=False):
         resource_dir: the folder with logos and other resources.
         resources: the paths of the resources that Jupyter has names for, by name:
             ``"logo-64x64"``, ``"logo-svg"``, ``"kernel.js"``, ``"kernel.css"``.
-        unavailable: the reason why the kernel cannot be launched here; missing if it can.
+        unavailable: the reason why the kernel cannot be launched here; missing otherwise.
     """
 
     display_name: str
@@ -47,8 +47,8 @@ class KernelAttributes(TypedDict, total=False):
 class KernelManager(Protocol):
     """The handle on one running kernel process.
 
-    Every method may be called at any time, by several tasks, also after the process has ended. Each
-    launch gets a new ``kernel_id``.
+    Every method may be called at any time, by several tasks, even after the end of the process.
+    Each launch gets a new ``kernel_id``.
     """
 
     kernel_id: str
@@ -58,14 +58,14 @@ class KernelManager(Protocol):
         ...
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended, and return its exit status; None if unknown.
+        """Wait until the process has ended, and return the exit status; None if unknown.
 
         A negative status is the number of the signal that ended the process.
         """
         ...
 
     async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel and its child processes; if it is dead, do nothing."""
+        """Send a signal to the kernel and its child processes; do nothing if the kernel is dead."""
         ...
 
     async def interrupt(self) -> None:
@@ -87,7 +87,8 @@ class KernelManager(Protocol):
     async def cleanup(self) -> None:
         """Remove everything that the launch has made: files, sockets and processes.
 
-        It may be called again, and by several tasks at once. Cancellation does not stop it.
+        ``cleanup`` may be called again, and by several tasks at once. Cancellation does not stop
+        it.
         """
         ...
 
@@ -142,7 +143,7 @@ class DeathReason(str):
 
 @runtime_checkable
 class ExplainsDeath(Protocol):
-    """Optional part of a KernelManager: it may know why the process has ended."""
+    """Optional part of a KernelManager: the reason why the process has ended, if known."""
 
     def death_reason(self) -> str | None:
         """Return the reason in words, such as a resource limit; None if unknown.
@@ -189,14 +190,14 @@ class MayOutlive(Protocol):
     """Optional part of a KernelManager: the kernel may outlive this program."""
 
     async def detach(self) -> None:
-        """Close what this program holds of the kernel, which goes on."""
+        """Release the resources of this program for the kernel, which goes on."""
         ...
 
 
 class KernelHandle(msgspec.Struct, frozen=True, kw_only=True):
-    """The data with which a program takes over a running kernel; it can be written as JSON.
+    """The data with which a program adopts a running kernel; can be written as JSON.
 
-    It has no keys: these are read where the kernel runs.
+    The handle has no keys: they are read where the kernel runs.
 
     Args:
         host: the id of the host or provider that adopts the kernel; ``"local"`` for a process of
@@ -217,7 +218,7 @@ class KernelHandle(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> KernelHandle:
-        """Return the handle from its JSON.
+        """Return the handle that ``to_json`` has written.
 
         Raises:
             ValueError: the text is not a handle.
@@ -236,14 +237,14 @@ class HasHandle(Protocol):
 
 @runtime_checkable
 class Adopts(Protocol):
-    """Optional part of a KernelProvider: it takes over running kernels.
+    """Optional part of a KernelProvider: adopts running kernels.
 
-    A kernel has one owner at a time: the program that has started or adopted it, until that program
-    calls ``detach`` or ends, also by a crash.
+    A kernel has one owner at a time: the program that has started or adopted the kernel, until that
+    program calls ``detach``, ends or crashes.
     """
 
     async def adopt(self, handle: KernelHandle, /) -> tuple[ConnectionInfo, KernelManager]:
-        """Take over a running kernel, so that this program owns it.
+        """Adopt a running kernel, so that this program owns the kernel.
 
         Args:
             handle: a handle that a manager of this provider gave to any program.
@@ -257,7 +258,7 @@ class Adopts(Protocol):
 
 @runtime_checkable
 class BringsChannels(Protocol):
-    """Optional part of a KernelManager: it opens the channels of a kernel without zmq sockets."""
+    """Optional part of a KernelManager: opens the channels of a kernel without zmq sockets."""
 
     open_channels: OpenChannels
 
@@ -272,7 +273,7 @@ class KernelProvider(Protocol):
         """Iterate over the kernel types: names without the provider's id, and attributes.
 
         Each name occurs once and is the same each time. A name that begins with the place of the
-        kernel type, such as ``node7/python3``, has a slash between its parts.
+        kernel type, such as ``node7/python3``, has a slash between the parts.
         """
         ...
 
@@ -303,7 +304,7 @@ class KernelProvider(Protocol):
 
 @runtime_checkable
 class TakesConfig(Protocol):
-    """Optional part of a KernelProvider: it takes the application's configuration."""
+    """Optional part of a KernelProvider: takes the application's configuration."""
 
     def load_config(self, config: Mapping[str, object] | None) -> None:
         """Take the configuration of this provider; None if there is none."""
@@ -348,7 +349,7 @@ class OpenChannels(Protocol):
         Args:
             info: the addresses that the kernel listens at, now or later.
             deliver: called with the channel and the frames of each message that arrives, in order.
-                It must neither block nor raise.
+                The function must neither block nor raise.
             identity: the routing identity, the same for shell and stdin.
             topics: the iopub subscriptions.
         """
@@ -359,7 +360,7 @@ class User(msgspec.Struct, frozen=True):
     """A user of a kernel server.
 
     Args:
-        name: identifies the user, who owns the kernels started under this name.
+        name: identifies the user, the owner of the kernels started under this name.
         admin: whether the user may see the kernels of others.
         groups: the user's groups, for limits by group.
     """
@@ -370,7 +371,7 @@ class User(msgspec.Struct, frozen=True):
 
 
 class UserRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """The parts of an HTTP request or WebSocket handshake that identify its user.
+    """The parts of an HTTP request or WebSocket handshake that identify the user.
 
     Args:
         headers: the HTTP headers, with names in lower case; the first of a repeated header.
@@ -388,7 +389,7 @@ class Authenticator(Protocol):
     """Finds the user of a request to a kernel server."""
 
     async def authenticate(self, request: UserRequest) -> User | None:
-        """Return the user of a request; None refuses the request. It is called for every request.
+        """Return the user of a request; None refuses the request. Called for every request.
 
         Raises:
             AuthenticatorUnavailable: the user cannot be found out now; the client gets an error.

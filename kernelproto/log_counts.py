@@ -30,7 +30,7 @@ class LogCounts:
         *args: object,
         exc_info: bool = False,
     ) -> None:
-        """Count a line, and write it if it is the 1st, 2nd, 4th, 8th ... with this key.
+        """Count a line, and write the 1st, 2nd, 4th, 8th ... line with this key.
 
         Args:
             logger: writes the line.

@@ -1,4 +1,4 @@
-"""Fields of every log record of a task and of the tasks that it starts.
+"""Fields of every log record of a task and of its child tasks.
 
 Code deep inside a launch does not know the kernel's id and user. The code that begins the launch
 does: ``with logging_about(kernel_id=...)`` sets the fields, and a formatter reads ``log_fields()``.
@@ -22,7 +22,7 @@ def log_fields() -> Mapping[str, str]:
 
 @contextmanager
 def logging_about(**fields: str) -> Generator[None]:
-    """Add fields to the log records of the block and of the tasks that start in it.
+    """Add fields to the log records of the block and of tasks started there.
 
     Args:
         fields: by name, such as ``kernel_id`` and ``user``; added to those of the outer block.

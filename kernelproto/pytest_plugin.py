@@ -24,7 +24,7 @@ _SCOPES: tuple[_Scope, ...] = ("function", "class", "module", "package", "sessio
 
 @pytest.fixture
 def kernel_factory(request: pytest.FixtureRequest) -> object:
-    """Start kernels for a test, and shut them down after it.
+    """Start kernels for a test, and shut them down after the test.
 
     In an async test ``await kernel_factory(kernel_type, **options)`` returns a Kernel, and in any
     other test ``kernel_factory(kernel_type, **options)`` returns a BlockingKernel. The arguments
@@ -104,7 +104,7 @@ def _for_pytest_asyncio() -> ModuleType:
 
 
 def _fixture() -> Callable[[], AsyncGenerator[object]]:
-    """Return a new function each time, because pytest_asyncio writes the scope on it."""
+    """Return a new function each time, because pytest_asyncio stores the scope there."""
 
     async def kernels() -> AsyncGenerator[object]:
         async with _kernels() as start:

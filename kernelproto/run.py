@@ -33,7 +33,7 @@ _DEFAULT_TIMEOUTS = Timeouts()
 
 Encryption: TypeAlias = Literal["auto", "required", "disabled"]
 
-# A connection file's contents, its path, or a pattern like "kernel-*.json".
+# The contents of a connection file, a path, or a pattern like "kernel-*.json".
 ConnectionSource = ConnectionInfo | Mapping[str, object] | str | os.PathLike[str]
 
 
@@ -63,7 +63,7 @@ async def run_kernel(
     restart: RestartPolicy | None = None,
     timeouts: Timeouts = _DEFAULT_TIMEOUTS,
 ) -> AsyncGenerator[Kernel]:
-    """Run a kernel for the block. It is ready when the block begins, and shut down when it ends.
+    """Run a kernel for the block: ready at the beginning, and shut down at the end.
 
     However you leave the block, even by an exception or cancellation, the kernel is shut down in
     order (see ``Kernel.shutdown``), and no process, file, descriptor or task is left running.
@@ -118,20 +118,20 @@ async def start_kernel(
 ) -> Kernel:
     """Start a kernel that runs until ``await kernel.shutdown()``, or until the event loop ends.
 
-    Use it if no block can span the kernel's lifetime; otherwise prefer ``run_kernel``, which has
-    the same arguments and exceptions. The tasks that serve the kernel belong to the event loop, not
-    to the caller's task.
+    Use ``start_kernel`` if no block can span the kernel's lifetime; otherwise prefer
+    ``run_kernel``, which has the same arguments and exceptions. The tasks that serve the kernel
+    belong to the event loop, not to the caller's task.
 
     Args:
         kernel_type: as for ``run_kernel``.
         detached: whether the kernel outlives the event loop and the program, until
-            ``kernel.shutdown()``. Another program can take it over with ``adopt_kernel``. The
+            ``kernel.shutdown()``. Another program can adopt the kernel with ``adopt_kernel``. The
             process' standard output and error are discarded unless ``launch_params["output"]``
             names a file.
         host: whether a host runs a detached kernel: a program that keeps the messages of the kernel
-            while no program is connected, so that none is lost. None means wherever that is
-            possible: on POSIX, for kernels with ipc sockets, such as ipykernel. True refuses the
-            others. See docs/explanation/host.md.
+            while no program is connected, so that none is lost. None means if possible: on POSIX,
+            for kernels with ipc sockets, such as ipykernel. True refuses the others. See
+            docs/explanation/host.md.
         linger: the seconds without an owner after which the host ends the kernel; None means never.
         options: as for ``run_kernel``.
 
@@ -150,10 +150,10 @@ async def start_kernel(
 def connect_kernel(
     connection: ConnectionSource, *, timeouts: Timeouts = _DEFAULT_TIMEOUTS
 ) -> AbstractAsyncContextManager[KernelClient]:
-    """Connect to a kernel that another program has started; leaving the block never ends it.
+    """Connect to a kernel of another program; leaving the block never ends the kernel.
 
     Args:
-        connection: the contents of the connection file, or its path; a name, a pattern such as
+        connection: the contents of the connection file, or a path; a name, a pattern such as
             ``"kernel-*.json"`` or a part of the name is searched for in the Jupyter runtime folder.
         timeouts: two of them apply, in seconds: ``startup``, until the kernel answers, and
             ``interrupt``.
@@ -173,12 +173,12 @@ def adopt_kernel(
     finder: KernelFinder | None = None,
     timeouts: Timeouts = _DEFAULT_TIMEOUTS,
 ) -> AbstractAsyncContextManager[Kernel]:
-    """Take over a kernel that another program has started; leaving the block ends it.
+    """Adopt a kernel of another program; leaving the block ends the kernel.
 
     The block yields a Kernel, which you can signal, wait for and restart. kernelproto must have
     started the kernel on this machine, unless you pass a handle. A kernel has one owner at a time:
-    the program that started or adopted it, until that program detaches from the kernel or ends,
-    also by a crash. The exit status is unknown. A restart launches the same kernel type, without
+    the program that started or adopted the kernel, until that program detaches from the kernel,
+    ends or crashes. The exit status is unknown. A restart launches the same kernel type, without
     the launch parameters of the first launch.
 
     Args:
@@ -273,7 +273,7 @@ async def _adopt(
 
 def _handle(connection: ConnectionSource) -> KernelHandle:
     """Return the handle of a kernel of this machine."""
-    from kernelproto.launch.adopt import find_record  # few programs need it
+    from kernelproto.launch.adopt import find_record  # few programs need this module
 
     if isinstance(connection, str | os.PathLike):
         return local_handle(find_record(os.fspath(connection)))
@@ -281,7 +281,7 @@ def _handle(connection: ConnectionSource) -> KernelHandle:
 
 
 def _about_encryption(info: ConnectionInfo) -> str:
-    """Explain that a kernel does not answer clients without its key."""
+    """Explain that a kernel does not answer clients without the key."""
     if info.encrypted:
         return "a kernel with another curve_publickey, or without encryption, does not answer"
     return "a kernel with encryption does not answer a client without its curve_publickey"
@@ -311,7 +311,7 @@ def launch_params_of(options: RunOptions) -> dict[str, object]:
 
 
 async def _resolve(info: ConnectionInfo) -> None:
-    """Check that the host name of a kernel resolves; libzmq would try again for ever.
+    """Check that the host name of a kernel resolves; libzmq would retry indefinitely.
 
     Raises:
         DiscoveryError: the host name does not resolve.

@@ -1,7 +1,7 @@
 """The clock of a kernel's start, which stops while the kernel waits in a queue.
 
-Supervision measures each start with a StartupClock. The code that launches the kernel may be far
-away from it, in the provider of another package, so the clock is a context variable.
+Supervision measures each start with a StartupClock. The code that launches the kernel may be in the
+provider of another package, so the clock is a context variable.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def waiting_in_queue() -> Generator[None]:
     """Do not count the block as start-up time: the kernel waits in a queue, or for a connection.
 
     For ``KernelProvider.launch``. The time counts for ``Timeouts.queue`` instead of
-    ``Timeouts.startup``. When it is over, the launch is cancelled, and the caller gets
+    ``Timeouts.startup``. After ``Timeouts.queue``, the launch is cancelled, and the caller gets
     KernelNotReady with the phase "queue". The block may be in a task that the launch has started.
-    Without a supervised launch around it, the block does nothing.
+    Outside of a supervised launch, the block does nothing.
     """
     clock = _running.get()
     if clock is None:

@@ -9,7 +9,7 @@ from kernelproto.wire.content import ErrorOutput, InputRequest, MimeBundle, Outp
 
 
 def print_output(output: Output) -> None:
-    """Print the text of an output; a traceback keeps its colours."""
+    """Print the text of an output; a traceback keeps the colours."""
     match output:
         case Stream(name="stderr", text=text):
             print(text, end="", file=sys.stderr, flush=True)

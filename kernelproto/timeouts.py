@@ -11,10 +11,10 @@ class Timeouts:
 
     Args:
         startup: from launching until the kernel is ready to execute, without the time in a queue.
-        queue: the time of a start that the kernel waits in a queue of a cluster, or in which it
-            cannot be reached.
-        interrupt: from interrupting an execution that exceeds its ``timeout`` until it has ended.
-        shutdown: from shutdown_request until the process has ended by itself.
+        queue: the time of a start in which the kernel waits in a queue of a cluster, or cannot be
+            reached.
+        interrupt: from the interrupt of an execution after its ``timeout`` to the end of the code.
+        shutdown: from shutdown_request to the end of the process without a signal.
         terminate: from SIGTERM until the process has ended.
         kill: from SIGKILL until the process has ended.
     """

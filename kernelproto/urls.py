@@ -15,7 +15,7 @@ from kernelproto.extras import fault
 
 T = TypeVar("T")
 
-# The user and password of a URL, and its query and fragment; also in the middle of a sentence.
+# The user, password, query and fragment of a URL; also in the middle of a sentence.
 _SECRETS = re.compile(r"(?<=://)[^/?#\s]*@|[?#][^\s'\"]*")
 
 # By protocol: the extra of fsspec that installs the client.
@@ -39,7 +39,7 @@ def is_url(path: object) -> TypeGuard[str]:
 
 
 def display_url(url: str) -> str:
-    """Return a URL without its user, password, query and fragment, which may be secrets."""
+    """Return a URL without user, password, query and fragment, which may be secrets."""
     return _SECRETS.sub("", url)
 
 
@@ -73,7 +73,7 @@ def write_url(url: str, data: bytes | memoryview) -> None:
 
 
 def _client(url: str) -> tuple[Any, str]:
-    """Return fsspec's client of a URL, and the path of the file for it."""
+    """Return fsspec's client of a URL, and the path of the file for this client."""
     protocol = url.partition("://")[0]
     if protocol in ("file", "local"):
         raise NotebookError(f"{display_url(url)}: pass the path without {protocol}://")

@@ -31,7 +31,7 @@ class CellPlaces:
 
     Args:
         source: where the notebook was read.
-        cells: its cells.
+        cells: the cells.
 
     Raises:
         OSError: the file cannot be read.
@@ -46,11 +46,11 @@ class CellPlaces:
             self._lines = find_cell_lines(source.read_text("utf-8", "replace"))
 
     def line(self, cell: Any, finished: CellFinished) -> int | None:
-        """Return the line of a failed cell, that of the error if its traceback tells.
+        """Return the line of a failed cell: that of the error if the traceback has one.
 
         Args:
-            cell: the cell, by identity: parameters may have been inserted before it.
-            finished: its outcome.
+            cell: the cell, by identity: parameters may have been inserted before.
+            finished: the outcome.
         """
         index = next((at for at, known in enumerate(self._cells) if known is cell), None)
         if index is None or index >= len(self._lines):
@@ -72,9 +72,9 @@ def print_annotation(
 
     Args:
         level: "error" or "warning".
-        message: its text, of several lines.
+        message: the text, of several lines.
         source: the notebook.
-        title: its first line.
+        title: the first line.
         line: the line of the file, counted from 1; None for the whole file.
     """
     properties: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""The command line: its commands and options. Each command imports its modules when it runs."""
+"""The command line: commands and options. Each command imports its modules on execution."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def run_command(
         typer.Argument(
             metavar="ARGS",
             show_default=False,
-            help="The arguments of the code, its sys.argv[1:]; Python only.",
+            help="The arguments of the code, in sys.argv[1:]; Python only.",
         ),
     ] = None,
     code: Annotated[
@@ -111,8 +111,8 @@ def run_command(
 ) -> int:
     """Run code in a new kernel, then shut the kernel down.
 
-    Options come before FILE: all words after it are arguments of the code. A Python file has
-    sys.argv and __file__ as under python.
+    Options come before FILE: all later words are arguments of the code. A Python file has sys.argv
+    and __file__ as under python.
 
     Outputs are printed as they arrive, and input() reads from the terminal. Ctrl-C interrupts the
     code; a second Ctrl-C ends the kernel. The exit status is 1 if the code raises an error, and
@@ -208,7 +208,7 @@ def stop_command(
 
 @app.command(
     "serve",
-    add_help_option=False,  # the server prints its own help
+    add_help_option=False,  # the server prints this help
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 @_command

@@ -24,7 +24,7 @@ for number in range({_OUTPUTS}):
     display(number)
 """
 
-# Each measurement: its title, its unit, and the factor from its samples to that unit.
+# Each measurement: the title, the unit, and the factor from the samples to that unit.
 _MEASUREMENTS = {
     "start": ("start to first result", "ms", 1000),
     "round_trip": ("round trip of an execution", "ms", 1000),

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 InlineImages: TypeAlias = Literal["auto", "kitty", "iterm2", "sixel", "none"]
 
-# The death of a kernel started by another program shows in its process, if that is on this machine,
-# and in its heartbeat.
+# The death of another program's kernel shows in the process, if it is on this machine, and in the
+# heartbeat.
 _LOOK_SECONDS = 0.5
 _SILENT_SECONDS = 30.0
 
@@ -54,13 +54,13 @@ _INSPECTION = re.compile(r"\s*([\w.]*\w)\s*(\?{1,2})\s*")
 
 
 def open_console(kernel_type: str, existing: str | None, inline_images: InlineImages) -> int:
-    """Read code from the terminal and run it, until the user leaves; return the exit status.
+    """Read and run code from the terminal, until the user leaves; return the exit status.
 
     Args:
         kernel_type: the type of a new kernel, which ends with the console.
-        existing: the id or connection file of a running kernel to use instead; it keeps running.
-        inline_images: the protocol that shows images in the terminal; "auto" finds it, and "none"
-            saves images as files.
+        existing: the id or connection file of a running kernel to use instead, which keeps running.
+        inline_images: the protocol that shows images in the terminal; "auto" finds the protocol,
+            and "none" saves images as files.
 
     Raises:
         CliError: standard input or output is not a terminal.
@@ -170,7 +170,7 @@ class _Console:
                     await self._handle(code)
 
     def note_death(self, event: Died) -> None:
-        """Tell a user who sees the prompt at once; running code tells of the death itself."""
+        """Tell a user at the prompt at once; running code raises an error of its own."""
         self.end_prompt(KernelDied(f"the kernel died: {event}"))
 
     def end_prompt(self, error: KernelDied) -> None:
@@ -179,7 +179,7 @@ class _Console:
             self._prompt.fail(error)
 
     async def _handle(self, code: str) -> None:
-        """Run code or show help; if the kernel dies, restart it."""
+        """Run code or show help; restart a dead kernel."""
         try:
             if (inspection := _INSPECTION.fullmatch(code)) is not None:
                 await self._inspect(inspection[1], len(inspection[2]) - 1)
@@ -192,7 +192,7 @@ class _Console:
             print_error(describe(error))
 
     async def _replace(self, error: KernelDied) -> None:
-        """Restart a kernel that died, if this program started it."""
+        """Restart a dead kernel, if this program started the kernel."""
         if not isinstance(self._kernel, Kernel):
             raise error
         print_error(f"{describe(error)}; restarting it, all variables are lost")
@@ -223,7 +223,7 @@ class _Console:
         print(styled(f"Out{number}:", RED, sys.stdout), end="\n" if lines else " ")
 
     def _print_value(self, output: Output) -> bool:
-        """Print a result in colours; return False if it has none."""
+        """Print a result in colours; return False if that is not possible."""
         if not (self._python and isinstance(output, ExecuteResult) and has_colours(sys.stdout)):
             return False
         text = output.data.get("text/plain")

@@ -31,7 +31,7 @@ from kernelproto.timeouts import Timeouts
 
 _DEPENDENCIES = ("anyio", "msgspec", "pyzmq")
 
-# A program needs about a dozen descriptors for each kernel that it runs.
+# A program needs about a dozen descriptors for each of its kernels.
 _ENOUGH_DESCRIPTORS = 1024
 
 _SUBJECT_WIDTH = 18
@@ -152,7 +152,7 @@ async def _system() -> AsyncIterator[Finding]:
 
 
 def _sandboxes() -> list[Finding]:
-    """Find out whether sandboxes can be made here, and whether a server can isolate its users."""
+    """Check whether sandboxes can be made here, and whether a server can isolate its users."""
     from kernelproto.launch.process.confinement import NOBODY, sandbox_fault, users_fault
     from kernelproto.launch.process.control_groups import groups_fault
     from kernelproto.launch.process.sandbox import Sandbox

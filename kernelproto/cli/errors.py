@@ -24,7 +24,7 @@ class CliError(Exception):
 
 
 def need(extra: str) -> None:
-    """Raise CliError, with the command that installs the extra, if a module of it is missing."""
+    """Raise CliError, with the command that installs the extra, if a module is missing."""
     if (text := fault(extra)) is not None:
         raise CliError(text)
 
@@ -44,7 +44,7 @@ def is_verbose() -> bool:
 
 
 def status_of(work: Callable[[], object]) -> int:
-    """Call *work* and return an exit status: its result, or the status of its error.
+    """Call *work* and return an exit status: the result, or the status of the error.
 
     Errors are printed, except that the reader of standard output has closed the pipe.
     """
@@ -62,7 +62,7 @@ def status_of(work: Callable[[], object]) -> int:
 
 
 def report(error: Exception) -> int:
-    """Print an error in one line, with ``--verbose`` its traceback first; return its status."""
+    """Print an error in one line, with ``--verbose`` after the traceback; return the status."""
     verbose = is_verbose()
     if verbose:
         traceback.print_exception(error)

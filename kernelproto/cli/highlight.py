@@ -16,7 +16,7 @@ _MOST_CHARACTERS = 10_000
 
 
 def print_value(text: str) -> None:
-    """Print the text of a value, with colours if it is an expression such as a list."""
+    """Print the text of a value, with colours for an expression such as a list."""
     sys.stdout.flush()
     if is_expression(text):
         print_formatted_text(_with_colours(text))

@@ -1,7 +1,8 @@
 """Images in a terminal: the protocols of kitty and iTerm2, and sixel.
 
 The terminal is recognized by its environment variables. A question to the terminal would be safer
-in theory, but terminals that do not know the question print it, and late answers are read as keys.
+in theory, but terminals that do not know the question print the question, and late answers are read
+as keys.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Size:
 
 
 def find_protocol(environ: Mapping[str, str]) -> ImageProtocol | None:
-    """Return the protocol of a terminal; None if it is not known to show images.
+    """Return the protocol of a terminal; None if the terminal is not known to show images.
 
     Args:
         environ: the environment variables of a program in the terminal.
@@ -162,7 +163,7 @@ def _sixel(data: bytes, size: Size) -> str | None:
 
 def _as_sixel(image: Any, size: Size) -> str:
     from PIL import Image
-    from textual_image._sixel import image_to_sixels  # a private name: draw() copes without it
+    from textual_image._sixel import image_to_sixels  # private: draw() works without it
 
     image.thumbnail((size.width, size.height))
     page = Image.new("RGBA", image.size, "white")  # behind transparent plots

@@ -1,9 +1,9 @@
 """The running kernels of this user, found by their connection files and records.
 
 kernelproto writes a record for each kernel that it starts, with the kernel's process and owner.
-Kernels of other programs have only a connection file. On Linux their process is found by its
+Kernels of other programs have only a connection file. On Linux their process is found by the
 command line, which contains the path of that file. On other systems the process of such a kernel is
-unknown, and so are its memory and its end.
+unknown, and so are the memory and the end of the process.
 """
 
 from __future__ import annotations
@@ -39,17 +39,18 @@ class RunningKernel:
     """A kernel that has a connection file.
 
     Attributes:
-        kernel_id: the id in its record; without a record, the id in the name of its connection
+        kernel_id: the id in the record; without a record, the id in the name of the connection
             file.
         kernel_type: the kernel type; "" if unknown.
         connection_file: the path of the connection file.
         started: when the file was written, in seconds since the epoch.
-        process: its process; None if unknown.
-        memory: the resident memory of its process in bytes; None if unknown.
+        process: the process; None if unknown.
+        memory: the resident memory of the process in bytes; None if unknown.
         record: the record that kernelproto has written; None for kernels of other programs.
-        state: "starting" before it has a process, "alive" if it answers heartbeats, "silent" if it
-            runs without an answer, "dead" if only files are left, "elsewhere" if it runs on another
-            machine or in another container, "unknown" before ``with_states``.
+        state: "starting" before the kernel has a process, "alive" if the kernel answers heartbeats,
+            "silent" if the kernel runs without an answer, "dead" if only files are left,
+            "elsewhere" on another machine or in another container, "unknown" before
+            ``with_states``.
     """
 
     kernel_id: str
@@ -93,7 +94,7 @@ def find_running_kernels() -> list[RunningKernel]:
             if (match := _CONNECTION_FILE.fullmatch(name)) is not None:
                 path = os.path.join(folder, name)
                 if not is_own_file(path):
-                    if os.path.lexists(path):  # otherwise it was just removed
+                    if os.path.lexists(path):  # otherwise the file was just removed
                         leave_alone(path, "it is not a regular file of this user")
                     continue
                 record = records.get(os.path.realpath(path))
@@ -114,7 +115,7 @@ def find_process(connection_info: ConnectionInfo) -> ProcessId | None:
 
 async def with_states(kernels: list[RunningKernel]) -> list[RunningKernel]:
     """Return the same kernels with their states, after sending each a heartbeat."""
-    import anyio  # completion does not need it
+    import anyio  # completion does not need anyio
 
     known = {kernel.connection_file: kernel for kernel in kernels}
     limit = anyio.Semaphore(_CONCURRENT)
@@ -145,7 +146,7 @@ async def _state(kernel: RunningKernel) -> ProcessState:
         async with open_client(read_connection_file(kernel.connection_file)) as client:
             await client.heartbeat()
             return "alive"
-    # A kernel without a known process counts as dead if it does not answer.
+    # A silent kernel without a known process counts as dead.
     return "dead" if process is None else "silent"
 
 
@@ -181,7 +182,7 @@ def _memory(process: ProcessId) -> int | None:
 
 
 def _processes_by_connection_file() -> dict[str, int]:
-    """Return the pids of this user's processes whose command line names a connection file."""
+    """Return the pids of this user's processes by the connection file on the command line."""
     found: dict[str, int] = {}
     with suppress(OSError):  # no /proc on this system
         for name in filter(str.isdecimal, os.listdir("/proc")):

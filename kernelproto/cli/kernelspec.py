@@ -41,7 +41,7 @@ def print_kernelspecs(*, as_json: bool, missing: bool) -> None:
 
     Args:
         as_json: whether to print JSON.
-        missing: whether to print only kernelspecs whose program is missing.
+        missing: whether to print only kernelspecs with a missing program.
     """
     kernelspecs, broken = _read_all()
     absent = [known for known in kernelspecs if _program_is_missing(known)]
@@ -59,7 +59,7 @@ def print_kernelspecs(*, as_json: bool, missing: bool) -> None:
             )
         )
     else:
-        print("No kernelspec lacks its program." if missing else _NONE_FOUND, file=sys.stderr)
+        print("No kernelspec has a missing program." if missing else _NONE_FOUND, file=sys.stderr)
     for error in broken:
         print(f"broken: {printable(error)}", file=sys.stderr)
     for known in () if missing else absent:
@@ -108,7 +108,7 @@ def remove(names: Sequence[str], *, missing: bool, force: bool) -> int:
 
     Args:
         names: the names of the kernelspecs.
-        missing: whether to remove all kernelspecs whose program is missing, too.
+        missing: whether to remove all kernelspecs with a missing program, too.
         force: whether to remove them without the question.
 
     Raises:
@@ -128,11 +128,11 @@ def remove(names: Sequence[str], *, missing: bool, force: bool) -> int:
             known.name for known in _read_all()[0] if _program_is_missing(known)
         )
     if not wanted:
-        print("No kernelspec lacks its program.", file=sys.stderr)
+        print("No kernelspec has a missing program.", file=sys.stderr)
         return 0
     if not force:
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise CliError("the question needs a terminal: add --force to remove without it")
+            raise CliError("the question needs a terminal: add --force to skip the question")
         for name in wanted:
             print(f"  {name}  {printable(folders[name])}", file=sys.stderr)
         if not agrees(f"Remove {len(wanted)} kernelspec{'s' if len(wanted) > 1 else ''}?"):
@@ -164,5 +164,5 @@ def _describe(kernelspec: KernelSpec) -> dict[str, object]:
 
 def _remedy(error: DiscoveryError, user: bool) -> str:
     if isinstance(error.__cause__, PermissionError) and not user:
-        return "; --user installs it for you alone"
+        return "; --user installs for you alone"
     return ""

@@ -1,4 +1,4 @@
-"""The command ``kernelproto kernelspec``: its commands and options."""
+"""The command ``kernelproto kernelspec``: subcommands and options."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def kernelspec_list_command(
         bool, typer.Option("--json", help="Print JSON in the form of jupyter kernelspec.")
     ] = False,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Only kernelspecs whose program is missing.")
+        bool, typer.Option("--missing", help="Only kernelspecs with a missing program.")
     ] = False,
     verbose: Verbose = False,
 ) -> None:
@@ -50,20 +50,20 @@ def kernelspec_install_command(
     ],
     name: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Its name; by default that of the folder."),
+        typer.Option(metavar="NAME", help="The name; by default that of the folder."),
     ] = None,
     display_name: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="The name that frontends show."),
     ] = None,
-    user: Annotated[bool, typer.Option("--user", help="Install it for you alone.")] = False,
+    user: Annotated[bool, typer.Option("--user", help="Install for you alone.")] = False,
     sys_prefix: Annotated[
         bool,
-        typer.Option("--sys-prefix", help="Install it for the Python that runs kernelproto."),
+        typer.Option("--sys-prefix", help="Install for the Python that runs kernelproto."),
     ] = False,
     prefix: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Install it for the environment in this folder."),
+        typer.Option(metavar="FOLDER", help="Install for the environment in this folder."),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace a kernelspec of the same name.")
@@ -97,7 +97,7 @@ def kernelspec_remove_command(
         ),
     ] = None,
     missing: Annotated[
-        bool, typer.Option("--missing", help="Remove all kernelspecs whose program is missing.")
+        bool, typer.Option("--missing", help="Remove all kernelspecs with a missing program.")
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", "-f", "-y", help="Remove them without a question.")

@@ -12,7 +12,7 @@ from kernelproto.cli.errors import CliError
 from kernelproto.cli.table import printable
 from kernelproto.urls import check_url, display_url, is_url
 
-# A URL is text, because a path would lose one of its slashes.
+# A URL is text, because a path would lose a slash.
 Location: TypeAlias = Path | str
 
 # The path that means standard input or standard output.

@@ -61,7 +61,7 @@ def _no_type(ctx: object) -> None:
 def _open_closed_streams() -> None:
     """Open the standard streams that the process was started without (``>&-``) as the null device.
 
-    Otherwise the next opened file would get the number of a stream, and its output.
+    Otherwise the next opened file would get the number and the output of a stream.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:

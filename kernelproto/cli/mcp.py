@@ -26,7 +26,7 @@ def serve_mcp(
     max_kernels: int,
     max_conversations: int,
 ) -> int:
-    """Serve one client until it closes standard input, or a signal; return the exit status.
+    """Serve one client until the end of standard input or a signal; return the exit status.
 
     Args:
         kernels: the kernel types that the model may choose.

@@ -1,4 +1,4 @@
-"""The command ``kernelproto mcp``: its options."""
+"""The command ``kernelproto mcp``: the options."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 class Task(NamedTuple):
-    """A notebook to execute, and the file to write it to."""
+    """A notebook to execute, and the output file."""
 
     source: Location
     target: Location
@@ -181,7 +181,7 @@ def execute_notebooks(tasks: Sequence[Task], options: ExecutionOptions, *, jobs:
 
 
 def plan_tasks(words: Sequence[Location], output: Location | None) -> list[Task]:
-    """Return the tasks: each notebook with the file to write it to.
+    """Return the tasks: each notebook with its output file.
 
     Args:
         words: the files or URLs of the notebooks.
@@ -269,7 +269,7 @@ async def _execute_all(jobs: Sequence[_Job], concurrent: int) -> int | None:
 
 @dataclass(frozen=True)
 class _Job:
-    """The execution of one notebook; it fills the outcome."""
+    """The execution of one notebook, which fills the outcome."""
 
     task: Task
     outcome: Outcome

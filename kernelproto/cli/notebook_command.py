@@ -1,4 +1,4 @@
-"""The command ``kernelproto notebook``: its options."""
+"""The command ``kernelproto notebook``: the options."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print all data as JSON.")]
 
 
 def command(function: Callable[P, int | None]) -> Callable[P, None]:
-    """Exit with the status that a command returns, or print its error in one line and fail."""
+    """Exit with the status of a command, or print the error in one line and fail."""
 
     @wraps(function)
     def run(*args: P.args, **options: P.kwargs) -> None:

@@ -28,7 +28,7 @@ _IMAGES = {
     "image/svg+xml": ".svg",
 }
 _AS_TEXT = "image/svg+xml"  # the other types are base64
-_DRAWN = ("image/png", "image/jpeg", "image/gif", "image/webp")  # at the terminal, if it can
+_DRAWN = ("image/png", "image/jpeg", "image/gif", "image/webp")  # at a terminal that can
 
 CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
@@ -78,7 +78,7 @@ class OutputPrinter:
                 print_output(output)
 
     def end_line(self) -> None:
-        """End the current line, unless it is empty."""
+        """End the current line, unless empty."""
         if self._line_is_open:
             self._line_is_open = False
             print(flush=True)
@@ -93,7 +93,7 @@ class OutputPrinter:
             try:
                 with open(path, "xb") as file:
                     file.write(content)
-            except FileExistsError:  # from an earlier run; keep it
+            except FileExistsError:  # from an earlier run, and kept
                 continue
             return path
 

@@ -94,5 +94,5 @@ def print_parameters(words: Sequence[Location]) -> None:
 
 
 def _one_line(code: str) -> str:
-    """Return code with its lines joined by spaces."""
+    """Return code with the lines joined by spaces."""
     return " ".join(line.strip() for line in code.splitlines())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kernelproto.cli.notebook import ExecutionOptions, Outcome, Task
     from kernelproto.notebook import NotebookExecution
 
-# As for the console: the death of another program's kernel shows only in its heartbeat.
+# As for the console: the death of another program's kernel shows only in the heartbeat.
 _SILENT_SECONDS = 30.0
 
 

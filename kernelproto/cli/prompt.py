@@ -62,7 +62,7 @@ class Prompt:
         """Return the next piece of code.
 
         Args:
-            number: its execution count; None if unknown.
+            number: the execution count; None if unknown.
             default: initial text.
 
         Raises:
@@ -77,7 +77,7 @@ class Prompt:
         )
 
     def fail(self, error: KernelDied) -> None:
-        """Let read() raise an exception, if it is waiting."""
+        """Let a waiting read() raise an exception."""
         app = self._session.app
         if app.is_running and not app.is_done:
             app.exit(exception=error)
@@ -147,7 +147,7 @@ class _KernelHistory(History):
         return ()
 
     def store_string(self, string: str) -> None:
-        """Do nothing; the kernel keeps its history."""
+        """Do nothing; the kernel keeps the history."""
 
 
 class _KernelCompleter(Completer):
@@ -183,8 +183,8 @@ class _KernelCompleter(Completer):
 class _Enter:
     """The Enter key: runs complete code, and begins a new line after incomplete code.
 
-    Only the kernel knows which it is. Keys typed before its reply are held back and replayed
-    afterwards: they may belong to the next line, or to the next piece of code.
+    Only the kernel knows which code is complete. Keys typed before the kernel's reply are held back
+    and replayed afterwards: they may belong to the next line, or to the next piece of code.
     """
 
     def __init__(self, kernel: Requests) -> None:

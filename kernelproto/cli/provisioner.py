@@ -7,7 +7,7 @@ from kernelproto.jupyter.kernelspecs import disable_provisioner, enable_provisio
 
 
 def choose_provisioner(name: str, *, enable: bool) -> None:
-    """Change the provisioner of a kernelspec, and print the path of its kernel.json."""
+    """Change the provisioner of a kernelspec, and print the path of the kernel.json."""
     path = (enable_provisioner if enable else disable_provisioner)(name)
     state = "now names" if enable else "no longer names"
     print(f"{printable(path)} {state} the provisioner kernelproto")

@@ -1,4 +1,4 @@
-"""The command ``kernelproto provisioner``: its commands and options."""
+"""The command ``kernelproto provisioner``: subcommands and options."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def short_ids(kernel_ids: list[str]) -> dict[str, str]:
 
 
 def format_age(seconds: float) -> str:
-    """Return a time in its two largest units, such as ``1h 5m``."""
+    """Return a time in the two largest units, such as ``1h 5m``."""
     rest = max(int(seconds), 0)
     for unit, smaller, size, part in (("d", "h", 86400, 3600), ("h", "m", 3600, 60)):
         if rest >= size:

@@ -30,7 +30,7 @@ class LineReader:
         self._unread = b""
 
     async def answer(self, question: InputRequest) -> str:
-        """Print the question, and return the line that answers it."""
+        """Print the question, and return the line of the answer."""
         # Keep prompts out of redirected output.
         sys.stdout.flush()
         shown_at = sys.stdout if sys.stdout.isatty() else sys.stderr

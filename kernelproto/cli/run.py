@@ -55,14 +55,14 @@ def run_file(
     Args:
         kernel_type: the kernel type; None means that of the running Python.
         file: the path of the file, or "-" for standard input; with *code*, the first argument.
-        arguments: the arguments after it.
-        code: the code itself, instead of a file.
+        arguments: the arguments after the file.
+        code: the code, instead of a file.
         images: the folder for images; None means a temporary folder.
         launch_params: the launch parameters of the kernel.
 
     Raises:
-        CliError: there is no code, it cannot be read, its language is not that of the kernel type,
-            or the kernel cannot pass it arguments.
+        CliError: there is no code, the code cannot be read or has another language than the kernel
+            type, or the kernel cannot pass arguments.
         OSError: the file cannot be read.
         KernelProtoError: the kernel cannot be started, or died.
     """
@@ -137,7 +137,7 @@ async def _run(
 
 
 async def _set_up(kernel: Kernel, kernel_type: str, script: Script) -> None:
-    """Let Python code see its file and its arguments."""
+    """Let Python code see the file and the arguments."""
     language = "" if kernel.info is None else kernel.info.language_info.name
     if language.lower() == "python":
         await kernel.execute(script.setup, silent=True)

@@ -33,7 +33,7 @@ def styled(text: str, style: str, stream: TextIO) -> str:
 
 
 def terminal_width() -> int | None:
-    """Return the columns of standard output; None if it is not a terminal."""
+    """Return the columns of standard output; None without a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -50,9 +50,9 @@ def print_json(value: object) -> None:
 
 
 def drop_stdout() -> None:
-    """Discard the rest of standard output, because its reader (such as `head`) has closed the pipe.
+    """Discard the rest of standard output after its reader (such as `head`) has closed the pipe.
 
-    Otherwise the interpreter would fail to flush it at exit, and print an error.
+    Otherwise the interpreter would fail to flush standard output at exit, and print an error.
     """
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -65,7 +65,7 @@ def log_to_stderr() -> None:
 
 
 class _OneLine(logging.Formatter):
-    """Formats a record in one line: an exception without its traceback."""
+    """Formats a record in one line: an exception without the traceback."""
 
     def format(self, record: logging.LogRecord) -> str:
         error = record.exc_info[1] if record.exc_info else None

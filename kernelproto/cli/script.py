@@ -1,4 +1,4 @@
-"""The code of ``kernelproto run``: where it comes from, and how Python code sees its arguments."""
+"""The code of ``kernelproto run``: the source, and the arguments that Python code sees."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _OTHER_LANGUAGES = {
     ".ts": "TypeScript",
 }
 
-# Executed before the code. Nothing of it stays in the namespace but the names that a program has:
-# without `exit` and `quit`, the code would go on after IPython's own functions of these names.
+# Executed before the code. Only the names of a program stay in the namespace: without `exit` and
+# `quit`, the code would go on after IPython's own functions of these names.
 _SETUP = """\
 def setup(argv, file, folder, main):
     import sys, warnings
@@ -76,8 +76,8 @@ def read_script(file: str | None, arguments: Sequence[str], code: str | None) ->
 
     Args:
         file: the path of a file, or "-" for standard input; with *code*, the first argument.
-        arguments: the arguments after it.
-        code: the code itself.
+        arguments: the arguments after the file.
+        code: the code.
 
     Raises:
         CliError: there is no code, or the file is a notebook or not UTF-8.
@@ -100,5 +100,5 @@ def read_script(file: str | None, arguments: Sequence[str], code: str | None) ->
 
 
 def other_language(file: str | None) -> str | None:
-    """Return the language of a file that is not Python code by its suffix; None otherwise."""
+    """Return the language of a file by its suffix; None for Python and for unknown suffixes."""
     return None if file is None else _OTHER_LANGUAGES.get(Path(file).suffix.lower())

@@ -23,10 +23,10 @@ class Signals:
 
     Args:
         tasks: runs the interrupts of the kernel, which may take long.
-        interrupts: how often Ctrl-C interrupts code before it ends the program.
+        interrupts: the number of times that Ctrl-C interrupts code before it ends the program.
 
     Attributes:
-        idle_ends: whether Ctrl-C ends the program while no code runs; otherwise it is ignored.
+        idle_ends: whether Ctrl-C ends the program while no code runs, instead of being ignored.
         interrupts: how often the current or last code was interrupted.
         ended_by: the signal that ended the program; None for none.
         scope: cancelled by a signal that ends the program.
@@ -72,7 +72,7 @@ class Signals:
 
 @asynccontextmanager
 async def receive_signals(*, interrupts: int = 1) -> AsyncGenerator[Signals]:
-    """Handle signals during the block, and cancel it if a signal ends the program; see Signals."""
+    """Handle signals in the block; a signal that ends the program cancels it; see Signals."""
     async with background_tasks() as tasks:
         signals = Signals(tasks, interrupts=interrupts)
         await tasks.start(signals.listen)

@@ -26,11 +26,11 @@ from kernelproto.launch.programs.watchdog import kill_group
 from kernelproto.run import adopt_kernel
 from kernelproto.timeouts import Timeouts
 
-# How long a kernel may take to shut down, and how often its state is checked meanwhile.
+# The time for a kernel to shut down, and the interval between checks of the kernel's state.
 _END_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
 
-# An adopted kernel is ended even if it does not answer.
+# An adopted kernel is ended even without an answer.
 _ADOPTION = Timeouts(startup=2.0)
 
 
@@ -61,7 +61,7 @@ def stop_kernels(names: Sequence[str], *, every: bool, kept: bool, force: bool) 
 
 
 def _may_be_kept(kernel: RunningKernel) -> bool:
-    """Return whether a kernel outlives programs, and no program owns it as far as its record says.
+    """Return whether a kernel outlives programs, without an owner in the record.
 
     Only the host of a kernel knows which program owns the kernel.
     """
@@ -125,12 +125,12 @@ async def _stop_all(
 
 
 async def _stop_kept(kernel: RunningKernel, *, force: bool) -> str | None:
-    """Stop a kernel unless a program owns it; return the outcome, None if a program does."""
+    """Stop a kernel without an owner and return the outcome; return None if there is an owner."""
     try:
         await _adopt_and_end(kernel)
     except KernelInUse:
         return None
-    except DiscoveryError:  # it has ended, or cannot be adopted
+    except DiscoveryError:  # the kernel has ended, or cannot be adopted
         return await _stop(kernel, force=force)
     return "stopped"
 
@@ -146,7 +146,7 @@ async def _stop(kernel: RunningKernel, *, force: bool) -> str:
             raise CliError("its process id now belongs to another process; its files are kept")
         return "already dead, files removed"
     if record is not None and (record.host is not None or record.ownership.holder is None):
-        with suppress(KernelInUse):  # a program that uses it in a host
+        with suppress(KernelInUse):  # a program that uses the kernel in a host
             await _adopt_and_end(kernel)
             return "stopped"
     if kernel.state == "alive":
@@ -154,7 +154,7 @@ async def _stop(kernel: RunningKernel, *, force: bool) -> str:
             async with open_client(read_connection_file(kernel.connection_file)) as client:
                 await client.shutdown()
         if await _ends(kernel):
-            if record is not None and record.detached:  # its owner removes its files late or never
+            if record is not None and record.detached:  # the owner removes the files late or never
                 record.clear_up()
             return "stopped"
     if not force:
@@ -168,13 +168,13 @@ async def _stop(kernel: RunningKernel, *, force: bool) -> str:
 
 
 async def _adopt_and_end(kernel: RunningKernel) -> None:
-    with suppress(KernelNotReady):  # then adopt_kernel has killed it
+    with suppress(KernelNotReady):  # then adopt_kernel has killed the kernel
         async with adopt_kernel(kernel.connection_file, timeouts=_ADOPTION):
             pass
 
 
 async def _ends(kernel: RunningKernel) -> bool:
-    """Wait until a kernel has ended; return whether it did in time."""
+    """Wait until a kernel has ended; return False after a timeout."""
     deadline = time.monotonic() + _END_SECONDS
     while time.monotonic() < deadline:
         if kernel.process is None:
@@ -188,7 +188,7 @@ async def _ends(kernel: RunningKernel) -> bool:
 
 
 def _is_of(kernel: RunningKernel, pid: int) -> bool:
-    """Return whether a process is verifiably the kernel, and not one of its clients."""
+    """Return whether a process is verifiably the kernel, and not a client of the kernel."""
     if kernel.record is not None:
         return kernel.record.is_of(pid)
     return listens_at(read_connection_file(kernel.connection_file), pid)

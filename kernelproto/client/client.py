@@ -1,4 +1,4 @@
-"""KernelClient: sends requests to a running kernel, and receives its messages."""
+"""KernelClient: sends requests to a running kernel, and receives the kernel's messages."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _COMM_MESSAGES = frozenset(("comm_open", "comm_msg", "comm_close"))
 
 
 class KernelClient(Requests, Observable):
-    """Talks to one running kernel; ``open_client`` and ``connect_kernel`` make it.
+    """Talks to one running kernel; ``open_client`` and ``connect_kernel`` make a client.
 
-    The client refuses malformed messages, wrong signatures and replays: it counts them in
-    ``refused`` and logs warnings. If it can tell which of its requests a malformed message belongs
-    to, that request learns of the loss: a lost output leaves a RefusedOutput, a lost reply raises
-    MalformedMessage.
+    The client refuses malformed messages, wrong signatures and replays: they are counted in
+    ``refused``, and logged as warnings. If the client can tell which of its requests a malformed
+    message belongs to, that request reports the loss: a lost output leaves a RefusedOutput, a lost
+    reply raises MalformedMessage.
 
     There are three ways to receive messages beside those of your own requests: iterate over
     ``messages``, have a function called by ``add_handler``, or, for the debugger, iterate over
@@ -132,7 +132,7 @@ class KernelClient(Requests, Observable):
         return self._readiness.awaited
 
     async def wait_for_ready(self) -> content.KernelInfoReply:
-        """Wait until the kernel answers and its outputs arrive; set a deadline around the call.
+        """Wait until the kernel answers and outputs arrive; set a deadline around the call.
 
         A kernel that answers only on control is busy with another client's request: ``busy`` is
         then True until the kernel answers on shell.
@@ -209,14 +209,14 @@ class KernelClient(Requests, Observable):
         """Ask the kernel to end. Specification: "Kernel shutdown".
 
         Args:
-            restart: tells the kernel whether it will be started again.
+            restart: tells the kernel whether a restart follows.
             channel: "control", or "shell" for kernels that support the request only there.
         """
         request = content.ShutdownRequest(restart=restart)
         return await self._ask(request, content.ShutdownReply, channel)
 
     async def heartbeat(self) -> float:
-        """Send a heartbeat and wait for its echo. Specification: "Heartbeat for kernels".
+        """Send a heartbeat and wait for the echo. Specification: "Heartbeat for kernels".
 
         Returns:
             The delay in seconds.

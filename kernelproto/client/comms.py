@@ -39,7 +39,7 @@ class CommSender(Protocol):
         ...
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run an async function while the client is open; its exceptions are logged."""
+        """Run an async function while the client is open; exceptions are logged."""
         ...
 
 
@@ -56,7 +56,7 @@ class Comm:
 
     Attributes:
         comm_id: the id of the comm on both sides.
-        target_name: the name of the target that it was opened for.
+        target_name: the name of the comm's target.
         closed: whether either side has closed the comm.
     """
 
@@ -89,7 +89,7 @@ class Comm:
         await self._comms.sender.send_comm(content, metadata, buffers)
 
     async def close(self, data: Mapping[str, Any] | None = None) -> None:
-        """Close the comm, unless it is closed already."""
+        """Close the comm, unless already closed."""
         if self.closed:
             return
         self.closed = True
@@ -180,13 +180,13 @@ class Comms:
     def register_target(self, target_name: str, on_open: OnCommOpen) -> None:
         """Let the kernel open comms to a target of this client.
 
-        A comm to an unregistered target is ignored: it may be another client's. While 10,000 comms
-        are open, further ones are ignored, and a warning is logged.
+        A comm to an unregistered target is ignored: it may belong to another client. While 10,000
+        comms are open, further ones are ignored, and a warning is logged.
 
         Args:
             target_name: the target.
             on_open: called with the comm and the comm_open message, in a task of the client; an
-                async function may run as long as the client is open. Its exceptions are logged.
+                async function may run as long as the client is open. Exceptions are logged.
         """
         self._targets[target_name] = on_open
 

@@ -1,4 +1,4 @@
-"""Dispatcher: the I/O around a Session; sends its frames and wakes the calls that wait."""
+"""Dispatcher: the I/O around a Session; sends the Session's frames and wakes waiting calls."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Pending(Protocol):
     """Receives the messages that belong to one request."""
 
     def receive(self, event: Event) -> None:
-        """Take in a message, or the end of a request whose reply or "idle" is lost."""
+        """Receive a message, or the end of a request after the loss of the reply or "idle"."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -65,15 +65,16 @@ class Pending(Protocol):
 class Dispatcher:
     """Sends the messages of one client session, and hands arriving messages to their requests.
 
-    Refused messages are counted, and logged as LogCounts says: malformed messages, wrong signatures
-    and replays. If the client can tell which of its requests a malformed message belongs to, that
-    request learns of the loss: an output leaves a RefusedOutput, a refused reply or question ends
-    the request with MalformedMessage.
+    Malformed messages, wrong signatures and replays are refused, counted, and logged as LogCounts
+    says. If the client can tell which of its requests a malformed message belongs to, that request
+    reports the loss: an output leaves a RefusedOutput, a refused reply or question ends the request
+    with MalformedMessage.
 
     Args:
         info: the kernel's address and key.
         session_id: the client session id.
-        on_event: called for every message that arrives, after its request has received it.
+        on_event: called for every message that arrives, after the message's request has received
+            it.
         needs_content: whether the client reads the content of a message.
 
     Large contents are read in steps, and the messages after them wait; see ``wire/session.py``. If
@@ -131,7 +132,7 @@ class Dispatcher:
 
         Args:
             message: the message.
-            channel: the channel to send it on.
+            channel: the channel of the message.
             pending: receives every message that belongs to the request, until the request is over
                 or forgotten. None if the client expects no reply.
         """
@@ -156,7 +157,7 @@ class Dispatcher:
         return self._pending.get(msg_id)
 
     async def heartbeat(self) -> float:
-        """Send a heartbeat and wait for its echo; return the delay in seconds."""
+        """Send a heartbeat and wait for the echo; return the delay in seconds."""
         beat = uuid.uuid4().bytes
         echo = self._echoes[beat] = Waiter[float]()
         sent_at = time.perf_counter()
@@ -182,7 +183,7 @@ class Dispatcher:
             self._read_on_if_needed()
 
     def give_up(self, request: Request) -> None:
-        """End a request to which the kernel will not reply, unless it was forgotten."""
+        """End a request to which the kernel will not reply; ignore a forgotten request."""
         if self.pending_for(request.message.msg_id) is not None:
             self.conversation.give_up(request)
             self._end(request)
@@ -206,7 +207,7 @@ class Dispatcher:
     async def catch_up(self) -> bool:
         """Wait until the messages that have arrived are read; return whether any was unread.
 
-        A task whose deadline has passed calls it, because the awaited message may be among them.
+        For a task after its deadline: the awaited message may be among the unread ones.
         """
         unread = self.session.unread
         last = self._read + unread
@@ -215,7 +216,7 @@ class Dispatcher:
         return unread > 0
 
     async def settle(self) -> None:
-        """Wait until no more messages arrive from a kernel after the end of its process."""
+        """Wait until no more messages arrive from a kernel after the end of the process."""
         before = -1
         for _ in range(_MOST_SETTLING_ROUNDS):
             await self.catch_up()
@@ -293,7 +294,7 @@ class Dispatcher:
             raise
 
     def _end(self, request: Request) -> None:
-        """End a request whose reply or "idle" is lost."""
+        """End a request after the loss of the reply or "idle"."""
         pending = self._pending.pop(request.message.msg_id)
         pending.receive(Event(Signal.LATER_REPLY, Origin.OWN, request.message, request))
 

@@ -1,4 +1,4 @@
-"""Execution: one execute_request, from before it is sent until all its outputs have arrived."""
+"""Execution: one execute_request, from the preparation to the arrival of the last output."""
 
 from __future__ import annotations
 
@@ -78,28 +78,28 @@ class ExecutionSender(Stopper, Protocol):
 class Execution:
     """Code that the kernel runs or will run.
 
-    ``execute`` only prepares the request. It is sent when you await, iterate or enter the
-    execution:
+    ``execute`` only prepares the request. The client sends the request when you await, iterate or
+    enter the execution:
 
-    - ``await execution`` waits for the end and returns the ExecutionResult. You may await it again.
+    - ``await execution`` waits for the end and returns the ExecutionResult. You may await again.
     - ``async for output in execution`` gives each output once, as it arrives, and stops at the end
-      of the execution. Awaiting it afterwards returns the result at once.
+      of the execution. A later ``await`` returns the result at once.
     - ``async with kernel.execute(...) as execution`` sends the request on entry. Leaving the block
       before the end discards later outputs and the reply; the kernel is not interrupted.
 
     Cancelling a waiting task does not affect the kernel; another task may wait for the execution.
-    With ``interrupt_on_cancel``, cancellation interrupts the code: immediately if it is running,
-    otherwise when it starts. Interrupting one execution never interrupts another.
+    With ``interrupt_on_cancel``, cancellation interrupts the code: running code immediately, other
+    code when it starts. Interrupting one execution never interrupts another.
 
     Unread outputs are kept in order, up to the client's ``output_limit`` in bytes. Outputs beyond
     the limit are discarded, and the reader gets OutputOverflow after the kept outputs. Outputs that
-    were read by iteration are kept for the result up to the same limit; beyond it the oldest are
-    dropped and ``ExecutionResult.outputs_complete`` is False. It is also False if an output cannot
-    be read: a RefusedOutput takes its place.
+    were read by iteration are kept for the result up to the same limit; beyond the limit the oldest
+    are dropped and ``ExecutionResult.outputs_complete`` is False. ``outputs_complete`` is also
+    False if a RefusedOutput takes the place of an output that cannot be read.
 
     ``on_input`` is called in a waiting task when the kernel asks for input; a plain function runs
-    in a worker thread. Its exceptions are raised in the waiting task. If the kernel asks although
-    the request does not allow input, the answer is empty, and a warning is logged.
+    in a worker thread. Exceptions are raised in the waiting task. If the kernel asks although the
+    request does not allow input, the answer is empty, and a warning is logged.
 
     The ``timeout`` begins when the kernel begins the execution, whether or not a task waits.
 
@@ -108,7 +108,7 @@ class Execution:
 
     Awaiting and iterating raise:
         KernelDied: the kernel's process has ended; iterating first gives the outputs so far.
-        ClientClosed: the client was closed, or the execution's block was left before its end.
+        ClientClosed: the client was closed, or the block of the execution was left early.
         OutputOverflow: outputs were not read in time.
         MalformedMessage: the kernel's reply cannot be read.
         ReplyLost: the kernel went on without a reply. The exception's ``result`` has the outputs.
@@ -162,7 +162,7 @@ class Execution:
         """The progress of the execution.
 
         "prepared" before the request is sent; "queued" until the kernel begins the execution;
-        "running" until its reply and its last outputs have arrived; then "done".
+        "running" until the reply and the last outputs have arrived; then "done".
         """
         if self._ended:
             return "done"
@@ -220,8 +220,8 @@ class Execution:
         """Interrupt this execution, and no other one.
 
         Running code is interrupted at once. For a prepared or queued execution the call returns at
-        once; the client interrupts the code as soon as it runs, and again until it ends. The call
-        has no effect on an execution that is over.
+        once; the client interrupts the code as soon as the code runs, and again until it ends. The
+        call has no effect after the end of the execution.
 
         Raises:
             UnsupportedRequest: the kernel does not support interrupts.
@@ -295,7 +295,7 @@ class Execution:
         except MalformedMessage as error:
             output, refusal = RefusedOutput.of(message.msg_type, error), error
         if self._ended:
-            return  # its block was left
+            return  # the block was left
         kept = self._buffer.append(output, sum(map(len, message.parts)))
         # Outputs do not wake a task that only awaits the result.
         if self._iterated or not kept:
@@ -309,7 +309,7 @@ class Execution:
         self._outcome.reply = reply
         self._turn.end()
         if self._ended:
-            return  # its block was left
+            return  # the block was left
         self._ended = request.state is State.DONE
         self._trailing = request.state is State.TRAILING
         silence = request.trailing_seconds if self._trailing else self.options.idle_timeout

@@ -89,11 +89,11 @@ class Executions:
         await self.interrupt(self._interrupt)
 
     async def interrupt(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Interrupt the running code by calling *send*; return its value.
+        """Interrupt the running code by calling *send*; return the value of *send*.
 
         If the first execution of this client was sent but does not run yet, the interrupt comes too
-        early. That execution is interrupted again when it runs, unless the kernel works for another
-        client.
+        early. That execution is interrupted again as soon as it runs, unless the kernel works for
+        another client.
         """
         first = self._first()
         if first is not None and not first.turn.shows_code:
@@ -138,8 +138,8 @@ class Executions:
         """Send requests so that the kernel notices the interrupt.
 
         A Python kernel that sleeps in a top-level ``await`` handles a signal only when its event
-        loop wakes up, and a request wakes it. No task waits for the reply. On a busy machine the
-        request may overtake the signal, so more requests follow.
+        loop wakes up, and a request wakes the loop. No task waits for the reply. On a busy machine
+        the request may overtake the signal, so more requests follow.
         """
         try:
             with suppress(KernelProtoError):  # the kernel has ended

@@ -6,8 +6,8 @@ from typing import Protocol
 
 import anyio
 
-# One heartbeat without an echo proves nothing: if the application itself was held up, the echo has
-# arrived and is only unread.
+# One heartbeat without an echo proves nothing: if the application was delayed, the echo has arrived
+# but is unread.
 _BEATS = 3
 
 
@@ -15,7 +15,7 @@ class Beating(Protocol):
     """Sends heartbeats; implemented by KernelClient."""
 
     async def heartbeat(self) -> float:
-        """Send a heartbeat and wait for its echo; return the delay in seconds."""
+        """Send a heartbeat and wait for the echo; return the delay in seconds."""
         ...
 
 

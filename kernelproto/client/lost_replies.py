@@ -28,13 +28,13 @@ class LostReplies:
         self._watching = False
 
     def watch(self) -> None:
-        """Start the task that looks at the open executions, unless it runs already."""
+        """Start the task that checks the open executions, unless it runs already."""
         if not self._watching:
             self._watching = True
             self._start_task(self._watch)
 
     def note_interrupt(self) -> None:
-        """Take note that the kernel was interrupted, which may cost it a message."""
+        """Note an interrupt of the kernel, which may lose a message."""
         self._fences.note_interrupt()
 
     async def _watch(self) -> None:

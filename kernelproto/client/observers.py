@@ -4,8 +4,8 @@ There are three ways to observe:
 
 - ``messages`` opens a MessageStream: a task iterates at its own pace.
 - ``add_handler`` calls a function in a task of its own, which iterates over such a stream.
-- ``watch`` calls a Watcher at once, while the message is being received. The library uses it for
-  pure code that only takes note.
+- ``watch`` calls a Watcher at once, while the message is being received. The library uses ``watch``
+  for pure code that only takes note.
 
 The policy. Each stream has its own buffer, bounded in bytes, so a slow observer delays neither the
 client nor an execution nor another observer. The stream's *overflow* decides about a full buffer:
@@ -44,13 +44,13 @@ STREAM_LIMIT = 64 * 2**20
 
 IOPUB: Sequence[ChannelName] = ("iopub",)
 
-# The memory that a message takes besides its bytes.
+# The memory for a message in addition to the message's bytes.
 _OBJECT_BYTES = 1000
 _READS_BETWEEN_CHECKPOINTS = 256
 
 
 class MessageStream(AsyncIterator[ObservedMessage]):
-    """Iterates over messages as ``(message, channel)``; ``KernelClient.messages`` makes it.
+    """Iterates over messages as ``(message, channel)``; ``KernelClient.messages`` makes one.
 
     Iterating raises, after the messages received before:
         OutputOverflow: the buffer was full, and the policy is "raise".
@@ -83,7 +83,7 @@ class MessageStream(AsyncIterator[ObservedMessage]):
         self._reads = 0
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take in a message; ignore it unless its channel and type match; called by the client."""
+        """Receive a message from the client; ignore other channels and types."""
         if channel not in self._channels:
             return
         if self._msg_types is not None and message.msg_type not in self._msg_types:
@@ -145,7 +145,7 @@ class Watcher(Protocol):
     """Receives every message in plain calls, which must neither block nor raise."""
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Take note of a message; the waiting call has already received it."""
+        """Note a message; the waiting call has already received the message."""
         ...
 
     def fail(self, error: Exception) -> None:
@@ -166,8 +166,8 @@ class Observers:
     Attributes:
         read_contents: whether any watcher reads the contents of messages.
         source: the manager that keeps the messages until they are acknowledged; None if none does.
-        number: the number that *source* gives to the message that is being offered. It is lower if
-            messages of the kernel were lost or refused just before; 0 without a *source*.
+        number: the number that *source* gives to the offered message; lower if messages of the
+            kernel were lost or refused just before; 0 without a *source*.
         holds: whether a watcher confirms the messages; see ``KeepsMessages.hold``.
     """
 
@@ -210,7 +210,8 @@ class Observers:
 
         Args:
             watcher: the watcher.
-            reads_contents: whether it reads contents; the client then reads large ones before.
+            reads_contents: whether *watcher* reads contents; the client then decodes large ones
+                before.
         """
         self.read_contents |= reads_contents
         self._watchers.append(watcher)
@@ -244,7 +245,7 @@ class Observers:
             self.source.hold()
 
     def hold(self) -> None:
-        """Acknowledge only messages that a watcher confirms, also after a restart."""
+        """Acknowledge only messages that a watcher confirms, even after a restart."""
         self.holds = True
         if self.source is not None:
             self.source.hold()
@@ -254,7 +255,7 @@ class Observers:
 
         Args:
             message: the message.
-            channel: its channel.
+            channel: the channel.
             unread: the number of received messages that follow and are not read yet.
         """
         if self.source is not None:
@@ -360,8 +361,9 @@ class Observable:
     def watch(self, watcher: Watcher) -> None:
         """Call the methods of *watcher* at once for each message, from now on.
 
-        There is no buffer in between: use it where a message must be known before the next line of
-        code runs, and ``messages`` everywhere else. If the kernel has died, ``fail`` is called now.
+        There is no buffer in between. Use ``watch`` where a message must be known before the next
+        line of code runs, and ``messages`` everywhere else. If the kernel has died, ``fail`` is
+        called now.
         """
         self.observers.watch(watcher)
 
@@ -369,7 +371,7 @@ class Observable:
         """Call the methods of *watcher* no more.
 
         Raises:
-            ValueError: it does not watch.
+            ValueError: the watcher does not watch.
         """
         self.observers.unwatch(watcher)
 

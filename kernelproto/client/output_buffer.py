@@ -1,9 +1,9 @@
 """OutputBuffer: the outputs of one execution, between the kernel and their reader.
 
-The policy. Unread outputs are kept up to a limit in bytes. An output beyond the limit is discarded,
-and so are all later outputs, so that the kept outputs have no gap; the reader gets an error with
-the number of missing outputs. Outputs that were read stay on the page for the result, up to the
-same limit; beyond it the oldest are dropped, and the result is marked as incomplete. Cleared
+The policy. Unread outputs are kept up to a limit in bytes. An output beyond the limit and all later
+outputs are discarded, so that the kept outputs have no gap; the reader gets an error with the
+number of missing outputs. Outputs that were read stay on the page for the result, up to the same
+limit; beyond the limit the oldest are dropped, and the result is marked as incomplete. Cleared
 outputs do not count.
 """
 
@@ -15,7 +15,7 @@ from kernelproto.client.page import Displays, OutputPage
 from kernelproto.exceptions import OutputOverflow
 from kernelproto.wire.content import Output
 
-# The memory that an output takes besides the bytes of its message.
+# The memory for an output in addition to the bytes of the message.
 _OBJECT_BYTES = 500
 
 
@@ -50,11 +50,11 @@ class OutputBuffer:
         self._complete = complete
 
     def append(self, output: Output, size: int) -> bool:
-        """Add an output; return whether it is kept.
+        """Add an output; return whether the buffer keeps the output.
 
         Args:
             output: the output.
-            size: the size of its message in bytes.
+            size: the size of the output's message in bytes.
         """
         size += _OBJECT_BYTES
         if self._lost or self._unread_bytes + size > self._limit:

@@ -1,14 +1,14 @@
 """Page: the visible outputs, after clear_output and display updates. Pure.
 
-Results, live outputs and the cells of notebooks are pages. All pages of one kernel share its
-displays: an update is stored once, and a page applies it when the page is read. So the time for n
-displays and m updates grows with n + m, even if they all have the same display_id and many pages
-show them.
+Results, live outputs and the cells of notebooks are pages. All pages of one kernel share the
+kernel's displays: an update is stored once, and a page applies it when the page is read. So the
+time for n displays and m updates grows with n + m, even if they all have the same display_id and
+many pages show them.
 
-The policy. A page has no limit of its own: its owner bounds ``size``, which includes the updates
-that come through the page. ``Displays`` bounds all other updates: it keeps the last update of each
-display, up to a limit in bytes for all of them. An update beyond the limit is not applied, and the
-pages that show its display are not complete.
+The policy. A page has no limit of its own: the owner of the page bounds ``size``, which includes
+the updates that come through the page. ``Displays`` bounds all other updates: only the last update
+of each display is kept, up to a limit in bytes for all of them. An update beyond the limit is not
+applied, and the pages that show the display are not complete.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Displays:
         return display
 
     def update(self, update: MimeBundle, size: int) -> None:
-        """Update a display on all its pages; the same update may be given twice.
+        """Update a display on all pages; the same update may be given twice.
 
         Args:
             update: the display_id and the new data.
@@ -148,14 +148,14 @@ class Shown(msgspec.Struct, eq=False, gc=False):
 
 
 class Page(ABC):
-    """Visible outputs; a subclass stores them in its own form.
+    """Visible outputs; each subclass stores them in another form.
 
     Args:
         displays: the displays of the kernel.
 
     Attributes:
         displays: the displays of the kernel.
-        size: the bytes shown: for each output the size of its message, or of the last update that
+        size: the bytes shown: for each output the size of the message, or of the last update that
             came through this page.
     """
 
@@ -198,10 +198,10 @@ class Page(ABC):
 
     @abstractmethod
     def _add(self, output: LastingOutput, size: int) -> None:
-        """Show one more output and count its size with ``_charge``."""
+        """Show one more output and count the size with ``_charge``."""
 
     def _charge(self, output: LastingOutput, size: int) -> Shown:
-        """Count an output's size, and return the output with its display."""
+        """Count an output's size, and return the output with the display."""
         self.size += size
         if not isinstance(output, MimeBundle) or (display_id := output.display_id) is None:
             return Shown(output, size)
@@ -213,7 +213,7 @@ class Page(ABC):
         return Shown(output, size, charge.display, self.displays.updates)
 
     def _update(self, update: MimeBundle, size: int) -> None:
-        """Update a display; count the size for each output here that shows it."""
+        """Update a display; count the size for each output here that shows the display."""
         charge = self._charges.get(update.display_id or "")
         if charge is None:
             self.displays.update(update, size)
@@ -239,7 +239,7 @@ class Page(ABC):
 
 
 class OutputPage(Page):
-    """The page of an execution: its outputs as Structs.
+    """The page of an execution: the outputs as Structs.
 
     Args:
         displays: the displays of the kernel.

@@ -40,7 +40,7 @@ class Questions:
 
     @property
     def needs_answer(self) -> bool:
-        """Whether there is a question and no task answers it."""
+        """Whether a question waits without a task that answers."""
         return self._asked is not None and self._answering is None
 
     def ask(self, question: Message) -> None:
@@ -54,7 +54,7 @@ class Questions:
             self._answering.cancel()
 
     async def answer(self) -> None:
-        """Answer the question, unless the kernel withdraws it meanwhile.
+        """Answer the question, unless the kernel withdraws the question meanwhile.
 
         Raises:
             LocalProtocolError: the answer is not a str.
@@ -76,7 +76,7 @@ class Questions:
     async def _answer_to(self, question: InputRequest) -> str:
         if self._on_input is not None:
             return await _ask(self._on_input, question)
-        # Without an answer the kernel would block, and all its clients would wait without end.
+        # Without an answer the kernel would block, and all clients would wait indefinitely.
         text = "the kernel asks for input (%r) although allow_stdin is False: the answer is empty"
         self._log_counts.log(logger, logging.WARNING, "asked", text, question.prompt[:200])
         return ""

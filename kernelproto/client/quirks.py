@@ -23,6 +23,6 @@ SIDE_BY_SIDE = frozenset(("akernel", "async_kernel"))
 
 
 def apply_quirks(conversation: Conversation, implementation: str) -> None:
-    """Adapt a conversation to the kernel that it is held with."""
+    """Adapt a conversation to its kernel."""
     conversation.trailing_seconds = TRAILING_SECONDS.get(implementation, 0.0)
     conversation.side_by_side |= implementation in SIDE_BY_SIDE

@@ -1,4 +1,4 @@
-"""Readiness: a kernel is ready when it answers and its iopub messages arrive."""
+"""Readiness: a kernel is ready when replies and iopub messages arrive."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kernelproto.wire.message import Message
 ANSWER = "kernel_info_reply"
 SUBSCRIPTION = "iopub messages"
 
-# The pauses before each further kernel_info_request, in seconds. A kernel that starts reads the
-# first request as soon as it listens; the further ones only guard against a lost request.
+# The pauses before each further kernel_info_request, in seconds. A starting kernel reads the first
+# request as soon as it listens; the further requests only guard against a lost one.
 _ANSWER_SECONDS = (1.0, 2.0, 4.0)
 # In this phase the client waits for the status messages of the next request.
 _SUBSCRIPTION_SECONDS = (0.02, 0.05, 0.1, 0.5)
 
-# How long an idle kernel may take to answer on shell after its answer on control.
+# The time for an idle kernel to answer on shell after the answer on control.
 _IDLE_SECONDS = 0.2
 
 Ask = Callable[[ChannelName], Awaitable[None]]
@@ -52,7 +52,7 @@ class Readiness:
 
     @property
     def shell_answers(self) -> bool:
-        """Whether the kernel has answered on shell; otherwise it is busy."""
+        """Whether the kernel has answered on shell; otherwise the kernel is busy."""
         return self._answered_on_shell.is_set
 
     def answer_on(self, channel: ChannelName) -> Reply:

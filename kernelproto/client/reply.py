@@ -6,17 +6,17 @@ Theory of operation
 A kernel may ignore requests that it does not support. Its other messages show whether the reply can
 still come:
 
-- "busy" for this request: the kernel works on the request, for as long as it needs. But the reply
-  and "idle" may both be lost. So the client sends the fence described below, half a minute later.
-  When the kernel has answered the fence, it has one more minute for the reply: a few kernels serve
-  the requests of a channel side by side, so the answer alone proves nothing.
+- "busy" for this request: the kernel works on the request, without a time limit. But the reply and
+  "idle" may both be lost. So the client sends the fence described below, half a minute later. After
+  the answer to the fence, the client waits one more minute for the reply: a few kernels serve the
+  requests of a channel side by side, so the answer alone proves nothing.
 - "idle" for this request: the kernel has finished the request. The reply comes by another socket
   and may be a little late.
 - No message: some kernels ignore requests on control. So after a while the client sends a *fence*
   after the request: a kernel_info_request, which every kernel answers. A kernel serves the requests
   of a channel in order, so the answer to the fence shows that the kernel has passed the request. On
-  a busy shell both wait. A fence without an answer is repeated: each time after twice as long, six
-  times at the most.
+  a busy shell both wait. A fence without an answer is repeated at most six times, each time after
+  twice as long.
 - Some kernels answer kernel_info only on shell. So a request on control has a second fence on
   shell. The order between the two channels is undefined, so that fence counts much later.
 """
@@ -39,13 +39,13 @@ from kernelproto.wire.conversation import Event
 from kernelproto.wire.message import Message
 from kernelproto.wire.transitions import Signal, State
 
-# How long the client waits for any sign of life before it sends fences.
+# The time without any message after which the client sends fences.
 _FENCE_SECONDS = 1.0
 
 # How long a reply may take after the kernel has finished or passed the request.
 _GRACE_SECONDS = 2.0
 
-# How long the client waits after "busy" before it sends a fence, and before it repeats a fence.
+# The time from "busy" to the first fence, and the time between fences.
 _BUSY_FENCE_SECONDS = 30.0
 _MOST_FENCES = 6
 
@@ -55,11 +55,11 @@ _LOST_SECONDS = 60.0
 # How long a reply may take if only the fence on the other channel was answered.
 _GRACE_BESIDE_SECONDS = 5.0
 
-# After a deadline the message may have arrived and be unread, because the application was busy: how
-# long the client still waits for it.
+# After a deadline the message may have arrived and be unread, because the application was busy: the
+# time that the client still waits for this message.
 CATCHING_UP_SECONDS = 0.1
 
-# The fences of a request: the channel, and whether it is the request's own channel.
+# The fences of a request: the channel, and whether this is the request's own channel.
 _FENCES: Mapping[ChannelName, Sequence[tuple[ChannelName, bool]]] = {
     "shell": [("shell", True)],
     "control": [("control", True), ("shell", False)],
@@ -162,7 +162,7 @@ class Reply(Waiter[Message]):
 
 
 class _Fence:
-    """Implements Pending for a request whose answer shows that the kernel has passed another."""
+    """Implements Pending for the fence: an answer shows that the kernel has passed the request."""
 
     def __init__(self, reply: Reply, own: bool) -> None:
         self._reply = reply
@@ -180,7 +180,7 @@ class _Fence:
 async def ask(
     dispatcher: Dispatcher, request: Message, channel: ChannelName, *, kernel: str
 ) -> Message:
-    """Send a request and wait for its reply.
+    """Send a request and wait for the reply.
 
     Args:
         dispatcher: sends the request.

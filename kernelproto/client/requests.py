@@ -1,4 +1,4 @@
-"""Requests: every typed request, on top of one method that sends a request and awaits its reply."""
+"""Requests: every typed request, on top of one method that sends a request and awaits the reply."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Requests(ABC):
             the request or on earlier ones, the call waits without limit.
         ReplyLost: the kernel has begun the request, has answered a later one on the same channel,
             and sent no reply within 60 s after that.
-        KernelDied: the kernel's process has ended, before the request or during it.
+        KernelDied: the kernel's process has ended, before or during the request.
         ClientClosed: the client was closed.
         MalformedMessage: the reply cannot be read.
     """
@@ -51,7 +51,7 @@ class Requests(ABC):
         buffers: Sequence[Frame] = (),
         subshell_id: str | None = None,
     ) -> Message:
-        """Send any request and wait for its reply.
+        """Send any request and wait for the reply.
 
         Args:
             msg_type: ends in ``_request``.
@@ -70,14 +70,14 @@ class Requests(ABC):
     @property
     @abstractmethod
     def info(self) -> content.KernelInfoReply | None:
-        """The kernel_info_reply; None before the kernel has sent it."""
+        """The kernel_info_reply; None before it has arrived."""
 
     @abstractmethod
     async def heartbeat(self) -> float:
-        """Send a heartbeat and wait for its echo. Specification: "Heartbeat for kernels".
+        """Send a heartbeat and wait for the echo. Specification: "Heartbeat for kernels".
 
         Returns:
-            How long it took, in seconds.
+            The round-trip time in seconds.
         """
 
     @abstractmethod
@@ -110,16 +110,16 @@ class Requests(ABC):
 
         Args:
             code: the code, in the kernel's language.
-            silent: run it without output, history or execution count.
+            silent: run the code without output, history or execution count.
             store_history: whether the code goes into the kernel's history.
             user_expressions: name to expression; evaluated after the code, for the result.
             allow_stdin: whether the code may ask for input; None means: if *on_input* is given.
-            stop_on_error: whether an error makes the kernel abort the executions queued behind it.
+            stop_on_error: whether an error makes the kernel abort the executions in its queue.
             on_input: called with an InputRequest when the code asks for input; returns the answer.
                 An async function, or a plain one, which runs in a worker thread.
             subshell_id: the subshell to run the code in, in parallel with the main shell.
             timeout: the number of seconds that the code may run; waiting in the kernel's queue does
-                not count. Then the code is interrupted, and at its end the execution raises
+                not count. Then the code is interrupted, and at the end the execution raises
                 ExecutionTimeout, which carries the result. To limit your own waiting instead, use
                 ``anyio.fail_after``.
             on_timeout: the action if the code goes on for ``Timeouts.interrupt`` seconds after the
@@ -129,7 +129,7 @@ class Requests(ABC):
                 kernel does not report "idle"; the result's ``outputs_complete`` is then False. None
                 means to wait for "idle".
             interrupt_on_cancel: whether cancelling the waiting task interrupts the code, which
-                otherwise goes on. Code that does not run yet is interrupted when it begins.
+                otherwise goes on. Code that does not run yet is interrupted as soon as it begins.
 
         Raises:
             LocalProtocolError: *allow_stdin* is True without *on_input*, *timeout* is negative, or
@@ -283,7 +283,7 @@ class Requests(ABC):
 
         Args:
             command: for example "setBreakpoints".
-            arguments: its arguments.
+            arguments: the arguments.
 
         Returns:
             The response of the Debug Adapter Protocol: ``success``, ``body``, ``message``.

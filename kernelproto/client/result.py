@@ -28,14 +28,14 @@ class ExecutionResult:
         outputs: the outputs in order, with update_display_data and clear_output applied; each has
             ``to_dict()``, for JSON.
         outputs_complete: whether ``outputs`` has all outputs. False if the outputs were read by
-            iteration and exceeded the limit, or if the client could not read an output: a
-            RefusedOutput is in its place.
+            iteration and exceeded the limit, or if a RefusedOutput replaces an output that the
+            client could not read.
         execution_count: the kernel's number for this execution.
         user_expressions: name to the evaluated expression, as in section "Execution results".
         payload: the kernel's requests to the frontend.
         error: the exception that the code raised, or None. Some kernels report interrupted code
             without an exception: ``ename`` is then "Interrupted". If the kernel reports the error
-            only in its outputs, ``ename`` is empty.
+            only in the outputs, ``ename`` is empty.
     """
 
     status: Literal["ok", "error", "aborted", "unknown"]
@@ -100,10 +100,10 @@ class ExecutionResult:
         return self._stream("stderr")
 
     def raise_for_error(self) -> ExecutionResult:
-        """Return the result itself if the code ran to its end.
+        """Return the result itself if the code ran to the end.
 
         Raises:
-            ExecutionError: the code raised an exception, was not run, or its status is unknown.
+            ExecutionError: the code raised an exception, was not run, or has an unknown status.
         """
         if self.status == "ok":
             return self

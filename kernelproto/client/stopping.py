@@ -1,11 +1,12 @@
 """Stopping: interrupts one execution, after its timeout or on request.
 
-An interrupt strikes the code that runs at that moment. So the client sends it only while the
-execution occupies the kernel: after its own "busy", and before its own "idle" and its reply.
+An interrupt stops the code that runs at that moment. So the client sends an interrupt only while
+the execution occupies the kernel: after the execution's "busy", and before its "idle" and its
+reply.
 
-Between "busy" and the first line of the code an interrupt is too early. The kernel ignores it, or
-it strikes the kernel's own code, which then loses the reply. So the client waits for a sign of the
-code, and repeats the interrupt until the execution ends.
+Between "busy" and the first line of the code an interrupt is too early. The kernel ignores the
+interrupt, or loses the reply because the interrupt stops the kernel's own code. So the client waits
+for a sign of the code, and repeats the interrupt until the execution ends.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Turn:
         begun: whether the kernel has begun the execution.
         shows_code: whether a message has shown that the code runs.
         over: whether the kernel has finished: "idle" or the reply has arrived, or none will come.
-        unwanted: whether to interrupt the code when it runs.
+        unwanted: whether to interrupt the code as soon as it runs.
     """
 
     __slots__ = ("_change", "_kernel", "begun", "over", "shows_code", "unwanted")
@@ -107,11 +108,11 @@ class Turn:
 
     @property
     def occupies_kernel(self) -> bool:
-        """Whether an interrupt would strike this execution, as far as the client knows."""
+        """Whether an interrupt would stop this execution, as far as the client knows."""
         return self.begun and not self.over
 
     def note(self, signal: Signal) -> bool:
-        """Take note of a message for the execution; return whether it shows the beginning."""
+        """Note a message for the execution; return whether the message shows the beginning."""
         self.shows_code = signal in _SIGNS_OF_CODE
         begins = not self.begun and (self.shows_code or signal is Signal.BUSY)
         self.begun |= begins

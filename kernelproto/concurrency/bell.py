@@ -6,11 +6,11 @@ import anyio
 
 
 class Bell:
-    """Wakes all tasks that wait for it; unlike an Event, it can be rung many times.
+    """Wakes all waiting tasks; unlike an Event, can be rung many times.
 
-    A task checks a condition in a loop and waits while it does not hold: ``while not ready: await
-    bell.wait()``. Code that may change the condition rings afterwards. Between the check and the
-    wait there must be no checkpoint.
+    A task checks a condition in a loop and waits while the condition is false:
+    ``while not ready: await bell.wait()``. Code that may change the condition rings afterwards.
+    Between the check and the wait there must be no checkpoint.
     """
 
     __slots__ = ("_next",)

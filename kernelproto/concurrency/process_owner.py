@@ -1,10 +1,10 @@
 """Owners of objects: the process, and the event loop, that an object belongs to.
 
-A fork of the program inherits the objects of its parent, but not the parent's threads.
+A fork of the program inherits the objects of the parent, but not the parent's threads.
 
-A child may use the library anew. A kernel, a connection or an event loop in a thread belongs to the
-process that made it. In a child of this process, using the object raises WrongProcess, and leaving
-its block changes nothing.
+A child may use the library for new kernels. A kernel, a connection or an event loop in a thread
+belongs to the process that made the object. In a child of this process, using the object raises
+WrongProcess, and leaving the object's block changes nothing.
 """
 
 from __future__ import annotations

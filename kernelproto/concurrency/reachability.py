@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 
 class Reachability:
-    """Whether a kernel can be reached; its manager updates it, all others read it.
+    """Whether a kernel can be reached; the kernel's manager updates the state, all others read it.
 
     A new kernel can be reached.
     """
@@ -22,7 +22,7 @@ class Reachability:
 
     @property
     def problem(self) -> str | None:
-        """The reason in words why the kernel cannot be reached; None while it can be."""
+        """The reason in words why the kernel cannot be reached; None while reachable."""
         return self._problem
 
     def lose(self, problem: str) -> None:
@@ -55,15 +55,14 @@ class Reachability:
 class MayBecomeUnreachable(Protocol):
     """Optional part of a KernelManager: the connection to a running kernel may be lost.
 
-    While the kernel cannot be reached, it counts as neither dead nor idle. ``is_alive`` returns
-    True, ``wait`` waits until the end of the kernel is known for sure, and the methods that act on
-    the kernel wait for the connection, or raise KernelUnreachable. The channels keep messages, and
-    send them when the kernel can be reached again. ``cleanup`` and ``detach`` take a limited time
-    all the same. The manager connects again by itself; only callers give up.
+    An unreachable kernel counts as neither dead nor idle. ``is_alive`` returns True, ``wait`` waits
+    until the end of the kernel is known for sure, and the methods that act on the kernel wait for
+    the connection, or raise KernelUnreachable. The channels keep messages, and send them when the
+    kernel can be reached again. ``cleanup`` and ``detach`` nevertheless take a limited time. The
+    manager connects again without a request; only callers give up.
 
     Attributes:
-        reachability: whether the kernel can be reached. The manager calls its ``lose`` and
-            ``regain``.
+        reachability: whether the kernel can be reached. The manager calls ``lose`` and ``regain``.
     """
 
     reachability: Reachability
@@ -71,6 +70,6 @@ class MayBecomeUnreachable(Protocol):
     async def probe(self) -> bool:
         """Find out whether the kernel can be reached now; take a few seconds at most.
 
-        If it cannot be reached, ``reachability`` has the reason when this returns False.
+        For an unreachable kernel, ``reachability`` gets the reason before this returns False.
         """
         ...

@@ -1,6 +1,6 @@
 """Service: one task enters and leaves a context manager for callers in any task.
 
-A cancel scope must be left by the task that entered it, and a kernel has several scopes. But a
+The task that entered a cancel scope must also leave it, and a kernel has several scopes. But a
 pytest-asyncio fixture, an AsyncExitStack or a REPL may enter a block in one task and leave it in
 another task. So a task of the event loop enters and leaves the scopes, and the callers start and
 stop this task.
@@ -27,16 +27,16 @@ T = TypeVar("T")
 
 
 class Service(Generic[T]):
-    """Enters an async context manager, and leaves it, in a task that belongs to the event loop.
+    """Enters and leaves an async context manager in a task of the event loop.
 
-    ``async with Service(manager, name) as value`` may be left by another task than it was entered
-    by. Exceptions from the block are not passed to the manager, and arrive unchanged. If the
-    manager fails after it was entered, the error is logged, and raised when the block is left. The
-    end of the event loop ends the service as well.
+    One task may enter ``async with Service(manager, name) as value``, and another task may leave
+    it. Exceptions from the block are not passed to the manager, and arrive unchanged. If the
+    manager fails after the entry, the error is logged, and raised at the end of the block. The end
+    of the event loop ends the service as well.
 
     Args:
         manager: the async context manager.
-        name: the name of the service in the log, and of its thread.
+        name: the name of the service in the log, and of the thread.
     """
 
     def __init__(self, manager: AbstractAsyncContextManager[T], name: str) -> None:
@@ -51,7 +51,7 @@ class Service(Generic[T]):
         self._ended: anyio.Event
 
     async def start(self) -> T:
-        """Enter the manager; return its value.
+        """Enter the manager; return the manager's value.
 
         Raises:
             BaseException: the manager could not be entered.
@@ -77,7 +77,7 @@ class Service(Generic[T]):
     async def stop(self) -> None:
         """Leave the manager, even when cancelled; any task may call this, more than once.
 
-        In a forked child it does nothing.
+        In a forked child ``stop`` does nothing.
 
         Raises:
             WrongEventLoop: the service was started in another event loop.
@@ -113,7 +113,7 @@ class Service(Generic[T]):
                     await self._leaving.wait()
         except Exception as error:
             self._failure = error
-            if self._values:  # after start() there may be no task to raise it in
+            if self._values:  # after start() there may be no task that could raise the error
                 logger.error("the kernel %r that was started has failed", self._name, exc_info=True)
         except (KeyboardInterrupt, SystemExit) as error:
             self._failure = error
@@ -128,5 +128,5 @@ class Service(Generic[T]):
         if failure is not None:
             try:
                 raise failure
-            finally:  # a traceback that refers to itself would keep everything in it alive
+            finally:  # a traceback that refers to itself would keep all its objects alive
                 del failure

@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 async def to_the_end(work: Callable[[], Awaitable[T]], *, seconds: float = math.inf) -> T | None:
-    """Call *work* and wait until it has finished; a cancelled caller is cancelled afterwards.
+    """Call *work* and wait for its end; a cancelled caller is cancelled afterwards.
 
     A shielded scope does not protect from the cancel() of an asyncio task, which
     ``asyncio.timeout`` and ``asyncio.TaskGroup`` use. That cancels only the caller's task, so the
@@ -26,7 +26,7 @@ async def to_the_end(work: Callable[[], Awaitable[T]], *, seconds: float = math.
         The result of *work*; None if the time limit was exceeded.
 
     Raises:
-        BaseException: *work* raised it.
+        BaseException: *work* raised this exception.
     """
     result: T | None = None
     failure: BaseException | None = None
@@ -45,6 +45,6 @@ async def to_the_end(work: Callable[[], Awaitable[T]], *, seconds: float = math.
     if failure is not None:
         try:
             raise failure
-        finally:  # a traceback that refers to itself would keep everything in it alive
+        finally:  # a traceback that refers to itself would keep all its objects alive
             del failure
     return result

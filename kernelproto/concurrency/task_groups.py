@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class StartTask(Protocol):
-    """Starts a task that ends with its owner; an exception from it is logged."""
+    """Starts a task that ends with its owner; exceptions are logged."""
 
     def __call__(self, function: Callable[..., Awaitable[None]], *args: object) -> None: ...
 
@@ -27,9 +27,9 @@ class StartTask(Protocol):
 async def background_tasks() -> AsyncGenerator[TaskGroup]:
     """Open a task group for tasks that serve the block and end with it.
 
-    The tasks are cancelled when the block is left. An exception from the block is raised as it is,
-    not in an ExceptionGroup. An exception from a task cancels the block and is raised instead.
-    Further exceptions are added to it as notes.
+    The tasks are cancelled when the block is left. An exception from the block is raised unchanged,
+    not in an ExceptionGroup. An exception from a task cancels the block and is raised instead, with
+    further exceptions as notes.
     """
     failures: list[BaseException] = []
     try:
@@ -37,14 +37,14 @@ async def background_tasks() -> AsyncGenerator[TaskGroup]:
             try:
                 yield tasks
             except BaseException as error:
-                # Only cancellations may reach Trio, because it rebuilds exception groups.
+                # Only cancellations may reach Trio, because Trio rebuilds exception groups.
                 if _holds_cancellation(error):
                     raise
                 failures.append(error)
             finally:
                 tasks.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        # On Trio, a cancellation from outside is among them; it must not hide a failure.
+        # On Trio, a cancellation from outside is among them, and must not hide a failure.
         cancelled = get_cancelled_exc_class()
         failures += [error for error in group.exceptions if not isinstance(error, cancelled)]
     except get_cancelled_exc_class():
@@ -56,12 +56,12 @@ async def background_tasks() -> AsyncGenerator[TaskGroup]:
             failure.add_note(f"a background task failed as well: {other!r}")
         try:
             raise failure
-        finally:  # a traceback that refers to itself would keep everything in it alive
+        finally:  # a traceback that refers to itself would keep all its objects alive
             del failure, failures, others
 
 
 def start_logged(tasks: TaskGroup, function: Callable[..., Awaitable[None]], *args: object) -> None:
-    """Start a task whose failure is logged and does not affect the other tasks of the group."""
+    """Start a task; a failure is logged and does not affect the other tasks of the group."""
     tasks.start_soon(_log_failure, function, *args)
 
 
@@ -82,16 +82,16 @@ def _holds_cancellation(error: BaseException) -> bool:
 async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -> None:
     """Start a task that belongs to the running event loop, and is cancelled when the loop ends.
 
-    It runs when this returns, with the context variables of the caller. anyio has no such tasks,
-    except for calls that come from a foreign thread. So a thread of its own makes the call, and
-    waits for it: that is the task's visible parent.
+    On return the task runs, with the context variables of the caller. anyio has no such tasks,
+    except for calls from a foreign thread. So a separate thread makes the call, and waits for the
+    task: this thread is the task's visible parent.
 
     One thread with a task group for all these tasks would not do. On Trio, a Ctrl-C raises
-    KeyboardInterrupt in any task that runs just then, also in the parent's own code, which anyio
-    cannot protect. It would cancel every kernel of the event loop.
+    KeyboardInterrupt in any running task, even in the parent's own code, which anyio cannot
+    protect. That would cancel every kernel of the event loop.
 
     Args:
-        serve: the task; it must not raise.
+        serve: the task, which must not raise.
         name: of the thread.
 
     Raises:
@@ -113,10 +113,10 @@ async def start_in_event_loop(serve: Callable[[], Awaitable[None]], name: str) -
         try:
             from_thread.run(serve_until_cancelled, token=token)
         except KeyboardInterrupt:
-            # On Trio, a Ctrl-C raises it in any task that runs; the main task must get it.
+            # On Trio, a Ctrl-C raises it in any running task; the main task must get it.
             _thread.interrupt_main()
 
     threading.Thread(target=copy_context().run, args=[call], name=name, daemon=True).start()
-    # The call would fail, and loudly, if the event loop ended before it was made.
+    # The call would fail, with an error in the log, if the event loop ended before the call.
     with CancelScope(shield=True):
         await running.wait()

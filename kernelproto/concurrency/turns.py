@@ -9,11 +9,11 @@ _lock = RunVar[anyio.Lock]("kernelproto.concurrency.turns")
 
 
 async def turn() -> None:
-    """Wait until no other launch has begun its part in this turn of the event loop.
+    """Wait for a turn of the event loop in which no other launch has begun.
 
     A launch writes files and starts a process, which blocks the event loop for a few milliseconds.
     The loop runs all ready tasks before it serves timers and sockets. Without turns, thirty
-    launches at once would block it for thirty times as long.
+    launches at once would block the loop for thirty times as long.
     """
     try:
         lock = _lock.get()

@@ -1,1 +1,1 @@
-"""A kernel's messages for many subscribers, each at its own pace."""
+"""A kernel's messages for many subscribers of different speeds."""

@@ -1,4 +1,4 @@
-"""Broadcast: sends the messages of one kernel to its clients, each at its own pace."""
+"""Broadcast: sends the messages of one kernel to all clients, of different speeds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kernelproto.exceptions import ClientClosed, KernelDied, KernelProtoError, f
 from kernelproto.fanout.handover import Handover, reply_content
 from kernelproto.fanout.notices import beside, build_notice, new_header
 from kernelproto.fanout.replay_log import Entry, NumberedMessage, ReplayLog
+from kernelproto.fanout.takeover import Takeover, join_clients
 from kernelproto.fanout.traffic import Request, Unanswered
 from kernelproto.kept_messages import KeepsMessages
 from kernelproto.log_counts import LogCounts
@@ -21,7 +22,7 @@ from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import Status, Stream
 from kernelproto.wire.message import Message
 
-# For clients whose cell ran when the server was replaced.
+# For clients with a running cell during the replacement of the server.
 _AWAY = "[the server was restarted: earlier outputs of this cell may be missing]\n"
 _LOST = "[this cell ended while no server was running: its last outputs and its result are lost]\n"
 _UNSENT = "[the server was restarted before the kernel received this cell: execute it again]\n"
@@ -70,7 +71,7 @@ class Subscriber:
         self.broadcast.note_request(message, channel)
 
     async def forward(self, message: Message, channel: ChannelName) -> None:
-        """Send a client's message to the kernel, or abort it if the kernel has no process.
+        """Send a client's message to the kernel; abort the message if there is no process.
 
         After the end of the kernel the client may still have outputs to receive, so every message
         is aborted then.
@@ -112,7 +113,7 @@ class Subscriber:
         return notice if output is None else beside(output, notice)
 
     def check(self) -> None:
-        """Cut the client off if it cannot continue."""
+        """Disconnect a client that cannot continue."""
         if self.cursor.retired:
             self._cut("another connection with the same session has replaced this one")
         elif self.broadcast.log.is_overtaken(self.cursor):
@@ -137,7 +138,7 @@ class Broadcast:
         log: has the messages.
         failure: the reason for the end of the kernel; None before.
         ended: set at the end of the kernel.
-        log_counts: counts repeated log lines about its clients.
+        log_counts: counts repeated log lines about the clients.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Broadcast:
         self._has_all = False
         self._on_change: Callable[[], object] | None = None
         self._source: KeepsMessages | None = None
+        self._takeover: Takeover | None = None
         kernel.observers.hold()
 
     def store_with(self, on_change: Callable[[], object]) -> None:
@@ -165,6 +167,8 @@ class Broadcast:
 
     def handover(self) -> Handover:
         """Return the clients and their open requests, for the next server."""
+        if self._takeover is not None:
+            return self._takeover.handover
         source = "" if self._source is None else self._source.kernel_id
         return Handover.of(
             self.log.clients, self._unanswered, source=source, positions=self.log.positions
@@ -173,7 +177,7 @@ class Broadcast:
     def take_over(
         self, handover: Handover, messages: Iterable[NumberedMessage] = (), *, missing: int = 0
     ) -> None:
-        """Serve the clients of an earlier server on, before any client joins.
+        """Serve the clients of an earlier server on, before any client joins; see ``until_ready``.
 
         Args:
             handover: the handover of the earlier server.
@@ -184,38 +188,44 @@ class Broadcast:
         self._source = source = self.kernel.observers.source
         self._has_all = source is not None and not missing
         acknowledged = 0 if source is None else source.acknowledged
-        clients = handover.clients
-        if source is not None and not clients:
-            clients = [[""]]  # the first client gets the messages that no client has received
-        # All join before the first one leaves: a new client would continue for one that has left.
-        cursors = [self.log.join(sessions[0]) for sessions in clients]
-        for cursor, sessions in zip(cursors, clients, strict=True):
-            for session in sessions:
-                cursor.note_session(session)
-        for cursor in cursors:
-            self.log.leave(cursor, anyio.current_time())
+        cursors = join_clients(self.log, handover, anyio.current_time(), is_kept=source is not None)
         self._client_left.ring()
         for request in handover.open_requests():
             self._unanswered.inherit(request)
         self._inherits = len(self._unanswered) > 0
-        for message, channel, number in messages:
-            self._take(message, channel, number)
-        if source is not None:
-            for place, cursor in enumerate(cursors):
-                position = handover.position_of(place, source.kernel_id)
-                self.log.resume(cursor, max(position, acknowledged), missing=missing)
-            self._confirm()
-        if self._inherits:
-            self.kernel.start_task(self._end_inherited)
+
+        def finish() -> None:
+            self._takeover = None
+            if source is not None:
+                for place, cursor in enumerate(cursors):
+                    position = handover.position_of(place, source.kernel_id)
+                    self.log.resume(cursor, max(position, acknowledged), missing=missing)
+                self._confirm()
+            if self._inherits:
+                self.kernel.start_task(self._end_inherited)
+
+        self._takeover = Takeover(handover, self._take, messages, finish)
+        if not self._takeover.advance():
+            self.kernel.start_task(self._takeover.run)
+
+    async def until_ready(self) -> None:
+        """Wait until all messages that were taken over can be sent; ``join`` does not wait."""
+        if self._takeover is not None:
+            await self._takeover.ended.wait()
+
+    def _complete_takeover(self) -> None:
+        if self._takeover is not None:
+            self._takeover.complete()
 
     @contextmanager
     def join(self, session: str, last_msg_id: str | None) -> Generator[Subscriber]:
-        """Let a client read during the block; keep the messages after it until the client returns.
+        """Let a client read during the block; afterwards, keep messages until the client returns.
 
         Args:
             session: the client's session; may be empty.
-            last_msg_id: the ``msg_id`` of the last message that the client has read, if it tells.
+            last_msg_id: the ``msg_id`` of the last message that the client has read, if known.
         """
+        self._complete_takeover()
         subscriber = Subscriber(self, session, last_msg_id)
         self._subscribers.append(subscriber)
         self._check()
@@ -226,7 +236,7 @@ class Broadcast:
             self.leave(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Keep the next messages until a client returns; it may have left already."""
+        """Keep the next messages until a client returns; may be called again."""
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
             self.log.leave(subscriber.cursor, anyio.current_time())
@@ -235,7 +245,7 @@ class Broadcast:
             self._note_change()
 
     def acknowledge(self, subscriber: Subscriber, number: int) -> None:
-        """Note what a client has received; see ``Subscriber.acknowledge``."""
+        """Note the messages that a client has received; see ``Subscriber.acknowledge``."""
         self.log.acknowledge(subscriber.cursor, number)
         if self._source is not None:
             self._confirm()
@@ -248,6 +258,9 @@ class Broadcast:
 
     def offer(self, message: Message, channel: ChannelName) -> None:
         """Add a message of the kernel; part of ``Watcher``."""
+        if self._takeover is not None:
+            self._takeover.offer(message, channel, self.kernel.observers.number)
+            return
         if (source := self.kernel.observers.source) is not self._source:
             self._source = source
             self.log.begin_source()
@@ -274,15 +287,16 @@ class Broadcast:
         self._note_change()
 
     def note_death(self, death: Died) -> None:
-        """Tell the clients that the kernel has died, and whether it is being restarted.
+        """Tell the clients that the kernel has died, and whether a restart follows.
 
         The output belongs to the request that ran. The status "restarting" precedes the aborted
         replies, because JupyterLab discards all its requests at this status, including a request
-        that it sends after an aborted reply. For the same reason clients are not sent this status
-        when one of them has requested the restart.
+        sent after an aborted reply. For the same reason clients are not sent this status when one
+        of them has requested the restart.
         """
         if self.failure is not None:
             return
+        self._complete_takeover()
         text = f"[the kernel died: {death}]\n"
         self._put(build_notice(Stream("stderr", text), parent=self._unanswered.running), "iopub")
         if self.kernel.state == "restarting":
@@ -295,6 +309,7 @@ class Broadcast:
         Requests to a kernel that goes on stay open: the kernel will reply to its next owner.
         """
         if self.failure is None:
+            self._complete_takeover()
             if not (isinstance(error, ClientClosed) and error.goes_on):
                 self.abort()
             self.failure = error
@@ -308,6 +323,7 @@ class Broadcast:
 
         A broadcast that has failed stays failed. The kernel's next client gets a new one.
         """
+        self._complete_takeover()
         self.abort()
 
     def unsent(self) -> list[int]:
@@ -352,7 +368,7 @@ class Broadcast:
         self._inherits = False
 
     def _end_lost(self, request: Request) -> None:
-        """End a request whose reply went to an earlier server."""
+        """End a request after its reply went to an earlier server."""
         for _ in self._unanswered.take(request.message.msg_id):
             if not request.idle and request.message.msg_type == "execute_request":
                 text = _UNSENT if self._has_all else _LOST

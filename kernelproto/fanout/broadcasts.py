@@ -37,7 +37,7 @@ class Broadcasts:
         self._broadcasts: dict[Kernel, Broadcast] = {}
 
     def of(self, kernel: Kernel) -> Broadcast:
-        """Return the broadcast of a kernel; create it for the first client."""
+        """Return the broadcast of a kernel; create one for the first client."""
         broadcast = self._broadcasts.get(kernel)
         if broadcast is None:
             broadcast = Broadcast(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# Usually a client has one session. Beyond this number it loses the replies to its first session.
+# Usually a client has one session. Beyond this number, the replies to the first session are lost.
 _MOST_SESSIONS = 100
 
 
@@ -13,16 +13,16 @@ class Cursor:
     """The position of a client in the log; ``ReplayLog.join`` returns one.
 
     Attributes:
-        session: the session that the client sent when it joined; may be empty.
+        session: the session that the client sent on joining; may be empty.
         acked: every message before this number has reached the client.
         sent: every message before this number was handed to the client's socket.
-        high_water: the highest ``sent`` of this cursor and of the one that it continues.
+        high_water: the highest ``sent`` of this cursor and of the continued cursor.
         lost: an upper bound of the messages that were deleted before the client received them,
-            since its last gap notice; None if unknown.
-        sessions: the sessions whose replies the client receives, oldest first.
-        left_at: when the client left; None while it is connected.
-        expired: whether the log keeps no messages for it, because the client left too long ago or
-            too many others have left since.
+            since the last gap notice; None if unknown.
+        sessions: the sessions of the replies that the client receives, oldest first.
+        left_at: when the client left; None while connected.
+        expired: whether the log keeps no messages for the client, because the client left too long
+            ago or too many others left later.
         retired: whether another client has taken over this cursor.
     """
 

@@ -1,9 +1,10 @@
 """Handover: the clients of a kernel and their open requests, for the next server. Pure.
 
 A server that is killed loses its connection to the kernel. If no host keeps the connection, the
-next server does not receive the replies to earlier requests. It knows the requests from a Handover
-that the first server has stored, sees on iopub which of them end, and replies on behalf of the
-kernel. If a host keeps the messages, the Handover says which of them each client has.
+next server does not receive the replies to earlier requests. The next server knows the requests
+from a Handover that the first server has stored, sees on iopub which of them end, and replies on
+behalf of the kernel. If a host keeps the messages, the Handover says which messages each client
+has.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     Args:
         clients: the sessions of each client.
         requests: the open requests, oldest first.
-        source: the id of the process whose messages have the numbers in *positions*.
-        positions: for each client, the number of the last message that it has; see
-            ``KeepsMessages``. Without a *source* there are none.
+        source: the id of the process that numbers the messages in *positions*.
+        positions: for each client, the number of the client's last message; see ``KeepsMessages``.
+            Without a *source* there are none.
     """
 
     clients: list[list[str]] = []
@@ -71,7 +72,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
     def position_of(self, client: int, source: str) -> int:
-        """Return the number of the last message that a client has; 0 if it is unknown."""
+        """Return the number of a client's last message; 0 if unknown."""
         is_known = source == self.source and client < len(self.positions)
         return self.positions[client] if is_known else 0
 
@@ -81,7 +82,7 @@ class Handover(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @classmethod
     def from_json(cls, text: str) -> Handover:
-        """Return the handover from its JSON.
+        """Return the handover that ``to_json`` has written.
 
         Raises:
             ValueError: the text is not a handover.

@@ -2,26 +2,27 @@
 
 Theory of operation
 -------------------
-All clients of a kernel share one log of its messages, which are numbered. Each client has a cursor
-with three numbers: every message before ``acked`` has reached the client, every message before
-``sent`` was handed to its socket, and ``high_water`` is the highest ``sent`` so far.
+All clients of a kernel share one log of numbered messages. Each client has a cursor with three
+numbers: every message before ``acked`` has reached the client, every message before ``sent`` was
+handed to the socket, and ``high_water`` is the highest ``sent`` so far.
 
-When a client loses its socket, it leaves its cursor in the log, and a later client continues there.
-A client with the same session has priority. A client with a new session takes the cursor that was
-left first, because a page gets a new session when it is reloaded. If the previous owner of a cursor
-returns, it continues there too.
+When a client loses the socket, the cursor stays in the log, and a later client continues there. A
+client with the same session has priority. A client with a new session takes the cursor that was
+left first, because a reloaded page gets a new session. If the previous owner of a cursor returns,
+the owner continues there too.
 
-A client continues at ``acked``: the server sends messages in flight a second time rather than lose
-one. Only the client knows which messages it has read. If it names the last one, it receives exactly
-the messages after it, and takes the cursor of the client that received this message, even before
-the server notices that this client's socket is lost.
+A client continues at ``acked``: the server sends messages in transit a second time rather than lose
+one. Only the client knows the messages that it has read. A client that names the last one receives
+exactly the later messages, and takes the cursor of the client that received this message, even
+before the server notices that this client's socket is lost.
 
 The log keeps acknowledged messages for a while, for clients that name their last message. Beyond
-``limit`` bytes it deletes the oldest messages, even unacknowledged ones. A cursor that was left for
-too long keeps no messages but still counts the lost ones, so every client learns of its losses.
+``limit`` bytes the log deletes the oldest messages, even unacknowledged ones. A cursor without a
+client for too long keeps no messages but still counts the lost ones, so every client gets a notice
+of losses.
 
-The source of the messages may have numbers of its own for them, and keep them until they are
-acknowledged; see ``KeepsMessages``. ``unneeded`` says which of them the log no longer needs.
+The source of the messages may number them, too, and keep them until they are acknowledged; see
+``KeepsMessages``. ``unneeded`` says which of them the log no longer needs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from kernelproto.fanout.cursor import Cursor
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message
 
-# Memory of a message in addition to its bytes.
+# Memory for a message in addition to the bytes.
 _OBJECT_BYTES = 1000
 
 # Messages that all clients have acknowledged fill at most one part in this many of the log.
@@ -48,7 +49,7 @@ _ACKED_PARTS = 8
 _MOST_LEFT = 100
 
 
-# A message, its channel, and its number at its source; 0 if it has none.
+# A message, the channel, and the number at the source; 0 without one.
 NumberedMessage = tuple[Message, ChannelName, int]
 
 
@@ -57,10 +58,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         message: the message.
-        channel: its channel.
+        channel: the channel.
         notice: whether the server wrote the message. A client is sent a notice at most once.
-        offset: the total size of all messages before it, in bytes.
-        source_number: the number of the message at its source, 0 if it has none; that of the next
+        offset: the total size of all earlier messages, in bytes.
+        source_number: the number of the message at the source, 0 without one; that of the next
             message for a notice.
     """
 
@@ -72,7 +73,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 
 class ReplayLog:
-    """The last messages of one kernel, and the cursors of its clients.
+    """The last messages of one kernel, and the cursors of the kernel's clients.
 
     Args:
         limit: the maximum size, in bytes; a single larger message is kept too.
@@ -89,7 +90,8 @@ class ReplayLog:
         self._limit = limit
         self._seconds = seconds
         self._entries: dict[int, Entry] = {}
-        # The msg_id of the message before ``begin``: a client that has read it has lost nothing.
+        # The msg_id of the message before ``begin``: a client that has read this message has lost
+        # nothing.
         self._last_deleted = ""
         # Gap notices, which are not in the log, and the message before each of them.
         self._gap_notices: dict[str, int] = {}
@@ -99,8 +101,9 @@ class ReplayLog:
         self._by_session: dict[str, Cursor] = {}  # of both; without the sessions that they inherit
         # The first message that a client has not acknowledged; None if there are no clients.
         self._needed: int | None = None
-        # Each cursor that needs messages has an entry (acked, number, cursor). It is corrected when
-        # it is read; ``acked`` may have grown since. A cursor that needs none is dropped then.
+        # Each cursor that needs messages has an entry (acked, number, cursor). Reading an entry
+        # corrects it, because ``acked`` may have grown. The entry of a cursor that needs none is
+        # then dropped.
         self._by_acked: list[tuple[int, int, Cursor]] = []
         self._entry_numbers = itertools.count()
         # Cursors that a client of another session has taken over, by their own session.
@@ -120,7 +123,7 @@ class ReplayLog:
 
     @property
     def positions(self) -> list[int]:
-        """For each of the ``clients``, the number at the source of the last message that it has."""
+        """For each of the ``clients``, the number at the source of the client's last message."""
         return [self._last_before(each.acked) for each in self._cursors() if not each.expired]
 
     @property
@@ -141,13 +144,13 @@ class ReplayLog:
     def append(
         self, message: Message, channel: ChannelName, *, notice: bool = False, number: int = 0
     ) -> None:
-        """Add a message, unless it is a reply to a session that no cursor has.
+        """Add a message; ignore a reply to a session that no cursor has.
 
         Args:
             message: the message.
-            channel: its channel.
-            notice: whether the server wrote it.
-            number: its number at its source, if it has one.
+            channel: the channel.
+            notice: whether the server wrote the message.
+            number: the number at the source, if there is one.
         """
         self._source_last = max(self._source_last, number)
         entry = Entry(message, channel, notice, self._total, number or self._source_last + 1)
@@ -163,7 +166,7 @@ class ReplayLog:
 
         Args:
             session: the client's session; may be empty.
-            last_msg_id: the ``msg_id`` of the last message that the client has read, if it tells.
+            last_msg_id: the ``msg_id`` of the last message that the client has read, if known.
         """
         cursor = Cursor(session, self.end, self.end, self.end)
         number = self._find(last_msg_id) if last_msg_id else None
@@ -192,7 +195,7 @@ class ReplayLog:
         return cursor
 
     def resume(self, cursor: Cursor, number: int, *, missing: int = 0) -> None:
-        """Let a client of an earlier log continue behind a message, after it has joined and left.
+        """Let a client of an earlier log, which has joined and left, continue after a message.
 
         Args:
             cursor: the cursor of the client.
@@ -209,7 +212,7 @@ class ReplayLog:
         self._update_needed()
 
     def leave(self, cursor: Cursor, now: float) -> None:
-        """Keep the next messages for a client whose socket is lost, unless it was retired."""
+        """Keep the next messages for a client that has lost its socket, unless retired."""
         if cursor.retired:
             return
         cursor.left_at = now
@@ -250,20 +253,20 @@ class ReplayLog:
     def acknowledge(self, cursor: Cursor, number: int) -> None:
         """Note that every message before a number has reached the client.
 
-        So has the gap notice, because it is sent first.
+        So has the gap notice, which is sent first.
         """
         cursor.acked = max(cursor.acked, number)
         cursor.lost = 0
         self._update_needed()
 
     def note_gap_notice(self, cursor: Cursor, msg_id: str) -> None:
-        """Note the notice that a client is sent next; the client may name it when it returns."""
+        """Note the next notice for a client, which a returning client may name."""
         self._gap_notices[msg_id] = cursor.sent - 1
         if len(self._gap_notices) > _MOST_LEFT:
             del self._gap_notices[next(iter(self._gap_notices))]
 
     def is_overtaken(self, cursor: Cursor) -> bool:
-        """Return whether a message was deleted before it was sent to a connected client."""
+        """Return whether a message was deleted before being sent to a connected client."""
         return cursor.sent < self.begin
 
     def next_output(self, cursor: Cursor) -> Message | None:
@@ -275,9 +278,9 @@ class ReplayLog:
         return None
 
     def _take_over(self, session: str, number: int | None) -> Cursor | None:
-        """Retire the cursor that a client continues, and return it; None if there is none.
+        """Retire and return the cursor that a client continues; None if there is none.
 
-        It is the cursor of the client's session, or else the one that was left first.
+        This is the cursor of the client's session, or else the one that was left first.
 
         Args:
             session: the client's session.
@@ -364,7 +367,7 @@ def _needs_none(cursor: Cursor) -> bool:
 
 
 def _has_read(cursor: Cursor, number: int | None) -> bool:
-    """Return whether the client of a cursor may have read a message, by its number if known."""
+    """Return whether the client of a cursor may have read a message, by number if known."""
     return number is None or cursor.sent > number
 
 

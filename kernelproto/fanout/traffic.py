@@ -1,8 +1,8 @@
 """Traffic: the requests of clients, and the messages in both directions, counted. Pure.
 
-``OpenRequests`` measures how long one client waits for its replies. ``Unanswered`` has the requests
-that a kernel leaves unanswered when it dies or is restarted: a request ends with its reply and its
-status "idle". The server sends both on behalf of the kernel, or the client would wait for ever.
+``OpenRequests`` measures how long one client waits for replies. ``Unanswered`` has the requests
+that a kernel leaves unanswered at its death or restart: a request ends with its reply and its
+status "idle". The server sends both on behalf of the kernel, or the client would wait indefinitely.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kernelproto.wire.message import Message
 _REQUEST, _REPLY = "_request", "_reply"
 _CHANNELS = ("shell", "control")
 
-# The bound of OpenRequests, for one client. Beyond it the oldest request is forgotten.
+# The bound of OpenRequests, for one client. Beyond this bound the oldest request is forgotten.
 _MOST_OPEN_REQUESTS = 1000
 
 # The bounds of Unanswered, for all clients of a kernel. Beyond them the oldest request is
@@ -26,7 +26,7 @@ _MOST_OPEN_REQUESTS = 1000
 _MOST_REQUESTS = 10_000
 _MOST_BYTES = 4 * 2**20
 
-# Called with the msg_type of a request, and the seconds until its reply.
+# Called with the msg_type of a request, and the seconds until the reply.
 OnRoundTrip = Callable[[str, float], None]
 
 
@@ -34,7 +34,7 @@ class Traffic:
     """The messages between all clients and their kernels.
 
     Args:
-        on_round_trip: called when the reply to a request is sent to its client.
+        on_round_trip: called when the reply to a request is sent to the client.
 
     Attributes:
         received: the number of messages from clients.
@@ -80,7 +80,7 @@ class OpenRequests:
 
         Args:
             reply: the message.
-            channel: its channel.
+            channel: the channel.
             now: the time, in seconds.
         """
         parent = reply.parent_header
@@ -97,7 +97,7 @@ class Request:
     """A request that has not ended.
 
     Attributes:
-        message: the request, without its content.
+        message: the request, without the content.
         channel: the channel of the request.
         replied: whether the kernel has replied.
         idle: whether the kernel has sent "idle" for this request.
@@ -105,7 +105,7 @@ class Request:
         input: the execute_input of this request, if the kernel has sent it.
         error: the error of this request, if the kernel has sent one.
         inherited: whether an earlier server has sent the request.
-        resumed: whether the kernel has sent a message about it to this server.
+        resumed: whether the kernel has sent a message about the request to this server.
         execution_count: the count in the execute_input that an earlier server has received.
     """
 
@@ -179,7 +179,7 @@ class Unanswered:
             noted.begun = request.execution_count is not None
 
     def resume(self, message: Message) -> Request | None:
-        """Return the inherited request that ran already when this first message about it came."""
+        """Return the inherited request that ran before this first message about it."""
         parent = message.parent_header
         request = None if parent is None else self._requests.get(parent.msg_id)
         if request is None or not request.inherited or request.resumed:
@@ -188,7 +188,7 @@ class Unanswered:
         return None if _has_state(message, "busy") else request
 
     def note_received(self, message: Message, channel: ChannelName) -> bool:
-        """Note a kernel's message; return whether it changes a request."""
+        """Note a kernel's message; return whether a request changes."""
         parent = message.parent_header
         request = None if parent is None else self._requests.get(parent.msg_id)
         if request is None:

@@ -1,4 +1,4 @@
-"""The five channels to a kernel, over the link to its host."""
+"""The five channels to a kernel, over the link to the host."""
 
 from __future__ import annotations
 

@@ -45,12 +45,12 @@ logger = logging.getLogger(__name__)
 
 _TOKEN_BYTES = 32
 
-# Time to end a kernel whose launch was cancelled.
+# Time to end a kernel after a cancelled launch.
 _UNDO_SECONDS = 5.0
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the program that starts a kernel tells every later owner.
+    """Data for every later owner, from the program that starts a kernel.
 
     Args:
         kernel_type: ``provider/name``.
@@ -66,7 +66,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def host_fault(plan: LaunchPlan) -> str | None:
-    """Return why a host cannot perform a plan; None if it can."""
+    """Return why a host cannot perform a plan, or None."""
     if os.name != "posix":
         return "a host needs the sockets of POSIX"
     if plan.sandbox is not None:
@@ -137,13 +137,13 @@ async def launch_outliving(
         kernel_type: the kernel type.
         cwd: the working directory; None means the caller's.
         launch_params: the launch parameters.
-        host: whether a host runs the kernel; None means wherever that is possible.
-        linger: as for launch_hosted(); it needs a host.
+        host: whether a host runs the kernel; None means if possible.
+        linger: as for launch_hosted(); needs a host.
         must_linger: whether a kernel with *linger* that no host can run is refused; otherwise no
             program ends it.
 
     Raises:
-        InvalidLaunchParameter: the kernel needs a host, and none can run it.
+        InvalidLaunchParameter: the kernel needs a host, and no host can run the kernel.
         LaunchError: the kernel cannot be started.
         NoSuchKernel: there is no such kernel type.
     """
@@ -168,7 +168,7 @@ async def launch_outliving(
 async def adopt(
     finder: KernelFinder, handle: KernelHandle, *, replays: bool = False
 ) -> tuple[ConnectionInfo, KernelManager]:
-    """Take over a kernel by its handle: one of a host here, all others with the finder.
+    """Adopt a kernel by its handle: that of a host here, all others with the finder.
 
     Args:
         finder: adopts the kernels that no host here runs.
@@ -193,7 +193,7 @@ async def start_on(
     Args:
         connect: connects to the host.
         handle: the handle of the new kernel.
-        first: the request, see programs/host/requests.py; its "facts" are those of Facts, as JSON.
+        first: the request, see programs/host/requests.py; "facts" are those of Facts, as JSON.
 
     Raises:
         OSError: the command cannot be run.
@@ -218,7 +218,7 @@ async def start_on(
     except BaseException:
         with anyio.move_on_after(_UNDO_SECONDS, shield=True):
             try:
-                await link.request("end")  # the host may have started it
+                await link.request("end")  # the host may have started the kernel
             except KernelProtoError as error:
                 logger.debug("kernel %s was not ended: %s", link.kernel_id, error)
         with anyio.CancelScope(shield=True):
@@ -229,15 +229,15 @@ async def start_on(
 async def adopt_hosted(
     handle: KernelHandle, connect: Connect | None = None, *, replays: bool = False
 ) -> tuple[ConnectionInfo, HostedKernelManager]:
-    """Take over a kernel of a host, so that this program owns it.
+    """Adopt a kernel of a host, so that this program owns the kernel.
 
     The manager continues behind the last message that an owner has acknowledged.
 
     Args:
         handle: the handle of the kernel.
         connect: connects to the host; by default to the one of this machine that the handle names.
-        replays: whether the manager begins with the oldest message that the host still has, also if
-            it was acknowledged, and holds all of them; see ``KeepsMessages.hold``.
+        replays: whether the manager begins with the oldest message that the host still has, even if
+            acknowledged, and holds all of them; see ``KeepsMessages.hold``.
 
     Raises:
         KernelInUse: a running program owns the kernel, perhaps this one.

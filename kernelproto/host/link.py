@@ -1,11 +1,12 @@
-"""Link: the connection to a host, which connects again when it is lost.
+"""Link: the connection to a host, which connects again after a loss.
 
 Theory of operation
 -------------------
 A link has no task of its own. Each method that waits for the host drives the link meanwhile, unless
-another task drives it already; so the open channels of a kernel drive it most of the time. The
-driver connects, reads, writes and acknowledges. If it is cancelled, one of the other waiting tasks
-takes its place. If that has cut a frame off, the connection is closed, and the next one resumes.
+another task is the driver already; so the open channels of a kernel drive the link most of the
+time. The driver connects, reads, writes and acknowledges. If the driver is cancelled, another
+waiting task becomes the driver. If the cancellation has cut a frame off, the connection is closed,
+and the next connection resumes.
 """
 
 from __future__ import annotations
@@ -48,16 +49,15 @@ _LOST = (OSError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedReso
 
 
 class HostGone(KernelProtoError):
-    """The host has certainly ended, and its kernels with it; raised by a Connect function."""
+    """The host has certainly ended, with its kernels; raised by a Connect function."""
 
 
 class Link:
     """The attachment to one kernel of a host.
 
     Args:
-        connect: connects to the host. It raises HostGone if the host has certainly ended, and
-            another exception of the kinds OSError, BrokenResourceError or EndOfStream if it cannot
-            be reached now.
+        connect: connects to the host. Raises HostGone if the host has certainly ended, and OSError,
+            BrokenResourceError or EndOfStream if the host cannot be reached now.
         kernel_id: the id of the kernel.
         claim: the secret of the owner.
         first: the first request, "start" or "attach".
@@ -68,7 +68,7 @@ class Link:
         protocol: the state of the attachment.
         reachable: whether the host is connected.
         failure: the error of every later call; None while the link works.
-        on_change: called when *reachable* has changed.
+        on_change: called when *reachable* has changed, and when the link has failed.
         room: rings when the host may take more messages.
     """
 
@@ -107,7 +107,7 @@ class Link:
 
     @property
     def exit(self) -> KernelExit | None:
-        """How the kernel has ended; None while it runs, as far as this program knows."""
+        """How the kernel has ended; None while running, as far as this program knows."""
         return self.protocol.exit
 
     @property
@@ -136,11 +136,11 @@ class Link:
                 self._changed.ring()
 
     def wake(self) -> None:
-        """Have every driver check its condition."""
+        """Have every driver check the awaited condition."""
         self._changed.ring()
 
     async def first_answer(self) -> Mapping[str, Any]:
-        """Wait until the host has carried out the first request; return its result.
+        """Wait until the host has carried out the first request; return the result.
 
         Raises:
             RequestRefused: the host has refused it.
@@ -164,7 +164,7 @@ class Link:
             self.protocol.withdraw(number)
 
     def post(self, operation: str, **arguments: Any) -> int:
-        """Send a request about the kernel without waiting; return its number."""
+        """Send a request about the kernel without waiting; return the number of the request."""
         number = self.protocol.request(operation, arguments)
         self.flush()
         return number
@@ -176,7 +176,7 @@ class Link:
             self._arrived.ring()
 
     def flush(self) -> None:
-        """Send what the protocol has to send, now if the socket takes it."""
+        """Send the pending bytes of the protocol, now if the socket takes them."""
         self._outgoing.ring()
 
     async def sent(self) -> None:
@@ -246,7 +246,7 @@ class Link:
 
     @asynccontextmanager
     async def _connection(self, stream: ByteStream) -> AsyncGenerator[ByteStream]:
-        """Write and acknowledge during the block; close the stream if it cannot be used again."""
+        """Write and acknowledge during the block; close a stream that cannot be used again."""
         is_lost = True
         try:
             async with background_tasks() as tasks:
@@ -315,7 +315,7 @@ class Link:
             self._set_reachable(True)
             self._answers[0].set(answer)
         elif not self._answers[0].is_set:
-            self._answers[0].set(answer)  # first_answer() raises it
+            self._answers[0].set(answer)  # first_answer() raises this
             self._fail(RequestRefused(answer.error))
         else:
             self._fail_closed(answer.error)
@@ -337,6 +337,7 @@ class Link:
     def _fail(self, error: KernelProtoError) -> None:
         if self.failure is None:
             self.failure = error
+            self.on_change()
             self._changed.ring()
 
     def _set_reachable(self, reachable: bool) -> None:

@@ -1,4 +1,4 @@
-"""The host of this machine: its folder, and connections to it."""
+"""The host of this machine: the folder, and connections to the host."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class LocalConnect:
 
     async def __call__(self) -> ByteStream:
         for _ in range(_ATTEMPTS):
-            # In a shared temporary folder another user may have made it.
+            # In a shared temporary folder another user may have made the folder.
             if fault := folder_fault(self._folder, private=True):
                 raise HostGone(f"the host of this machine is not trusted: {fault}")
             try:

@@ -9,8 +9,10 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint
 
 from kernelproto.concurrency.process_owner import Owner
+from kernelproto.concurrency.reachability import Reachability
 from kernelproto.exceptions import KernelProtoError
 from kernelproto.host.channels import open_link_channels
 from kernelproto.host.link import HostGone, Link, RequestRefused
@@ -26,20 +28,23 @@ logger = logging.getLogger(__name__)
 
 _KILL_SECONDS = Timeouts().kill
 
+# A host that takes longer to answer cannot be reached.
+_PROBE_SECONDS = 3.0
+
 
 class HostedKernelManager(SendsSignals):
     """The handle on a kernel of a host, which goes on if this program ends.
 
-    It implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess,
-    IsListed, HasHandle, MayOutlive and KeepsMessages. While the host cannot be reached, methods
-    wait until it can.
+    Implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess, IsListed,
+    HasHandle, MayOutlive, KeepsMessages and MayBecomeUnreachable. While the host is unreachable,
+    methods wait.
 
     Args:
         link: the attachment to the kernel.
         info: the addresses and keys of the kernel.
         handle: the handle of the kernel.
-        pid: the number of its process on the machine of the host.
-        connection_file: the path of its connection file there.
+        pid: the number of the process on the machine of the host.
+        connection_file: the path of the connection file there.
         command: the command line.
         interrupt_mode: "signal" or "message".
         limits: the limits that may end the kernel.
@@ -51,6 +56,7 @@ class HostedKernelManager(SendsSignals):
         connection_file: the path of the connection file.
         detached: True, because the kernel outlives this program.
         link: the attachment to the kernel.
+        reachability: whether the host answers.
     """
 
     detached = True
@@ -73,6 +79,8 @@ class HostedKernelManager(SendsSignals):
         self.pid = pid
         self.connection_file = connection_file
         self.link = link
+        self.reachability = Reachability()
+        link.on_change = self._note_change
         self._info = info
         self._handle = handle
         self._limits = limits
@@ -88,7 +96,7 @@ class HostedKernelManager(SendsSignals):
 
     @property
     def exit(self) -> KernelExit | None:
-        """How the kernel has ended; None while it runs."""
+        """How the kernel has ended; None while running."""
         return self.link.exit
 
     def open_channels(
@@ -131,6 +139,9 @@ class HostedKernelManager(SendsSignals):
         self._owner.check("kernel")
         if self.exit is not None or self._is_over:
             return False
+        if self.reachability.problem is not None:
+            await checkpoint()
+            return not self.link.is_over
         try:
             status = await self.link.request("status")
         except KernelProtoError:
@@ -138,8 +149,17 @@ class HostedKernelManager(SendsSignals):
         self._tail = str(status.get("tail", ""))
         return status.get("ended") is None
 
+    async def probe(self) -> bool:
+        """Return whether the host answers within three seconds; connect again if it does not."""
+        with anyio.move_on_after(_PROBE_SECONDS):
+            await self.link.request("status")
+            return True
+        self.reachability.lose("the host of the kernel does not answer")
+        await self.link.reconnect()
+        return False
+
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status, None if it is unknown.
+        """Wait until the process has ended; return the exit status, None if unknown.
 
         A kernel that another program has taken over has ended for this program.
         """
@@ -157,10 +177,10 @@ class HostedKernelManager(SendsSignals):
             await self.link.request("signal", number=int(signum))
 
     async def cleanup(self) -> None:
-        """End the kernel, and have the host remove everything of it.
+        """End the kernel, and have the host remove all its files.
 
-        It cannot be cancelled half-way, and takes at most 5 seconds. If the host cannot be reached
-        in this time, that is logged, and the kernel ends after its linger time.
+        ``cleanup`` cannot be cancelled half-way, and takes at most 5 seconds. If the host cannot be
+        reached in this time, that is logged, and the kernel ends after the linger time.
         """
         if self._is_over or not self._owner.is_here:
             return
@@ -182,7 +202,7 @@ class HostedKernelManager(SendsSignals):
                 await self.link.aclose()
 
     async def detach(self) -> None:
-        """Let go of the kernel, which goes on; any program of this user can adopt it."""
+        """Release the kernel, which goes on; any program of this user can adopt it."""
         if not self._is_over and self._owner.is_here:
             with anyio.move_on_after(_KILL_SECONDS, shield=True):
                 self.link.protocol.acknowledge()
@@ -196,7 +216,7 @@ class HostedKernelManager(SendsSignals):
         return self._handle
 
     def list_as(self, kernel_id: str) -> None:
-        """Let other programs find the kernel under another id than that of its launch."""
+        """Let other programs find the kernel under another id than that of the launch."""
         if self._is_over or kernel_id == self._handle.kernel_id:
             return
         self._owner.check("kernel")
@@ -209,7 +229,7 @@ class HostedKernelManager(SendsSignals):
         return self._tail if self.exit is None else self.exit.tail
 
     def death_reason(self) -> str | None:
-        """Return why the process has ended, if more is known than its exit status."""
+        """Return why the process has ended, if more than the exit status is known."""
         if self.exit is None or self.exit.returncode is None:
             failure = self.link.failure
             return None if failure is None else DeathReason(str(failure), "other")
@@ -217,6 +237,10 @@ class HostedKernelManager(SendsSignals):
             return None
         end = Exit(self.exit.returncode, self.exit.cpu_seconds, self.exit.peak_memory)
         return self._limits.reason(end, self.exit.tail)
+
+    def _note_change(self) -> None:
+        if self.link.reachable or self.link.is_over:
+            self.reachability.regain()
 
     def _note_exit(self, result: object) -> None:
         if self.link.protocol.exit is None:

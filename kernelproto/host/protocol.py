@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-An attachment goes on while its connections come and go. The kernel's messages have numbers, so that
-after a lost connection the host sends those behind the last one that was received. The client
-numbers its own messages on each channel, and keeps them until the host has acknowledged that the
-kernel has them; those that it has not are sent again. ``programs/host/frames.py`` has the format.
+An attachment goes on across connections. The kernel's messages have numbers, so that after a lost
+connection the host sends those after the last received one. The client also numbers its messages on
+each channel, and keeps them until the host has acknowledged that the kernel has them; all others
+are sent again. ``programs/host/frames.py`` has the format.
 
-The client acknowledges the kernel's messages when it has received them. After ``hold()`` it
-acknowledges only the messages that its user confirms, so that the next owner of the kernel gets the
-others again.
+The client acknowledges the kernel's messages on arrival. After ``hold()`` the client acknowledges
+only the messages that the caller confirms, so that the next owner of the kernel gets the others
+again.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class KernelExit(msgspec.Struct, frozen=True):
 
     Args:
         returncode: the exit status, negative for a signal.
-        cpu_seconds: the CPU time of the process and of the children that it has waited for.
+        cpu_seconds: the CPU time of the process and of its reaped children.
         peak_memory: the largest peak of memory of one of these processes, in bytes.
-        tail: the last 64 KiB of its output.
+        tail: the last 64 KiB of the output.
     """
 
     returncode: int | None = None
@@ -79,17 +79,17 @@ class HostProtocol:
             below. Later connections attach.
         kernel_id: the id of the kernel.
         claim: the secret of the owner.
-        attachment: the id in which the client numbers its messages.
-        replays: whether a kernel that is attached sends all messages that the host still has, also
-            the acknowledged ones, and the client holds them.
+        attachment: the id in which the client numbers messages.
+        replays: whether an attached kernel sends all messages that the host still has, even the
+            acknowledged ones, and the client holds them.
 
     Attributes:
         state: the state of the connection.
         last: the number of the last message that was received.
         acknowledged: the number of the last message that this or an earlier client acknowledged.
         lost: how many messages were lost, because the log of the host was full.
-        exit: how the kernel has ended; None while it runs.
-        closed: the reason why the host has closed the connection; None if it has not.
+        exit: how the kernel has ended; None while running.
+        closed: the reason why the host has closed the connection, or None.
         is_stale: whether messages were discarded that the next connection will bring again.
     """
 
@@ -202,12 +202,12 @@ class HostProtocol:
             self._confirmed = self.acknowledged
 
     def confirm(self, number: int) -> None:
-        """Have all messages up to a number acknowledged; it may be lower than an earlier one."""
+        """Have all messages up to a number acknowledged; may be lower than an earlier number."""
         if self._confirmed is not None and number > self._confirmed:
             self._confirmed = number
 
     def request(self, operation: str, arguments: Mapping[str, Any]) -> int:
-        """Send a request about the kernel, now or on the next connection; return its number."""
+        """Send a request about the kernel, now or on the next connection; return the number."""
         number = self._next_request
         self._next_request += 1
         claim = {"kernel": self._identity["kernel"], "claim": self._identity["claim"]}
@@ -227,7 +227,7 @@ class HostProtocol:
         return not waiting or waiting + size <= link.WINDOW_BYTES
 
     def send(self, channel: ChannelName, message: bytes) -> None:
-        """Send a message, as zmtp.join() returned it, now or on the next connection."""
+        """Send a message from zmtp.join(), now or on the next connection."""
         place = _NUMBERS[channel]
         if place == link.HB:
             if self.state == "attached":
@@ -321,7 +321,7 @@ class HostProtocol:
         assert self._deliver is not None
         if frame.channel != link.HB:
             if frame.number <= self.last:
-                return  # it has arrived on an earlier connection
+                return  # received on an earlier connection
             self.lost += frame.number - self.last - 1
             self.last = frame.number
         parts: Sequence[Frame] = zmtp.split(frame.body)

@@ -5,8 +5,8 @@ KernelManager``, and so on. These are subclasses, with all methods and traits. T
 
 - The provisioner ``kernelproto`` starts every kernel, unless the kernelspec names another one.
 - Calls that wait for a message raise DeadKernel when the kernel's process ends: in asynchronous
-  code at once, in synchronous code within 0.1 s. Messages that the kernel has sent before its end
-  are delivered first. jupyter_client waits until its timeout, or for ever.
+  code at once, in synchronous code within 0.1 s. Messages from before the end of the kernel are
+  delivered first. jupyter_client waits until its timeout, or indefinitely.
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class _AsyncChannel(AsyncZMQSocketChannel):
 
     async def get_msg(  # type: ignore[override]
         self,
-        timeout: float | None = None,  # noqa: ASYNC109 (it is jupyter_client's)
+        timeout: float | None = None,  # noqa: ASYNC109 (as in jupyter_client)
     ) -> dict[str, Any]:
         """Return the next message.
 
         Raises:
-            Empty: there was none within *timeout*, in seconds; None waits for ever.
-            DeadKernel: the kernel's process has ended, and all its messages were returned.
+            Empty: no message within *timeout*, in seconds; None waits without a limit.
+            DeadKernel: the kernel's process has ended, and all messages were returned.
         """
         # A task less for each message that has arrived already, and for calls that do not wait.
         if (timeout is not None and timeout <= 0) or await self.msg_ready():
@@ -132,7 +132,7 @@ class _NoticesDeath(KernelClient):
             channel.manager = self.parent
 
     async def _async_execute_interactive(self, *args: Any, **options: Any) -> dict[str, Any]:
-        # It waits for several sockets at once, not by the channels.
+        # This method waits for several sockets at once, not by the channels.
         client: Any = super()
         return await until_death(self.parent, client._async_execute_interactive(*args, **options))
 
@@ -222,7 +222,7 @@ class AsyncMultiKernelManager(MultiKernelManager, _AsyncMultiKernelManager):
 def start_new_kernel(
     startup_timeout: float = 60, kernel_name: str = "python", **options: Any
 ) -> tuple[KernelManager, BlockingKernelClient]:
-    """Start a kernel, and return its manager and a client that is ready; as in jupyter_client.
+    """Start a kernel, and return the manager and a ready client, as in jupyter_client.
 
     Args:
         startup_timeout: seconds.
@@ -230,7 +230,7 @@ def start_new_kernel(
         options: of ``KernelManager.start_kernel``.
 
     Raises:
-        RuntimeError: the kernel did not become ready; it is a DeadKernel if its process ended.
+        RuntimeError: the kernel did not become ready; a DeadKernel if the process ended.
         LaunchError: the kernel cannot be started.
     """
     manager = KernelManager(kernel_name=kernel_name)
@@ -265,7 +265,7 @@ async def start_new_async_kernel(
 
 @contextmanager
 def run_kernel(**options: Any) -> Generator[BlockingKernelClient]:
-    """Run a kernel for the block, and yield a client of it.
+    """Run a kernel for the block, and yield a client.
 
     Args:
         options: as for start_new_kernel().

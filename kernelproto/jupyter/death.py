@@ -16,14 +16,14 @@ from kernelproto.launch.local import LocalKernelManager
 
 T = TypeVar("T")
 
-# The messages that the kernel has sent before its end are on their way, and arrive in this time.
+# Messages from before the end of the kernel are in transit, and arrive in this time.
 LAST_MESSAGES_SECONDS = 0.1
 
 
 class DeadKernel(KernelDied, RuntimeError):
     """The kernel's process has ended, so no message will come.
 
-    It is a RuntimeError, as jupyter_client raises for a kernel that died.
+    A RuntimeError, as jupyter_client raises for a kernel that died.
     """
 
 
@@ -61,10 +61,10 @@ def has_died(manager: object) -> bool:
 
 
 def dead_kernel(manager: object, kernel: LocalKernelManager | None = None) -> DeadKernel:
-    """Return the exception for a kernel whose process has ended.
+    """Return the exception for a kernel after the end of its process.
 
     Args:
-        manager: its KernelManager.
+        manager: the KernelManager.
         kernel: the handle on the process; None means that of the manager.
     """
     kernel = kernel or _kernel_of(manager)

@@ -24,7 +24,7 @@ def with_environment(finder: KernelFinder, env: Mapping[str, str]) -> KernelFind
 
     Args:
         finder: launches the kernels.
-        env: the environment; if it has all variables of this program, *finder* is returned.
+        env: the environment; an environment with all variables of this program returns *finder*.
     """
     return finder if os.environ.keys() <= env.keys() else _InheritingFinder(finder, env)
 

@@ -1,6 +1,7 @@
 """The plug-in ``kernelproto`` of jupyverse: ``jupyverse --disable kernel_subprocess``.
 
-jupyverse finds it by its entry point. It starts the kernels of jupyverse with kernelproto.
+jupyverse finds the plug-in by an entry point. The plug-in starts the kernels of jupyverse with
+kernelproto.
 """
 
 # The types of fps are incomplete.
@@ -39,7 +40,7 @@ with importing("jupyverse"):
 
 logger = logging.getLogger(__name__)
 
-# The plug-in of jupyverse that starts kernels, unless the user disables it.
+# The plug-in of jupyverse that starts kernels, unless disabled by the user.
 _OTHER = "kernel_subprocess"
 
 # The channels that clients send to.
@@ -62,7 +63,7 @@ class KernelProtoKernel(Kernel):
         connection_file: the connection file of a kernel of another program.
         kernel_cwd: the working directory.
         capture_output: has no effect: the kernel's output goes to the log.
-        kernelenv_path: a file that describes an environment of micromamba; it must not exist.
+        kernelenv_path: a file that describes an environment of micromamba; must not exist.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class KernelProtoKernel(Kernel):
             def deliver(channel: ChannelName, frames: Sequence[Frame]) -> None:
                 message = [bytes(frame) for frame in frames]
                 if channel == "iopub":
-                    self._from_iopub_send_stream.send_nowait(message)  # it has no limit
+                    self._from_iopub_send_stream.send_nowait(message)  # without a limit
                 elif channel in queues:
                     queues[channel].put.send_nowait(message)
 

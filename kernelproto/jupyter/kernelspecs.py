@@ -30,7 +30,7 @@ def enable_provisioner(name: str) -> str:
         name: the name of the kernelspec, in any case.
 
     Returns:
-        The path of its kernel.json, which names the provisioner now.
+        The path of the kernel.json, which names the provisioner now.
 
     Raises:
         NoSuchKernel: the kernelspec does not exist.
@@ -78,7 +78,7 @@ def _is_elsewhere(stanza: object) -> bool:
 
 
 def _write(path: str, entries: dict[str, Any]) -> None:
-    """Replace a kernel.json, atomically; the target if it is a symbolic link."""
+    """Replace a kernel.json, or the target of a symbolic link, atomically."""
     target = os.path.realpath(path)
     try:
         with ExitStack() as undo:

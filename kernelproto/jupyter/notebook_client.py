@@ -43,6 +43,6 @@ class UsesKernelProto(nbclient.NotebookClient):
 class NotebookClient(UsesKernelProto):
     """nbclient's NotebookClient; hooks, traits and exceptions are the same.
 
-    kernelproto starts the kernel. When it dies, the cell raises DeadKernelError at once. With a
-    KernelManager of your own, pass one of ``kernelproto.jupyter.client``.
+    kernelproto starts the kernel. When the kernel dies, the cell raises DeadKernelError at once.
+    With a KernelManager of your own, pass one of ``kernelproto.jupyter.client``.
     """

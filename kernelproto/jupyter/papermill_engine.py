@@ -1,7 +1,7 @@
 """The engine ``kernelproto`` of papermill: ``papermill --engine kernelproto in.ipynb out.ipynb``.
 
-papermill finds it by its entry point, and keeps the parameters, the progress bar and the saving of
-the notebook.
+papermill finds the engine by an entry point, and still handles the parameters, the progress bar and
+the saving of the notebook.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _OPTIONS = {
     "launch_params",
 }
 
-# papermill passes the first of these, and prefers its own options to the second. The others are
-# about outputs that arrive too late, and outputs are awaited here.
+# papermill passes the first of these, and prefers its own options to the second. The others concern
+# late outputs, and this engine awaits all outputs.
 _WITHOUT_EFFECT = {"input_path", "startup_timeout", "iopub_timeout", "raise_on_iopub_timeout"}
 
 
@@ -75,11 +75,11 @@ class KernelProtoEngine(Engine):  # type: ignore[misc]
         """Execute the notebook of *nb_man*; block until the last cell, or the first that fails.
 
         Args:
-            nb_man: the notebook, its progress bar and its file.
+            nb_man: the notebook, with the progress bar and the file.
             kernel_name: the name of a kernelspec, or a kernel type.
             log_output: whether to log the outputs.
-            stdout_file: gets what cells write to standard output.
-            stderr_file: gets what cells write to standard error.
+            stdout_file: gets the standard output of the cells.
+            stderr_file: gets the standard error of the cells.
             start_timeout: seconds for the start of the kernel.
             execution_timeout: seconds for each cell; None means *timeout*.
             timeout: seconds for each cell; None means no limit.
@@ -88,7 +88,7 @@ class KernelProtoEngine(Engine):  # type: ignore[misc]
                 ``kernelproto.notebook.execute_notebook``.
 
         Raises:
-            CellTimeoutError: a cell exceeded its timeout.
+            CellTimeoutError: a cell exceeded the timeout.
             DeadKernelError: the kernel died.
             TypeError: an option has no meaning here.
         """
@@ -138,10 +138,10 @@ class _Reporter:
         self._reported = 0
 
     async def report(self, execution: NotebookExecution) -> None:
-        """Run the execution to its end.
+        """Run the execution to the end.
 
         Raises:
-            CellTimeout: a cell exceeded its timeout.
+            CellTimeout: a cell exceeded the timeout.
         """
         async with execution:
             async for event in execution:

@@ -2,7 +2,7 @@
 
 Packages such as gateway_provisioners bring provisioners that start kernels in containers, on
 Kubernetes, YARN or other hosts. A provisioner works for jupyter_client's KernelManager only, so
-each kernel here has one. It runs on asyncio only.
+each kernel here has such a manager. Provisioners run on asyncio only.
 
 jupyter_client is imported at the first launch: every finder makes this provider.
 """
@@ -64,7 +64,7 @@ class ProvisionedProvider:
         """Yield the kernelspecs that name another provisioner than those of this machine."""
         reason = fault("jupyter") or (None if _runs_on_asyncio() else _needs_asyncio())
         for name, folder in sorted(find_kernelspecs().items()):
-            with suppress(InvalidKernelSpec):  # KernelSpecProvider has logged it
+            with suppress(InvalidKernelSpec):  # KernelSpecProvider has logged this
                 kernelspec = read_kernelspec(name, folder)
                 if names_provisioner(kernelspec):
                     attributes = kernelspec.attributes()
@@ -80,7 +80,7 @@ class ProvisionedProvider:
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Have the provisioner start the kernel; it need not be ready when this returns.
+        """Have the provisioner start the kernel, which need not be ready on return.
 
         Args:
             name: the name of the kernelspec, in any case.
@@ -119,7 +119,7 @@ class ProvisionedProvider:
 class ProvisionedManager:
     """The handle on a kernel that a provisioner of jupyter_client has started.
 
-    It implements KernelManager. The end of the kernel is noticed within 0.25 s.
+    Implements KernelManager. The end of the kernel is noticed within 0.25 s.
 
     Args:
         manager: the KernelManager with the provisioner.
@@ -180,9 +180,9 @@ class ProvisionedManager:
             await self._provisioner.kill()
 
     async def cleanup(self) -> None:
-        """End the kernel, and remove what the provisioner and jupyter_client have made.
+        """End the kernel, and remove the files of the provisioner and of jupyter_client.
 
-        It takes at most 5 seconds, cannot be cancelled, and may be called again.
+        ``cleanup`` takes at most 5 seconds, cannot be cancelled, and may be called again.
         """
         if self._owner.is_here:
             await to_the_end(self._clean_up)
@@ -196,7 +196,7 @@ class ProvisionedManager:
                 with anyio.move_on_after(_CLEANUP_SECONDS):
                     await self.kill()
                     if self._provisioner is not None:
-                        returncode = await self._provisioner.wait()  # it reaps the process
+                        returncode = await self._provisioner.wait()  # reaps the process
                         self._returncode = self._returncode or returncode
             finally:
                 self._has_ended = True

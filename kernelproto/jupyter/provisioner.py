@@ -1,7 +1,7 @@
 """A kernel provisioner of jupyter_client that launches with kernelproto.
 
-jupyter_client finds it by the entry point ``kernelproto``. It runs in several event loops:
-jupyter_client has one for each thread of synchronous code.
+jupyter_client finds the provisioner by the entry point ``kernelproto``. The provisioner runs in
+several event loops: jupyter_client has one for each thread of synchronous code.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class KernelProtoProvisioner(LocalProvisioner):
     """Launches the kernels of jupyter_client with kernelproto.
 
     jupyter_client chooses the command, the environment, the addresses and the keys. An ipykernel of
-    the running Python is forked, and keeps more unsent outputs. Every kernel ends with its program,
-    and nothing is left of it.
+    the running Python is forked, and keeps more unsent outputs. Every kernel ends completely with
+    its program.
 
     The output of the kernel's process goes to the program's standard error, or to *stdout* or
-    *stderr* if start_kernel() gets one of them. With PIPE or DEVNULL it is kept for output_tail()
-    only. The process reads an empty standard input.
+    *stderr* if start_kernel() gets one of them. With PIPE or DEVNULL the output is kept for
+    output_tail() only. The process reads an empty standard input.
 
     Attributes:
         pid: the number of the kernel's process.
-        pgid: the number of its process group.
+        pgid: the number of the process group.
     """
 
     fork = Bool(
@@ -87,7 +87,7 @@ class KernelProtoProvisioner(LocalProvisioner):
 
     @property
     def has_process(self) -> bool:
-        """Whether a kernel was launched whose end was not waited for."""
+        """Whether a kernel was launched and no call has waited for its end."""
         return self._manager is not None
 
     async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
@@ -133,13 +133,13 @@ class KernelProtoProvisioner(LocalProvisioner):
         return self.connection_info
 
     async def poll(self) -> int | None:
-        """Return None while the kernel's process runs, then its exit status; 0 if unknown."""
+        """Return None while the kernel's process runs, then the exit status; 0 if unknown."""
         if self._manager is None:
             return 0
         return None if await self._manager.is_alive() else self._manager.returncode or 0
 
     async def wait(self) -> int | None:
-        """Wait until the kernel's process has ended, and return its exit status.
+        """Wait until the kernel's process has ended, and return the exit status.
 
         Then nothing is left of the launch, and has_process is false.
         """
@@ -175,7 +175,7 @@ class KernelProtoProvisioner(LocalProvisioner):
             await self._manager.terminate()
 
     async def cleanup(self, restart: bool = False) -> None:
-        """End what is left of the kernel, and return the ports to jupyter_client."""
+        """End all remaining processes of the kernel, and return the ports to jupyter_client."""
         if self._manager is not None:
             await self._clean_up(self._manager)
         if self._sockets is not None:
@@ -253,7 +253,7 @@ class KernelProtoProvisioner(LocalProvisioner):
 
 
 def _output(stdout: object, stderr: object) -> object:
-    """Return where the output of the kernel's process goes; None only keeps its tail.
+    """Return the target of the output of the kernel's process; None only keeps the tail.
 
     Raises:
         InvalidLaunchParameter: standard output and standard error should go to two places.

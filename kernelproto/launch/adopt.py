@@ -1,6 +1,6 @@
 """Adopting a kernel: taking over the process of one that another program has started. Linux only.
 
-It takes a descriptor for a process that is not a child, which Linux has had since 5.3.
+Adoption needs a descriptor for a process that is not a child, which Linux has since 5.3.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def find_record(connection: str | ConnectionInfo) -> Record:
     """Find the record of a kernel that kernelproto has started.
 
     Args:
-        connection: the connection file, in any form that read_connection_file() takes; or its
-            contents.
+        connection: the connection file, in any form that read_connection_file() takes; or the
+            contents of the file.
 
     Raises:
         DiscoveryError: there is no connection file, or no record of the kernel.
@@ -59,7 +59,7 @@ def find_record(connection: str | ConnectionInfo) -> Record:
 
 
 async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManager]:
-    """Take over a kernel that runs detached, or whose program has died.
+    """Adopt a kernel that runs detached, or that has lost its program.
 
     This program owns the kernel from now on, and no other program can adopt it until detach() or
     the end of this program. The manager works like that of a launched kernel, except that wait()
@@ -68,9 +68,8 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
 
     Raises:
         KernelInUse: a running program owns the kernel.
-        DiscoveryError: the kernel has ended; or it cannot be adopted, because it runs on another
-            machine, this system does not support adoption, or the process in the record cannot be
-            identified as the kernel.
+        DiscoveryError: the kernel has ended, or runs on another machine, this system does not
+            support adoption, or the process in the record cannot be identified as the kernel.
         RemoteProtocolError: the connection file is not valid.
     """
     process = record.process
@@ -99,7 +98,7 @@ async def adopt_local(record: Record) -> tuple[ConnectionInfo, LocalKernelManage
 
 
 class LocalHost:
-    """This machine, whose kernels are adopted by their records; implements Adopts.
+    """This machine, with adoption of kernels by their records; implements Adopts.
 
     Kernels of all providers that start processes with kernelproto have handles of this host.
     """
@@ -122,8 +121,8 @@ class LocalHost:
     async def find_launched(self, kernel_id: str) -> KernelHandle | None:
         """Return the handle of the kernel that runs under an id; None if there is none.
 
-        A program may be killed after it has launched a kernel and before it has stored the handle.
-        What is left of launches and kernels under this id that have ended is removed.
+        A program may be killed between the launch of a kernel and the storage of the handle.
+        Leftovers of ended launches and kernels under this id are removed.
 
         Args:
             kernel_id: the launch parameter ``listed_as`` of the kernel's launch.
@@ -189,7 +188,7 @@ class _Files:
 
 
 class _AdoptedProcess(SignalledProcess):
-    """A process that is not a child of this one, and its group.
+    """A process that is not a child of this one, with its group.
 
     The parent of the process reaps it. A signal could reach another process only if the process
     ended, was reaped, and its number was reused between the check of the descriptor and the signal.

@@ -46,12 +46,12 @@ async def run_command(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
 ) -> Completed:
-    """Run a program to its end; kill it when this call is cancelled.
+    """Run a program to its end; kill the program when this call is cancelled.
 
     The program has a session of its own, so Ctrl-C does not reach it.
 
     Args:
-        command: the program and its arguments; no shell is involved.
+        command: the program with arguments; no shell is involved.
         seconds: the time limit.
         input: the standard input.
         env: the whole environment; by default that of this program.

@@ -1,4 +1,4 @@
-"""Errors for kernels that do not start: they name the command, its last output and a remedy."""
+"""Errors for kernels that do not start, with the command, the last output and a remedy."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def describe_exit(returncode: int | None) -> str:
 
 
 def exited_early(manager: KernelManager, returncode: int | None) -> KernelExitedEarly:
-    """Return the exception for a kernel whose process ended before it was ready."""
+    """Return the exception for a kernel process that ended before it was ready."""
     command, output = _description(manager)
     reason = manager.death_reason() if isinstance(manager, ExplainsDeath) else None
     return KernelExitedEarly(
@@ -74,11 +74,11 @@ def exited_early(manager: KernelManager, returncode: int | None) -> KernelExited
 def not_ready(
     manager: KernelManager, awaited: str, seconds: float, *, remedy: str = MORE_TIME
 ) -> KernelNotReady:
-    """Return the exception for a kernel that was not ready when its time was up.
+    """Return the exception for a kernel that was not ready in time.
 
     Args:
-        manager: the handle on its process.
-        awaited: the step that it did not reach, as ``KernelNotReady.phase``.
+        manager: the handle on the kernel's process.
+        awaited: the step that the kernel did not reach, as ``KernelNotReady.phase``.
         seconds: the time that the launch waited.
         remedy: the advice in the message.
     """

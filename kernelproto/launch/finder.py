@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_INSTALL = "install what is missing (for Python: pip install ipykernel)"
+_INSTALL = "install a kernel (for Python: pip install ipykernel)"
 _CHOOSE = "choose one of these, or install the kernelspec of another one"
 
-# Python treats a folder that it cannot open as empty. So with fewer descriptors than this,
-# providers and kernel types would seem to be missing.
+# Python treats an unreadable folder as empty. So with fewer descriptors than this, providers and
+# kernel types would seem to be missing.
 _DISCOVERY_DESCRIPTORS = 8
 
 KernelType = tuple[str, KernelAttributes]
@@ -123,10 +123,10 @@ class KernelFinder:
         return cls(providers)
 
     def load_config(self, config: Mapping[str, object]) -> None:
-        """Pass every provider that has a ``load_config`` method its part of *config*.
+        """Pass every provider with a ``load_config`` method its part of *config*.
 
-        A provider without a part gets None. A provider that fails is logged and removed, because it
-        would not do as configured.
+        A provider without a part gets None. A provider that fails is logged and removed, because
+        its configuration would have no effect.
 
         Args:
             config: for each provider's id a mapping.
@@ -164,7 +164,7 @@ class KernelFinder:
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Start a kernel; it need not be ready when this returns.
+        """Start a kernel, which need not be ready on return.
 
         Args:
             kernel_type: ``provider/name``. A name without a slash means ``fork/name``, or else
@@ -179,7 +179,7 @@ class KernelFinder:
         Raises:
             NoSuchKernel: the kernel type does not exist.
             InvalidKernelSpec: its ``kernel.json`` cannot be used.
-            LaunchError: the kernel cannot be started, or its provider is broken.
+            LaunchError: the kernel cannot be started, or the provider is broken.
         """
         refusal: NoSuchKernel | None = None
         failure: _BrokenProvider | None = None
@@ -200,7 +200,7 @@ class KernelFinder:
         raise await self._no_such_kernel(kernel_type) from refusal
 
     async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
-        """Take over a running kernel, so that this program owns it.
+        """Adopt a running kernel, so that this program owns the kernel.
 
         Args:
             handle: the handle that the kernel's manager gave to any program.
@@ -213,7 +213,7 @@ class KernelFinder:
         """
         host: Adopts | KernelProvider | None = self._providers.get(handle.host)
         if host is None and handle.host == LOCAL:
-            from kernelproto.launch.adopt import LocalHost  # few programs need it
+            from kernelproto.launch.adopt import LocalHost  # few programs need this module
 
             host = LocalHost()
         if not isinstance(host, Adopts):
@@ -271,7 +271,7 @@ class KernelFinder:
         raise await self._no_such_kernel(kernel_type) from refusal
 
     def _candidates(self, kernel_type: str) -> Iterator[tuple[KernelProvider, str]]:
-        """Yield the providers that may have the kernel type, in order, each with its name there."""
+        """Yield the providers that may have the kernel type, in order, each with the name there."""
         provider_id, slash, kernel = kernel_type.partition("/")
         if slash:
             candidates = [(provider_id, kernel)]
@@ -294,7 +294,7 @@ class KernelFinder:
 
 
 class _BrokenProvider(Exception):
-    """A provider has broken its contract; the exception that it raised, if any, is the cause."""
+    """A provider has broken its contract; the provider's exception, if any, is the cause."""
 
 
 @contextmanager
@@ -372,7 +372,7 @@ def declared_providers() -> tuple[EntryPoint, ...]:
     search_path, has_settled = _look_at_search_path()
     if _last_scan is not None and _last_scan[0] == search_path:
         return _last_scan[1]
-    from importlib.metadata import entry_points  # here, because it loads a parser for e-mails
+    from importlib.metadata import entry_points  # loads a parser for e-mails
 
     found = tuple(entry_points(group=_GROUP))
     _last_scan = (search_path, found) if has_settled else None
@@ -380,7 +380,7 @@ def declared_providers() -> tuple[EntryPoint, ...]:
 
 
 def _look_at_search_path() -> tuple[_SearchPath, bool]:
-    """Return a value that an installation changes, and whether a scan may be kept for it."""
+    """Return a value that an installation changes, and whether a scan may be kept."""
     folders: list[tuple[object, ...]] = [tuple(map(id, sys.meta_path))]
     newest = 0.0
     for folder in sys.path:

@@ -22,7 +22,7 @@ async def find_hooks() -> dict[str, str | None]:
     """Return the reason why each hook is off with the installed ipykernel; None for those on.
 
     Raises:
-        OSError: ipykernel cannot be loaded; the message has the end of its output.
+        OSError: ipykernel cannot be loaded; the message has the end of the output.
         TimeoutError: ipykernel was not loaded within a minute.
     """
     command = [sys.executable, ipykernel.__file__, ipykernel.REPORT]

@@ -1,4 +1,4 @@
-"""The program of the host: starting it on this machine, and packing it for another one."""
+"""The program of the host: the start on this machine, and the package for another machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def start_host(folder: str) -> None:
-    """Start a host in a folder, unless one runs there; return when it listens. The call blocks.
+    """Start a host in a folder, unless one runs there; return when the host listens. Blocks.
 
     Raises:
         LaunchError: the host cannot be started; the message has the reason.
@@ -57,7 +57,7 @@ def start_host(folder: str) -> None:
 
 def archive() -> bytes:
     """Return the program of the host as one file, run as ``python3 -I FILE FOLDER``."""
-    import zipfile  # few programs need it
+    import zipfile  # few programs need this module
 
     folder = _programs_folder()
     of_host = sorted(os.listdir(os.path.join(folder, _FOLDER)))

@@ -66,10 +66,10 @@ else:
 
 _PARENT_VARIABLE = "JPY_PARENT_PID"
 
-# For callers without a deadline of their own. A kernel loads its libraries before it registers.
+# For callers without a deadline of their own. A kernel loads libraries before registering.
 _REGISTRATION_SECONDS = 120.0
 
-# The launch gives up this long before the caller's deadline, so that it can raise the reason.
+# The launch gives up this long before the caller's deadline, so that the error has the reason.
 _MARGIN_SECONDS = 0.05
 
 # All ids have the same length, so there is room for the sockets of every kernel or of none.
@@ -87,18 +87,18 @@ def this_host() -> Host:
 
 
 async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
-    """Start a kernel as a process on this machine; it need not be ready when this returns.
+    """Start a kernel as a process on this machine; the kernel need not be ready on return.
 
     The caller has to call the manager's cleanup(). If this raises, nothing is left of the attempt.
     A kernel that registers has done so when this returns; the launch fails after 2 minutes without
     a registration, or just before the caller's deadline.
 
     Args:
-        plan: how the kernel is launched. JPY_PARENT_PID and KERNELPROTO_KERNEL_ID are added to its
+        plan: how the kernel is launched. JPY_PARENT_PID and KERNELPROTO_KERNEL_ID are added to the
             environment.
 
     Raises:
-        KernelExitedEarly: the command cannot be run, or the process ended before it registered.
+        KernelExitedEarly: the command cannot be run, or the process ended before the registration.
         KernelNotReady: the kernel did not register in time.
         InvalidLaunchParameter: the working directory cannot be entered, an argument or variable
             cannot be passed to a program, the ip is not an address of this machine, a limit cannot
@@ -113,7 +113,7 @@ async def launch(plan: LaunchPlan) -> tuple[ConnectionInfo, LocalKernelManager]:
 
         if not is_known_possible(plan.sandbox):
             await anyio.to_thread.run_sync(require_sandbox, plan.sandbox)
-    # A program that has written the file knows the kernel by the id in its name.
+    # A program that has written the file knows the kernel by the id in the file name.
     known_id = kernel_of_connection_file(plan.connection_file) if plan.connection_file else None
     kernel_id = known_id or str(uuid.uuid4())
     with shortages_named(), ExitStack() as undo:
@@ -145,7 +145,7 @@ class _Launch(NamedTuple):
         plan: how the kernel is launched.
         record: the record, without a process.
         groups: the control groups of the sandbox, not made yet; None without a sandbox.
-        watch: has the watchdog end the kernel with this program; None if the kernel outlives it.
+        watch: has the watchdog end the kernel with this program; None if the kernel goes on.
     """
 
     plan: LaunchPlan
@@ -155,7 +155,7 @@ class _Launch(NamedTuple):
 
     @classmethod
     def begin(cls, plan: LaunchPlan, kernel_id: str, undo: ExitStack) -> _Launch:
-        """Have the kernel watched, and write its record.
+        """Begin to watch the kernel, and write the record.
 
         If this program is killed, the watchdog removes everything that is made afterwards. Without
         a watchdog, the next program does so, by the record.
@@ -178,7 +178,7 @@ class _Launch(NamedTuple):
 
 
 async def _start(launch: _Launch, files: ConnectionFile) -> LocalKernelManager:
-    """Start the process; record it and limit it.
+    """Start the process, with a record and limits.
 
     If this raises, nothing is left of the process, and the files are removed.
     """
@@ -215,7 +215,7 @@ async def _start(launch: _Launch, files: ConnectionFile) -> LocalKernelManager:
             confined = _confine(plan, command, files, groups.paths)
         with kept.write_end:
             env = {**plan.environment(os.environ), KERNEL_ID_VARIABLE: kernel_id}
-            if plan.detached or confined is not None:  # in a sandbox its number means nothing
+            if plan.detached or confined is not None:  # in a sandbox this number means nothing
                 env.pop(_PARENT_VARIABLE, None)
             else:
                 env[_PARENT_VARIABLE] = str(os.getpid())
@@ -241,7 +241,7 @@ async def _start(launch: _Launch, files: ConnectionFile) -> LocalKernelManager:
             else:
                 process = ProcessGroup(command, env=env, cwd=plan.cwd, output=kept.write_end)
         undo.callback(process.abort)
-        if confined is None:  # a sandboxed kernel sets its limits itself, before it runs
+        if confined is None:  # a sandboxed kernel sets its limits before running
             lower_open_files(process.pid)
             if plan.limits is not None:
                 plan.limits.apply(process.pid)

@@ -76,11 +76,11 @@ class Files(Protocol):
 class LocalKernelManager:
     """The handle on a kernel that runs as a process on this machine.
 
-    It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed and HasHandle. Signals go
-    to the process group: to the kernel and the processes that it has started, except those that
-    have left the group. Processes of the group that outlive the kernel are killed as soon as a
-    method notices its end. On Linux, cleanup() also kills processes that have left the group but
-    still have the kernel's id as KERNELPROTO_KERNEL_ID in their environment.
+    Implements KernelManager, DescribesFailure, ExplainsDeath, IsListed and HasHandle. Signals go to
+    the process group: to the kernel and its descendants, except those that have left the group.
+    Processes of the group that outlive the kernel are killed as soon as a method notices the
+    kernel's end. On Linux, cleanup() also kills processes that have left the group but still have
+    the kernel's id as KERNELPROTO_KERNEL_ID in their environment.
 
     If this program is killed, the watchdog does the same and removes the files.
 
@@ -134,7 +134,7 @@ class LocalKernelManager:
 
     @property
     def returncode(self) -> int | None:
-        """The exit status, negative for a signal; None while it runs or if unknown."""
+        """The exit status, negative for a signal; None for a running process or if unknown."""
         if self._owner.is_here:
             self._process.poll()
         return None if self._process.exit is None else self._process.exit.returncode
@@ -150,10 +150,10 @@ class LocalKernelManager:
         return not self.has_ended
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status, None if it is unknown.
+        """Wait until the process has ended; return the exit status, None if unknown.
 
-        Many tasks may call it, also after cleanup(). A negative status is the number of the signal
-        that ended the process.
+        Many tasks may call ``wait``, even after cleanup(). A negative status is the number of the
+        signal that ended the process.
         """
         self._owner.check("kernel")
         return await self._process.wait()
@@ -192,9 +192,9 @@ class LocalKernelManager:
     async def cleanup(self) -> None:
         """Kill the processes that still run, and remove everything that the launch has made.
 
-        It cannot be cancelled half-way, takes at most 5 seconds, and may be called again and by
-        several tasks at once. A process that SIGKILL does not end in this time, because it hangs in
-        a system call, is logged and left running.
+        ``cleanup`` cannot be cancelled half-way, takes at most 5 seconds, and may be called again
+        and by several tasks at once. A process that SIGKILL does not end in this time, because it
+        hangs in a system call, is logged and left running.
         """
         if self._is_detached or not self._owner.is_here:
             return
@@ -203,7 +203,8 @@ class LocalKernelManager:
             with anyio.move_on_after(_KILL_SECONDS, shield=True) as waiting:
                 self._process.kill()
                 await self._process.wait()
-                # In a thread, because it reads the environment of every process of the machine.
+                # In a thread, because the kill reads the environment of every process of the
+                # machine.
                 await anyio.to_thread.run_sync(self._kill_members)
                 members_ended = True
             if waiting.cancelled_caught:
@@ -228,12 +229,12 @@ class LocalKernelManager:
                 await anyio.to_thread.run_sync(self._forwarder.join, _FORWARD_SECONDS)
 
     async def detach(self) -> None:
-        """Stop managing a detached kernel without ending it; no task may be waiting for it.
+        """Stop managing a detached kernel, which goes on; no task may be waiting for its end.
 
-        Its files and its record stay, and this program owns it no longer, so that any program can
-        adopt it, see ``launch.adopt``. If that cannot be written down, as on a full disk, it is
-        logged, and the kernel can be adopted after the end of this program. Afterwards only the
-        attributes of this manager can be used, and cleanup() does nothing.
+        The files and the record of the kernel stay, and this program no longer owns the kernel, so
+        that any program can adopt it, see ``launch.adopt``. If that cannot be written, as on a full
+        disk, the failure is logged, and the kernel can be adopted after the end of this program.
+        Afterwards only the attributes of this manager can be used, and cleanup() does nothing.
 
         Raises:
             RuntimeError: the kernel was not launched detached.
@@ -249,7 +250,7 @@ class LocalKernelManager:
             self._record.ownership.let_go()
 
     def list_as(self, kernel_id: str) -> None:
-        """Let other programs find the kernel under another id than that of its launch.
+        """Let other programs find the kernel under another id than that of the launch.
 
         If the record cannot be written, this is logged, and the kernel stays listed as before.
         """
@@ -272,7 +273,7 @@ class LocalKernelManager:
     def address_was_taken(self) -> bool:
         """Return whether another program listens at one of the kernel's tcp ports.
 
-        Only call it for a kernel that does not answer; see ``address/ports.py``.
+        Only for a kernel that does not answer; see ``address/ports.py``.
         """
         running = not self._process.poll()
         return address_was_taken(self.connection_info, self.pid if running else None)
@@ -282,7 +283,7 @@ class LocalKernelManager:
         return self._output.text()
 
     def death_reason(self) -> str | None:
-        """Return why the process has ended, if more is known than its exit status."""
+        """Return why the process has ended, if more than the exit status is known."""
         end = self._process.exit
         if end is None or self._process.killed:
             return None
@@ -304,7 +305,7 @@ class LocalKernelManager:
         # Linux has ended all processes of a sandbox with the first one.
         in_sandbox = self._control_groups is not None and self._process.poll()
         killed = set() if in_sandbox else kill_members({self.kernel_id.encode()})
-        if sys.platform != "win32" and self._process.poll():  # its leader has been reaped
+        if sys.platform != "win32" and self._process.poll():  # the leader has been reaped
             reap_orphans(self.pid, killed)
         if self._control_groups is not None:
             self._control_groups.remove()
@@ -313,7 +314,7 @@ class LocalKernelManager:
 
 
 def local_handle(record: Record) -> KernelHandle:
-    """Return the handle of a kernel of this machine, by which its host or LocalHost adopts it."""
+    """Return the handle of a kernel of this machine, for adoption by its host or LocalHost."""
     if record.host is not None:
         return KernelHandle(
             host=HOST,

@@ -2,15 +2,15 @@
 
 Theory of operation
 -------------------
-Opening a path can block without end (a named pipe without a writer), and reading it can exhaust the
+Opening a path can block without end (a named pipe without a writer), and reading can exhaust the
 memory (/dev/zero). So a file is opened without blocking, and read only if it is a regular file, up
 to a maximum size.
 
-A file in the runtime folder decides which processes are signalled and which files are removed. It
-is trusted only if no other user can have written it: it belongs to this user, it is not a symbolic
-link, and other users cannot replace it, because they cannot write to its folder, or because the
-folder has the sticky bit. The superuser is trusted like this user. Windows has no such owners and
-modes, so only kind and size are checked there.
+A file in the runtime folder decides which processes are signalled and which files are removed. A
+file is trusted only if no other user can have written the file. It belongs to this user and is not
+a symbolic link. Other users cannot replace the file, because they cannot write to the folder, or
+because the folder has the sticky bit. The superuser is trusted like this user. Windows has no such
+owners and modes, so only kind and size are checked there.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def is_own_link(path: str) -> bool:
     """Return whether the path is a symbolic link of this user.
 
     Raises:
-        OSError: there is nothing at this path, or it cannot be examined.
+        OSError: the path does not exist, or cannot be examined.
     """
     about = os.lstat(path)
     return stat.S_ISLNK(about.st_mode) and not _is_foreign(about.st_uid)
@@ -111,8 +111,9 @@ def folder_fault(path: str, *, private: bool) -> str | None:
 
     Args:
         path: the path of the folder.
-        private: whether only this user may own it and write to it. Otherwise it may be the
-            superuser's, a symbolic link, or, with the sticky bit, writable by others.
+        private: whether only this user may own the folder and write there. Otherwise the folder may
+            belong to the superuser, be a symbolic link, or, with the sticky bit, be writable by
+            others.
     """
     try:
         about = os.lstat(path) if private else os.stat(path)

@@ -44,14 +44,14 @@ class KernelSpecProvider:
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Start the kernel of a kernelspec; it need not be ready when this returns.
+        """Start the kernel of a kernelspec; the kernel need not be ready on return.
 
         Args:
             name: the name of the kernelspec, in any case.
             cwd: the kernel's working directory; None means the caller's.
             launch_params: ``env`` (a mapping), ``extra_arguments`` (a list), ``transport``,
                 ``encryption`` and ``ip`` (see LaunchParameters), the names in braces in the
-                kernelspec's argv and env, and the parameters that its JSON Schema declares.
+                kernelspec's argv and env, and the parameters that the JSON Schema declares.
 
         Raises:
             NoSuchKernel: the kernelspec does not exist.
@@ -128,9 +128,9 @@ class ForkServerProvider:
 
     ``fork/python3`` and ``fork/python`` are the kernelspecs of these names, if they describe the
     ipykernel of the running interpreter and a forked kernel does not differ from them. Name, logos,
-    variables, arguments, interrupt mode and metadata are those of the kernelspec. A launch that
-    changes by ``env`` a variable that is read at the start cannot fork and starts a process.
-    Neither kernel type exists on macOS, because its libraries are not safe after a fork, or if the
+    variables, arguments, interrupt mode and metadata are those of the kernelspec. A launch with an
+    ``env`` that changes a variable that is read at the start cannot fork and starts a process.
+    Neither kernel type exists on macOS, whose libraries are not safe after a fork, or if the
     environment variable KERNELPROTO_FORK_PYTHON3 is 0.
 
     A forked kernel is ready in a quarter of the time of ``pyimport/kernel``. The fork server is an
@@ -138,7 +138,7 @@ class ForkServerProvider:
     memory. The server starts with the first kernel and ends with this program; detached kernels go
     on. If the server dies, the next launch starts another one.
 
-    Settings that an interpreter reads when it starts, such as PYTHONPATH and PYTHONHASHSEED, and
+    Settings that an interpreter reads at the start, such as PYTHONPATH and PYTHONHASHSEED, and
     variables that preloaded modules read, come from this program, not from ``env``.
 
     Args:
@@ -163,7 +163,7 @@ class ForkServerProvider:
             raise ValueError(f"'preload' must be a list of module names: {error}") from error
 
     async def find_kernels(self) -> AsyncIterator[tuple[str, KernelAttributes]]:
-        """Yield ``kernel``, and ``python3`` if it can be forked; nothing without ipykernel."""
+        """Yield ``kernel``, and ``python3`` if forking is possible; nothing without ipykernel."""
         kernelspec = _ipykernel() if hasattr(os, "fork") else None
         if kernelspec is not None:
             attributes = kernelspec.attributes()
@@ -276,7 +276,7 @@ def _ipykernel_folder() -> str | None:
 def _own_kernelspec(name: str) -> KernelSpec | None:
     """Return a kernelspec of this interpreter's ipykernel, with the program that a fork runs.
 
-    Return None if there is none, if it is another kernel, or if it cannot be forked.
+    Return None if there is none, for another kernel, or if forking is not possible.
     """
     if (
         not forks_kernelspecs()
@@ -287,7 +287,7 @@ def _own_kernelspec(name: str) -> KernelSpec | None:
     try:
         kernelspec = read_kernelspec(name, folder)
     except InvalidKernelSpec:
-        return None  # KernelSpecProvider reports it
+        return None  # KernelSpecProvider reports this
     arguments = own_arguments(kernelspec, sys.executable)
     if arguments is None:
         return None
@@ -310,7 +310,7 @@ def _ipykernel_encryption(folder: str) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def _has_curve(folder: str, changed: int) -> bool:
     """Return whether the installed ipykernel can encrypt; the arguments say for how long."""
-    from importlib import metadata  # here, because it loads a parser for e-mails
+    from importlib import metadata  # here, because the import loads a parser for e-mails
 
     try:
         version = metadata.version("ipykernel").split(".")
@@ -319,7 +319,7 @@ def _has_curve(folder: str, changed: int) -> bool:
         return False
 
 
-# The launcher is imported when it is needed: programs that only list kernel types start faster.
+# The launcher is imported when needed: programs that only list kernel types start faster.
 
 
 def _this_host() -> Host:

@@ -28,7 +28,7 @@ class SendsSignals(ABC):
 
     @abstractmethod
     async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel; if it has ended, do nothing."""
+        """Send a signal to the kernel; do nothing after its end."""
 
     async def interrupt(self) -> None:
         """Send SIGINT; see ``signal``.

@@ -94,7 +94,7 @@ class WarmProvider(AsyncContextManagerMixin):
         return len(self._spares)
 
     async def wait_until_warm(self) -> None:
-        """Wait until all warm kernels have been launched; set a deadline around it."""
+        """Wait until all warm kernels have been launched; set a deadline around the call."""
         while len(self._spares) < self._warm:
             await self._more.wait()
 
@@ -148,7 +148,7 @@ class WarmProvider(AsyncContextManagerMixin):
                 await self._hold(_Spare(*launched))
 
     async def _hold(self, spare: _Spare) -> None:
-        """Keep a kernel until it is handed out or has died."""
+        """Keep a kernel until it is handed out or dies."""
         try:
             async with background_tasks() as tasks:
                 tasks.start_soon(spare.watch)

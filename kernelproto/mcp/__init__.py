@@ -1,4 +1,4 @@
 """A server of the Model Context Protocol: language models run code in kernels of a pool.
 
-The command ``kernelproto mcp`` and the server import it; it needs the extra ``mcp``.
+The command ``kernelproto mcp`` and the server import this package, which needs the extra ``mcp``.
 """

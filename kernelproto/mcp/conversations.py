@@ -1,7 +1,7 @@
 """Conversations: kernels and files that belong together, under a name that the model chooses.
 
-A conversation has a folder, and a kernel for each kernel type that it uses; they share the folder.
-The calls of a conversation that run code run one after the other. A conversation that had no call
+A conversation has a folder, and a kernel for each kernel type in use; these kernels share the
+folder. Calls that run code in a conversation run one after the other. A conversation without a call
 for a while ends with its kernels.
 """
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 # How often conversations are examined for their end.
 _EXAMINE_SECONDS = 5.0
 
-# After this time, code that was cancelled and still runs costs its kernel.
+# After this time, cancelled code that still runs loses its kernel.
 _STOP_SECONDS = 3.0
 
 # The server remembers so many conversations that have expired.
@@ -40,7 +40,7 @@ class Conversation:
     """One conversation.
 
     Args:
-        name: its name.
+        name: the name.
 
     Attributes:
         turn: held by the call that runs code.
@@ -74,7 +74,7 @@ class Conversation:
         return self._seats.setdefault(kernel_type, KernelSeat(kernel_type))
 
     def forget_kernels(self) -> None:
-        """Take note that the kernels were ended and that the model knows."""
+        """Note that the kernels were ended and that the model knows."""
         self._seats.clear()
 
     def note(self, text: str) -> None:
@@ -94,7 +94,7 @@ class Conversations(AsyncContextManagerMixin):
         kernels: starts and ends the kernels.
         folders: the files.
         limits: the limits of the server.
-        temporary: whether a conversation's files are removed when it expires.
+        temporary: whether an expired conversation loses its files.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Conversations(AsyncContextManagerMixin):
         """Give a conversation for one call.
 
         Args:
-            name: its name.
+            name: the name.
             make: whether to begin the conversation if there is none.
 
         Raises:
@@ -137,7 +137,7 @@ class Conversations(AsyncContextManagerMixin):
         if conversation is None:
             if not make and not await to_thread.run_sync(self.folders.exists, name):
                 raise Refused(f"there is no conversation {name!r}: run_code or upload begins one")
-            # Another call may have begun it meanwhile.
+            # Another call may have begun the conversation meanwhile.
             conversation = self._conversations.get(name) or self._begin(name)
         conversation.calls += 1
         try:
@@ -165,7 +165,7 @@ class Conversations(AsyncContextManagerMixin):
             yield
 
     async def kernel(self, conversation: Conversation, kernel_type: str) -> Kernel:
-        """Return a conversation's kernel of a type, ready to run code; hold its turn meanwhile.
+        """Return a conversation's kernel of a type, ready to run code; hold the turn meanwhile.
 
         Raises:
             Refused: there is no room for another kernel.
@@ -181,7 +181,7 @@ class Conversations(AsyncContextManagerMixin):
         )
 
     def note_loss(self, conversation: Conversation, kernel_type: str, *, told: bool) -> None:
-        """Note after a call whether the kernel had lost its variables before it ran the code.
+        """Note after a call whether the kernel had lost its variables before the code ran.
 
         Args:
             conversation: the conversation.
@@ -209,7 +209,7 @@ class Conversations(AsyncContextManagerMixin):
         return True
 
     async def reset(self, conversation: Conversation, *, files: bool) -> None:
-        """End a conversation's kernels; with *files* also remove its files and forget it."""
+        """End a conversation's kernels; with *files* also remove the files and the conversation."""
         conversation.resets += 1
         await self._release(conversation)
         async with conversation.turn:
@@ -256,7 +256,7 @@ class Conversations(AsyncContextManagerMixin):
         conversation.forget_kernels()
 
     async def _stop_unfinished(self, conversation: Conversation, seat: KernelSeat) -> None:
-        """Wait for cancelled code, and restart a kernel that does not end it."""
+        """Wait for the end of cancelled code, or else restart the kernel."""
         execution = seat.unfinished
         if execution is None:
             return
@@ -265,7 +265,7 @@ class Conversations(AsyncContextManagerMixin):
                 async for _ in execution:
                     pass
             except KernelProtoError:
-                pass  # its outcome is of no interest
+                pass  # the outcome is not needed
         if not _is_over(execution):
             # If this call is cancelled meanwhile, the next one restarts the kernel.
             await self._kernels.restart(conversation.name, seat)
@@ -277,7 +277,7 @@ class Conversations(AsyncContextManagerMixin):
         seat.unfinished = None
 
     def _spares(self, conversation: Conversation, needed: KernelSeat) -> list[KernelSeat]:
-        """Return the kernels that run no code, for a call that holds its conversation's turn."""
+        """Return the kernels that run no code, for a call that holds the conversation's turn."""
         idle = sorted(
             (other for other in self._conversations.values() if not other.turn.locked()),
             key=lambda other: other.used_at,

@@ -17,17 +17,17 @@ logger = logging.getLogger(__name__)
 
 
 class Folders:
-    """The folders of all conversations in one root folder; its methods block.
+    """The folders of all conversations in one root folder; the methods block.
 
     Args:
         root: the path of the root folder, which exists.
         limits: the limits for files.
-        owner: the number of the user who gets the folder of each conversation; None means the user
+        owner: the number of the user that owns the folder of each conversation; None means the user
             of this program.
         inside: the folders below the root that have the folders of the conversations; they are made
             if they do not exist.
-        rights: the user with whose rights everything below the root is opened and made, such as
-            the owner of a home folder; None means the user of this program.
+        rights: the user whose rights open and make everything below the root, such as the owner of
+            a home folder; None means the user of this program.
 
     Raises:
         Refused: the root cannot be opened.
@@ -84,7 +84,7 @@ class Folders:
             return folder.files(self._limits.files)
 
     def read(self, conversation: str, name: str, *, offset: int = 0, length: int) -> Part:
-        """Read a part of a file; an offset beyond its end gives an empty part.
+        """Read a part of a file; an offset beyond the end gives an empty part.
 
         Raises:
             Refused: the file cannot be read, or is not a regular file.
@@ -93,7 +93,7 @@ class Folders:
             return folder.read(name, offset=offset, length=length)
 
     def write(self, conversation: str, name: str, data: bytes) -> None:
-        """Write a file, and make its subfolders; a file of this name is replaced.
+        """Write a file, and make missing subfolders; a file of this name is replaced.
 
         Raises:
             Refused: the file exceeds a limit, or cannot be written.
@@ -103,7 +103,7 @@ class Folders:
             folder.write(name, data)
 
     def remove(self, conversation: str, name: str) -> None:
-        """Remove a file, if it exists.
+        """Remove a file, if the file exists.
 
         Raises:
             Refused: the file cannot be removed.
@@ -112,7 +112,7 @@ class Folders:
             folder.remove(name)
 
     def clear(self, conversation: str) -> None:
-        """Remove a conversation's folder and all its files; log a failure."""
+        """Remove a conversation's folder with all files; log a failure."""
         try:
             self._root.remove_folder(*self._inside, conversation)
         except NoSuchFile:

@@ -2,7 +2,7 @@
 
 The package ``mcp`` handles the requests: those of sessions, and those of newer clients, which need
 no session. A client cannot resume a call whose connection broke, so no client could receive the
-result. Therefore the call ends with its connection, and its code is interrupted.
+result. Therefore the call ends with the connection, and the code is interrupted.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HttpTransport(AsyncContextManagerMixin):
             yield self
 
     async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request; ``until_gone`` returns in its call when this returns."""
+        """Serve a request; afterwards, ``until_gone`` returns in the call of the request."""
         gone = anyio.Event()
         try:
             await self._manager.handle_request({**scope, _GONE: gone}, receive, send)

@@ -13,7 +13,7 @@ class KernelTypes:
     """The kernel types of the server; the first one is the default.
 
     Args:
-        languages: the language of each kernel type, by its name.
+        languages: the language of each kernel type, by name.
     """
 
     def __init__(self, languages: dict[str, str]) -> None:
@@ -48,7 +48,7 @@ async def find_kernel_types(finder: KernelFinder, names: Sequence[str]) -> Kerne
 
     Args:
         finder: finds the kernel types.
-        names: at least one; a name may lack its provider.
+        names: at least one; a name may lack the provider.
 
     Raises:
         NoSuchKernel: a kernel type does not exist.

@@ -1,4 +1,4 @@
-"""The kernels of conversations: where a conversation gets its kernels from."""
+"""The kernels of conversations: the sources of these kernels."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class KernelSeat:
 
     Attributes:
         kernel_id: the id of each kernel in this place.
-        process_since: when the process began that the model knows of; None if it knows of none.
+        process_since: the start of the process that the model knows of; None if there is none.
         unfinished: code that was cancelled and may still run.
     """
 
@@ -48,7 +48,7 @@ class ConversationKernels(Protocol):
     async def get(
         self, conversation: str, seat: KernelSeat, cwd: str, spares: FindSpares
     ) -> Kernel:
-        """Return a kernel, ready; start it if there is none.
+        """Return a kernel, ready; start a kernel if there is none.
 
         Args:
             conversation: the name of the conversation.
@@ -66,12 +66,12 @@ class ConversationKernels(Protocol):
         """Restart a kernel.
 
         Raises:
-            KernelProtoError: there is none, or it cannot be restarted.
+            KernelProtoError: there is no kernel, or the kernel cannot be restarted.
         """
         ...
 
     async def release(self, conversation: str, seat: KernelSeat) -> None:
-        """Shut a kernel down, if there is one; return when it has ended."""
+        """Shut a kernel down, if there is one; return after the end."""
         ...
 
     def describe(self, conversation: str, seat: KernelSeat) -> PooledKernel | None:
@@ -84,8 +84,8 @@ class PoolKernels:
 
     Args:
         pool: the pool, which ends an idle kernel to make room for another one.
-        sandbox: the sandbox of each kernel, which can also write to its working directory; None
-            means that kernels are not confined.
+        sandbox: the sandbox of each kernel, with a writable working directory; None means that
+            kernels are not confined.
     """
 
     def __init__(self, pool: KernelPool, sandbox: Sandbox | None = None) -> None:
@@ -129,13 +129,13 @@ class PoolKernels:
 
 
 def sandbox_in(sandbox: Sandbox, cwd: str) -> dict[str, object]:
-    """Return the settings of a sandbox that can write to the working directory of its kernel."""
+    """Return the settings of a sandbox with a writable working directory."""
     settings = msgspec.to_builtins(sandbox)
     return {**settings, "writable": {**settings["writable"], cwd: None}}
 
 
 def owner_of_files(sandbox: Sandbox | None) -> int | None:
-    """Return the user who owns the files of conversations; None means the user of this program.
+    """Return the user that owns the files of conversations; None means this program's user.
 
     A sandboxed kernel of root runs as another user.
     """

@@ -17,7 +17,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         conversations: the number of conversations.
         kernels: the number of kernels of all conversations.
         waiting_calls: the number of calls that may wait for the running call of a conversation.
-        output_bytes: the size of the outputs of a call, above which its code is interrupted.
+        output_bytes: the size of the outputs of a call, above which the code is interrupted.
         text: the characters of text in the result of a call.
         html: the characters of each HTML output in a result; a longer one is saved as a file.
         images: the number of images in a result; others are saved as files.

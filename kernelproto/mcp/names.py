@@ -21,7 +21,7 @@ def check_conversation(name: str) -> str:
     """Return the name of a conversation.
 
     Raises:
-        Refused: it is not a valid name.
+        Refused: the name is not valid.
     """
     if _CONVERSATION.fullmatch(name) is None or name == "localhost":
         raise Refused(

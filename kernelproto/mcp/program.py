@@ -33,7 +33,7 @@ async def open_server(
     finder: KernelFinder | None = None,
     progress_seconds: float = PROGRESS_SECONDS,
 ) -> AsyncGenerator[KernelServer]:
-    """Give an MCP server for the block; its kernels, and files in a temporary root, end with it.
+    """Yield an MCP server; kernels, and files in a temporary root, end with the block.
 
     Args:
         kernels: the kernel types that the model may choose; the first one is the default.
@@ -79,7 +79,7 @@ async def open_server(
 async def serve_stdio(
     kernels: Sequence[str], root: str | None, limits: Limits, sandbox: Sandbox | None
 ) -> None:
-    """Serve one client over standard input and output, until it closes them; see open_server."""
+    """Serve one client over standard input and output, until their end; see open_server."""
     async with (
         open_server(kernels, root, limits, sandbox=sandbox) as server,
         open_stdio() as (reader, writer),

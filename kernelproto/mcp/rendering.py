@@ -41,8 +41,8 @@ class Media(msgspec.Struct, frozen=True):
     """An image, or another output that is no text.
 
     Attributes:
-        mime_type: its MIME type.
-        data: its bytes.
+        mime_type: the MIME type.
+        data: the bytes.
     """
 
     mime_type: str
@@ -112,10 +112,10 @@ def cut(text: str, limit: int) -> Cut:
 
 
 def decode_part(data: bytes, *, at_end: bool) -> str | None:
-    """Return a part of a file as text; None if it is no text in UTF-8.
+    """Return a part of a file as text; None if the part is not UTF-8.
 
     Args:
-        data: the part; a character that it cuts off at its end is left out.
+        data: the part; an incomplete character at the end is left out.
         at_end: whether the file ends with the part.
     """
     if b"\0" in data:
@@ -158,7 +158,7 @@ def _render_bundle(data: Mapping[str, Any], media: list[Media]) -> str:
             return f"{text}\n[an output of type {mime_type} that cannot be decoded]"
         media.append(Media(mime_type, content))
         mark = f"[{'table or page' if mime_type == 'text/html' else 'image'} {len(media)}]"
-        # The text of a figure is its size; the text of a table is useful.
+        # The text of a figure only states the size; the text of a table is useful.
         return f"{text}\n{mark}".lstrip("\n") if mime_type == "text/html" else mark
     return text
 

@@ -17,7 +17,7 @@ from kernelproto.folder_removal import remove_folder
 _PREFIX = "kernelproto-mcp-"
 _LOCK = ".lock"
 
-# A temporary folder of another server may be so young that it is not locked yet.
+# A new temporary folder of another server may not be locked yet.
 _SETTLED_SECONDS = 60.0
 
 # How long the removal of the files may take at the end.
@@ -47,14 +47,14 @@ async def root_folder(path: str | None) -> AsyncGenerator[str]:
 
 @contextmanager
 def open_root(path: str | None) -> Generator[str]:
-    """Give the root folder for the block; its functions block.
+    """Yield the root folder; its functions block.
 
-    A temporary folder is removed at the end. If the server is killed, the next server removes it: a
-    server locks a file in its folder, and the system unlocks the file when the server ends.
+    A temporary folder is removed at the end. If the server is killed, the next server removes the
+    folder: each server locks a file in its folder, and the system unlocks the file when the server
+    ends.
 
     Args:
-        path: the path of the folder, which is made if it does not exist; None means a temporary
-            folder.
+        path: the path of the folder; a missing folder is made; None means a temporary folder.
 
     Raises:
         OSError: the folder cannot be made.

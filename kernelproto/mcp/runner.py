@@ -63,13 +63,13 @@ class CodeRunner:
     async def run(
         self, conversation: str, kernel_type: str, code: str, *, seconds: float, report: Report
     ) -> CallToolResult:
-        """Run code and return its outputs.
+        """Run code and return the outputs.
 
-        The result is an error unless the code ran to its end. If the caller is cancelled, the code
+        The result is an error unless the code ran to the end. If the caller is cancelled, the code
         is interrupted.
 
         Args:
-            conversation: the name of the conversation, which begins with its first call.
+            conversation: the name of the conversation, which begins with the first call.
             kernel_type: the type of the kernel.
             code: the code.
             seconds: how long the code may run.
@@ -99,7 +99,7 @@ class CodeRunner:
         seconds: float,
         progress: _Progress,
     ) -> str | None:
-        """Run code to its end; return the reason if it did not get there, "" for its own error."""
+        """Run code; return the reason for an early end, "" for an error in the code."""
         progress.message = "starting the kernel"
         try:
             kernel = await self._conversations.kernel(conversation, kernel_type)
@@ -162,7 +162,7 @@ class CodeRunner:
         )
 
     async def _bounded(self, conversation: Conversation, text: str) -> str:
-        """Return the text, or its beginning and end, and a note how to get the rest."""
+        """Return the text; of a long text its beginning and end, and a note how to get the rest."""
         head, tail, omitted = cut(text, self._limits.text)
         if not omitted:
             return text
@@ -210,7 +210,7 @@ class CodeRunner:
     async def _save(
         self, conversation: Conversation, suffix: str, data: bytes
     ) -> tuple[str, str | None]:
-        """Save an output as a file; return its name, and the reason if it was not saved."""
+        """Save an output as a file; return the name, and the reason if the output was not saved."""
         folders = self._conversations.folders
         name = f"{_OUTPUTS}/{conversation.executions}-{suffix}"
         try:
@@ -285,7 +285,7 @@ def _encoded_size(block: ContentBlock) -> int:
 
 
 def _explain(error: KernelProtoError) -> str:
-    """Return the reason why code did not run to its end, and whether the variables are kept."""
+    """Return the reason for an early end of code, and whether the variables are kept."""
     match error:
         case ExecutionTimeout(restarted=True):
             return f"{error}: all variables are lost, the files are kept"

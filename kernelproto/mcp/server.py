@@ -1,7 +1,7 @@
 """The MCP server: tools and resources over the conversations.
 
 A request that the server cannot fulfil gives a result with ``isError``, which the model reads and
-can act on: invalid arguments, code that raised an error or exceeded its timeout, a file that does
+can act on: invalid arguments, code that raised an error or exceeded the timeout, a file that does
 not exist. Only requests that no model makes give an error of the protocol: an unknown tool, and a
 resource that cannot be read, for which the protocol has no other way.
 """
@@ -80,7 +80,7 @@ class KernelServer:
         kernel_types: the kernel types that the model may choose.
         version: the version of the server.
         progress_seconds: the time between two reports about code that runs.
-        until_end: returns when a call must end; None if its transport cancels it.
+        until_end: returns when a call must end; None if the transport cancels calls.
     """
 
     def __init__(
@@ -264,7 +264,7 @@ class KernelServer:
         length = self._limits.read_bytes if arguments.length is UNSET else arguments.length
         if not 0 < length <= self._limits.read_bytes:
             raise Refused(f"length must be 1 to {self._limits.read_bytes} bytes, not {length}")
-        if arguments.length is UNSET:  # text is not for programs: a model reads it
+        if arguments.length is UNSET:  # text is for a model, not for programs
             length = await self._readable_length(arguments, length)
         data, size = await self._read(
             arguments.conversation, arguments.name, arguments.offset, length
@@ -313,7 +313,7 @@ def _decode(arguments: Upload) -> bytes:
 
 
 def _download_result(arguments: Download, data: bytes, size: int) -> CallToolResult:
-    """Return a part of a file, and a note if it is not the whole file."""
+    """Return a part of a file, and a note unless that is the whole file."""
     begin = arguments.offset
     at_end = begin + len(data) >= size
     text = decode_part(data, at_end=at_end)

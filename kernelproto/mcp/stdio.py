@@ -2,7 +2,7 @@
 
 ``mcp`` reads and writes them in threads, which a signal cannot stop. Here the event loop waits for
 the descriptors, so the server can end at any time. During the block, descriptor 1 leads to standard
-error: whatever else writes to standard output, also in a child process, does not disturb the
+error, so other code that writes to standard output, even in a child process, does not disturb the
 client.
 """
 
@@ -50,7 +50,7 @@ async def open_stdio() -> AsyncGenerator[tuple[Any, Any]]:
 
 
 class _Lines:
-    """The lines that the client writes; they end with its end, or with a line that is too long."""
+    """The lines of the client, until the end of the input or a line that is too long."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -81,7 +81,7 @@ class _Writer:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        # A terminal keeps its mode: the shell has it open as well.
+        # The mode of a terminal is kept: the shell has the terminal open as well.
         self._pollable = _pollable(descriptor) and not os.isatty(descriptor)
 
     def __enter__(self) -> _Writer:
@@ -97,7 +97,7 @@ class _Writer:
         """Write a whole message.
 
         Raises:
-            ClosedResourceError: the client has closed its end.
+            ClosedResourceError: the client has closed its end of the pipe.
         """
         rest = memoryview(text.encode())
         try:

@@ -51,11 +51,11 @@ class RunCode(Arguments):
     """Run code and return its outputs.
 
     Variables, imports and files stay for the next calls of the same conversation. The code's
-    working directory is the conversation's folder. The result has everything that the code printed,
-    the value of its last expression, tables and images. If the code raises an error, the result is
-    marked as an error and ends with the traceback; variables stay. If the code exceeds the timeout,
-    it is interrupted; the result says whether variables stay. Long text is cut in the middle; the
-    whole text is then saved as a file, which the result names. The code cannot ask for input.
+    working directory is the conversation's folder. The result has all printed text, the value of
+    the last expression, tables and images. If the code raises an error, the result is marked as an
+    error and ends with the traceback; variables stay. Code that exceeds the timeout is interrupted;
+    the result says whether variables stay. Long text is cut in the middle; the whole text is then
+    saved as a file, which the result names. The code cannot ask for input.
     """
 
     code: Annotated[str, Meta(description="The code to run, as in a notebook cell.")]
@@ -79,7 +79,7 @@ class Interrupt(Arguments):
 
 
 class Reset(Arguments):
-    """End the kernels of a conversation, so that all its variables are lost.
+    """End the kernels of a conversation, so that all variables are lost.
 
     Code that runs is ended. The next run_code starts a new kernel.
     """
@@ -90,7 +90,7 @@ class Reset(Arguments):
 
 
 class Upload(Arguments):
-    """Write a file into the folder of a conversation, where code can open it by its name.
+    """Write a file into the folder of a conversation, where code can open the file by name.
 
     Missing subfolders are made. A file of the same name is replaced.
     """
@@ -104,7 +104,7 @@ class Upload(Arguments):
 
 
 class Download(Arguments):
-    """Return a file from the folder of a conversation, or a part of it.
+    """Return a file from the folder of a conversation, or a part of the file.
 
     Text is returned as text, an image as an image, other data in base64. If the file is longer than
     the part, the result says with which offset to go on.

@@ -1,6 +1,6 @@
 """Executes notebooks, cell by cell. Needs the extra ``notebook``.
 
-Await the whole execution, or iterate over its events::
+Await the whole execution, or iterate over the events::
 
     nb = read_notebook("in.ipynb")
     result = await execute_notebook(nb, save_to="out.ipynb", parameters={"year": 2026})

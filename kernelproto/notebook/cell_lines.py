@@ -1,4 +1,4 @@
-"""Finds the lines of a notebook file on which the code of its cells is. Pure."""
+"""Finds the lines of a notebook file that hold the code of the cells. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _decode = json.JSONDecoder().raw_decode
 
 
 def find_cell_lines(text: str) -> list[Sequence[int]]:
-    """Return, for each cell, the line of the file with each line of its source, counted from 1.
+    """Return, for each cell, the line of the file for each source line, counted from 1.
 
     Args:
         text: the JSON of a notebook of nbformat 4.

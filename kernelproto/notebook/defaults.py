@@ -1,4 +1,4 @@
-"""Finds the parameters of a notebook in its cell tagged ``parameters``. Pure: executes nothing."""
+"""Finds the parameters of a notebook in the cell tagged ``parameters``. Pure: executes nothing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kernelproto.exceptions import InvalidParameter
 from kernelproto.notebook.nodes import Node
 from kernelproto.notebook.parameters import DEFAULTS, tagged
 
-# What IPython runs itself: magics, shell commands and questions.
+# The syntax that IPython adds to Python: magics, shell commands and questions.
 _NOT_PYTHON = re.compile(r"^[ \t]*[%!?].*|^.*\?[ \t]*$", re.MULTILINE)
 
 # In any language: `x = 1`, `x <- 1`, `x: Int = 1`, `$x = 1`; but not `x == 1`, `a.x = 1`.
@@ -34,10 +34,10 @@ class Parameter:
     """A parameter of a notebook.
 
     Attributes:
-        name: its name.
-        type: its annotation or type comment, or the type of a literal default; "" if unknown.
-        default: the code of its default.
-        comment: the comment after its default, or else the comments on the lines before it.
+        name: the name.
+        type: the annotation or type comment, or the type of a literal default; "" if unknown.
+        default: the code of the default value.
+        comment: the comment after the default, or else the comments on the lines before.
     """
 
     name: str
@@ -47,13 +47,14 @@ class Parameter:
 
 
 def inspect_parameters(nb: Node) -> list[Parameter]:
-    """Return the parameters that the cell tagged ``parameters`` assigns, without executing it.
+    """Return the parameters that the cell tagged ``parameters`` assigns, without an execution.
 
     Args:
         nb: the notebook.
 
     Raises:
-        InvalidParameter: the notebook has no such cell, or its code is not valid Python.
+        InvalidParameter: the notebook has no such cell, or the code in the cell is not valid
+            Python.
     """
     source = _defaults(nb)
     if source is None:

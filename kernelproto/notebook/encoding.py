@@ -25,17 +25,17 @@ _CHUNKS = 2**10
 # "state", widget, "state", outputs, output, text.
 _LEVELS = 10
 
-# The notebook and the list of its cells are always encoded in parts.
+# The notebook and the list of cells are always encoded in parts.
 _ALWAYS_IN_PARTS = 2
 
 
 def encode(nb: Mapping[str, Any]) -> memoryview:
     """Return the bytes of a notebook file, without a check.
 
-    The file equals that of ``files.dump``, except for its formatting.
+    The file equals that of ``files.dump``, except for the formatting.
 
     Args:
-        nb: the notebook, or a snapshot of it.
+        nb: the notebook, or a snapshot.
     """
     buffer = bytearray()  # which is not copied at the end
     for part in _parts(nb, 0):

@@ -15,8 +15,8 @@ class CellStarted(msgspec.Struct, frozen=True, kw_only=True):
     """The code of a cell is about to be sent to the kernel.
 
     Attributes:
-        index: its position among all cells of the notebook, from 0.
-        number: its number among the executable cells, from 1.
+        index: the position among all cells of the notebook, from 0.
+        number: the number among the executable cells, from 1.
         total: the number of executable cells.
     """
 
@@ -38,20 +38,20 @@ class CellOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CellFinished(msgspec.Struct, frozen=True, kw_only=True):
-    """A cell was executed; the notebook has all of its outputs, and is saved with ``save_to``.
+    """A cell was executed; the notebook has all its outputs, and is saved with ``save_to``.
 
     A notebook whose last save took longer than 10 ms may be saved a little later; see
     ``execute_notebook``.
 
     Attributes:
-        index: its position among all cells of the notebook, from 0.
-        number: its number among the executable cells, from 1.
+        index: the position among all cells of the notebook, from 0.
+        number: the number among the executable cells, from 1.
         total: the number of executable cells.
         status: "ok"; "exited" if the code ended the notebook with ``sys.exit(0)``; "error" if it
-            raised another exception; "timeout" if it exceeded its time and was interrupted;
-            "aborted" if the kernel did not run it.
-        duration: its duration in seconds.
-        execution_count: its execution count in the kernel.
+            raised another exception; "timeout" if the cell exceeded the timeout and was
+            interrupted; "aborted" if the kernel did not run the cell.
+        duration: the duration in seconds.
+        execution_count: the execution count in the kernel.
         error: the exception of the code; None without one.
         allowed: False if the cell made the notebook fail.
     """

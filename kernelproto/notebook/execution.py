@@ -29,21 +29,21 @@ class NotebookExecution:
     The execution begins when you first await or iterate it:
 
     - ``await execution`` runs the rest of the notebook and returns the NotebookResult. You may
-      await it again, and you may iterate first.
+      await again, and you may iterate first.
     - ``async for event in execution`` yields CellStarted, CellOutput and CellFinished events. The
       next cell runs when you request the next event.
     - ``async with execute_notebook(...) as execution`` cleans up if you leave an iteration early.
 
-    Whenever and however the execution ends, the notebook contains every received output, and is
-    saved with ``save_to``. A kernel started for the execution is then shut down. A kernel that you
-    passed is left running, including the code of a cell that was not awaited.
+    At every end of the execution, even by an error, the notebook contains every received output,
+    and is saved with ``save_to``. A kernel started for the execution is then shut down. A kernel
+    that you passed is left running, including the code of a cell that was not awaited.
 
-    Use it from one task at a time. Outputs are buffered until you read them: an iteration that
-    leaves more than ``output_limit`` bytes unread raises OutputOverflow.
+    Use an execution from one task at a time. Outputs are buffered until you read them: an iteration
+    that leaves more than ``output_limit`` bytes unread raises OutputOverflow.
 
     Awaiting and iterating raise:
         KernelDied: the kernel's process has ended.
-        CellTimeout: a cell still runs 5 s after its timeout and interrupt.
+        CellTimeout: a cell still runs 5 s after the timeout and the interrupt.
         InvalidNotebook: the notebook is invalid, or the kernel has sent an output that nbformat
             does not allow.
         InvalidParameter: a parameter cannot be written in the kernel's language.
@@ -54,7 +54,7 @@ class NotebookExecution:
 
     Attributes:
         notebook: the notebook.
-        kernel: the kernel that executes it; None before it is started.
+        kernel: the kernel that executes the notebook; None before the start.
     """
 
     def __init__(
@@ -159,13 +159,14 @@ def execute_notebook(
     """Execute the code cells of a notebook, in order; await or iterate the NotebookExecution.
 
     Empty cells, and cells tagged ``skip-execution``, are left unchanged. An exception in the code
-    of a cell ends the execution unless it is allowed, but only ``NotebookResult.raise_for_error``
-    raises it. Code that calls ``input()`` gets an exception. An ipykernel started for the notebook
-    keeps its history in memory, apart from the user's history file.
+    of a cell ends the execution unless the exception is allowed, but only
+    ``NotebookResult.raise_for_error`` raises it. Code that calls ``input()`` gets an exception. An
+    ipykernel started for the notebook keeps its history in memory, apart from the user's history
+    file.
 
     Args:
         nb: the notebook, of nbformat 4, which is changed; ``read_notebook`` reads it.
-        kernel: executes it, and is not ended; None starts one, which is.
+        kernel: executes the notebook and runs on afterwards; None starts and ends a kernel.
         kernel_type: the kernel type to be started; None means that in the notebook's metadata, or
             else ``pyimport/kernel``.
         timeout: seconds that each cell may take. A cell that takes longer is interrupted, which
@@ -178,22 +179,22 @@ def execute_notebook(
         parameters: names and values to write into the notebook; see ``inject_parameters``.
         save_to: a file to save the notebook to, atomically, after each cell, while a cell runs,
             and at the end. A device, pipe or socket is written to once, at the end, unless the
-            caller is cancelled. After a save that takes longer than 10 ms, the next one waits nine
+            caller is cancelled. After a save that takes longer than 10 ms, the next save waits nine
             times as long. Or a URL of ``s3://``, ``gs://``, ``az://``, ``https://`` or another
-            protocol of fsspec, which needs the extra ``remote``; it is written after each cell and
-            at the end, over http with the method PUT.
+            protocol of fsspec, which needs the extra ``remote``. A URL is written after each cell
+            and at the end, over http with the method PUT.
         autosave_seconds: seconds between the saves while a cell runs. If the program is killed, the
-            file lacks at most the outputs of that time, or of that wait if it is longer, and of one
-            save. None saves only after cells, after each of them.
+            file lacks at most the outputs of that time, or of a longer wait, and of one save. None
+            saves only after each cell.
         error_banner: whether the file gets markdown cells that point to the cell that failed, at
-            the top and before that cell. The notebook itself does not get them. Such cells of an
+            the top and before that cell. The notebook object does not get them. Such cells of an
             earlier execution are always removed.
         exit_ok: whether ``sys.exit(0)`` in a cell ends the notebook early and successfully;
-            otherwise it is an exception like any other. Other statuses always are.
+            otherwise that is an exception like any other. Other statuses are always exceptions.
         from_cell: the number of the first cell to execute, among the executable cells, from 1.
             Earlier cells keep their outputs.
         keep_kernel: whether the started kernel goes on after the execution and the program; see
-            ``start_kernel``. It is in ``NotebookExecution.kernel``.
+            ``start_kernel``. ``NotebookExecution.kernel`` has this kernel.
         record_timing: whether to record the times of each cell's messages in
                 ``metadata.execution``.
         store_widget_state: whether to store the state of widgets in the notebook's metadata.
@@ -202,7 +203,7 @@ def execute_notebook(
 
     Raises:
         LocalProtocolError: both a kernel and options to start one are given, or a number is out of
-            its range.
+            range.
         NotebookError: the client for the URL in ``save_to`` is not installed.
     """
     if kernel is not None and (kernel_type is not None or keep_kernel or run_options):

@@ -39,7 +39,7 @@ def read_notebook(path: str | os.PathLike[str]) -> Node:
     warning in the log: a cell needs a type and a source.
 
     Args:
-        path: the file, or its URL; see ``execute_notebook``.
+        path: the file, or a URL; see ``execute_notebook``.
 
     Returns:
         A ``nbformat.NotebookNode``.
@@ -80,7 +80,7 @@ def parse_notebook(data: bytes, name: str) -> Node:
 
 
 def _repaired(nb: dict[str, Any], name: str) -> Node:
-    """Return a notebook of nbformat 4, repaired if it is invalid; see ``repair``.
+    """Return a notebook of nbformat 4, repaired if invalid; see ``repair``.
 
     Raises:
         Exception: the notebook is still invalid.
@@ -99,12 +99,13 @@ def _repaired(nb: dict[str, Any], name: str) -> Node:
 def write_notebook(nb: Node, path: str | os.PathLike[str]) -> None:
     """Write a notebook atomically: if this fails, the old file is unchanged.
 
-    A device, pipe or socket is not replaced: the notebook is written to it, which may block.
+    A device, pipe or socket is not replaced. The notebook is written to the device, which may
+    block.
 
     Args:
         nb: the notebook.
-        path: the file, or its URL; its folder must exist. A symbolic link is kept, and its target
-            replaced. The new file has the mode of the old one, and its owner if that is permitted.
+        path: the file, or a URL; the folder must exist. A symbolic link is kept, and the target is
+            replaced. The new file has the mode of the old file, and the same owner if permitted.
 
     Raises:
         OSError: the file cannot be written.

@@ -12,7 +12,7 @@ _OPTION = "--HistoryManager.hist_file"
 
 
 async def without_history(kernel_type: str, options: RunOptions) -> RunOptions:
-    """Return options that make an ipykernel keep its history in memory.
+    """Return options that make an ipykernel keep the history in memory.
 
     This also avoids that concurrent kernels wait for the lock of a shared history file.
 

@@ -1,8 +1,8 @@
 """Writes names and values in the languages of kernels. Pure.
 
-A value is JSON, nan or infinity. Each language writes it as a literal that the language reads back
-as the same value, and refuses a value that it cannot represent. Text becomes a literal in one
-line. No character of the text can end the literal, so the text is never read as code.
+A value is JSON, nan or infinity. Each language writes the value as a literal that the language
+reads back as the same value, and refuses other values. Text becomes a literal in one line. No
+character of the text can end the literal, so the text is never read as code.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ class Language:
     """The syntax of a language; the attributes suit most languages.
 
     Attributes:
-        title: its name in errors.
+        title: the name in errors.
         comment: begins a comment.
         name: the names of variables.
         reserved: names that no variable may have.
         assignment: an assignment, of a name and a literal.
         none, true, false, nan, infinity: the literals of these values.
-        minus_infinity: the literal of -infinity; "" if it is that of infinity after a sign.
-        array: a list, of its items.
-        mapping: a dict, of its pairs.
+        minus_infinity: the literal of -infinity; "" if a sign before the literal of infinity
+            suffices.
+        array: makes a list of the items.
+        mapping: makes a dict of the pairs.
         pair: a pair, of a key and a literal.
         separator: separates items and pairs.
-        exact_integers: whether an integer literal has any size; False if it is read as a double.
-        big_integer: an integer of more than 64 bits, of its digits. Literals above 32 bits then
-            have the suffix L. "" if the language has one form of literal.
+        exact_integers: whether an integer literal has any size; False if the language reads a
+            double.
+        big_integer: makes an integer of more than 64 bits of the digits. Literals above 32 bits
+            then have the suffix L. "" if the language has one form of literal.
     """
 
     title: ClassVar[str]
@@ -188,7 +190,7 @@ class _JavaScript(Language):
     exact_integers = False
 
     def item(self, key: str, value: object) -> str:
-        if key == "__proto__":  # without brackets it would be the prototype of the object
+        if key == "__proto__":  # without brackets: the prototype of the object
             return f"[{self.string(key)}]: {self.literal(value)}"
         return super().item(key, value)
 
@@ -355,7 +357,7 @@ def _with_text_keys(values: Mapping[object, object]) -> dict[str, object]:
 
 
 def _is_uniform(values: Sequence[object]) -> bool:
-    """Return whether values are of one type in C# and F#, which both infer it."""
+    """Return whether values are of one type in C# and F#, which both infer the type."""
     kinds = {type(value) for value in values}
     return kinds in ({str}, {bool}, {float}) or (
         kinds == {int} and all(value in _INT_32 for value in values)
@@ -365,7 +367,7 @@ def _is_uniform(values: Sequence[object]) -> bool:
 def _digits(value: int) -> str:
     try:
         return int.__repr__(value)
-    except ValueError as error:  # it has thousands of digits
+    except ValueError as error:  # thousands of digits
         raise InvalidParameter(str(error)) from None
 
 

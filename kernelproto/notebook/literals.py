@@ -1,6 +1,6 @@
 """Escapes text for the literals of several languages. Pure.
 
-A printable character stays as it is, apart from quotes and backslashes; another one is escaped.
+Printable characters are unchanged, apart from quotes and backslashes; all others are escaped.
 """
 
 from __future__ import annotations

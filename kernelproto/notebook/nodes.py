@@ -33,10 +33,10 @@ def new_cell(nb: Node, kind: Literal["code", "markdown"], source: str, tag: str)
     """Return a new cell for a notebook.
 
     Args:
-        nb: the notebook; before nbformat 4.5 its cells have no ids.
+        nb: the notebook; before nbformat 4.5 cells have no ids.
         kind: the type of the cell.
-        source: its source.
-        tag: its only tag.
+        source: the source.
+        tag: the only tag.
     """
     new = _v4.new_code_cell if kind == "code" else _v4.new_markdown_cell
     cell: Node = new(source=source, metadata={"tags": [tag]})
@@ -56,7 +56,7 @@ def schema_errors(value: object, definition: str | None, minor: int) -> Iterator
 
     Args:
         value: the JSON.
-        definition: the name of its definition in the schema; None means the whole notebook.
+        definition: the name of the definition in the schema; None means the whole notebook.
         minor: the minor version of nbformat 4.
     """
     schema = None if definition is None else {"$ref": f"#/definitions/{definition}"}
@@ -66,7 +66,7 @@ def schema_errors(value: object, definition: str | None, minor: int) -> Iterator
 
 
 def is_valid(nb: object) -> bool:
-    """Return whether the JSON of a notebook of nbformat 4 matches its schema, with unique ids."""
+    """Return whether the JSON of a notebook of nbformat 4 matches the schema, with unique ids."""
     try:
         # Faster than schema_errors: the default validator is fastjsonschema.
         if next(iter(cast("Any", validator).iter_validate(nb)), None) is not None:

@@ -39,7 +39,7 @@ class NotebookPage(page.Page):
         self.discarded_messages = 0
         self.discarded_bytes = 0
         self._limit = limit
-        # The pieces of the last output, if it is text; joining at every piece would be quadratic.
+        # The pieces of the last output, if a text; joining at every piece would be quadratic.
         self._pieces: list[str] = []
         self._updatable: list[tuple[Shown, Node]] = []
         self._settled = 0
@@ -82,7 +82,7 @@ class NotebookPage(page.Page):
             self.discarded_bytes += size
             return
         if isinstance(output, MimeBundle):
-            # A display with a known display_id also updates its earlier occurrences.
+            # A display with a known display_id also updates the earlier occurrences.
             self._update(output, size)
         shown = self._charge(output, size)
         if isinstance(output, Stream) and self._ends_in(output.name):

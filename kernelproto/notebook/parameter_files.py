@@ -20,13 +20,13 @@ _LONGEST = 2**20
 
 
 def read_parameter_file(path: str | os.PathLike[str]) -> dict[str, object]:
-    """Return the parameters in a file: a mapping in JSON if its name ends in .json, else in YAML.
+    """Return the mapping in a file of parameters: JSON if the name ends in .json, else YAML.
 
     YAML is read as JSON would be: dates are text, and an unquoted ``yes``, ``off``, ``010`` or
-    ``1_000`` is refused, because the versions of YAML differ about its value.
+    ``1_000`` is refused, because the versions of YAML give different values.
 
     Args:
-        path: the file, or its URL; at most 1 MiB.
+        path: the file, or a URL; at most 1 MiB.
 
     Raises:
         OSError: the file cannot be read.

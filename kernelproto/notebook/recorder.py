@@ -1,7 +1,7 @@
 """Recorder: writes a kernel's messages into the cells of a notebook. Pure.
 
-Each message goes to the cell whose request caused it, even after the end of that cell: threads of
-its code may write later.
+Each message goes to the cell whose request caused the message, even after the end of that cell:
+threads of the code may write later.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OUTPUTS = get_args(Output)
 
 
 class CellRequest(Protocol):
-    """The request that executes a cell; its msg_id is known once it was sent."""
+    """The request that executes a cell; the msg_id is known once the request was sent."""
 
     @property
     def msg_id(self) -> str | None: ...
@@ -88,7 +88,7 @@ class Recorder:
     def snapshot(self, nb: Node) -> dict[str, Any]:
         """Return a copy of the notebook, which stays the same when more messages arrive.
 
-        The time for it grows with the number of cells and outputs, not with their sizes.
+        The time grows with the number of cells and outputs, not with their sizes.
         """
         cells = [*self._cells.values(), *([] if self._begun is None else [self._begun[1]])]
         pages = {id(cell.node): cell.page for cell in cells}
@@ -113,7 +113,7 @@ class Recorder:
         return None
 
     def offer(self, message: Message, channel: ChannelName) -> None:
-        """Observe a message, and record it if a cell caused it."""
+        """Observe a message, and record the messages of cells."""
         parent = message.parent_header
         cell = None if parent is None else self._cell(parent.msg_id)
         if parent is None or cell is None:
@@ -160,7 +160,7 @@ class Recorder:
 
 
 class _Cell:
-    """A cell, and the page of its outputs."""
+    """A cell with the page of its outputs."""
 
     def __init__(self, node: Node, page: NotebookPage, times: dict[str, str] | None) -> None:
         self.node = node

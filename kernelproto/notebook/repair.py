@@ -28,8 +28,8 @@ _Json = dict[str, Any]
 def repair(nb: _Json) -> list[str]:
     """Repair a notebook in place; return the repairs, each in a few words.
 
-    What the notebook needs for an execution is not invented: a cell without a type or a source
-    stays as it is, so that the validation names it.
+    Parts that an execution needs are not invented: a cell without a type or a source is left
+    unchanged, so that the validation names the cell.
 
     Args:
         nb: the JSON of a notebook of nbformat 4.
@@ -123,7 +123,7 @@ def _fix_error(value: _Json, error: Any, repairs: _Repairs) -> bool:
     path = list(error.absolute_path)
     try:
         target = _at(value, path)
-    except (KeyError, IndexError):  # another repair has removed it
+    except (KeyError, IndexError):  # another repair has removed this part
         return False
     match error.validator:
         case "additionalProperties":

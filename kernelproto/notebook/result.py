@@ -15,7 +15,7 @@ class NotebookResult:
     """The outcome of the execution of a notebook.
 
     Attributes:
-        notebook: the notebook itself, with the outputs.
+        notebook: the notebook, with the outputs.
         cells: the executed cells, in order.
         total: the number of cells to execute.
         duration: the duration in seconds, without start and shutdown of the kernel.
@@ -40,8 +40,9 @@ class NotebookResult:
         """Return the result itself if the execution reached the end of the notebook.
 
         Raises:
-            ExecutionError: the code of a cell raised an exception, or the kernel did not run it.
-            CellTimeout: a cell exceeded its timeout.
+            ExecutionError: the code of a cell raised an exception, or the kernel did not run the
+                cell.
+            CellTimeout: a cell exceeded the timeout.
         """
         failed = self.failed
         if failed is None:

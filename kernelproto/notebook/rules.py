@@ -1,4 +1,4 @@
-"""Which cells of a notebook are executed, for how long, and which of them end it. Pure."""
+"""Which cells of a notebook are executed, for how long, and which end the notebook. Pure."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def check_first_cell(
 
 
 def check_time_limits(nb: Node) -> None:
-    """Check the time limits in the metadata of a notebook and of its executable cells.
+    """Check the time limits in the metadata of a notebook and of the executable cells.
 
     Raises:
         InvalidNotebook: a limit is no number of seconds.
@@ -80,7 +80,7 @@ def time_limit(nb: Node, cell: Node, default: float | None) -> float | None:
     The metadata of the cell comes first, then that of the notebook, then the default.
 
     Args:
-        nb: the notebook; ``check_time_limits`` has checked it.
+        nb: the notebook, checked by ``check_time_limits``.
         cell: the cell.
         default: the limit of cells without one.
     """

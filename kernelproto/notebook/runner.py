@@ -62,7 +62,7 @@ class NotebookRunner:
 
     Args:
         nb: the notebook.
-        kernel: the kernel, or a client of it.
+        kernel: the kernel, or a client of a kernel.
         options: the options of the execution.
     """
 
@@ -135,7 +135,7 @@ class NotebookRunner:
         self._kernel.start_task(self._saver.save_regularly)
 
     async def _finish(self) -> None:
-        """Complete the notebook, and save it for the last time."""
+        """Complete the notebook, and save the final state."""
         self._recorder.settle()
         widgets = self._recorder.widgets.metadata() if self._options.store_widget_state else None
         if widgets is not None:
@@ -149,10 +149,10 @@ class NotebookRunner:
             await self._saver.finish(self._nb)
 
     async def _introduce(self) -> None:
-        """Record the kernel's language in the notebook, and write the parameters in it."""
+        """Record the kernel's language in the notebook; write the parameters in this language."""
         request = KernelInfoRequest()
         reply = await self._kernel.request("kernel_info_request", request)
-        # Not as a Struct: the notebook keeps all fields, also those unknown to kernelproto.
+        # Not as a Struct: the notebook keeps all fields, even those unknown to kernelproto.
         info: Node = tolerant_json.decode(reply.raw_content, dict[str, Any])
         language = to_node(info.get("language_info") or {})
         if language.get("name"):

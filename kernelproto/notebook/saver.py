@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # A save that takes less, in seconds, delays no other one.
 _QUICK = 0.01
 
-# The rest after a save, as a multiple of its duration.
+# The pause after a save, as a multiple of the duration of the save.
 _REST = 9.0
 
 
@@ -43,12 +43,12 @@ class Saver:
     Args:
         path: the file.
         nb: the notebook.
-        recorder: writes the outputs into it.
+        recorder: writes the outputs into the notebook.
         seconds: the time between saves while a cell runs; None saves only after cells.
         widgets: whether to save the state of widgets.
 
     Attributes:
-        running: the position of the cell that runs; None for none. Its outputs are not checked yet.
+        running: the position of the running cell, whose outputs are not checked yet; None for none.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Saver:
         self._begun += 1
         write = partial(self._write, self._begun, partial(dump, nb))
         if self._is_stream:
-            # Its reader may never come. Then cancellation abandons the thread.
+            # A pipe may never get a reader. Then cancellation abandons the thread.
             await to_thread.run_sync(write, abandon_on_cancel=True)
         else:
             await to_the_end(partial(to_thread.run_sync, write))  # bounded by the write

@@ -1,7 +1,7 @@
 """Widgets: records the state of widgets, and the outputs captured by Output widgets. Pure.
 
-A saved notebook shows its widgets without a kernel, from the state in its metadata. Capturing
-outputs for an Output widget is the task of the frontend, and therefore of this module.
+A saved notebook shows widgets without a kernel, from the state in the metadata. Capturing outputs
+for an Output widget is the task of the frontend, and therefore of this module.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Widgets:
         self._displays = displays
         self._limit = limit
         self._models: dict[str, _Model] = {}
-        # By request: the widgets that capture its outputs, by comm; the last one gets them.
+        # By request: the widgets that capture the outputs, by comm; the last widget gets the
+        # outputs.
         self._capturing: dict[str, dict[str, _Model]] = {}
         # By comm: the widgets with captured outputs that the kernel has not received yet.
         self._changed: dict[str, _Model] = {}
@@ -42,7 +43,7 @@ class Widgets:
         """Record a comm message of the kernel.
 
         Raises:
-            MalformedMessage: the state is invalid; the widget keeps its old state.
+            MalformedMessage: the state is invalid; the widget keeps the old state.
         """
         content: CommOpen | CommMessage = message.content
         state = content.data.get("state")
@@ -63,15 +64,15 @@ class Widgets:
             self._note_output_widget(model, changes)
 
     def take(self, msg_id: str, output: Output, size: int) -> bool:
-        """Add an output of a request to the widget that captures it, if there is one.
+        """Add an output of a request to the capturing widget, if there is one.
 
         Args:
             msg_id: the msg_id of the request.
             output: the output.
-            size: the size of its message in bytes.
+            size: the size of the message in bytes.
 
         Returns:
-            Whether a widget has captured the output; otherwise it belongs to the cell.
+            Whether a widget has captured the output; otherwise the output belongs to the cell.
         """
         capturing = self._capturing.get(msg_id)
         if not capturing or isinstance(output, UpdateDisplayData):

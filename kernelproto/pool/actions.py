@@ -25,7 +25,7 @@ class HandOver(msgspec.Struct, frozen=True):
 
 
 class Evict(msgspec.Struct, frozen=True):
-    """End an idle kernel, because another lease needs its slot."""
+    """End an idle kernel, because another lease needs the slot."""
 
     slot: int
 
@@ -49,14 +49,14 @@ class Expire(msgspec.Struct, frozen=True):
 
 
 class RefuseFull(msgspec.Struct, frozen=True):
-    """Refuse a ticket, because the pool is full and so many leases wait before it."""
+    """Refuse a ticket, because the pool is full and *waiting* leases come first."""
 
     ticket: int
     waiting: int
 
 
 class RefuseQuota(msgspec.Struct, frozen=True):
-    """Refuse a ticket, because its user has the maximum number of kernels."""
+    """Refuse a ticket, because the user has the maximum number of kernels."""
 
     ticket: int
 

@@ -1,9 +1,9 @@
 """Adopting the kernels in a registry that no program owns, for a pool that is being opened.
 
 If a program was killed during a launch, the row of the kernel has no handle, or that of an old
-process. Each process is listed under the id of its kernel from the beginning, so it is found by
-this id. A kernel that was restarted is adopted, or started again if the program was killed before
-its new process was. A kernel that no user has got yet is ended.
+process. Each process is listed under the id of its kernel from the beginning, so the pool finds the
+process by this id. A kernel that was being restarted is adopted, or started again if the program
+was killed before the start of the new process. A kernel without a user is ended.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Found(NamedTuple):
     Attributes:
         row: the kernel in the registry.
         fence: the number of the claim.
-        start: the options of its start.
-        launched: the kernel, adopted; None if it must be started again.
+        start: the options of the kernel's start.
+        launched: the adopted kernel; None if the kernel must be started again.
     """
 
     row: RegisteredKernel
@@ -97,7 +97,7 @@ class Adoption:
         """Adopt the kernels in the registry that no program owns.
 
         Args:
-            found: gets each kernel as soon as it is adopted and claimed.
+            found: gets each kernel as soon as the kernel is adopted and claimed.
 
         Raises:
             RegistryError: the registry cannot be read or written.
@@ -122,7 +122,7 @@ class Adoption:
                 await self._claim(row, launched, start, found)
 
     async def remove_ended(self, row: RegisteredKernel) -> None:
-        """Remove a row whose kernel has ended while no program owned it.
+        """Remove the row of a kernel that has ended without an owner.
 
         Raises:
             RegistryError: the registry cannot be written.
@@ -132,11 +132,11 @@ class Adoption:
         is_alive, launched = await self._try_to_adopt(row)
         if launched is not None:
             await detach(launched[1])
-        elif is_alive:  # it has no process since a restart was interrupted
+        elif is_alive:  # no process, since a restart was interrupted
             await self._registry.remove(row.kernel_id, row.fence)
 
     def _start(self, row: RegisteredKernel) -> StartOptions | None:
-        """Return the options of a kernel's start; None if this pool must leave it alone."""
+        """Return the options of a kernel's start; None if this pool must not adopt the kernel."""
         if row.held and row.node != self._node:
             return None
         try:
@@ -146,7 +146,7 @@ class Adoption:
             return None
 
     async def _try_to_adopt(self, row: RegisteredKernel) -> tuple[bool, Launched | None]:
-        """Adopt a kernel as _adopt() does, or log why it cannot be adopted."""
+        """Adopt a kernel as _adopt() does, or log why that is impossible."""
         try:
             return await self._adopt(row)
         except KernelInUse as error:
@@ -156,10 +156,10 @@ class Adoption:
         return False, None
 
     async def _adopt(self, row: RegisteredKernel) -> tuple[bool, Launched | None]:
-        """Adopt a kernel; remove its row if it has ended or has no user yet.
+        """Adopt a kernel; remove the row if the kernel has ended or has no user yet.
 
         Returns:
-            Whether the pool has the kernel, and the kernel if it was adopted.
+            Whether the pool has the kernel, and the kernel if adopted.
         """
         failure: DiscoveryError | None = None
         if row.handle is not None:
@@ -201,13 +201,13 @@ class Adoption:
     async def _adopt_launched(
         self, row: RegisteredKernel, failure: DiscoveryError | None
     ) -> Launched | None:
-        """Adopt a kernel whose handle is not in the registry; return None if there is none.
+        """Adopt a kernel whose handle is not in the registry; return None if there is no kernel.
 
         Args:
             row: the kernel.
             failure: the reason why the kernel with the handle in the registry was not adopted.
         """
-        from kernelproto.launch.adopt import LocalHost  # few programs need it
+        from kernelproto.launch.adopt import LocalHost  # few programs need this module
 
         handle = await LocalHost().find_launched(row.kernel_id)
         if handle is None:
@@ -221,7 +221,7 @@ class Adoption:
         except DiscoveryError:
             if await LocalHost().find_launched(row.kernel_id) is not None:
                 raise
-            return None  # it had ended in its host, which has removed it now
+            return None  # the kernel had ended in its host, which has removed it now
 
     async def _claim(
         self,
@@ -259,7 +259,7 @@ def _about(row: RegisteredKernel) -> str:
 
 
 def handle_of(manager: KernelManager, kernel_id: str) -> KernelHandle | None:
-    """Return the handle of a kernel, under its id in the registry; None if it has none."""
+    """Return the handle of a kernel, with the kernel's id in the registry; None without one."""
     handle = manager.handle() if isinstance(manager, HasHandle) else None
     return None if handle is None else msgspec.structs.replace(handle, kernel_id=kernel_id)
 

@@ -1,4 +1,4 @@
-"""Executor: performs the plan of a pool; starts, hands over and ends its kernels."""
+"""Executor: performs the plan of a pool; starts, hands over and ends the kernels."""
 
 from __future__ import annotations
 
@@ -89,12 +89,12 @@ class _Request(NamedTuple):
 
 
 class Executor(AsyncContextManagerMixin):
-    """Performs the plan of a pool during its block; all kernels end with the block.
+    """Performs the plan of a pool during the block; all kernels end with the block.
 
     The executor reports each fact to the plan and begins the resulting actions in one step, without
-    a checkpoint in between, so the plan is always up to date. It examines an idle kernel once more
-    before it ends the kernel for being idle. It examines busy kernels once a second, and up to 100
-    of them, in turn, before it refuses a request because all kernels are busy.
+    a checkpoint in between, so the plan is always up to date. The executor examines an idle kernel
+    once more before ending the kernel for being idle. The executor examines busy kernels once a
+    second, and up to 100 of them, in turn, before refusing a request because all kernels are busy.
 
     Args:
         plan: decides which kernels start and end.
@@ -154,7 +154,7 @@ class Executor(AsyncContextManagerMixin):
         replaces: Lease | None = None,
         used: bool = True,
     ) -> AsyncGenerator[tuple[ManagedKernel, Kernel]]:
-        """Yield a lease's kernel, ready, and hold it during the block; see ``KernelPool.get``.
+        """Yield a lease's kernel, ready, and hold the kernel for the block; see ``KernelPool.get``.
 
         With *used*, the end of the block counts as a use of the kernel.
         """
@@ -173,18 +173,18 @@ class Executor(AsyncContextManagerMixin):
             self._update()
 
     def find(self, lease: Lease) -> ManagedKernel | None:
-        """Return a lease's kernel, which may still be starting; None if it has none."""
+        """Return a lease's kernel, which may still be starting; None without a kernel."""
         number = self._plan.slot_of(lease)
         return None if number is None else self._kernels[number]
 
     async def end(self, managed: ManagedKernel) -> None:
-        """End a kernel at its user's request; return when it has ended completely."""
+        """End a kernel at its user's request; return when the kernel has ended completely."""
         self._end(managed, "released")
         self._update()
         await managed.gone.wait()
 
     async def end_all(self) -> None:
-        """End all kernels, also those that would outlive the pool; return when they have ended."""
+        """End all kernels, even those that would outlive the pool; return when they have ended."""
         ending = list(self._kernels)
         for managed in ending:
             self._end(managed, "released")

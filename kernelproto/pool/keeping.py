@@ -1,19 +1,19 @@
-"""KeepingExecutor: performs the plan of a pool whose kernels outlive it.
+"""KeepingExecutor: performs the plan of a pool whose kernels outlive the pool.
 
 Theory of operation
 -------------------
-The registry has a row for each kernel: added before the launch, given the handle of the process
-when the kernel is ready, and that of each new process as soon as it is started, and removed after
-the end. When the pool is closed, the kernels are detached and their rows released. When the program
-is killed, the rows stay, with a claim of its node. The next pool of this node adopts the kernels,
-and then claims the rows: the host of a kernel knows for sure whether a running program owns the
-kernel, so a second pool disturbs no row of it.
+The registry has a row for each kernel. The row is added before the launch, gets the handle of the
+process when the kernel is ready and that of each new process at its start, and is removed after the
+end. When the pool is closed, the kernels are detached and their rows released. When the program is
+killed, the rows stay, with a claim of its node. The next pool of this node adopts the kernels, and
+then claims the rows: the host of a kernel knows for sure whether a running program owns the kernel,
+so a second pool changes no row of a running program.
 
-A task renews the claims, and stores how long each kernel that was used has been idle. Another one
-stores notes, all that have changed in one step, at most once a second on average. If the registry
-does not answer, that is logged, and the pool keeps its kernels; ends of kernels are stored as soon
-as it answers again. If another node has claimed a kernel, the pool lets go of the kernel without
-ending it.
+A task renews the claims, and stores how long each used kernel has been idle. A second task stores
+the changed notes, all in one step, at most once a second on average. If the registry does not
+answer, the pool logs the fault and keeps its kernels; the pool stores ends of kernels as soon as
+the registry answers again. If another node has claimed a kernel, the pool releases the kernel
+without ending it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Note:
 
 
 class KeepingExecutor(Executor):
-    """Performs the plan of a pool whose kernels outlive it.
+    """Performs the plan of a pool whose kernels outlive the pool.
 
     Args:
         plan: as for Executor.
@@ -152,7 +152,7 @@ class KeepingExecutor(Executor):
                         managed.leave(ClientClosed(reason, goes_on=True))
 
     def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
-        """Call a function with each restored kernel when it is ready."""
+        """Call a function with each restored kernel once the kernel is ready."""
         self._watch_restored = callback
         for restored in self._ready_restored:
             callback(restored)
@@ -214,7 +214,7 @@ class KeepingExecutor(Executor):
     async def _launch(
         self, managed: ManagedKernel, launch: Launch, *, env: Mapping[str, str], cwd: str | None
     ) -> Launched:
-        """Return the kernel that was adopted, or launch one; store its handle after a restart."""
+        """Return the adopted kernel, or launch one; store the new handle after a restart."""
         if managed.number in self._adopted:
             return self._adopted.pop(managed.number)
         if not isinstance(managed, KeptKernel):
@@ -252,7 +252,7 @@ class KeepingExecutor(Executor):
         if handle is None or fence is None:
             raise PoolError(f"another program has claimed the {managed} in the registry")
         if not await self._registry.set_handle(managed.kernel_id, fence, handle):
-            # Another program has claimed the kernel, or has removed it as ended.
+            # Another program has claimed the kernel, or has removed the ended kernel.
             fence = await self._add(managed, managed.start)
             await self._registry.set_handle(managed.kernel_id, fence, handle)
 
@@ -300,7 +300,7 @@ class KeepingExecutor(Executor):
     async def _settle(self, managed: ManagedKernel) -> None:
         """Store the end of a kernel in this pool."""
         adopted = self._adopted.pop(managed.number, None)
-        if adopted is not None:  # it was not even begun
+        if adopted is not None:  # the start was not even begun
             await detach(adopted[1])
         fence = self._fences.pop(managed.number, None)
         changed = self._notes.pop(managed.number, None)
@@ -366,7 +366,7 @@ class KeepingExecutor(Executor):
             except RegistryError as error:
                 logger.warning("the notes about kernels are not in the registry: %s", error)
             for number, note in changed.items():
-                if self._notes.get(number) is note:  # otherwise it has changed again meanwhile
+                if self._notes.get(number) is note:  # otherwise the note has changed again
                     del self._notes[number]
             now = anyio.current_time()
             prompt = min(prompt + (now - counted_at) / _NOTE_SECONDS, _PROMPT_WRITES) - 1
@@ -375,7 +375,7 @@ class KeepingExecutor(Executor):
                 await anyio.sleep((1 - prompt) * _NOTE_SECONDS)
 
     def _let_go(self, managed: ManagedKernel) -> None:
-        logger.error("another program has claimed the %s: this pool lets go of it", managed)
+        logger.error("another program has claimed the %s: this pool releases it", managed)
         del self._fences[managed.number]
         self._plan.end(managed.number)
         reason = f"the {managed} belongs to another program now"

@@ -31,14 +31,13 @@ class RestoredKernel(NamedTuple):
 
     Attributes:
         user: the user of the kernel.
-        name: its name among the user's kernels.
+        name: the name among the user's kernels.
         kernel: the kernel, ready.
         note: the note that was stored last; see ``KernelPool.note``.
-        messages: the messages that have arrived since it was adopted, with their channels and
-            their numbers (see ``KeepsMessages``; 0 without them). Beyond 64 MiB the oldest are
-            missing.
-        missing: the number of messages that no program has acknowledged and that are lost. For a
-            kernel without a host it is unknown, and 0.
+        messages: the messages that have arrived since the adoption, with their channels and their
+            numbers (see ``KeepsMessages``; 0 without them). Beyond 64 MiB the oldest are missing.
+        missing: the number of messages that no program has acknowledged and that are lost. 0 for a
+            kernel without a host, where the number is unknown.
     """
 
     user: str
@@ -61,9 +60,9 @@ class KeptKernel(ManagedKernel):
         start: the options of its start.
         store: stores the handle of a new kernel that is ready, before a user gets the kernel;
             raises if the kernel must end.
-        on_restored: called with a restored kernel when it is ready.
-        restored: the kernel in the registry, if it has outlived another pool.
-        is_new: whether the kernel gets a new process, because it has none.
+        on_restored: called with a restored kernel once the kernel is ready.
+        restored: the kernel in the registry, if the kernel has outlived another pool.
+        is_new: whether the kernel gets a new process, because there is none.
 
     Attributes:
         is_kept: whether the process goes on after ``serve``.
@@ -95,7 +94,7 @@ class KeptKernel(ManagedKernel):
     def leave(self, reason: ClientClosed) -> None:
         """Let go of the kernel; ``gone`` is set when this is done.
 
-        A kernel that is being started is ended: it has no user's state.
+        A kernel that is being started is ended: the kernel has no state of a user.
 
         Args:
             reason: raised by later calls on the kernel.
@@ -109,7 +108,7 @@ class KeptKernel(ManagedKernel):
     async def serve(
         self, launch: Launch, cwd: str | None, timeouts: Timeouts, restart: RestartPolicy | None
     ) -> None:
-        """Start the kernel, and return when it has ended, or was left and goes on."""
+        """Start the kernel, and return when the kernel has ended, or was left and goes on."""
         with anyio.CancelScope(shield=True):
             await super().serve(launch, cwd, timeouts, restart)
 
@@ -173,7 +172,7 @@ class KeptKernel(ManagedKernel):
             self._last_activity -= timedelta(seconds=idle)
             self._started_at -= timedelta(seconds=age)
             self._process_started_at = self._started_at
-            self._has_worked = True  # if the kernel is busy now, it works for a client
+            self._has_worked = True  # if the kernel is busy now, a client uses it
 
 
 class _EarlyMessages:

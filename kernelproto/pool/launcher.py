@@ -62,7 +62,7 @@ class PoolLauncher(AsyncContextManagerMixin):
         warm: the number of warm kernels of the default type, or the number for each type.
         options: the default options.
         detached: whether the kernels outlive this program, except those with ``kept`` false.
-        host: whether a host runs detached kernels; None means wherever that is possible.
+        host: whether a host runs detached kernels; None means if possible.
         linger: the seconds without a program after which a host ends a detached kernel; None means
             never.
         must_linger: whether a kernel that no host can run is refused if *linger* is given.
@@ -121,7 +121,8 @@ class PoolLauncher(AsyncContextManagerMixin):
         async def launch(*, env: Mapping[str, str], cwd: str | None) -> Launched:
             params = self._launch_params(start, env)
             if self._detached and start.get("kept", True):
-                # A later program finds the kernel by its id if this one is killed while launching.
+                # A later program finds the kernel by this id if this program is killed while
+                # launching.
                 params["listed_as"] = start.get("kernel_id") or ""
                 return await launch_outliving(
                     self._finder,

@@ -1,4 +1,4 @@
-"""Limits of a pool and of its kernels. Pure."""
+"""Limits of a pool and of the kernels in it. Pure."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class LeaseLimits(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         max_per_user: how many kernels the user may have.
         idle_timeout: idle seconds after which the kernel is culled; None means never.
-        max_age: seconds after its start when the kernel is ended, even if it is in use; None means
-            never.
-        cull_connected: whether an idle kernel is culled although clients are connected to it.
+        max_age: seconds from the start of a kernel until its end, even if the kernel is in use;
+            None means no limit.
+        cull_connected: whether an idle kernel is culled although clients are connected.
 
     Raises:
         ValueError: a limit is 0 or less.
@@ -35,7 +35,7 @@ class LeaseLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolLimits(LeaseLimits, frozen=True, kw_only=True):
-    """The limits of a pool, and the defaults for its users and kernels.
+    """The limits of a pool, and the defaults for users and kernels.
 
     Args:
         max_kernels: how many kernels may exist, including kernels that start or end.

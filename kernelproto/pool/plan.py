@@ -6,30 +6,31 @@ A lease is one kernel of one user, under a name. The caller reports each fact to
 method per fact. ``decide`` returns the actions that follow. The caller performs them and reports
 when they are done. The plan never waits, and ``now`` is an argument.
 
-Every kernel occupies a slot, from the decision to start it until it has ended completely. The
-limits count slots, so the pool never exceeds them, not even for a moment:
+Every kernel occupies a slot, from the decision about the start until the complete end. The limits
+count slots, so the pool never exceeds them, not even for a moment:
 
     Start --started--> RUNNING --Evict, Cull, or end()--> ENDING --ended--> no slot
     STARTING --end()--> ENDING
     STARTING, RUNNING --ended--> no slot       (it could not be started, or has crashed)
 
-A slot belongs to one lease for its whole life. While the slot is ENDING the lease has no kernel; it
-may get another slot when the first one is free. ENDING kernels still count for ``max_per_user``.
+A slot belongs to one lease for its whole life. While the slot is ENDING the lease has no kernel;
+the lease may get another slot when the first slot is free. ENDING kernels still count for
+``max_per_user``.
 
-Every request is a ticket. It waits in the queue under its lease until the lease has a slot. The
-ticket then holds the kernel until the request leaves, so a kernel is never evicted before the
-caller has received it. Leases get slots in the order of their first tickets. Each free or ENDING
-slot is reserved for one queued lease. For the oldest lease without a reservation, the plan evicts
-the kernel that has been idle longest. If no kernel is idle, the plan refuses the tickets that do
-not wait, and no younger lease overtakes.
+Every request is a ticket. A ticket waits in the queue under its lease until the lease has a slot.
+The ticket then holds the kernel until the request leaves, so a kernel is never evicted before the
+caller has received the kernel. Leases get slots in the order of their first tickets. Each free or
+ENDING slot is reserved for one queued lease. For the oldest lease without a reservation, the plan
+evicts the kernel that has been idle longest. If no kernel is idle, the plan refuses the tickets
+that do not wait, and no younger lease overtakes.
 
-A ticket may name another lease of its user that it replaces. If nothing else helps, the plan ends
-that lease's kernel, even a busy one, and reserves the slot for the ticket's lease, first of all.
+A ticket may replace another lease of its user. As the last resort, the plan ends that lease's
+kernel, even a busy one, and reserves the slot for the ticket's lease, first of all.
 
-A kernel is idle when it is RUNNING, is neither busy nor connected, and no ticket holds it. A kernel
-that cannot be reached is reported as busy, so it is neither evicted nor culled. A kernel
-that became idle a moment ago may be between two executions, or not used yet since it was handed
-over. Tickets that wait do not evict it; otherwise a long queue would evict each kernel unused.
+A kernel is idle when it is RUNNING, is neither busy nor connected, and no ticket holds it. An
+unreachable kernel is reported as busy, and so neither evicted nor culled. A kernel that became idle
+a moment ago may be between two executions, or not used yet after being handed over. Waiting tickets
+do not evict such a kernel; otherwise a long queue would evict each kernel unused.
 
 Each use of a kernel resets its idle time. A connected client stops the clock, and a disconnect
 continues it, so a client that only reconnects does not keep a kernel alive. With
@@ -37,10 +38,10 @@ continues it, so a client that only reconnects does not keep a kernel alive. Wit
 evicted. A kernel that reaches its ``max_age`` is ended in any state. Each ticket carries the limits
 of its kernel and its user.
 
-A decision costs O(1), or O(log n) where it orders idle kernels or reserved leases. It visits the
-new requests, the reserved leases that it starts, the oldest unserved lease, and each kernel that it
-ends, but no other kernel and no other lease. ``SlotTable`` keeps the counts and orders of kernels,
-``Queue`` those of leases.
+A decision costs O(1), or O(log n) where idle kernels or reserved leases are ordered. A decision
+visits the new requests, the reserved leases that get a kernel, the oldest unserved lease, and each
+kernel to be ended, but no other kernel and no other lease. ``SlotTable`` keeps the counts and
+orders of kernels, ``Queue`` those of leases.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ class Plan:
         used: reports the time of a use of a kernel, which resets its idle time.
         connected: reports that a client has connected to a kernel.
         disconnected: reports that a client has disconnected from a kernel.
-        end: reports that a kernel is being ended, by its user or after its death.
+        end: reports that a kernel is being ended, by the user or after a death.
     """
 
     def __init__(self, limits: PoolLimits) -> None:
@@ -164,7 +165,7 @@ class Plan:
             lease: the lease.
             wait: whether the request waits in the queue instead of being refused.
             replaces: a lease of the same user whose kernel is ended if the pool cannot hold both.
-            limits: the limits of the user, and of the kernel if this request starts it; None means
+            limits: the limits of the user, and of the kernel if this request starts one; None means
                 the limits of the plan.
         """
         number = next(self._new_ticket)
@@ -179,9 +180,9 @@ class Plan:
             self._queue.unblock(slot.lease.user)
 
     def restore(self, lease: Lease, limits: LeaseLimits | None = None) -> int:
-        """Give a kernel that outlived its pool a slot; return the number of the slot.
+        """Give a slot to a kernel that outlived its pool; return the number of the slot.
 
-        *limits* are those of the kernel and its user, by default those of the plan. The kernel
+        *limits* are those of the kernel and the user, by default those of the plan. The kernel
         counts as starting until ``started`` is called. There may be more kernels to restore than
         the limits allow: all of them get slots, and no other lease gets one until enough of them
         have ended.
@@ -189,12 +190,12 @@ class Plan:
         return self._slots.take(lease, limits or self.limits)
 
     def leave(self, ticket: int, now: float, *, used: bool = True) -> None:
-        """Report the end of a request: it has its kernel, was cancelled, or was refused.
+        """Report the end of a request, which has a kernel, was cancelled, or was refused.
 
         Args:
             ticket: the ticket of the request.
             now: the current time.
-            used: whether the request counts as a use of its kernel.
+            used: whether the request counts as a use of the kernel.
         """
         number = self._held.pop(ticket, None)
         if number is None:
@@ -209,8 +210,9 @@ class Plan:
 
         Args:
             now: the current time, in seconds on any monotonic clock.
-            look: called with the slot of each idle kernel before the plan ends it. It reports the
-                newest facts about that kernel to the plan, which keeps the kernel if it is in use.
+            look: called with the slot of each idle kernel before the plan ends the kernel. The
+                function reports the newest facts about the kernel to the plan, which keeps a kernel
+                in use.
         """
         new = self._queue.take_new()
         return [
@@ -243,7 +245,7 @@ class Plan:
         """Refuse new leases that exceed their user's quota."""
         for queued in new:
             if not queued.tickets:
-                continue  # its tickets have their kernel
+                continue  # the tickets have their kernel
             user = queued.lease.user
             kernels = self._slots.leased_by(user) + self._queue.of_user(user)
             if kernels < queued.limits.max_per_user:
@@ -263,7 +265,7 @@ class Plan:
         while (first := self._queue.first()) is not None:
             yield from self._serve(first, now, look)
             if first is self._queue.first():
-                break  # it waits, and so do all younger leases
+                break  # this lease and all younger ones wait
         for queued in self._queue.due():
             yield from self._serve(queued, now, look)
 
@@ -298,7 +300,7 @@ class Plan:
         return max(0, self.limits.max_kernels - self.elsewhere - taken)
 
     def _is_blocked(self, queued: QueuedLease) -> bool:
-        """Return whether a lease waits for the end of an ENDING kernel of its user."""
+        """Return whether a lease waits for the end of an ENDING kernel of the same user."""
         user, most = queued.lease.user, queued.limits.max_per_user
         of_user = len(self._slots.of_user(user))
         if of_user >= most and of_user > self._slots.leased_by(user):
@@ -339,7 +341,7 @@ class Plan:
     def _due(
         self, order: SlotHeap, now: float, look: Callable[[int], object], seconds: float = 0
     ) -> int | None:
-        """Return the first kernel whose time was *seconds* ago, and still is after ``look``."""
+        """Return the first kernel whose time was *seconds* ago, even after ``look``."""
         while (number := order.first()) is not None:
             time = order.time(number)
             if time + seconds > now:

@@ -39,7 +39,7 @@ _UNHELD_SECONDS = 3600.0
 
 
 class PoolConnection(NamedTuple):
-    """A connection to a user's kernel; ``KernelPool.connection`` yields it.
+    """A connection to a user's kernel, from ``KernelPool.connection``.
 
     Attributes:
         kernel: the kernel.
@@ -54,18 +54,18 @@ class KernelPool(AsyncContextManagerMixin):
     """Kernels for many users, during the block: each user has a kernel that no other user gets.
 
     ``async with KernelPool(max_kernels=50) as pool``, then ``kernel = await pool.get("ada")``. The
-    first request of a user starts a kernel. It belongs to that user for its whole life and is
-    restarted when it dies. A kernel that cannot be restarted is removed; ``get`` starts a new one.
+    first request of a user starts a kernel. The kernel belongs to that user for its whole life, and
+    a dead kernel is restarted. If a restart is not possible, the kernel is removed.
 
     A kernel is idle when it runs no code, no call waits for a reply from it, and no client is
-    connected. The pool ends a kernel that was idle for ``idle_timeout`` seconds (culls it). If the
-    pool is full, a request for another kernel ends the kernel that has been idle longest (evicts
-    it). A busy or connected kernel is ended only because of ``max_age``, ``cull_connected`` or
+    connected. The pool culls (ends) a kernel that was idle for ``idle_timeout`` seconds. If the
+    pool is full, a request for another kernel evicts (ends) the kernel that has been idle longest.
+    A busy or connected kernel is ended only because of ``max_age``, ``cull_connected`` or
     ``replaces``. If the pool ended your kernel, calls on it raise ClientClosed; call ``get`` for a
     new one. To keep a kernel, hold a ``connection``.
 
     Leaving the block shuts all kernels down concurrently, each as ``run_kernel`` does. With a
-    *registry*, the kernels outlive the pool and the program, also if the program is killed: the
+    *registry*, the kernels outlive the pool and the program, even if the program is killed: the
     next pool with this registry and *node* has them again, with their users, names, ids and idle
     times. Only ``release`` and the limits of a running pool end them.
 
@@ -79,30 +79,30 @@ class KernelPool(AsyncContextManagerMixin):
             requests (kernel_info, comm_info, debug, interrupt, shutdown) are not activity. The time
             with connected clients does not count as idle, and a disconnect does not reset the
             count.
-        max_age: seconds after its start when a kernel is ended (expires), even if it is busy or
-            connected; None means never.
-        cull_connected: whether an idle kernel is culled although clients are connected to it. The
-            time with connected clients then counts as idle.
+        max_age: seconds from the start of a kernel until the kernel expires (is ended), even if
+            busy or connected; None means no limit.
+        cull_connected: whether an idle kernel is culled although clients are connected. The time
+            with connected clients then counts as idle.
         warm: the number of spare kernels of *kernel_type* to keep ready, or a mapping from kernel
             types to numbers (or WarmKernels). Spare kernels have no user yet and do not count
-            towards *max_kernels*. ``get`` returns a spare kernel if it requests the same type,
-            working directory, environment and launch parameters.
+            towards *max_kernels*. ``get`` returns a spare kernel if the call requests the same
+            type, working directory, environment and launch parameters.
         restart: the policy for kernels that die; None means no automatic restart.
         cwd: the kernels' working directory; None means that of this process.
         env: environment variables, added to those of this process.
         launch_params: parameters of the provider and the kernelspec, as for ``run_kernel``.
         timeouts: the phases of each kernel's life, in seconds.
-        registry: stores the kernels, which are then started detached; open it around the pool.
-            The standard output and error of their processes are discarded unless
+        registry: stores the kernels, which are then started detached; open the registry around the
+            pool. The standard output and error of their processes are discarded unless
             ``launch_params["output"]`` names a file. The options of their starts are stored, too,
             environment variables included, so they have to be values that JSON has.
         node: the name of this program in the registry; by default that of the machine.
         host: whether a host runs the kernels in the *registry*, so that no message of them is lost
-            between two pools; None means wherever that is possible. See ``start_kernel``.
+            between two pools; None means if possible. See ``start_kernel``.
         linger: the seconds without a pool after which a host ends a kernel in the *registry*; None
-            means never. It needs kernels that a host can run, see ``start_kernel``.
+            means never. Needs kernels that a host can run, see ``start_kernel``.
         replays: whether the restored kernels of a host send again every message that the host still
-            has, also those that an earlier pool has acknowledged. The caller of ``watch_restored``
+            has, even those that an earlier pool has acknowledged. The caller of ``watch_restored``
             then has to confirm messages as their clients receive them; see ``KeepsMessages``.
         shared: whether other programs, each with a *node* of its own, use the *registry* as well.
             The limits count the kernels of all of them. *linger* is an hour by default, not for
@@ -207,7 +207,7 @@ class KernelPool(AsyncContextManagerMixin):
         replaces: str | None = None,
         **start: Unpack[StartOptions],
     ) -> Kernel:
-        """Return a user's kernel, ready; start it if the user has none.
+        """Return a user's kernel, ready; start a kernel if the user has none.
 
         Concurrent calls for the same user and name return the same kernel. If a caller is
         cancelled, the kernel still starts.
@@ -219,9 +219,9 @@ class KernelPool(AsyncContextManagerMixin):
                 served in order. They get the slot of a kernel that ends, or evict a kernel that has
                 been idle for half a second.
             replaces: the name of another kernel of this user. If the pool cannot hold both and has
-                no idle kernel to evict, that kernel is released, even if it is busy; no other
-                request gets its slot.
-            start: options for the start of the kernel if the user has none; its *kernel_id* must
+                no idle kernel to evict, that kernel is released, even if busy; no other request
+                gets its slot.
+            start: options for the start of the kernel if the user has none; the *kernel_id* must
                 differ from those of the user's other kernels.
 
         Raises:
@@ -250,13 +250,13 @@ class KernelPool(AsyncContextManagerMixin):
         overflow: OverflowPolicy = "raise",
         **start: Unpack[StartOptions],
     ) -> AsyncGenerator[PoolConnection]:
-        """Connect to a user's kernel for the block; start it if the user has none.
+        """Connect to a user's kernel for the block; start a kernel if the user has none.
 
         A connected kernel is not evicted, and culled only with ``cull_connected``. Connecting
         does not reset the idle time; only using the kernel does.
 
-        The messages are those of this kernel alone, across restarts. They end with KernelDied if
-        the kernel dies and is not restarted, and with ClientClosed if it is released.
+        The messages are those of this kernel alone, across restarts. They end with KernelDied after
+        a death without a restart, and with ClientClosed after a release.
 
         Args:
             user: as for ``get``.
@@ -284,7 +284,7 @@ class KernelPool(AsyncContextManagerMixin):
             yield PoolConnection(kernel, messages)
 
     async def interrupt(self, user: str, *, name: str = _DEFAULT_NAME) -> None:
-        """Interrupt a user's kernel; if it is starting, wait for it first.
+        """Interrupt a user's kernel; wait for a starting kernel first.
 
         Raises:
             PoolError: the user has no kernel of this name.
@@ -293,7 +293,7 @@ class KernelPool(AsyncContextManagerMixin):
         await (await self._existing(Lease(user, name))).interrupt()
 
     async def restart(self, user: str, *, name: str = _DEFAULT_NAME) -> None:
-        """Restart a user's kernel with ``Kernel.restart``; if it is starting, wait for it first.
+        """Restart a user's kernel with ``Kernel.restart``; wait for a starting kernel first.
 
         Raises:
             PoolError: the user has no kernel of this name.
@@ -306,7 +306,7 @@ class KernelPool(AsyncContextManagerMixin):
         await kernel.restart()
 
     async def release(self, user: str, *, name: str = _DEFAULT_NAME) -> bool:
-        """Shut a user's kernel down, even if it is busy, connected or starting.
+        """Shut a user's kernel down, even if busy, connected or starting.
 
         Returns when the kernel has ended completely. Cancellation of the caller does not stop the
         shutdown.
@@ -321,17 +321,17 @@ class KernelPool(AsyncContextManagerMixin):
         return True
 
     async def release_all(self) -> None:
-        """Shut all kernels down, also those that would outlive the pool.
+        """Shut all kernels down, even those that would outlive the pool.
 
         Returns when all of them have ended completely.
         """
         await self._executor.end_all()
 
     def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
-        """Call a function with each kernel that has outlived an earlier pool, when it is ready.
+        """Call a function with each kernel of an earlier pool, as soon as the kernel is ready.
 
-        For kernels that are ready already, the function is called now. It must not block. There
-        can be one function.
+        For kernels that are ready already, the function is called now. The function must not block.
+        There can be one function.
         """
         if self._keeping is not None:
             self._keeping.watch_restored(callback)
@@ -344,8 +344,8 @@ class KernelPool(AsyncContextManagerMixin):
 
         Args:
             user: the user.
-            make: returns the text; called when it is stored, perhaps not at all if another note
-                for this kernel follows.
+            make: returns the text; called when the pool stores the text, perhaps not at all if
+                another note for this kernel follows.
             name: the name of the kernel.
         """
         if self._keeping is not None:
@@ -390,7 +390,7 @@ class KernelPool(AsyncContextManagerMixin):
         return [lost for lost in reversed(self._executor.lost) if user in (None, lost.user)]
 
     def find(self, kernel_id: str, *, user: str) -> PooledKernel | None:
-        """Describe a user's kernel by its id; return None if the user has no kernel of this id."""
+        """Describe a user's kernel by id; return None if the user has no kernel of this id."""
         return next(self._executor.describe(user, kernel_id=kernel_id), None)
 
     async def _existing(self, lease: Lease) -> Kernel:

@@ -1,4 +1,4 @@
-"""ManagedKernel: one kernel of a pool; PooledKernel: its description."""
+"""ManagedKernel: one kernel of a pool; PooledKernel: the description of a kernel."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 PooledState: TypeAlias = Literal["starting", "idle", "busy", "unreachable", "restarting", "dead"]
 
-# Clients send these requests on their own, to check on the kernel or to inspect it.
+# Clients send these requests without the user, to check or to inspect the kernel.
 _HOUSEKEEPING = frozenset(
     (
         "kernel_info_request",
@@ -54,12 +54,12 @@ _UNSOLICITED = frozenset(("status", "iopub_welcome"))
 
 
 class KernelEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """The end of a kernel that comes by itself.
+    """The coming end of a kernel, by a limit.
 
     Args:
         at: the time, in UTC.
-        reason: "culled": the kernel will have been idle for ``idle_timeout``, unless it is used
-            before. "expired": it will have its ``max_age``, whether it is used or not.
+        reason: "culled": the kernel will have been idle for ``idle_timeout``, unless used before.
+            "expired": the kernel will reach ``max_age``, used or not.
         limit: this limit, in seconds.
     """
 
@@ -74,20 +74,20 @@ class PooledKernel(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         kernel_id: a UUID, the same as ``Kernel.kernel_id``; restarts keep it.
         user: the user of the kernel.
-        name: its name among the user's kernels.
-        kernel_type: its kernel type.
-        state: its state as last known.
+        name: the name among the user's kernels.
+        kernel_type: the kernel type.
+        state: the state as last known.
         connections: the number of connected clients.
-        started_at: when its start began, in UTC.
-        last_activity: when it was last started, restarted or active for a client, in UTC.
-        pid: the id of its process; None if the process is on another machine or does not run.
-        process_started_at: when its present process was ready, in UTC; the kernel has no older
+        started_at: when the start began, in UTC.
+        last_activity: when the kernel was last started, restarted or active for a client, in UTC.
+        pid: the id of the process; None if the process is on another machine or does not run.
+        process_started_at: when the present process was ready, in UTC; the kernel has no older
             state. None before the first process is ready.
         previous_end: a sentence about the end of the previous process with this *kernel_id*; None
             for the first process.
-        last_death: a sentence about the kernel's last death; None if it never died.
-        end: when the pool will end the kernel if its state does not change; None if it will not.
-        unreachable: the reason why the kernel cannot be reached; None unless that is its state.
+        last_death: a sentence about the kernel's last death; None if the kernel never died.
+        end: when the pool will end the kernel if the state does not change; None for never.
+        unreachable: the reason why the kernel cannot be reached; None in all other states.
     """
 
     kernel_id: str
@@ -110,11 +110,11 @@ class LostKernel(msgspec.Struct, frozen=True, kw_only=True):
     """A kernel of a pool that died and was not restarted.
 
     Args:
-        kernel_id: its id.
-        user: its user.
-        kernel_type: its kernel type.
-        death: a sentence about its death.
-        died_at: when the pool removed it, in UTC.
+        kernel_id: the id.
+        user: the user.
+        kernel_type: the kernel type.
+        death: a sentence about the death.
+        died_at: when the pool removed the kernel, in UTC.
     """
 
     kernel_id: str
@@ -125,13 +125,13 @@ class LostKernel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ManagedKernel:
-    """One kernel of a pool: ``serve`` runs it, and it watches the kernel's messages.
+    """One kernel of a pool: ``serve`` runs the kernel, and ``offer`` watches the messages.
 
     Args:
-        number: its slot in the plan.
-        lease: its user and name.
-        kernel_type: its kernel type.
-        kernel_id: its id.
+        number: the slot in the plan.
+        lease: the user and name.
+        kernel_type: the kernel type.
+        kernel_id: the id.
         counts: the pool's counts; "failed" and "restarted" are counted here.
         deaths: the pool's counts of deaths by cause.
         on_change: called with this object when the kernel is ready, becomes busy or idle, or dies
@@ -139,15 +139,15 @@ class ManagedKernel:
         previous_end: a sentence about the end of an earlier kernel with this id; None without one.
 
     Attributes:
-        ready: set to the Kernel when it is ready, or to the error that prevented its start.
+        ready: set to the Kernel once it is ready, or to the error that prevented the start.
         ending: whether the kernel is being ended.
         gone: set when the kernel has ended completely.
         busy: whether the kernel works, is being restarted or cannot be reached, as of the last
             ``look``.
         dead: whether the kernel is dead without a restart, as of the last ``look``.
         active_at: when the kernel was last active for a client, by ``anyio.current_time``.
-        ready_at: when it was first ready, by ``anyio.current_time``.
-        last_death: a sentence about its last death; None if it never died.
+        ready_at: when the kernel was first ready, by ``anyio.current_time``.
+        last_death: a sentence about the last death; None if the kernel never died.
     """
 
     def __init__(
@@ -193,7 +193,7 @@ class ManagedKernel:
         return self._kernel is not None
 
     def logged(self) -> AbstractContextManager[None]:
-        """Attach the kernel's id and user to log records of the block and of its tasks."""
+        """Attach the kernel's id and user to the log records of the block and of tasks in it."""
         return logging_about(kernel_id=self.kernel_id, user=self.lease.user)
 
     def describe(self, connections: int, end: ScheduledEnd | None = None) -> PooledKernel:
@@ -216,7 +216,7 @@ class ManagedKernel:
         )
 
     def describe_loss(self) -> LostKernel | None:
-        """Return the description of a lost kernel; None if a client shut it down."""
+        """Return the description of a lost kernel; None if a client shut the kernel down."""
         if self.last_death is None:
             return None
         return LostKernel(
@@ -234,7 +234,7 @@ class ManagedKernel:
         timeouts: Timeouts,
         restart: RestartPolicy | None,
     ) -> None:
-        """Start the kernel, and shut it down when this task is cancelled or ``end`` is called.
+        """Run the kernel until this task is cancelled or ``end`` is called, then shut it down.
 
         Raises no Exception: a failure of one kernel must not affect the others.
         """
@@ -244,7 +244,7 @@ class ManagedKernel:
         except Exception as error:
             self._counts["failed"] += 1
             words = "could not be started" if self._kernel is None else "has failed"
-            # Any other exception is a bug, so log its traceback.
+            # Any other exception is a bug, so log the traceback.
             is_bug = not isinstance(error, KernelProtoError)
             logger.warning("the %s %s: %s", self, words, error, exc_info=is_bug)
             self.ready.fail(error)
@@ -266,7 +266,7 @@ class ManagedKernel:
                 self.ending = True
 
     def end(self, reason: ClientClosed) -> None:
-        """Begin to shut the kernel down; ``gone`` is set when it has ended completely.
+        """Begin to shut the kernel down; ``gone`` is set after the complete end.
 
         Args:
             reason: raised by later calls on the kernel.
@@ -349,7 +349,7 @@ class ManagedKernel:
 
     def _end_in_utc(self, end: ScheduledEnd) -> KernelEnd:
         at = end.at
-        if end.reason == "culled":  # the plan does not know of every use, and asks before it culls
+        if end.reason == "culled":  # the plan does not know of every use, and asks before culling
             at = max(at, self.active_at + end.limit)
         after = timedelta(seconds=at - self.active_at)
         return KernelEnd(at=self._last_activity + after, reason=end.reason, limit=end.limit)
@@ -362,7 +362,7 @@ class ManagedKernel:
         return "idle" if busy else self._kernel.state
 
     def _pid(self) -> int | None:
-        # After the process has ended, another process may have its id.
+        # After the end of the process, another process may have the same id.
         if self._kernel is None or self._kernel.state not in ("idle", "busy"):
             return None
         manager = self._kernel.manager

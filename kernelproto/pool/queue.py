@@ -1,6 +1,6 @@
 """Queue: the requests that have no kernel of the pool yet, in order. Pure.
 
-Every method takes constant time, however long the queue is, unless its docstring says otherwise.
+Every method takes constant time for any length of the queue, unless the docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Ticket(NamedTuple):
     Args:
         wait: whether the request waits for a slot instead of being refused.
         replaces: a lease whose kernel is ended for this request if the pool cannot hold both.
-        limits: the limits of the kernel and of its user.
+        limits: the limits of the kernel and of the user.
     """
 
     wait: bool
@@ -39,11 +39,11 @@ class QueuedLease:
 
     Attributes:
         lease: the lease.
-        since: the number of its first ticket.
-        tickets: its tickets by number, oldest first.
+        since: the number of the first ticket.
+        tickets: the tickets by number, oldest first.
         impatient: those that do not wait for a slot.
         replacing: those that replace another lease.
-        turn: its place among the reserved leases.
+        turn: the place among the reserved leases.
     """
 
     lease: Lease
@@ -55,12 +55,12 @@ class QueuedLease:
 
     @property
     def patient(self) -> bool:
-        """Whether all of its tickets wait for a slot."""
+        """Whether all tickets wait for a slot."""
         return not self.impatient
 
     @property
     def limits(self) -> LeaseLimits:
-        """The limits of its oldest ticket."""
+        """The limits of the oldest ticket."""
         return next(iter(self.tickets.values())).limits
 
 
@@ -78,7 +78,7 @@ class Queue:
 
     def __init__(self) -> None:
         self.reserved: dict[Lease, QueuedLease] = {}
-        # The first entry of a dict is found by a search through all that were removed before it.
+        # The search for the first entry of a dict visits all removed entries before it.
         self.unserved: OrderedDict[Lease, QueuedLease] = OrderedDict()
         self._new: dict[Lease, QueuedLease] = {}
         self._queued: dict[Lease, QueuedLease] = {}
@@ -110,7 +110,7 @@ class Queue:
         return next(iter(self.unserved.values()), None)
 
     def join(self, number: int, lease: Lease, ticket: Ticket) -> None:
-        """Add a ticket; its lease is new unless the queue has it already."""
+        """Add a ticket; a lease that is not in the queue becomes new."""
         queued = self._queued.get(lease)
         if queued is None:
             queued = self._queued[lease] = self._new[lease] = QueuedLease(lease, number)
@@ -124,7 +124,7 @@ class Queue:
         self._mark_due(queued)
 
     def leave(self, number: int) -> None:
-        """Remove a ticket, and with its last ticket the lease; ignore an unknown ticket."""
+        """Remove a ticket, and with the last ticket the lease; ignore an unknown ticket."""
         queued = self._by_ticket.pop(number, None)
         if queued is None:
             return
@@ -199,8 +199,8 @@ class Queue:
     def due(self) -> Iterator[QueuedLease]:
         """Iterate over the unserved leases that have changed since the last call, oldest first.
 
-        A lease is due once after each new ticket, and once after the start of each kernel that it
-        would replace. Leases that become due during the iteration are part of it.
+        A lease is due once after each new ticket, and once after the start of each kernel that the
+        lease would replace. The iteration includes leases that become due meanwhile.
         """
         while self._due:
             _, lease = heapq.heappop(self._due)

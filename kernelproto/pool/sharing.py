@@ -3,16 +3,16 @@
 Theory of operation
 -------------------
 Each program has a pool, a plan and a node of its own. The registry has a row for every kernel of
-all nodes, also for those that end with their program. It checks the limits when a row is added, so
-together the nodes never exceed them. The plan counts the kernels of other nodes as well, as they
-were a moment ago: so a request waits, or an idle kernel of this node is evicted, if all nodes
-together are full. It evicts no kernel of another node.
+all nodes, even for those that end with their program. The registry checks the limits on adding a
+row, so together the nodes never exceed them. The plan counts the kernels of other nodes as well,
+from a recent list: so a request waits, or an idle kernel of this node is evicted, if all nodes
+together are full. The plan evicts no kernel of another node.
 
-A node that cannot renew its claims may lose its kernels to other nodes. Before its claims lapse, it
-stops to cull kernels, and a kernel that has died waits for the registry before it is restarted. The
+A node that cannot renew its claims may lose its kernels to other nodes. Before its claims lapse,
+the node no longer culls kernels, and a dead kernel waits for the registry before the restart. The
 node ends no kernel for that reason. Kernels of nodes that are gone, or have released them, are
-adopted by the node that is asked for them, or some seconds later by any node that can reach them. A
-kernel that no node can reach is removed from the registry after a longer time.
+adopted by the node that gets a request for them, or some seconds later by any node that can reach
+them. A kernel that no node can reach is removed from the registry after a longer time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 # How long a claim holds: another node can adopt the kernel of a node that was killed after this.
 CLAIM_SECONDS = 15.0
 
-# A node stops to cull and restart kernels so long before its claims lapse.
+# The time before its claims lapse at which a node stops culling and restarting kernels.
 _MARGIN_SECONDS = 1.0
 
 # How often a node looks for kernels without a node.
@@ -129,7 +129,7 @@ class SharingExecutor(KeepingExecutor):
     async def _launch_counted(
         self, managed: ManagedKernel, launch: Launch, **options: Any
     ) -> Launched:
-        """Launch a kernel that is in the registry, and restart one only while its claim holds."""
+        """Launch a kernel that is in the registry; restart a kernel only while its claim holds."""
         start = self._starts[managed.number]
         if managed.number not in self._fences:
             await self._add(managed, start)

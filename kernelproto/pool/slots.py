@@ -1,7 +1,7 @@
-"""SlotTable: the kernels of a pool as its plan knows them, with counts and orders. Pure.
+"""SlotTable: the kernels of a pool as known to the plan, with counts and orders. Pure.
 
-Every method takes constant time, however many kernels there are, except for the methods that keep
-slots in order. These take O(log n), amortized.
+Every method takes constant time for any number of kernels, except for the methods that keep slots
+in order. These take O(log n), amortized.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Phase(StrEnum):
 
 
 class ScheduledEnd(NamedTuple):
-    """The end of a kernel that its limits will bring.
+    """The coming end of a kernel, by a limit.
 
     Attributes:
         at: the time.
@@ -62,7 +62,7 @@ class Slot:
     Attributes:
         lease: the lease that the kernel was started for.
         limits: the limits of the ticket that the kernel was started for.
-        phase: the phase of its life.
+        phase: the phase of the kernel's life.
         started_at: when the kernel was ready.
         busy: whether the kernel works.
         connections: the number of connected clients.
@@ -93,12 +93,12 @@ class Slot:
 
     @property
     def evict_from(self) -> float:
-        """Since when the kernel may be evicted; infinity while it is in use."""
+        """Since when the kernel may be evicted; infinity during use."""
         return self.idle_since if self.idle else math.inf
 
     @property
     def cull_at(self) -> float:
-        """When the kernel exceeds its idle time; infinity while it is in use or without a limit."""
+        """When the kernel exceeds the idle time; infinity during use or without a limit."""
         timeout = self.limits.idle_timeout
         if timeout is None or not (self.unused if self.limits.cull_connected else self.idle):
             return math.inf
@@ -106,14 +106,14 @@ class Slot:
 
     @property
     def expire_at(self) -> float:
-        """When the kernel reaches its maximum age; infinity unless it runs and has one."""
+        """When the kernel reaches the maximum age; infinity unless RUNNING and limited."""
         if self.limits.max_age is None or self.phase is not Phase.RUNNING:
             return math.inf
         return self.started_at + self.limits.max_age
 
     @property
     def scheduled_end(self) -> ScheduledEnd | None:
-        """The end that comes first if the kernel's state does not change; None if it has none."""
+        """The first end if the kernel's state does not change; None if no limit applies."""
         ends: list[ScheduledEnd] = []
         if self.limits.max_age is not None:
             ends.append(ScheduledEnd(self.expire_at, "expired", self.limits.max_age))
@@ -126,8 +126,8 @@ class Slot:
 class SlotHeap:
     """Slots ordered by a time of theirs; slots with equal times are ordered by number.
 
-    Reading the heap corrects it. A slot with a finite time has one entry. The entry may be too
-    early, because the slot's time has since become later; it is never too late.
+    Reading the heap corrects the order. A slot with a finite time has one entry. The entry may be
+    too early, because the slot's time has since become later, but never too late.
 
     Args:
         slots: every slot by number.
@@ -168,7 +168,7 @@ class SlotHeap:
         return math.inf if number is None else self.time(number)
 
     def note(self, number: int, slot: Slot) -> None:
-        """Add a slot, unless its time is infinity."""
+        """Add a slot with a finite time."""
         if number in self._queued or (time := self._time(slot)) == math.inf:
             return
         self._queued.add(number)
@@ -185,7 +185,7 @@ class SlotTable:
     Attributes:
         leased: the slots that are not ENDING, by lease.
         idle: the slots that may be evicted, longest idle first.
-        culling: the slots with an idle timeout, by the time when it is exceeded.
+        culling: the slots with an idle timeout, by the time of the timeout.
         expiring: the slots with a maximum age, by the time when they reach it.
     """
 
@@ -224,7 +224,7 @@ class SlotTable:
         return lease in self._leases
 
     def take(self, lease: Lease, limits: LeaseLimits) -> int:
-        """Give a lease a new slot; return its number."""
+        """Give a lease a new slot; return the number of the slot."""
         number = next(self._numbers)
         self._slots[number] = slot = Slot(lease, limits)
         self._of_user.setdefault(lease.user, {})[number] = slot
@@ -298,7 +298,7 @@ class SlotTable:
                 del self._leased_by[slot.lease.user]
 
     def ended(self, number: int) -> None:
-        """Record that a kernel has ended: free its slot."""
+        """Record that a kernel has ended: free the slot."""
         self.end(number)
         slot = self._slots.pop(number, None)
         if slot is not None:

@@ -38,10 +38,10 @@ _RANGE_NOT_SATISFIABLE = 416
 
 
 class RemoteContext:
-    """A context of a server: a kernel and its variables.
+    """A context of a server: a kernel with variables.
 
     Attributes:
-        id: its id.
+        id: the id.
     """
 
     def __init__(self, requests: Requests, tasks: TaskGroup, context_id: str) -> None:
@@ -65,20 +65,20 @@ class RemoteContext:
         """Run code; the Execution is awaited, iterated or entered as that of a ``Kernel``.
 
         A lost connection is made again, and nothing runs twice. After 30 s without a connection the
-        execution raises ServerUnreachable. Its ``state`` is "running" as soon as the server has
-        accepted it, although earlier executions may still run.
+        execution raises ServerUnreachable. The ``state`` is "running" as soon as the server has
+        accepted the request, although earlier executions may still run.
 
         Args:
             code: the code, in the language of the context.
-            silent: run it without output, history or execution count.
+            silent: run the code without output, history or execution count.
             store_history: whether the code goes into the kernel's history.
-            stop_on_error: whether an error makes the kernel abort the executions queued behind it.
-            timeout: the number of seconds that the code may run; then it is interrupted, and the
-                execution raises ExecutionTimeout.
-            on_timeout: "restart" restarts the kernel if it ignores the interrupt; "raise" raises
-                KernelUnresponsive.
+            stop_on_error: whether an error makes the kernel abort the executions in its queue.
+            timeout: the number of seconds that the code may run; then the code is interrupted, and
+                the execution raises ExecutionTimeout.
+            on_timeout: "restart" restarts the kernel if the code ignores the interrupt; "raise"
+                raises KernelUnresponsive.
             interrupt_on_cancel: whether cancelling the waiting task interrupts the code. If so, the
-                server also interrupts code whose client is gone for 10 s.
+                server also interrupts the code when the client is gone for 10 s.
 
         Raises:
             LocalProtocolError: *timeout* is negative.
@@ -134,8 +134,8 @@ class RemoteContext:
         """Write a file in the working directory; a file of this name is replaced.
 
         Args:
-            name: its path, relative to the working directory; missing folders are made.
-            data: its content, at most 64 MiB.
+            name: the path, relative to the working directory; missing folders are made.
+            data: the content, at most 64 MiB.
 
         Raises:
             LocalProtocolError: the name is not allowed.
@@ -145,10 +145,10 @@ class RemoteContext:
         await self._requests.send("PUT", self._file(name), data)
 
     async def download(self, name: str, *, offset: int = 0, length: int | None = None) -> bytes:
-        """Return a file in the working directory, or a part of it.
+        """Return a file in the working directory, or a part of a file.
 
         Args:
-            name: its path, relative to the working directory.
+            name: the path, relative to the working directory.
             offset: the begin of the part; at the end of the file or beyond, the part is empty.
             length: the length of the part, which may be shorter; None means the rest.
 
@@ -187,7 +187,7 @@ class RemoteContext:
 
 
 class RemoteServer:
-    """A connection to a server; ``connect_server`` gives it."""
+    """A connection to a server, from ``connect_server``."""
 
     def __init__(self, http: httpx.AsyncClient, tasks: TaskGroup) -> None:
         self._requests = Requests(http)
@@ -214,7 +214,7 @@ class RemoteServer:
         env: Mapping[str, str] | None = None,
         sandbox: Mapping[str, object] | None = None,
     ) -> RemoteContext:
-        """Start a context, which the server ends when it is idle for too long.
+        """Start a context, which the server ends after a long idle time.
 
         Args:
             language: a programming language.
@@ -247,10 +247,10 @@ class RemoteServer:
         env: Mapping[str, str] | None = None,
         sandbox: Mapping[str, object] | None = None,
     ) -> AsyncGenerator[RemoteContext]:
-        """Start a context for the block, and end it with the block.
+        """Start a context for the block; the end of the block ends the context.
 
-        If the server cannot be reached at the end of the block, it ends the context when it is idle
-        for too long. Arguments and exceptions are those of ``start_context``.
+        If the server cannot be reached at the end of the block, the server ends the context after a
+        long idle time. Arguments and exceptions are those of ``start_context``.
         """
         context = await self.start_context(
             language=language, kernel=kernel, cwd=cwd, env=env, sandbox=sandbox
@@ -276,7 +276,7 @@ async def connect_server(
     their code, unless they have ``interrupt_on_cancel=False``.
 
     Args:
-        url: the URL of the server, with its ``base_url`` if it has one.
+        url: the URL of the server, including a ``base_url``.
         token: the token of the user.
         headers: further headers of each request.
         transport: the transport of httpx, for example for a unix socket.

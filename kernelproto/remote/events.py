@@ -1,7 +1,7 @@
 """The events of an execution, one JSON object a line: outputs -> lines, lines -> outputs. Pure.
 
-The server sends an output without decoding its values, so its work for a large output is small. The
-names of the events and of their fields are those of e2b's code interpreter where that has them.
+The server sends an output without decoding the values, so a large output costs the server little.
+The names of the events and of their fields are those of e2b's code interpreter where that has them.
 
 A MIME bundle becomes fields with short names, such as ``png``; the other types are in ``extra``. A
 bundle with very many keys is not examined: then all types are in ``extra``.
@@ -42,14 +42,14 @@ MOST_OUTPUT_BYTES = 32 * 2**20
 # An output that is not valid JSON takes much longer.
 _MOST_INVALID_BYTES = 2**20
 
-# A bundle with more colons may have so many keys that to examine it takes too long.
+# A bundle with more colons may have so many keys that the examination takes too long.
 _MOST_COLONS = 50_000
 
 Status: TypeAlias = Literal["ok", "error", "aborted", "failed"]
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type"):
-    """One line of the stream of an execution; ``type`` is its kind."""
+    """One line of the stream of an execution, of the kind ``type``."""
 
 
 class StreamEvent(Event, frozen=True):
@@ -57,7 +57,7 @@ class StreamEvent(Event, frozen=True):
 
     Args:
         text: the text.
-        timestamp: when the server received it, in nanoseconds since 1970.
+        timestamp: when the server received the event, in nanoseconds since 1970.
     """
 
     text: str
@@ -110,7 +110,7 @@ class Result(BundleEvent, frozen=True, tag="result"):
     """A displayed object, or the value of the last expression.
 
     Args:
-        is_main_result: whether it is the value of the last expression.
+        is_main_result: whether this is the value of the last expression.
         execution_count: the kernel's number for the execution, for such a value.
     """
 
@@ -136,9 +136,9 @@ class Error(Event, frozen=True, tag="error"):
     """An exception in the code.
 
     Args:
-        name: its name.
-        value: its text.
-        traceback: its traceback, one entry a frame.
+        name: the name.
+        value: the text.
+        traceback: the traceback, one entry a frame.
     """
 
     name: str = ""
@@ -147,7 +147,7 @@ class Error(Event, frozen=True, tag="error"):
 
 
 class NumberOfExecutions(Event, frozen=True, tag="number_of_executions"):
-    """The kernel's number for the execution, once it has ended.
+    """The kernel's number for the execution, after its end.
 
     Args:
         execution_count: the number.
@@ -185,8 +185,8 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Args:
         type: the name of an exception of kernelproto.
-        message: its text.
-        details: its attributes.
+        message: the text.
+        details: the attributes.
     """
 
     type: str

@@ -46,10 +46,10 @@ RECONNECT_SECONDS = 30.0
 _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 2.0
 
-# The server is shutting down or has too many connections, or a proxy does not reach it.
+# The server is shutting down or has too many connections, or a proxy does not reach the server.
 _TEMPORARY = (502, 503, 504)
 
-# How long a cancelled task waits for the interrupt of its code.
+# The time that a cancelled task waits for the interrupt of its code.
 _INTERRUPT_SECONDS = 2.0
 
 _TIMEOUTS = Timeouts()
@@ -86,10 +86,10 @@ class ExecutionRequest:
         return _TIMEOUTS
 
     async def send_execution(self, execution: Execution) -> None:
-        """Send the request; return when the server has accepted it.
+        """Send the request; return when the server has accepted the request.
 
         Raises:
-            RemoteServerError: the server has refused it, or cannot be reached.
+            RemoteServerError: the server has refused the request, or cannot be reached.
         """
         try:
             await self._tasks.start(self._follow, execution)
@@ -110,12 +110,12 @@ class ExecutionRequest:
         raise LocalProtocolError("code that runs over HTTP cannot ask for input")
 
     async def interrupt_kernel(self) -> None:
-        """Interrupt this execution, at once or when it begins."""
+        """Interrupt this execution, at once or as soon as it begins."""
         body = msgspec.json.encode(InterruptRequest(idempotency_key=self._key))
         try:
             await self._requests.send("POST", f"{self._path}/interrupt", body)
         except RemoteServerError as error:
-            if error.status != 404:  # otherwise it has ended and is forgotten
+            if error.status != 404:  # otherwise the execution has ended and is forgotten
                 raise
 
     async def restart_kernel(self) -> None:
@@ -123,7 +123,7 @@ class ExecutionRequest:
         raise LocalProtocolError("the server restarts the kernel itself")
 
     async def catch_up(self) -> bool:
-        """Return False: every line of the response is read when it arrives."""
+        """Return False: every line of the response is read on arrival."""
         return False
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
@@ -179,7 +179,7 @@ class ExecutionRequest:
                 task_status.started()
             lines, numbers = _Lines(), _Numbers()
             ended, failure = False, None
-            # Trio reports the generators of httpx unless they end, also by cancellation.
+            # Trio reports the generators of httpx unless they end, even by cancellation.
             with anyio.CancelScope() as reading:
                 async for chunk in response.aiter_bytes():
                     try:
@@ -225,7 +225,7 @@ class _Receiver:
         self._deliver("execute_input", {"code": self._execution.request.code})
 
     def take(self, event: dict[str, Any], numbers: _Numbers) -> bool:
-        """Take in an event; return whether it is the last one.
+        """Receive an event; return whether this is the last event.
 
         Raises:
             MalformedMessage: the last event cannot be read.
@@ -243,7 +243,7 @@ class _Receiver:
             case _:
                 numbers.next += 1
                 if numbers.next > self.seen and (output := output_of(event)) is not None:
-                    with suppress(MalformedMessage):  # its RefusedOutput is in the result
+                    with suppress(MalformedMessage):  # a RefusedOutput is in the result
                         self._deliver(*output)
         self.seen = max(self.seen, numbers.next)
         return False

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-# The size of each field is checked before the server uses, stores or logs it.
+# The size of each field is checked before the server uses, stores or logs the value.
 _Name = Annotated[str, Meta(max_length=255)]
 _Path = Annotated[str, Meta(max_length=4096)]
 # Linux refuses a variable of 128 KiB or more.
@@ -39,9 +39,9 @@ class ContextRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=T
     """A request for a new context.
 
     Args:
-        language: a programming language; the server chooses a kernel type for it.
+        language: a programming language; the server chooses a kernel type for this language.
         kernel: a kernel type, instead of a language.
-        cwd: the working directory, relative to the root folder of the server; it must exist.
+        cwd: the working directory, relative to the root folder of the server; must exist.
         env_vars: environment variables; only those that the server allows.
         launch_params: launch parameters of the kernel.
     """
@@ -54,21 +54,21 @@ class ContextRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=T
 
 
 class ContextModel(msgspec.Struct, omit_defaults=True):
-    """A context: a kernel and its variables.
+    """A context: a kernel with variables.
 
     Args:
-        id: the id of the context, and of its kernel.
+        id: the id of the context and of the kernel.
         language: the programming language.
         cwd: the absolute path of the working directory on the server.
         kernel: the kernel type.
         execution_state: "starting", "idle", "busy", "restarting" or "dead"; also "busy" while the
             kernel cannot be reached.
         last_activity: when the context last worked.
-        process_started: when its process was ready. If a client knows an earlier time, the
+        process_started: when the process was ready. If a client knows an earlier time, the
             variables are gone.
         previous_end: how the previous process ended; absent for the first one.
-        ends_at: when the server will end the context if it stays as it is; absent if it won't.
-        unreachable: why the server cannot reach the kernel, which may still run; absent if it can.
+        ends_at: when the server will end the context if nothing changes; absent if never.
+        unreachable: why the server cannot reach the kernel, which may still run; otherwise absent.
     """
 
     id: str
@@ -90,10 +90,10 @@ class ExecuteRequest(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=T
         code: the code, in the language of the context.
         timeout: the seconds that the code may run; the time in the queue does not count. Absent for
             no limit.
-        on_timeout: the action if the code ignores the interrupt after its timeout.
-        silent: whether to run it without output, history and execution count.
+        on_timeout: the action if the code ignores the interrupt after the timeout.
+        silent: whether to run the code without output, history and execution count.
         store_history: whether the code goes into the history of the kernel.
-        stop_on_error: whether an error makes the kernel abort the executions queued behind it.
+        stop_on_error: whether an error makes the kernel abort the executions in its queue.
         on_disconnect: whether the code is interrupted or goes on when no client reads the outputs.
     """
 
@@ -121,8 +121,8 @@ class FileModel(msgspec.Struct):
     """A file of a context.
 
     Args:
-        name: its path, relative to the working directory of the context.
-        size: its size, in bytes.
+        name: the path, relative to the working directory of the context.
+        size: the size, in bytes.
     """
 
     name: str
@@ -145,7 +145,7 @@ class ErrorModel(msgspec.Struct):
     """The body of a response with an error.
 
     Args:
-        message: what has happened, and what to do.
+        message: the fault, and the remedy.
         reason: the meaning of the status.
     """
 

@@ -30,7 +30,7 @@ class Requests:
     """Sends requests to a server.
 
     Args:
-        http: the HTTP client; its base URL is that of the server.
+        http: the HTTP client, with the base URL of the server.
     """
 
     def __init__(self, http: httpx.AsyncClient) -> None:
@@ -52,7 +52,7 @@ class Requests:
             path: the path on the server.
             content: the body of the request.
             headers: further headers.
-            phases: the time limits of its phases.
+            phases: the time limits of the phases.
 
         Raises:
             RemoteServerError: the server has refused the request, or cannot be reached.
@@ -78,7 +78,7 @@ class Requests:
         headers: Mapping[str, str] | None = None,
         phases: httpx.Timeout = TIMEOUT,
     ) -> AsyncGenerator[httpx.Response]:
-        """Send a request and give the response for the block; its body is read in the block.
+        """Send a request and give the response for the block, which reads the body.
 
         Raises:
             httpx.TransportError: there is no response.
@@ -95,7 +95,7 @@ class Requests:
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of a request; unlike that of httpx, it has no generator, which Trio would report."""
+    """The body of a request, unlike that of httpx without a generator, which Trio would report."""
 
     def __init__(self, content: bytes) -> None:
         self._parts = [content] if content else []

@@ -8,7 +8,7 @@ from kernelproto.extras import fault
 
 
 def run() -> int:
-    """Run the program, or name its missing packages; return the exit status."""
+    """Run the program, or name the missing packages; return the exit status."""
     if (text := fault("server")) is not None:
         print(f"error: {text}", file=sys.stderr)
         return 1

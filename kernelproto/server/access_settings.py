@@ -1,4 +1,4 @@
-"""The settings of a kernel server about its address and its users."""
+"""The settings of a kernel server about the address and the users."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECRET = {"secret": True}
 
 
 class AccessSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The settings about the address of the server and its users.
+    """The settings about the address and the users of the server.
 
     Raises:
         InvalidSettings: the settings contradict each other, or would make the server unsafe.
@@ -36,14 +36,14 @@ class AccessSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="path prefix under which clients reach the server, such as /kernels; a "
-            "reverse proxy may remove it or keep it"
+            "reverse proxy may remove or keep the prefix"
         ),
     ] = ""
     certfile: Annotated[
         str | None,
         Meta(
-            description="file with the TLS certificate and its chain; without it the server "
-            "speaks plain HTTP"
+            description="file with the TLS certificate and the chain; without this file the "
+            "server speaks plain HTTP"
         ),
     ] = None
     keyfile: Annotated[
@@ -113,7 +113,7 @@ class AccessSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = []
     oidc_name_claim: Annotated[
         str,
-        Meta(description="claim with the user's name; users must not be able to change its value"),
+        Meta(description="claim with the user's name; users must not be able to change it"),
     ] = "sub"
     oidc_admin_claim: Annotated[
         str,
@@ -135,7 +135,7 @@ class AccessSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_origins: Annotated[
         list[str],
         Meta(
-            description="origins of other sites whose pages may use the server, such as "
+            description="origins of other sites with access to the server, such as "
             "https://lab.example.org; * for all"
         ),
     ] = []

@@ -73,15 +73,15 @@ def create_app(
     kernel, root_dir, isolate, isolation, allow_env, allow_origins, base_url, trusted_proxies,
     node_url, metrics_token, revoked_kernels, those of MCP and the limits for one user or client.
 
-    If the pool has a registry, the sessions are stored in it, and clients of kernels that have
-    outlived an earlier server are served on. Create one application for such a pool, as soon as the
-    pool is open. With ``node_url`` the pool must be *shared*, with this URL as its *node*; then the
-    application serves the kernels of all servers with the registry.
+    If the pool has a registry, the sessions are stored there, and clients of kernels that have
+    outlived an earlier server are served again. Create one application for such a pool, as soon as
+    the pool is open. With ``node_url`` the pool must be *shared*, with this URL as its *node*; then
+    the application serves the kernels of all servers with the registry.
 
-    With the setting ``mcp``, the lifespan of the application must be open while it serves: it holds
-    the conversations. An ASGI server opens it, but not that of a mounted application.
+    With the setting ``mcp``, the lifespan of the application, which holds the conversations, must
+    be open as well. An ASGI server opens the lifespan, but not that of a mounted application.
 
-    On any ASGI server a client that does not read is cut off and delays no other client, and a
+    On any ASGI server a client that does not read is disconnected and delays no other client, and a
     request whose body arrives too slowly gets 408. The ASGI server itself is responsible for
 
     - the time for the head of a request: uvicorn has no limit;

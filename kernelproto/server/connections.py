@@ -32,7 +32,7 @@ class FewWarnings:
         self._rate = RateLimit(per_minute=_WARNINGS_PER_MINUTE, burst=1)
 
     def __call__(self, message: str) -> None:
-        """Log a warning, or drop it if there were too many in the last minute."""
+        """Log a warning, or drop the warning after too many in the last minute."""
         if not self._rate.take("", time.monotonic()):
             logger.warning("%s", message)
 
@@ -82,10 +82,10 @@ class Connections:
         return FrameBudget(self._frames_per_second)
 
     def admit(self, connection: HttpConnection) -> bool:
-        """Add a new connection; return False if it must be refused.
+        """Add a new connection; return False if the connection must be refused.
 
-        A refused connection counts as open until ``remove``. Answer it with ``refuse`` if
-        ``may_respond`` allows that, else close it at once.
+        A refused connection counts as open until ``remove``. Answer with ``refuse`` if
+        ``may_respond`` allows that, else close the connection at once.
         """
         if self.open - len(self._refusing) >= self.most:
             oldest = next(iter(self._waiting), None)

@@ -99,8 +99,8 @@ def open_folder(root: str, path: str, owner: Owner | None) -> ConfinedFolder:
     Args:
         root: the folder that contains all paths.
         path: the path of the folder.
-        owner: the user with whose rights the folder and its files are opened; None means the user
-            of this process.
+        owner: the user whose rights open the folder and the files; None means the user of this
+            process.
 
     Raises:
         Refused: the folder cannot be opened, or is no longer in the root.
@@ -122,7 +122,7 @@ async def _in_thread(find: Callable[[], T]) -> T:
 def gateway_path(root: str, env: Mapping[str, str]) -> str:
     """Return the folder in KERNEL_WORKING_DIR, relative to the root; "" without the variable.
 
-    A jupyter_server that uses this server as its gateway sends the folder of a notebook on its own
+    A jupyter_server with this server as the gateway sends the folder of a notebook on its own
     machine, often the same machine.
     """
     folder = env.get("KERNEL_WORKING_DIR", "").replace("\0", "")
@@ -133,7 +133,7 @@ def working_directory(root: str, path: str) -> str:
     """Return the folder of a document, or the nearest parent folder that exists.
 
     Args:
-        root: the folder that contains all paths; neither ``..`` nor a link leaves it.
+        root: the folder that contains all paths; neither ``..`` nor a link leaves this folder.
         path: the path of a document or folder, with slashes.
     """
     root = os.path.realpath(root)

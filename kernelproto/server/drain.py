@@ -1,6 +1,6 @@
 """Drain: let busy kernels finish before the server ends.
 
-While it drains, the server refuses new kernels and WebSockets, and clients keep receiving outputs.
+During the drain, the server refuses new kernels and WebSockets, and clients keep receiving outputs.
 Then it closes the WebSockets with a reason.
 """
 

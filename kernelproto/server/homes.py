@@ -34,7 +34,7 @@ _MOST_NAME = 180
 # Folders that are being made. No name of a user gives such a name.
 _NEW = "+new-"
 
-# A home folder in memory may have a file for so many of its bytes.
+# The bytes per file of a home folder in memory, which limit the number of files.
 _BYTES_PER_FILE = 4096
 _LEAST_FILES = 256
 
@@ -43,7 +43,7 @@ _LOCK_SECONDS = 0.01
 
 
 class Home(NamedTuple):
-    """The home folder of a user, and its owner."""
+    """The home folder of a user, and the owner of the folder."""
 
     path: str
     owner: Owner
@@ -52,8 +52,8 @@ class Home(NamedTuple):
 class Homes:
     """Finds and makes the home folders of users.
 
-    The owner of a home folder is the record of the number that a user has. So a user keeps the
-    number across restarts of the server, and a number is free again once its folder is removed.
+    The owner of a home folder is the record of the number of a user. So a user keeps the number
+    across restarts of the server, and a number is free again once its folder is removed.
 
     Args:
         folder: the folder of the home folders; None for those of the accounts of this machine.
@@ -67,7 +67,7 @@ class Homes:
         self._memory = memory
 
     def check(self) -> None:
-        """Make the folder of the home folders; check that all of it belongs to this server.
+        """Make the folder of the home folders; check that the whole path belongs to this server.
 
         Raises:
             InvalidSettings: the folder, or a number of a user, is used by others, or home folders
@@ -104,7 +104,7 @@ class Homes:
             ) from None
 
     def _check_memory(self, folder: str) -> None:
-        """Mount a file system in memory, and remove it."""
+        """Check that a file system in memory can be mounted, and unmount it."""
         if self._memory is None:
             return
         with _locked(folder):
@@ -120,7 +120,7 @@ class Homes:
                 os.rmdir(trial)
 
     def find(self, name: str) -> Home:
-        """Return the home folder of a user; make it if the user is new.
+        """Return the home folder of a user; make the folder for a new user.
 
         Raises:
             HTTPException: 403, there is no such account; 503, no number is left, or the folder
@@ -207,7 +207,7 @@ def _home_of_account(name: str) -> Home:
 
 
 def _unsafe_parent(path: str) -> str | None:
-    """Return a folder on the way to a path in which other users than root can replace files."""
+    """Return a folder of a path in which other users than root can replace files."""
     while True:
         found = os.lstat(path)
         is_shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

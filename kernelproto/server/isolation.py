@@ -47,7 +47,7 @@ class Isolation:
         self._homes.check()
 
     async def home(self, user: User) -> Home:
-        """Return the home folder of a user; make it if the user is new.
+        """Return the home folder of a user; make the folder for a new user.
 
         Raises:
             HTTPException: as for ``Homes.find``; 503, the file system did not answer within

@@ -1,4 +1,4 @@
-"""The settings of a kernel server about the isolation of its users."""
+"""The settings of a kernel server about the isolation of users."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """KeptClients: serves the clients of kernels that have outlived an earlier server.
 
-A host runs the kernels where that is possible. It keeps the messages that the server has not
-acknowledged, and some acknowledged ones. The server acknowledges a message when its replay log
-needs it no longer: all clients of the kernel have received it, or the limits of the log have
-evicted it. The next server receives the kept messages again, and each client continues behind its
-last one.
+A host runs the kernels where that is possible. The host keeps the messages that the server has not
+acknowledged, and some acknowledged ones. The server acknowledges a message that the replay log no
+longer needs: all clients of the kernel have received the message, or the limits of the log have
+evicted it. The next server receives the kept messages again, and each client continues after its
+last message.
 
 Kernels without a host send to a connection that is gone. The next server tells the clients of cells
 that were under way that outputs may be missing, and replies on behalf of the kernel.
@@ -31,7 +31,7 @@ class KeptClients:
     Args:
         pool: the kernels; without a registry nothing is stored.
         broadcasts: the messages of the kernels.
-        user_kernels: ends the kernels of users whose access is revoked.
+        user_kernels: ends the kernels of users that have lost access.
     """
 
     def __init__(self, pool: KernelPool, broadcasts: Broadcasts, user_kernels: UserKernels) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a client's request for a kernel that are checked: its id and its variables."""
+"""The checked parts of a client's request for a kernel: the id and the variables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def chosen_id(kernel_id: str | None) -> str:
 
 
 def allowed_env(env: Mapping[str, str], allowed: list[str]) -> dict[str, str]:
-    """Return the variables of a client that its kernel may have.
+    """Return the variables of a client that a kernel may have.
 
     Their values are quoted: otherwise the launch would replace ``${NAME}`` with a variable of the
     server, which may be a secret.

@@ -37,7 +37,7 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         processes: the number of processes and threads of the operating system's user that runs the
             server, all kernels included; of each kernel, if users are isolated.
         idle_timeout: seconds after which an idle kernel is shut down.
-        max_age: seconds after its start at which a kernel is shut down.
+        max_age: seconds from the start of a kernel until its shutdown.
         cull_connected: whether idle kernels are shut down while clients are connected.
         sandbox: settings of the sandbox of a kernel. Each one replaces that of the tables before,
             and of the sandbox that the kernel has without the tables.
@@ -163,7 +163,7 @@ class StartLimits:
     async def options(
         self, user: User, kernel_type: str | None
     ) -> tuple[StartOptions, dict[str, object] | None]:
-        """Return the options of a start for ``KernelPool.get``, and the settings of its sandbox.
+        """Return the options of a start for ``KernelPool.get``, and the settings of the sandbox.
 
         The settings are None if no table has a sandbox.
 
@@ -241,7 +241,7 @@ async def check_limits(
         tables: the limits.
         finder: finds the kernel types.
         has_groups: whether the authentication provides groups.
-        isolated: whether users are isolated; each sandbox then limits its own processes.
+        isolated: whether users are isolated; then each sandbox has a limit for its processes.
 
     Raises:
         InvalidSettings: a kernel type does not exist, the authentication provides no groups, or the

@@ -16,7 +16,7 @@ from kernelproto.server.directories import MOST_PATH_BYTES, check_path
 _INSTALLED = "spec/"
 _FORKED = {f"fork/{name}": name for name in OWN_PYTHON}
 
-# The size of each field is checked before the server uses, stores or logs it.
+# The size of each field is checked before the server uses, stores or logs the value.
 Identifier = Annotated[str, Meta(max_length=100)]
 KernelTypeName = Annotated[str, Meta(max_length=255)]
 Title = Annotated[str, Meta(max_length=1000)]
@@ -39,12 +39,12 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
             kernel cannot be reached, because Jupyter's clients know no such state.
         connections: the number of connected clients.
         owner: the kernel's user, in responses to ``include_all``.
-        process_started: when the kernel's process was ready. If a client knows an earlier time, its
+        process_started: when the kernel's process was ready. If a client knows an earlier time, the
             variables are gone.
         previous_end: how the previous process with the same id ended; absent for the first one.
-        ends_at: when the server will end the kernel if it stays as it is; absent if it won't.
+        ends_at: when the server will end the kernel if nothing changes; absent if never.
         end_reason: "culled" if a use of the kernel prevents this end, otherwise "expired".
-        unreachable: why the server cannot reach the kernel, which may still run; absent if it can.
+        unreachable: why the server cannot reach the kernel, which may still run; otherwise absent.
     """
 
     id: str
@@ -61,7 +61,7 @@ class KernelModel(msgspec.Struct, omit_defaults=True):
 
 
 class SessionModel(msgspec.Struct):
-    """A document and its kernel."""
+    """A document with its kernel."""
 
     id: str
     path: str
@@ -71,7 +71,7 @@ class SessionModel(msgspec.Struct):
 
 
 class KernelSpecModel(msgspec.Struct):
-    """A kernel type, and the URLs of its logos and scripts."""
+    """A kernel type, with the URLs of its logos and scripts."""
 
     name: str
     spec: dict[str, Any]
@@ -106,7 +106,7 @@ class KernelRequest(msgspec.Struct):
 
     @property
     def sandbox(self) -> dict[str, Any] | None:
-        """The settings of the sandbox that the client wants; None if it wants none."""
+        """The settings of the requested sandbox; None without a request."""
         return None if self.launch_params is None else self.launch_params.sandbox
 
 

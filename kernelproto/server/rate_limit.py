@@ -1,6 +1,6 @@
 """RateLimit: a token bucket for each user. Pure.
 
-A bucket is stored as one number, the time at which it will be full again. A full bucket is not
+A bucket is stored as one number, the time when the bucket will be full again. A full bucket is not
 stored.
 """
 
@@ -15,7 +15,7 @@ _SLACK = 1e-6
 class RateLimit:
     """Limits how often each user performs an action.
 
-    Its size is the number of users with a recent action: within the time in which an empty bucket
+    The size is the number of users with a recent action: within the time in which an empty bucket
     fills.
 
     Args:
@@ -44,7 +44,7 @@ class RateLimit:
             now: the time in seconds, from a monotonic clock.
 
         Returns:
-            0 if the action is allowed; otherwise the seconds until it is, and nothing is counted.
+            0 if the action is allowed; otherwise the seconds until then, and nothing is counted.
         """
         self._forget(now)
         full_at = max(self._full_at.get(user, now), now) + self._interval

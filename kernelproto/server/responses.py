@@ -104,8 +104,8 @@ async def read_bytes(request: Request, *, limit: int) -> bytes:
         limit: the maximum size, in bytes.
 
     Raises:
-        HTTPException: 413, the body is larger; 408, it did not arrive within BODY_SECONDS; 400, it
-            is incomplete.
+        HTTPException: 413, the body is larger; 408, the body did not arrive within BODY_SECONDS;
+            400, the body is incomplete.
     """
     body = bytearray()
     try:
@@ -148,6 +148,6 @@ async def answer_kernel_error(request: Request, error: Exception) -> Response:
 
 async def answer_bug(request: Request, error: Exception) -> Response:
     """Return the response to an unexpected error; the log has the traceback."""
-    response = error_response(500, "the server has failed: report the time to its administrator")
+    response = error_response(500, "the server has failed: report the time to the administrator")
     response.headers.update(SECURITY_HEADERS)  # the middleware does not see this response
     return response

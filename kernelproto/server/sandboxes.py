@@ -21,7 +21,7 @@ _MOST_PATHS = 100
 def with_process_limit(
     sandbox: Mapping[str, object], limits: Mapping[str, object]
 ) -> tuple[dict[str, object], dict[str, object]]:
-    """Move the limit of processes from the limits to the sandbox, which counts its own processes.
+    """Move the limit of processes from the limits to the sandbox, which counts all its processes.
 
     Args:
         sandbox: the settings of the sandbox.
@@ -39,7 +39,7 @@ def with_process_limit(
 def tightened(
     sandbox: Mapping[str, object], wanted: Mapping[str, object], *, is_confined: bool
 ) -> dict[str, object]:
-    """Return the settings of a sandbox, with those that a client wants.
+    """Return the settings of a sandbox, with those that a client requests.
 
     Args:
         sandbox: the settings of the server.
@@ -92,7 +92,7 @@ def _has_fewer_writable(asked: Mapping[str, int | None], given: Mapping[str, int
 
 
 # Each function returns whether the first value is as tight as the second one. A client must not
-# choose the user of its kernel, nor find out which hidden paths exist.
+# choose the user of a kernel, nor find out which hidden paths exist.
 _AS_TIGHT: dict[str, Callable[[Any, Any], bool]] = {
     "network": _is_smaller_network,
     "read_only": lambda asked, given: asked or not given,

@@ -2,10 +2,10 @@
 
 A session ends with its kernel. The table asks for the kernel when a session is looked up, and
 forgets a session without one. Each new session also examines two kernels in turn, so the table
-forgets the sessions of users who never return.
+forgets sessions without a returning user.
 
-Every method takes constant time, however many sessions and kernels there are, except for
-``of_user``, ``forget_ended`` and ``documents``.
+Every method takes constant time for any number of sessions and kernels, except for ``of_user``,
+``forget_ended`` and ``documents``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Session:
     """A session.
 
     Attributes:
-        id: its id.
-        path: the path of its document.
-        name: its name.
-        type: its type.
-        kernel_id: the id of its kernel.
+        id: the id.
+        path: the path of the document.
+        name: the name.
+        type: the type.
+        kernel_id: the id of the kernel.
     """
 
     id: str
@@ -37,7 +37,7 @@ class Session:
 
     @property
     def size(self) -> int:
-        """The size of its texts, in bytes."""
+        """The size of all texts, in bytes."""
         return sum(len(text.encode()) for text in (self.path, self.name, self.type))
 
 
@@ -90,7 +90,7 @@ class SessionTable:
         self._add(user, session)
 
     def find(self, user: str, session_id: str) -> Session | None:
-        """Return a session of a user by its id."""
+        """Return a session of a user by id."""
         session = self._of(user).by_id.get(session_id)
         if session is None or self._forget_if_ended(user, session.kernel_id):
             return None
@@ -133,7 +133,7 @@ class SessionTable:
             of_user.size += session.size
 
     def replace_kernel(self, user: str, session: Session, kernel_id: str) -> None:
-        """Assign another kernel; add the session again if the table has forgotten it meanwhile."""
+        """Assign another kernel; add a session again that the table has forgotten meanwhile."""
         of_user = self._of(user)
         if session.id in of_user.by_id:
             self._leave_kernel(user, of_user, session)
@@ -154,12 +154,12 @@ class SessionTable:
             del self._users[user]
 
     def forget_ended(self, user: str) -> None:
-        """Remove the sessions of a user whose kernels have ended."""
+        """Remove the sessions of a user that have lost their kernel."""
         for kernel_id in list(self._of(user).by_kernel):
             self._forget_if_ended(user, kernel_id)
 
     def documents(self, user: str | None = None) -> dict[tuple[str, str], list[str]]:
-        """Return the paths of documents by their kernel: its user and its id.
+        """Return the paths of documents by the user and the id of their kernel.
 
         Args:
             user: the user; None means all users.
@@ -190,7 +190,7 @@ class SessionTable:
             del self._examined[user, session.kernel_id]
 
     def _forget_if_ended(self, user: str, kernel_id: str) -> bool:
-        """Remove the sessions of a kernel that has ended; return whether it has."""
+        """Remove the sessions of a kernel if it has ended; return whether it has ended."""
         if self._has_kernel(user, kernel_id):
             return False
         for session in list(self._of(user).by_kernel.get(kernel_id, {}).values()):

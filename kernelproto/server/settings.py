@@ -90,8 +90,8 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
         float,
         Meta(
             ge=0,
-            description="seconds after its start at which a kernel is shut down, even if it is "
-            "busy or connected; 0 for never",
+            description="seconds from the start of a kernel until its shutdown, even if busy or "
+            "connected; 0 for never",
         ),
     ] = 0.0
     limits: Annotated[

@@ -31,7 +31,7 @@ class Option(NamedTuple):
         default: the default value.
         description: the help text.
         secret: whether the value must not be shown.
-        table: whether it can only be set in a file.
+        table: whether the setting can only be set in a file.
     """
 
     key: str

@@ -1,7 +1,7 @@
 """Load settings from a file, the environment and the command line.
 
 The environment overrides the file, and the command line overrides both. An error about a value
-names the setting and its source.
+names the setting and the source.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def load_settings(
 
 
 def remove_secrets(environ: MutableMapping[str, str], settings: Settings) -> None:
-    """Remove the server's secrets from its environment, so that kernels do not inherit them.
+    """Remove the server's secrets from the environment, so that kernels do not inherit them.
 
     Args:
-        environ: the environment. Load the settings from it first.
+        environ: the environment. Load the settings first.
         settings: ``hide_env`` names further variables.
     """
     secrets = {name for option in OPTIONS.values() if option.secret for name in option.variables}
@@ -91,7 +91,7 @@ def _read(file: str) -> dict[str, Any]:
 
 
 def _convert(option: Option, value: object, source: str, *, strict: bool) -> object:
-    """Return the value as the setting's type; without *strict*, parse it from text."""
+    """Return the value as the setting's type; without *strict*, parse text."""
     if not strict and isinstance(value, str):
         if isinstance(option.default, list):
             value = [part.strip() for part in value.split(",") if part.strip()]

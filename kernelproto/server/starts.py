@@ -1,4 +1,4 @@
-"""The options of each start of a kernel: limits, sandbox and home folder of its user."""
+"""The options of each start of a kernel: limits, sandbox and home folder of the user."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ class Start(NamedTuple):
     Attributes:
         options: the options for ``KernelPool.get``.
         root: the folder that the client's paths are relative to.
-        owner: the user with whose rights files in the root are opened; None means the user of the
-            server.
-        shows_folder: whether the sandbox has to show the working directory, which it would hide.
+        owner: the user whose rights open files in the root; None means the user of the server.
+        shows_folder: whether the sandbox has to show the working directory, hidden by default.
     """
 
     options: StartOptions
@@ -96,10 +95,10 @@ class Starts:
             kernel_id: the id of the kernel.
             base: the sandbox that the tables of limits change; None for that of isolated users, or
                 of the pool.
-            wanted: the settings of the sandbox that a client wants; None if it wants none.
+            wanted: the settings of the sandbox that a client requests, or None.
 
         Raises:
-            HTTPException: 400, the client wants a weaker sandbox; others as for ``home``.
+            HTTPException: 400, the client requests a weaker sandbox; others as for ``home``.
             NoSuchKernel: as for ``StartLimits.options``.
         """
         options, table = await self._limits.options(user, kernel_type)
@@ -126,7 +125,7 @@ class Starts:
         table: Mapping[str, object] | None,
         wanted: Mapping[str, object] | None,
     ) -> tuple[dict[str, object], dict[str, object]]:
-        """Return the settings of a sandbox, and the limits that it does not enforce."""
+        """Return the settings of a sandbox, and the limits that the sandbox does not enforce."""
         if base is None and self._isolation is not None:
             base = self._isolation.sandbox
         given = params.get("sandbox") if base is None else msgspec.to_builtins(base)

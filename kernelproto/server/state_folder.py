@@ -1,4 +1,4 @@
-"""The state folder of a server: the registry of its kernels and sessions, and a lock."""
+"""The state folder of a server: the registry of kernels and sessions, and a lock."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from kernelproto.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# systemd sets it for a unit with StateDirectory=: the absolute paths, separated by colons.
+# Set by systemd for a unit with StateDirectory=: the absolute paths, separated by colons.
 _SYSTEMD_VARIABLE = "STATE_DIRECTORY"
 
-# The folder of a service may also have the notebooks of its users.
+# The folder of a service may also have the notebooks of users.
 _IN_SERVICE = ".kernelproto"
 
 _REGISTRY = "kernels.sqlite"
@@ -78,13 +78,13 @@ async def open_state_folder(
     With *node*, other servers with other names use the registry as well, and there is no folder.
 
     Args:
-        path: the absolute path of the folder, which is made if it is missing.
+        path: the absolute path of the folder; a missing folder is made.
         url: the registry; None for a file in the folder.
         node: the name of this server among those that share the registry; None if it is alone.
 
     Raises:
-        InvalidSettings: the folder cannot be used, or another server uses it.
-        RegistryError: the registry cannot be opened; it is unchanged.
+        InvalidSettings: the folder cannot be used, or another server uses the folder.
+        RegistryError: the registry cannot be opened, and is unchanged.
     """
     with nullcontext() if node is not None else _locked(path):
         async with _registry(path, url, node) as registry:
@@ -121,7 +121,7 @@ def _fault(settings: Settings) -> str | None:
 
 @contextmanager
 def _locked(path: str) -> Generator[None]:
-    """Lock a state folder for the block; the system unlocks it if the server is killed."""
+    """Lock a state folder for the block; the system unlocks the folder of a killed server."""
     import fcntl  # not on Windows
 
     lock = os.path.join(path, _LOCK)

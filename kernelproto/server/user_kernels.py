@@ -47,8 +47,8 @@ _REVOKED = "the access of the user was revoked"
 # Waits until the client of a request has disconnected.
 Gone: TypeAlias = Callable[[], Awaitable[object]]
 
-# Returns a working directory, given the root folder and the user with whose rights its files are
-# opened; see ``Start``.
+# Returns a working directory, given the root folder and the user whose rights open its files; see
+# ``Start``.
 FindFolder: TypeAlias = Callable[[str, Owner | None], Awaitable[str]]
 
 
@@ -171,7 +171,7 @@ class UserKernels:
             user: the user.
             request: the client's request.
             replaces: the id of a kernel of the user that is ended first if there is no room for
-                both. It is not ended for a request that the server would refuse anyway.
+                both. A request that the server would refuse anyway does not end this kernel.
             gone: waits for the client to disconnect, which ends a wait in the queue. The wait lasts
                 at most ``queue_seconds``.
             find: returns the kernel's working directory; None means to search the path of the
@@ -181,9 +181,9 @@ class UserKernels:
 
         Raises:
             HTTPException: 404, the user has no kernel with the id in the request; 400, the chosen
-                id is not a UUID, or the request wants a weaker sandbox; 403, an isolated user has
-                no account; 429, the user has started too many kernels in a short time; 503, the
-                server is shutting down, or an isolated user has no home folder.
+                id is not a UUID, or the requested sandbox is weaker; 403, an isolated user has no
+                account; 429, the user has started too many kernels in a short time; 503, the server
+                is shutting down, or an isolated user has no home folder.
             KernelProtoError: as for ``KernelPool.get``.
         """
         kernel_id = request.id or chosen_id(request.kernel_id)
@@ -239,7 +239,7 @@ class UserKernels:
         find_spare: Callable[[], str | None],
         sandbox: Sandbox | None = None,
     ) -> Kernel:
-        """Return a kernel of a user, ready; start it if there is none.
+        """Return a kernel of a user, ready; start a kernel if there is none.
 
         Args:
             user: the user.
@@ -249,7 +249,7 @@ class UserKernels:
             find_spare: returns the id of a kernel of the user that is ended if the user may have no
                 further one; None if there is none.
             sandbox: the sandbox of the kernel, which the tables of limits change; None for that of
-                its user, if any.
+                the user, if any.
 
         Raises:
             HTTPException: 429 or 503, as for ``start``.
@@ -280,7 +280,7 @@ class UserKernels:
     async def _launch(
         self, user: User, kernel_id: str, get: _Get, *, in_queue: bool, gone: Gone | None
     ) -> Kernel:
-        """Start a kernel with *get*, which may wait in the queue; return it when it is ready."""
+        """Start a kernel with *get*, which may wait in the queue; return the ready kernel."""
         began_at = time.monotonic()  # the clock of uvloop is coarse
         if self._settings.queue_seconds and in_queue:
             kernel = await self._wait_in_queue(get, user, kernel_id, gone)
@@ -341,13 +341,13 @@ class UserKernels:
             with in_queue:
                 return await get(wait=True)
         if gone in ended_by:
-            raise HTTPException(503, "the client has disconnected while it waited for a kernel")
+            raise HTTPException(503, "the client has disconnected before its kernel was ready")
         if self._drain.begun:
             raise HTTPException(503, SHUTTING_DOWN)
         return await get()  # the last attempt, which may raise PoolFull
 
     async def _check_request(self, kernel_type: str | None, env: Mapping[str, str]) -> None:
-        """Check a request before another kernel is ended for it; raises as ``start`` does."""
+        """Check a request before it ends another kernel; raises as ``start`` does."""
         if kernel_type:
             available = {name: about async for name, about in self._finder.find_kernels()}
             found = check_kernel_type(kernel_type, available, remedy="choose one of these")
@@ -358,7 +358,7 @@ class UserKernels:
 
     @contextmanager
     def _logged_action(self, event: Event, user: User, kernel: PooledKernel) -> Generator[None]:
-        """Log an action of a user and the outcome of the block that performs it."""
+        """Log an action of a user with the outcome of the block."""
         owner = None if kernel.user == user.name else kernel.user
         action = event.removeprefix("kernel.")
         with logging_about(kernel_id=kernel.kernel_id), span(action):
@@ -367,7 +367,7 @@ class UserKernels:
                 yield
 
     def end_when_revoked(self, kernel: Kernel, user: User, name: str) -> None:
-        """End a kernel when the access of its user is revoked, if the settings say so."""
+        """End a kernel when the access of the user is revoked, if the settings say so."""
         if self._settings.revoked_kernels == "shutdown":
             kernel.start_task(self._end_with_access, user, name)
 

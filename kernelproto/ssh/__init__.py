@@ -7,9 +7,10 @@ ipykernel. Nothing has to be installed there but Python 3.9: far_side.py, which 
 types, and the program of the host arrive on standard input, and every argument arrives as JSON, so
 that no shell sees one.
 
-The host runs the kernels and keeps their messages, see launch/programs/host. Its socket is
-forwarded through one connection of OpenSSH, which the kernels of a host share. If that is lost, the
-kernels are unreachable, and go on; the link connects again, and continues behind the last message.
+The host runs the kernels and keeps their messages, see launch/programs/host. The socket of the host
+is forwarded through one connection of OpenSSH, which the kernels of a host share. If the connection
+is lost, the kernels are unreachable, and go on; the link connects again, and continues after the
+last message.
 
     names, failures   PURE: the names of hosts; the errors of OpenSSH by kind
     connection        the connection to one host

@@ -2,13 +2,13 @@
 
 Theory of operation
 -------------------
-A master, ``ssh -M``, authenticates once. All else goes through the socket on which it listens: the
-programs that run on the host, and the unix socket that is forwarded to the host's own. The folder
-of these sockets belongs to this user alone.
+A master, ``ssh -M``, authenticates once. All else goes through the socket on which the master
+listens: the programs that run on the host, and the forwarding of a unix socket to that of the host.
+The folder of these sockets belongs to this user alone.
 
-The master goes into the background when it has authenticated, and ends a minute after its last use,
-so that none is left of a program that was killed. A master that was killed leaves its sockets, and
-the next one would not listen at them; so they are removed first. A master that does not answer is
+The master goes into the background after the authentication, and ends a minute after the last use,
+so that a program that was killed leaves no master. A master that was killed leaves its sockets, and
+the next master would not listen there; so they are removed first. A master that does not answer is
 killed.
 
 The user's configuration applies: agent, jump hosts, host keys. Nothing is asked on the terminal.
@@ -50,10 +50,10 @@ _CONNECT_SECONDS = 30.0
 _CONTROL_SECONDS = 5.0
 _PROGRAM_SECONDS = 60.0
 
-# The exit status of ssh itself.
+# The exit status for errors of ssh.
 _SSH_FAILED = 255
 
-# A master ends so long after its last use.
+# The time from the last use of a master to its end.
 _IDLE_SECONDS = 60
 
 # A connection counts as lost after three of these without an answer.
@@ -89,7 +89,7 @@ class HostOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         target: the destination for ssh, such as ``ada@node7.example.org``; None means the name of
             the host, which ~/.ssh/config may describe.
         python: the Python that runs kernelproto's part there, 3.9 or newer.
-        ssh: the program ssh, and its first arguments.
+        ssh: the program ssh, with first arguments.
     """
 
     target: str | None = None
@@ -109,11 +109,11 @@ class HostOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Connection:
-    """The connection to one host, opened when it is first used.
+    """The connection to one host, opened at the first use.
 
     Args:
         host: the name of the host.
-        options: how it is reached.
+        options: how the host is reached.
     """
 
     def __init__(self, host: str, options: HostOptions) -> None:
@@ -140,13 +140,13 @@ class Connection:
         self._users += 1
 
     async def release(self) -> None:
-        """Let go of the connection; the last user closes it, even when cancelled."""
+        """Release the connection; the last user closes the connection, even when cancelled."""
         self._users -= 1
         if not self._users:
             await to_the_end(self._close, seconds=4 * _CONTROL_SECONDS)
 
     async def ask(self, op: str, **request: Any) -> Mapping[str, Any]:
-        """Run ``far_side.py`` on the host; return its answer.
+        """Run ``far_side.py`` on the host; return the answer.
 
         No part of the request goes through a shell.
 
@@ -215,7 +215,7 @@ class Connection:
             raise ssh_error(self.host, _read(log))
 
     async def _answers(self) -> bool:
-        """Return whether the master answers, and note its process."""
+        """Return whether the master answers, and note the master's process."""
         try:
             done = await self._control("check")
         except RemoteHostError:
@@ -249,7 +249,7 @@ class Connection:
             self._folder = None
 
     def _end_master(self) -> None:
-        """Kill a master that does not end by itself, and remove its sockets."""
+        """Kill a master that does not end on request, and remove the sockets."""
         if self._master is not None and not self._master.is_gone:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self._master.pid, signal.SIGKILL)
@@ -262,7 +262,8 @@ class Connection:
     async def _control(self, what: str, *arguments: str) -> Completed:
         """Ask the master to do something.
 
-        The user's configuration is left out, whose forwardings would be asked for as well.
+        The user's configuration is left out, because ssh would request the forwardings in it as
+        well.
         """
         options = ["-F", os.devnull, "-S", self._path("m"), "-O", what, *arguments]
         command = [*self._options.ssh, *options, self._target]
@@ -346,7 +347,7 @@ def _remove_leftovers() -> None:
             about = os.lstat(path)
             if found is None or about.st_uid != os.geteuid() or _is_running(int(found[1])):
                 continue
-            if not _listens(os.path.join(path, "m")):  # it may be of another container
+            if not _listens(os.path.join(path, "m")):  # perhaps of another container
                 shutil.rmtree(path, ignore_errors=True)
 
 

@@ -26,9 +26,9 @@ class RemoteHostError(LaunchError):
 
     Attributes:
         host: the name of the host.
-        fault: the kind of the fault: its name or its key is not known or has changed, it refuses
-            the keys of this user, it has no Python or no space, it does not let sockets be
-            forwarded, or it cannot be reached now.
+        fault: the kind of the fault: the host's name or key is not known or has changed, the host
+            refuses the keys of this user, has no Python or no space, does not allow the forwarding
+            of sockets, or cannot be reached now.
     """
 
     def __init__(self, message: str, *, host: str = "", fault: HostFault = "other") -> None:

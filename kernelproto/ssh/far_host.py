@@ -1,4 +1,4 @@
-"""FarHost: the facts and the kernel types of a host, as its answer describes them."""
+"""FarHost: the facts and the kernel types of a host, from the host's answer."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ class _FarKernel(msgspec.Struct, frozen=True):
 
 
 class FarHost(msgspec.Struct, frozen=True, kw_only=True):
-    """A host, as its answer describes it.
+    """A host, as described by its answer.
 
     Args:
-        host: its own name of itself.
+        host: the name that the host has for itself.
         python: the path of the Python that has answered.
-        prefix: its ``sys.prefix``.
+        prefix: the host's ``sys.prefix``.
         environ: the environment of the user's programs there.
         kernels: the kernel types, not decoded yet.
-        system: its ``sys.platform``.
+        system: the host's ``sys.platform``.
         folder: the folder of the host's program; "" unless that was asked for.
     """
 
@@ -66,7 +66,7 @@ class FarHost(msgspec.Struct, frozen=True, kw_only=True):
             raise host_error(host, "other", f"its answer is not valid: {error}") from None
 
     def kernelspecs(self) -> Iterator[KernelSpec]:
-        """Yield the kernel types whose names and contents are valid."""
+        """Yield the kernel types with valid names and contents."""
         for name, raw in self.kernels.items():
             if not all(map(is_simple_name, name.split("/"))):
                 continue
@@ -79,7 +79,7 @@ class FarHost(msgspec.Struct, frozen=True, kw_only=True):
                 yield KernelSpec(name=name, **msgspec.structs.asdict(found))
 
     def kernelspec(self, host: str, name: str) -> KernelSpec:
-        """Return a kernel type by its name.
+        """Return a kernel type by name.
 
         Raises:
             NoSuchKernel: the host has no such kernel type.

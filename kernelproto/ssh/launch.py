@@ -73,7 +73,7 @@ async def launch_far(
         plan = msgspec.structs.replace(plan, kernel_type=f"{SSH}/{host}/{kernel}")
         fault = host_fault(plan)
         if fault is not None or plan.output is not None:
-            fault = fault or "its output goes to no file, but into errors alone"
+            fault = fault or "no file can get its output"
             raise InvalidLaunchParameter(f"{plan.kernel_type}: {fault}")
         return await _start(connection, far, plan, linger)
 
@@ -81,7 +81,7 @@ async def launch_far(
 async def adopt_far(
     connection: Connection, handle: KernelHandle, place: Place
 ) -> tuple[ConnectionInfo, KernelManager]:
-    """Take over a kernel; see SSHProvider.adopt."""
+    """Adopt a kernel; see SSHProvider.adopt."""
     async with _held_until_success(connection):
         await connection.open()
         connect = FarConnect(connection, f"{place.folder}/{_SOCKET}")
@@ -141,7 +141,7 @@ async def _held_until_success(connection: Connection) -> AsyncGenerator[None]:
 
 
 async def _start_host(connection: Connection) -> FarHost:
-    """Start the program of the host unless it runs, and return what there is."""
+    """Start the program of the host unless running, and return the facts of the host."""
     program = await anyio.to_thread.run_sync(archive)
     answer = await connection.ask("start", program=base64.b64encode(program).decode())
     return FarHost.of(connection.host, answer)

@@ -26,12 +26,12 @@ _RECEIVE_BYTES = 64 * 1024
 class FarKernelManager:
     """The handle on a kernel of another machine.
 
-    It implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, IsListed,
-    HasHandle, MayOutlive and MayBecomeUnreachable.
+    Implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, IsListed, HasHandle,
+    MayOutlive and MayBecomeUnreachable.
 
     Args:
-        hosted: the handle on the kernel in its host.
-        connect: connects to the host; this manager holds its connection.
+        hosted: the handle on the kernel in the host.
+        connect: connects to the host; this manager holds the connection.
 
     Attributes:
         kernel_id: a UUID.
@@ -69,7 +69,7 @@ class FarKernelManager:
         return self._hosted.exit is None and not self._link.is_over
 
     async def probe(self) -> bool:
-        """Return whether the host answers within three seconds; connect again if it does not."""
+        """Return whether the host answers within three seconds; otherwise connect again."""
         with anyio.move_on_after(_PROBE_SECONDS):
             await self._hosted.is_alive()
             return True
@@ -78,10 +78,10 @@ class FarKernelManager:
         return False
 
     async def cleanup(self) -> None:
-        """End the kernel, and have the host remove everything of it.
+        """End the kernel, and have the host remove all its files.
 
-        Cancellation does not stop it. If the host does not answer, that is logged, and the kernel
-        ends after its linger time.
+        Cancellation does not stop the cleanup. If the host does not answer, that is logged, and the
+        kernel ends after the linger time.
         """
         try:
             await self._hosted.cleanup()
@@ -89,7 +89,7 @@ class FarKernelManager:
             await self._let_go()
 
     async def detach(self) -> None:
-        """Let go of the kernel, which goes on; any program of this user can adopt it."""
+        """Release the kernel, which goes on; any program of this user can adopt it."""
         try:
             await self._hosted.detach()
         finally:
@@ -121,7 +121,7 @@ class FarConnect:
 
     Attributes:
         connection: the same.
-        reachability: whether the kernel can be reached; its problem is kept up to date.
+        reachability: whether the kernel can be reached; ``connect`` updates its problem.
     """
 
     def __init__(self, connection: Connection, path: str) -> None:
@@ -135,7 +135,7 @@ class FarConnect:
             stream = await self._greeted()
             if stream is not None:
                 return stream
-            # The connection is there, but nothing listens at its other end.
+            # The connection works, but no program listens at the other end.
             answer = await self.connection.ask("listens", socket=self._path)
         except (RemoteHostError, TimeoutError) as error:
             problem = str(error) or f"the host {host!r} does not answer"
@@ -161,7 +161,7 @@ class FarConnect:
 
 
 class _Greeted(ByteStream):
-    """A stream whose first bytes were received already."""
+    """A stream after the first bytes were received."""
 
     def __init__(self, stream: ByteStream, first: bytes) -> None:
         self._stream = stream

@@ -33,7 +33,7 @@ _LINGER_SECONDS = 3600.0
 # A search in all hosts does not wait longer for those that do not answer.
 _SEARCH_SECONDS = 20.0
 
-# A server lists its kernel types again and again.
+# A server lists kernel types again and again.
 _KEPT_SECONDS = 60.0
 
 
@@ -53,8 +53,7 @@ class SSHProvider:
     """Runs kernels on other machines over SSH: ``ssh/HOST/NAME``.
 
     With *hosts*, only these can be used, and they are searched for kernel types. Without them,
-    every host can be used by its name, and none is searched: no connection is made to a host that
-    nobody has named.
+    every host can be used by name, and none is searched: connections are made only to named hosts.
 
     Args:
         hosts: the names of the hosts, or their options by name; by default those in the environment
@@ -141,7 +140,7 @@ class SSHProvider:
         Raises:
             NoSuchKernel: the host has no such kernel type, or is not among *hosts*.
             RemoteHostError: the host cannot be used; ``fault`` has the kind.
-            InvalidLaunchParameter: a parameter is not valid, or the host cannot do it.
+            InvalidLaunchParameter: a parameter is not valid, or not possible on the host.
             LaunchError: the kernel could not be started; nothing is left of the attempt.
         """
         from kernelproto.ssh.launch import launch_far  # loads zmq, without which a search is faster
@@ -157,7 +156,7 @@ class SSHProvider:
 
         Raises:
             KernelInUse: a running program owns the kernel, perhaps this one.
-            DiscoveryError: the kernel has ended, or its host is not among *hosts*.
+            DiscoveryError: the kernel has ended, or the host is not among *hosts*.
             LaunchError: the host cannot be reached now.
         """
         from kernelproto.ssh.launch import Place, adopt_far

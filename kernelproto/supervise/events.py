@@ -24,11 +24,11 @@ _MOST_KEPT = 1000
 
 
 class Died(msgspec.Struct, frozen=True):
-    """The kernel's process has ended, and this program did not end it.
+    """The kernel's process has ended without a request of this program.
 
     Args:
         returncode: the exit status, negative for a signal; None if unknown.
-        reason: the reason in words; a DeathReason if its kind is known; None if unknown.
+        reason: the reason in words; a DeathReason if the kind is known; None if unknown.
     """
 
     returncode: int | None
@@ -40,7 +40,7 @@ class Died(msgspec.Struct, frozen=True):
 
     @property
     def cause(self) -> DeathCause:
-        """The kind of the reason, or else whether it was a signal or an exit status."""
+        """The kind of the reason, or else whether a signal or an exit status ended the process."""
         if self.reason is not None:
             return self.reason.cause if isinstance(self.reason, DeathReason) else "other"
         if self.returncode is None:
@@ -52,7 +52,7 @@ class Restarted(msgspec.Struct, frozen=True):
     """The kernel is ready again, in a new process.
 
     Args:
-        auto: whether a KernelRestarter restarted it, and not ``Kernel.restart``.
+        auto: whether a KernelRestarter restarted the kernel, and not ``Kernel.restart``.
         connection_info: the addresses of the new process.
         attempt: the consecutive attempt number, starting at 1; 1 for ``Kernel.restart``.
     """

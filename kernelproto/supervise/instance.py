@@ -1,4 +1,4 @@
-"""Instance: one process of a kernel and its client, from launch to end."""
+"""Instance: one process of a kernel with its client, from launch to end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Launch(Protocol):
     """Launches a kernel, at the start and for each restart."""
 
     async def __call__(self, *, env: Mapping[str, str], cwd: str | None) -> Launched:
-        """Launch the kernel; it is not ready yet when this returns.
+        """Launch the kernel, which is not ready yet on return.
 
         Args:
             env: environment variables, added to those of the first launch.
@@ -82,10 +82,10 @@ class Instance:
         info: the addresses of the kernel.
         manager: the handle on the process.
         client: the client of the kernel.
-        ready_at: the time when it became ready, on the clock of ``anyio.current_time``, or None.
+        ready_at: the time when the kernel became ready, by ``anyio.current_time``, or None.
         gone: set when the process has ended and every pending call has raised.
         outlives: whether the process goes on after the block.
-        reason: the reason why this program killed the process, if it did.
+        reason: the reason why this program killed the process, or None.
         closing_error: raised by calls that are pending when the block is left.
     """
 
@@ -107,7 +107,7 @@ class Instance:
         client.interrupter = self.interrupt
 
     async def wait_for_ready(self, clock: StartupClock) -> None:
-        """Wait until the kernel answers and its outputs arrive.
+        """Wait until the kernel answers and outputs arrive.
 
         Args:
             clock: the time that is left.
@@ -134,14 +134,14 @@ class Instance:
 
     @property
     def reachability(self) -> Reachability | None:
-        """Whether the kernel can be reached; None if it is always reached, as on this machine."""
+        """Whether the kernel can be reached; None if always, as on this machine."""
         manager = self.manager
         return manager.reachability if isinstance(manager, MayBecomeUnreachable) else None
 
     async def answers(self) -> bool:
-        """Return whether the kernel can be reached, so that its silence is a sign of its death.
+        """Return whether the kernel can be reached, so that its silence is a sign of death.
 
-        If it cannot be reached now, return False when the connection is back.
+        If the kernel cannot be reached now, return False when the connection is back.
         """
         if not isinstance(self.manager, MayBecomeUnreachable):
             return True
@@ -152,7 +152,7 @@ class Instance:
 
     @property
     def uptime(self) -> float:
-        """The seconds since the kernel was ready; 0 if it was not."""
+        """The seconds since the kernel was ready; 0 if it was never ready."""
         if self.ready_at is None:
             return 0.0
         return anyio.current_time() - self.ready_at
@@ -170,7 +170,7 @@ class Instance:
             await self.client.request_interrupt()
 
     async def kill(self, reason: str) -> None:
-        """Kill the process; its Died event then has this reason."""
+        """Kill the process; the Died event then has this reason."""
         self.reason = reason
         await attempt(self.manager.kill)
 
@@ -255,7 +255,7 @@ async def start_instance(
     observers: Observers | None = None,
     comm_targets: dict[str, OnCommOpen] | None = None,
 ) -> AsyncGenerator[Instance]:
-    """Launch a kernel, give the instance when it is ready, and end it with the block.
+    """Launch a kernel, yield the ready instance, and end the instance with the block.
 
     If another program has taken an address of the kernel, the kernel is launched again, at most
     five times.

@@ -1,4 +1,4 @@
-"""Kernel: one handle on a kernel that stays valid when its process is replaced."""
+"""Kernel: one handle on a kernel, valid across its processes."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ KernelState = Literal["idle", "busy", "unreachable", "restarting", "dead"]
 
 
 class Kernel(Requests, Observable):
-    """A kernel and all requests to it, valid across restarts.
+    """A kernel and all requests to the kernel, valid across restarts.
 
-    ``run_kernel``, ``start_kernel`` and ``adopt_kernel`` make it. Requests during a restart wait
-    for the new process.
+    ``run_kernel``, ``start_kernel`` and ``adopt_kernel`` return a Kernel. Requests during a restart
+    wait for the new process.
 
     Attributes:
         owned: whether leaving the block ends the kernel; always true.
@@ -72,8 +72,8 @@ class Kernel(Requests, Observable):
     def handle(self) -> KernelHandle | None:
         """The handle with which another program adopts the kernel; a restart changes it.
 
-        Pass the handle to ``adopt_kernel`` there, as it is or from its JSON. None means that the
-        kernel ends with this program, because it was not started ``detached``.
+        Pass the handle to ``adopt_kernel`` there, unchanged or as JSON. None means that the kernel
+        ends with this program, because the kernel was not started ``detached``.
         """
         manager = self.manager
         handle = manager.handle() if isinstance(manager, HasHandle) else None
@@ -94,12 +94,12 @@ class Kernel(Requests, Observable):
 
     @property
     def manager(self) -> KernelManager:
-        """The handle on the kernel's process; each process has its own."""
+        """The handle on the kernel's process; each process has another manager."""
         return self.lifecycle.current.manager
 
     @property
     def client(self) -> KernelClient:
-        """The client of the kernel's process; each process has its own.
+        """The client of the kernel's process; each process has another client.
 
         Handlers, streams of messages and comm targets stay across a restart; open comms end.
         """
@@ -119,8 +119,8 @@ class Kernel(Requests, Observable):
     def state(self) -> KernelState:
         """The state of the kernel, as far as this program knows.
 
-        A Kernel exists once its process is ready, so it is never "starting". The REST API has the
-        state as ``execution_state``, the name that Jupyter's clients read.
+        A Kernel exists once its process is ready, so the state is never "starting". The REST API
+        has the state as ``execution_state``, the name that Jupyter's clients read.
         """
         match self.lifecycle.life:
             case Life.UNREACHABLE:
@@ -134,7 +134,7 @@ class Kernel(Requests, Observable):
 
     @property
     def unreachable(self) -> str | None:
-        """The reason why the kernel cannot be reached; None unless that is its state."""
+        """The reason why the kernel cannot be reached; None in all other states."""
         if self.lifecycle.life is not Life.UNREACHABLE:
             return None
         return self.lifecycle.problem
@@ -146,10 +146,11 @@ class Kernel(Requests, Observable):
         kernel.fail_if_unreachable(30)``. Requests that were sent are neither lost nor taken back.
 
         Args:
-            seconds: how long to wait for the connection each time it is lost.
+            seconds: the time to wait for the connection after each loss.
 
         Raises:
-            KernelUnreachable: on leaving the block, it was cancelled.
+            KernelUnreachable: the connection did not come back in time, and the block was
+                cancelled.
         """
         return fail_if_unreachable(self.lifecycle, seconds)
 
@@ -165,7 +166,7 @@ class Kernel(Requests, Observable):
         """Call a function for every event of a kind from now on.
 
         Args:
-            callback: called with the event, at once; may be async. An exception from it is logged.
+            callback: called with the event, at once; may be async. Exceptions are logged.
             event: ``Died``, ``Restarted``, ``Failed``, ``Unreachable`` or ``Reachable``.
         """
         self.lifecycle.events.add_callback(callback, event)
@@ -189,11 +190,11 @@ class Kernel(Requests, Observable):
         return await self.lifecycle.client()
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run an async function until the kernel ends; an exception from it is logged."""
+        """Run an async function until the kernel ends; exceptions are logged."""
         self.lifecycle.start_task(function, *args)
 
     def explain_end(self, error: ClientClosed) -> None:
-        """Set the error that calls on the kernel raise after its end; call it before the end."""
+        """Set the error that calls on the kernel raise after its end; call this before the end."""
         self.lifecycle.explain_end(error)
 
     async def wait_for_ready(self) -> content.KernelInfoReply:
@@ -247,14 +248,14 @@ class Kernel(Requests, Observable):
 
         The old process is shut down gracefully. The new one has the same working directory,
         environment and launch parameters, except for *env* and *cwd*, and other addresses. Pending
-        calls raise KernelRestarted. A restart during another one joins it; a restart with *env* or
-        *cwd* begins after it. Cancelling the caller does not stop a restart. A kernel that has died
-        can be restarted as well.
+        calls raise KernelRestarted. A restart during another restart joins the other; a restart
+        with *env* or *cwd* begins afterwards. Cancelling the caller does not stop a restart. A
+        kernel that has died can be restarted as well.
 
         Args:
             env: environment variables that are added to those of the launch. Later restarts have
                 them, too.
-            cwd: the working directory, also of later restarts; None keeps it.
+            cwd: the working directory, also of later restarts; None keeps the present one.
 
         Raises:
             InvalidLaunchParameter: *env* is not a mapping of strings; nothing was restarted.
@@ -267,12 +268,12 @@ class Kernel(Requests, Observable):
         )
 
     async def shutdown(self) -> int | None:
-        """End the kernel gracefully and remove its files.
+        """End the kernel gracefully and remove the kernel's files.
 
         Running code is interrupted repeatedly. Meanwhile shutdown_request, SIGTERM and SIGKILL are
-        sent, each when the phase of the one before, as in ``Timeouts``, is over. Pending calls
-        raise ClientClosed. Cancellation does not stop the shutdown. It takes no longer than these
-        phases and the manager's cleanup, and may be called again.
+        sent, each after the phase of the previous step, as in ``Timeouts``. Pending calls raise
+        ClientClosed. Cancellation does not stop the shutdown. The shutdown takes no longer than
+        these phases and the manager's cleanup, and may be called again.
 
         Returns:
             The exit status of the kernel's process; None if unknown.
@@ -297,7 +298,7 @@ class Kernel(Requests, Observable):
 class _CurrentClient:
     """Sends one execution of a Kernel to the process that serves at that moment.
 
-    It implements ExecutionSender. An execution is made before it is sent, and the kernel may be
+    Implements ExecutionSender. An execution is made before it is sent, and the kernel may be
     restarted in between.
 
     Args:
@@ -339,7 +340,7 @@ class _CurrentClient:
         return await self._client.executions.catch_up()
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run an async function until the kernel ends, also across a restart."""
+        """Run an async function until the kernel ends, even across a restart."""
         self._lifecycle.start_task(function, *args)
 
 
@@ -363,14 +364,14 @@ async def open_kernel(
     kernel_id: str = "",
     watch: Callable[[Observers], object] | None = None,
 ) -> AsyncGenerator[Kernel]:
-    """Launch a kernel, give it when it is ready, and end it with the block.
+    """Launch a kernel, yield the ready kernel, and end it with the block.
 
     Args:
         launch: launches the kernel, at the start and for each restart.
         timeouts: the timeouts of each process.
         cwd: the working directory of the first process.
         outlives: whether the kernel goes on after the block, until ``shutdown``.
-        kernel_id: the id under which other programs find the kernel; by default that of its first
+        kernel_id: the id under which other programs find the kernel; by default that of the first
             launch.
         watch: called with the observers of the messages before the launch.
 

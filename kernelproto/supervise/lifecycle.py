@@ -3,9 +3,10 @@
 Theory of operation
 -------------------
 There is one current instance. When the instance dies or a caller restarts the kernel, a Replacement
-begins. There is at most one Replacement at a time: further restarts join it, and requests wait for
-it. A Replacement ends when the next instance is ready, or with an error. After a call of
-``restart``, a task of the kernel carries it out; after a death, a task of the supervisor.
+begins. There is at most one Replacement at a time: further restarts join the present Replacement,
+and requests wait for its end. A Replacement ends when the next instance is ready, or with an error.
+After a call of ``restart``, a task of the kernel performs the Replacement; after a death, a task of
+the supervisor.
 
 ``states.py`` has the states and the events that change them. An event that the table does not allow
 raises RuntimeError.
@@ -52,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class Replacement(Waiter[Instance]):
-    """The next instance; several tasks may wait for it.
+    """The next instance; several tasks may wait for this instance.
 
     Args:
         auto: whether a supervisor decided to restart the kernel.
@@ -101,7 +102,7 @@ class Lifecycle:
     Attributes:
         current: the instance that serves, or that served last.
         replacement: the next instance, during a restart.
-        failure: the error of the last restart, if it failed.
+        failure: the error of the last restart, if any.
         life: the state of the kernel.
         kernel_id: the id that all instances are listed under; by default that of the first one.
         cwd: the working directory of the next process; None means the caller's.
@@ -132,12 +133,12 @@ class Lifecycle:
 
     @property
     def problem(self) -> str:
-        """The reason why the current instance cannot be reached; "" while it can be."""
+        """The reason why the current instance cannot be reached; "" if reachable."""
         reachability = self.current.reachability
         return "" if reachability is None else reachability.problem or ""
 
     async def begin(self) -> Instance:
-        """Start an instance, in a task of the kernel, and return it when it is ready.
+        """Start an instance, in a task of the kernel, and return the ready instance.
 
         Raises:
             LaunchError: the instance could not be started.
@@ -180,11 +181,11 @@ class Lifecycle:
     async def carry_out(
         self, replacement: Replacement, work: Callable[[], Awaitable[None]]
     ) -> None:
-        """Call *work*, and fail the replacement if it does not start an instance.
+        """Call *work*; fail the replacement if *work* does not start an instance.
 
         Args:
             replacement: the next instance, which tasks may wait for.
-            work: starts the next instance; raises if it cannot.
+            work: starts the next instance, or raises.
         """
         failure: Exception | None = None
         try:
@@ -202,7 +203,7 @@ class Lifecycle:
                 replacement.fail(failure)
 
     async def end(self) -> int | None:
-        """End the kernel for good; return the exit status of its process, None if unknown."""
+        """End the kernel for good; return the exit status of the process, None if unknown."""
         self._apply(LifeEvent.END)
         try:
             if self.replacement is not None:
@@ -223,7 +224,7 @@ class Lifecycle:
         self._closing_error = self.current.closing_error = error
 
     async def detach(self) -> None:
-        """Let the kernel outlive this program, unless it was shut down or has died.
+        """Let the kernel outlive this program, unless the kernel was shut down or has died.
 
         Observers and events end, because this program receives no more messages.
         """
@@ -249,7 +250,7 @@ class Lifecycle:
             self._supervisor = None
 
     def start_task(self, function: Callable[..., Awaitable[None]], *args: object) -> None:
-        """Run an async function until the kernel ends; an exception from it is logged."""
+        """Run an async function until the kernel ends; exceptions are logged."""
         start_logged(self._tasks, function, *args)
 
     def _apply(self, event: LifeEvent) -> None:
@@ -272,7 +273,7 @@ class Lifecycle:
                 await instance.gone.wait()
 
     async def _watch_connection(self, instance: Instance) -> None:
-        """Note when the kernel cannot be reached, and when it can be again."""
+        """Note each loss and each return of the connection to the kernel."""
         reachability = instance.reachability
         while reachability is not None:
             problem = await reachability.until_lost()
@@ -287,13 +288,13 @@ class Lifecycle:
                 self.events.emit(Reachable(seconds))
 
     def _changes(self, event: LifeEvent) -> bool:
-        """Apply an event; return whether it has changed the state."""
+        """Apply an event; return whether the state has changed."""
         before = self.life
         self._apply(event)
         return self.life is not before
 
     def _welcome(self, instance: Instance) -> None:
-        """Let a new instance serve the tasks that wait for it."""
+        """Let a new instance serve the waiting tasks."""
         self._apply(LifeEvent.READY)
         replacement, self.replacement = self.replacement, None
         if replacement is None:
@@ -306,7 +307,7 @@ class Lifecycle:
         self.events.emit(Restarted(replacement.auto, instance.info, replacement.attempt))
 
     def _died(self, instance: Instance, returncode: int | None) -> KernelProtoError:
-        """Decide what follows the death of an instance; return the error of pending calls."""
+        """Decide the step after the death of an instance; return the error of pending calls."""
         death = instance.death(returncode)
         self._apply(LifeEvent.DIED)
         if self.life is not Life.DEAD:  # a restart or the end is under way
@@ -317,7 +318,7 @@ class Lifecycle:
         supervisor = self._supervisor
         decision = None if supervisor is None else supervisor.died(instance.uptime)
         if supervisor is not None and isinstance(decision, Restart):
-            # Before the event, so that its callbacks see the state "restarting".
+            # Before the event, so that callbacks see the state "restarting".
             self._apply(LifeEvent.RESTART)
             self.replacement = Replacement(auto=True, attempt=decision.attempt)
             self.events.emit(death)
@@ -347,7 +348,7 @@ class Lifecycle:
 
 
 async def _abandon(replacement: Replacement) -> None:
-    """Cancel a replacement, and wait until it has ended."""
+    """Cancel a replacement, and wait until the replacement has ended."""
     replacement.scope.cancel()
-    with suppress(Exception):  # raised in the tasks that wait for it
+    with suppress(Exception):  # raised in the waiting tasks
         await replacement.wait()

@@ -3,7 +3,7 @@
 The policy uses the time that each process was ready before it died. A process that was ready for
 ``stable_after`` seconds counts as a success; only the consecutive deaths after the last success
 count. The first restart follows at once, because most crashes are single ones. Later restarts wait
-longer each time, so that a kernel that dies while it starts does not keep the machine busy.
+longer each time, so that a kernel that dies during each start does not keep the machine busy.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class RestartPolicy(msgspec.Struct, frozen=True, kw_only=True):
             and is killed; None means that the heartbeat is not watched. A kernel that has never
             answered a heartbeat is not killed.
         stable_after: a kernel that was ready for this many seconds has recovered: the count of
-            restarts begins anew.
+            restarts begins at 0.
         backoff: the wait before each restart but the first.
     """
 

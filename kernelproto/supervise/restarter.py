@@ -1,4 +1,4 @@
-"""KernelRestarter: restarts a kernel when it dies or its heartbeat is silent."""
+"""KernelRestarter: restarts a kernel after a death or a silent heartbeat."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ logger = logging.getLogger(__name__)
 
 
 class KernelRestarter(AsyncContextManagerMixin):
-    """Restarts a kernel during the block, whenever it dies or its heartbeat falls silent.
+    """Restarts a kernel during the block, after each death and each silent heartbeat.
 
     ``async with KernelRestarter(kernel, policy) as restarter``; ``run_kernel(restart=policy)`` does
     the same. When the kernel dies, pending calls raise KernelRestarted at once, and new requests
     wait for the new process. The new process has the same working directory, environment and launch
     parameters, and other addresses. A kernel that cannot be reached is not restarted. When the
     restarter gives up, all calls raise KernelDied.
-    Leaving the block during a restart cancels it.
+    Leaving the block cancels a restart.
 
     Args:
         kernel: the kernel, which can have one restarter at a time.
@@ -65,7 +65,7 @@ class KernelRestarter(AsyncContextManagerMixin):
         """Call a function for every event of a kind from now on.
 
         Args:
-            callback: called with the event; may be async. An exception from it is logged.
+            callback: called with the event; may be async. Exceptions are logged.
             event: ``Died``, ``Restarted``, ``Failed``, ``Unreachable`` or ``Reachable``.
         """
         self._lifecycle.events.add_callback(callback, event)
@@ -85,7 +85,7 @@ class KernelRestarter(AsyncContextManagerMixin):
         """Decide whether to restart a kernel that has died; called by the kernel.
 
         Args:
-            uptime: the seconds that the process was ready; 0 if it was not.
+            uptime: the seconds that the process was ready; 0 if never.
         """
         self._uptimes.append(uptime)
         # Older ones do not affect the decision.

@@ -55,7 +55,7 @@ def longest(timeouts: Timeouts) -> float:
 
 
 async def attempt(step: Callable[[], Awaitable[T]]) -> T | None:
-    """Call a step of the shutdown; log its failure, so that the next step follows."""
+    """Call a step of the shutdown; log a failure, so that the next step follows."""
     try:
         return await step()
     except KernelProtoError:

@@ -35,8 +35,8 @@ class LifeEvent(StrEnum):
 
 
 # A restart ends the old process: if the process dies first, the restart just goes on. A kernel that
-# is over stays over, also if its last process becomes ready or dies before its end. In both states
-# it makes no difference whether the old process can be reached.
+# is over stays over, even if its last process becomes ready or dies before the end. In both states
+# the connection to the old process makes no difference.
 LIFE: Mapping[Life, Mapping[LifeEvent, Life]] = {
     Life.STARTING: {LifeEvent.READY: Life.READY},
     Life.READY: {

@@ -1,4 +1,4 @@
-"""Callers that give up on a kernel whose connection is lost."""
+"""Callers that give up on an unreachable kernel."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kernelproto.supervise.states import Life
 
 
 class Living(Protocol):
-    """The state of a kernel and its events; implemented by Lifecycle."""
+    """The state and the events of a kernel; implemented by Lifecycle."""
 
     life: Life
     events: EventHub
@@ -58,7 +58,7 @@ async def fail_if_unreachable(kernel: Living, seconds: float) -> AsyncGenerator[
 
 
 async def _next(events: KernelEvents) -> None:
-    """Wait for the next event; for ever after the last one."""
+    """Wait for the next event; indefinitely after the last one."""
     async for _ in events:
         return
     await anyio.sleep_forever()

@@ -1,6 +1,6 @@
 """Test tools: a kernel without a process, and contract checks for kernel managers and providers.
 
-Test code that talks to a kernel against a FakeKernel. The client is a real one::
+Test code that uses a kernel against a FakeKernel, with a real client::
 
     from kernelproto.testing import FakeKernel
 
@@ -10,8 +10,8 @@ Test code that talks to a kernel against a FakeKernel. The client is a real one:
             async with fake.connect() as client:
                 assert (await client.execute("6 * 7")).text == "42"
 
-By default it behaves like a correct kernel. Script it with keywords, or with an async function that
-takes an Exchange, for code or for any other request::
+By default the fake kernel behaves like a correct kernel. Script the kernel with keywords, or with
+an async function that takes an Exchange, for code or for any other request::
 
     async def greet(exchange):
         name = await exchange.input("who? ")

@@ -22,14 +22,14 @@ _AT_ONCE = 5
 async def check_adoption(
     host: Adopts, launch: Callable[[], Awaitable[Launched]], *, patience: float = 10.0
 ) -> None:
-    """Check a host of kernels, and the handles of its managers, against ``interfaces``.
+    """Check a host of kernels, and the handles of the host's managers, against ``interfaces``.
 
     Launches four kernels and ends them. They need not answer messages. Run check_kernel_manager
     with a launch that adopts to check the managers that the host returns.
 
     Args:
         host: adopts the kernels.
-        launch: starts a kernel that outlives this program; its manager implements HasHandle and
+        launch: starts a kernel that outlives this program; the manager implements HasHandle and
             MayOutlive.
         patience: seconds after which a call counts as hanging.
 
@@ -54,7 +54,7 @@ class _Kernels:
 
     @asynccontextmanager
     async def running(self) -> AsyncGenerator[tuple[Launched, KernelHandle]]:
-        """Launch a kernel for the block, and give its handle."""
+        """Launch a kernel for the block, and yield the handle."""
         with self.checking("launch() starts a kernel"):
             launched = await self.launch()
         manager = launched[1]

@@ -1,4 +1,4 @@
-"""Behaviour: the default request handlers of a FakeKernel, and its scripts."""
+"""Behaviour: the default request handlers of a FakeKernel, and the scripts."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ def require(fulfilled: bool, requirement: str, found: object = None) -> None:
     """Raise AssertionError unless a requirement is fulfilled.
 
     Args:
-        fulfilled: whether it is.
+        fulfilled: whether the rule is fulfilled.
         requirement: a sentence.
-        found: the value that violates it.
+        found: the value that violates the rule.
     """
     if not fulfilled:
         raise AssertionError(f"requirement violated: {requirement}: found {found!r}")

@@ -1,4 +1,4 @@
-"""Exchange: one request to a FakeKernel, and the messages that answer it."""
+"""Exchange: one request to a FakeKernel, and the messages of the answer."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Outbox:
         metadata: Mapping[str, Any] | None = None,
         buffers: Sequence[Frame] = (),
     ) -> Message:
-        """Send a message *to* one client, or to all clients with a subscription to its *topic*."""
+        """Send a message *to* one client, or to all clients with a subscription to the *topic*."""
         message = self._factory.message(
             msg_type, content, parent=parent, metadata=metadata, buffers=buffers
         )
@@ -69,11 +69,11 @@ class Outbox:
 
 
 class Exchange:
-    """One request to a FakeKernel, with methods to answer it; the argument of handlers.
+    """One request to a FakeKernel, with methods for the answer; the argument of handlers.
 
     The kernel publishes "busy" before the handler runs, and execute_input for an execute_request.
-    After the handler it sends an "ok" reply if the handler sent none, and publishes "idle". Only
-    ``input`` waits; all other methods send immediately.
+    After the handler the kernel sends an "ok" reply if the handler sent none, and publishes "idle".
+    Only ``input`` waits; all other methods send immediately.
 
     Attributes:
         request: the request's message.
@@ -156,7 +156,7 @@ class Exchange:
         self.reply(status="error", ename=ename, evalue=evalue, traceback=lines)
 
     async def input(self, prompt: str = "", *, password: bool = False) -> str:
-        """Request a line of text from the client, and wait for it.
+        """Request a line of text from the client, and wait for the answer.
 
         Raises:
             CodeError: the request does not allow input.
@@ -172,7 +172,7 @@ class Exchange:
         return self._answer
 
     def answer(self, reply: Message) -> None:
-        """Accept an input_reply, if it answers the pending input_request."""
+        """Accept an input_reply to the pending input_request; ignore others."""
         asked = None if self._question is None else self._question.header
         if asked is not None and asked == reply.parent_header:
             self._answer = reply.content.value
@@ -182,7 +182,7 @@ class Exchange:
         """Send the reply.
 
         Args:
-            content: its content; None means an empty reply of the right type.
+            content: the content; None means an empty reply of the right type.
             fields: fields of that empty reply to set, such as ``status="aborted"``.
         """
         msg_type = self.request.msg_type.removesuffix("_request") + "_reply"
@@ -213,12 +213,12 @@ class Exchange:
         metadata: Mapping[str, Any] | None = None,
         buffers: Sequence[Frame] = (),
     ) -> Message:
-        """Send a message with the request as its parent; on iopub to all clients.
+        """Send a message with the request as the parent; on iopub to all clients.
 
         Args:
             channel: the channel.
             content: a Struct of ``kernelproto.wire.content``, or a mapping.
-            msg_type: the message type; only a mapping needs it.
+            msg_type: the message type; only needed with a mapping.
             metadata: the message's metadata.
             buffers: binary frames that follow the content.
 
@@ -237,11 +237,11 @@ class Exchange:
 
 
 class CodeError(Exception):
-    """An exception of executed code: raise it in a handler to send an error reply.
+    """An exception of executed code; raised in a handler, it sends an error reply.
 
     Args:
         ename: the exception's name.
-        evalue: its text.
+        evalue: the text.
     """
 
     def __init__(self, ename: str, evalue: str = "") -> None:

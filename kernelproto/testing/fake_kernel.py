@@ -42,7 +42,7 @@ _KERNEL_INFO = contents.KernelInfoReply(
 
 
 class Received(NamedTuple):
-    """A message that a FakeKernel has received, and its channel."""
+    """A message that a FakeKernel has received, and the channel."""
 
     channel: ChannelName
     message: Message
@@ -51,28 +51,28 @@ class Received(NamedTuple):
 class FakeKernel(AsyncContextManagerMixin):
     """A kernel without a process, for the block: ``async with FakeKernel() as fake``.
 
-    By default it behaves like a correct kernel: it welcomes clients, echoes heartbeats, answers
-    shell requests one after the other and control requests beside them, keeps a history, aborts
-    queued executions after an error, and exits on shutdown_request. Code without a script has no
-    outputs. A request of an unknown type gets no reply.
+    By default a FakeKernel behaves like a correct kernel: it welcomes clients, echoes heartbeats,
+    answers shell requests one after the other and control requests beside them, keeps a history,
+    aborts queued executions after an error, and exits on shutdown_request. Code without a script
+    has no outputs. A request of an unknown type gets no reply.
 
     An exception of a handler, other than CodeError, is raised by the block.
 
     Args:
         kernel_info: the reply to kernel_info_request.
-        transport: the transport in its ConnectionInfo; no socket exists there.
+        transport: the transport in the ConnectionInfo; no socket exists there.
         cwd: kept as the attribute ``cwd``, for assertions.
         env: kept as the attribute ``env``, for assertions.
 
     Attributes:
         kernel_id: a UUID.
-        connection_info: its ConnectionInfo, with the key that signs its messages.
-        faults: the faults of the messages that it sends.
-        deaf: the channels on which it ignores messages.
+        connection_info: the ConnectionInfo, with the key that signs messages.
+        faults: the faults of sent messages.
+        deaf: the channels on which the kernel ignores messages.
         received: the messages received so far, in order, including ignored ones; no heartbeats.
         refused: the number of invalid messages, by the name of the exception.
-        reachability: whether clients can reach it; see ``cut``.
-        returncode: its exit status after its death, negative for a signal; None before.
+        reachability: whether clients can reach the kernel; see ``cut``.
+        returncode: the exit status after the death, negative for a signal; None before.
     """
 
     def __init__(
@@ -158,7 +158,7 @@ class FakeKernel(AsyncContextManagerMixin):
 
     @asynccontextmanager
     async def connect(self) -> AsyncGenerator[KernelClient]:
-        """Open a client for the block; its calls raise KernelDied when the kernel dies."""
+        """Open a client for the block; calls raise KernelDied when the kernel dies."""
         async with open_client(self.connection_info, open_channels=self.open_channels) as client:
             self._clients.append(client)
             try:
@@ -195,7 +195,7 @@ class FakeKernel(AsyncContextManagerMixin):
 
         Args:
             content: a Struct of ``kernelproto.wire.content``, or a mapping.
-            msg_type: the message type; only a mapping needs it.
+            msg_type: the message type; only needed with a mapping.
             parent: the request that the message belongs to; None for none.
         """
         self._outbox.send("iopub", msg_type or type_of(content), content, parent=parent)
@@ -223,7 +223,7 @@ class FakeKernel(AsyncContextManagerMixin):
             await self._news.wait()
 
     def interrupt(self) -> None:
-        """Interrupt the running code, if any: it ends with a KeyboardInterrupt."""
+        """End the running code, if any, with a KeyboardInterrupt."""
         self._behaviour.interrupt()
 
     def cut(self, problem: str = "the connection was cut") -> None:
@@ -262,7 +262,7 @@ class FakeKernel(AsyncContextManagerMixin):
             client.fail(error)
 
     async def wait(self) -> int:
-        """Wait until the kernel has died; return its exit status."""
+        """Wait until the kernel has died; return the exit status."""
         await self._end.wait()
         assert self.returncode is not None
         return self.returncode
@@ -285,7 +285,7 @@ class FakeKernel(AsyncContextManagerMixin):
                 await self._behaviour.answer(exchange)
 
     async def _listen(self, client: MemoryTransport) -> None:
-        """Welcome a client and receive its messages until it leaves."""
+        """Welcome a client and receive messages until the client leaves."""
         for topic in client.topics:
             welcome = contents.IOPubWelcome(topic.decode(errors="replace"))
             self._outbox.send("iopub", "iopub_welcome", welcome, to=client, topic=topic)

@@ -22,7 +22,7 @@ _SIGINT, _SIGKILL, _SIGTERM = 2, 9, 15
 
 
 class FakeManager:
-    """The KernelManager of a FakeKernel: signals end or interrupt it like a process.
+    """The KernelManager of a FakeKernel: signals end or interrupt the kernel like a process.
 
     Attributes:
         kernel: the kernel.
@@ -43,7 +43,7 @@ class FakeManager:
         return self.kernel.returncode is None or self.reachability.problem is not None
 
     async def wait(self) -> int | None:
-        """Wait until the kernel has died and can be reached; return its exit status."""
+        """Wait until the kernel has died and can be reached; return the exit status."""
         returncode = await self.kernel.wait()
         await self.reachability.until_regained()
         return returncode
@@ -54,7 +54,7 @@ class FakeManager:
         return self.reachability.problem is None
 
     async def signal(self, signum: int) -> None:
-        """Interrupt the kernel for SIGINT, do nothing for 0, and end it for any other signal."""
+        """Interrupt the kernel for SIGINT, do nothing for 0, and end it for other signals."""
         await self.reachability.until_regained()
         await checkpoint()
         if signum == _SIGINT:
@@ -75,7 +75,7 @@ class FakeManager:
         await self.signal(_SIGKILL)
 
     async def cleanup(self) -> None:
-        """End the kernel, if it is alive, also while the connection is cut."""
+        """End the kernel, if alive, even while the connection is cut."""
         await checkpoint()
         self.kernel.die(-_SIGKILL)
         self.reachability.regain()
@@ -94,7 +94,7 @@ class FakeProvider(AsyncContextManagerMixin):
     Each launch creates a new kernel, which ends with the block at the latest.
 
     Args:
-        prepare: called with each new kernel before it starts, for example to script it.
+        prepare: called with each new kernel before its start, for example to add scripts.
 
     Attributes:
         kernels: the launched kernels, in order.

@@ -22,7 +22,7 @@ _STATES = ("starting", "busy", "idle")
 
 
 class Outgoing(NamedTuple):
-    """A message that is being sent, its channel, and the receiving clients."""
+    """A message that is being sent, the channel, and the receiving clients."""
 
     channel: ChannelName
     message: Message
@@ -30,10 +30,10 @@ class Outgoing(NamedTuple):
 
 
 class Fault:
-    """A fault that applies to some messages of a FakeKernel; ``Faults`` creates it.
+    """A fault that applies to some messages of a FakeKernel, from ``Faults``.
 
     Attributes:
-        caught: the messages that it has been applied to.
+        caught: the messages to which the fault was applied.
     """
 
     def __init__(self, faults: Faults, what: Selector, change: Change, times: int | None) -> None:
@@ -50,7 +50,7 @@ class Fault:
         return self.caught[0]
 
     def remove(self) -> None:
-        """End the fault: it applies to no further message."""
+        """End the fault, which applies to no further message."""
         self._faults.remove(self)
 
     def selects(self, message: Message) -> bool:
@@ -102,7 +102,7 @@ class Faults:
     """The faults of the messages that a FakeKernel sends: ``fake.faults``.
 
     Each method adds a fault that applies from now on, until its ``remove()`` or for a number of
-    *times*. Its first argument selects messages: by msg_type, by a kernel status such as
+    *times*. The first argument selects messages: by msg_type, by a kernel status such as
     ``"idle"``, or by a predicate on the Message. If two faults select the same message, the older
     fault is applied.
 
@@ -152,13 +152,13 @@ class Faults:
 
         Args:
             what: selects the messages.
-            until: selects a message with the same parent; the held messages follow it.
+            until: selects a message with the same parent; the held messages follow that message.
             times: how many messages are held; None means all.
         """
         return self._add(Hold(self, what, until, times))
 
     def send(self, outgoing: Outgoing) -> None:
-        """Send a message; apply the first fault that selects it."""
+        """Send a message; apply the first matching fault."""
         for fault in self._faults:
             if fault.selects(outgoing.message):
                 self.deliver(outgoing, fault)

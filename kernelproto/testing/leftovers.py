@@ -28,7 +28,7 @@ def _descriptors() -> Iterator[str]:
     for number in _listed(folder):
         try:
             yield f"descriptor {number} {os.readlink(f'{folder}/{number}')}"
-        except FileNotFoundError:  # the descriptor of listdir itself
+        except FileNotFoundError:  # the descriptor of this listdir
             continue
 
 

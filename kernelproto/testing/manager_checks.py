@@ -1,4 +1,4 @@
-"""check_kernel_manager: checks a KernelManager against its contract in ``interfaces``."""
+"""check_kernel_manager: checks a KernelManager against the contract in ``interfaces``."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def check_kernel_manager(launch: Launch, *, patience: float = 10.0) -> Non
     """Check a manager against the contract of ``interfaces.KernelManager``.
 
     Launches about twenty kernels and ends them. They need not answer messages: any process works
-    that runs until it is signalled and ends on SIGTERM. During the check, nothing else in this
-    program may start processes or open files.
+    that runs until a signal and ends on SIGTERM. During the check, nothing else in this program may
+    start processes or open files.
 
     Args:
         launch: starts a kernel and returns the same pair as KernelProvider.launch().
@@ -71,7 +71,7 @@ class _Kernels:
 
     @asynccontextmanager
     async def manager(self) -> AsyncGenerator[KernelManager]:
-        """Launch a kernel for the block; yield only its manager."""
+        """Launch a kernel for the block; yield only the manager."""
         async with self.running() as (_, manager):
             yield manager
 
@@ -79,7 +79,7 @@ class _Kernels:
         return checking(requirement, self.patience)
 
     async def end_of(self, manager: KernelManager, requirement: str) -> int | None:
-        """Require that the process ends, and that ``is_alive`` agrees; return its exit status."""
+        """Require that the process ends, and that ``is_alive`` agrees; return the exit status."""
         with self.checking(requirement):
             status = await manager.wait()
         require_type(status, int | NoneType, "wait() returns an exit status, or None")

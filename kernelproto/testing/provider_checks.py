@@ -1,4 +1,4 @@
-"""check_kernel_provider: checks a KernelProvider against its contract in ``interfaces``."""
+"""check_kernel_provider: checks a KernelProvider against the contract in ``interfaces``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Snippets:
     Args:
         env: prints the environment variable KERNELPROTO_CHECK.
         cwd: prints the working directory.
-        endless: prints something, then runs until it is interrupted.
+        endless: prints something, then runs until an interrupt.
     """
 
     env: str | None = None
@@ -70,11 +70,11 @@ async def check_kernel_provider(
     snippets: Snippets = PYTHON,
     patience: float = 60.0,
 ) -> None:
-    """Check a provider and its managers against the contracts in ``interfaces``.
+    """Check a provider and the provider's managers against the contracts in ``interfaces``.
 
     Launches about thirty kernels, a few of which must become ready. During the check, nothing else
-    in this program may start processes or open files. If the provider adopts kernels, each of its
-    kernels has to outlive this program, see check_adoption().
+    in this program may start processes or open files. If the provider adopts kernels, each kernel
+    has to outlive this program, see check_adoption().
 
     Args:
         provider: the provider.

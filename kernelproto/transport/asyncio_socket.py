@@ -1,4 +1,4 @@
-"""A message socket that an asyncio loop watches directly, without a task of its own."""
+"""A message socket that an asyncio loop watches directly, without a separate task."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class AsyncioSocket(BaseSocket):
         self._context.run(self._loop.add_reader, self._fd, self._arrived)
 
     def close(self, linger_ms: int) -> None:
-        if self.owner.is_here:  # a forked child shares its parent's descriptor
+        if self.owner.is_here:  # a forked child shares the parent's descriptor
             self._loop.remove_reader(self._fd)
         super().close(linger_ms)
 

@@ -43,7 +43,7 @@ _LINGERING = ("shell", "stdin", "control")
 
 _SENDS_BETWEEN_CHECKPOINTS = 32
 
-# One for each socket and one for its connection.
+# One for each socket and one for the connection.
 _DESCRIPTORS = 2 * len(CHANNEL_NAMES)
 
 
@@ -117,8 +117,8 @@ async def open_channels(
 
     Args:
         info: the kernel's addresses.
-        deliver: called with the channel and the frames of every message that arrives, in order. It
-            is a plain function and must neither block nor raise.
+        deliver: called with the channel and the frames of every message that arrives, in order; a
+            plain function that must neither block nor raise.
         identity: the routing identity; shell and stdin need the same.
         topics: the iopub subscriptions.
 

@@ -6,8 +6,8 @@ Theory of operation
 A zmq socket has one descriptor for both directions; BaseSocket describes its behaviour. Two rules
 follow for waiting tasks:
 
-- One task at a time watches the descriptor. The others wait for that task, and one of them takes
-  over when it stops.
+- One task at a time watches the descriptor. The others wait for that task, and one of them
+  continues when that task stops.
 - Code that reads EVENTS, which clears the edge, wakes the watching task if an awaited event is set.
 """
 

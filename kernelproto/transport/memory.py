@@ -49,7 +49,7 @@ class MemoryTransport:
     Attributes:
         identity: the client's routing identity, once the client is connected.
         topics: the client's iopub subscriptions.
-        held: the messages for the client while the connection is cut; None while it is not.
+        held: the messages for the client while the connection is cut; otherwise None.
     """
 
     def __init__(self) -> None:
@@ -84,7 +84,7 @@ class MemoryTransport:
         """Wait for the next message from the client.
 
         Raises:
-            ClientClosed: the client has closed its end.
+            ClientClosed: the client has closed the connection.
         """
         await self._connected.wait()
         assert self._inbox is not None
@@ -94,7 +94,7 @@ class MemoryTransport:
             raise ClientClosed("the client has closed its channels") from None
 
     def send(self, channel: ChannelName, frames: Sequence[Frame]) -> None:
-        """Send a message to the client; without a client it is lost, as on a network."""
+        """Send a message to the client; without a client the message is lost, as on a network."""
         if self.held is not None:
             self.held.append((channel, frames))
         elif self._deliver is not None:

@@ -83,7 +83,7 @@ class BaseSocket(ABC):
     def _drain(self) -> list[list[Frame]]:
         """Return the received messages, MOST_AT_ONCE at most; fewer mean that there are no more.
 
-        It does not wake the tasks that wait to send.
+        This does not wake the tasks that wait to send.
         """
         if not self.owner.is_here:
             return []  # libzmq does nothing in a fork, and pyzmq would retry without end

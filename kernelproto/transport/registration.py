@@ -1,4 +1,4 @@
-"""The socket at which a kernel registers its ports, on loopback; open only for one launch."""
+"""The socket for the registration of a kernel's ports, on loopback, open for one launch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RegistrationSocket:
     async def answer_first(
         self, receive: Callable[[Sequence[Frame]], tuple[T, Sequence[Frame]]]
     ) -> T:
-        """Wait for the first message that *receive* accepts, and answer it.
+        """Wait for the first message that *receive* accepts, and answer this message.
 
         Args:
             receive: returns a result and an answer for the frames of a message, or raises
@@ -96,7 +96,7 @@ def _listen(context: Context) -> MessageSocket:
             socket.raw.set(zmq.MAXMSGSIZE, _LARGEST_FRAME_BYTES)
             socket.raw.set(zmq.RCVHWM, _RECEIVE_BUFFER_MESSAGES)
             socket.raw.bind(f"tcp://{LOOPBACK}:*")
-        except zmq.ZMQError as error:  # not an OSError, although it has an errno
+        except zmq.ZMQError as error:  # not an OSError, although with an errno
             raise OSError(error.errno, error.strerror) from None
         undo.pop_all()
     return socket

@@ -16,7 +16,7 @@ from kernelproto.transport.fd_socket import FDSocket
 from kernelproto.transport.raw import Context, RawSocket, Take
 from kernelproto.wire.message import Frame
 
-# libzmq aborts the program if fewer descriptors are left when it starts.
+# libzmq aborts the program if fewer descriptors are left at its start.
 _CONTEXT_DESCRIPTORS = 16
 
 # libzmq's default of 1023 sockets is some two hundred clients.
@@ -27,7 +27,7 @@ class MessageSocket(Protocol):
     """A zmq socket for whole messages; one task receives, any task sends.
 
     Attributes:
-        raw: the underlying zmq socket; use it only to set options and to connect.
+        raw: the underlying zmq socket, only for options and connections.
     """
 
     raw: RawSocket
@@ -43,7 +43,7 @@ class MessageSocket(Protocol):
         """Call *take* with every message that arrives, until cancelled; no other task may receive.
 
         Args:
-            take: a plain function that does not block; its exceptions are raised here.
+            take: a plain function that does not block; exceptions are raised here.
         """
         ...
 
@@ -56,7 +56,7 @@ class MessageSocket(Protocol):
         ...
 
     def close(self, linger_ms: int) -> None:
-        """Close the socket; no task may be using it.
+        """Close the socket, which no task may be using.
 
         Args:
             linger_ms: how long libzmq goes on delivering sent messages, in milliseconds.
@@ -70,8 +70,8 @@ def open_socket(context: Context, kind: int, head: int = 0) -> MessageSocket:
     Args:
         context: the zmq context.
         kind: the zmq type of the socket.
-        head: the number of frames, all small, that every received message has before its last one.
-            A loop in C receives them in half the time, but cannot notice the end of a message: a
+        head: the number of frames, all small, before the last frame of every received message. A
+            loop in C receives them in half the time, but cannot notice the end of a message: a
             message that has fewer frames arrives joined to the next one.
     """
     # An asyncio loop can only run if asyncio is loaded. A program on Trio does not need asyncio,
@@ -91,7 +91,7 @@ _users = 0
 
 @contextmanager
 def shared_context() -> Generator[Context]:
-    """Give the process's zmq context, which exists, with its two threads, only while it is used.
+    """Yield the process's zmq context, which exists, with two threads, only while in use.
 
     Raises:
         OSError: too few file descriptors are left for the context and a kernel's sockets.

@@ -28,7 +28,7 @@ _MOST_CURSORS = 1024
 
 
 def protocol_version(kernel_info_reply: Message) -> str:
-    """Return the kernel's version of the specification, from its kernel_info_reply.
+    """Return the kernel's version of the specification, from the kernel_info_reply.
 
     Version 4 has a list of numbers, which ``KernelInfoReply`` does not read. Without an entry the
     version is ``""``.
@@ -52,8 +52,8 @@ def name_in_v5(msg_type: str) -> str:
 class AdapterV4:
     """Translates between clients that speak version 5 and one kernel that speaks version 4.
 
-    It remembers the cursor position of each complete_request, because the replies of version 4 do
-    not contain the range that they replace.
+    The adapter remembers the cursor position of each complete_request, because replies of version 4
+    do not contain the range to replace.
     """
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ def _adapted_content(raw: Frame, adapt: _Adapt) -> Frame:
         return raw  # reading the content raises the error
 
 
-# To version 4: the names and contents of its messages.
+# To version 4: the names and contents of messages.
 
 _NAMES_IN_V4 = {"inspect_request": "object_info_request"}
 
@@ -154,7 +154,7 @@ def _inspect_request(fields: _Fields) -> None:
 
 
 def _line_at_cursor(fields: _Fields) -> tuple[str, str]:
-    """Take ``code`` and ``cursor_pos`` out; return the cursor's line, before and after it."""
+    """Take ``code`` and ``cursor_pos`` out; return the line before and after the cursor."""
     code, cursor = fields.pop("code", ""), fields.pop("cursor_pos", None)
     code = code if isinstance(code, str) else ""
     cursor = max(cursor, 0) if isinstance(cursor, int) else len(code)
@@ -162,7 +162,7 @@ def _line_at_cursor(fields: _Fields) -> tuple[str, str]:
 
 
 def _name_at_cursor(before: str, after: str) -> str:
-    """Return the function in whose arguments the cursor is, else the dotted name at the cursor.
+    """Return the function around the cursor's argument, else the dotted name at the cursor.
 
     In version 5 the kernel, which knows its language, does this.
     """
@@ -284,7 +284,7 @@ def _mime_bundle(fields: _Fields) -> None:
     data = _object(fields.get("data"))
     text = data.get("application/json")
     if isinstance(text, str):
-        with suppress(ValueError, RecursionError):  # it was JSON already
+        with suppress(ValueError, RecursionError):  # JSON already
             data["application/json"] = json.loads(text)
 
 
@@ -328,7 +328,7 @@ def _fields(raw: Frame) -> _Fields:
 
 
 def _json(fields: _Fields) -> bytes:
-    # Unlike msgspec, json writes everything that it has read, NaN and lone surrogates included.
+    # Unlike msgspec, json can write everything that it reads, NaN and lone surrogates included.
     try:
         return json.dumps(fields, separators=(",", ":")).encode()
     except (ValueError, RecursionError) as error:

@@ -99,7 +99,7 @@ class Codec:
             self._check_sizes(frames, parts)
         signed = parts[:_JSON_FRAMES]
         expected = self._sign(signed)
-        if expected:  # it is empty where signing is off
+        if expected:  # empty without signing
             if not compare_digest(expected, frames[delimiter + 1]):
                 raise InvalidSignature(
                     "the signature does not match: the sender does not have the connection's key"
@@ -114,7 +114,7 @@ class Codec:
         message = Message(header, self._last_parent, parts, frames[:delimiter])
         if raw_metadata != _EMPTY_OBJECT:
             # The signature covers the joined frames, not the borders between them. Reading each
-            # frame as a JSON object of its own detects a forger who has moved a border.
+            # frame as a JSON object of its own detects a moved border.
             _ = message.metadata
         return message
 
@@ -122,7 +122,8 @@ class Codec:
         """Return the headers of a message that ``decode`` refused as malformed.
 
         Returns:
-            The message; its header is empty if it cannot be read. None if the signature does not
+            The message; with an empty header if the header cannot be read. None if the signature
+            does not
             match, or if the parent header cannot be read: the request is then unknown.
         """
         if DELIMITER not in frames:
@@ -163,7 +164,7 @@ class Codec:
 
 
 def frames_after_fragment(frames: Sequence[Frame]) -> Sequence[Frame] | None:
-    """Return the frames of the message that follows an incomplete one, from its delimiter.
+    """Return the frames of the message after an incomplete one, from the delimiter.
 
     Returns:
         None if there is no second delimiter among the first frames.

@@ -1,4 +1,4 @@
-"""ConnectionInfo: a kernel's addresses, and the keys that sign and encrypt its messages.
+"""ConnectionInfo: a kernel's addresses, and the keys that sign and encrypt messages.
 
 Specification: "Connection files". ``launch/address/connection_file.py`` reads and writes the file.
 """
@@ -148,7 +148,7 @@ class ConnectionInfo(msgspec.Struct, frozen=True, kw_only=True):
             return Signer.disabled()
         try:
             return Signer(self.key.encode(), self.signature_scheme)
-        except UnicodeEncodeError:  # its message would contain the key
+        except UnicodeEncodeError:  # the error would contain the key
             raise LocalProtocolError("ConnectionInfo.key holds a lone surrogate") from None
 
     def __repr__(self) -> str:

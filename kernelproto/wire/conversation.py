@@ -3,9 +3,9 @@
 Theory of operation
 ===================
 
-The client reports each message that it sends (``sent``) and each that arrives (``received``). For
-an arrival, the conversation returns an Event: the request that the message belongs to, and the
-meaning of the message. The conversation never sends, waits or decides.
+The client reports each sent message (``sent``) and each received message (``received``). For an
+arrival, the conversation returns an Event: the request that the message belongs to, and the meaning
+of the message. The conversation never sends, waits or decides.
 
 Every request that expects a reply is one small automaton. Its states:
 
@@ -18,10 +18,10 @@ Every request that expects a reply is one small automaton. Its states:
     DONE       over
 
 An execute_request is over when both its reply (shell or control) and its "idle" (iopub) have
-arrived, because these are different sockets and either may come first, and because outputs come
-before "idle" but not always before the reply. Any other request is over with its reply. A request
-that the kernel aborted produces no outputs, so its reply ends it. The conversation forgets a
-request that is over.
+arrived, because these are different sockets and either message may come first, and because outputs
+come before "idle" but not always before the reply. Any other request is over with its reply. A
+request that the kernel aborted produces no outputs, so its reply ends it. The conversation forgets
+a request that is over.
 
 Some kernels say "idle" before the last outputs have left them (``trailing_seconds``). Their
 executions stay open, TRAILING, until the client, which has the clock, has heard nothing for that
@@ -30,9 +30,9 @@ long and forgets them.
 Lost replies
 ------------
 
-A kernel may lose a reply, an "idle", or both: its code raised where it should not, or an interrupt
-struck between two messages. The order of the messages proves the loss. Requests with the same
-channel and subshell are one *line*: a kernel serves a line in order and replies in order. So a
+A kernel may lose a reply, an "idle", or both, because the kernel's code raised unexpectedly, or an
+interrupt came between two messages. The order of the messages proves the loss. Requests with the
+same channel and subshell are one *line*: a kernel serves a line in order and replies in order. So a
 reply to one request is a signal to the earlier ones of its line:
 
     LATER_REPLY  the kernel has replied to a later request
@@ -51,7 +51,7 @@ that has failed.
 
 The tables of ``transitions.py`` have all transitions; a pair that is not in them changes nothing.
 
-The parent header of an arrival tells its Origin: a request that is still open (OWN), a request of
+The parent header of an arrival tells the Origin: a request that is still open (OWN), a request of
 this session that is over or was given up (LATE: background threads write at any time), another
 client's request (FOREIGN), or no request (KERNEL).
 """
@@ -114,10 +114,10 @@ class Event(msgspec.Struct, frozen=True):
     """The meaning of an arriving message.
 
     Attributes:
-        signal: its meaning.
-        origin: the sender of the request that it belongs to.
+        signal: the meaning.
+        origin: the sender of the message's request.
         message: the message.
-        request: that request if the origin is OWN, in its new state.
+        request: that request if the origin is OWN, in the new state.
         ended: the earlier requests that the message has ended.
     """
 
@@ -132,10 +132,10 @@ class Conversation:
     """The requests of one client session.
 
     Args:
-        session: the client session id, as it stands in the headers that are sent.
+        session: the client session id in the headers of sent messages.
 
     Attributes:
-        trailing_seconds: how long the kernel's outputs may trail behind its reply and "idle"; zero
+        trailing_seconds: how long after the reply and "idle" the kernel's outputs may arrive; zero
             for most kernels. A change applies to later requests.
         side_by_side: whether the kernel is known to run executions of one line side by side.
     """
@@ -159,16 +159,16 @@ class Conversation:
 
     @property
     def kernel_busy(self) -> bool:
-        """Whether the kernel works on a request of any client, as far as its messages tell."""
+        """Whether the kernel works on a request of any client, according to the messages."""
         return bool(self._busy_with or self._waits_for)
 
     @property
     def serves_others(self) -> bool:
-        """Whether the kernel works on another client's request, as far as its messages tell."""
+        """Whether the kernel works on another client's request, according to the messages."""
         return self._waits_for is not None or any(self._busy_with.values())
 
     def sent(self, message: Message, channel: ChannelName) -> Request | None:
-        """Take note of a message before it is sent.
+        """Note a message before it is sent.
 
         Returns:
             The open request, or None for a message that has no reply.
@@ -186,7 +186,7 @@ class Conversation:
         return request
 
     def forget(self, msg_id: str) -> None:
-        """Forget a request; messages that still arrive for it are LATE."""
+        """Forget a request; later messages for this request are LATE."""
         request = self._open.pop(msg_id, None)
         if request is not None and request.is_execution:
             self._lines.remove(request)
@@ -197,7 +197,7 @@ class Conversation:
         self._end(request)
 
     def assume_busy(self, msg_id: str) -> None:
-        """Treat the kernel as busy until it answers the request *msg_id*.
+        """Treat the kernel as busy until the answer to the request *msg_id*.
 
         For a client that connects to a busy kernel, and so has missed the last "busy".
         """
@@ -219,7 +219,7 @@ class Conversation:
         if is_status:
             if parent is None:
                 self._note_status(signal, "", False)
-            elif parent.msg_type != _QUESTION:  # clients send it unasked, and it is not work
+            elif parent.msg_type != _QUESTION:  # sent without the user, and not work
                 self._note_status(signal, parent.msg_id, parent.session != self._session)
         if parent is None:
             return Event(signal, Origin.KERNEL, message)
@@ -256,7 +256,7 @@ class Conversation:
             request.idle_at = number
 
     def _tell_earlier(self, request: Request, signal: Signal) -> tuple[Request, ...]:
-        """Send a signal to the earlier requests of the line; return the requests that it ended."""
+        """Send a signal to the earlier requests of the line; return the ended requests."""
         in_order = request.is_execution and not self.side_by_side
         if signal is Signal.LATER_REPLY:
             for earlier in self._lines.sent_before(request) if in_order else ():
@@ -271,7 +271,7 @@ class Conversation:
         return tuple(ended)
 
     def _end(self, request: Request) -> None:
-        """Forget a request whose reply or "idle" the kernel has lost."""
+        """Forget a request after the loss of the reply or "idle"."""
         msg_id = request.message.msg_id
         self.forget(msg_id)
         self._busy_with.pop(msg_id, None)
@@ -302,10 +302,10 @@ def _signal(message: Message, channel: ChannelName) -> Signal:
 
 
 def _is_aborted(reply: Message) -> bool:
-    # A large content is read before, if it is that of an own reply. Others are not read here.
+    # The large content of an own reply is read before. Other large contents are not read here.
     if not reply.is_read and is_large(reply.parts[3]):
         return False
-    # A reply that cannot be read still ends its request: the caller gets the error.
+    # An unreadable reply still ends the request: the caller gets the error.
     try:
         return getattr(reply.content, "aborted", False)
     except MalformedMessage:

@@ -6,18 +6,17 @@ Theory of operation
 A reply to a later request proves the loss (see ``conversation.py``), so the client's own traffic
 reveals most losses at once. For the rest, the client looks at the open executions twice a second.
 After the last execution of a silent line it sends a *fence*, a request that every kernel answers.
-The kernel serves a line in order and answers the fence after the execution. So a fence cannot
-strike code that runs or waits for its turn, and one fence for each line is enough:
+The kernel serves a line in order and answers the fence after the execution. So a fence never ends
+running or queued code, and one fence for each line is enough:
 
-- After "idle" the reply may take two seconds. Then kernel_info is the fence: its reply proves the
-  loss. A kernel that is busy with another request by then needs no fence.
-- After the reply, and before both, kernel_info is the first fence. Some kernels answer it while
-  code runs; an answer that proves nothing is therefore followed by the second fence, a silent
+- After "idle" the reply may take two seconds. Then kernel_info is the fence: the reply to the fence
+  proves the loss. A kernel that is busy with another request by then needs no fence.
+- After the reply, and before both, kernel_info is the first fence. Some kernels answer kernel_info
+  while code runs; an answer that proves nothing is therefore followed by the second fence, a silent
   execute_request without code. An execution that the fence has overtaken has two more seconds for a
   sign of life.
 - An interrupted execution has its fence two seconds later, any other one after ten. A fence that
-  was aborted, or is lost as well, is repeated: each time after twice as long, six times at the
-  most.
+  was aborted, or is lost as well, is repeated at most six times, each time after twice as long.
 
 Time is counted in looks, so a delay in a busy event loop counts little.
 """
@@ -43,7 +42,7 @@ _HALF_OVER = (State.IDLED, State.REPLIED)
 
 
 class Fences:
-    """Watches the executions of a conversation; true while it watches any.
+    """Watches the executions of a conversation; true while any is watched.
 
     Call ``look`` every LOOK_SECONDS, end the requests of ``lost``, and send the fences of ``due``.
 
@@ -63,7 +62,7 @@ class Fences:
         return bool(self._watched)
 
     def note_interrupt(self) -> None:
-        """Take note that the kernel was interrupted, which may cost it a message."""
+        """Note an interrupt of the kernel, which may lose a message."""
         for request in self._executions():
             self._watched.setdefault(request.message.msg_id, _Watched(request)).expect_loss()
 
@@ -71,7 +70,7 @@ class Fences:
         """Count one look at each open execution.
 
         Returns:
-            The msg_ids of the fences whose execution is over; forget these requests.
+            The msg_ids of the fences for executions that are over; forget these requests.
         """
         watched: dict[str, _Watched] = {}
         for request in self._executions():
@@ -89,7 +88,7 @@ class Fences:
         return obsolete
 
     def lost(self) -> list[Request]:
-        """Return the executions whose reply is lost, unless it has arrived and is still unread."""
+        """Return the executions with a lost reply, but not those with an unread reply."""
         return [watched.request for watched in self._watched.values() if self._is_lost(watched)]
 
     def due(self) -> Iterator[Fence]:
@@ -135,12 +134,12 @@ class Fences:
 
 
 class Fence:
-    """A request whose answer shows that the kernel has served the requests before it.
+    """A request with an answer that shows that the kernel has served the earlier requests.
 
     Attributes:
         message: the request.
-        channel: the channel to send it on.
-        watched: the execution before it.
+        channel: the channel for the fence.
+        watched: the execution before the fence.
     """
 
     __slots__ = ("channel", "message", "watched")
@@ -165,10 +164,10 @@ class _Watched:
 
     Attributes:
         request: the execution.
-        state: its state at the last look.
+        state: the state at the last look.
         looks: the number of looks in this state, since the last fence.
-        fences: the number of fences after it in this state.
-        was_passed: whether the kernel has answered a kernel_info_request that was sent after it.
+        fences: the number of fences after the execution in this state.
+        was_passed: whether the kernel has answered a kernel_info_request from after the execution.
     """
 
     def __init__(self, request: Request) -> None:
@@ -181,7 +180,7 @@ class _Watched:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a fence."""
+        """Whether a fence is due."""
         if self.was_passed:
             return True
         hurried = self.state in _HALF_OVER or self._expects_loss or self.request.was_overtaken

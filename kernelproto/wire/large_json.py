@@ -7,14 +7,14 @@ a megabyte of text. So a large content is read in steps, and the event loop runs
 Theory of operation
 ===================
 
-The reader looks for the marks of the structure: strings, brackets and commas. It remembers the open
-containers. When the unread text of the innermost container has the size of a part, msgspec reads
-the text before the last comma as a small object or array, and the reader adds the items to the
-container. A container that is smaller than a part is read together with its neighbours.
+The reader looks for the marks of the structure: strings, brackets and commas, and remembers the
+open containers. When the unread text of the innermost container has the size of a part, msgspec
+reads the text before the last comma as a small object or array, and the reader adds the items to
+the container. A container that is smaller than a part is read together with its neighbours.
 
 The policy. A text with few values is read at once. Otherwise a step handles 64 KiB of text or 2,000
-marks. A string is read in one step, however long it is: that takes about a millisecond for each
-megabyte. A text with more than 900 levels is refused; msgspec and json have similar limits.
+marks. A string of any length is read in one step, in about a millisecond for each megabyte. A text
+with more than 900 levels is refused; msgspec and json have similar limits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _MARKS = 2000
 _ITEMS = 5000
 _MOST_LEVELS = 900
 
-# The keys of a container whose items are all left out.
+# The keys of a container without kept items.
 _NONE: frozenset[str] = frozenset()
 
 _WHITESPACE = b" \t\n\r"
@@ -55,7 +55,7 @@ _ENDS = {_OBJECT: ord("}"), _ARRAY: ord("]")}
 _MARK = re.compile(rb'"[^"\\]{0,200}+"|[",\[\]{}]')
 # The beginning of the errors of parts.
 _PREFIX = re.compile("cannot be read as [^:]*: ")
-# Characters of a string; the group is its end.
+# Characters of a string; the group is the end of the string.
 _IN_STRING = re.compile(rb'[^"\\]{0,65536}+(?:\\.|("))?', re.DOTALL)
 
 
@@ -102,17 +102,17 @@ def _read(data: bytes, kind: type[T]) -> Generator[None, None, T]:
 
 
 class _Container:
-    """An object or array whose end was not found yet.
+    """An object or array without a known end.
 
     Attributes:
-        bracket: its opening bracket.
+        bracket: the opening bracket.
         begin: the position of that bracket.
-        start: the position where its unread text starts.
-        comma: the position of its last comma; of its bracket before the first comma.
-        items: the items that were read; None while all of its text is unread.
-        key: its key in the object around it, once it has items.
+        start: the position where the unread text starts.
+        comma: the position of the last comma; that of the bracket before the first comma.
+        items: the items that were read; None while all the text is unread.
+        key: the key in the enclosing object, once there are items.
         follows_container: whether the unread text starts after a container that was read.
-        keys: the keys whose values are kept; None for all items.
+        keys: the keys of the kept values; None for all items.
     """
 
     __slots__ = ("begin", "bracket", "comma", "follows_container", "items", "key", "keys", "start")
@@ -149,8 +149,8 @@ class _Reader:
 
     Args:
         data: the text.
-        keys: the keys of the object whose values are kept, so that unknown ones take no memory and
-            no time of the garbage collector; None for all keys.
+        keys: the keys of the kept values of the object, so that unknown ones take no memory and no
+            time of the garbage collector; None for all keys.
     """
 
     def __init__(self, data: bytes, keys: frozenset[str] | None = None) -> None:
@@ -219,7 +219,7 @@ class _Reader:
         self._open.append(_Container(bracket, place))
 
     def _note_end(self, bracket: int, place: int) -> _Container | None:
-        """Take note of the end of a container; return the container if it was read."""
+        """Note the end of a container; return the container if read."""
         if not self._open or _ENDS[self._open[-1].bracket] != bracket:
             raise MalformedMessage("an opening bracket is missing")
         container = self._open[-1]
@@ -258,7 +258,7 @@ class _Reader:
             around = container
 
     def _kept_keys(self, around: _Container | None, key: str) -> frozenset[str] | None:
-        """Return the keys whose values a container keeps, from the container around it."""
+        """Return the keys of the values that a container keeps, from the enclosing container."""
         if around is None:
             return self._keys
         is_kept = around.keys is None or key in around.keys
@@ -276,7 +276,7 @@ class _Reader:
         raise MalformedMessage("a comma or a key is missing")
 
     def _read_until(self, container: _Container, end: int) -> None:
-        """Add the items in the unread text before *end*, the place of a comma or of its bracket."""
+        """Add the items in the unread text before *end*, the place of a comma or of the bracket."""
         text = self._data[container.start : end]
         container.start = end + 1
         if container.follows_container:
@@ -302,9 +302,9 @@ def _read_object(items: bytes) -> dict[str, Any]:
 
 
 def _converted(value: Any, kind: Any) -> Generator[None, None, Any]:
-    """Convert a dict or a list to the type of its field; yield after each step.
+    """Convert a dict or a list to the type of the field; yield after each step.
 
-    A dict of any values is returned itself, because its items need no conversion.
+    A dict of any values is returned unchanged, because the items need no conversion.
     """
     origin, inner = get_origin(kind), get_args(kind)[-1]
     if not isinstance(value, origin):

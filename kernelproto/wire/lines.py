@@ -1,7 +1,7 @@
 """Lines: finds the executions to which a later message of their line is a signal.
 
-``conversation.py`` explains the signals. A search takes time for the executions that it returns,
-however many are open. A client may send thousands of requests before it reads the first reply.
+``conversation.py`` explains the signals. A search takes time only for the returned executions, not
+for all open ones. A client may send thousands of requests before it reads the first reply.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Lines:
         return [] if line is None else line.replied.take_before(later)
 
     def idled_before(self, later: Request) -> list[Request]:
-        """Return the executions before a request that were IDLED before it was begun.
+        """Return the executions before a request that were IDLED before the request was begun.
 
         The caller removes them.
         """
@@ -101,7 +101,7 @@ class _OpenLine:
         self.sent = _InState(State.SENT)
         self.replied = _InState(State.REPLIED)
         self.idled = _InState(State.IDLED)
-        # A dict would search through all removed entries for its first one.
+        # A dict would search through all removed entries for the first one.
         self.by_idle: OrderedDict[Request, None] = OrderedDict()
 
 

@@ -33,7 +33,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     Args:
         msg_id: unique among all messages.
         msg_type: determines the shape of the content.
-        session: the client session id; a kernel has its own.
+        session: the client session id; a kernel has another id.
         username: the name of the sender, for display.
         date: ISO 8601; kept as text, because the formats of kernels differ.
         version: the version of the messaging specification.
@@ -54,8 +54,8 @@ class Message(msgspec.Struct, eq=False, gc=False):
     """One message of the Jupyter messaging specification; immutable.
 
     Args:
-        header: its header, decoded.
-        parent_header: the header of the message that caused it; None if it has no parent.
+        header: the header, decoded.
+        parent_header: the header of the message that caused this one; None without a parent.
         parts: header, parent_header, metadata and content as JSON, then the buffers.
         identities: the routing frames before the delimiter; on iopub the topic, if any.
     """
@@ -81,9 +81,9 @@ class Message(msgspec.Struct, eq=False, gc=False):
         """Make a message to send.
 
         Args:
-            header: its header.
+            header: the header.
             content: a Struct of ``kernelproto.wire.content``, or a mapping.
-            parent: the message that this one answers; its header is quoted byte for byte.
+            parent: the message that this one answers; the parent's header is quoted byte for byte.
             metadata: any JSON object; empty by default.
             buffers: binary frames that follow the content.
 
@@ -186,10 +186,10 @@ class Message(msgspec.Struct, eq=False, gc=False):
 
 
 def with_version(message: Message) -> Message:
-    """Return the message with a version in its header.
+    """Return the message with a version in the header.
 
-    A message without a version gets PROTOCOL_VERSION, because kernels would read it as version 4.
-    All other fields of its header stay.
+    A message without a version gets PROTOCOL_VERSION, because kernels would assume version 4. All
+    other fields of the header stay.
 
     Raises:
         LocalProtocolError: the header cannot be written as JSON again.
@@ -225,7 +225,7 @@ class _Quoted(Header, frozen=True, kw_only=True):
 
 
 def timestamp(moment: datetime) -> str:
-    """Return a time in the format of headers: ISO 8601 with its time zone."""
+    """Return a time in the format of headers: ISO 8601 with the time zone."""
     # Three times as fast as isoformat(), which took a fifth of the time to write a message.
     return cast("str", msgspec.to_builtins(moment))
 

@@ -1,8 +1,8 @@
 """Refusals: the traces of messages that the client could not read.
 
-The policy. A refused output leaves a RefusedOutput in its place, and the result of its execution
-is marked as incomplete. If the headers of a message cannot be read, a stream message with the same
-parent takes its place, so observers see the loss as well.
+The policy. A RefusedOutput replaces a refused output, and the result of the execution is marked as
+incomplete. If the headers of a message cannot be read, a stream message with the same parent
+replaces the message, so observers see the loss as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class RefusedOutput(Stream, frozen=True):
     """A line on standard error in place of an output that the client could not read.
 
     Attributes:
-        msg_type: the type of the refused message; empty if its header could not be read.
+        msg_type: the type of the refused message; empty if the header could not be read.
         reason: the reason for the refusal.
     """
 
@@ -47,8 +47,8 @@ def stand_in(
     """Return the message to deliver in place of a refused one on iopub.
 
     Args:
-        refused: the refused message, as ``Codec.salvage`` returns it.
-        msg_type: its type in version 5 of the specification; empty if unknown.
+        refused: the refused message, from ``Codec.salvage``.
+        msg_type: the type in version 5 of the specification; empty if unknown.
         header: the header of a new stream message.
         error: the reason for the refusal.
 

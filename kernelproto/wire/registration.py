@@ -1,4 +1,4 @@
-"""Registration: a kernel chooses its own ports and sends them to its launcher.
+"""Registration: a kernel chooses ports and sends them to the launcher.
 
 The launcher gives the kernel a registration file in place of a connection file. The kernel binds,
 connects to the address in the file and sends
@@ -53,8 +53,8 @@ class Registration:
         ip: the IPv4 address that the kernel binds.
         key: signs the registration and all later messages.
         kernel_name: the kernel type, for display.
-        curve_publickey: with *curve_secretkey*, lets the kernel encrypt its channels. The
-            registration itself is signed, not encrypted.
+        curve_publickey: with *curve_secretkey*, lets the kernel encrypt the channels. The
+            registration is signed, not encrypted.
         curve_secretkey: the secret half.
 
     Attributes:
@@ -107,7 +107,7 @@ class Registration:
             "transport": info.transport,
             "registration_ip": ip,
             # xeus needs two things beyond the specification: the port as a string, and the address
-            # that it binds.
+            # to bind.
             "registration_port": str(port),
             "ip": info.ip,
             "signature_scheme": info.signature_scheme,
@@ -165,7 +165,7 @@ class Registration:
 
 
 def registers(kernel_protocol_version: str) -> bool:
-    """Return whether a kernel of this version of the specification registers its ports.
+    """Return whether a kernel of this version of the specification registers ports.
 
     Args:
         kernel_protocol_version: the kernelspec's entry, for example ``"5.6"``. Kernels without an

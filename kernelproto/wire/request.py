@@ -1,4 +1,4 @@
-"""Request: an open request of a client, and its state."""
+"""Request: an open request of a client, with its state."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class Request:
     """An open request.
 
     Attributes:
-        number: its place in the order of the requests of the session.
-        message: the request itself.
-        channel: the channel that it was sent on.
+        number: the place in the order of the requests of the session.
+        message: the message of the request.
+        channel: the channel on which the request was sent.
         line: the requests that the kernel serves in order with this one.
-        is_execution: whether it is an execute_request.
-        is_open: whether it is neither over nor forgotten.
-        state: its state.
-        reply: its reply, once received.
+        is_execution: whether this is an execute_request.
+        is_open: whether the request is neither over nor forgotten.
+        state: the state.
+        reply: the reply, once received.
         was_overtaken: whether the kernel has ever replied to a later execution before this one.
-        busy_at: the number of its "busy" among the status messages; None before.
-        idle_at: the number of its "idle"; None before.
+        busy_at: the number of the request's "busy" among the status messages; None before.
+        idle_at: the number of the request's "idle"; None before.
         trailing_seconds: the length of the silence that ends a TRAILING request.
     """
 
@@ -76,7 +76,7 @@ class Request:
 
     @property
     def over(self) -> bool:
-        """Whether no more messages are expected for it."""
+        """Whether no more messages are expected for the request."""
         return self.state in _OVER
 
     def advance(self, signal: Signal) -> bool:

@@ -5,15 +5,16 @@ Theory of operation
 
 The session turns messages into frames and frames into events. The caller does the I/O:
 
-- Before it sends a message, it calls ``send`` for a request whose reply it waits for, or ``encode``
-  for any other message, and then writes the frames to the channel of its choice.
-- For each multipart message that arrives, it calls ``receive`` and acts on the events in order.
-- While messages are ``unread``, it calls ``read_on`` again and again, lets other code run in
-  between, and acts on the events.
-- While executions are open, it looks at ``fences`` twice a second.
+- Before sending a message, the caller calls ``send`` for a request that awaits a reply, or
+  ``encode`` for any other message, and then writes the frames to a channel.
+- For each multipart message that arrives, the caller calls ``receive`` and acts on the events in
+  order.
+- While messages are ``unread``, the caller calls ``read_on`` again and again, lets other code run
+  in between, and acts on the events.
+- While executions are open, the caller checks ``fences`` twice a second.
 
 The session signs and verifies, detects replays, keeps the state of every open request
-(``Conversation``), and finds the executions whose reply is lost (``Fences``). The first
+(``Conversation``), and finds the executions with a lost reply (``Fences``). The first
 kernel_info_reply tells the kernel's version of the specification. If that is version 4, the session
 translates every later message in both directions.
 """
@@ -47,8 +48,8 @@ class Refusal(msgspec.Struct, frozen=True):
 
     Attributes:
         error: the reason.
-        lost_by: the msg_id of the request whose reply or question the message was. No other message
-            would end the wait for it, so the session has forgotten the request. None if unknown.
+        lost_by: the msg_id of the request to which this reply or question belonged. No other
+            message would end the wait, so the session has forgotten the request. None if unknown.
     """
 
     error: RemoteProtocolError
@@ -56,7 +57,7 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class _Large(NamedTuple):
-    """A message whose content is being read."""
+    """A message with a partly read content."""
 
     channel: ChannelName
     message: Message
@@ -64,7 +65,7 @@ class _Large(NamedTuple):
 
 
 class Session:
-    """The messages of one client session; see the module for the calls that its owner makes.
+    """The messages of one client session; see the module for the calls to make.
 
     Args:
         factory: makes the messages of the session.
@@ -100,8 +101,8 @@ class Session:
     def send(self, request: Message, channel: ChannelName) -> list[Frame]:
         """Open a request; return the frames to send.
 
-        Call it before the I/O, because the reply may arrive before the sending task runs again.
-        Forget the request if it could not be sent: ``conversation.forget``.
+        Call ``send`` before the I/O, because the reply may arrive before the sending task runs
+        again. If the I/O fails, forget the request: ``conversation.forget``.
 
         Raises:
             MalformedMessage: a header of the message is no JSON object, and the kernel speaks
@@ -118,11 +119,11 @@ class Session:
         return self._codec.encode(message)
 
     def receive(self, channel: ChannelName, frames: Sequence[Frame]) -> tuple[Event | Refusal, ...]:
-        """Take in a received multipart message; return its events, nearly always one.
+        """Process a received multipart message; return the events, nearly always one.
 
         A refused message gives a Refusal. An Event may follow: a RefusedOutput in place of an
-        output that cannot be read, or the message itself if only its content cannot be read. There
-        are no events yet if the message has a large content, or follows an unread one.
+        unreadable output, or the message if only the content is unreadable. There are no events yet
+        if the message has a large content, or follows an unread one.
         """
         if self.unread:
             self._waiting.append((channel, frames))
@@ -135,7 +136,7 @@ class Session:
         """Read a step of a large content, or the next unread message.
 
         Returns:
-            The channel of a message, and its events if the message was read.
+            The channel of a message, and the events if the message was read.
         """
         if self._large is not None:
             channel, message, steps = self._large
@@ -179,7 +180,7 @@ class Session:
         try:
             return (self.conversation.received(message, channel),)
         except MalformedMessage as error:
-            # A status that cannot be read changes nothing here. Observers may be able to read it.
+            # An unreadable status changes nothing here. Observers may be able to read it.
             return (Refusal(error), Event(Signal.OTHER, Origin.KERNEL, message))
 
     def _decode(self, frames: Sequence[Frame]) -> Message:
@@ -196,7 +197,7 @@ class Session:
     def _refuse(
         self, channel: ChannelName, frames: Sequence[Frame], error: MalformedMessage
     ) -> tuple[Event | Refusal, ...]:
-        """Return the events of a malformed message, for the request that it belongs to as well."""
+        """Return the events of a malformed message, for the message's request as well."""
         refused = self._codec.salvage(frames)
         if refused is None or refused.parent_header is None:
             return (Refusal(error), *self._receive_after_fragment(channel, frames))
@@ -216,7 +217,7 @@ class Session:
     def _receive_after_fragment(
         self, channel: ChannelName, frames: Sequence[Frame]
     ) -> tuple[Event, ...]:
-        """Return the event of the message that arrived joined to an incomplete one before it.
+        """Return the event of a message that arrived joined to an incomplete one.
 
         A kernel that is interrupted between two frames sends the next message as further frames of
         the first. The transport also joins a message that has too few frames to the next one.

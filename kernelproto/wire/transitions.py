@@ -19,7 +19,7 @@ class State(StrEnum):
 
 
 class Signal(StrEnum):
-    """The effect of a message on its request; the last two affect the earlier requests."""
+    """The effect of a message on a request; the last two affect the earlier requests."""
 
     BUSY = "busy"
     IDLE = "idle"

@@ -40,7 +40,7 @@ FROM_SERVER: Final[tuple[ChannelName, ...]] = (*FROM_CLIENT, "iopub")
 
 _MAX_SIZE = 2**30
 
-# Servers store parts of a header, and kernels quote it in each message that it causes.
+# Servers store parts of a header, and kernels quote the header in each resulting message.
 _MOST_HEADER_BYTES = 65_536
 
 # An empty buffer takes 8 bytes of a frame and 200 bytes of memory: a small frame must not become a
@@ -155,7 +155,7 @@ class LegacyFraming(Framing):
 def server_framing(offered: Iterable[str], *, max_size: int = _MAX_SIZE) -> Framing:
     """Return the framing for a client that offers these subprotocols.
 
-    Its ``subprotocol`` is the server's answer; None means an answer without a subprotocol.
+    The ``subprotocol`` is the server's answer; None means an answer without a subprotocol.
     """
     kind = V1Framing if V1_SUBPROTOCOL in offered else LegacyFraming
     return kind(FROM_CLIENT, max_size=max_size)
@@ -257,7 +257,7 @@ def _open_envelope(data: Frame) -> tuple[str, list[Frame]]:
     try:
         envelope = _envelopes.decode(data)
     except (ValueError, RecursionError):
-        # It may have common faults of kernels and browsers, such as NaN and lone surrogates.
+        # The text may have common faults of kernels and browsers, such as NaN and lone surrogates.
         fields = cast("dict[str, Any]", tolerant_json.decode(data, dict))
         names = ("header", "parent_header", "metadata", "content")
         parts = [json.dumps(fields.get(name, {})).encode() for name in names]

@@ -73,7 +73,7 @@ def test_list_as_json_is_the_one_of_jupyter(write, capfdbinary) -> None:
 def test_list_of_kernelspecs_without_their_program(write, capsys) -> None:
     write("good")
     assert main(["kernelspec", "list", "--missing"]) == 0
-    assert capsys.readouterr() == ("", "No kernelspec lacks its program.\n")
+    assert capsys.readouterr() == ("", "No kernelspec has a missing program.\n")
     write("lost", argv=LOST)
     assert main(["kernelspec", "list", "--missing"]) == 0
     out, err = capsys.readouterr()
@@ -144,7 +144,7 @@ def test_install_where_this_user_may_not_write(write, tmp_path, monkeypatch, cap
     source = str(write("source", tmp_path))
     monkeypatch.chdir(tmp_path)
     assert main(["kernelspec", "install", source]) == 1
-    assert capsys.readouterr().err.endswith("; --user installs it for you alone\n")
+    assert capsys.readouterr().err.endswith("; --user installs for you alone\n")
 
 
 def test_remove(write, capsys) -> None:

@@ -15,7 +15,7 @@ from kernelproto.fanout.handover import Handover
 from kernelproto.fanout.traffic import Request
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.connection import ChannelName
-from kernelproto.wire.content import Status
+from kernelproto.wire.content import Status, Stream
 from kernelproto.wire.message import Header, Message
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -330,6 +330,40 @@ async def test_clients_continue_behind_their_last_message() -> None:
             assert source.confirmed == 8
             with broadcast.join("new", "3") as exact:
                 assert await read_texts(exact, 5) == ["4", "5", "6", "7", "8"]
+
+
+async def test_many_messages_are_taken_over_in_parts() -> None:
+    async with running(limit=2**30) as (fake, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        source = kernel.observers.source = Keeper(5000, 4)
+        positions = Handover.of([["page"], ["other"]], [], source="process", positions=[3000, 2])
+        broadcast.take_over(positions, [kept(number, cell("1")) for number in range(1, 5001)])
+        assert 0 < broadcast.log.end < 5000
+        fake.publish(Stream("stdout", "later"), parent=cell("1"))
+        assert broadcast.handover() == positions
+        assert source.confirmed == 0
+        await broadcast.until_ready()
+        assert source.confirmed == 4
+        assert broadcast.handover().positions == [3000, 4]
+        with broadcast.join("page", None) as page, broadcast.join("other", None) as other:
+            numbers = [str(number) for number in range(5, 5001)]
+            assert await read_texts(other, 4997) == [*numbers, "later"]
+            assert await read_texts(page, 2001) == [*numbers[2996:], "later"]
+
+
+@pytest.mark.parametrize("event", ["join", "death"])
+async def test_takeover_is_completed_at_once(event: str) -> None:
+    async with running(limit=2**30) as (fake, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        kernel.observers.source = Keeper(3000, 0)
+        broadcast.take_over(Handover(), [kept(number, cell("1")) for number in range(1, 3001)])
+        if event == "death":
+            fake.die()
+            await broadcast.ended.wait()
+        with broadcast.join("page", None) as page:
+            texts = await read_texts(page, 3000)
+            assert texts == [str(number) for number in range(1, 3001)]
+        await broadcast.until_ready()
 
 
 async def test_first_client_gets_messages_of_an_unknown_one() -> None:

@@ -62,13 +62,15 @@ def ways_to_cut(
     }
 
 
-async def check(sshd: Sshd, proxy: Proxy, cuts: int, contract: bool) -> int:
+async def check_contract(sshd: Sshd) -> None:
+    began = time.monotonic()
     provider = SSHProvider({"far": sshd.options}, linger=30)
-    if contract:
-        began = time.monotonic()
-        await check_kernel_provider(provider, "far/python3", snippets=SNIPPETS)
-        print(f"  the contract holds ({time.monotonic() - began:.0f} s)", flush=True)
-    finder = KernelFinder([provider])
+    await check_kernel_provider(provider, "far/python3", snippets=SNIPPETS)
+    print(f"  the contract holds ({time.monotonic() - began:.0f} s)", flush=True)
+
+
+async def check_cuts(sshd: Sshd, proxy: Proxy, cuts: int) -> int:
+    finder = KernelFinder([SSHProvider({"far": sshd.options}, linger=30)])
     wrong, cut = 0, Counter[str]()
     async with run_kernel("ssh/far/python3", finder=finder) as kernel:
         await kernel.execute("state = 7")
@@ -121,9 +123,11 @@ def main() -> int:
     wrong = 0
     for loop in arguments.loops.split(","):
         print(f"{loop}:", flush=True)
-        with running_sshd() as sshd, sshd.through_proxy() as proxy:
-            options = (arguments.cuts, arguments.contract)
-            wrong += anyio.run(check, sshd, proxy, *options, backend=loop)
+        with running_sshd() as sshd:
+            if arguments.contract:
+                anyio.run(check_contract, sshd, backend=loop)
+            with sshd.through_proxy() as proxy:
+                wrong += anyio.run(check_cuts, sshd, proxy, arguments.cuts, backend=loop)
     return 1 if wrong else 0
 
 

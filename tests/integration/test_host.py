@@ -21,11 +21,17 @@ from kernelproto import (
     KernelDied,
     KernelHandle,
     KernelInUse,
+    KernelRestarter,
+    KernelUnreachable,
+    Reachable,
+    RestartPolicy,
+    Unreachable,
     adopt_kernel,
     start_kernel,
 )
 from kernelproto.client.client import KernelClient
 from kernelproto.host import link as link_module
+from kernelproto.host import manager as manager_module
 from kernelproto.host.local import host_folder
 from kernelproto.host.manager import HostedKernelManager
 from kernelproto.launch.leftovers.records import read_records
@@ -198,6 +204,33 @@ async def test_killed_host_is_the_death_of_the_kernel() -> None:
         await kernel.restart()  # in a new host
         assert (await kernel.execute("print(1)")).stdout == "1\n"
         await kernel.shutdown()
+
+
+async def test_stopped_host_makes_its_kernels_unreachable(monkeypatch) -> None:
+    monkeypatch.setattr(manager_module, "_PROBE_SECONDS", 0.5)
+    with anyio.fail_after(GUARD_SECONDS):
+        kernel = await start_kernel("pyimport/kernel", detached=True)
+        try:
+            async with KernelRestarter(kernel, RestartPolicy(time_to_dead=1.0)):
+                await kernel.execute("x = 42")
+                events = kernel.events()
+                host = host_processes()[0]
+                os.kill(host, signal.SIGSTOP)
+                try:
+                    event = await anext(events)
+                    assert isinstance(event, Unreachable)
+                    assert "does not answer" in event.problem
+                    assert kernel.state == "unreachable"
+                    assert await kernel.manager.is_alive()
+                    with pytest.raises(KernelUnreachable):
+                        async with kernel.fail_if_unreachable():
+                            await kernel.execute("pass")
+                finally:
+                    os.kill(host, signal.SIGCONT)
+                assert isinstance(await anext(events), Reachable)
+                assert (await kernel.execute("print(x)")).stdout == "42\n"
+        finally:
+            await kernel.shutdown()
 
 
 @pytest.mark.parametrize("options", [{"host": True}, {"linger": 5}])

@@ -1,13 +1,13 @@
-"""An extension of jupyter_server: it runs the server's kernels with kernelproto, in its process.
+"""An extension of jupyter_server that runs its kernels with kernelproto, in the same process.
 
-``jupyter-config/`` has the configuration file that enables it.
+``jupyter-config/`` has the configuration file that enables the extension.
 """
 
 # pyright: basic
 
-from kernelproto import __version__
+from importlib.metadata import version
 
-__all__ = ["__version__"]  # `jupyter server extension list` shows it
+__version__ = version("kernelproto")  # `jupyter server extension list` shows it
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
-"""The hooks of the extension: they choose the classes of the server before it makes its kernels."""
+"""The hooks of the extension, which choose the classes of the server before the first kernel."""
 
-# jupyter_server calls the functions, and its configuration has no types.
+# jupyter_server calls the functions, with a configuration without types.
 # pyright: basic
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DISABLE = "jupyter server extension disable kernelproto.jupyter.server"
 def _link_jupyter_server_extension(server: ServerApp) -> None:
     """Choose the classes, unless the user has chosen others or kernels of another server.
 
-    jupyter_server calls this before it makes its managers.
+    jupyter_server calls this function before making the managers.
     """
     reason = _reason_against(server)
     if reason is not None:

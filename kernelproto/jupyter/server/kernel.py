@@ -1,4 +1,4 @@
-"""One kernel of jupyter_server: its KernelManager is a handle on a Kernel of kernelproto.
+"""One kernel of jupyter_server: a KernelManager that is a handle on a Kernel of kernelproto.
 
 jupyter_server and its extensions see the KernelManager that they know: ``connect_shell()``,
 ``session``, ``client()``, ``ready``, restart callbacks and traits. Methods that take part in a
@@ -80,7 +80,7 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
         kernel_id: str | None = None,
         **unknown: object,
     ) -> None:
-        """Start the kernel, and return when it is ready.
+        """Start the kernel, and return when the kernel is ready.
 
         Args:
             cwd: the working directory.
@@ -143,7 +143,7 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
     async def restart_kernel(
         self, now: bool = False, newports: bool = False, **options: Any
     ) -> None:
-        """Restart the kernel, and return when it is ready; its addresses change.
+        """Restart the kernel, and return when the kernel is ready; the addresses change.
 
         Args:
             now: has no effect, as for shutdown_kernel().
@@ -202,7 +202,7 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
         self._env.update(changes(env))
 
     def resolve_path(self, path: str) -> str | None:
-        """Return the absolute path of a file that the kernel sees; None if it does not exist."""
+        """Return the absolute path of a file that the kernel sees; None without such a file."""
         cwd = (self.kernel.cwd if self.kernel is not None else None) or os.getcwd()
         resolved = (Path(cwd) / Path(path).expanduser()).resolve()
         return resolved.as_posix() if resolved.exists() else None
@@ -275,7 +275,7 @@ class _RunByKernelProto(AsyncIOLoopKernelManager):
             if self.kernel is not None:
                 await self.kernel.shutdown()
         except Exception:
-            self.log.exception("kernel %s has failed, and so has its end", self.kernel_id)
+            self.log.exception("kernel %s has failed, and could not be ended", self.kernel_id)
 
     def set_state(self, state: str, reason: str = "") -> None:
         """Set execution_state and reason, which ServerKernelManager has."""

@@ -67,10 +67,10 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
         self._starting = anyio.Lock()
 
     async def start_task(self, function: Callable[..., Coroutine[Any, Any, None]]) -> None:
-        """Run a task of a WebSocket until shutdown_all(); return when it calls started().
+        """Run a task of a WebSocket until shutdown_all(); return when the task calls started().
 
         Args:
-            function: called with ``task_status=``; it must not raise after it has started.
+            function: called with ``task_status=``; must not raise after the start.
         """
         async with self._starting:
             if self._tasks is None:
@@ -91,7 +91,7 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
         return kernel_id
 
     async def shutdown_all(self, now: bool = False) -> None:
-        """End all kernels, also those that are starting, and their WebSockets."""
+        """End all kernels, even those that are starting, and their WebSockets."""
         async with anyio.create_task_group() as tasks:
             for kernel_id, starting in dict(self._pending_kernels).items():
                 if kernel_id not in self:
@@ -113,7 +113,7 @@ class KernelProtoMappingKernelManager(AsyncMappingKernelManager):
             self.log.exception("kernel %s was not ended in order", kernel_id)
 
     async def restart_kernel(self, kernel_id: str, now: bool = False) -> Future[Any]:
-        """Restart a kernel; it is ready when this returns.
+        """Restart a kernel; return when the kernel is ready.
 
         Returns:
             A future that is done, as callers of jupyter_server expect.
@@ -192,7 +192,7 @@ class _Activity:
 
 
 async def _cancel(task: Future[Any]) -> None:
-    """Cancel a task of jupyter_client, and wait until it has ended."""
+    """Cancel a task of jupyter_client, and wait until the task has ended."""
     ended = anyio.Event()
     task.add_done_callback(lambda _: ended.set())
     task.cancel()

@@ -43,7 +43,7 @@ class KernelProtoKernelSpecManager(KernelSpecManager):
         return jupyter_kernels()
 
     async def get_all_specs(self) -> dict[str, Any]:
-        """Return all kernel types by name, each with its kernelspec and the URLs of its logos."""
+        """Return all kernel types by name, each with the kernelspec and the URLs of the logos."""
         found: dict[str, Any] = super().get_all_specs()
         async for name, attributes in self._provided():
             spec = _kernelspec(attributes)
@@ -56,10 +56,10 @@ class KernelProtoKernelSpecManager(KernelSpecManager):
         return found
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec | Awaitable[KernelSpec]:
-        """Return a kernelspec; an awaitable for it if the name is ``provider/name``.
+        """Return a kernelspec; an awaitable if the name is ``provider/name``.
 
         Raises:
-            NoSuchKernel: there is no such kernel type, or it is not allowed.
+            NoSuchKernel: the kernel type does not exist, or is not allowed.
         """
         if self.allowed_kernelspecs and kernel_name not in self.allowed_kernelspecs:
             raise NoSuchKernel(kernel_name)
@@ -94,7 +94,7 @@ def kernel_type_of(name: str, spec: KernelSpec) -> str:
 
     Args:
         name: the name, or ``provider/name``.
-        spec: the kernelspec; it may name a provisioner.
+        spec: the kernelspec, which may name a provisioner.
     """
     if "/" in name:
         return name
@@ -105,7 +105,7 @@ def kernel_type_of(name: str, spec: KernelSpec) -> str:
 
 
 def _kernelspec(attributes: KernelAttributes) -> KernelSpec:
-    """Return the kernelspec of a kernel type, without its environment, which may hold secrets."""
+    """Return the kernelspec of a kernel type, without the environment, which may hold secrets."""
     names = ("display_name", "language", "interrupt_mode")
     about = cast("Mapping[str, Any]", attributes)
     return KernelSpec(

@@ -1,4 +1,4 @@
-"""The limits of jupyter_server for the outputs of a WebSocket, and its traceback setting. Pure."""
+"""jupyter_server's limits for the outputs of a WebSocket, and its traceback setting. Pure."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class _Status(msgspec.Struct):
 
 
 def hide_traceback(message: Message, replacement: str) -> Message:
-    """Return a message without the error that it reports, if it reports one.
+    """Return a message in which *replacement* stands for a reported traceback.
 
     Args:
         message: an output or a reply.

@@ -1,9 +1,8 @@
 """The WebSocket of a kernel in jupyter_server, over the kernel's broadcast.
 
 Each client has a cursor in the log of the kernel's messages (see ``fanout``). A client that comes
-back, or a page that is loaded again, receives the messages that it has missed. tornado does not say
-when a client has received a message: a message counts as received when it was written to the
-socket.
+back, or a page that is loaded again, receives the missed messages. tornado does not say when a
+client has received a message: a message counts as received after the write to the socket.
 """
 
 # jupyter_client types its methods as synchronous functions, which its asynchronous classes replace,
@@ -41,7 +40,7 @@ from kernelproto.wire.content import Status, Stream
 from kernelproto.wire.message import Message, with_version
 from kernelproto.wire.websocket import server_framing
 
-# Close codes of RFC 6455 and its registry.
+# Close codes of RFC 6455 and of the registry.
 _GOING_AWAY = 1001
 _UNUSABLE = 1007
 _TRY_AGAIN_LATER = 1013
@@ -102,7 +101,7 @@ class KernelProtoWebsocketConnection(ZMQChannelsWebsocketConnection):
         await self.multi_kernel_manager.start_task(self._relay.serve)
 
     def disconnect(self) -> None:
-        """Leave the kernel; its next messages are kept until a client comes back."""
+        """Leave the kernel; later messages are kept until a client comes back."""
         if self._relay is not None:
             relay, self._relay = self._relay, None
             relay.left.set()
@@ -139,7 +138,7 @@ class _Relay:
     """Forwards messages until the client has left, the kernel has ended or the server stops.
 
     Args:
-        connection: the WebSocket, with its settings.
+        connection: the WebSocket, with the settings.
         kernel: the kernel.
 
     Attributes:

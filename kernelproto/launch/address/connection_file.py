@@ -43,10 +43,10 @@ _SOCKET_NUMBERS = range(1, len(CHANNEL_NAMES) + 1)
 
 
 class ConnectionFile:
-    """The connection file of one kernel and, with ipc, the private folder of its sockets.
+    """The connection file of one kernel and, with ipc, the private folder of the sockets.
 
-    Only the current user can read the file or reach the sockets. Make it with create(),
-    create_for_registration() or given(), and call remove() when the kernel is gone.
+    Only the current user can read the file or reach the sockets. Make one with create(),
+    create_for_registration() or given(), and call remove() after the end of the kernel.
 
     Attributes:
         path: the absolute path of the file that the kernel reads.
@@ -111,7 +111,8 @@ class ConnectionFile:
     ) -> ConnectionFile:
         """Choose free addresses and new keys, and write them to the Jupyter runtime folder.
 
-        Another program may take a tcp port before the kernel binds it; then the kernel ends early.
+        Another program may take a tcp port before the kernel binds the port; then the kernel ends
+        early.
 
         Args:
             kernel_id: the id in the name of the file, ``kernel-<kernel_id>.json``.
@@ -145,10 +146,10 @@ class ConnectionFile:
 
     @classmethod
     def given(cls, kernel_id: str, path: str) -> ConnectionFile:
-        """Use the connection file of a caller, which the caller removes together with its sockets.
+        """Use the connection file of a caller, which the caller removes together with the sockets.
 
-        If its path is not the one that create() would choose, the file is copied there, so that
-        other programs find the kernel. remove() removes only the copy.
+        If the path differs from that of create(), the file is copied to that path, so that other
+        programs find the kernel. remove() removes only the copy.
 
         Args:
             kernel_id: the id of the kernel.
@@ -156,7 +157,7 @@ class ConnectionFile:
 
         Raises:
             DiscoveryError: the file cannot be read.
-            RemoteProtocolError: it is not a connection file.
+            RemoteProtocolError: the file is not a connection file.
             LaunchError: the copy cannot be made.
         """
         info = read_connection_file(path)
@@ -171,12 +172,12 @@ class ConnectionFile:
     def create_for_registration(
         cls, registration: Registration, *, ip: str, port: int
     ) -> ConnectionFile:
-        """Write a registration file; complete() replaces it with the connection file.
+        """Write a registration file, which complete() replaces with the connection file.
 
         Args:
             registration: the registration of the kernel.
             ip: the address that waits for the registration message.
-            port: the port that waits for it.
+            port: the port that waits for the registration.
 
         Raises:
             LaunchError: the file cannot be made; nothing is left of the attempt.

@@ -1,4 +1,4 @@
-"""The paths of a kernel's files, which follow from its id and from Jupyter's runtime folder.
+"""The paths of a kernel's files, which follow from the id and from Jupyter's runtime folder.
 
 A record or a connection file that names another path is not trusted.
 """
@@ -25,7 +25,7 @@ _ID_LENGTH = 8
 # The name of each socket is this, a hyphen and the number of the channel, one digit.
 SOCKET_NAME = "kernel"
 
-# sockaddr_un.sun_path without its terminating zero.
+# sockaddr_un.sun_path without the terminating zero.
 _LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 
 _UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -48,21 +48,21 @@ def runtime_folder() -> str:
 
 
 def _can_be_made(folder: str) -> bool:
-    """Return whether this user may write to the folder, or may make it."""
+    """Return whether this user may write to the folder, or may make the folder."""
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     return os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)
 
 
 def _private_temporary_folder() -> str | None:
-    """Make the folder that replaces the runtime folder; return None if it cannot be trusted."""
+    """Make the folder that replaces the runtime folder; return None for an untrusted folder."""
     try:
         folder = os.path.join(tempfile.gettempdir(), f"kernelproto-{os.geteuid()}")
     except OSError:  # no temporary folder can be written to
         return None
     with suppress(OSError):
         os.mkdir(folder, mode=0o700)
-    # If another user has made the folder, that user could replace the files in it.
+    # If another user has made the folder, that user could replace the files there.
     trusted = os.path.isdir(folder) and folder_fault(folder, private=True) is None
     return folder if trusted else None
 
@@ -83,7 +83,7 @@ def kernel_of_connection_file(path: str) -> str | None:
 
 
 def kernel_of_record(name: str) -> str | None:
-    """Return the kernel id in the name of a record or its draft; None for other names."""
+    """Return the kernel id in the name of a record or a draft; None for other names."""
     match = _RECORD.fullmatch(name)
     return None if match is None else match[1]
 
@@ -126,9 +126,9 @@ def socket_folders(kernel_id: str, folder: str) -> list[str]:
 def choose_socket_folder(kernel_id: str) -> str | None:
     """Return the path of the folder for a kernel's ipc sockets; always the same for one kernel.
 
-    So a record can name the folder before it is made. None means that neither the runtime folder
-    nor the temporary folder (TMPDIR) can hold sockets: their paths are too long, or are not valid
-    UTF-8, as a connection file has to be.
+    So a record can name the folder before the folder is made. None means that neither the runtime
+    folder nor the temporary folder (TMPDIR) can hold sockets: their paths are too long, or are not
+    valid UTF-8, as a connection file has to be.
     """
     for folder in socket_folders(kernel_id, runtime_folder()):
         if _can_be_socket_address(os.path.join(folder, f"{SOCKET_NAME}-0")):

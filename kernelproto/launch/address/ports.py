@@ -14,7 +14,7 @@ from kernelproto.launch.process.proc import sockets_of_group, tcp_listeners, uni
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
 # Below the ephemeral ports. A client that connects before the kernel listens could get an ephemeral
-# port as its own end, and would then talk to itself.
+# port for its own socket, and would then be connected to itself.
 #
 # Two processes that choose five of these ports at the same moment collide in 0.25 % of all cases.
 _PORTS = range(20_000, 30_000)
@@ -39,8 +39,8 @@ def reserve_ports(count: int, ip: str) -> list[int]:
     """
     ports: list[int] = []
     with ExitStack() as probes:
-        # The probes stay open together, so that no other thread gets one of them before it is
-        # reserved.
+        # The probes stay open together, so that no other thread gets one of them before the
+        # reservation.
         for port in secrets.SystemRandom().sample(_PORTS, min(len(_PORTS), _MOST_ATTEMPTS)):
             probe = probes.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             try:
@@ -73,7 +73,8 @@ def address_was_taken(info: ConnectionInfo, process_group: int | None) -> bool:
 
     Args:
         info: the kernel's addresses. Other programs cannot take ipc addresses.
-        process_group: the number of the kernel's process group and session; None after its end.
+        process_group: the number of the kernel's process group and session; None after the end of
+            the kernel.
     """
     if info.transport != "tcp":
         return False

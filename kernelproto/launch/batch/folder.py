@@ -36,7 +36,7 @@ class JobPlan(msgspec.Struct, frozen=True):
 
 
 class End(msgspec.Struct, frozen=True):
-    """The file with the end of a kernel, as the first process of the job has seen it."""
+    """The file about the end of a kernel, written by the first process of the job."""
 
     returncode: int | None
     cause: str
@@ -61,7 +61,7 @@ class JobFolder(KernelFolder):
         """Write all files of a job.
 
         Args:
-            plan: the command of the kernel, with its variables.
+            plan: the command of the kernel, with the variables.
             kernel_file: returns the connection file of the kernel, with ports 0.
 
         Raises:
@@ -78,12 +78,12 @@ class JobFolder(KernelFolder):
             ) from error
 
     def renew_lease(self) -> None:
-        """Tell the job that its owner lives; errors are ignored until the next time."""
+        """Tell the job that the owner lives; errors are ignored until the next time."""
         with suppress(OSError):
             os.utime(self.file(batch_job.LEASE))
 
     def ports(self) -> dict[str, int] | None:
-        """Return the ports that the kernel has chosen; None as long as it has not."""
+        """Return the ports that the kernel has chosen; None before that."""
         try:
             found = msgspec.json.decode(self.read(KERNEL_FILE), type=dict[str, msgspec.Raw])
             ports = {
@@ -91,11 +91,11 @@ class JobFolder(KernelFolder):
                 for name in CHANNEL_NAMES
             }
         except (OSError, ValueError, LookupError):
-            return None  # it is being written
+            return None  # the file is being written
         return ports if all(ports.values()) else None
 
     def end(self) -> End | None:
-        """Return how the kernel has ended; None if the first process of the job has not said it."""
+        """Return how the kernel has ended; None before the first process of the job reports it."""
         try:
             return msgspec.json.decode(self.read(batch_job.END), type=End)
         except (OSError, ValueError):

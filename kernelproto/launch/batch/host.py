@@ -71,7 +71,7 @@ class BatchHost:
         cwd: str | None,
         launch_params: Mapping[str, object] | None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Submit a job, and wait until its kernel listens; see BatchProvider.launch()."""
+        """Submit a job, and wait until the kernel listens; see BatchProvider.launch()."""
         kernel = self._kernels.get(name)
         if kernel is None:
             remedy = f"add it to the kernels of the provider {self._system.id!r}"
@@ -168,7 +168,7 @@ class BatchHost:
         )
 
     async def _undo(self, kernel: BatchKernel, folder: JobFolder) -> None:
-        """End the job of a launch that has failed; it may have been submitted without an answer."""
+        """End the job of a failed launch, even if the submission had no answer."""
         await self._manager(kernel, folder).cleanup()
 
     async def _wait_for_start(self, manager: JobManager, most: float | None) -> str:
@@ -210,7 +210,7 @@ class BatchHost:
         )
 
     async def _describe(self, state: JobState) -> str:
-        """Return in words why a job is queued, and its place."""
+        """Return in words why a job is queued, and the job's place in the queue."""
         place = await poll_of(self._system, self._poll_seconds).place(state.job_id)
         words = f"job {state.job_id} is {state.word}"
         if place is not None:

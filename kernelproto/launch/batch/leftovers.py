@@ -1,8 +1,8 @@
 """Removing the files and batch jobs of programs that have ended.
 
-A job whose owner has ended ends by itself, see programs/batch_job.py; until then a program may
-adopt its kernel. So only these are removed here: the folders of kernels whose jobs have ended, and
-jobs that were submitted by a program that ended before it had stored the id of the job.
+A job without an owner ends after some time, see programs/batch_job.py; until then a program may
+adopt the kernel. So only these are removed here: the folders of kernels whose jobs have ended, and
+jobs of programs that ended before storing the id of the job.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ async def remove_leftovers(system: BatchSystem, base: str) -> int:
     Raises:
         BatchError: the batch system does not answer.
     """
-    # The folders first: each one is made before its job.
+    # The folders first: each folder is made before the job.
     folders = await anyio.to_thread.run_sync(lambda: list(JobFolder.all_in(base)))
     if not folders:
         return 0

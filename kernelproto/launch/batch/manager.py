@@ -21,7 +21,7 @@ from kernelproto.launch.signalling import SendsSignals
 
 logger = logging.getLogger(__name__)
 
-# From the end of the kernel until the system has the final state of its job.
+# From the end of the kernel until the system has the final state of the job.
 _FINAL_SECONDS = 10.0
 
 # How often the lease of a kernel is renewed; the shortest linger is 5 s.
@@ -37,22 +37,22 @@ _END_SECONDS = 20.0
 class JobManager(SendsSignals):
     """The handle on a kernel that runs as a batch job.
 
-    It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle,
+    Implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle,
     MayBecomeUnreachable.
 
     All managers of a program together make one call for the states of their jobs, once a second or
     as often as the settings say. So the end of a kernel is noticed after about a second.
 
     wait() and is_alive() renew the lease of the kernel. If neither is called for the ``linger``
-    seconds of the kernel type, because this program has ended, the job ends by itself; a detached
-    kernel goes on to its end. Until then any program can adopt the kernel.
+    seconds of the kernel type, because this program has ended, the job ends; a detached kernel goes
+    on. Until then any program can adopt the kernel.
 
     Attributes:
         kernel_id: a UUID.
         command: the command line on the node.
         job_id: the id of the job.
-        detached: whether the kernel outlives its owner without a time limit of its own.
-        ends_at: when the time limit strikes, in seconds since the epoch; None if unknown.
+        detached: whether the kernel outlives its owner without the limit ``linger``.
+        ends_at: when the time limit ends the job, in seconds since the epoch; None if unknown.
         reachability: whether the batch system reaches the node of the job.
     """
 
@@ -128,7 +128,7 @@ class JobManager(SendsSignals):
         return problem is None
 
     async def look(self, *, recent: bool = False) -> JobState | None:
-        """Return the state of the job while it is queued or running; None at any other time.
+        """Return the state of a queued or running job; None at any other time.
 
         Args:
             recent: whether the state from the last poll will do.
@@ -156,7 +156,7 @@ class JobManager(SendsSignals):
         return state
 
     async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel and its child processes; if it is dead, do nothing.
+        """Send a signal to the kernel and its child processes; do nothing if the kernel is dead.
 
         Raises:
             BatchError: the batch system does not answer.
@@ -169,17 +169,18 @@ class JobManager(SendsSignals):
     async def cleanup(self) -> None:
         """Cancel the job, and remove the folder of the kernel.
 
-        It takes at most a minute, cannot be cancelled, and may be called again. If the batch system
-        does not answer, the job ends by itself after its ``linger`` seconds, and a later launch
-        removes its folder.
+        ``cleanup`` takes at most a minute, cannot be cancelled, and may be called again. If the
+        batch system does not answer, the job ends after the ``linger`` seconds, and a later launch
+        removes the folder.
         """
         if self._owner.is_here:
             await to_the_end(self._clean_up, seconds=_CLEANUP_SECONDS)
 
     async def detach(self) -> None:
-        """Stop managing the kernel without ending it, so that any program can adopt it.
+        """Stop managing the kernel, which goes on, so that any program can adopt it.
 
-        Unless it was launched detached, it ends if no program adopts it in its ``linger`` seconds.
+        A kernel that was not launched detached ends if no program adopts it within the ``linger``
+        seconds.
         """
         if not self._is_over and self._owner.is_here:
             self._is_over = True
@@ -204,7 +205,7 @@ class JobManager(SendsSignals):
         return self._folder.output_tail() if self._tail is None else self._tail
 
     def death_reason(self) -> str | None:
-        """Return why the job has ended, if more is known than its exit status."""
+        """Return why the job has ended, if more than the exit status is known."""
         if self._end is None or self._end.reason is None or self._was_signalled:
             return None
         return DeathReason(self._end.reason, self._end.cause)
@@ -218,7 +219,7 @@ class JobManager(SendsSignals):
                 await anyio.to_thread.run_sync(self._folder.renew_lease, abandon_on_cancel=True)
 
     async def _note_end(self, state: JobState | None) -> None:
-        """Keep how the job has ended, once the batch system has its final state."""
+        """Keep how the job has ended, once the batch system has the final state."""
         now = anyio.current_time()
         self._ending_since = self._ending_since or now
         waiting = now - self._ending_since < _FINAL_SECONDS
@@ -285,5 +286,5 @@ class JobManager(SendsSignals):
 
 
 def job_name(kernel_id: str) -> str:
-    """Return the name of the job of a kernel, by which it is found if its id was not stored."""
+    """Return the name of a kernel's job, which finds the job if the id was not stored."""
     return f"kernelproto-{kernel_id}"

@@ -60,7 +60,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         return JobPlan(argv=command, env=env, cwd=self.cwd, linger=self.linger)
 
     def script(self, kernel: BatchKernel, program: str, folder: str) -> str:
-        """Return the script of the job. It has neither variables nor keys: it may be stored."""
+        """Return the script of the job. Slurm may store it, so it has no variables and no keys."""
         run = shlex.join([kernel.python, program, folder])
         return "\n".join(["#!/bin/sh", *kernel.prologue, f"exec {run}", ""])
 
@@ -71,7 +71,7 @@ def check_launch(
     cwd: str | None,
     launch_params: Mapping[str, object] | None,
 ) -> Launch:
-    """Check the parameters of a launch, and its working directory.
+    """Check the parameters of a launch, and the working directory.
 
     Raises:
         InvalidLaunchParameter: a parameter is unknown, has a value that is not allowed, or is not

@@ -1,7 +1,7 @@
 """JobPoll: asks a batch system for the states of all jobs, in one call for all tasks that wait.
 
 One of the waiting tasks makes the call, and the others use its result. So there is no task in the
-background, and a call that is cancelled together with its task is made by the next one.
+background. If the calling task is cancelled, the next task makes the call.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class JobPoll:
         return self._jobs.get(job_id)
 
     async def place(self, job_id: str) -> int | None:
-        """Return the place of a queued job in its queue, not older than 10 s; None if unknown."""
+        """Return the place of a queued job in the queue, not older than 10 s; None if unknown."""
         async with self._lock:
             if anyio.current_time() - self._placed_at > _PLACES_SECONDS:
                 queued = [job.job_id for job in self._jobs.values() if job.phase == "queued"]

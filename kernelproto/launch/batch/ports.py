@@ -1,4 +1,4 @@
-"""The ports of a kernel in a batch job, which it chooses itself."""
+"""The ports of a kernel in a batch job, which the kernel chooses."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kernelproto.launch.failures import exited_early, not_ready
 from kernelproto.transport.curve import new_curve_keys
 from kernelproto.wire.connection import CHANNEL_NAMES, ConnectionInfo
 
-# The launch gives up this long before the caller's deadline, so that it can raise the reason.
+# The launch gives up this long before the caller's deadline, so that the error has the reason.
 MARGIN_SECONDS = 0.1
 
 _KEY_BYTES = 32
 
-# How often the connection file of a started kernel is read until it has ports.
+# The interval for reading the connection file of a started kernel until the file has ports.
 _FILE_SECONDS = 0.1
 
 _NO_PORTS = (
@@ -32,7 +32,7 @@ _NO_PORTS = (
 
 
 class NewConnection:
-    """The connection of a kernel that chooses its ports; its representation does not show the keys.
+    """The connection of a kernel that chooses the ports; ``repr`` does not show the keys.
 
     Args:
         kernel: the kernel type.
@@ -52,12 +52,12 @@ class NewConnection:
             self._values |= {"curve_publickey": keys.public, "curve_secretkey": keys.secret}
 
     def kernel_file(self) -> bytes:
-        """Return the connection file for the kernel, which replaces the ports in it."""
+        """Return the connection file for the kernel, which replaces the ports there."""
         return msgspec.json.encode(self._values)
 
     def info(self, ports: Mapping[str, int], address: str, kernel_type: str) -> ConnectionInfo:
-        """Return how programs connect, once the kernel has chosen its ports."""
-        # Only the kernel needs the secret half of its keys.
+        """Return how programs connect, once the kernel has chosen the ports."""
+        # Only the kernel needs the secret half of the keys.
         changed = {"ip": address, "kernel_name": kernel_type, "curve_secretkey": ""}
         return msgspec.convert({**self._values, **ports, **changed}, ConnectionInfo)
 
@@ -69,7 +69,7 @@ async def wait_for_ports(
     connection: NewConnection,
     address: str,
 ) -> ConnectionInfo:
-    """Wait until the kernel has chosen its ports; return how programs connect to it.
+    """Wait until the kernel has chosen the ports; return how programs connect.
 
     Raises:
         KernelExitedEarly: the job has ended.

@@ -45,7 +45,7 @@ class BatchProvider(ABC):
 
     @abstractmethod
     def _system(self, config: str | None) -> BatchSystem:
-        """Return the batch system with a configuration file; None means its own default."""
+        """Return the batch system with a configuration file; None means the system's default."""
 
     def load_config(self, config: Mapping[str, object] | None) -> None:
         """Take ``{"folder": ..., "kernels": {NAME: {...}}}``; see the arguments of the class.
@@ -74,10 +74,10 @@ class BatchProvider(ABC):
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Submit a job, and wait until its kernel listens; it need not be ready when this returns.
+        """Submit a job, and wait until the kernel listens, which need not be ready on return.
 
         The time in the queue is limited by ``Timeouts.queue`` and ``queue_seconds`` of the kernel
-        type. It does not count for ``Timeouts.startup``.
+        type. This time does not count for ``Timeouts.startup``.
 
         Args:
             name: the name of a kernel type in the settings.
@@ -88,7 +88,7 @@ class BatchProvider(ABC):
         Raises:
             NoSuchKernel: the settings have no such kernel type.
             InvalidLaunchParameter: a parameter is unknown, or has a value that is not allowed.
-            KernelExitedEarly: the job has ended before its kernel listened.
+            KernelExitedEarly: the job has ended before the kernel listened.
             KernelNotReady: the time was over while the job was queued, or the kernel did not listen
                 in time.
             LaunchError: the batch system is missing, does not answer or refuses the job.
@@ -137,7 +137,7 @@ class SlurmProvider(BatchProvider):
     Args:
         kernels: the kernel types by name.
         folder: the absolute path of a folder that the nodes share, and that only this user may
-            write to. It is made with the first kernel, and removed with the last.
+            write to. The first kernel makes the folder, and the last removes it.
         poll_seconds: seconds between two questions for the states of all jobs.
         config: the path of ``slurm.conf``; None means that of the environment or the installation.
 

@@ -36,7 +36,7 @@ class BatchKernel(KernelSettings, frozen=True, kw_only=True, forbid_unknown_fiel
 
     Args:
         command: the command line on the node; ``{connection_file}`` is filled in. The kernel must
-            replace port 0 in its connection file by ports that it has chosen, as ipykernel does.
+            choose ports and replace port 0 in the connection file, as ipykernel does.
         display_name: for people.
         language: the programming language.
         interrupt_mode: ``"signal"``, or ``"message"`` for an interrupt_request.
@@ -47,12 +47,12 @@ class BatchKernel(KernelSettings, frozen=True, kw_only=True, forbid_unknown_fiel
         job: the options of jobs, for launches without the same parameter.
         schema: a JSON Schema for the launch parameters ``partition``, ``account``, ``qos``,
             ``reservation``, ``constraint``, ``time``, ``memory``, ``cpus``, ``gpus``. A parameter
-            that it does not declare cannot be given. By default a launch may give all but
-            ``reservation`` and ``constraint``, and the batch system has the last word.
+            that the schema does not declare is refused. By default a launch may give all but
+            ``reservation`` and ``constraint``, and the batch system decides.
         bind: the IPv4 address that the kernel binds on the node.
         encryption: whether the kernel supports CurveZMQ, as ipykernel does from 7.3 on.
-        linger: seconds after which a job ends by itself when its owner has ended; a launch with
-            ``detached`` runs to its end, or to its time limit.
+        linger: seconds from the end of the owner to the end of the job; a launch with ``detached``
+            runs on, up to the time limit.
         queue_seconds: seconds in the queue after which a launch gives up; None leaves the limit to
             the caller.
         start_seconds: seconds from the start of the job until the kernel listens.

@@ -16,8 +16,8 @@ from kernelproto.launch.command import Completed, run_command
 _CALL_SECONDS = 30.0
 _QUOTED_CHARACTERS = 500
 
-# The variables that the programs of Slurm, and through them the jobs, get from this program. Its
-# other variables may hold secrets, or describe a job that this program runs in.
+# The variables that the programs of Slurm, and through them the jobs, get from this program. Other
+# variables of this program may hold secrets, or describe the job in which the program runs.
 _INHERITED = {"HOME", "LANG", "LANGUAGE", "LOGNAME", "PATH", "SHELL", "SLURM_CONF", "TZ", "USER"}
 
 _SEPARATOR = "|"
@@ -81,14 +81,14 @@ class SlurmSystem:
         return f"<SlurmSystem {self._config or 'default'}>"
 
     def fault(self) -> str | None:
-        """Return why Slurm cannot be used, as far as this is known without calling it."""
+        """Return why Slurm cannot be used, as far as known without a call."""
         missing = [name for name in ("sbatch", "squeue", "scontrol", "scancel") if not _path(name)]
         if not missing:
             return None
         return f"{' and '.join(missing)} of Slurm is not on PATH: install the programs of Slurm"
 
     async def submit(self, job: Job) -> str:
-        """Submit a job; return its id.
+        """Submit a job; return the id.
 
         Raises:
             BatchError: Slurm has refused the job, or does not answer.
@@ -100,7 +100,7 @@ class SlurmSystem:
         return job_id
 
     async def jobs(self) -> Mapping[str, JobState]:
-        """Return the states of all jobs of this user that Slurm lists, also of ended ones."""
+        """Return the states of all listed jobs of this user, even of ended ones."""
         user = f"--user={os.getuid()}"
         text = await self._call("squeue", "--noheader", "--states=all", user, f"--format={_FIELDS}")
         return parse_jobs(text)
@@ -138,7 +138,7 @@ class SlurmSystem:
         return parse_node_fault(await self._call("scontrol", "show", "node", "--oneliner", node))
 
     async def address(self, node: str) -> str:
-        """Return the address at which Slurm itself reaches a node."""
+        """Return the address at which Slurm reaches a node."""
         if node not in self._addresses:
             text = await self._call("scontrol", "show", "node", "--oneliner", node)
             self._addresses[node] = _value(text, "NodeAddr") or node
@@ -177,7 +177,7 @@ class SlurmSystem:
 
 
 def submit_command(job: Job) -> list[str]:
-    """Return the command line that submits a job, whose script is the standard input."""
+    """Return the command line that submits a job; standard input has the script."""
     return [
         "sbatch",
         "--parsable",

@@ -63,9 +63,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job to be submitted.
 
     Args:
-        name: the name of the job, by which it is found if the submission is cut off.
+        name: the name of the job, which finds the job if the submission is cut off.
         script: the text of the shell script.
-        folder: the folder that it runs in.
+        folder: the working directory of the job.
         output: the file for the output of the script.
         options: the resources that the job asks for.
     """
@@ -88,7 +88,7 @@ class JobState(msgspec.Struct, frozen=True, kw_only=True):
         word: the state in the terms of the batch system.
         reason: why the job is queued.
         node: the node on which the script runs; "" if there is none.
-        ends_at: when the time limit strikes, in seconds since the epoch; None if unknown.
+        ends_at: when the time limit ends the job, in seconds since the epoch; None if unknown.
     """
 
     job_id: str
@@ -105,7 +105,7 @@ class JobEnd(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         returncode: the exit status of the script, negative for a signal; None if unknown.
-        reason: why the job has ended, if its exit status does not say this.
+        reason: why the job has ended, if the exit status does not say this.
         cause: the kind of the reason.
     """
 
@@ -124,11 +124,11 @@ class BatchSystem(Protocol):
     id: str
 
     def fault(self) -> str | None:
-        """Return why the system cannot be used, as far as this is known without calling it."""
+        """Return why the system cannot be used, as far as known without a call."""
         ...
 
     async def submit(self, job: Job) -> str:
-        """Submit a job; return its id.
+        """Submit a job; return the id.
 
         Raises:
             BatchError: the system has refused the job, or does not answer.

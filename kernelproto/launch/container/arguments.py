@@ -57,7 +57,7 @@ def run_arguments(
     arguments += ["--cap-drop=ALL", "--security-opt=no-new-privileges"]
     arguments.append(f"--tmpfs=/tmp:rw,nosuid,nodev,size={kernel.tmp},mode=1777")
     if kind == "podman":
-        # Its other temporary file systems would have no limit of their own.
+        # The engine's other temporary file systems would have no limit of their own.
         arguments += [
             "--read-only-tmpfs=false",
             "--log-driver=k8s-file",
@@ -76,7 +76,7 @@ def run_arguments(
     if kernel.processes is not None:
         arguments.append(f"--pids-limit={kernel.processes}")
     elif kind == "podman":
-        arguments.append("--pids-limit=-1")  # it has a limit of its own otherwise
+        arguments.append("--pids-limit=-1")  # instead of the engine's default limit
     arguments.append(_mount(shared, SHARED, read_only=False))
     for mount in kernel.mounts:
         arguments.append(_mount(mount.source, mount.target or mount.source, mount.read_only))

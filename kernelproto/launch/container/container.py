@@ -1,4 +1,4 @@
-"""Container: one container of the engine, whose end is noticed without asking the engine.
+"""Container: one container of the engine; its end is noticed without the engine.
 
 On Linux, the engine's process number of the container is that of a process of this machine, unless
 the engine runs elsewhere. A descriptor of this process becomes readable when the container ends.
@@ -22,7 +22,7 @@ LABEL = "io.kernelproto.kernel"
 
 _POLL_SECONDS = 1.0
 
-# From the end of the process until the engine knows it.
+# From the end of the process until the engine reports the end.
 _LAG_SECONDS = 0.05
 
 _TAIL_LINES = 400
@@ -49,7 +49,7 @@ class Container:
 
     Attributes:
         name: the name of the container.
-        ended: how the container has ended, as far as it was noticed.
+        ended: how the container has ended, as far as known.
         released: whether this program no longer watches the container.
     """
 
@@ -63,7 +63,7 @@ class Container:
         self._note(about)
 
     async def look(self) -> Ended | None:
-        """Return how the container has ended; None while it runs, or if this is unknown now."""
+        """Return how the container has ended; None for a running container, or if unknown."""
         if self.ended is None and not self._runs_certainly():
             with suppress(EngineError):
                 about = await self._engine.inspect(self.name)
@@ -101,7 +101,7 @@ class Container:
             try:
                 await self._engine.call("kill", f"--signal={int(signum)}", self.name)
             except EngineError:
-                # It may have just ended.
+                # The container may have just ended.
                 if await self._runs():
                     raise
 
@@ -172,7 +172,8 @@ def _sign(about: Mapping[str, Any]) -> FileIO | None:
         sign = FileIO(os.pidfd_open(pid), "r")
     except OSError:
         return None
-    # The descriptor was opened before, so it is of this process, if it still runs now.
+    # The descriptor was opened before, so it belongs to this process, if the process still runs
+    # now.
     if _is_in(pid, str(about["Id"])):
         return sign
     sign.close()
@@ -180,7 +181,7 @@ def _sign(about: Mapping[str, Any]) -> FileIO | None:
 
 
 def _is_in(pid: int, container_id: str) -> bool:
-    """Return whether a process belongs to a container: the engines name its control group so."""
+    """Return whether a process belongs to a container, by the name of its control group."""
     try:
         with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="replace") as file:
             return len(container_id) >= 12 and container_id in file.read()

@@ -82,11 +82,11 @@ class EngineError(LaunchError):
 
 
 class Abilities(msgspec.Struct, frozen=True):
-    """What an engine can do here.
+    """The abilities of an engine on this machine.
 
     Args:
         rootless: whether the engine runs without root.
-        limits: the limits that it can set: ``"memory"``, ``"cpu"`` and ``"pids"``.
+        limits: the possible limits: ``"memory"``, ``"cpu"`` and ``"pids"``.
     """
 
     rootless: bool
@@ -96,7 +96,7 @@ class Abilities(msgspec.Struct, frozen=True):
         """Check that the engine can set the limits of a kernel type.
 
         Raises:
-            LaunchError: it cannot, and would ignore them.
+            LaunchError: the engine cannot set them, and would ignore them.
         """
         wanted = {"memory": kernel.memory, "cpu": kernel.cpus, "pids": kernel.processes}
         names = {"memory": "memory", "cpu": "cpus", "pids": "processes"}
@@ -128,7 +128,7 @@ class Engine:
 
     @property
     def program(self) -> str | None:
-        """The path of the program; None if it is not installed."""
+        """The path of the program; None if not installed."""
         names = (self._program,) if self._program else _KINDS
         return next(filter(None, map(shutil.which, names)), None)
 
@@ -139,7 +139,7 @@ class Engine:
         return "docker" if name.startswith("docker") else "podman"
 
     def fault(self) -> str | None:
-        """Return why the engine cannot be used, as far as this is known without calling it."""
+        """Return why the engine cannot be used, as far as known without a call."""
         if self.program is not None:
             return None
         name = self._program or "podman or docker"
@@ -148,10 +148,10 @@ class Engine:
     async def call(
         self, *arguments: str, seconds: float = _CALL_SECONDS, cwd: str | None = None
     ) -> str:
-        """Call the engine; return its standard output.
+        """Call the engine; return the standard output.
 
         Args:
-            arguments: the command line, without the program and its options.
+            arguments: the command line, without the program and the program's options.
             seconds: the time limit.
             cwd: the working directory of the engine.
 
@@ -178,7 +178,7 @@ class Engine:
         return done.stdout
 
     async def abilities(self) -> Abilities:
-        """Return what the engine can do here; it is asked once.
+        """Return the abilities of the engine here; the engine is asked once.
 
         Raises:
             EngineError: the engine cannot be used.

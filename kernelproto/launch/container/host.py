@@ -160,7 +160,8 @@ class ContainerHost:
                 command=record.command,
             )
             seconds = _START_SECONDS if kernel.pull == "never" else _PULL_SECONDS
-            # Where podman's monitor leaves a file if Linux ends a process for its memory.
+            # The folder in which podman's monitor leaves a file if Linux ends a process for its
+            # memory.
             await self._engine.call(*arguments, seconds=seconds, cwd=folder.path)
             manager = await self._manager(folder)
             undo.pop_all()
@@ -187,10 +188,10 @@ class ContainerHost:
         return ContainerManager(folder, Container(self._engine, name, found[0]), memory)
 
     async def _remove(self, name: str) -> None:
-        """Remove the container of a launch that has failed; it may not exist."""
+        """Remove the container of a failed launch, if it exists."""
 
         async def remove_it() -> None:
-            with suppress(EngineError):  # a later launch removes it
+            with suppress(EngineError):  # a later launch removes the container
                 await remove(self._engine, name)
 
         await to_the_end(remove_it, seconds=_UNDO_SECONDS)

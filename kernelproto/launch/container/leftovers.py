@@ -1,8 +1,8 @@
 """Removing the containers and folders of kernels whose programs have ended.
 
 Each container has labels with the user and the folder of its kernel, and each folder has a record
-with the owner of the kernel. A kernel is left over if its owner has ended, and if it was not
-launched detached or has ended itself.
+with the owner of the kernel. A kernel is left over if the owner has ended, and if the kernel was
+not launched detached or has ended.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def remove_leftovers(engine: Engine, base: str) -> int:
     Raises:
         EngineError: the engine cannot be used.
     """
-    # The folders first: each one is made before its container.
+    # The folders first: each folder is made before the container.
     folders = await anyio.to_thread.run_sync(lambda: list(KernelFolder.all_in(base)))
     names = await engine.call("ps", "--all", "--quiet", "--no-trunc", f"--filter=label={LABEL}")
     containers = await engine.inspect(*names.split()) if names.split() else []
@@ -73,7 +73,7 @@ async def remove_leftovers(engine: Engine, base: str) -> int:
 
 
 async def _is_left(labels: Mapping[str, str], state: Mapping[str, Any]) -> bool:
-    """Return whether a container is left over; if so, this program has claimed it."""
+    """Return whether a container is left over; if so, this program has claimed the container."""
 
     def claim() -> bool:
         path = labels.get(_FOLDER_LABEL, "")
@@ -83,7 +83,7 @@ async def _is_left(labels: Mapping[str, str], state: Mapping[str, Any]) -> bool:
             if os.path.lexists(path):
                 leave_alone(path, error)
                 return False
-            return True  # without its folder no program can reach the kernel
+            return True  # without the folder no program can reach the kernel
         runs = bool(state.get("Running"))
         return not (runs and folder.record.detached) and folder.ownership.claim_leftover()
 
@@ -107,7 +107,7 @@ async def _remove(engine: Engine, container_id: str, labels: Mapping[str, str]) 
 
 
 def _remove_folder(folder: KernelFolder) -> bool:
-    """Remove a folder without a container, if its owner has ended."""
+    """Remove a folder without a container, if the owner has ended."""
     if not folder.ownership.claim_leftover():
         return False
     folder.remove()

@@ -37,8 +37,8 @@ _LOG_LINE = re.compile(r"^\S+ (?:stdout|stderr) ([FP]) (.*)$")
 class ContainerManager(SendsSignals):
     """The handle on a kernel that runs in a container.
 
-    It implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle.
-    A signal reaches the kernel, and not the processes that it has started; kill() ends all of them.
+    Implements KernelManager, DescribesFailure, ExplainsDeath, IsListed, MayOutlive, HasHandle. A
+    signal reaches the kernel, and not its child processes; kill() ends all of them.
 
     If this program is killed, the next launch of a container kernel of this user removes the
     container, unless the kernel was launched detached or another program has adopted the kernel.
@@ -83,10 +83,10 @@ class ContainerManager(SendsSignals):
         return ended.returncode
 
     async def signal(self, signum: int) -> None:
-        """Send a signal to the kernel; do nothing if it has ended.
+        """Send a signal to the kernel; do nothing after its end.
 
         Raises:
-            EngineError: the engine did not send it.
+            EngineError: the engine did not send the signal.
         """
         self._owner.check("kernel")
         if signum:
@@ -96,14 +96,14 @@ class ContainerManager(SendsSignals):
     async def cleanup(self) -> None:
         """End the kernel, and remove the container and the folder of the kernel.
 
-        It takes at most 30 seconds, cannot be cancelled, and may be called again. A container that
-        the engine does not remove is logged; a later launch removes it.
+        ``cleanup`` takes at most 30 seconds, cannot be cancelled, and may be called again. A
+        container that the engine does not remove is logged; a later launch removes it.
         """
         if self._owner.is_here:
             await to_the_end(self._clean_up, seconds=_CLEANUP_SECONDS)
 
     async def detach(self) -> None:
-        """Stop managing a detached kernel without ending it, so that any program can adopt it.
+        """Stop managing a detached kernel, which goes on, so that any program can adopt it.
 
         Raises:
             RuntimeError: the kernel was not launched detached.
@@ -116,7 +116,7 @@ class ContainerManager(SendsSignals):
             await anyio.to_thread.run_sync(self._folder.ownership.let_go)
 
     def close(self) -> None:
-        """Close what this program holds of a kernel that it has not adopted after all."""
+        """Release the resources of this program for a kernel that was not adopted after all."""
         self._container.close()
 
     def list_as(self, kernel_id: str) -> None:
@@ -134,7 +134,7 @@ class ContainerManager(SendsSignals):
         return "".join(map(_log_text, FileTail(self._folder.file(LOG)).text().splitlines()))
 
     def death_reason(self) -> str | None:
-        """Return why the container has ended, if more is known than its exit status."""
+        """Return why the container has ended, if more than the exit status is known."""
         ended = self._container.ended
         if ended is None or self._killed:
             return None

@@ -27,10 +27,10 @@ _SOCKET = "k"
 _CONNECTION_FILE = "connection.json"
 _KEY_BYTES = 32
 
-# sockaddr_un.sun_path without its terminating zero, and the hyphen and number of each channel.
+# sockaddr_un.sun_path without the terminating zero, and the hyphen and number of each channel.
 _LONGEST_SOCKET = 107 - 2
 
-# Each container has a limit of its processes; these are those of all containers of a user.
+# Each container has a limit for processes; these limits are for all containers of a user.
 _MOST_OPEN_FILES = 65_536
 _MOST_PROCESSES = 32_768
 
@@ -41,7 +41,7 @@ _TAKES = ("env", "transport", "encryption", "detached")
 def check_parameters(
     kernel: ContainerKernel, cwd: str | None, launch_params: Mapping[str, object] | None
 ) -> tuple[LaunchParameters, str | None]:
-    """Check the parameters of a launch, and its working directory; return both.
+    """Check the parameters of a launch, and the working directory; return both.
 
     Raises:
         InvalidLaunchParameter: a parameter is unknown, has the wrong type, or is not possible.
@@ -98,7 +98,7 @@ def environment_of(kernel: ContainerKernel, parameters: LaunchParameters) -> dic
 
 
 def user_of(kernel: ContainerKernel, *, rootless: bool, kind: str) -> tuple[str, bool]:
-    """Return the user in the container, and whether it keeps its number outside."""
+    """Return the user in the container, and whether the user has the same number outside."""
     keeps_user = rootless and kind == "podman"
     if kernel.user is not None:
         return kernel.user, keeps_user

@@ -22,9 +22,9 @@ class ContainerProvider:
     """Runs kernels in containers of podman or docker, ``container/NAME``.
 
     Each kernel type is an image with settings. A kernel has no network, a read-only file system
-    with a small ``/tmp``, no capabilities, and limits of its memory and processes. It is reached by
-    ipc sockets in a private folder that it shares with this program. That folder is on the disk of
-    this machine, and has no quota.
+    with a small ``/tmp``, no capabilities, and limits of its memory and processes. This program
+    reaches the kernel by ipc sockets in a private folder that both share. That folder is on the
+    disk of this machine, and has no quota.
 
     The engine is not called before the first launch.
 
@@ -34,7 +34,7 @@ class ContainerProvider:
             or docker if podman is not installed.
         engine_options: options of the engine that each call begins with.
         folder: the absolute path of a local folder for the kernels' files, by default in Jupyter's
-            runtime folder. It is made with the first kernel, and removed with the last.
+            runtime folder. The first kernel makes the folder, and the last removes it.
 
     Raises:
         ValueError: a setting is not valid.
@@ -90,7 +90,7 @@ class ContainerProvider:
         cwd: str | None = None,
         launch_params: Mapping[str, object] | None = None,
     ) -> tuple[ConnectionInfo, KernelManager]:
-        """Start a container with the kernel; it need not be ready when this returns.
+        """Start a container with the kernel, which need not be ready on return.
 
         Args:
             name: the name of a kernel type in the settings.

@@ -31,7 +31,7 @@ class Mount(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     Args:
         source: the absolute path on this machine, which must exist.
         target: the absolute path in the container; by default the same.
-        read_only: whether the kernel cannot write to it.
+        read_only: whether the kernel cannot write there.
     """
 
     source: Path
@@ -48,8 +48,8 @@ class ContainerKernel(KernelSettings, frozen=True, kw_only=True, forbid_unknown_
             must support ipc sockets, as ipykernel does.
         display_name: for people.
         language: the programming language.
-        interrupt_mode: ``"signal"`` sends SIGINT to the kernel, and not to the processes that it
-            has started; ``"message"`` sends an interrupt_request.
+        interrupt_mode: ``"signal"`` sends SIGINT to the kernel, and not to its child processes;
+            ``"message"`` sends an interrupt_request.
         env: environment variables. The kernel inherits none.
         mounts: files and folders of this machine.
         cwd: how the working directory of a launch is mounted, at the same path: ``"read-write"``,
@@ -60,9 +60,9 @@ class ContainerKernel(KernelSettings, frozen=True, kw_only=True, forbid_unknown_
         tmp: bytes of the ``/tmp`` in memory; the rest of the file system is read-only.
         network: ``"none"``, or the name of a network of the engine. Kernels are reached by ipc
             sockets in any case.
-        user: the user and the group in the container, as numbers. By default those of this
-            program, or ``"65534:65534"`` (nobody) if it is root.
-        pull: when the engine gets the image from its registry.
+        user: the user and the group in the container, as numbers. By default those of this program,
+            or ``"65534:65534"`` (nobody) for root.
+        pull: when the engine gets the image from the registry.
         detached: whether kernels outlive this program, unless a launch says otherwise.
         options: further options of ``podman run`` or ``docker run``. They may weaken the isolation.
     """

@@ -18,7 +18,7 @@ _OF_VENV = ("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT")
 _OF_CONDA = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_PROMPT_MODIFIER", "CONDA_SHLVL")
 
 _MOST_FILES = 100
-_UNSET = "***unset***"  # conda's value for a variable that it removes
+_UNSET = "***unset***"  # conda's value for a removed variable
 
 
 class Activation(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ def _conda_folders(prefix: str) -> list[str]:
 
 
 def _conda_name(place: Place) -> str:
-    """Return the name of an environment as conda shows it: its path, unless it has a name."""
+    """Return the name of an environment in conda's format: the path if there is no name."""
     envs, name = os.path.split(place.prefix)
     if place.maker == "pixi":
         return name

@@ -13,7 +13,7 @@ _CONDARC = (".condarc", "condarc")
 
 
 def find_in_conda(variables: Mapping[str, str]) -> Iterator[Place]:
-    """Yield conda's environments: base, those in its folders, then those in environments.txt.
+    """Yield conda's environments: base, those in conda's folders, those in environments.txt.
 
     Args:
         variables: the environment variables of this program.
@@ -88,8 +88,8 @@ def _configuration_files(variables: Mapping[str, str], roots: list[str]) -> Iter
 def read_envs_dirs(text: str) -> list[str]:
     """Return the list ``envs_dirs`` of a configuration file of conda.
 
-    These files are YAML, and the standard library has no parser for it. This function reads lists
-    in both styles, of plain and quoted strings, and comments. It ignores everything else.
+    These files are YAML, and the standard library has no YAML parser. This function reads lists in
+    both styles, of plain and quoted strings, and comments, and ignores everything else.
     """
     folders: list[str] = []
     in_list = False
@@ -123,7 +123,7 @@ def _unquoted(text: str) -> str:
 
 
 def _lines(path: str) -> list[str]:
-    """Return the lines of a text file; none if it cannot be read."""
+    """Return the lines of a text file; none for an unreadable file."""
     try:
         return read_regular_file(path).decode("utf-8", "replace").splitlines()
     except (OSError, ValueError):

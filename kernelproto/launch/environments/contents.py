@@ -1,7 +1,7 @@
-"""Contents: the Python and the packages of an environment, as its files describe them.
+"""Contents: the Python and the packages of an environment, as described by the files.
 
-The answer is kept while none of the files and folders that it depends on changes, because a server
-lists its kernel types again and again.
+The answer is kept until a relevant file or folder changes, because a server lists its kernel types
+again and again.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Contents(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         python: the path of the interpreter; None if there is none.
         version: the version of Python, ``3.X``, or ``3`` if unknown.
-        ipykernel: the folder of the package ipykernel; None if it cannot be imported.
-        ipykernel_version: the first two numbers of its version; (0, 0) if unknown.
+        ipykernel: the folder of the package ipykernel; None if the package cannot be imported.
+        ipykernel_version: the first two numbers of the version; (0, 0) if unknown.
         has_pip: whether pip is installed in the environment itself.
         is_from_uv: whether uv has made the environment.
     """
@@ -59,10 +59,10 @@ _kept: dict[str, tuple[_Times, Contents]] = {}
 
 
 def read_contents(prefix: str) -> Contents:
-    """Read an environment from its files.
+    """Read the files of an environment.
 
     Args:
-        prefix: the absolute path of its folder.
+        prefix: the absolute path of the environment's folder.
     """
     kept = _kept.get(prefix)
     if kept is not None and kept[0] == _times(kept[0]):
@@ -134,7 +134,7 @@ def _version(prefix: str, settings: Mapping[str, str]) -> str | None:
 
 
 def _site_packages(prefix: str, version: str | None) -> list[str]:
-    """Return the folders of an environment that its packages are installed in."""
+    """Return the folders of an environment's installed packages."""
     if os.name == "nt":
         folders = [os.path.join(prefix, "Lib", "site-packages")]
     else:
@@ -196,7 +196,7 @@ def _ipykernel_version(package: str | None) -> tuple[int, int]:
 
 
 def _names(folder: str) -> list[str]:
-    """Return the names in a folder; none if it cannot be read."""
+    """Return the names in a folder; none for an unreadable folder."""
     names: list[str] = []
     try:
         with os.scandir(folder) as entries:

@@ -23,7 +23,7 @@ def install_command(
 
     Args:
         place: the environment.
-        contents: its contents.
+        contents: the contents.
         variables: the environment variables of this program.
     """
     python = contents.python or place.prefix
@@ -49,12 +49,12 @@ def install_command(
 
 
 def run_installer(command: Sequence[str]) -> int:
-    """Run a command at this terminal; return its exit status.
+    """Run a command at this terminal; return the exit status.
 
     Raises:
         OSError: the program does not exist or cannot be run.
     """
-    # The command shares the terminal, and receives its Ctrl-C.
+    # The command shares the terminal, and receives Ctrl-C.
     return subprocess.run(command, check=False).returncode
 
 
@@ -62,5 +62,5 @@ def _conda(variables: Mapping[str, str]) -> str:
     for name in ("conda", "mamba", "micromamba"):
         if shutil.which(name):
             return name
-    # Shells define conda as a function, so it may be missing on PATH.
+    # Shells define conda as a function, so PATH may lack the program.
     return variables.get("CONDA_EXE") or variables.get("MAMBA_EXE") or "conda"

@@ -29,9 +29,9 @@ class EnvironmentKernel(msgspec.Struct, frozen=True):
     """The kernel of an environment.
 
     Args:
-        kernelspec: its description.
-        fault: the error if it cannot be launched; None if it can.
-        unset: the variables that it does not inherit.
+        kernelspec: the description.
+        fault: the error of a launch; None if a launch is possible.
+        unset: the variables that the kernel does not inherit.
         skipped: the activation scripts that are not run.
     """
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-# The program that has made an environment, and that installs packages into it.
+# The program that has made an environment, and that installs packages there.
 Maker = Literal["venv", "uv", "poetry", "conda", "pixi"]
 
 # The names that programs and tutorials give to the environment of a project. They say nothing about
@@ -25,15 +25,15 @@ _DIGITS = 6
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """An environment, as a search finds it.
+    """An environment found by a search.
 
     Args:
-        prefix: the absolute path of its folder.
-        label: the name of its kernel type, unless another environment has this name.
-        maker: the program that has made it.
-        project: the folder of its project; None for an environment that belongs to no project.
-        is_own: whether the user has named the environment, by activating it or in the
-            configuration. Other environments must belong to the user.
+        prefix: the absolute path of the folder.
+        label: the name of the kernel type, unless another environment has this name.
+        maker: the program that has made the environment.
+        project: the folder of the project; None for an environment without a project.
+        is_own: whether the user has named the environment, by activation or in the configuration.
+            Other environments must belong to the user.
     """
 
     prefix: str
@@ -50,7 +50,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def full_name(self) -> str:
-        """A name that no other environment of this machine has: it depends only on the folder."""
+        """A name that no other environment of this machine has; depends only on the folder."""
         return f"{self.name}-{self.digest[:_DIGITS]}"
 
     @property
@@ -96,8 +96,8 @@ def place_of(prefix: str, label: str | None = None, *, is_own: bool) -> Place | 
     """Return the place of an environment outside of the project; None if there is none.
 
     Args:
-        prefix: its folder.
-        label: its label; by default the name of the folder, or for a folder like ``.venv`` the name
+        prefix: the folder.
+        label: the label; by default the name of the folder, or for a folder like ``.venv`` the name
             of the folder that contains it.
         is_own: see Place.
     """

@@ -32,8 +32,8 @@ _POETRY_NAMELESS = "non-package-mode"
 def project_folders(start: str) -> list[str]:
     """Return *start* and the folders above it, up to the folder of the project, nearest first.
 
-    Without a project, this is *start* alone. The home folder and the folders above it are searched
-    only if *start* is one of them, and so are folders that belong to another user.
+    Without a project, this is *start* alone. The home folder and the folders above, and folders of
+    another user, are searched only if *start* is one of them.
 
     Args:
         start: an absolute path.
@@ -96,7 +96,7 @@ def _redirected(file: str) -> str:
 
 
 def _uv(workspace: str, variables: Mapping[str, str]) -> Iterator[Place]:
-    """Yield the environment that a variable names, as uv does; by default it is ``.venv``."""
+    """Yield the environment that a variable names, as uv does; by default ``.venv``."""
     named = variables.get("UV_PROJECT_ENVIRONMENT")
     if named and os.path.isfile(os.path.join(workspace, "pyproject.toml")):
         prefix = os.path.abspath(os.path.join(workspace, named))
@@ -115,7 +115,7 @@ def _pixi(folder: str) -> Iterator[Place]:
 
 
 def _poetry(folder: str, variables: Mapping[str, str]) -> Iterator[Place]:
-    """Yield the environments that poetry keeps in its cache for the project in this folder."""
+    """Yield the environments in poetry's cache for the project in this folder."""
     name = _poetry_name(folder)
     if name is None:
         return
@@ -144,7 +144,7 @@ def _poetry_name(folder: str) -> str | None:
 
 
 def _poetry_root(folder: str, variables: Mapping[str, str]) -> str:
-    """Return the folder of poetry's environments, as its variables and files configure it."""
+    """Return the folder of poetry's environments, from poetry's variables and files."""
     home = os.path.expanduser("~")
     if sys.platform == "win32":
         config = os.path.join(variables.get("APPDATA", home), "pypoetry")
@@ -174,7 +174,7 @@ def _poetry_root(folder: str, variables: Mapping[str, str]) -> str:
 
 
 def _read_toml(path: str) -> Mapping[str, Any]:
-    """Return the contents of a TOML file; nothing if it cannot be read."""
+    """Return the contents of a TOML file; nothing for an unreadable file."""
     try:
         text = read_regular_file(path).decode()
         import tomllib  # here, because most launches read no such file

@@ -32,16 +32,16 @@ _SEARCH_SECONDS = 10.0
 class EnvironmentProvider:
     """Finds Python environments, and runs the ipykernel of each: ``env/NAME``.
 
-    An environment is found by its files; no program is run. It is one of venv, virtualenv, uv,
-    poetry, conda or pixi. An environment without ipykernel is found, too, but cannot be launched:
-    the error has the command that installs ipykernel.
+    The search for environments of venv, virtualenv, uv, poetry, conda and pixi reads files and runs
+    no program. An environment without ipykernel is found, too, but cannot be launched: the error
+    has the command that installs ipykernel.
 
     The kernel runs with the variables that activating the environment sets. Scripts of conda
     packages (``etc/conda/activate.d``) need a shell and are not run.
 
     Args:
         project: a folder of the project to search; None means the present working directory. The
-            folder stays the same, so that a kernel restarts in its own environment after the
+            folder stays the same, so that a kernel restarts in the same environment even after the
             program has changed its working directory.
         sources: the searches: ``"project"``, ``"active"`` (VIRTUAL_ENV, CONDA_PREFIX) and
             ``"conda"``.
@@ -97,9 +97,9 @@ class EnvironmentProvider:
         """Start the ipykernel of an environment.
 
         Args:
-            name: the name of an environment that find_kernels() gave, or its full name.
-            cwd: the kernel's working directory; None means the caller's. It does not change where
-                environments are searched.
+            name: the name of an environment from find_kernels(), or a full name.
+            cwd: the kernel's working directory; None means the caller's. The search for
+                environments does not depend on *cwd*.
             launch_params: as for ``pyimport/kernel``.
 
         Raises:
@@ -113,7 +113,7 @@ class EnvironmentProvider:
         def plan() -> LaunchPlan:
             return self.plan(name, cwd=cwd, launch_params=launch_params)
 
-        from kernelproto.launch.launcher import launch  # listing kernel types does not need it
+        from kernelproto.launch.launcher import launch  # listing kernel types does not need this
 
         return await launch(await _in_thread(plan))
 
@@ -125,7 +125,7 @@ class EnvironmentProvider:
         launch_params: Mapping[str, object] | None = None,
     ) -> LaunchPlan:
         """Return the plan that launch() performs; arguments and exceptions as there."""
-        # Imported here, because few launches need the search, and loading it takes milliseconds.
+        # Imported here, because few launches need the search, and the import takes milliseconds.
         from kernelproto.launch.environments.kernels import kernel_named
 
         kernel = kernel_named(name, self._project, self._sources, self._folders, os.environ)

@@ -38,7 +38,7 @@ def find_places(
 
     The project's environments come first, then the active one, then those in *folders*, then
     conda's. An environment that is found twice counts once. If two environments have the same
-    label, ignoring case, the first one is named by it, and the other one by its ``full_name``.
+    label, ignoring case, the first one is named by the label, and the second by ``full_name``.
 
     Args:
         start: a folder of the project to search; None means no project.

@@ -2,16 +2,16 @@
 
 Theory of operation
 -------------------
-The first owner is the program in the kernel's record. Each change of the owner, also to no owner,
+The first owner is the program in the kernel's record. Each change of the owner, even to no owner,
 adds a claim with the next number, and the claim with the highest number counts. A claim is a
 symbolic link whose target is the owner, as JSON: the system makes a link and its contents in one
 step, and refuses a second link of the same name. So of several programs that read the same claim
-and want the kernel, one gets the next number, and the others see its claim. No lock is held, so a
-killed program leaves none: a claim of a program that has ended is void.
+and want the kernel, one gets the next number, and the others see that program's claim. There is no
+lock, so a killed program leaves no lock behind: a claim of a program that has ended is void.
 
 A program reads the numbers by listing the folder, which may miss a link that is made meanwhile.
 The two latest claims are kept, so a list misses both only if the owner changes twice meanwhile; and
-after each claim the list is read again. A program withdraws its claim if a later one exists.
+after each claim the list is read again. A program withdraws its claim if a later claim exists.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Ownership:
 
     @property
     def holder(self) -> ProcessId | None:
-        """The program that owns the kernel now; None if it has ended or released the kernel.
+        """The present owner of the kernel; None if that program has ended or released the kernel.
 
-        If the claims on the kernel cannot be read, its first owner counts.
+        If the claims on the kernel cannot be read, the first owner counts.
         """
         try:
             return self._holder(latest_claim(self._record))
@@ -97,10 +97,10 @@ class Ownership:
             raise OSError("its owner changes all the time")
 
     def claim_leftover(self) -> bool:
-        """Claim a kernel that no program owns, to end it; return whether this program may end it.
+        """Claim a kernel without an owner, to end it; return whether this program may end it.
 
-        A program can adopt a kernel only if it can write a claim. So this program may end a kernel
-        whose claim cannot be written, as on a full disk.
+        A program adopts a kernel by writing a claim. So this program may end a kernel whose claim
+        cannot be written, as on a full disk.
         """
         try:
             self.claim()
@@ -111,17 +111,17 @@ class Ownership:
         return True
 
     def release(self) -> None:
-        """Give up the kernel, which this program owns, so that another program can adopt it.
+        """Release the kernel of this program, so that another program can adopt the kernel.
 
         Raises:
             DiscoveryError: the claims on the kernel cannot be read or written.
         """
-        # Not found: the kernel has ended, and another program has removed the folder of its record.
+        # Not found: the kernel has ended, and another program has removed the folder of the record.
         with self._errors_named(), suppress(FileNotFoundError):
             add_claim(self._record, None, after=latest_claim(self._record))
 
     def let_go(self) -> None:
-        """Release the kernel, and log it if that cannot be written down, as on a full disk."""
+        """Release the kernel, and log a failure to write this, as on a full disk."""
         try:
             self.release()
         except DiscoveryError as error:
@@ -162,7 +162,7 @@ class Claim(msgspec.Struct, frozen=True):
 
     Args:
         number: the position of the claim in the sequence of claims.
-        owner: the program that owns the kernel; None if it was released.
+        owner: the program that owns the kernel; None for a released kernel.
     """
 
     number: int
@@ -200,7 +200,7 @@ def add_claim(record: str, owner: ProcessId | None, *, after: Claim | None) -> C
     Args:
         record: the path of the kernel's record.
         owner: the program; None releases the kernel.
-        after: the claim that counted before, as latest_claim() returned it.
+        after: the claim that counted before, from latest_claim().
 
     Returns:
         The claim; None if another claim followed *after*.
@@ -224,7 +224,7 @@ def add_claim(record: str, owner: ProcessId | None, *, after: Claim | None) -> C
 
 
 def remove_claims(record: str) -> None:
-    """Remove all claims on a kernel after its process has ended."""
+    """Remove all claims on a kernel after the end of its process."""
     for number in list(_numbers(record)):
         _remove(_path(record, number))
 
@@ -236,7 +236,7 @@ def remove_lone_claims(folder: str) -> None:
             record = os.path.join(folder, f"{name.partition('.')[0]}.json")
             if is_claim(name) and not os.path.lexists(record):
                 _remove(os.path.join(folder, name))
-        os.rmdir(folder)  # an error if it is not empty
+        os.rmdir(folder)  # an error if not empty
 
 
 def _path(record: str, number: int) -> str:
@@ -255,5 +255,5 @@ def _numbers(record: str) -> Iterator[int]:
 
 
 def _remove(path: str) -> None:
-    with suppress(OSError):  # another program has removed it
+    with suppress(OSError):  # another program has removed the claim
         os.unlink(path)

@@ -1,8 +1,8 @@
 """KernelFolder: the private folder of a kernel that runs in a container or a batch job.
 
-The folder has the record of the kernel, the claims of its owners (see claims.py), its connection
-file, and all that its provider adds. It is made before the container or job, and removed after
-it, so a kernel whose launch was cut off can be found.
+The folder has the record of the kernel, the claims of its owners (see claims.py), the connection
+file, and the files of the provider. The folder is made before the container or job, and removed
+afterwards, so a kernel with an interrupted launch can be found.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RECORD = "record.json"
 _CONNECTION = "connection.json"
 _OWNER = "owner.json"
 
-# Another program may remove the parent folder, as long as it is empty.
+# Another program may remove an empty parent folder.
 _ATTEMPTS = 10
 
 
@@ -40,7 +40,7 @@ class FolderRecord(msgspec.Struct, frozen=True, kw_only=True):
         kernel_id: a UUID.
         kernel_type: ``provider/name``.
         owner: the program that has launched the kernel.
-        detached: whether the kernel outlives its owner.
+        detached: whether the kernel outlives the owner.
         command: the command line of the kernel.
         interrupt_mode: ``"signal"`` or ``"message"``.
         place: the name of the container, or the id of the job.
@@ -72,7 +72,7 @@ class KernelFolder:
         """Make the folder of a new kernel, owned by this program.
 
         Args:
-            base: the folder of all these kernels; it is made if it is missing.
+            base: the folder of all these kernels; a missing folder is made.
             record: the record.
 
         Raises:
@@ -107,7 +107,7 @@ class KernelFolder:
         """Return the folder of a kernel that any program of this user has made.
 
         Raises:
-            DiscoveryError: there is no such folder, or its record cannot be trusted or read.
+            DiscoveryError: there is no such folder, or the record cannot be trusted or read.
         """
         fault = folder_fault(path, private=True)
         if fault is not None:
@@ -122,7 +122,7 @@ class KernelFolder:
 
     @classmethod
     def all_in(cls, base: str) -> Iterator[Self]:
-        """Yield the folders of all kernels in *base* whose records can be read."""
+        """Yield the folders of all kernels in *base* with readable records."""
         try:
             names = sorted(os.listdir(base))
         except OSError:
@@ -157,7 +157,7 @@ class KernelFolder:
         return os.path.join(self.path, name)
 
     def read(self, name: str) -> bytes:
-        """Return the contents of a file; it belongs to this user and is no symbolic link.
+        """Return the contents of a file that belongs to this user and is no symbolic link.
 
         Raises:
             OSError: the file cannot be read.
@@ -190,8 +190,8 @@ class KernelFolder:
         self.write(_CONNECTION, info.to_json)
 
     def remove(self) -> None:
-        """Remove the folder, and its parent if that is empty; more than once is fine."""
-        # The record goes last: as long as anything is left, another program can remove it.
+        """Remove the folder, and an empty parent; more than once is fine."""
+        # The record goes last: with the record, another program can remove the rest.
         with suppress(OSError):
             for name in os.listdir(self.path):
                 if name != _RECORD:
@@ -204,7 +204,7 @@ class KernelFolder:
 
 @asynccontextmanager
 async def claimed(folder: KernelFolder) -> AsyncGenerator[None]:
-    """Claim the kernel of a folder; give it up if the block fails.
+    """Claim the kernel of a folder; release the kernel if the block fails.
 
     Raises:
         KernelInUse: a running program owns the kernel.

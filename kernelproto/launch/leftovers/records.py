@@ -8,21 +8,21 @@ killed program can be found: the first launch of each program clears up after ow
 ended. The watchdog, which does so at once, watches the kernel for longer than there is a record.
 
 The runtime folder may be shared with other machines or containers. Their processes are not visible
-here, so their records are left alone. Without start times (outside Linux), the record stays if its
+here, so their records are left alone. Without start times (outside Linux), the record stays if the
 process number is in use again, and no process is ended. On Windows nothing is cleared up.
 
 A record is trusted only if no other user can have written it (see own_files.py), and only for the
-kernel in its name: its paths have to follow from the kernel's id and the runtime folder (see
-address/paths.py), and a process is ended only if it can be identified as the kernel's. A record
-that fails one of these checks is logged and left alone, with its files and processes. The file with
-a kernel's output belongs to the user and is never removed.
+kernel in the name of the record: the paths in the record have to follow from the kernel's id and
+the runtime folder (see address/paths.py), and a process is ended only if identified as the
+kernel's. A record that fails one of these checks is logged and left alone, with its files and
+processes. The file with a kernel's output belongs to the user and is never removed.
 
 If a file or process cannot be examined for lack of file descriptors, the launch fails with this
 reason, and the next launch clears up.
 
 Nothing here needs a lock. File names are unique and never reused, and removing a file twice is not
 an error. Claims decide which program owns a kernel that outlives programs, see claims.py; a program
-that clears up claims a running kernel before it ends the kernel.
+that clears up claims a running kernel before ending it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _FOLDER = "kernelproto"
 # Writing a draft takes a moment. An older draft is left by a program that was killed while writing.
 _DRAFT_SECONDS = 600.0
 
-# A descriptor of the process, and a descriptor of its environment.
+# A descriptor of the process, and a descriptor of the process's environment.
 _TO_LOOK_AT_A_PROCESS = 2
 
 _Path = Annotated[str, msgspec.Meta(max_length=4096, pattern=r"\A[^\0]*\Z")]
@@ -87,16 +87,16 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     Args:
         kernel_id: a UUID.
         kernel_name: the kernel type.
-        command: the command line; empty if the record would be longer than 1 MiB with it.
+        command: the command line; empty if the record would be longer than 1 MiB.
         interrupt_mode: "signal" or "message".
-        connection_file: the path of the connection file; the record on disk has only its name if
+        connection_file: the path of the connection file; the record on disk has only the name if
             the path is not valid UTF-8.
         socket_folder: the folder of the ipc sockets; None with tcp.
         control_groups: the folders of the control groups of a sandbox.
         output: the file with the kernel's output, if any.
-        detached: whether the kernel outlives its owner.
+        detached: whether the kernel outlives the owner.
         owner: the program that started the kernel.
-        process: the kernel's process; None until it is started.
+        process: the kernel's process; None before the start.
         listed_as: the id under which other programs find the kernel, "" for *kernel_id*.
         host: the folder of the host that owns the kernel, see the package kernelproto.host.
     """
@@ -149,14 +149,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def ownership(self) -> Ownership:
-        """The program that owns the kernel, and changes of it."""
+        """The owner of the kernel, and changes of the owner."""
         return Ownership(self.path, self.kernel_id, self.owner, self.detached)
 
     def of_process(self, process: ProcessId) -> Record:
         return msgspec.structs.replace(self, process=process)
 
     def watched(self) -> WatchedKernel:
-        """Return the kernel for the watchdog, before its process is started."""
+        """Return the kernel for the watchdog, before the start of the process."""
         return WatchedKernel(self.kernel_id.encode(), 0, "", os.fsencode(self.path), self.files)
 
     def reserve(self) -> None:
@@ -196,18 +196,18 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return data
 
     def remove(self) -> None:
-        """Remove the record; call it after removing all other files; more than once is fine."""
+        """Remove the record, after all other files are removed; more than once is fine."""
         remove_claims(self.path)
         remove_record(os.fsencode(self.path))
 
     def clear_up(self, *, only_if_free: bool = False) -> bool:
-        """End the processes of the kernel, and remove its files; return whether that was done.
+        """End the processes of the kernel, and remove the files; return whether that was done.
 
         If the process in the record runs, but cannot be identified as the kernel's, this is logged,
         and nothing is ended or removed.
 
         Args:
-            only_if_free: whether to leave the kernel alone if a program has just adopted it.
+            only_if_free: whether to leave a kernel alone that a program has just adopted.
 
         Raises:
             OSError: there are too few file descriptors to examine processes.
@@ -230,7 +230,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Return whether a process can be identified as the kernel's. Linux only.
 
         Raises:
-            OSError: there are too few file descriptors to examine it.
+            OSError: there are too few file descriptors to examine the process.
         """
         return belongs_to_kernel(pid, self.kernel_id.encode(), os.fsencode(self.connection_file))
 
@@ -342,11 +342,11 @@ def _records(folder: str) -> Iterator[tuple[str, Record]]:
 
 
 def _read(path: str, parent: str) -> Record:
-    """Read a record, and check that its files are those of the kernel in its name.
+    """Read a record, and check that the files are those of the kernel in the record's name.
 
     Raises:
-        OSError: the record cannot be read, or another user may have written it.
-        ValueError: it is not a record, or not one of this kernel.
+        OSError: the record cannot be read, or another user may have written the record.
+        ValueError: the file is not a record, or not a record of this kernel.
     """
     kernel_id = kernel_of_record(os.path.basename(path))
     if kernel_id is None:

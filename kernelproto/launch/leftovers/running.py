@@ -35,10 +35,10 @@ def find_connection_file(name: str) -> str:
     """Return the path of a connection file.
 
     Args:
-        name: the path; or the name of a file in the Jupyter runtime folder, a part of it, or a
-            pattern such as ``"kernel-*.json"``, which means the newest of these files; or a part of
-            the id under which a kernel is listed. In the runtime folder, only regular files of this
-            user are found, no symbolic links.
+        name: the path; or the name of a file in the Jupyter runtime folder, a part of the name, or
+            a pattern such as ``"kernel-*.json"``, which means the newest of these files; or a part
+            of the id under which a kernel is listed. In the runtime folder, only regular files of
+            this user are found, no symbolic links.
 
     Raises:
         DiscoveryError: no file was found.

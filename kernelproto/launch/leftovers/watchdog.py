@@ -4,9 +4,9 @@ Theory of operation
 -------------------
 A program cannot clean up after its own ``kill -9``. So a second process, the watchdog, gets a
 message about every kernel and cleans up (see programs/watchdog.py). One watchdog serves all kernels
-of a program; it starts with the first kernel and ends with the last.
+of a program, starts with the first kernel and ends with the last.
 
-A child made by ``os.fork()`` has no watchdog: the kernels belong to its parent.
+A child made by ``os.fork()`` has no watchdog: the kernels belong to the parent.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Watch:
     If there is no Python to run the watchdog, as in a frozen application, this is logged.
 
     Args:
-        kernel: the kernel, before it is started, and its files.
+        kernel: the kernel with its files, before the start.
     """
 
     def __init__(self, kernel: WatchedKernel) -> None:
@@ -42,26 +42,26 @@ class Watch:
             _Watchdog.watch(kernel)
 
     def group_started(self, group: int, started: str) -> None:
-        """Send the kernel's process group and the start time of its leader."""
+        """Send the kernel's process group and the start time of the leader."""
         self._kernel.group, self._kernel.started = group, started
         with _lock:
             _Watchdog.change(self._kernel)
 
     def group_ended(self) -> None:
-        """Withdraw the process group, before the system gives its number to another process."""
+        """Withdraw the process group, before the system gives the number to another process."""
         if self._kernel.group:
             self._kernel.group = 0
             with _lock:
                 _Watchdog.change(self._kernel)
 
     def close(self) -> None:
-        """Stop watching the kernel and its files; more than once is fine."""
+        """Stop watching the kernel and the files; more than once is fine."""
         with _lock:
             _Watchdog.forget(self._kernel)
 
 
 class _Watchdog:
-    """The process and the pipe to it; every method is called with the lock held."""
+    """The process with a pipe; every method is called with the lock held."""
 
     kernels: ClassVar[dict[bytes, WatchedKernel]] = {}
     current: ClassVar[_Watchdog | None] = None
@@ -111,7 +111,7 @@ class _Watchdog:
 
     @classmethod
     def _send(cls, message: bytes) -> None:
-        """Send a message; if the watchdog is gone, start another one and send it every kernel."""
+        """Send a message; if the watchdog is gone, start another one and send all kernels."""
         if cls.current is not None:
             if cls.current.takes(message):
                 return
@@ -134,7 +134,7 @@ class _Watchdog:
             return False
 
     def end(self) -> None:
-        """Kill the process, so that it does not act on the closed pipe."""
+        """Kill the process before it acts on the closed pipe."""
         _Watchdog.current = None
         self._process.kill()
         self._process.wait()
@@ -144,7 +144,7 @@ class _Watchdog:
         """Close the pipe, in a fork of the program."""
         _Watchdog.current = None
         self._pipe.close()
-        self._process.returncode = 0  # a fork is not its parent and cannot wait for it
+        self._process.returncode = 0  # a fork is not the parent and cannot wait
 
 
 def python_executable() -> str:
@@ -168,7 +168,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # A child must find the lock free, and close the pipe: the watchdog waits for its last writer.
+    # A child must find the lock free, and close the pipe: the watchdog waits for the last writer.
     os.register_at_fork(
         before=_lock.acquire,
         after_in_parent=_lock.release,

@@ -38,14 +38,14 @@ class FileTail:
 class OutputFile(FileTail):
     """A file that the processes of a kernel write to.
 
-    With a pipe, a kernel would end (SIGPIPE) after its reader.
+    With a pipe, a kernel would end (SIGPIPE) after the reader.
 
     Args:
         path: the path of the file; None if there is nothing to read.
         descriptor: a descriptor for writing to the file.
 
     Attributes:
-        write_end: the descriptor for the process; close it once the process has it.
+        write_end: the descriptor for the process; close this descriptor once the process has it.
     """
 
     def __init__(self, path: str | None, descriptor: int) -> None:

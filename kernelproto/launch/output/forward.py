@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-Neither the kernel nor the thread that reads its pipe may wait for the receiver. So each forwarder
-has a thread, and a backlog in memory of up to 16 MiB. Output beyond the backlog is left out, and a
-line in its place says how many bytes. So a slow disk loses no output, and a disk that hangs blocks
-no kernel.
+Neither the kernel nor the thread that reads the kernel's pipe may wait for the receiver. So each
+forwarder has a thread, and a backlog in memory of up to 16 MiB. Output beyond the backlog is left
+out, and replaced by a line with the number of bytes. So a slow disk loses no output, and a disk
+that hangs blocks no kernel.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Forwarder:
         self._thread.start()
 
     def put(self, chunk: bytes) -> None:
-        """Add output to the backlog, or leave it out if the backlog is full."""
+        """Add output to the backlog; leave the output out if the backlog is full."""
         with self._changed:
             if self._failed:
                 return
@@ -72,13 +72,13 @@ class Forwarder:
             self._changed.notify()
 
     def end(self) -> None:
-        """Let the thread end after it has forwarded the backlog."""
+        """Let the thread end after the backlog was forwarded."""
         with self._changed:
             self._ended = True
             self._changed.notify()
 
     def join(self, seconds: float) -> bool:
-        """Wait until all output has been forwarded; return whether it was, within *seconds*."""
+        """Wait up to *seconds* for the end of the backlog; return whether all was forwarded."""
         self._thread.join(seconds)
         return not self._thread.is_alive()
 

@@ -3,10 +3,10 @@
 Theory of operation
 -------------------
 A kernel that writes to a full pipe blocks, and the application's event loop may be busy for
-seconds. So one thread reads all pipes; it starts with the first pipe and ends with the last.
-text() reads its own pipe first, so the tail is complete without waiting for the thread.
+seconds. So one thread reads all pipes, from the first pipe to the end of the last. text() first
+reads the rest of the pipe, so the tail is complete without waiting for the thread.
 
-One lock guards everything. It is held for short times only, and never while blocking.
+One lock guards everything, is held for short times only, and never while blocking.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TAIL_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
 
 # The largest pipe that Linux gives to an unprivileged process. After reading this many bytes, all
-# bytes that were in the pipe at first have been read, even if its writer is fast.
+# bytes that were in the pipe at first have been read, even from a fast writer.
 _LARGEST_PIPE_BYTES = 1024 * 1024
 
 _lock = threading.Lock()
@@ -42,7 +42,7 @@ class OutputTail:
         forwarder: gets the whole output.
 
     Attributes:
-        write_end: the end of the pipe for the process; close it once the process has it.
+        write_end: the end of the pipe for the process; close this end once the process has it.
 
     Raises:
         OSError: there are no file descriptors left.
@@ -79,7 +79,7 @@ class OutputTail:
         self._reader.join_if_ended()
 
     def _pull(self) -> None:
-        """Read the pipe; close it if its last writer has closed it."""
+        """Read the pipe; close the pipe after its last writer."""
         if self._read_end.closed:
             return
         for _ in range(_LARGEST_PIPE_BYTES // _READ_BYTES):
@@ -144,14 +144,14 @@ class _Reader(threading.Thread):
 
     def abandon(self) -> None:
         """Close all descriptors in a forked child, which has no copy of the thread."""
-        # Parent and child share one epoll: the pipes must not be unregistered from it.
+        # Parent and child share one epoll: the pipes must stay registered.
         for pipe in self._pipes:
             pipe.close()
         self._resources.close()
         _Reader.current = None
 
     def join_if_ended(self) -> None:
-        """Wait for the end of the thread, if it has no pipes left."""
+        """Wait for the end of the thread, if no pipes are left."""
         if _Reader.current is not self:
             self.join()
 

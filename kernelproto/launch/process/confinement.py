@@ -45,7 +45,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(program.__file__)))
 
 _LAST_USER = 2**32 - 2
 
-# The sandbox has its own.
+# Folders that the sandbox replaces by its own.
 _REPLACED = ("/", "/dev", "/proc", TMP)
 
 # Older ones count the processes of a user in all sandboxes together.
@@ -60,15 +60,15 @@ _possible_for: set[tuple[int, bytes]] = set()
 
 
 def is_known_possible(sandbox: Sandbox) -> bool:
-    """Return whether ``require_sandbox`` has made such a sandbox before, so it does not block."""
+    """Return whether ``require_sandbox`` has made such a sandbox before, and will not block."""
     return _key(_trial_of(sandbox)) in _possible_for
 
 
 def require_sandbox(sandbox: Sandbox = _STRICTEST) -> None:
-    """Make a sandbox and end it, once in the life of this program. The call blocks.
+    """Make and end a trial sandbox, once in the life of this program. The call blocks.
 
     Args:
-        sandbox: only its filter of system calls counts: the launch itself reports other faults.
+        sandbox: only the filter of system calls counts: the launch reports other faults.
 
     Raises:
         InvalidLaunchParameter: this machine or this user cannot have sandboxes.
@@ -88,7 +88,7 @@ def users_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
 
 
 def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
-    """Return why a sandbox cannot be made here; None if it was made."""
+    """Return why a sandbox cannot be made here; None if possible."""
     if sys.platform != "linux":
         return "sandboxes work on Linux only"
     release = re.match(r"(\d+)\.(\d+)", os.uname().release)
@@ -121,7 +121,7 @@ def sandbox_fault(sandbox: Sandbox = _STRICTEST) -> str | None:
 
 
 def _trial_of(sandbox: Sandbox) -> Sandbox:
-    """Return the sandbox whose trial decides about a sandbox."""
+    """Return the sandbox of the trial for a sandbox."""
     return Sandbox(seccomp=sandbox.seccomp)
 
 
@@ -155,12 +155,12 @@ def confine(
     Args:
         sandbox: the sandbox.
         command: the command line of the kernel.
-        sockets: the paths of its ipc sockets, in one folder; none with tcp.
+        sockets: the paths of the ipc sockets, in one folder; none with tcp.
         limits: the limits of each process.
-        connection_file: its path.
+        connection_file: the path.
         resources: the folder of the kernelspec.
-        cwd: the working directory, as the kernel sees it; None means its home folder.
-        control_groups: the folders of its control groups, which exist.
+        cwd: the working directory, as seen by the kernel; None means the home folder.
+        control_groups: the existing folders of the control groups.
         detached: whether the kernel outlives this program.
 
     Raises:
@@ -188,7 +188,7 @@ def confine(
         "network": sandbox.network,
         "read_only": sandbox.read_only,
         "tmp": sandbox.tmp,
-        # A cover on the very folder that is shown would be shown with it.
+        # A cover on a shown folder would be shown as well.
         "hidden": sorted(hidden - {*visible, *writable}),
         "visible": sorted(visible),
         "writable": writable,

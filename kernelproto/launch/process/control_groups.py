@@ -1,13 +1,13 @@
 """Control groups: limits for all processes of a sandbox together. Linux only.
 
-A sandbox with a limit gets a group in each hierarchy that it needs: one per controller with version
-1, one for all controllers with version 2. The new groups are children of this program's group, so
-the limits of this program hold as well. With version 2, a group with processes cannot have children
+A sandbox with a limit gets a group in each necessary hierarchy: one per controller with version 1,
+one for all controllers with version 2. The new groups are children of this program's group, so the
+limits of this program hold as well. With version 2, a group with processes cannot have children
 with limits; there the new groups are siblings of this program's group, if their parent has been
 delegated to this program.
 
-The names of the groups follow from the kernel's id, and its record names them, so that the groups
-of a program that was killed can be removed.
+The names of the groups follow from the kernel's id, and the kernel's record names them, so that the
+groups of a program that was killed can be removed.
 
 Specification: "Control Group v2" and "Control Groups version 1" in the documentation of Linux.
 """
@@ -31,7 +31,7 @@ _PERIOD = 100_000
 
 _SWAP = {"memory.memsw.limit_in_bytes", "memory.swap.max"}
 
-# A shell that runs the kernel as its child ends with 128 and the number of the signal.
+# A shell that runs the kernel as a child ends with 128 and the number of the signal.
 _KILLED = (-9, 128 + 9)
 
 _DELEGATED = ("user.delegate", "trusted.delegate")
@@ -47,7 +47,7 @@ class Hierarchy(NamedTuple):
     Attributes:
         controllers: the controllers of version 1; empty with version 2.
         root: the group that is mounted.
-        path: the folder where it is mounted.
+        path: the folder of the mount.
     """
 
     controllers: frozenset[str]
@@ -99,7 +99,7 @@ class ControlGroups:
                 os.mkdir(path, mode=0o700)
                 made.append(path)
                 for name, text in files.items():
-                    # Without swap space, a machine has no limits of it.
+                    # Without swap space, a machine has no limits for swap.
                     if name not in _SWAP or os.path.exists(os.path.join(path, name)):
                         _write(os.path.join(path, name), text)
         except OSError as error:
@@ -119,7 +119,7 @@ class ControlGroups:
         )
 
     def remove(self) -> None:
-        """Remove the groups, whose processes have been killed. It blocks until they have ended."""
+        """Remove the groups of killed processes. Blocks until the processes have ended."""
         self._out_of_memory = self._was_out_of_memory()
         remove_files(map(os.fsencode, self.paths))
 
@@ -147,14 +147,14 @@ def groups_fault(sandbox: Sandbox) -> str | None:
 
 
 def parent_of_groups(controller: str, proc: str = "/proc/self") -> tuple[str, int]:
-    """Return the folder for new groups with a controller, and the version of its hierarchy.
+    """Return the folder for new groups with a controller, and the version of the hierarchy.
 
     Args:
         controller: the controller.
         proc: the folder in /proc of this process.
 
     Raises:
-        LookupError: there is no such folder, or it has not been delegated to this program.
+        LookupError: there is no such folder, or the folder is not delegated to this program.
         OSError: the system refuses.
     """
     mounted = _hierarchies(proc)

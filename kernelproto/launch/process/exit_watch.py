@@ -1,9 +1,9 @@
-"""ExitWatch: notices the end of a child process, and then reaps it. POSIX only.
+"""ExitWatch: notices the end of a child process, and then reaps the child. POSIX only.
 
-A process that has ended keeps its number until its parent reaps it. Noticing the end without
-reaping needs ``waitid``, which Python has on Linux, and on macOS since 3.13. Without ``waitid`` a
-thread reaps the child as soon as it ends. Until poll() is called, the system could then give the
-number to another process; it hands out tens of thousands of other numbers first.
+A process that has ended keeps its number until the parent reaps the process. Noticing the end
+without reaping needs ``waitid``, which Python has on Linux, and on macOS since 3.13. Without
+``waitid`` a thread reaps the child as soon as it ends. Until poll() is called, the system could
+then give the number to another process, but hands out tens of thousands of other numbers first.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ExitWatch(Protocol):
         """Return whether the process has ended.
 
         Raises:
-            ChildProcessError: another part of the program has reaped it.
+            ChildProcessError: another part of the program has reaped the process.
         """
         ...
 
@@ -44,7 +44,7 @@ class ExitWatch(Protocol):
         ...
 
     def reap(self) -> Exit:
-        """Reap the process, which has ended; return how it has ended."""
+        """Reap the ended process; return how the process has ended."""
         ...
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class _Thread(_Pidfd):
         super().close()
 
     def _watch(self, signaller: FileIO) -> None:
-        # A byte, not just the closed pipe: a fork of this process may hold another copy of it.
+        # A byte, not just the closed pipe: a fork of this process may hold a copy of the pipe.
         with signaller:
             with suppress(ChildProcessError):
                 self._wait()
@@ -152,8 +152,8 @@ class _ReapingThread(_Thread):
 def _exit(reaped: _Reaped, inherited: int) -> Exit:
     """Return how a process has ended that was started with a peak of memory of *inherited* bytes.
 
-    Linux counts the peak of a program for the processes that it starts as well. So the peak of a
-    process that has used less memory than its program is unknown.
+    Linux counts the peak of a program for its child processes as well. So the peak of a process
+    that has used less memory than the program is unknown.
     """
     _, status, usage = reaped
     peak = _peak_memory(usage)

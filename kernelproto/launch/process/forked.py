@@ -1,4 +1,4 @@
-"""A kernel's process that a fork server has forked, from the request to its end."""
+"""A kernel's process from a fork server, from the request to the end of the process."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kernelproto.launch.programs.watchdog import start_time
 
 
 class ServesKernels(Protocol):
-    """The part of a fork server that its kernels use."""
+    """The part of a fork server that the kernels use."""
 
     def send_signal(self, process: ForkedProcess, signum: int) -> None:
-        """Send a signal to the group of a kernel, unless it has ended; never block."""
+        """Send a signal to the group of a running kernel; never block."""
         ...
 
     def keep(self, process: ForkedProcess) -> None:
@@ -35,12 +35,12 @@ class ServesKernels(Protocol):
 class ForkRequest:
     """A request for a kernel, and the answer.
 
-    It opens every descriptor that this program needs for the kernel's process. So without
+    The request opens every descriptor that this program needs for the kernel's process. So without
     descriptors the launch fails, not the thread that receives the answer.
 
     Attributes:
         number: the number of the request.
-        process: the kernel's process; None until it is forked.
+        process: the kernel's process; None before the fork.
 
     Raises:
         OSError: there are no file descriptors left.
@@ -91,13 +91,13 @@ class ForkRequest:
 
 
 class ForkedProcess(SignalledProcess):
-    """A kernel's process that a fork server has forked, and its group; implements Process.
+    """A kernel's process from a fork server, with the process group; implements Process.
 
     Args:
-        server: sends its signals.
+        server: sends signals to the process.
         pid: the number of the process.
-        started: its start time, see start_time().
-        request: the request; the process takes over its descriptors.
+        started: the start time, see start_time().
+        request: the request; the process takes over the descriptors.
 
     Attributes:
         before_reaping: called after the end; the server has reaped the process by then.
@@ -140,7 +140,7 @@ class ForkedProcess(SignalledProcess):
             self._sign.close()
 
     def abort(self) -> None:
-        """End the group without waiting for its end; no task may wait for it afterwards."""
+        """End the group without waiting; no task may wait for the end afterwards."""
         self.kill()
         with self._lock:
             self._dropped = True

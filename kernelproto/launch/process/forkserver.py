@@ -2,20 +2,20 @@
 
 Theory of operation
 -------------------
-The server is a process of its own, programs/forkserver.py, with a single thread: this program has
-several threads, and could not be forked safely. The two processes talk over a pair of sockets. The
-kernels are the server's children; it reaps them and reports their end. When this program ends, for
-any reason, the server kills its kernels; when the server dies, this program kills them. Detached
-kernels go on without this program, without the server, and without both.
+The server is a separate process, programs/forkserver.py, with a single thread: this program has
+several threads, and could not be forked safely. The two processes communicate over a pair of
+sockets. The kernels are the server's children; the server reaps them and reports their end. When
+this program ends, for any reason, the server kills its kernels; when the server dies, this program
+kills them. Detached kernels go on without this program, without the server, and without both.
 
 Tasks in any event loop, or in none, may wait for a kernel. So one thread of this program uses the
-socket: it sends the requests and receives the answers. Everything that an answer needs was opened
+socket, to send the requests and receive the answers. Everything that an answer needs was opened
 before the request, so the thread never lacks a descriptor.
 
-There is one server for each set of preloaded modules. It starts with the first kernel. It is
-replaced if it has died, does not answer, or cannot give a kernel the state of this program, such as
-other rights or another PYTHONPATH. A replaced server forks no more and ends with its last kernel.
-If a server does not answer, this program itself sends the signals for its kernels.
+There is one server for each set of preloaded modules, which starts with the first kernel. A server
+is replaced if it has died, does not answer, or cannot give a kernel the state of this program, such
+as other rights or another PYTHONPATH. A replaced server forks no more and ends with its last
+kernel. If a server does not answer, this program itself sends the signals for its kernels.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ async def fork_kernel(
 ) -> ForkedProcess:
     """Fork a kernel with the state that this program has now.
 
-    It does not block. Cancelled, it leaves no process.
+    The call does not block. A cancelled call leaves no process.
 
     Args:
         preload: modules to import in addition to ipykernel.
-        command: the command line that runs ipykernel.py by its path; only its arguments are used.
+        command: the command line that runs ipykernel.py by path; only the arguments are used.
         env: the kernel's whole environment.
-        cwd: its working directory; None means this program's.
+        cwd: the working directory; None means this program's.
         output: takes standard output and standard error; standard input is empty.
-        sandbox: the plan of its sandbox, see confinement.py; None means no sandbox.
+        sandbox: the plan of the kernel's sandbox, see confinement.py; None means no sandbox.
 
     Raises:
         InvalidLaunchParameter: a module cannot be imported.
         LaunchError: no server can be started, or none answers.
-        OSError: it cannot be forked, or the working directory cannot be entered.
+        OSError: the fork has failed, or the working directory cannot be entered.
         ValueError: an argument or a variable cannot be handed to a process.
     """
     is_sandboxed = sandbox is not None
@@ -94,18 +94,18 @@ async def fork_kernel(
 
 
 class ForkServer:
-    """The running server for a set of preloaded modules; get it from ``running``.
+    """The running server for a set of preloaded modules, from ``running``.
 
     Every method is thread-safe; close() and close_all() block.
 
     Args:
         preload: modules to import in addition to ipykernel.
-        state: the state that its kernels cannot change, see _fixed_state().
+        state: the state that kernels cannot change, see _fixed_state().
         is_sandboxed: whether the kernels are sandboxed. Then the server has none of the variables
-            of this program that may be secret: a forked kernel could find them in its memory.
+            of this program that may be secret: a forked kernel could find them in memory.
 
     Attributes:
-        pid: the number of its process.
+        pid: the number of the server's process.
 
     Raises:
         OSError: it cannot be started.
@@ -196,16 +196,16 @@ class ForkServer:
         return await self._client.fork(request, output)
 
     def retire(self) -> None:
-        """Have the server fork no more, and end with its last kernel."""
+        """Have the server fork no more, and end with the last kernel."""
         self._client.retire()
 
     def close(self) -> None:
-        """End the server and its kernels; block until it has ended, at most a few seconds."""
+        """End the server and its kernels; block until the end, at most a few seconds."""
         self._client.join()
 
     @classmethod
     def close_all(cls) -> None:
-        """End every server of this program and its kernels; the next fork starts a new one."""
+        """End every server of this program with its kernels; the next fork starts a new server."""
         with cls._lock:
             servers = list(cls._all)
             cls.servers.clear()
@@ -215,7 +215,7 @@ class ForkServer:
 
     @classmethod
     def prepare_for_forks(cls) -> None:
-        """Make sure that a fork of this program finds the lock free and can close its sockets."""
+        """Make sure that a fork of this program finds the lock free and can close the sockets."""
         os.register_at_fork(
             before=cls._lock.acquire,
             after_in_parent=cls._lock.release,
@@ -224,7 +224,7 @@ class ForkServer:
 
     @classmethod
     def _leave_all_to_parent(cls) -> None:
-        # A server must notice the end of its owner, even if a fork of the owner lives on.
+        # A server must notice the end of the owner, even if a fork of the owner lives on.
         for server in cls._all:
             server._client.leave_to_parent()
         cls.servers.clear()

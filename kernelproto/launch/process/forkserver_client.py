@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 # counts one tick, however long that took.
 _TICK_SECONDS = 0.1
 
-# After this many ticks without news a server counts as not answering. While it loads its modules,
-# which takes long on a cold disk, the limit is higher.
+# After this many ticks without news a server counts as not answering. During the loading of
+# modules, which takes long on a cold disk, the limit is higher.
 _START_TICKS = 1200
 _SILENT_TICKS = 100
 
@@ -45,7 +45,7 @@ _SIGNAL_TICKS = 10
 _SIGNAL_SECONDS = 0.9 * _SIGNAL_TICKS * _TICK_SECONDS
 _MOST_SIGNALS = 1000
 
-# Time for a forked process to become a kernel: its working directory may hang.
+# Time for a forked process to become a kernel: the working directory may hang.
 _ENTERING_TICKS = 300
 
 # Time for a server to end.
@@ -139,7 +139,7 @@ class ForkServerClient:
         return process
 
     def send_signal(self, process: ForkedProcess, signum: int) -> None:
-        """Send a signal to the group of a kernel, unless it has ended.
+        """Send a signal to the group of a running kernel.
 
         Raises:
             RuntimeError: this is a fork of the program that has started the kernel.
@@ -151,7 +151,8 @@ class ForkServerClient:
             )
         with self._state:
             if not self._is_silent:
-                # The system also discards a signal while another one of its kind is pending.
+                # The system also discards a signal while another signal of the same kind is
+                # pending.
                 signals = self._signals
                 if len(signals) < _MOST_SIGNALS or (process, signum) not in signals.values():
                     number = next(self._numbers)
@@ -170,13 +171,13 @@ class ForkServerClient:
             self._processes.pop(process.pid, None)
 
     def retire(self) -> None:
-        """Have the server fork no more, and end with its last kernel."""
+        """Have the server fork no more, and end with the last kernel."""
         with self._state:
             self.dead = True
         self._link.post(Posted({"retire": True}))
 
     def join(self) -> None:
-        """End the server and its kernels; block until it has ended, at most a few seconds."""
+        """End the server and its kernels; block until the end, at most a few seconds."""
         if os.getpid() == self._owner:
             self._leaving.set()
             self._link.shut_down()
@@ -185,10 +186,10 @@ class ForkServerClient:
     def leave_to_parent(self) -> None:
         """Close the link, in a fork of this program."""
         self._link.leave_to_parent()
-        self._process.returncode = 0  # this process is not its parent, and cannot wait for it
+        self._process.returncode = 0  # this process is not the parent, and cannot wait
 
     def _withdraw(self, request: ForkRequest, posted: Posted) -> None:
-        """End the kernel of a request that no task waits for, even if it is forked later."""
+        """End the kernel of an abandoned request, even if the kernel is forked later."""
         with self._state:
             self._requests.pop(request.number, None)
             self._link.withdraw(posted)
@@ -204,7 +205,7 @@ class ForkServerClient:
     # Only the thread calls the methods below.
 
     def _listen(self) -> None:
-        """Receive the server's messages until it has ended."""
+        """Receive the server's messages until the end of the server."""
         try:
             self._link.run(self._take, self._look, _TICK_SECONDS)
         except Exception:

@@ -22,11 +22,11 @@ Message = Mapping[str, Any]
 
 
 class Posted:
-    """A message on its way.
+    """A message to be sent.
 
     Args:
         message: the message, in JSON types.
-        descriptors: sent with the message; closed once it has been sent or given up.
+        descriptors: sent with the message; closed once the message has been sent or given up.
         refuse: called in the link's thread with the error if the system cannot send the message.
     """
 
@@ -48,7 +48,7 @@ class Posted:
 
 
 class Link:
-    """Sends messages to a fork server and receives its messages, without blocking.
+    """Sends messages to a fork server and receives messages, without blocking.
 
     Every method except run() is thread-safe.
 
@@ -71,7 +71,7 @@ class Link:
         self._closed = False
 
     def post(self, posted: Posted) -> None:
-        """Queue a message; after close() it is discarded."""
+        """Queue a message; after close() the message is discarded."""
         with self._lock:
             if self._closed:
                 posted.close()
@@ -85,7 +85,7 @@ class Link:
                 os.write(self._waker, b".")
 
     def withdraw(self, posted: Posted) -> None:
-        """Remove a message from the queue, unless a part of it has been sent."""
+        """Remove a message from the queue, unless a part has been sent."""
         with self._lock:
             if not posted.begun and posted in self._outbox:
                 self._outbox.remove(posted)
@@ -108,8 +108,8 @@ class Link:
         Args:
             take: called with each message that arrives.
             look: called after each wait with two flags: whether anything has arrived, and whether
-                *tick_seconds* have passed since the flag was last true. It returns whether an
-                answer is due, so that run() calls it again after a tick.
+                *tick_seconds* have passed since the flag was last true. Returns whether an answer
+                is due, so that run() calls *look* again after a tick.
             tick_seconds: the length of a tick.
         """
         last_tick = time.monotonic()
@@ -195,7 +195,7 @@ class Link:
 
 
 def _send(end: socket.socket, posted: Posted) -> None:
-    """Send as much of a message as the socket takes, with the descriptors at its first byte."""
+    """Send as much of a message as the socket takes; the first byte carries the descriptors."""
     if posted.descriptors:
         sent = socket.send_fds(end, [posted.unsent], posted.descriptors)
     else:

@@ -1,7 +1,7 @@
 """Process: the interface of a kernel's process on any platform.
 
-posix.py, forked.py and windows.py implement it for processes of this program, adopt.py for those of
-other programs.
+posix.py, forked.py and windows.py implement the interface for processes of this program, adopt.py
+for those of other programs.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Exit:
 
     Args:
         returncode: the exit status, negative for a signal.
-        cpu_seconds: CPU time of the process and of the children that it has waited for.
-        peak_memory: the largest peak of memory of one of these processes, in bytes; None if it is
+        cpu_seconds: CPU time of the process and of its reaped children.
+        peak_memory: the largest peak of memory of one of these processes, in bytes; None if
             unknown.
     """
 
@@ -28,12 +28,12 @@ class Exit:
 
 
 class Process(Protocol):
-    """The process of a kernel and its process group.
+    """The process of a kernel with the process group.
 
     Attributes:
         pid: the number of the process.
         exit: how the process has ended, once poll() or wait() has noticed the end; None before, and
-            if it is unknown.
+            if unknown.
         killed: whether kill(), or another method with the same effect, has been called.
     """
 
@@ -42,11 +42,11 @@ class Process(Protocol):
     killed: bool
 
     def poll(self) -> bool:
-        """Return whether the process has ended; if so, end the rest of its group."""
+        """Return whether the process has ended; if so, end the rest of the group."""
         ...
 
     async def wait(self) -> int | None:
-        """Wait until the process has ended; return its exit status, None if it is unknown.
+        """Wait until the process has ended; return the exit status, None if unknown.
 
         Raises:
             RuntimeError: the process has been released.
@@ -92,9 +92,9 @@ class StartedProcess(Process, Protocol):
     before_reaping: Callable[[], None]
 
     def outlive(self) -> None:
-        """Let the process go on after this program; call it once the process is recorded."""
+        """Let the process go on after this program; call this once the process is recorded."""
         ...
 
     def abort(self) -> None:
-        """End the group and close(), for a launch that fails; it may block for a moment."""
+        """End the group and close(), after a failed launch; may block for a moment."""
         ...

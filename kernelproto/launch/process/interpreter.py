@@ -1,4 +1,4 @@
-"""The running Python: the command lines of its ipykernel, and the settings that it reads.
+"""The running Python: the command lines of its ipykernel, and the settings at its start.
 
 ``python -m ipykernel_launcher`` is the command of every kernelspec that ipykernel installs. If the
 command runs the running Python, a fork server can fork this kernel, as long as the server has read
@@ -16,7 +16,7 @@ from kernelproto.launch.programs import ipykernel
 _MODULES = ("ipykernel_launcher", "ipykernel")
 
 # Without frozen modules the debugger can stop in the standard library, and prints no warning.
-# ipykernel's own kernelspec does the same. The option does not change the start-up time (185.4 ms
+# The kernelspec of ipykernel does the same. The option does not change the start-up time (185.4 ms
 # with frozen modules, 185.5 ms without), and older versions of Python ignore it.
 PYTHON_OPTION = "-Xfrozen_modules=off"
 
@@ -67,7 +67,7 @@ def own_ipykernel_arguments(command: Sequence[str], python: str) -> tuple[str, .
 
 
 def interpreter_settings(env: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that an interpreter or its dynamic linker reads only when it starts."""
+    """Return the variables that an interpreter or the dynamic linker reads only at the start."""
     return {name: value for name, value in env.items() if name.startswith(_SETTINGS)}
 
 
@@ -75,7 +75,7 @@ def _is_same_python(program: str, python: str) -> bool:
     """Return whether two paths are the same interpreter of the same environment."""
     if program == python:
         return True
-    # The interpreter of a virtual environment is a link to the one that it was made with.
+    # The interpreter of a virtual environment is a link to the interpreter that made it.
     folders = {os.path.realpath(os.path.dirname(path)) for path in (program, python)}
     try:
         return os.path.isabs(program) and len(folders) == 1 and os.path.samefile(program, python)

@@ -1,4 +1,4 @@
-"""Limits: how much a kernel may use, and whether a limit has ended it."""
+"""Limits: the resources that a kernel may use, and whether a limit has ended a kernel."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ Amount = Annotated[int, msgspec.Meta(ge=1)]
 _CPU_GRACE = 1
 
 # A process that has used this share of its memory limit has probably asked for more. The limit
-# counts writable memory, and a process never writes to all of it: the stacks of the 13 threads of
-# an ipykernel have 100 MiB and are almost empty. With a limit of 400 MiB it uses at most 79 %.
+# counts writable memory, and a process never writes to all this memory: the stacks of the 13
+# threads of an ipykernel have 100 MiB and are almost empty. With a limit of 400 MiB an ipykernel
+# uses at most 79 %.
 _MUCH_MEMORY = 0.7
 
 # Exit statuses of a normal end, or of one that was requested.
@@ -40,7 +41,7 @@ _CAUSES: dict[str, DeathCause] = {
 # Some systems have no hard limit, but refuse a soft limit above a value that they do not name.
 _ALWAYS_ALLOWED = 10_240
 
-# The soft limit of this program at its start; None if it was not raised.
+# The soft limit of this program at its start; None if not raised.
 _at_start: int | None = None
 
 # Messages of programs that were refused a resource, by the limit that may be the cause.
@@ -62,7 +63,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cpu_seconds: seconds of CPU time until SIGXCPU; SIGKILL follows a second later (RLIMIT_CPU).
         open_files: number of file descriptors (RLIMIT_NOFILE).
         processes: number of processes and threads of *the user*, also outside the kernel
-            (RLIMIT_NPROC). It does not limit root.
+            (RLIMIT_NPROC). This limit does not apply to root.
     """
 
     memory: Amount | None = None
@@ -88,10 +89,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 )
 
     def apply(self, pid: int) -> None:
-        """Limit a process that has just been started, and every process that it will start.
+        """Limit a process that has just been started, and every later child process.
 
         The process has run without limits for a fraction of a millisecond; a kernel takes longer to
-        read its own code. Setting the limits in the child would need a ``preexec_fn``, which can
+        read its code. Setting the limits in the child would need a ``preexec_fn``, which can
         deadlock in a program with threads, or a program in between, which would hide why the
         command cannot be run.
 
@@ -109,7 +110,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                     ) from error
 
     def amounts(self) -> Iterator[tuple[int, int, int]]:
-        """Yield the number of each limit of Linux, its soft value and its hard value."""
+        """Yield the number of each limit of Linux, with the soft value and the hard value."""
         for name, number in _RESOURCES.items():
             amount: int | None = getattr(self, name)
             if amount is not None:
@@ -120,7 +121,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
         Args:
             end: how the kernel's process ended.
-            output: the tail of its output.
+            output: the tail of the kernel's output.
         """
         if self.cpu_seconds is not None and (
             end.returncode == -signal.SIGXCPU
@@ -182,7 +183,7 @@ def raise_open_files() -> int | None:
 
 
 def limits_of_program(limits: Limits | None, processes: int) -> list[tuple[int, int, int]]:
-    """Return the limits that a program sets for itself, each with its soft and its hard value.
+    """Return the limits that a program sets for itself, each with the soft and hard value.
 
     Args:
         limits: the limits that the caller has chosen.
@@ -191,7 +192,7 @@ def limits_of_program(limits: Limits | None, processes: int) -> list[tuple[int, 
     chosen = {number: (number, soft, hard) for number, soft, hard in (limits or Limits()).amounts()}
     if sys.platform == "linux":
         number = resource.RLIMIT_NPROC
-        _, hard = resource.getrlimit(number)  # only root can raise it
+        _, hard = resource.getrlimit(number)  # only root can raise the hard limit
         most = processes if hard == resource.RLIM_INFINITY else min(processes, hard)
         chosen[number] = (number, most, most)
         files = resource.RLIMIT_NOFILE
@@ -203,7 +204,7 @@ def limits_of_program(limits: Limits | None, processes: int) -> list[tuple[int, 
 
 
 def lower_open_files(pid: int) -> None:
-    """Give a process that was just started the soft limit that this program had at its start."""
+    """Give a new process the soft limit that this program had at its start."""
     if sys.platform == "linux" and _at_start is not None:
         with suppress(OSError):  # the process has ended
             _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)

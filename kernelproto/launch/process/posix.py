@@ -1,14 +1,14 @@
-"""ProcessGroup: a process and its process group on POSIX.
+"""ProcessGroup: a process with its process group on POSIX.
 
 Theory of operation
 -------------------
-A process that has ended keeps its number, and its group's number, until its parent reaps it. So
-poll() looks for the end without reaping, then kills the rest of the group, and only then reaps: no
-signal reaches another process that got the number later. poll() never blocks; wait() calls poll()
-whenever a descriptor shows that the process has ended.
+A process that has ended keeps its number, and its group's number, until the parent reaps the
+process. So poll() looks for the end without reaping, then kills the rest of the group, and only
+then reaps: no signal reaches another process that got the number later. poll() never blocks; wait()
+calls poll() whenever a descriptor shows that the process has ended.
 
-A process inherits the signals that its parent blocks or ignores. If there are any, reset_signals.py
-is started in its place, which takes 10 ms more.
+A process inherits the signals that the parent blocks or ignores. If there are any, reset_signals.py
+is started instead and starts the program, which takes 10 ms more.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from kernelproto.launch.programs import reset_signals
 
 
 class ProcessGroup(SignalledProcess):
-    """A process that was started in a session of its own, with all that stays in its group.
+    """A process that was started in a session of its own, with all processes of the group.
 
     Args:
-        command: the program and its arguments; the program is looked for on the PATH of *env*.
+        command: the program with arguments; the program is searched on the PATH of *env*.
         env: the whole environment.
         cwd: the working directory; None means the caller's.
         output: takes standard output and standard error; standard input is empty.
@@ -88,8 +88,8 @@ class ProcessGroup(SignalledProcess):
             if not self._end.has_come():
                 return False
         except ChildProcessError:
-            # Another part of the program has reaped it: the exit status is lost, and another
-            # process may have the number.
+            # Another part of the program has reaped the process: the exit status is lost, and
+            # another process may have the number.
             self.before_reaping()
         else:
             # Processes of other users stay; macOS raises this also if the whole group has ended.
@@ -105,7 +105,7 @@ class ProcessGroup(SignalledProcess):
             self._end.close()
 
     def abort(self) -> None:
-        """End the group, block until it has ended, and close(); for a launch that fails."""
+        """End the group, block until the end, and close(); after a failed launch."""
         self.kill()
         while not self.poll():
             self._end.wait()
@@ -141,6 +141,6 @@ def _with_signals_reset(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), program)
     try:
         python = python_executable()
-    except OSError:  # in a frozen application kernels inherit its signals
+    except OSError:  # in a frozen application kernels inherit the signals
         return command
     return [python, "-I", "-S", reset_signals.__file__, env.get("LC_CTYPE", ""), *command]

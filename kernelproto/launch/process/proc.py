@@ -130,7 +130,7 @@ def unix_sockets() -> Iterator[tuple[str, str]]:
 
 
 def _socket(inode: str) -> str:
-    """Return a socket as the links in /proc/PID/fd name it."""
+    """Return the name of a socket in the links of /proc/PID/fd."""
     return f"socket:[{inode}]"
 
 

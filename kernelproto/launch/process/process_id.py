@@ -1,6 +1,6 @@
-"""ProcessId: identifies a process, although the system reuses its number later.
+"""ProcessId: identifies a process, although the system reuses process numbers.
 
-The number and the start time identify a process of one pid namespace since the boot of its machine.
+The number and the start time identify a process of one pid namespace since the boot of the machine.
 The state of a process on another machine, or in another container, is unknown. Processes from
 before the last boot of this machine have ended.
 """
@@ -34,8 +34,8 @@ class ProcessId(msgspec.Struct, frozen=True):
 
     Args:
         pid: the number of the process.
-        started: the start time as the system counts it, "" if unknown.
-        machine: the machine on which it runs.
+        started: the start time in the system's units, "" if unknown.
+        machine: the machine of the process.
     """
 
     pid: _ProcessNumber
@@ -49,7 +49,7 @@ class ProcessId(msgspec.Struct, frozen=True):
 
     @property
     def is_here(self) -> bool:
-        """Whether the process is on this machine, where this program can see and signal it."""
+        """Whether the process is on this machine, visible to this program and its signals."""
         return self.machine == _this_machine()
 
     @property

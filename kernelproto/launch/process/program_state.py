@@ -1,9 +1,9 @@
-"""The state of this program that its kernels inherit; POSIX only.
+"""The state of this program that kernels inherit; POSIX only.
 
-A new process inherits the state of its parent: working directory, umask, resource limits, priority,
+A new process inherits the state of the parent: working directory, umask, resource limits, priority,
 rights. A forked kernel is not a child of this program, so it gets this state from the fork server.
-A process can set most of it by itself, see program_state(). It cannot gain rights, and giving up
-rights may leave traces, so other rights need another fork server, see program_rights().
+A process can set most of this state, see program_state(). A process cannot gain rights, and giving
+up rights may leave traces, so other rights need another fork server, see program_rights().
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def program_rights() -> Hashable:
 
 
 def program_state() -> dict[str, object]:
-    """Return the state that a forked kernel sets by itself, in JSON types.
+    """Return the state that a forked kernel can set, in JSON types.
 
     A value that is unknown here is None or missing; the kernel then keeps the fork server's. The
     umask can be read on Linux only: elsewhere reading means changing it for a moment, for all
@@ -74,7 +74,7 @@ def open_working_directory() -> int:
     """Return a descriptor of this program's working directory, which may have been removed.
 
     Raises:
-        OSError: there are no file descriptors left, or this system needs the right to list the
-            folder and the program does not have it.
+        OSError: there are no file descriptors left, or this system requires the right to list the
+            folder, which the program lacks.
     """
     return os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY)

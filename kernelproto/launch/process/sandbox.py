@@ -34,14 +34,14 @@ _INHERITED = {
 }
 _NO_SPACE = re.compile(r"no space left on device|ENOSPC", re.IGNORECASE)
 
-# A shell that runs the kernel as its child ends with 128 and the number of the signal.
+# A shell that runs the kernel as a child ends with 128 and the number of the signal.
 _FILTERED = () if sys.platform == "win32" else (-signal.SIGSYS, 128 + signal.SIGSYS)
 
 _OF_SANDBOX = {"HOME": HOME, "TMPDIR": TMP}
 
 
 class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A sandbox for a kernel and all processes that it starts. All paths are absolute.
+    """A sandbox for a kernel and all its processes. All paths are absolute.
 
     Args:
         network: ``"none"``; ``"loopback"``, a loopback interface of the sandbox's own, which the
@@ -53,9 +53,10 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         hidden: files and folders that the kernel does not see, in addition to those that every
             sandbox hides.
         visible: files and folders that the kernel sees, read-only, in hidden folders.
-        uid: the user that the kernel runs as, if this program is root; None means 65534 (nobody).
-            Other programs keep their own user. With a range, such as ``"200000-299999"``, each
-            kernel gets a number that has no account and that no other kernel uses.
+        uid: the user of the kernel, if this program is root; None means 65534 (nobody). Without
+            root, the kernel has the user of this program. With a range, such as
+            ``"200000-299999"``, each kernel gets a number that has no account and that no other
+            kernel uses.
         processes: number of processes and threads in the sandbox.
         memory: bytes of memory of all processes in the sandbox together, with the files in ``/tmp``
             and other folders with a quota; None means no limit. A kernel with more is killed.
@@ -81,7 +82,7 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
         Raises:
             InvalidLaunchParameter: the kernel cannot be reached in the sandbox, or another
-                parameter limits its processes as well.
+                parameter limits the number of processes as well.
         """
         if self.network != "full" and transport == "tcp":
             raise InvalidLaunchParameter(
@@ -97,11 +98,11 @@ class Sandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class SandboxLimits(Limits, frozen=True, kw_only=True):
-    """The limits of a sandboxed kernel, and the other reasons for which a sandbox may end it."""
+    """The limits of a sandboxed kernel, and other reasons for which a sandbox ends a kernel."""
 
     @classmethod
     def of(cls, sandbox: Sandbox, limits: Limits | None) -> SandboxLimits:
-        """Return the limits of a sandbox, and those of each process in it."""
+        """Return the limits of a sandbox, and those of each process in the sandbox."""
         each = msgspec.structs.asdict(limits or Limits())
         return cls(**{**each, "processes": sandbox.processes})
 

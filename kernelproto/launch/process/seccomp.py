@@ -98,12 +98,12 @@ _NEW_NAMESPACES = 0x7E020000  # CLONE_NEW*
 _AF_NETLINK, _NETLINK_ROUTE = 16, 0
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX
-_PERSONALITIES = (0, 0xFFFFFFFF)  # the usual one, and a question for it
+_PERSONALITIES = (0, 0xFFFFFFFF)  # the usual personality, and a query
 
 # Operations of BPF, on a 32-bit word.
 _LOAD, _IF_EQUAL, _IF_GREATER, _IF_AT_LEAST, _IF_ANY, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
 
-# Where a call's number, its architecture and the lower halves of its arguments are.
+# The offsets of a call's number, the architecture and the lower halves of the arguments.
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24, 32)
 
 _ALLOW, _KILL = 0x7FFF0000, 0x80000000
@@ -132,10 +132,10 @@ def seccomp_filter(machine: str) -> bytes:
     """Return the filter as an array of ``struct sock_filter``.
 
     Args:
-        machine: the architecture, as ``os.uname().machine`` has it.
+        machine: the architecture, as in ``os.uname().machine``.
 
     Raises:
-        ValueError: the numbers of its calls are unknown.
+        ValueError: the numbers of this architecture's calls are unknown.
     """
     if machine not in _MACHINES:
         raise ValueError(

@@ -17,7 +17,7 @@ class SignalledProcess(ABC):
     """Implements most of Process: waiting for a descriptor, and signals to the group.
 
     Args:
-        pid: the number of the process and of its group.
+        pid: the number of the process and of the group.
         sign: a descriptor that becomes readable when the process ends.
     """
 

@@ -2,13 +2,13 @@
 
 Differences from POSIX:
 
-- A job object holds the processes together. It ends them when its last handle is closed, also when
-  this program dies; so there is no watchdog.
-- An event interrupts the kernel, which inherits its handle and finds the number in its environment
-  as JPY_INTERRUPT_EVENT. JPY_PARENT_PID is a handle too, with which the kernel waits for the end of
-  this program.
+- A job object holds the processes together, and ends them when the last handle is closed, even by
+  the death of this program; so there is no watchdog.
+- An event interrupts the kernel, which inherits the handle of the event and finds the number in the
+  variable JPY_INTERRUPT_EVENT. JPY_PARENT_PID is a handle too, with which the kernel waits for the
+  end of this program.
 - anyio cannot wait for the end of a process, so a thread does, and writes to a socket.
-- anyio cannot wait for a pipe, so each has a thread that reads it.
+- anyio cannot wait for a pipe, so a thread reads each pipe.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Win32(Protocol):
         ...
 
     def set_event(self, event: int) -> None:
-        """Set an event, which wakes its waiters."""
+        """Set an event, which wakes waiting threads."""
         ...
 
     def this_process(self) -> int:
@@ -54,11 +54,11 @@ class Win32(Protocol):
         ...
 
     def create_job(self) -> int:
-        """Return a job object whose processes end when its last handle is closed."""
+        """Return a job object, which ends its processes when the last handle is closed."""
         ...
 
     def put_into_job(self, job: int, process: subprocess.Popen[bytes]) -> None:
-        """Make a process part of a job, with all that it will start."""
+        """Make a process part of a job, with all later child processes."""
         ...
 
     def end_job(self, job: int, status: int) -> None:
@@ -82,11 +82,11 @@ class Win32(Protocol):
 
 
 class JobProcess:
-    """A process and the processes that it starts; attributes and exceptions as ProcessGroup's.
+    """A process with its child processes; attributes and exceptions as ProcessGroup's.
 
     Args:
-        command: the program and its arguments.
-        env: the whole environment; JPY_PARENT_PID in it is replaced by a handle.
+        command: the program with arguments.
+        env: the whole environment, in which a handle replaces JPY_PARENT_PID.
         cwd: the working directory; None means the caller's.
         output: takes standard output and standard error.
         win32: the functions of the system.
@@ -123,8 +123,8 @@ class JobProcess:
                 end.callback(self._popen.wait)
                 end.callback(self._popen.kill)
                 if self._job is not None:
-                    # Processes that it started before this line are not in the job; it has had no
-                    # time to start any.
+                    # Child processes from before this line are not in the job; there was no time to
+                    # start any.
                     win32.put_into_job(self._job, self._popen)
                 self._sign, signaller = socket.socketpair()
                 undo.callback(self._sign.close)
@@ -181,7 +181,7 @@ class JobProcess:
             self._end_job()
 
     def abort(self) -> None:
-        """End the group, block until it has ended, and close(); for a launch that fails."""
+        """End the group, block until the end, and close(); after a failed launch."""
         self.kill()
         self._popen.wait()
         self.close()
@@ -215,7 +215,7 @@ class ThreadedTail:
         forwarder: gets the whole output.
 
     Attributes:
-        write_end: the end of the pipe for the process; close it once the process has it.
+        write_end: the end of the pipe for the process; close this end once the process has it.
     """
 
     def __init__(self, forwarder: Forwarder | None = None) -> None:

@@ -20,11 +20,11 @@ _MOST_PROCESSES = 256
 def interrupt_wrapped(leader: int, connection_file: str) -> bool:
     """Send SIGINT to a kernel below a wrapper, and to the kernel's descendants in its group.
 
-    The kernel is the one process below the leader that has the connection file in its command line
-    and is no fork of its parent, which would have the same command line.
+    The kernel is the one process below the leader with the connection file on the command line that
+    is no fork of its parent, which would have the same command line.
 
     Args:
-        leader: the process that was started; it has not been reaped.
+        leader: the started process, not reaped yet.
         connection_file: the path of that file.
 
     Returns:
@@ -73,7 +73,7 @@ def _ancestors(pid: int, parents: dict[int, int]) -> Iterator[int]:
 
 
 def _interrupt(pid: int, group: int) -> None:
-    """Send SIGINT to a process, unless it is in another group or has ended."""
+    """Send SIGINT to a running process of the group."""
     with suppress(ProcessLookupError, PermissionError):
         pidfd = os.pidfd_open(pid)
         try:

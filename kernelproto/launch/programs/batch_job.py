@@ -1,16 +1,15 @@
-"""The first process of a batch job: runs a kernel, and ends it when no program wants it any more.
+"""The first process of a batch job: runs a kernel, and ends a kernel without an owner.
 
-It is copied to the folder of the kernel and run by path on a node, so it uses the standard library
-only, and Python 3.8 or newer. ``job.json`` in the folder has the command.
+The file is copied to the folder of the kernel and run by path on a node, and so uses the standard
+library only, of Python 3.8 or newer. ``job.json`` in the folder has the command.
 
 The batch system sends signals to this process, which passes them on to its process group: to the
-kernel and the processes that the kernel has started. If this process is killed, Linux kills the
-kernel.
+kernel and the kernel's child processes. If this process is killed, Linux kills the kernel.
 
 The owner of the kernel changes the time of the file ``lease`` now and then. If the time stays the
 same for the seconds in ``linger``, the owner has ended, and so does the kernel. Only differences
 are compared, because the clocks of the machines may differ. If the file is missing for a minute,
-the owner has given up the kernel, for example because its node did not answer, and the kernel ends
+the owner has given up the kernel, for example because the node did not answer, and the kernel ends
 as well, even without ``linger``.
 
 The output of the kernel goes to the file ``output``. If that is too long, the first part is lost.
@@ -82,7 +81,7 @@ def main(folder: str) -> int:
 
 
 class Lease:
-    """The file whose time the owner of the kernel changes.
+    """The file with a time that the owner of the kernel changes.
 
     Args:
         path: the path of the file.
@@ -102,7 +101,7 @@ class Lease:
         """Return whether the file has stayed the same, or has been missing, for too long."""
         now = time.monotonic()
         try:
-            # Opening the file makes NFS ask its server for the time.
+            # Opening the file makes NFS ask the server for the time.
             with open(self._path, "rb") as file:
                 seen: int | None = os.fstat(file.fileno()).st_mtime_ns
             self._missing_since = None
@@ -129,7 +128,7 @@ class Output:
         self._length = 0
 
     def write(self, data: bytes) -> None:
-        """Append to the file; write it anew if it is too long. Errors are ignored."""
+        """Append to the file; rewrite a file that is too long. Errors are ignored."""
         self._kept += data
         del self._kept[:-_KEPT_OUTPUT]
         try:
@@ -146,7 +145,7 @@ class Output:
 
 
 def _serve(kernel: subprocess.Popen[bytes], wake: int, lease: Lease, output: Output) -> str:
-    """Serve the kernel until it ends; return why this process has ended it, or ""."""
+    """Serve the kernel until its end; return why this process has ended the kernel, or ""."""
     cause = ""
     deadline: float | None = None
     assert kernel.stdout is not None

@@ -1,8 +1,8 @@
-"""Imports that an ipykernel makes at its start, although most kernels never need them.
+"""Imports that an ipykernel makes at the start, although most kernels never need them.
 
 ipykernel.py loads this file, which imports nothing of kernelproto. The debugger, and the parts of
 jupyter_client for programs that start kernels, take a third of the CPU time of all imports. Here
-both packages get a module in ``sys.modules`` that imports the real one when something asks for it.
+both packages get a module in ``sys.modules`` that imports the real one on demand.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def defer_imports() -> None:
 
 
 def defer_jupyter_client() -> None:
-    """Put a package jupyter_client in place that runs its own code when it is asked for a name.
+    """Install a package jupyter_client that runs its code at the first access to a name.
 
-    Its modules can be imported as always. ipykernel asks the package itself only for names of
-    ``jupyter_client.connect``.
+    The modules of the package can be imported as always. ipykernel asks the package only for names
+    of ``jupyter_client.connect``.
     """
     spec = importlib.util.find_spec("jupyter_client")
     if spec is None or spec.submodule_search_locations is None:
@@ -115,7 +115,7 @@ class NoDebugger(Exception):
 
 
 class DeferredDebugger:
-    """Stands for the Debugger of ipykernel, and makes it when it is first needed.
+    """Stands for the Debugger of ipykernel, and makes the Debugger at the first use.
 
     The arguments are those of the Debugger.
     """
@@ -131,7 +131,7 @@ class DeferredDebugger:
         """Serve an event of the debugger; ipykernel calls this in a loop.
 
         Raises:
-            NoDebugger: there is no debugger yet. It will have a loop of its own.
+            NoDebugger: there is no debugger yet. The debugger will have a loop of its own.
         """
         if self._real is None:
             raise NoDebugger
@@ -144,7 +144,7 @@ class DeferredDebugger:
         setattr(self._debugger(), name, value)
 
     def _debugger(self) -> Any:
-        """Return the real Debugger; make it if there is none."""
+        """Return the real Debugger; make one if there is none."""
         if self._real is None:
             before = set(sys.modules)
             kind: Any = importlib.import_module(DEBUGGER).Debugger

@@ -5,14 +5,14 @@ ipykernel.py and forkserver.py load this file, which imports nothing of kernelpr
 Theory of operation
 -------------------
 Finalization takes most of the time of a shutdown, because Python deletes all objects one by one.
-The user notices only these parts of it, which are done here in Python's order:
+The user notices only these parts of the finalization, which are done here in Python's order:
 
 1. Python waits for the threads that are not daemons.
 2. Python calls the functions of ``atexit``. One of them is IPython's, which deletes the user's
    variables and the objects in reference cycles.
-3. Python deletes the variables of the user's own modules, and then the objects in reference cycles.
+3. Python deletes the variables of the user's modules, and then the objects in reference cycles.
 4. Python writes the buffers of the files that are still open. Here this is also done after 1,
-   because a file in a reference cycle may be closed before its buffer is written.
+   because a file in a reference cycle may be closed before the buffer is written.
 5. C's ``exit`` calls the functions of C's ``atexit``, and writes the buffers of C's ``stdio``.
 
 The operating system releases all other objects, without their finalizers (``__del__``). Those of
@@ -46,7 +46,7 @@ VARIABLE = "KERNELPROTO_EARLY_EXIT"
 FLUSH_SECONDS = 1.0
 FLUSH_THREADS = 3
 
-# How long to wait for multiprocessing's resource tracker. Another process may hold its pipe open.
+# The time to wait for multiprocessing's resource tracker. Another process may hold the pipe open.
 TRACKER_SECONDS = 1.0
 
 # The finalizers of these packages and classes write nothing and delete nothing.
@@ -73,7 +73,7 @@ HARMLESS_CLASSES = frozenset(
 # The modules of other coroutines that may still be suspended.
 ASYNCIO = ("asyncio", "deferred_imports")
 
-# The attributes with the frame of a coroutine or a generator; None once it has ended.
+# The attributes with the frame of a coroutine or a generator; None after the end.
 FRAMES = ("cr_frame", "gi_frame", "ag_frame")
 
 BUFFERED = (io.BufferedWriter, io.BufferedRandom, io.BufferedRWPair, io.TextIOWrapper)
@@ -88,12 +88,10 @@ class Survey(NamedTuple):
 
     Args:
         files: weak references to the files that may have unwritten buffers.
-        modules: the names of the user's modules.
         needs_finalization: whether another object has a finalizer that may write something.
     """
 
     files: list[weakref.ref[Any]]
-    modules: list[str]
     needs_finalization: bool
 
 
@@ -101,19 +99,25 @@ def survey() -> Survey:
     """Look at all objects that are not frozen; see ``gc.freeze``."""
     objects = gc.get_objects()
     kinds = {kind for kind in set(map(type, objects)) if finalizing_class(kind) is not None}
-    found = [thing for thing in objects if type(thing) in kinds or type(thing) is ModuleType]
+    found = [thing for thing in objects if type(thing) in kinds]
     return Survey(
         [weakref.ref(thing) for thing in found if type(thing) in BUFFERED],
-        [thing.__name__ for thing in found if is_users(thing)],
-        not all(type(thing) is ModuleType or is_harmless(thing) for thing in found),
+        not all(map(is_harmless, found)),
     )
 
 
-def leave(frozen: Survey | None = None) -> None:
+def users_modules() -> list[str]:
+    """Return the names of the user's modules that are not frozen."""
+    modules = [thing for thing in gc.get_objects() if type(thing) is ModuleType]
+    return [module.__name__ for module in modules if is_users(module)]
+
+
+def leave(frozen: Survey | None = None, modules: Iterable[str] = ()) -> None:
     """End this process with exit status 0; return if Python has to finalize the interpreter.
 
     Args:
-        frozen: the survey from before ``gc.freeze``, if it was called.
+        frozen: the survey from before ``gc.freeze``; None if the frozen objects are looked at now.
+        modules: the names of the user's modules from before ``gc.freeze``.
     """
     if os.environ.get(VARIABLE) == "0" or os.name != "posix":
         return
@@ -123,12 +127,12 @@ def leave(frozen: Survey | None = None) -> None:
         # This call keeps Python's lock, so that no other thread runs Python code any more.
         exit_process = ctypes.PyDLL(None).exit
         end_threads, call_functions = threading._shutdown, atexit._run_exitfuncs  # type: ignore[attr-defined]
+        unfreeze = gc.unfreeze
     except (AttributeError, ImportError, OSError):
         return
     try:
         end_threads()
-        current = survey()
-        flush_all([*(frozen.files if frozen is not None else ()), *current.files])
+        flush_all([*(frozen.files if frozen is not None else ()), *survey().files])
         call_functions()
     except BaseException:
         traceback.print_exc()
@@ -139,10 +143,10 @@ def leave(frozen: Survey | None = None) -> None:
                 stream.flush()
     except Exception:
         return  # Python tries again, reports the failure and exits with another status
-    if not delete_users_variables(
-        [*(frozen.modules if frozen is not None else ()), *current.modules]
-    ):
+    if not delete_users_variables([*modules, *users_modules()]):
         return
+    if frozen is None:
+        unfreeze()
     rest = survey()
     if rest.needs_finalization or (frozen is not None and frozen.needs_finalization):
         return
@@ -154,8 +158,8 @@ def leave(frozen: Survey | None = None) -> None:
 def end_resource_tracker() -> None:
     """Wait for the process that removes leaked semaphores and shared memory of multiprocessing.
 
-    The tracker begins once its pipe is closed. It is killed with the group of this process, once
-    this process has ended.
+    The tracker begins its work once the pipe is closed. The tracker is killed with the group of
+    this process, after the end of this process.
     """
     module: Any = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)
@@ -163,7 +167,7 @@ def end_resource_tracker() -> None:
     if pipe is None or pid is None:
         return
     deadline = time.monotonic() + TRACKER_SECONDS
-    with contextlib.suppress(OSError):  # it is not a child of this process, or has ended
+    with contextlib.suppress(OSError):  # the tracker is not a child of this process, or has ended
         os.close(pipe)
         while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -212,7 +216,7 @@ def is_kernels_thread(thread: threading.Thread) -> bool:
 
 
 def finalizing_class(kind: type) -> type | None:
-    """Return the class from which *kind* has its finalizer; None if there is none."""
+    """Return the class that gives *kind* a finalizer; None if there is none."""
     return next((base for base in kind.__mro__ if "__del__" in base.__dict__), None)
 
 

@@ -1,8 +1,8 @@
 """The part of kernelproto that runs on another machine, over SSH: one file, without a kernelproto.
 
-It arrives on standard input and runs in the user's Python, 3.9 or newer. A JSON object with the
-request follows it. The answer is one line on standard output: the word from the request, and a JSON
-object. All other lines come from the scripts of the user's shell.
+The program arrives on standard input, followed by a JSON object with the request, and runs in the
+user's Python, 3.9 or newer. The answer is one line on standard output: the word from the request,
+and a JSON object. All other lines come from the scripts of the user's shell.
 
     kernels   returns the kernelspecs and environments with ipykernel, and facts of this machine
     start     starts the host unless it runs, and returns its folder as well
@@ -41,7 +41,7 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Refused(Exception):
-    """A reason in words why the request cannot be done, with its kind."""
+    """The reason why the request cannot be done, in words and as a kind."""
 
     def __init__(self, fault: str, reason: str) -> None:
         super().__init__(reason)
@@ -105,7 +105,7 @@ def kernelspec_folders() -> list[str]:
 
 
 def read_kernelspec(folder: str) -> dict[str, Any] | None:
-    """Return a kernel.json as far as a launch needs it; None if it cannot be used."""
+    """Return the parts of a kernel.json for a launch; None for an unusable file."""
     try:
         path = os.path.join(folder, "kernel.json")
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
@@ -189,7 +189,7 @@ def _entries(folder: str) -> list[str]:
 
 
 def start_host(request: dict[str, Any]) -> dict[str, Any]:
-    """Start the host unless it runs; return its folder, and what find_kernels() returns."""
+    """Start the host unless running; return its folder and the result of find_kernels()."""
     folder = host_folder()
     archive = folder + "-" + request["word"] + ".pyz"
     try:
@@ -225,10 +225,10 @@ def find_host(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def host_folder() -> str:
-    """Return the path of the host's folder; its parent exists and is this user's alone.
+    """Return the path of the host's folder; the parent folder is this user's alone.
 
     The folder belongs to one machine, because several may share a home folder. The paths of sockets
-    in it must be short.
+    in this folder must be short.
     """
     machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")

@@ -59,7 +59,7 @@ class Entering:
 def become_kernel(
     request: dict[str, Any], output: int, working_directory: int, details: int, failure: int
 ) -> None:
-    """Make this forked process like a new one; after a failure, report it and end."""
+    """Make this forked process like a new one; report a failure and end."""
     try:
         request |= read_details(details)
         os.setsid()
@@ -84,7 +84,7 @@ def become_kernel(
         request["unfit"] = False
         if request["sandbox"] is not None:
             os.close(working_directory)
-            request["enter_sandbox"](request["sandbox"], [failure])  # and its working directory
+            request["enter_sandbox"](request["sandbox"], [failure])  # and the working directory
         else:
             os.fchdir(working_directory)
             os.close(working_directory)
@@ -98,7 +98,7 @@ def become_kernel(
 
 
 def read_details(descriptor: int) -> dict[str, Any]:
-    """Read the details of the request from a file, and close it.
+    """Read the details of the request from a file, and close the file.
 
     The server does not read them: all later kernels could find them in their memory.
     """
@@ -132,7 +132,7 @@ def take_over(state: dict[str, Any]) -> None:
 
 
 def name_process(kernel_id: str) -> None:
-    """Name the process after its kernel, because it has the server's environment and command line.
+    """Name the process after the kernel, because environment and command line are the server's.
 
     See process_name() in watchdog.py.
     """
@@ -152,7 +152,7 @@ def reseed() -> None:
 
 
 def choose_backend() -> None:
-    """Choose the backend that matplotlib would have if the kernel itself had loaded it."""
+    """Choose the backend that matplotlib would have if the kernel had loaded matplotlib."""
     matplotlib: Any = sys.modules.get("matplotlib")
     if matplotlib is not None:
         matplotlib.rcParams["backend"] = os.environ.get("MPLBACKEND") or INLINE_BACKEND

@@ -1,8 +1,8 @@
 """The program of a fork server: an interpreter with ipykernel loaded that forks ready kernels.
 
 Run as ``python forkserver.py FD MODULES``. The program imports nothing of kernelproto, because the
-kernels inherit all of its modules. FD is the number of a Unix socket to the owner. Requests and
-answers are lines of JSON:
+kernels inherit all modules of the program. FD is the number of a Unix socket to the owner. Requests
+and answers are lines of JSON:
 
     {"fork": 1, "sandboxed": false}
     with three descriptors: one for the output, one of the owner's working directory, one of a file
@@ -20,18 +20,17 @@ answers are lines of JSON:
 MODULES is a JSON list of modules to load in addition to ipykernel. ``cwd`` may be relative to the
 owner's working directory; ``state`` is described in program_state.py, ``sandbox`` in sandbox.py.
 ``unfit`` means that a kernel of this server cannot take over the state of the owner, but a kernel
-of a new server can. ``by`` is a time of the monotonic clock, after which the owner has sent the
-signal itself.
+of a new server can. ``by`` is the monotonic time after which the owner has sent the signal.
 
 Theory of operation
 -------------------
 Only a process with a single thread can be forked safely, so the server is one loop. The loop never
-waits for a kernel: a forked process may hang when it enters its working directory. The kernels are
-children of this process. A kernel that has ended keeps its number until it is reaped; the rest of
-its group is killed before, so no signal ever reaches another process with the same number. When the
-owner ends, its end of the socket closes; then the server kills all kernels and ends. Kernels that
-are kept go on without the server: init becomes their parent and reaps them. The owner has recorded
-a kernel before it asks to keep the kernel, so none is left without a record.
+waits for a kernel: a forked process may hang on entering the working directory. The kernels are
+children of this process. A kernel that has ended keeps its number until it is reaped. The rest of
+the group is killed before, so no signal ever reaches another process with the same number. When the
+owner ends, the socket closes; then the server kills all kernels and ends. Kernels that are kept go
+on without the server: init becomes their parent and reaps them. The owner has recorded a kernel
+before asking the server to keep the kernel, so none is left without a record.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-# The modules that ipykernel imports when it starts, not when it is imported.
+# The modules that ipykernel imports at the start, not on its own import.
 LATE_IMPORTS = (
     "IPython.core.completerlib",
     "IPython.core.debugger",
@@ -89,29 +88,29 @@ UNIT = 1 if sys.platform == "darwin" else 1024
 
 def main() -> None:
     """Serve until the owner has ended; in a forked process, run the kernel."""
-    del sys.path[0]  # the folder of this file; its modules would hide others of the same names
+    del sys.path[0]  # this file's folder, with modules that would hide others of the same names
     owner = socket.socket(fileno=int(sys.argv[1]))
     names = "forked_kernel", "ipykernel", "early_exit", "sandbox"
     kernel, program, early_exit, sandbox = map(load, names)
-    sandbox.prepare()  # otherwise each sandboxed kernel loads it
+    sandbox.prepare()  # otherwise each sandboxed kernel loads the module
     load("reset_signals").reset_signals()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_open_files()
-    os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads it when it is imported
+    os.environ[kernel.PARENT_VARIABLE] = str(os.getpid())  # ipykernel reads this on import
     broken = preload(json.loads(sys.argv[2]))
-    with contextlib.suppress(Exception):  # each kernel reports its failures itself
+    with contextlib.suppress(Exception):  # each kernel reports its failures
         program.prepare()
     os.chdir("/")  # the kernels get working directories; the server keeps none of them in use
-    loaded = early_exit.survey()
+    loaded = early_exit.survey(), early_exit.users_modules()
     request = Server(owner, kernel, sandbox).serve(broken)
     if request is not None:
         kernel.be_kernel(request, program)
-        early_exit.leave(loaded)
+        early_exit.leave(*loaded)
 
 
 def load(name: str) -> Any:
-    """Load a file of this folder, so that a kernel cannot import it by its name."""
+    """Load a file of this folder, so that a kernel cannot import the file by name."""
     spec = importlib.util.spec_from_file_location(name, f"{os.path.dirname(__file__)}/{name}.py")
     assert spec is not None
     assert spec.loader is not None
@@ -123,7 +122,7 @@ def load(name: str) -> Any:
 def raise_open_files() -> None:
     """Raise the limit of descriptors as far as allowed; each kernel gets the limit of the owner."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than its hard limit
+    with contextlib.suppress(OSError, ValueError):  # macOS allows fewer than the hard limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
@@ -221,7 +220,7 @@ class Server:
         return bool(data)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """Carry out a request; return it in a forked process."""
+        """Carry out a request; in a forked process, return the request."""
         if "fork" in request:
             return self.fork(request)
         if "signal" in request:
@@ -291,9 +290,9 @@ class Server:
             self.tell({"forked": entering.number, "pid": entering.pid, "entered": entered})
 
     def reap(self) -> None:
-        """Reap the kernels that have ended, each after the rest of its group was killed.
+        """Reap the kernels that have ended, each after the kill of the rest of its group.
 
-        It does not ask for each kernel: that would take too long if many kernels end together.
+        There is no query for each kernel: that would take too long if many kernels end together.
         """
         while self.kernels:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG)
@@ -346,7 +345,7 @@ class Server:
 
 
 def signal_group(pid: int, signum: int) -> None:
-    """Send a signal to the group of a child, or to a child that has not made its group yet."""
+    """Send a signal to the group of a child, or to a child that has no group yet."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         try:
             os.killpg(pid, signum)
@@ -355,7 +354,7 @@ def signal_group(pid: int, signum: int) -> None:
 
 
 def wake_up(signum: int, frame: object) -> None:
-    """Do nothing; because it handles the signal, Python writes to the wake-up descriptor."""
+    """Do nothing; because of this handler, Python writes to the wake-up descriptor."""
 
 
 def threads_after_fork() -> int:

@@ -7,11 +7,11 @@ and drops later messages silently. A busy machine, or a client that is suspended
 causes that. Here the limit is higher.
 
 An interrupt is a signal, and Python raises KeyboardInterrupt in the code that runs at that moment.
-In ipykernel's own code, between two messages, that loses a reply or ends the kernel. So here the
+In the code of ipykernel, between two messages, that loses a reply or ends the kernel. So here the
 exception is raised in the user's code only. IPython runs the statements of a cell one by one, then
-the expressions of the request, and its own code runs between them. An interrupt that arrives there
-is sent again until it strikes one of them. Other interrupts are ignored, as ipykernel ignores them
-between two requests.
+the expressions of the request, with code of IPython in between. An interrupt that arrives there is
+sent again until a statement or an expression gets it. Other interrupts are ignored, as ipykernel
+ignores them between two requests.
 
 Imports that most kernels never need are deferred; see deferred_imports.py.
 
@@ -24,6 +24,8 @@ from __future__ import annotations
 import _thread
 import atexit
 import contextlib
+import gc
+import importlib
 import importlib.util
 import inspect
 import os
@@ -43,7 +45,8 @@ MOST_UNSENT = 100_000
 # How long IPython gets to reach the next statement or expression before an interrupt is sent again.
 RETRY_SECONDS = 0.005
 
-# An ipykernel ends with its parent process. With this argument it does not look for one.
+# An ipykernel ends with its parent process. With this argument ipykernel does not look for a
+# parent.
 NO_PARENT = "--IPKernelApp.parent_handle=0"
 
 # The warning that ipykernel 7.3 and 7.4 filter when a kernel starts.
@@ -62,7 +65,7 @@ class InterruptUserCode:
     Args:
         serving: the function that serves requests of all types.
         hosts: the functions that call the user's code, and catch its exceptions.
-        executing: the function that runs a cell, then the expressions of its request.
+        executing: the function that runs a cell, then the expressions of the request.
         failing: the function that shows the exception of a statement; no statement follows it.
 
     Attributes:
@@ -96,7 +99,7 @@ class InterruptUserCode:
         return _ignore
 
     def __eq__(self, other: object) -> bool:
-        # Trio installs its own handler only if the current one is Python's.
+        # Trio installs a handler only if the current handler is Python's.
         return self is other or other is signal.default_int_handler
 
     __hash__ = object.__hash__
@@ -114,7 +117,7 @@ class InterruptUserCode:
         return False
 
     def is_between_statements(self, frame: FrameType | None) -> bool:
-        """Return whether *frame* belongs to an execution whose code has begun and may go on."""
+        """Return whether *frame* belongs to an execution that has begun and may go on."""
         while self.begun and frame is not None and frame.f_code is not self.failing:
             if frame.f_code is self.executing:
                 return True
@@ -147,7 +150,7 @@ def _ignore(signum: int, frame: FrameType | None) -> None:
 
 
 def spare_own_code(kernel: Any) -> None:
-    """Let interrupts strike the user's code only; do nothing to an unknown kind of kernel."""
+    """Limit interrupts to the user's code; do nothing to an unknown kind of kernel."""
     try:
         shell = kernel.shell
         handler: Any = InterruptUserCode(
@@ -222,7 +225,7 @@ def load_hooks() -> Any:
 
 
 def prepare() -> None:
-    """Do in a fork server what each of its kernels would otherwise do again."""
+    """Do the common part of the start of all kernels once, in the fork server."""
     from ipykernel.kernelapp import IPKernelApp
 
     patient(load_hooks().prepare(IPKernelApp))
@@ -262,7 +265,7 @@ def main() -> None:
 
 @cache
 def patient(application: Any) -> Any:
-    """Return a subclass of an application that loses no outputs and spares its own code."""
+    """Return a subclass of an application that loses no outputs and interrupts only user code."""
 
     class PatientKernelApp(application):  # type: ignore[misc]
         def parse_command_line(self, argv: list[str] | None = None) -> None:
@@ -279,10 +282,10 @@ def patient(application: Any) -> Any:
             stock: Any = super()
             stock.init_kernel()
             spare_own_code(self.kernel)
-            # ipykernel's own functions, which end its threads, are called after this one.
+            # The functions of ipykernel that end its threads are called after this one.
             atexit.register(flush_outputs)
 
-    # The name of the application in its logs: programs look for ipykernel's own.
+    # The name of the application in the logs: programs look for that of ipykernel.
     PatientKernelApp.__name__ = "IPKernelApp"
     return PatientKernelApp
 
@@ -294,7 +297,7 @@ def name_launcher() -> None:
 
 
 def load(name: str) -> Any:
-    """Load a file of this folder, so that the user's code cannot import it by its name."""
+    """Load a file of this folder, so that the user's code cannot import the file by name."""
     path = os.path.join(os.path.dirname(__file__), f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -309,6 +312,15 @@ if __name__ == "__main__":
     if os.path.realpath(sys.path[0]) == folder:
         del sys.path[0]  # modules of this folder would hide others with the same names
     name_launcher()
+    # Imports make many objects and little garbage. Frozen, these objects take no time in later
+    # collections, two of which are made at the end of the kernel.
+    gc.disable()
     load("deferred_imports").defer_imports()
+    importlib.import_module("ipykernel.kernelapp")
+    with contextlib.suppress(AttributeError):  # PyPy freezes no objects
+        gc.freeze()
+    gc.enable()
     main()
     load("early_exit").leave()
+    with contextlib.suppress(AttributeError):
+        gc.unfreeze()  # Python finalizes the interpreter

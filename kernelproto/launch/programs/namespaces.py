@@ -1,4 +1,4 @@
-"""The system calls of Linux that make a sandbox; each raises an error if the system refuses it.
+"""The system calls of Linux that make a sandbox; each raises an error if refused.
 
 sandbox.py loads this file, which imports nothing of kernelproto.
 """
@@ -96,7 +96,7 @@ def keep_mounts_private() -> None:
 
 
 def bind(source: str, path: str) -> None:
-    """Mount a file or folder, with everything mounted in it, at a path."""
+    """Mount a file or folder, with all mounts below, at a path."""
     flags = MS_BIND | MS_REC
     check(f"mount of {path!r}", libc.mount(source.encode(), os.fsencode(path), None, flags, None))
 
@@ -111,12 +111,12 @@ def mount(kind: str, path: str, flags: int, options: str = "") -> None:
 
 
 def unmount(path: str) -> None:
-    """Remove what is mounted at a path."""
+    """Remove the mount at a path."""
     check(f"end of the mount of {path!r}", libc.umount2(os.fsencode(path), 0))
 
 
 def set_attributes(path: str, add: int, *, clear: int = 0, recursive: bool = False) -> None:
-    """Change the attributes of a mount, or of all mounts below it."""
+    """Change the attributes of a mount, or of all mounts below."""
     attributes = MountAttributes(add, clear, 0, 0)
     size = ctypes.c_size_t(ctypes.sizeof(attributes))
     flags = AT_RECURSIVE if recursive else 0
@@ -134,7 +134,7 @@ def set_attributes(path: str, add: int, *, clear: int = 0, recursive: bool = Fal
 
 
 def enter_user_namespace() -> None:
-    """Enter a new user namespace as the same user, with all capabilities in it."""
+    """Enter a new user namespace as the same user, with all capabilities there."""
     user, group = os.geteuid(), os.getegid()
     unshare("new user namespace", NEWUSER)
     write("/proc/self/setgroups", "deny")
@@ -168,7 +168,7 @@ def claim_user(first: int, last: int) -> tuple[int, socket.socket]:
 
 
 def drop_capabilities() -> None:
-    """Give up all capabilities of this process and of every program that it will run."""
+    """Give up all capabilities of this process and of its later programs."""
     capability = 0
     while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:
         check("capability", libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0))
@@ -179,7 +179,7 @@ def drop_capabilities() -> None:
 
 
 def filter_system_calls(program: bytes) -> None:
-    """Filter the system calls of this process and of every program that it will run."""
+    """Filter the system calls of this process and of its later programs."""
     pointer = ctypes.byref(Filter(len(program) // 8, program))
     check(
         "filter of system calls",
@@ -216,7 +216,7 @@ def write(path: str, text: str) -> None:
 
 
 def check(name: str, result: int) -> None:
-    """Raise an OSError that names a step, if its call of the C library has failed."""
+    """Raise an OSError with the name of a step, if the call of the C library has failed."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")

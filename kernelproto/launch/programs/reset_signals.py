@@ -1,12 +1,12 @@
-"""A program that resets inherited signals and then runs another program in its place.
+"""A program that resets inherited signals and then becomes another program.
 
-A program inherits the signals that its parent blocks or ignores. A service that waits for its
-signals blocks them in all threads, and ``nohup`` or a shell's ``&`` makes a program ignore some. A
-kernel that inherited this could be neither interrupted nor terminated. A thread of the parent must
-not unblock them for a moment, because a signal for the service could arrive then and end it.
+A program inherits the signals that the parent blocks or ignores. A service that waits for signals
+blocks them in all threads, and ``nohup`` or a shell's ``&`` makes a program ignore some. A kernel
+that inherited this could be neither interrupted nor terminated. A thread of the parent must not
+unblock them for a moment, because a signal for the service could arrive then and end the service.
 
 Run as ``python -I -S reset_signals.py LC_CTYPE COMMAND...``. The program imports nothing of
-kernelproto. LC_CTYPE is the value of this variable, which Python changes when it starts; an empty
+kernelproto. LC_CTYPE is the value of this variable, which Python changes at the start; an empty
 argument means that the variable is not set.
 """
 
@@ -17,7 +17,7 @@ import signal
 import sys
 
 # Python ignores the first two in each of its processes, and subprocess restores them in children.
-# A program that shall survive the end of its terminal ignores the third on purpose.
+# A program that shall survive the end of the terminal ignores the third on purpose.
 LEFT_ALONE = {
     getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ", "SIGHUP") if hasattr(signal, name)
 }

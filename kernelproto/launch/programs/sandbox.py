@@ -6,26 +6,26 @@ nothing of kernelproto.
 
 Theory of operation
 -------------------
-Three processes: the *guard* is the process that was started. It makes the namespaces and has no
-other task than to report the exit status. Its child, the *init*, is process 1 of the new pid
-namespace: it mounts the files, reaps orphans, and when it ends, Linux kills every process of the
-namespace, whatever group, session or environment the process has. Its child is the *kernel*. The
-init ends with the kernel, and with the guard.
+Three processes: the *guard* is the started process, which makes the namespaces and then only
+reports the exit status. The guard's child, the *init*, is process 1 of the new pid namespace. The
+init mounts the files and reaps orphans. When the init ends, Linux kills every process of the
+namespace, of any group, session or environment. The init's child is the *kernel*. The init ends
+with the kernel, and with the guard.
 
-A fork server of root forks the init itself, into a pid namespace that it has made. Then there is no
-guard: the init reports the exit status to the fork server, and ends with the fork server.
+A fork server of root forks the init itself, into a new pid namespace. Then there is no guard: the
+init reports the exit status to the fork server, and ends with the fork server.
 
 All three share one process group, so a signal to the group reaches the kernel directly. The guard
 and the init ignore it.
 
-The kernel enters a user namespace of its own before it runs, and gives up all capabilities. Nothing
-that it does later gives it rights over the mounts, which belong to another user namespace. The
-number of its processes is counted in its own user namespace. A filter of system calls comes last,
-because it refuses some of the calls that make a sandbox.
+The kernel enters a user namespace of its own before running, and gives up all capabilities. The
+kernel can never gain rights over the mounts, which belong to another user namespace. The kernel's
+processes are counted in its user namespace. A filter of system calls comes last, because the filter
+refuses some of the calls that make a sandbox.
 
 The folder of the ipc sockets is the only folder of the host that a kernel could fill. The init
 makes it read-only as soon as the sockets exist, which is before the kernel reads a request. A
-kernel that makes anything else in it is ended.
+kernel that makes other files there is ended.
 
 The guard enters the control groups first, so their limits hold for all three processes.
 
@@ -51,7 +51,7 @@ if sys.platform != "win32":  # the package imports this file on all platforms
     import resource
 
 HOST_NAME = "sandbox"
-# The exit status of a guard that could not make its sandbox, or of an ended kernel.
+# The exit status of a guard that could not make the sandbox, or of an ended kernel.
 NOT_MADE = 125
 
 # Signals that the system sends for faults of a process, and those that cannot be ignored.
@@ -94,7 +94,7 @@ def failure(error: OSError) -> str:
 
 
 def prepare() -> None:
-    """Load what a sandbox needs; the fork server does so once for all its kernels."""
+    """Load the modules of a sandbox; the fork server does so once for all kernels."""
     global linux, mounts
     if linux is None:
         linux, mounts = load("namespaces"), load("sandbox_mounts")
@@ -106,10 +106,11 @@ def fork() -> tuple[int, int | None]:
 
     Returns:
         The number of the process, 0 in it, as of os.fork(); and a pipe: in this process for
-        reported(), in the other one for enter(). It is None if the other one becomes a guard.
+        reported(), in the other one for enter(). The pipe is None if the other process becomes a
+        guard.
 
     Raises:
-        OSError: it cannot be forked.
+        OSError: the fork has failed.
     """
     if os.geteuid() != 0:
         return os.fork(), None
@@ -129,7 +130,7 @@ def fork() -> tuple[int, int | None]:
 
 
 def reported(statuses: int, returncode: int) -> int:
-    """Return the exit status that an init has reported; its own if it was ended before."""
+    """Return the exit status that an init has reported, or else the status of the init."""
     report = os.read(statuses, 64)
     os.close(statuses)
     return int(report) if report else returncode
@@ -138,7 +139,8 @@ def reported(statuses: int, returncode: int) -> int:
 def enter(plan: Plan, inherited: Sequence[int] = (), status: int | None = None) -> None:
     """Put this process into a sandbox; return in the process that is to be the kernel.
 
-    This process becomes the guard, or the init, and never returns. It must have one thread.
+    This process becomes the guard, or the init, and never returns. The process must have one
+    thread.
 
     Args:
         plan: the sandbox.
@@ -165,7 +167,7 @@ def make_processes(plan: Plan, inherited: Sequence[int], status: int | None) -> 
     """Make the processes; return in the kernel's."""
     prepare()
     for folder in plan["control_groups"]:
-        linux.write(f"{folder}/cgroup.procs", "0")  # this process, and so its children
+        linux.write(f"{folder}/cgroup.procs", "0")  # this process, and so all children
     handlers = {signum: signal.getsignal(signum) for signum in IGNORED}
     for signum in IGNORED:
         signal.signal(signum, signal.SIG_IGN)
@@ -194,7 +196,7 @@ def make_processes(plan: Plan, inherited: Sequence[int], status: int | None) -> 
         be_init(kernel, plan, status)
     os.close(status)
     if claim is not None:
-        claim.close()  # the other processes keep it
+        claim.close()  # the other processes keep the claim
     if is_root:
         os.setgroups([])
         os.setresgid(*(plan["gid"],) * 3)
@@ -236,7 +238,7 @@ def fork_init(inherited: Sequence[int]) -> int:
 def end_with_reader(pipe: int) -> None:
     """Have Linux end this process with its parent, the fork server, which reads the pipe.
 
-    The fork server may be killed before its owner knows the number of this process.
+    The fork server may be killed before the owner knows the number of this process.
     """
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
     poll = select.poll()
@@ -261,7 +263,7 @@ def guard(init: int, statuses: int, sign: int) -> NoReturn:
 
 
 def be_init(kernel: int, plan: Plan, status: int) -> NoReturn:
-    """Seal the sockets, reap every process until the kernel has ended, and report its status."""
+    """Seal the sockets, reap every process until the kernel's end, and report its status."""
     sealed = False
     returncode = NOT_MADE
     try:
@@ -285,7 +287,7 @@ def be_init(kernel: int, plan: Plan, status: int) -> NoReturn:
 
 
 def has_sockets(plan: Plan) -> bool:
-    """Return whether the kernel has made its sockets; raise OSError if it has made other files."""
+    """Return whether the kernel has made its sockets; raise OSError for other files."""
     folder: str | None = plan["socket_folder"]
     made = [] if folder is None else os.listdir(folder)
     for path in (f"{folder}/{name}" for name in made):

@@ -17,12 +17,12 @@ SHARED_MEMORY = "/tmp/.shm"
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 
-# Bytes of a private folder for each file in it.
+# Bytes of a private folder for each file there.
 BYTES_PER_FILE = 4096
 
 Plan = dict[str, Any]
 
-# The module namespaces.py; sandbox.py sets it.
+# The module namespaces.py, set by sandbox.py.
 linux: Any = None
 
 
@@ -48,8 +48,8 @@ def mount_files(plan: Plan) -> None:
     linux.set_attributes("/", read_only | linux.ATTR_NOSUID | linux.ATTR_NODEV, recursive=True)
     if not read_only and os.path.ismount("/sys"):  # the kernel may own control groups
         linux.set_attributes("/sys", linux.ATTR_RDONLY, recursive=True)
-    # The order puts a folder before the files in it. Covers have the opposite order, so that a
-    # folder which is shown again shows no hidden folder in it.
+    # The order puts a folder before its files. Covers have the opposite order, so that a folder
+    # which is shown again shows no hidden subfolder.
     covers = sorted(plan["hidden"], reverse=True)
     for path in covers:
         cover(path, devices["null"])
@@ -73,7 +73,7 @@ def mount_files(plan: Plan) -> None:
         bind(sockets, folder, is_writable=True)
         os.close(sockets)
     mount_devices(devices)
-    for path in set(covers) - {*written, *plan["private"]}:  # there the cover is covered itself
+    for path in set(covers) - {*written, *plan["private"]}:  # there another mount hides the cover
         if os.path.isdir(path) and os.path.ismount(path):
             linux.set_attributes(path, linux.ATTR_RDONLY)
     linux.mount("proc", "/proc", linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC)
@@ -92,7 +92,7 @@ def cover(path: str, null: int) -> None:
         options = f"size=1m,nr_inodes={BYTES_PER_FILE},mode=0755"
         linux.mount("tmpfs", path, linux.MS_NOSUID | linux.MS_NODEV, options)
     else:
-        bind(null, path)  # without its device, so it cannot even be opened
+        bind(null, path)  # without the device, and so not even readable
 
 
 def mount_private(path: str, size: int, mode: str) -> None:
@@ -140,7 +140,7 @@ def place(path: str, content: bytes, plan: Plan) -> None:
 
 def bind(descriptor: int, path: str, *, is_writable: bool = False) -> None:
     """Mount an open file or folder at a path."""
-    source = f"/proc/self/fd/{descriptor}"  # even if another mount covers its path
+    source = f"/proc/self/fd/{descriptor}"  # even if another mount covers the path
     make_place(path, is_folder=os.path.isdir(source))
     linux.bind(source, path)
     if is_writable:
@@ -148,7 +148,7 @@ def bind(descriptor: int, path: str, *, is_writable: bool = False) -> None:
 
 
 def make_place(path: str, *, is_folder: bool) -> None:
-    """Make a file or folder to mount at, unless it exists."""
+    """Make a file or folder as a mount point, unless it exists."""
     if os.path.lexists(path):
         return
     try:

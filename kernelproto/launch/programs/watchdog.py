@@ -1,4 +1,4 @@
-"""The program of the watchdog process: it ends the kernels of a program that has died.
+"""The program of the watchdog process, which ends the kernels of a program that has died.
 
 Theory of operation
 -------------------
@@ -7,12 +7,12 @@ kernel. When the pipe or the program ends, the watchdog kills the groups and rem
 program announces a kernel before its start, without a group, and withdraws the group after its end,
 before the system can give the number to another process.
 
-PR_SET_PDEATHSIG of Linux does not help: it acts when the *thread* that started the kernel ends, not
-when the program does, and processes that the kernel starts do not inherit it.
+PR_SET_PDEATHSIG of Linux does not help: the signal comes when the *thread* that started the kernel
+ends, not when the program ends, and the kernel's child processes do not inherit the setting.
 
 The processes of a kernel are those in its process group, and on Linux also those that have left the
 group but still have the kernel's id in their environment. A process that shall outlive the kernel
-has to remove KERNELPROTO_KERNEL_ID from its environment and to leave the group (``setsid``).
+has to remove KERNELPROTO_KERNEL_ID from the environment and to leave the group (``setsid``).
 
 Run by ``python -I -S``, so the program imports nothing of this package and few other modules. The
 process has a session of its own and gets no signals from a terminal; others are ignored. The
@@ -42,11 +42,11 @@ _READ_BYTES = 64 * 1024
 # program may keep the pipe open.
 _POLL_MILLISECONDS = 1000
 
-# Ample time from a fork until the new program has its environment.
+# Ample time from a fork until the new program has an environment.
 _STARTING_SECONDS = 0.5
 
-# A process may start another one while the list is read. Each round kills all processes that it
-# finds, so a few rounds are enough. A process that starts on a loaded machine takes many.
+# A process may start another one while the list is read. Each round kills all found processes, so a
+# few rounds are enough. A process that starts on a loaded machine takes many.
 _ROUNDS = 200
 
 # Stands for the id of a process that is just being started; and the time to wait for it.
@@ -58,7 +58,7 @@ _NOT_VISIBLE = (FileNotFoundError, NotADirectoryError, PermissionError, ProcessL
 
 
 class WatchedKernel:
-    """A kernel that ends with its program, and the messages about it.
+    """A kernel that ends with its program, and the messages about the kernel.
 
     Args:
         kernel_id: the id in the environment of the kernel's processes.
@@ -85,7 +85,7 @@ class WatchedKernel:
         return cls(kernel_id, int(number), started.decode(), record, files)
 
     def encode(self) -> bytes:
-        """Return the message that announces the kernel or changes its group."""
+        """Return the message that announces the kernel or changes the kernel's group."""
         group = f"{self.group}:{self.started}".encode()
         return _message(b"watch", self.kernel_id, group, self.record, *self.files)
 
@@ -95,7 +95,7 @@ class WatchedKernel:
 
 
 def main(program: int) -> None:
-    """Wait for the end of the program, the parent of this process; then end its kernels."""
+    """Wait for the end of the program, the parent of this process; then end the kernels."""
     for signum in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
     kernels = _listen(program)
@@ -105,7 +105,7 @@ def main(program: int) -> None:
     kernel_ids = {kernel.kernel_id for kernel in kernels}
     kill_members(kernel_ids)
     if not all(kernel.group for kernel in kernels):
-        # The program died while it started a kernel, which may not have its environment yet.
+        # The program died during the start of a kernel, which may not have its environment yet.
         time.sleep(_STARTING_SECONDS)
         kill_members(kernel_ids)
     for kernel in kernels:
@@ -114,7 +114,7 @@ def main(program: int) -> None:
 
 
 def start_time(pid: int) -> str:
-    """Return the start time of a running process as the system counts it; "" if unknown or ended.
+    """Return the start time of a running process in the system's units; "" if unknown or ended.
 
     Number and start time identify a process until the next boot.
 
@@ -130,15 +130,15 @@ def start_time(pid: int) -> str:
 
 
 def kill_group(group: int, started: str) -> None:
-    """Kill a process group, unless a process that was started later has its number."""
-    # A group without a leader keeps its number as long as it has a process.
+    """Kill a process group, unless a later process has the same number."""
+    # A group without a leader keeps its number until its last process ends.
     with suppress(OSError):
         if start_time(group) in ("", started):
             os.killpg(group, signal.SIGKILL)
 
 
 def kill_members(kernel_ids: Collection[bytes]) -> set[int]:
-    """Kill every process that has one of these kernels' ids in its environment. Linux only.
+    """Kill every process with the id of one of these kernels in its environment. Linux only.
 
     Returns:
         The numbers of these processes.
@@ -163,11 +163,11 @@ def kill_members(kernel_ids: Collection[bytes]) -> set[int]:
 def reap_orphans(group: int, pids: Iterable[int]) -> None:
     """Reap processes that were killed, where they are children of this process.
 
-    The orphans of a kernel become children of this process if it is process 1 of its container or a
+    The orphans of a kernel become children of this process if this is process 1 of a container or a
     subreaper. Then no other process reaps them.
 
     Args:
-        group: a process group whose leader has been reaped.
+        group: a process group with a reaped leader.
         pids: other processes.
     """
     for pid in (-group, *pids):
@@ -183,8 +183,8 @@ def reap_orphans(group: int, pids: Iterable[int]) -> None:
 def belongs_to_kernel(pid: int, kernel_id: bytes, connection_file: bytes) -> bool:
     """Return whether a process can be identified as one of a kernel. Linux only.
 
-    Its environment has the kernel's id, its command line names the connection file, or, forked from
-    a loaded interpreter, it has the kernel's process_name().
+    The process has the kernel's id in its environment, the connection file on its command line, or,
+    forked from a loaded interpreter, the kernel's process_name().
 
     Raises:
         OSError: the process cannot be examined now; there may be no file descriptors left.
@@ -251,7 +251,7 @@ def remove_record(path: bytes) -> None:
 
 
 def _remove_folder(path: bytes) -> None:
-    # By its descriptor, so that no link can replace the folder meanwhile.
+    # By descriptor, so that no link can replace the folder meanwhile.
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         if os.fstat(folder).st_uid == os.geteuid():
@@ -264,7 +264,7 @@ def _remove_folder(path: bytes) -> None:
 
 
 def _remove_in(name: str, folder: int) -> None:
-    """Remove a file or a subfolder, and move the files of a subfolder to its parent first.
+    """Remove a file or a subfolder; the files of a subfolder are first moved to the parent.
 
     So code that nests subfolders cannot reach a limit of this program.
     """
@@ -281,7 +281,7 @@ def _remove_in(name: str, folder: int) -> None:
 
 
 def _listen(program: int) -> list[WatchedKernel]:
-    """Wait until the program has died; return the kernels that it had announced."""
+    """Wait until the program has died; return the announced kernels."""
     kernels: dict[bytes, WatchedKernel] = {}
     os.set_blocking(_PIPE, False)
     poll = select.poll()
@@ -289,7 +289,7 @@ def _listen(program: int) -> list[WatchedKernel]:
     timeout: int | None = _POLL_MILLISECONDS
     if hasattr(os, "pidfd_open"):
         try:
-            # The pipe alone is not enough: a fork of the program may keep it open.
+            # The pipe alone is not enough: a fork of the program may keep the pipe open.
             poll.register(os.pidfd_open(program), select.POLLIN)
             timeout = None
         except OSError:
@@ -359,7 +359,7 @@ def _environment(pid: int) -> bytes:
 
 
 def _is_being_executed(pid: int) -> bool:
-    """Return whether a process runs a new program that does not have its environment yet."""
+    """Return whether a process runs a new program that has no environment yet."""
     with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
         fields = file.read().rpartition(b")")[2].split()
     state, memory, environment = fields[0], fields[20], fields[47]
@@ -367,7 +367,7 @@ def _is_being_executed(pid: int) -> bool:
 
 
 def _kill_member(pid: int, kernel_ids: Collection[bytes]) -> bool:
-    """Kill a process, if it belongs to one of the kernels; return whether it did."""
+    """Kill a process of one of the kernels; return whether a process was killed."""
     if not hasattr(os, "pidfd_open"):
         os.kill(pid, signal.SIGKILL)
         return True

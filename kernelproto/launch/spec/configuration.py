@@ -39,7 +39,7 @@ class KernelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Args:
             display_name: the name if the settings have none.
             metadata: further facts.
-            fault: why the kernel cannot be launched here; None if it can.
+            fault: why the kernel cannot be launched here; None if a launch is possible.
         """
         attributes = KernelAttributes(
             display_name=self.display_name or display_name,
@@ -55,7 +55,7 @@ class KernelSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ConfiguredKernels(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The settings of a provider whose kernel types are settings."""
+    """The settings of a provider with kernel types defined by settings."""
 
     kernels: Mapping[str, KernelSettings] = {}
 
@@ -90,7 +90,7 @@ def place_in(handle: KernelHandle, kind: type[T]) -> T:
 
 
 def checked(settings: Configured, provider_id: str) -> Configured:
-    """Return settings whose types and kernel types were checked; a constructor checks no types.
+    """Return settings with checked types and kernel types; a constructor checks no types.
 
     Raises:
         ValueError: a setting is not valid.

@@ -16,7 +16,7 @@ _CURVE = "curve"
 def supports_curve(metadata: Mapping[str, Any]) -> bool:
     """Return whether the metadata of a kernelspec says that the kernel supports CurveZMQ.
 
-    The key is ``supported_encryption``: ``["curve"]``, or ``"curve"`` in its first version.
+    The key is ``supported_encryption``: ``["curve"]``, or ``"curve"`` in the first version.
     """
     supported = metadata.get("supported_encryption")
     schemes = [supported] if isinstance(supported, str) else supported
@@ -43,7 +43,7 @@ def is_encrypted(
         transport: ``"tcp"`` or ``"ipc"``.
         ip: the IPv4 address that the kernel binds; without meaning for ipc.
         kernel_can: whether the kernelspec says that the kernel supports encryption.
-        we_can: whether pyzmq supports it.
+        we_can: whether pyzmq supports encryption.
 
     Raises:
         InvalidLaunchParameter: encryption is required and not possible.

@@ -37,7 +37,7 @@ _SHOWN_CHARACTERS = 200
 _CASELESS = ("interrupt_mode",)
 _LOGO_TYPES = (".png", ".svg")
 
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with it
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # some editors begin a file with this mark
 
 # Metadata of jupyter_client and Jupyter Enterprise Gateway that names another launcher: the key,
 # the entry with the launcher's name, and the launchers that mean the same as this package's.
@@ -100,7 +100,7 @@ class KernelSpec(msgspec.Struct, frozen=True, kw_only=True):
         return attributes
 
     def launch_fault(self) -> InvalidKernelSpec | None:
-        """Return the error if the metadata names another launcher; None if it does not."""
+        """Return the error if the metadata names another launcher; otherwise None."""
         for key, entry, local in _LAUNCHERS:
             launcher = self.metadata.get(key)
             if launcher is None:
@@ -145,9 +145,9 @@ _KEYS = {
 def kernelspec_folders() -> list[str]:
     """Return the folders that are searched for kernelspecs, in order of precedence.
 
-    They are Jupyter's own: ``JUPYTER_PATH``, the user's, those of the running Python, the system's.
-    Where ``JUPYTER_PREFER_ENV_PATH`` says so, and in a virtual environment unless it is 0, the
-    running Python's come before the user's.
+    They are those of Jupyter: ``JUPYTER_PATH``, the user's, those of the running Python, the
+    system's. If ``JUPYTER_PREFER_ENV_PATH`` says so, and in a virtual environment unless that
+    variable is 0, the running Python's come before the user's.
     """
     return [os.path.abspath(folder) for folder in jupyter_path("kernels")]
 
@@ -178,7 +178,7 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
     """Read the kernelspec in *folder*; ignore unknown keys.
 
     Raises:
-        InvalidKernelSpec: the file cannot be read, or one of its values is of the wrong kind.
+        InvalidKernelSpec: the file cannot be read, or a value is of the wrong kind.
     """
     path = _kernel_json(folder)
     try:
@@ -203,7 +203,7 @@ def read_kernelspec(name: str, folder: str) -> KernelSpec:
     kernelspec = KernelSpec(
         name=name, resource_dir=folder, resources=find_resources(folder), **values
     )
-    kernelspec.parameter_schema()  # it raises
+    kernelspec.parameter_schema()  # raises
     return kernelspec
 
 
@@ -227,7 +227,7 @@ def find_resources(folder: str) -> dict[str, str]:
     try:
         files = sorted(os.listdir(folder))
     except OSError:
-        return resources  # the folder cannot be listed, but its kernel.json may be readable
+        return resources  # the folder cannot be listed, but the kernel.json may be readable
     for file in files:
         stem, suffix = os.path.splitext(file)
         path = os.path.join(folder, file)
@@ -246,17 +246,17 @@ def install_kernelspec(
     replace: bool = False,
     display_name: str | None = None,
 ) -> str:
-    """Copy a kernelspec to a folder where kernels are searched; return its new folder.
+    """Copy a kernelspec to a folder where kernels are searched; return the new folder.
 
-    The copy is made under another name first, so that no program finds half of it, and a failure
-    leaves nothing behind. A kernelspec that is replaced is missing for an instant.
+    The copy is first made under another name, so that no program finds an incomplete copy, and a
+    failure leaves nothing behind. A kernelspec that is replaced is missing for an instant.
 
     Args:
         source_dir: a folder with a valid ``kernel.json``; the whole folder is copied.
         name: the name of the kernelspec, by default the folder's; changed to lower case.
-        user: install it for the current user.
-        prefix: install it for the Python environment with this ``sys.prefix``. Without *user* and
-            *prefix* it is installed for all users.
+        user: install the kernelspec for the current user.
+        prefix: install the kernelspec for the Python environment with this ``sys.prefix``. Without
+            *user* and *prefix*, the kernelspec is installed for all users.
         replace: whether a kernelspec of the same name, ignoring case, may be replaced.
         display_name: the display name of the copy; by default that of the source.
 
@@ -274,7 +274,7 @@ def install_kernelspec(
         raise DiscoveryError(
             f"invalid kernelspec name {name!r}: use only ASCII letters, digits, '.', '_' and '-'"
         )
-    read_kernelspec(name, source)  # it raises
+    read_kernelspec(name, source)  # raises
     root = _kernelspec_root(user, prefix)
     if root not in kernelspec_folders():
         logger.warning("%s is not on the search path, so %r will not be found", root, name)
@@ -299,7 +299,7 @@ def install_kernelspec(
 
 
 def remove_kernelspec(name: str) -> str:
-    """Remove the kernelspec *name*; return its folder.
+    """Remove the kernelspec *name*; return the removed folder.
 
     The folder disappears atomically, not file by file. If the folder is a symbolic link, only the
     link is removed. Afterwards a kernelspec of the same name in a later folder of the search path
@@ -331,7 +331,7 @@ def _kernelspec_root(user: bool, prefix: str | os.PathLike[str] | None) -> str:
 
 @contextmanager
 def _workshop(root: str) -> Generator[str]:
-    """Make a folder in *root* for the block; without a kernel.json, it is no kernelspec."""
+    """Make a folder in *root* for the block; without a kernel.json, no kernelspec."""
     workshop = tempfile.mkdtemp(prefix=".kernelspec-", dir=root)
     try:
         yield workshop
@@ -373,7 +373,7 @@ def _write_display_name(path: str, display_name: str) -> None:
 
 
 def _has_kernel_json(folder: str) -> bool:
-    """Return whether there is a kernel.json; True if unknown, so that reading it tells why."""
+    """Return whether there is a kernel.json; True if unknown, so that reading raises."""
     try:
         return stat.S_ISREG(os.stat(_kernel_json(folder)).st_mode)
     except (FileNotFoundError, NotADirectoryError):

@@ -12,8 +12,9 @@ from kernelproto.exceptions import NoSuchKernel
 # of any other provider. "fork" has those kernelspecs that it can fork.
 _FIRST_PROVIDERS = ("fork", "spec")
 
-# Names without a provider never mean a kernel type of this one: its names depend on the working
-# directory, and a notebook for "python3" must not run in a folder of this name.
+# Names without a provider never mean a kernel type of this provider: the names of environments
+# depend on the working directory, and a notebook for "python3" must not run in a folder of this
+# name.
 ENVIRONMENTS = "env"
 
 # The host in the handles of kernels that run as processes of this machine.
@@ -72,12 +73,12 @@ def nearest_first(name: str, candidates: Iterable[str]) -> list[str]:
 
 
 def check_kernel_type(name: str, available: Iterable[str], *, remedy: str) -> str:
-    """Check that a kernel type exists; return its name with its provider.
+    """Check that a kernel type exists; return the name with the provider.
 
     The check ignores case, but not every provider does, so the launch may still refuse the name.
 
     Args:
-        name: any name of the kernel type, with or without its provider.
+        name: any name of the kernel type, with or without the provider.
         available: the names of all kernel types, with their providers.
         remedy: the advice in the error, in the imperative.
 
@@ -111,7 +112,7 @@ def launch_names(available: Iterable[str]) -> dict[str, str]:
 
 
 def no_such_kernel(name: str, available: Iterable[str], *, remedy: str) -> NoSuchKernel:
-    """Return the exception for an unknown kernel type; its message names the nearest ten.
+    """Return the exception for an unknown kernel type, with the nearest ten names.
 
     Args:
         name: the unknown name.

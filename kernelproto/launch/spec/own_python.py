@@ -1,4 +1,4 @@
-"""The kernelspecs of the running interpreter's ipykernel, and the launches that can fork it.
+"""The kernelspecs of the running interpreter's ipykernel, and the launches that can fork.
 
 A forked kernel has the interpreter of the fork server, which has started already. So a kernelspec
 must name the same interpreter with the same options. Variables that Python, the C library or the
@@ -72,8 +72,8 @@ def can_inherit(env: Mapping[str, object]) -> bool:
 
 
 def can_fork_plan(plan: LaunchPlan) -> bool:
-    """Return whether a forked kernel can have all variables of a plan, and its other options."""
-    # Without its own variables, the plan has the environment of the fork server.
+    """Return whether a forked kernel can have all variables and other options of a plan."""
+    # Without variables of its own, the plan has the environment of the fork server.
     bare = msgspec.structs.replace(plan, kernelspec_env={}, env={}, unset=(), inherited=None)
     # A program of Jupyter expects that an independent kernel is a process of its own.
     return not plan.detached and _read_at_start(plan.environment(os.environ)) == _read_at_start(

@@ -29,7 +29,7 @@ Argument = Annotated[str, msgspec.Meta(pattern=r"\A[^\0]*\Z")]
 VariableName = Annotated[str, msgspec.Meta(pattern=r"\A[^=\0]+\Z")]
 Variables = Mapping[VariableName, Argument]
 
-# Filled in by the launch itself; a launch parameter of the same name has no effect.
+# Filled in by the launch; a launch parameter of the same name has no effect.
 SYSTEM_NAMES = frozenset({"connection_file", "kernel_id", "prefix", "resource_dir"})
 
 # The launch parameters that every kernel type takes: the fields of LaunchParameters, save `values`.
@@ -65,7 +65,7 @@ class LaunchParameters(msgspec.Struct, frozen=True, kw_only=True):
         env: environment variables for the kernel; they override all others. ``${NAME}`` is a
             variable of this process.
         extra_arguments: appended to the command line.
-        transport: ``"tcp"`` or ``"ipc"``; None leaves it to the kernel type.
+        transport: ``"tcp"`` or ``"ipc"``; None means the choice of the kernel type.
         ip: the IPv4 address that the kernel binds, which makes the transport tcp; None means
             loopback.
         encryption: ``"disabled"``, ``"auto"`` or ``"required"``; see spec/encryption.py.

@@ -44,7 +44,7 @@ class Host(msgspec.Struct, frozen=True):
 
     Args:
         python: the path of the running interpreter.
-        prefix: its ``sys.prefix``.
+        prefix: the value of ``sys.prefix``.
         has_ipc: whether kernels can use ipc sockets here.
         has_curve: whether pyzmq was built with CurveZMQ.
     """
@@ -63,23 +63,23 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
             names that *values* has.
         kernel_type: the kernel type, ``provider/name``.
         values: for the other names in braces in *argv* and *kernelspec_env*.
-        kernelspec_env: the variables of the kernelspec, as it has them; see kernel_environment().
+        kernelspec_env: the unchanged variables of the kernelspec; see kernel_environment().
         env: the variables of the caller, as they were given; see kernel_environment().
         unset: the variables of the launching process that the kernel does not inherit.
         inherited: the environment that these variables are added to; None means that of the
             process that performs the plan.
         cwd: the working directory; None means the caller's.
         connection_file: the path of a connection file that the caller has written, and removes
-            after the kernel's end. Its addresses and keys are used, and *transport*, *ip*,
-            *encrypted* and *registers* have no effect. None makes a new file.
+            after the kernel's end. The launch uses the addresses and keys of this file, and
+            *transport*, *ip*, *encrypted* and *registers* have no effect. None makes a new file.
         transport: ``"tcp"`` or ``"ipc"``.
         ip: the IPv4 address that the kernel binds; without meaning for ipc.
         encrypted: whether the launch makes CurveZMQ keys for the kernel.
-        registers: whether the kernel chooses its tcp ports and registers them (JEP 66). The launch
-            then returns once the kernel has registered.
+        registers: whether the kernel chooses and registers tcp ports (JEP 66). The launch then
+            returns once the kernel has registered.
         interrupt_mode: ``"signal"`` or ``"message"``.
         limits: the limits of each process of the kernel.
-        sandbox: how the kernel is kept apart from this machine; None means that it is not.
+        sandbox: how the kernel is kept apart from this machine; None means no sandbox.
         detached: whether the kernel outlives this program.
         listed_as: the id under which other programs find the kernel; "" for that of the launch.
         output: where standard output and standard error go, in addition to the tail that is kept: a
@@ -199,8 +199,8 @@ def plan_launch(
 
     Raises:
         InvalidKernelSpec: the kernelspec cannot be used.
-        InvalidLaunchParameter: a parameter is missing, not allowed or unknown, the kernel has to
-            be encrypted and cannot be, or it cannot be reached in its sandbox.
+        InvalidLaunchParameter: a parameter is missing, not allowed or unknown, the kernel has to be
+            encrypted and cannot be, or cannot be reached in the sandbox.
     """
     fault = kernelspec.launch_fault()
     if fault is not None:
@@ -270,7 +270,7 @@ def _address(
 
 
 def _default_transport(argv: Sequence[str], host: Host) -> Transport:
-    """Return ipc where the kernel is known to support it.
+    """Return ipc if the kernel is known to support ipc.
 
     With ipc no other program can take a port, and no other user can connect.
     """

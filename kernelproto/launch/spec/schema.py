@@ -1,6 +1,6 @@
 """ParameterSchema: the JSON Schema with which a kernelspec describes its launch parameters.
 
-jsonschema is imported when there is a schema and not before: it takes 50 ms.
+jsonschema is imported when there is a schema and not before: the import takes 50 ms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
 _Schema = dict[str, Any]
-_Resolver = Any  # referencing does not name its type
+_Resolver = Any  # referencing does not name this type
 
 _SHOWN_CHARACTERS = 200
 
@@ -44,10 +44,10 @@ class ParameterSchema:
 
     Attributes:
         names: the parameters that the schema declares.
-        is_closed: whether it forbids all others.
+        is_closed: whether the schema forbids all other parameters.
 
     Raises:
-        InvalidKernelSpec: it is not a JSON Schema.
+        InvalidKernelSpec: the value is not a JSON Schema.
     """
 
     def __init__(self, schema: object, *, path: str, key: str) -> None:
@@ -108,7 +108,7 @@ class ParameterSchema:
         )
 
     def is_secret(self, name: str) -> bool:
-        """Return whether the schema marks a parameter, or a part of it, as secret.
+        """Return whether the schema marks a parameter, or a part of one, as secret.
 
         References are not followed: where the schema marks anything as secret, a parameter that is
         described by a reference or by a pattern counts as secret too.
@@ -157,7 +157,7 @@ class ParameterSchema:
 def _parts(
     schema: Any, resolver: _Resolver, keywords: Sequence[str]
 ) -> Iterator[tuple[_Schema, _Resolver]]:
-    """Yield the schema and those in it that describe the same value, each with its resolver."""
+    """Yield the schema and all subschemas of the same value, each with a resolver."""
     if not isinstance(schema, dict):
         return  # true or false
     part = cast(_Schema, schema)
@@ -190,7 +190,7 @@ def _set_defaults(value: Any, schema: Any, resolver: _Resolver) -> None:
 
 
 def _is_in(given: Any, path: Sequence[str | int]) -> bool:
-    """Return whether the value at *path* is the caller's; otherwise it is a default."""
+    """Return whether the value at *path* is the caller's, and not a default."""
     try:
         for step in path:
             given = given[step]
@@ -206,7 +206,7 @@ def _reason(error: Exception) -> str:
 
 
 def _explain(error: ValidationError) -> str:
-    """Name the wrong parameter, its value, and the values that are allowed."""
+    """Name the wrong parameter, the value, and the allowed values."""
     name = ".".join(map(str, error.absolute_path))
     parameter = f"launch parameter {name!r}" if name else "the launch parameters"
     keyword = str(error.validator)

@@ -59,8 +59,8 @@ class TokenFile:
         admin = true
         groups = ["students"]
 
-    The file is read again after each change. If it is invalid then, a warning is logged, and the
-    users stay as they were.
+    The file is read again after each change. If the new file is invalid, a warning is logged, and
+    the users are unchanged.
 
     Args:
         path: the file.
@@ -81,8 +81,8 @@ class TokenFile:
         if not token:
             return None
         hashed = hash_token(token)
-        # The time of this lookup depends on the hash of the guess alone, so measuring it does not
-        # help to find a token. It does not grow with the number of users.
+        # The time of this lookup depends on the hash of the guess alone, so a measurement does not
+        # help to find a token. The time does not grow with the number of users.
         return self._users.get(hashed)
 
     def _refresh(self) -> None:
@@ -210,9 +210,9 @@ def token_of(request: UserRequest) -> str | None:
 
 
 def hash_token(token: str) -> str:
-    """Return the hash of a token, as a token file has it.
+    """Return the hash of a token for a token file.
 
-    One round of SHA-256 is enough for a random token. It would not be enough for a password.
+    One round of SHA-256 is enough for a random token, but not for a password.
     """
     return _HASH_PREFIX + hashlib.sha256(token.encode(errors="replace")).hexdigest()
 

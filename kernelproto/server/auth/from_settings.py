@@ -16,7 +16,7 @@ from kernelproto.server.settings import Settings
 
 
 def make_authenticator(settings: Settings) -> tuple[Authenticator, str | None]:
-    """Return the authenticator, and the token that it has created, if any.
+    """Return the authenticator, and its new token, if any.
 
     Raises:
         InvalidSettings: the token file, or the URL of the hub or of the issuer, is unusable.

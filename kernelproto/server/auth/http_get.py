@@ -1,6 +1,6 @@
 """An HTTP client for authenticators: GET requests with short responses, on asyncio and Trio.
 
-It follows no redirect, which could send a token to another server. h11 comes with the extra
+The client follows no redirect, which could send a token to another server. h11 comes with the extra
 ``server`` anyway, and httpx does not.
 """
 
@@ -60,7 +60,7 @@ def read_address(url: str) -> Address:
         port = parts.port or _PORTS[parts.scheme]
         headers = [("Host", parts.netloc), ("Accept", "application/json"), ("Connection", "close")]
         target = parts.path or "/"
-        h11.Request(method="GET", target=target, headers=headers)  # raises if it is invalid
+        h11.Request(method="GET", target=target, headers=headers)  # raises if invalid
     except (KeyError, h11.LocalProtocolError) as error:
         raise ValueError(f"it is not a valid http or https URL: {error}") from None
     if not parts.hostname or "@" in parts.netloc or parts.query:
@@ -101,7 +101,7 @@ async def connect(address: Address) -> ByteStream:
     """
     host, port = address.host, address.port
     if address.tls:
-        # HTTP itself marks the end of a response, and many servers skip the closing message of TLS.
+        # HTTP marks the end of a response, and many servers skip the closing message of TLS.
         return await anyio.connect_tcp(host, port, tls=True, tls_standard_compatible=False)
     return await anyio.connect_tcp(host, port)
 

@@ -1,6 +1,6 @@
 """HubToken: authenticate users by the tokens of a JupyterHub.
 
-``GET {url}/user`` with the token returns its user.
+``GET {url}/user`` with a token returns the user.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from kernelproto.server.auth.http_get import FAILURES, Address, get, read_addres
 
 logger = logging.getLogger(__name__)
 
-# Concurrent requests to the hub: one limit for tokens that it has accepted before, and one for all
-# others, so that unknown tokens cannot delay known users.
+# Concurrent requests to the hub: one limit for tokens that the hub has accepted before, and one for
+# all others, so that unknown tokens cannot delay known users.
 _MAX_REQUESTS = 20
 
 # The tokens whose users are remembered.
@@ -69,14 +69,15 @@ class HubToken:
         self._for_others = anyio.Semaphore(_MAX_REQUESTS)
         # In the order of expiry.
         self._known: dict[str, tuple[User, float]] = {}
-        # A browser sends many requests at once; the first one asks the hub, the others wait for it.
+        # A browser sends many requests at once; the first request asks the hub, the others wait for
+        # the answer.
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def authenticate(self, request: UserRequest) -> User | None:
         """Return the user of the request's token, or None if the hub does not know the token.
 
         Raises:
-            AuthenticatorUnavailable: the hub does not respond, or its response is invalid.
+            AuthenticatorUnavailable: the hub does not respond, or the response is invalid.
         """
         token = token_of(request)
         if not token or not _TOKEN.fullmatch(token):
@@ -114,7 +115,7 @@ class HubToken:
         return await get(self._address, ("Authorization", f"token {token}"))
 
     def _judge(self, status: int, body: bytes) -> User | None:
-        """Return the user in a response, or None; raise ValueError if it is not one of a hub."""
+        """Return the user in a response, or None; raise ValueError if invalid."""
         if status in (401, 403):
             return None
         if status != 200:

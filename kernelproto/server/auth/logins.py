@@ -27,7 +27,7 @@ _BURST = 50
 # Accepted tokens, addresses with attempts, and pairs of user and address.
 _MAX_REMEMBERED = 10_000
 
-# An IPv6 host can use all addresses of its network.
+# An IPv6 host can use all addresses of the network.
 _IPV6_PREFIX = 64
 
 
@@ -50,7 +50,7 @@ class Attempt(NamedTuple):
         address: the client's address; None if unknown.
         path: the path of the request.
         key: the hash of the token; None without a token.
-        counts: whether the attempt counts as failed until its token is accepted.
+        counts: whether the attempt counts as failed until the token is accepted.
     """
 
     address: str | None
@@ -83,7 +83,7 @@ class Logins:
     async def authenticate(
         self, request: UserRequest, *, address: str | None, path: str
     ) -> User | None:
-        """Return the user of a request; None if it must be refused.
+        """Return the user of a request; None refuses the request.
 
         Raises:
             TooManyLogins: the address must wait.
@@ -158,7 +158,7 @@ class _Recent:
         return key in self._keys
 
     def add(self, key: Hashable) -> bool:
-        """Add a key; return whether it is new."""
+        """Add a key; return whether the key is new."""
         is_new = key not in self._keys
         self.discard(key)
         self._keys[key] = None

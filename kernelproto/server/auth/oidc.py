@@ -1,7 +1,7 @@
 """OidcToken: authenticate users by tokens that an OpenID Connect provider, the issuer, has signed.
 
 A token is a JWT: an access token (RFC 9068) or an ID token. The server fetches the issuer's public
-keys and verifies tokens with them; it sends no token to the issuer. Needs the extra ``oidc``.
+keys and verifies tokens with them, and sends no token to the issuer. Needs the extra ``oidc``.
 """
 
 from __future__ import annotations
@@ -63,16 +63,16 @@ class _KeySet(msgspec.Struct):
 
 
 class OidcToken:
-    """Authenticate the users of an OpenID Connect provider by JWTs that it has signed.
+    """Authenticate the users of an OpenID Connect provider by JWTs with the provider's signature.
 
-    A token is accepted until it expires, even if the issuer has revoked it, so let tokens expire
-    after some minutes. The issuer's keys are fetched at the first token, at regular intervals, and
-    when a token is signed with an unknown key.
+    Even a revoked token is accepted until it expires, so let tokens expire after some minutes. The
+    issuer's keys are fetched at the first token, at regular intervals, and when a token is signed
+    with an unknown key.
 
     Args:
         issuer: the URL of the issuer, equal to the claim ``iss``: https, or http on this machine.
         audience: the claim ``aud`` of a token must have at least one of these values.
-        name_claim: the claim with the user's name. Users must not be able to change its value.
+        name_claim: the claim with the user's name. Users must not be able to change this claim.
         admin_claim: the claim that identifies admins, such as a list of groups. Separate the names
             of nested claims with dots, as in ``realm_access.roles``.
         admin_values: the values of that claim that make a user an admin; ``"true"`` for a claim

@@ -1,7 +1,8 @@
-"""Contexts: kernels of users for programs, which run code and read its outputs over HTTP.
+"""Contexts: kernels of users for programs, which run code and read outputs over HTTP.
 
-A context is a kernel of the pool: it counts towards the limits of its user, is culled and evicted
-like all kernels, and has the same id under ``/api/kernels``. It ends with its kernel.
+A context is a kernel of the pool. A context counts towards the limits of its user, is culled and
+evicted like all kernels, and has the same id under ``/api/kernels``. A context ends with its
+kernel.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class Context(NamedTuple):
     """A context.
 
     Args:
-        language: its programming language.
-        kernel: its kernel.
-        runs: its executions.
-        folder: its working directory; None if this system cannot confine files.
+        language: the programming language.
+        kernel: the kernel.
+        runs: the executions.
+        folder: the working directory; None if this system cannot confine files.
     """
 
     language: str
@@ -69,7 +70,7 @@ class Contexts:
         """Start a context.
 
         Args:
-            user: its user.
+            user: the user.
             request: the client's request.
             gone: waits for the client to disconnect, which ends a wait in the queue.
 
@@ -165,7 +166,7 @@ class Contexts:
                 context.folder.close()
 
     async def _choose(self, request: ContextRequest) -> tuple[str, str]:
-        """Return the kernel type for a request, and its language."""
+        """Return the kernel type for a request, and the language."""
         if request.kernel is not None and request.language is not None:
             raise HTTPException(400, "kernel and language: pass one of them")
         found: dict[str, KernelAttributes] = {}

@@ -175,7 +175,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 
 class FileDownload(Response):
-    """The response with a file or a part of it; it closes the file.
+    """The response with a file or a part of the file; closes the file.
 
     Args:
         file: the file.

@@ -73,7 +73,7 @@ def _schemas() -> Json:
 
 
 def _describe(schema: Json, kind: type[Any]) -> None:
-    """Split the docstring of a model into the descriptions of the schema and its properties."""
+    """Split the docstring of a model into descriptions of the schema and of the properties."""
     schema["description"] = (inspect.getdoc(kind) or "").partition("\n\nArgs:")[0]
     for base in kind.__mro__:
         for name, text in _ARGUMENT.findall(inspect.cleandoc(base.__doc__ or "")):

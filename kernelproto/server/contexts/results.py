@@ -9,7 +9,7 @@ from kernelproto.remote.failures import failure_of
 from kernelproto.server.user_messages import user_message
 from kernelproto.wire.content import ErrorOutput
 
-# How much of the text of an exception the event has; the outputs have all of it.
+# The part of the text of an exception that the event has; the outputs have the whole text.
 _MOST_ERROR_CHARACTERS = 100_000
 
 

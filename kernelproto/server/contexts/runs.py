@@ -2,19 +2,19 @@
 
 Theory of operation
 -------------------
-A task of the kernel performs each run, so a run does not depend on the connection of a client. It
-appends a line for each output. A reader has a position among the lines of its run, and a run may
+A task of the kernel performs each run, so a run does not depend on the connection of a client. The
+task appends a line for each output. A reader has a position among the lines of a run, and a run may
 have several readers: a client that repeats a request with the same Idempotency-Key reads the same
 run, from the first line.
 
 The policy for memory. All runs of a context together keep at most ``limit`` bytes of lines. Beyond
 that, the oldest lines of the oldest run are dropped, and each reader that has not read them gets an
 event with their number. A run without a key drops its lines as soon as they are read, and is
-forgotten when it has ended. Of the runs with a key that have ended, the last MOST_REMEMBERED stay,
-each for ``seconds``. The last line of a run, which has the result, is never dropped.
+forgotten at its end. Of the runs with a key that have ended, the last MOST_REMEMBERED stay, each
+for ``seconds``. The last line of a run, which has the result, is never dropped.
 
-The policy for clients that leave. If a run has no reader any more, its code is interrupted, unless
-the client has asked for the opposite. If the run has a key, its client may come back within
+The policy for clients that leave. When the last reader leaves a run, the code is interrupted,
+unless the client has asked for the opposite. If the run has a key, the client may come back within
 REJOIN_SECONDS.
 """
 
@@ -59,7 +59,7 @@ MOST_READERS = 8
 
 REJOIN_SECONDS = 10.0
 
-# Memory of a line in addition to its bytes.
+# Memory for a line in addition to the bytes of the line.
 _OBJECT_BYTES = 200
 
 # A reader takes about so many bytes at once.
@@ -75,7 +75,7 @@ class Runs:
     Args:
         kernel: performs the runs.
         limit: the maximum size of all lines, in bytes.
-        seconds: how long a run with a key is kept after its end.
+        seconds: the time that a run with a key is kept after its end.
     """
 
     def __init__(self, kernel: Kernel, *, limit: int, seconds: float) -> None:
@@ -96,7 +96,7 @@ class Runs:
 
         Args:
             request: the code and its options.
-            key: the Idempotency-Key of the request; no other run has it.
+            key: the Idempotency-Key of the request, different for each run.
 
         Raises:
             HTTPException: 429, too many runs have not ended.
@@ -128,12 +128,12 @@ class Runs:
         self._size -= size
 
     def end(self, run: Run) -> None:
-        """Take note that a run has ended, or that an ended run has lost its last reader."""
+        """Note that a run has ended, or that an ended run has lost its last reader."""
         if run.key is None and run.ended and not run.readers:
             self._remove(run)
 
     def interrupt(self, run: Run, seconds: float) -> None:
-        """Interrupt a run after some seconds, unless it has a reader then."""
+        """Interrupt a run after some seconds, unless the run has a reader then."""
         self._kernel.start_task(run.interrupt_if_alone, seconds)
 
     def _forget(self) -> None:
@@ -149,13 +149,13 @@ class Runs:
 
 
 class Run:
-    """One execution, and its lines.
+    """One execution, with its lines.
 
     Args:
         runs: all runs of the context.
-        number: its number among them.
+        number: the number among all runs of the context.
         request: the code and its options.
-        key: its Idempotency-Key.
+        key: the Idempotency-Key.
 
     Attributes:
         begin: the number of the first line that is kept.
@@ -183,7 +183,7 @@ class Run:
 
     @property
     def ended(self) -> bool:
-        """Whether the run has its last line."""
+        """Whether the run has the last line."""
         return self._last is not None
 
     async def serve(self, kernel: Kernel) -> None:
@@ -202,7 +202,7 @@ class Run:
             self._finish(last)
 
     async def interrupt(self) -> None:
-        """Interrupt the code, at once or when it begins.
+        """Interrupt the code, at once or as soon as it begins.
 
         Raises:
             KernelProtoError: as for ``Execution.interrupt``.
@@ -336,7 +336,7 @@ class Reader:
         return self._at_end
 
     async def wait(self) -> None:
-        """Wait until something happens; call it when ``take`` has returned no lines."""
+        """Wait for a change; call this when ``take`` has returned no lines."""
         await self._run.news.wait()
 
     def wake(self) -> None:

@@ -33,7 +33,7 @@ class ExecutionStream(Response):
     revoked or the server ends. A client that disconnects, or does not read for 60 s, has left.
 
     Args:
-        reader: reads the events; it leaves with the client.
+        reader: reads the events, and leaves with the client.
         media_type: NDJSON or SSE.
         headers: further headers.
         revoked: returns when the user's access is revoked.

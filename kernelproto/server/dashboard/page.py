@@ -23,7 +23,7 @@ _UNKNOWN = "\N{EN DASH}"
 # The first characters of an id tell a few kernels apart.
 _SHORT_ID = 8
 
-# A longer path loses its beginning.
+# A longer path loses the beginning.
 _MOST_PATH_CHARACTERS = 120
 
 # Kernels that died are shown for a day.
@@ -40,7 +40,7 @@ _SPANS = [(86_400, "day"), (3600, "h"), (60, "min"), (1, "s")]
 
 
 class Html(str):
-    """A text that is HTML already, so templates do not escape it."""
+    """A text that is HTML already, so templates do not escape the text."""
 
     __slots__ = ()
 

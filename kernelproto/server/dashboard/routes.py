@@ -1,7 +1,7 @@
-"""The routes of the dashboard: the page and its files.
+"""The routes of the dashboard: the page and the files of the page.
 
 The page's script fetches the page again every two seconds and replaces the parts that have changed.
-The files are public, because a browser sends no token when it loads them; none holds a secret.
+The files are public, because a browser loads them without a token; none holds a secret.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ class ServerKernels:
     Args:
         user_kernels: starts the kernels.
         user: the user.
-        sandbox: the sandbox of each kernel, which can also write to its working directory; None
-            means that of the user's other kernels, if any.
+        sandbox: the sandbox of each kernel, with a writable working directory; None means that of
+            the user's other kernels, if any.
 
     Attributes:
         user: the user, as authenticated last.

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-# A message of this size is handled in a few milliseconds, whatever it has.
+# Any message of this size is handled in a few milliseconds.
 _SHORT_BYTES = 64 * 1024
 
 _MOST_ARGUMENTS = 100
@@ -33,7 +33,7 @@ class _Call(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def message_fault(body: bytes) -> str | None:
-    """Return why a message is refused; None if the work for it is bounded."""
+    """Return why a message is refused; None if its work is bounded."""
     if len(body) <= _SHORT_BYTES:
         return None
     try:

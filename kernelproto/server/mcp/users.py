@@ -92,7 +92,7 @@ class _McpUser:
 
 
 class McpUsers:
-    """All users, during the lifespan; at its end, the kernels of their conversations end.
+    """All users, during the lifespan, whose end ends the kernels of their conversations.
 
     Args:
         user_kernels: starts the kernels.
@@ -120,7 +120,7 @@ class McpUsers:
         self._tasks: TaskGroup | None = None
 
     def __len__(self) -> int:
-        """Return the number of users who have a conversation or had a request lately."""
+        """Return the number of users with a conversation or a recent request."""
         return len(self._users)
 
     @asynccontextmanager
@@ -234,7 +234,7 @@ class McpUsers:
                 await to_the_end(conversations.end, seconds=_END_SECONDS)
 
     async def _until_call_ends(self, context: ServerRequestContext[Any, Any]) -> str:
-        """Return the reason why a call must end, when it must."""
+        """Wait until a call must end; return the reason."""
         reason = Waiter[str]()
 
         async def with_client() -> None:
@@ -260,6 +260,6 @@ class McpUsers:
 
 
 def _folder_name(user: str) -> str:
-    """Return a name for a user's folder; two users have different ones, also without case."""
+    """Return a name for a user's folder, different for each user even without case."""
     readable = re.sub("[^a-z0-9]+", "-", user.lower())[:_MOST_READABLE].strip("-")
     return f"{readable}-{hashlib.sha256(user.encode(errors='surrogatepass')).hexdigest()[:32]}"

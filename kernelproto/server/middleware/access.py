@@ -82,7 +82,7 @@ class Guard:
         logins: authenticates the requests.
         access: remembers the accepted requests.
         refuse: returns the response to a refused request, given the request and the reason.
-        allow_origins: the origins of other sites whose pages may use the server; ``"*"`` for all.
+        allow_origins: the origins of other sites with access to the server; ``"*"`` for all.
         public: the paths that need no authentication. Their routes have no user.
         challenging: the paths where an unknown user gets 401, and the challenge to send a token.
         arrivals: checks the requests that other servers forward, whose users these servers have
@@ -141,7 +141,7 @@ class Guard:
             await answer(scope, receive, send, error_response(403, refusal))
 
     async def _refusal(self, scope: MutableMapping[str, Any]) -> str | None:
-        """Return why the request is refused; if it is accepted, set the user and return None.
+        """Return why the request is refused; set the user of an accepted request and return None.
 
         Raises:
             _Challenge: the user is unknown, on a path that challenges.

@@ -19,12 +19,12 @@ class CancellableSends:
     """ASGI middleware: send the events of each WebSocket in a task of its own.
 
     Some ASGI servers, such as hypercorn on Trio, shield their sends from cancellation. If a client
-    does not read, the task that serves it could not end, and its kernel would count as connected
-    for ever. With this middleware only the sending task waits for the server. If the application is
-    cancelled while it sends, that event is still sent. One more event can wait behind it, such as a
-    close event with the reason; after _LAST_EVENTS_SECONDS both are dropped.
+    does not read, its task could not end, and its kernel would count as connected indefinitely.
+    With this middleware only the sending task waits for the server. If the application is cancelled
+    during a send, that event is still sent. One more event can follow, such as a close event with
+    the reason; after _LAST_EVENTS_SECONDS both are dropped.
 
-    A server with acknowledgements has cancellable sends, so its WebSockets need no further task.
+    A server with acknowledgements has cancellable sends, so the WebSockets need no further task.
 
     Args:
         app: the application that sends.
@@ -52,7 +52,7 @@ class _Outgoing(NamedTuple):
 
 
 class _Outbox:
-    """The event that is being sent, and one more behind it."""
+    """The event that is being sent, and the next one."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -67,7 +67,7 @@ class _Outbox:
         self._outgoing.close()
 
     async def send(self, event: Message) -> None:
-        """Send an event; return when the server has sent it, or raise the error of the server."""
+        """Send an event; return when the server has sent the event, or raise the server's error."""
         item = _Outgoing(event, Waiter[bool]())
         await self._outgoing_in.send(item)
         await item.done.wait()

@@ -21,7 +21,7 @@ from kernelproto.server.responses import error_response
 
 _SCHEMES = {"http": {"http": "http", "https": "https"}, "websocket": {"http": "ws", "https": "wss"}}
 
-# The largest number of proxies on the way of a request.
+# The largest number of proxies between a client and the server.
 _MAX_HOPS = 20
 
 # An IPv4 address with a port, or an IPv6 address in brackets.
@@ -67,7 +67,7 @@ class Forwarded:
         await (redirect or self._app)(scope, receive, send)
 
     def _place(self, scope: Scope, prefix: str) -> Response | None:
-        """Set the prefix in the scope; return a redirect for a request of the prefix itself."""
+        """Set the prefix in the scope; return a redirect for a request of only the prefix."""
         mounted: str = scope.get("root_path", "")
         path = scope["path"].removeprefix(mounted)
         root, below = self._split(path, prefix)

@@ -62,4 +62,4 @@ class ArrivedSocket:
 
 
 def _ignore() -> None:
-    """Ignore that the other server has received a message: the client may not have it yet."""
+    """Ignore an acknowledgement of the other server: the client may not have the message yet."""

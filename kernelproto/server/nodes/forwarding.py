@@ -152,7 +152,7 @@ class _Exchange:
         return True
 
     async def receive(self) -> Message:
-        """Return the next event of the client; the first one again if it was needed here."""
+        """Return the next event of the client; the first event again if it was needed here."""
         event, self._connect = self._connect, None
         return await self._receive() if event is None else event
 

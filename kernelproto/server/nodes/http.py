@@ -1,7 +1,7 @@
 """Forward HTTP requests to another server, on asyncio and Trio.
 
 Each request has a connection of its own. Bodies are passed on part by part in both directions: a
-slow receiver slows the sender down, and no body is held as a whole.
+slow receiver slows down the sender, and no body is held as a whole.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ForwardedRequest(NamedTuple):
 
 
 async def open_connection(address: Address) -> ByteStream:
-    """Connect to another server, whose machine may vanish without a word.
+    """Connect to another server, whose machine may vanish without closing the connection.
 
     Raises:
         OSError: the server cannot be reached.
@@ -171,7 +171,7 @@ class _Exchange:
                     is_complete = True
                     await self.send(h11.EndOfMessage())
             except (OSError, anyio.BrokenResourceError, h11.LocalProtocolError):
-                break  # the response says why, or its connection is lost, too
+                break  # the response has the reason, or the connection is lost, too
         else:
             scope.cancel()
 

@@ -2,14 +2,15 @@
 
 Theory of operation
 -------------------
-Each WebSocket of a client has one to the server with the kernel. A message waits for the receiver
-to take the one before it, in both directions, so at most one is held here and a slow client slows
-down the other server, which keeps the messages of the kernel and cuts the client off if necessary.
+Each WebSocket of a client has a WebSocket to the server with the kernel. In both directions, a
+message waits until the receiver has taken the previous one. So at most one message is held here,
+and a slow client slows down the other server, which keeps the messages of the kernel and
+disconnects the client if necessary.
 
-The other server must not count a message as received before the client has it. So the link also
-carries acknowledgements: a text of digits is the number of messages that the client has received.
-No client sends such a text: it is no message. The other server offers them to its application as
-``asgi_extension`` describes; see ``arrivals``.
+The other server must not count a message as received before the client has the message. So the link
+also carries acknowledgements: a text of digits is the number of messages that the client has
+received. No client sends such a text, which is no message. The other server offers them to its
+application as ``asgi_extension`` describes; see ``arrivals``.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Link:
         self._protocol = ClientProtocol(
             parse_uri(f"{scheme}://{host}{request.target}"),
             subprotocols=[Subprotocol(each) for each in subprotocols] or None,
-            max_size=None,  # the other server limits its messages
+            max_size=None,  # the other server limits messages
         )
         self._lock = anyio.Lock()
         self._events: deque[Event] = deque()
@@ -132,7 +133,7 @@ class Link:
                 raise Refused(failure.response.status_code, body)
             if failure is not None:
                 raise LinkLost(str(failure)) from failure
-            self._events.popleft()  # the response; messages may have followed it
+            self._events.popleft()  # the response, perhaps followed by messages
             return self._protocol.subprotocol
         raise LinkLost(f"the other server did not answer within {_ACCEPT_SECONDS} s")
 
@@ -203,7 +204,7 @@ class Link:
 async def forward_websocket(
     request: ForwardedRequest, scope: Scope, receive: Receive, send: Send, drain: Drain
 ) -> None:
-    """Forward the WebSocket of a client; return when it has ended.
+    """Forward the WebSocket of a client; return after its end.
 
     Args:
         request: the request of the handshake.
@@ -262,7 +263,7 @@ class _Relay:
                 await self._link.close(closed.code, closed.reason)
 
     async def _pass_to_server(self) -> int:
-        """Pass the messages of the client on; return its close code."""
+        """Pass the messages of the client on; return the close code."""
         while (event := await self._receive())["type"] == "websocket.receive":
             data: bytes | str | None = event.get("text")
             if data is None:

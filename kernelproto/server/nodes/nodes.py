@@ -2,7 +2,7 @@
 
 The name of a server in the registry is the URL at which the others reach it. A row of a kernel
 names the server that holds it, and every server forwards requests for the kernel there. A server
-that is asked for a kernel that no server holds adopts it.
+that gets a request for a kernel without a server adopts the kernel.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The kernels whose servers are remembered.
+# The number of kernels with remembered servers.
 _MOST_PLACES = 10_000
 
 # The time limit of a request for a list or a model, and of one that ends a kernel.
@@ -73,7 +73,7 @@ class Nodes:
     async def find(
         self, user: User, kernel_id: str, *, everyone: bool = False, owner: str | None = None
     ) -> str | None:
-        """Return the server with a kernel; None if it is this one, or if there is no such kernel.
+        """Return the server with a kernel; None for this server, or if there is no such kernel.
 
         A kernel that no server has is adopted.
 
@@ -143,7 +143,7 @@ class Nodes:
         return ForwardedRequest(read_address(node), method, target, headers)
 
     async def arrival(self, value: str, *, method: str, target: str) -> Assertion | None:
-        """Return the statement of another server about a request; None if it is forged.
+        """Return the statement of another server about a request; None for a forgery.
 
         Raises:
             RegistryError: the registry cannot be read.
@@ -159,7 +159,7 @@ class Nodes:
         Args:
             user: the user.
             path: the path of the list.
-            kind: the type of its items.
+            kind: the type of the items.
             everyone: whether the list has the kernels of all users.
 
         Raises:
@@ -181,7 +181,7 @@ class Nodes:
         return Found([item for node in sorted(lists) for item in lists[node]], rows)
 
     async def model(self, user: User, kernel_id: str, kind: type[T]) -> T | None:
-        """Return the model of a user's kernel on another server; None if no other server has it.
+        """Return the model of a user's kernel on another server; None without such a server.
 
         Raises:
             HTTPException: 503, no server can reach the kernel now.
@@ -191,7 +191,7 @@ class Nodes:
         return None if response is None else msgspec.json.decode(response, type=kind)
 
     async def end(self, user: User, kernel_id: str) -> bool:
-        """End a user's kernel on another server; return whether another server had it.
+        """End a user's kernel on another server; return whether there was such a server.
 
         Raises:
             HTTPException: 503, no server can reach the kernel now.

@@ -1,4 +1,4 @@
-"""The parts of a request that a server forwards: its target and its headers."""
+"""The parts of a request that a server forwards: the target and the headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from kernelproto.server.nodes.seal import HEADER
 
-# The key of a scope whose request another server has forwarded.
+# The key of the scope of a request that another server has forwarded.
 ARRIVED = "kernelproto.arrived"
 
 # These concern one connection. The origin of a page was checked by the server that was asked.
@@ -33,7 +33,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def target_of(scope: Mapping[str, Any]) -> str:
-    """Return the path of a request below the prefix of the application, and its query."""
+    """Return the path of a request below the prefix of the application, and the query."""
     root: str = scope.get("root_path", "")
     path: str = scope["path"].removeprefix(root)
     raw: bytes = scope.get("raw_path") or b""
@@ -47,7 +47,7 @@ def target_of(scope: Mapping[str, Any]) -> str:
 
 
 def forwarded_headers(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the headers of a request or response that belong to it on every connection."""
+    """Return the end-to-end headers of a request or response."""
     return [
         (name, value)
         for name, value in headers

@@ -22,7 +22,7 @@ class Assertion(msgspec.Struct, frozen=True, kw_only=True):
 
     Args:
         user: the user.
-        peer: the address of the client or of its proxy; None if unknown.
+        peer: the address of the client or of a proxy; None if unknown.
         address: the address of the client; None if unknown.
         has_credentials: whether the request has the credentials of the user, so that the receiver
             can authenticate it again later.
@@ -42,7 +42,7 @@ def seal(assertion: Assertion, *, secret: str, node: str, method: str, target: s
         secret: the secret of the registry.
         node: the name of the receiving server.
         method: the method of the request.
-        target: its path and query.
+        target: the path and query of the request.
     """
     text = urlsafe_b64encode(msgspec.json.encode(assertion)).decode()
     return f"{text}.{_code(secret, node, method, target, text)}"
@@ -65,7 +65,7 @@ def unseal(value: str, *, secret: str, node: str, method: str, target: str) -> A
     try:
         return msgspec.json.decode(urlsafe_b64decode(text), type=Assertion)
     except ValueError:
-        return None  # another version of kernelproto has made it
+        return None  # from another version of kernelproto
 
 
 def _code(secret: str, *words: str) -> str:

@@ -1,4 +1,4 @@
-"""Acknowledgements: learn from pongs which messages a client's WebSocket has received.
+"""Acknowledgements: pongs show the messages that a client's WebSocket has received.
 
 RFC 6455 obliges every WebSocket client to answer a ping with a pong, so a ping behind a message
 acknowledges that message without the client's cooperation. ``asgi_extension`` describes how an

@@ -1,18 +1,18 @@
-"""Pacing: limit the protocol work of one event loop turn, and share it fairly among connections.
+"""Pacing: limit the protocol work of an event loop turn, in fair shares for all connections.
 
-The size of received data does not limit the work that it causes, because an HTTP chunk or a
-WebSocket frame can be as short as six bytes. An event loop delivers all bytes that have arrived
-(with uvloop several megabytes), and uvicorn parses them in one go. Other clients would wait for
-seconds.
+The size of received data does not limit the resulting work, because an HTTP chunk or a WebSocket
+frame can be as short as six bytes. An event loop delivers all bytes that have arrived (with uvloop
+several megabytes), and uvicorn parses them in one go. Other clients would wait for seconds.
 
 How it works
 ------------
-A ``PacedTransport`` stands between the transport of a connection and its protocol. It buffers
-received data and passes it to the protocol in slices of SLICE_BYTES. While the buffer holds more
-than one slice, the transport does not read: the network slows down a client that sends too fast.
+A ``PacedTransport`` stands between the transport of a connection and its protocol. The
+PacedTransport buffers received data and passes the data to the protocol in slices of SLICE_BYTES.
+While the buffer holds more than one slice, the transport does not read: the network slows down a
+client that sends too fast.
 
-One ``Pacer`` for the server chooses the connection that is next. In each turn of the event loop it
-passes on slices for TURN_SECONDS, and continues in the next turn. Connections that have just
+One ``Pacer`` for the server chooses the connection that is next. In each turn of the event loop the
+Pacer passes on slices for TURN_SECONDS, and continues in the next turn. Connections that have just
 received data come before connections that have already had a slice, so clients that send little do
 not wait for clients that send much.
 """
@@ -29,7 +29,7 @@ SLICE_BYTES = 2048
 
 TURN_SECONDS = 0.005
 
-# The time in which a client can read its last response and stop sending.
+# The time for a client to read the last response and stop sending.
 LINGER_SECONDS = 5
 
 
@@ -46,7 +46,8 @@ class Pacer:
 
         Args:
             transport: has received data, and is not in the queue.
-            is_first: whether it precedes transports that have already had a turn for their data.
+            is_first: whether the transport precedes those that have already had a turn for their
+                data.
         """
         (self._first if is_first else self._more).append(transport)
         self._schedule(transport.loop)
@@ -74,7 +75,7 @@ class Pacer:
 
 
 class PacedTransport:
-    """A transport that passes received data to its protocol in slices.
+    """A transport that passes received data to the protocol in slices.
 
     Args:
         transport: the transport of the connection.

@@ -18,8 +18,8 @@ from websockets.frames import Frame
 from kernelproto.server.connections import Connections, refuse
 from kernelproto.server.program.pacing import PacedTransport, Pacer
 
-# Each fragment of a message that is smaller than this counts as a small frame, because parsing it
-# costs as much as parsing a large one. Clients that fragment large messages use larger fragments.
+# Each fragment of a message below this size counts as a small frame, because a small frame costs as
+# much parsing as a large one. Clients that fragment large messages use larger fragments.
 _SMALL_BYTES = 1024
 
 _POLICY_VIOLATION = 1008
@@ -56,7 +56,7 @@ class PacedHttp(H11Protocol):
         self.app = self._respond
 
     def connection_made(self, transport: Any) -> None:
-        """Accept a new connection, or refuse it."""
+        """Accept or refuse a new connection."""
         paced = PacedTransport(
             transport, self.loop, self._pacer, super().data_received, self._is_receiving
         )
@@ -116,9 +116,9 @@ class PacedHttp(H11Protocol):
 class PacedWebSocket(WebSocketsSansIOProtocol):
     """A WebSocket with pacing and a limit of small frames.
 
-    A client may send whole messages as fast as the application takes them. Its pings, pongs and
-    small fragments of messages are limited per second. At the limit the WebSocket is closed with
-    code 1008.
+    A client may send whole messages as fast as the application takes them. The client's pings,
+    pongs and small fragments of messages are limited per second. At the limit the WebSocket is
+    closed with code 1008.
 
     Args:
         served: the connections of the server.
@@ -163,12 +163,12 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
             self._fail("too many pings, pongs or small fragments in a short time")
 
     def handle_text(self, event: Frame) -> None:
-        """Handle a text message, or its first fragment."""
+        """Handle a text message, or the first fragment of one."""
         self._count_fragment(event)
         super().handle_text(event)
 
     def handle_bytes(self, event: Frame) -> None:
-        """Handle a binary message, or its first fragment."""
+        """Handle a binary message, or the first fragment of one."""
         self._count_fragment(event)
         super().handle_bytes(event)
 
@@ -207,7 +207,7 @@ class PacedWebSocket(WebSocketsSansIOProtocol):
             raise ClientDisconnected
         await super().send(message)
         if message["type"] == "websocket.http.response.body" and not message.get("more_body"):
-            # Otherwise uvicorn logs an error: it takes the handshake for unanswered.
+            # Otherwise uvicorn logs an error, because the handshake seems unanswered.
             self.handshake_complete = True
 
     def _count_fragment(self, event: Frame) -> None:

@@ -47,7 +47,7 @@ _NODE = "server"
 _GRACE_SECONDS = 5
 
 # An event loop accepts up to this many connections in one turn. With more, a new connection could
-# be displaced before its first request is read.
+# be displaced before the server reads the first request.
 _BACKLOG = 128
 
 # The system closes the connection of a client that acknowledges no data for so long.
@@ -93,7 +93,7 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         InvalidSettings: the settings do not fit this machine; the message names the setting.
-        RegistryError: the registry cannot be used; it is unchanged.
+        RegistryError: the registry cannot be used, and is unchanged.
     """
     state_folder = find_state_folder(settings, os.environ)
     authenticator, token = make_authenticator(settings)
@@ -173,7 +173,7 @@ def _registry(
 
 
 def new_token(user: str) -> tuple[str, list[str]]:
-    """Return a new token for a user, and its lines for a token file."""
+    """Return a new token for a user, and the lines for a token file."""
     token = secrets.token_urlsafe(32)
     name = user.replace("\\", "\\\\").replace('"', '\\"')
     return token, [f'["{name}"]', f'token = "{hash_token(token)}"']
@@ -182,9 +182,9 @@ def new_token(user: str) -> tuple[str, list[str]]:
 def _environments(settings: Settings) -> dict[str, object]:
     """Return the configuration of the provider of environments.
 
-    For several users it finds none by default. Everyone who can write to root_dir could offer an
-    interpreter to all others, and the names would depend on files that change while the server
-    runs. The server's account may also have environments that are no business of its users.
+    For several users there are none by default. Everyone with write access to root_dir could offer
+    an interpreter to all others, and the names would depend on files that change while the server
+    runs. The server's account may also have environments that are not for its users.
     """
     if settings.environments == "off" or (settings.environments == "auto" and settings.multi_user):
         return {"sources": []}

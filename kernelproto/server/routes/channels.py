@@ -1,14 +1,16 @@
 """The WebSocket of a kernel: decode, route and forward messages.
 
-The server does not decode contents. It keeps the header of a client's message, so the kernel's
-replies name the client's session; a missing version is added. The server signs the messages with
-the kernel's key, which never leaves the server. All clients of a kernel share one connection to it.
+The server does not decode contents. The server keeps the header of a client's message, so the
+kernel's replies name the client's session; a missing version is added. The server signs the
+messages with the kernel's key, which never leaves the server. All clients of a kernel share one
+connection to the kernel.
 
 Each client has its own cursor in the log of the kernel's messages (see ``fanout``). A slow client
-delays no other client; the server cuts it off when the log deletes a message that it needs.
+delays no other client; the server disconnects a client when the log deletes a message that the
+client needs.
 
-A client that reconnects receives the messages that it has missed and those that its WebSocket had
-not acknowledged (see ``program.acknowledgements``). A message in flight may arrive twice, with the
+A client that reconnects receives the missed messages and those that its WebSocket had not
+acknowledged (see ``program.acknowledgements``). A message in transit may arrive twice, with the
 same ``msg_id``. A client that reconnects with ``?last_msg_id=`` receives exactly the messages after
 that one. If messages were deleted before, an output says so.
 """
@@ -59,7 +61,7 @@ from kernelproto.wire.websocket import Framing, server_framing
 
 logger = logging.getLogger(__name__)
 
-# Close codes of RFC 6455 and its registry.
+# Close codes of RFC 6455 and of the registry.
 GOING_AWAY = 1001
 _NO_CODE = 1005
 UNUSABLE = 1007
@@ -190,8 +192,8 @@ async def serve_client(
     """Forward messages until the client or kernel is gone, or the server closes the WebSocket.
 
     Args:
-        websocket: the WebSocket; it is accepted once the client has a cursor.
-        framing: the framing of messages on it.
+        websocket: the WebSocket, accepted once the client has a cursor.
+        framing: the framing of messages on the WebSocket.
         kernel: the kernel.
         broadcast: the kernel's messages.
         traffic: counts messages.
@@ -201,6 +203,7 @@ async def serve_client(
     session = websocket.query_params.get("session_id", "")
     last_msg_id = websocket.query_params.get("last_msg_id")
     try:
+        await broadcast.until_ready()
         with broadcast.join(session, last_msg_id) as subscriber:
             await websocket.accept(framing.subprotocol)
             audit("websocket.open", "ok", kernel_id=kernel.kernel_id)
@@ -303,10 +306,10 @@ class _ClientConnection:
             raise _Close(GOING_AWAY, user_message(error)) from None
 
     async def _deliver(self, message: Message, channel: ChannelName, number: int) -> None:
-        """Send a message; its acknowledgement covers every message before a number."""
+        """Send a message; the acknowledgement covers every message before a number."""
         acknowledge = partial(self._subscriber.acknowledge, number)
         await self._send_message(message, channel, acknowledge)
-        if not self._has_acknowledgements:  # then the message counts as received once it is sent
+        if not self._has_acknowledgements:  # then a sent message counts as received
             acknowledge()
 
     async def _send_message(

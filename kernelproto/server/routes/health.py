@@ -1,9 +1,9 @@
 """The routes for monitoring: ``/healthz``, ``/readyz`` and ``/metrics``.
 
 ``/healthz`` answers while the server runs, ``/readyz`` while it accepts new kernels and WebSockets;
-both need no token. ``/metrics`` needs the token of an admin or the ``metrics_token``, with which a
-Prometheus cannot run code. A request from this machine has no privilege, because a proxy may have
-sent it.
+both need no token. ``/metrics`` needs the token of an admin or the ``metrics_token``, which gives
+no right to run code. A request from this machine has no privilege, because a proxy may have sent
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HEALTH_PATH = "/healthz"
 _READY_PATH = "/readyz"
 _METRICS_PATH = "/metrics"
 
-# Guard passes these requests without a token; the route of /metrics checks its token itself.
+# Guard passes these requests without a token; the route of /metrics checks the token.
 PUBLIC = (_HEALTH_PATH, _READY_PATH, _METRICS_PATH)
 
 

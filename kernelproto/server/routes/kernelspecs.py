@@ -18,7 +18,7 @@ from kernelproto.launch.spec.naming import OWN_KERNEL
 from kernelproto.server.models import KernelSpecList, KernelSpecModel, shown_name
 from kernelproto.server.responses import json_response
 
-# The public attributes of a kernel type. Its environment may hold secrets.
+# The public attributes of a kernel type. The environment may hold secrets.
 _PUBLIC: Mapping[str, object] = {
     "argv": [],
     "display_name": "",

@@ -35,8 +35,8 @@ _REVOKED = "your access has ended: sign in again, or ask the administrator of th
 class McpRoute:
     """The requests of MCP clients.
 
-    A response may last as long as a call, or a session. So it ends when the access of the user is
-    revoked, or the server ends.
+    A response may last as long as a call, or a session. So the response ends when the access of the
+    user is revoked, or the server ends.
 
     Args:
         users: serves the requests.
@@ -117,7 +117,7 @@ class _Response:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a function that receives a body that has been read, then what follows it."""
+    """Return a function that receives a body that has been read, then later events."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

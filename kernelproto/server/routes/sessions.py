@@ -43,7 +43,7 @@ class SessionRoutes:
 
     The first request loads the sessions of earlier servers, whose kernels have outlived them. If
     several servers share the registry, each request loads the sessions of its user. A kernel ends
-    with the last of its sessions, because two documents may share a kernel.
+    with its last session, because two documents may share a kernel.
 
     Args:
         user_kernels: finds and starts the kernels.
@@ -76,7 +76,7 @@ class SessionRoutes:
         ]
 
     async def documents(self, user: str | None = None) -> dict[tuple[str, str], list[str]]:
-        """Return the paths of documents by their kernel: its user and its id.
+        """Return the paths of documents by the user and the id of their kernel.
 
         Args:
             user: the user; None means all users.
@@ -195,7 +195,7 @@ class SessionRoutes:
                 "this session has ended: open the document again",
             ) from None
         table.replace_kernel(user.name, session, new)
-        await self._store.save(user.name, session)  # before the old kernel removes it
+        await self._store.save(user.name, session)  # before the old kernel removes the row
         await self._release_unshared(table, user, old)
 
     async def _replacement(
@@ -211,7 +211,7 @@ class SessionRoutes:
             return await self._kernel(user, wanted, path)
 
     async def _release_unshared(self, table: SessionTable, user: User, kernel_id: str) -> None:
-        """End a kernel unless another session has it."""
+        """End a kernel unless another session uses the kernel."""
         if not table.sharing(user.name, kernel_id):
             await self._user_kernels.end_any(user, kernel_id)
 

@@ -5,7 +5,7 @@ log of text, an object under ``audit`` in a log of JSON. A refusal has the level
 event INFO. Users, clients and kernels choose some of the values. Each value is cut to a bounded
 length and quoted as JSON, with every control character escaped, so no value can begin a line.
 
-Every event happens during a request. ``acting`` sets its user and address.
+Every event happens during a request. ``acting`` sets the user and the address.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def audit(event: Event, outcome: Outcome, **fields: str | int | None) -> None:
 
     Args:
         event: the event.
-        outcome: its outcome.
+        outcome: the outcome.
         fields: further facts; None values are omitted.
     """
     facts = {name: _short(value) for name, value in fields.items() if value is not None}
@@ -87,7 +87,7 @@ def audit(event: Event, outcome: Outcome, **fields: str | int | None) -> None:
 
 @contextmanager
 def auditing(event: Event, **fields: str | None) -> Generator[None]:
-    """Log an event at the end of the block that performs it, with the outcome of the block.
+    """Log an event at the end of the block, with the outcome of the block.
 
     Args:
         event: the event.

@@ -1,6 +1,6 @@
 """The server's log, as lines of text or of JSON.
 
-A line names its kernel and user where they are known.
+A line names the kernel and the user where they are known.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class TextLines(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line, with the kernel and the user at its end."""
+        """Return the line, with the kernel and the user at the end."""
         about = "".join(f" {name}={value!r}" for name, value in log_fields().items())
         text = super().formatMessage(record).replace("\r\n", "\n")
         text = _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
@@ -68,12 +68,12 @@ class JsonLines(logging.Formatter):
 
 
 def configure_logging(log_format: LogFormat, audit_file: str | None = None) -> None:
-    """Write the log of the program and its libraries, such as uvicorn, to stderr.
+    """Write the log of the program and of libraries, such as uvicorn, to stderr.
 
     Args:
         log_format: the format of the lines.
-        audit_file: a file to which the audit log is appended, too. It is reopened after it was
-            moved or removed, for example by logrotate.
+        audit_file: a file to which the audit log is appended, too. The file is reopened after a
+            move or removal, for example by logrotate.
 
     Raises:
         InvalidSettings: the audit file cannot be opened.
@@ -82,7 +82,7 @@ def configure_logging(log_format: LogFormat, audit_file: str | None = None) -> N
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("mcp").setLevel(logging.WARNING)  # it logs the ids of sessions
+    logging.getLogger("mcp").setLevel(logging.WARNING)  # mcp logs the ids of sessions
     if audit_file is None:
         return
     try:

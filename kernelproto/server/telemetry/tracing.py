@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry. Without its API, or without an SDK that collects spans, no operation."""
+"""Spans of OpenTelemetry; no operation without the API, or without an SDK that collects spans."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def trace_past(name: str, seconds: float) -> None:
 
     Args:
         name: the name of the operation.
-        seconds: its duration.
+        seconds: the duration.
     """
     if _tracer is not None:
         now = time.time_ns()

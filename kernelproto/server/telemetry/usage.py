@@ -35,10 +35,10 @@ class Usage(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A measurement of a process and its descendants.
+    """A measurement of a process with all descendants.
 
     Args:
-        began: the start time of the process, which differs if its process id was reused.
+        began: the start time of the process, which differs after a reuse of the process id.
         at: the time of the measurement, in seconds on the clock of ``time.monotonic``.
         memory: resident memory, in bytes.
         cpu_seconds: processor time, including children that were reaped.
@@ -70,7 +70,7 @@ class UsageMeter:
         self._lock = anyio.Lock()
 
     async def read(self, pids: Collection[int]) -> Mapping[int, Usage]:
-        """Return the usage of processes, each with its descendants.
+        """Return the usage of processes, each with all descendants.
 
         Processes that have ended or are newer than the reused measurement are missing.
 
@@ -112,7 +112,7 @@ def usage_between(before: Sample | None, after: Sample) -> Usage:
 
 
 def cpu_seconds_between(before: Sample | None, after: Sample) -> float:
-    """Return the processor time between two samples; all of it without an earlier sample."""
+    """Return the processor time between two samples; the whole time without an earlier sample."""
     if before is None or before.began != after.began:
         return after.cpu_seconds
     # The sum may decrease: the processor time of an orphan that ends is lost.

@@ -57,7 +57,7 @@ class UpdateDisplayData(MimeBundle, frozen=True):
     def to_dict(self) -> dict[str, Any]:
         """Return the update as a dict like that of a DisplayData, with ``transient``.
 
-        No notebook has it: a client that shows the outputs applies it.
+        Notebooks do not contain this message: a client that shows the outputs applies it.
         """
         return self._as_output("update_display_data", transient=dict(self.transient))
 
@@ -95,7 +95,7 @@ class ClearOutput(Content, frozen=True):
     wait: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the request as a dict; no notebook has it."""
+        """Return the request as a dict, which notebooks do not contain."""
         return {"output_type": "clear_output", "wait": self.wait}
 
 
@@ -119,7 +119,7 @@ class IOPubWelcome(Content, frozen=True):
 
 
 class CommOpen(Content, frozen=True, kw_only=True):
-    """Open a comm; either side sends it. Section "Opening a Comm"."""
+    """Open a comm, from either side. Section "Opening a Comm"."""
 
     comm_id: str
     target_name: str

@@ -79,24 +79,24 @@ class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Result(NamedTuple):
-    """The outcomes of the tests of a suite; None if pytest has not reached its end."""
+    """The outcomes of the tests of a suite; none if pytest ran no test or did not reach its end."""
 
-    outcomes: Mapping[str, str] | None
+    outcomes: Mapping[str, str]
     log: str
 
     def __str__(self) -> str:
-        if self.outcomes is None:
-            return "pytest did not reach its end"
+        if not self.outcomes:
+            return "pytest ran no test, or did not reach its end"
         counts = Counter(self.outcomes.values())
         return f"{counts['passed']} of {len(self.outcomes) - counts['skipped']} passed"
 
     def failed(self) -> Iterator[str]:
         """Return the names of the tests that have failed."""
-        return (test for test, outcome in (self.outcomes or {}).items() if outcome == "failed")
+        return (test for test, outcome in self.outcomes.items() if outcome == "failed")
 
     def unexpected(self, suite: Suite) -> list[str]:
-        """Return the failed tests that are not known to differ; the log if there is no result."""
-        if self.outcomes is None:
+        """Return the failed tests that are not known to differ; the log if no test has run."""
+        if not self.outcomes:
             return [self.log]
         return [test for test in self.failed() if not test.startswith(tuple(suite.differences))]
 
@@ -146,5 +146,5 @@ def run_suite(suite: Suite, way: str, *options: str, seconds: float = 1800) -> R
             text=True,
             timeout=seconds,
         )
-        outcomes = json.loads(result.read_text()) if result.exists() else None
+        outcomes = json.loads(result.read_text()) if result.exists() else {}
     return Result(outcomes, done.stdout)

@@ -25,4 +25,3 @@ def test_suite_passes(suite: Suite, way: str) -> None:
     result = run_suite(suite, way, "-k", suite.quick_part, seconds=600)
 
     assert not result.unexpected(suite), result.log
-    assert "passed" in (result.outcomes or {}).values()

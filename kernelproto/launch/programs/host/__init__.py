@@ -1,19 +1,19 @@
-"""The host: a program that runs kernels for other programs of its user, and outlives them.
+"""The host: a program that runs kernels for other programs of a user, and outlives them.
 
 Run as ``python -I -S host/__main__.py FOLDER``, or from the archive that ``kernelproto.host`` makes
-for other machines. It needs Python 3.9 and the standard library, and imports nothing of kernelproto
-except the files of this folder and ``watchdog.py``.
+for other machines. The host needs Python 3.9 and the standard library, and imports nothing of
+kernelproto except the files of this folder and ``watchdog.py``.
 
 Theory of operation
 -------------------
 There is one host for a user and a machine; a lock in FOLDER decides between two that start at once.
-The host listens on a socket in FOLDER, which only its user can enter. It starts kernels, connects
-to their channels, and numbers every message that a kernel sends. The messages wait in a log with a
+The host listens on a socket in FOLDER, which only the user can enter. The host starts kernels,
+connects to their channels, and numbers every message of a kernel. The messages wait in a log with a
 limit (message_log.py) until the owner of the kernel has acknowledged them. A program that was
-killed or cut off attaches again and goes on behind the last message that it has received.
+killed or disconnected attaches again and continues after the last received message.
 
 The host is one loop in one thread, and never waits for a kernel or a program. A kernel without an
-owner is ended after its linger time. The host ends with its last kernel. If the host is killed, a
+owner is ended after the linger time. The host ends with its last kernel. If the host is killed, a
 watchdog, which is a fork of the host, ends the kernels and removes their files.
 
     frames      PURE: the frames on the host's socket
@@ -23,6 +23,6 @@ watchdog, which is a fork of the host, ends the kernels and removes their files.
     process     starts the process of a kernel, and reaps it
     kernel      one kernel: its process, channels, log and owner
     connection  the connection of one program
-    requests    what programs may ask for
+    requests    the requests of programs
     server      the loop
 """

@@ -6,13 +6,13 @@ import sys
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 
-# The folder of programs becomes a package without being on sys.path, where its files would hide
+# The folder of programs becomes a package without being on sys.path, where the files would hide
 # installed packages of the same names.
 _PACKAGE = "programs"
 
 
 def run() -> None:
-    """Import the host from the folder above, and run it."""
+    """Import the host from the folder above, and run the host."""
     programs = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     spec = PathFinder.find_spec(_PACKAGE, [os.path.dirname(programs)])
     assert spec is not None

@@ -11,7 +11,7 @@ from . import zmtp
 
 _RECEIVE_BYTES = 256 * 1024
 
-# The kernel listens some time after its start; and it may close a connection and accept another.
+# The kernel listens some time after the start, and may close a connection and accept another.
 _FIRST_RETRY_SECONDS = 0.002
 _LAST_RETRY_SECONDS = 0.05
 

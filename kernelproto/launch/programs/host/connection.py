@@ -13,7 +13,7 @@ from .kernel import Kernel
 
 _RECEIVE_BYTES = 256 * 1024
 
-# Messages of the kernel wait in its log, not here, once a program is so far behind.
+# Messages of the kernel wait in the kernel's log, not here, once a program is so far behind.
 _HIGH_WATER = 2**20
 
 # A program that asks and does not read the answers is disconnected.
@@ -27,11 +27,12 @@ _BUFFERS = 64
 
 
 class Connection:
-    """The connection of one program; it may own a kernel.
+    """The connection of one program, which may own a kernel.
 
     Args:
         end: the socket.
-        answer: called with each request and its number; returns the answer, None if that follows.
+        answer: called with each request and its number; returns the answer, None for a later
+            answer.
 
     Attributes:
         socket: the socket.
@@ -86,13 +87,13 @@ class Connection:
         self._reader.most = frames.MESSAGE_BYTES
 
     def disconnect(self, error: dict[str, Any]) -> None:
-        """Tell the program why the connection is closed, and close it."""
+        """Tell the program why the connection is closed, and close the connection."""
         self.put(frames.pack_json(frames.CLOSED, {"error": error}))
         self.flush()
         self.is_over = True
 
     def receive(self) -> None:
-        """Read and carry out what the program has sent."""
+        """Read and carry out the frames of the program."""
         try:
             data = self.socket.recv(_RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -127,7 +128,7 @@ class Connection:
             for number, (channel, message) in enumerate(entries, first):
                 self._sent = number
                 if message is None:
-                    continue  # the program sees by the numbers that it is lost
+                    continue  # the program sees the loss by the numbers
                 head = frames.header(frames.MESSAGE, len(message), channel=channel, number=number)
                 if len(message) < _LARGE:
                     self._append(head + message)

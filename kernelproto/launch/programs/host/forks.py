@@ -17,7 +17,7 @@ from .process import Exit
 
 _RECEIVE_BYTES = 64 * 1024
 
-# The fork server forgets a signal that it has not sent by then, because nobody waits for it.
+# The fork server drops a signal that was not sent by then.
 _SIGNAL_SECONDS = 30.0
 
 
@@ -35,29 +35,29 @@ class Forked:
         self._server = server
 
     def signal(self, signum: int) -> None:
-        """Send a signal to the group of the process, unless the fork server has reaped it."""
+        """Send a signal to the group of a process that the fork server has not reaped."""
         self._server.signal(self, signum)
 
     def reap(self) -> Exit | None:
-        """Return how the process has ended; None if it still runs."""
+        """Return how the process has ended; None while running."""
         return self._server.ended.pop(self.pid, None)
 
 
 class ForkServer:
-    """A fork server, which is a child of the host and ends with it.
+    """A fork server, which is a child of the host and ends with the host.
 
     Args:
-        command: the command line that runs forkserver.py, without its arguments.
+        command: the command line that runs forkserver.py, without arguments.
         modules: modules to load in addition to ipykernel.
-        env: its environment.
+        env: the environment.
 
     Attributes:
-        socket: the socket to it.
-        alive: whether it may fork.
+        socket: the socket to the server.
+        alive: whether the server may fork.
         ended: the kernels that have ended and were reaped, by the number of the process.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: the server cannot be started.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class ForkServer:
             folder: a folder for a temporary file.
 
         Raises:
-            OSError: it does not answer, or the working directory cannot be entered.
+            OSError: the server does not answer, or the working directory cannot be entered.
         """
         descriptors = [output]
         try:
@@ -157,7 +157,7 @@ class ForkServer:
         return answers
 
     def close(self) -> None:
-        """End the fork server, which ends its kernels."""
+        """End the fork server, which ends all its kernels."""
         self.alive = False
         self.socket.close()
         with suppress(subprocess.TimeoutExpired):

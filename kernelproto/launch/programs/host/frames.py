@@ -26,7 +26,7 @@ VERSION = 1
 REQUEST, ANSWER, MESSAGE, ACK, EXITED, CLOSED = range(1, 7)
 _KINDS = range(REQUEST, CLOSED + 1)
 
-# The number of a channel is its place here.
+# The number of a channel is the index here.
 CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 SHELL, IOPUB, STDIN, CONTROL, HB = range(len(CHANNELS))
 
@@ -57,7 +57,7 @@ class Frame(NamedTuple):
         """Return the body of a frame with a JSON object.
 
         Raises:
-            Broken: it is not a JSON object.
+            Broken: the body is not a JSON object.
         """
         try:
             value: Any = json.loads(self.body)
@@ -79,7 +79,7 @@ def pack(kind: int, body: bytes = b"", *, channel: int = 0, number: int = 0) -> 
 
 
 def pack_json(kind: int, value: dict[str, Any], *, number: int = 0) -> bytes:
-    """Return a frame whose body is a JSON object."""
+    """Return a frame with a JSON object as the body."""
     return pack(kind, json.dumps(value).encode(), number=number)
 
 

@@ -13,7 +13,7 @@ _PIPE = 0
 
 
 class Guard:
-    """The watchdog and the pipe to it; it starts with the first kernel. See watchdog.py."""
+    """The watchdog with a pipe, started with the first kernel. See watchdog.py."""
 
     def __init__(self) -> None:
         self._kernels: dict[bytes, WatchedKernel] = {}
@@ -39,7 +39,7 @@ class Guard:
         self._send(kernel.encode())
 
     def ended(self, kernel: WatchedKernel) -> None:
-        """Withdraw the process group, whose number may be used again; the files stay watched."""
+        """Withdraw the process group, before a reuse of the number; the files stay watched."""
         self._kernels[kernel.kernel_id] = kernel
         self._send(kernel.encode())
 

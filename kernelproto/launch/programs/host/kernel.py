@@ -1,4 +1,4 @@
-"""Kernel: one kernel of the host, with its channels, its log and its owner."""
+"""Kernel: one kernel of the host, with channels, log and owner."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SOCKET_TYPES = {
 # The suffix of a draft of a record, see address/paths.py.
 DRAFT = ".new"
 
-# The last messages of a process that has ended are read from its sockets within this time. A child
-# of the kernel may hold them open.
+# The time for reading the last messages of an ended process from the sockets. A child of the kernel
+# may hold them open.
 _REST_SECONDS = 1.0
 
-# A kernel that has ended waits so long for an owner to learn it, or for its linger time.
+# The time that an ended kernel waits for an owner, unless the linger time is shorter.
 _ENDED_SECONDS = 600.0
 
 
@@ -39,7 +39,7 @@ class Owner(Protocol):
     """The connection of the program that owns a kernel."""
 
     def pump(self) -> None:
-        """Send what has arrived from the kernel."""
+        """Send the received messages of the kernel."""
         ...
 
     def beat(self, message: bytes) -> None:
@@ -55,7 +55,7 @@ class Owner(Protocol):
         ...
 
     def disconnect(self, error: dict[str, Any]) -> None:
-        """Tell the program why the connection is closed, and close it."""
+        """Tell the program why the connection is closed, and close the connection."""
         ...
 
 
@@ -91,26 +91,26 @@ class Kernel:
 
     Args:
         kernel_id: a UUID.
-        place: its files; the folders exist.
-        limits: the limits of its log.
-        linger: the seconds without an owner after which it is ended; None means never.
+        place: the files; the folders exist.
+        limits: the limits of the log.
+        linger: the seconds without an owner after which the kernel is ended; None means never.
 
     Attributes:
-        process: its process; set once it is started.
-        output: what the process writes; set before.
-        channels: its channels, in the order of frames.CHANNELS.
-        log: the messages that it has sent.
-        owner: the connection of its owner; None if it has none.
-        claim: the secret of its owner, or of the last one.
-        attachment: the id in which the owner numbers its messages.
+        process: the process; set at the start.
+        output: the output of the process; set before.
+        channels: the channels, in the order of frames.CHANNELS.
+        log: the messages of the kernel.
+        owner: the connection of the owner; None without an owner.
+        claim: the secret of the owner, or of the last one.
+        attachment: the id in which the owner numbers messages.
         taken: for each channel the number of the owner's last message that was taken in.
         passed: for each channel the number of the owner's last message that the kernel has.
-        free_since: the time since which it has no owner.
-        ended: how its process has ended; None while it runs.
-        over: whether nothing more can come from it.
-        removed: whether its files were removed.
-        info: the contents of its connection file.
-        facts: what the program that started it has told every later owner.
+        free_since: the time since which there is no owner.
+        ended: how the process has ended; None while running.
+        over: whether no more messages can come from the kernel.
+        removed: whether the files were removed.
+        info: the contents of the connection file.
+        facts: data for later owners, from the program that started the kernel.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Kernel:
         return {"transport": "ipc", "ip": os.path.join(self.place.sockets, "kernel"), **ports}
 
     def watched(self) -> WatchedKernel:
-        """Return the kernel for the watchdog, before its process is started."""
+        """Return the kernel for the watchdog, before the start of the process."""
         record = os.fsencode(self.place.record or os.path.join(self.place.folder, "record"))
         return WatchedKernel(self.kernel_id.encode(), 0, "", record, self.place.files)
 
@@ -166,7 +166,7 @@ class Kernel:
             changes: changed fields of the record, see leftovers/records.py.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the record cannot be written.
         """
         self._record.update(changes)
         path = self.place.record
@@ -190,7 +190,7 @@ class Kernel:
                 self.channels[channel].send(0, message)
             return True
         if number <= self.taken[channel]:
-            return True  # it was sent again after the connection was cut
+            return True  # sent again after the connection was cut
         unsent = self.channels[channel].unsent_bytes
         if number != self.taken[channel] + 1 or channel in (frames.HB, frames.IOPUB):
             return False
@@ -263,7 +263,7 @@ class Kernel:
         )
 
     def remove(self) -> None:
-        """Remove everything of the kernel, whose process was reaped."""
+        """Remove everything of the kernel after its process was reaped."""
         self.over = self.removed = True
         for channel in self.channels:
             channel.close()

@@ -1,4 +1,4 @@
-"""The start of the host: it leaves the session of its starter, locks its folder and listens."""
+"""The start of the host: leaves the starter's session, locks the folder and listens."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _ERROR = "error"
 
 
 def main(arguments: list[str]) -> None:
-    """Start a host in the background, unless one runs; exit when it listens.
+    """Start a host in the background, unless one runs; exit when the host listens.
 
     Args:
-        arguments: the folder of the host. Its parent must exist.
+        arguments: the folder of the host. The parent folder must exist.
     """
     (folder,) = arguments
     folder = os.path.abspath(folder)
@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _prepare_folder(folder: str) -> str | None:
-    """Make the folder; return why it cannot be used, None if it can."""
+    """Make the folder; return why the folder cannot be used, or None."""
     try:
         with suppress(FileExistsError):
             os.mkdir(folder, mode=0o700)
@@ -63,7 +63,7 @@ def _prepare_folder(folder: str) -> str | None:
 
 
 def _run(folder: str, report: int) -> None:
-    """Be the host; it does not return."""
+    """Be the host; never returns."""
     try:
         lock = _lock(folder)
         if lock is None:
@@ -95,7 +95,7 @@ def _run(folder: str, report: int) -> None:
 
 
 def _lock(folder: str) -> int | None:
-    """Lock the folder until the end of this process; return None if another host has locked it."""
+    """Lock the folder until the end of this process; return None if another host has the lock."""
     path = os.path.join(folder, _LOCK)
     while True:
         with suppress(FileExistsError):  # a host that has ended just now has removed the folder
@@ -117,7 +117,7 @@ def _lock(folder: str) -> int | None:
 
 
 def _leave_starter() -> None:
-    """Give up everything that the host has of the program that has started it."""
+    """Release everything inherited from the program that has started the host."""
     reset_signals()
     for signum in (signal.SIGHUP, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)
@@ -129,7 +129,7 @@ def _leave_starter() -> None:
 
 
 def _clear_up(folder: str) -> None:
-    """Remove what a host has left that was killed together with its watchdog."""
+    """Remove the leftovers of a host that was killed together with its watchdog."""
     names = os.listdir(folder)
     left = [name for name in names if os.path.isdir(os.path.join(folder, name))]
     kill_members({name.encode() for name in left})

@@ -1,4 +1,4 @@
-"""MessageLog: the messages of one kernel that its owner may not have received.
+"""MessageLog: the messages of one kernel that the owner may not have received.
 
 Theory of operation
 -------------------
@@ -6,11 +6,11 @@ Messages have consecutive numbers from 1. They are kept in segments of about 1 M
 has to be remembered of a message in a file. The limits work like this:
 
 - Messages that were acknowledged stay while they have at most ``kept`` bytes: a program that was
-  killed may have received more than the next one knows. The oldest leave first.
+  killed may have acknowledged more than the next one knows. The oldest leave first.
 - Above ``memory`` bytes, the newest whole segment in memory is written to a file, because a reader
   needs the oldest first.
-- Above ``file`` bytes in files, or if a file cannot be written, the oldest segment is dropped. Its
-  messages are lost, which a reader sees by their numbers.
+- Above ``file`` bytes in files, or if a file cannot be written, the oldest segment is dropped. The
+  messages of this segment are lost, which a reader sees by the numbers.
 - A message larger than ``largest`` is lost as well, but has a number.
 """
 
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 SEGMENT_BYTES = 2**20
 
-# What a message takes in memory beside its bytes.
+# The memory for a message in addition to its bytes.
 _OVERHEAD = 100
 
 _RECORD = struct.Struct(">IB")
@@ -190,7 +190,7 @@ class MessageLog:
                 if message is not None and len(message) < length:
                     break
                 entries.append((channel, message))
-        # If the file is gone or was cut off, its messages are lost.
+        # If the file is gone or was cut off, the messages are lost.
         lost = [(0, None)] * (segment.count - len(entries))
         return [*entries[: segment.count], *lost]
 

@@ -33,8 +33,8 @@ class Process(Protocol):
     """The process of a kernel.
 
     Attributes:
-        pid: the number of the process and of its group.
-        started: its start time, see watchdog.start_time().
+        pid: the number of the process and of the group.
+        started: the start time, see watchdog.start_time().
     """
 
     pid: int
@@ -45,7 +45,7 @@ class Process(Protocol):
         ...
 
     def reap(self) -> Exit | None:
-        """Kill the group and return how the process has ended; None if it still runs."""
+        """Kill the group and return how the process has ended; None while running."""
         ...
 
 
@@ -53,10 +53,10 @@ class Output:
     """The standard output and standard error of a kernel.
 
     Args:
-        path: a file to append it to; None keeps the last 64 KiB.
+        path: a file to append the output to; None keeps the last 64 KiB.
 
     Attributes:
-        target: the descriptor for the process; close_target() closes it.
+        target: the descriptor for the process; close_target() closes this descriptor.
         pipe: the descriptor to read from; -1 without one.
 
     Raises:
@@ -118,7 +118,7 @@ class Child:
     """A process that is a child of the host, in a session of its own; implements Process.
 
     Args:
-        command: the program and its arguments.
+        command: the program with arguments.
         env: the whole environment.
         cwd: the working directory.
         output: the descriptor for standard output and standard error.

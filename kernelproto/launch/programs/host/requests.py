@@ -1,8 +1,9 @@
-"""Requests: what programs may ask the host for.
+"""Requests: the requests of programs to the host.
 
 Each request is a JSON object with "op", the name of an operation, and its arguments: those of
 Starts.start() and of the methods below; "list" and "end" have none. All but "list" and "start" name
-a kernel, and are refused while another program owns it, unless they have the "claim" of the owner.
+a kernel, and are refused while another program owns the kernel, unless they have the "claim" of the
+owner.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Requests:
     def answer(
         self, connection: Connection, request: dict[str, Any], number: int
     ) -> dict[str, Any] | None:
-        """Return the answer to a request; None if it follows later."""
+        """Return the answer to a request; None for a later answer."""
         arguments = dict(request)
         name = arguments.pop("op", None)
         try:
@@ -91,15 +92,14 @@ class Requests:
         attachment: str,
         after: int | None = None,
     ) -> dict[str, Any]:
-        """Make the connection the owner of a kernel, and send the messages that it has not got.
+        """Make the connection the owner of a kernel, and send the missing messages.
 
         Args:
             connection: the connection.
             kernel: the kernel.
             claim: the secret of the owner.
-            attachment: the id in which the owner numbers its messages.
-            after: the number of the last message that it has received; None means the last one that
-                was acknowledged.
+            attachment: the id in which the owner numbers messages.
+            after: the number of the last received message; None means the last acknowledged one.
         """
         if connection.kernel not in (None, kernel):
             raise Refused("bad_request", "attach: this connection has another kernel")
@@ -120,7 +120,7 @@ class Requests:
         }
 
     def _status(self, connection: Connection, kernel: Kernel) -> dict[str, Any]:
-        """Return the state of a kernel, and the tail of its output."""
+        """Return the state of a kernel, and the tail of the output."""
         return {**_describe(kernel), "tail": kernel.output.tail()}
 
     def _signal(self, connection: Connection, kernel: Kernel, *, number: int) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _check_owner(connection: Connection, kernel: Kernel, claim: object) -> None:
 
 
 def _peer(end: socket.socket) -> int | None:
-    """Return the number of the process at the other end; None if it is unknown."""
+    """Return the number of the process at the other end; None if unknown."""
     try:
         pid, _, _ = _PEER.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     except (AttributeError, OSError):

@@ -31,7 +31,7 @@ _SHORTAGE_SECONDS = 0.01
 
 
 class Server:
-    """The loop: it serves programs and kernels until there are none.
+    """The loop, which serves programs and kernels until there are none.
 
     Args:
         listener: the listening socket.
@@ -108,7 +108,7 @@ class Server:
         self._update(owner)
 
     def end(self, kernel: Kernel, asked_by: tuple[Connection, int] | None = None) -> None:
-        """Kill a kernel; remove it once its process was reaped, and answer then."""
+        """Kill a kernel; remove the kernel once its process was reaped, and answer then."""
         waiting = self._ending.setdefault(kernel.kernel_id, [])
         if asked_by is not None:
             waiting.append(asked_by)
@@ -145,7 +145,7 @@ class Server:
         return max(0.0, min(times) - now) if times else None
 
     def _look(self, now: float) -> None:
-        """Do what has become due."""
+        """Do the work that has become due."""
         for kernel, channel in list(self._unconnected):
             if kernel.ended is not None:
                 self._unconnected.discard((kernel, channel))
@@ -276,7 +276,7 @@ class Server:
         self.reap()
 
     def reap(self) -> None:
-        """Learn which processes have ended."""
+        """Find the processes that have ended."""
         now = time.monotonic()
         for kernel in list(self.kernels.values()):
             if kernel.ended is not None:
@@ -295,7 +295,7 @@ class Server:
         self._guard.look()
 
     def _remove(self, kernel: Kernel) -> None:
-        """Remove a kernel whose process was reaped, and answer the programs that have asked."""
+        """Remove a kernel after its process was reaped, and answer the programs that have asked."""
         for channel in kernel.channels:
             if channel.socket is not None:
                 self._selector.unregister(channel.socket)
@@ -318,7 +318,7 @@ class Server:
 
 
 def listen(folder: str) -> socket.socket:
-    """Return a listening socket in the folder of the host, whose lock this process holds."""
+    """Return a listening socket in the folder of the host, which this process has locked."""
     path = os.path.join(folder, "socket")
     with suppress(FileNotFoundError):
         os.unlink(path)

@@ -33,7 +33,7 @@ _PARENT_VARIABLE = "JPY_PARENT_PID"
 _MOST_KERNELS = 1000
 LONGEST_TOKEN = 200
 
-# sockaddr_un.sun_path without its terminating zero.
+# sockaddr_un.sun_path without the terminating zero.
 _LONGEST_SOCKET_PATH = 103 if sys.platform == "darwin" else 107
 
 
@@ -52,10 +52,10 @@ class Refused(Exception):
 
 
 class _Pending:
-    """A kernel whose fork has been requested.
+    """A kernel with a requested fork.
 
     Attributes:
-        abandoned: whether it has to be ended at once.
+        abandoned: whether the kernel has to be ended at once.
     """
 
     def __init__(
@@ -111,35 +111,35 @@ class Starts:
         facts: Mapping[str, Any] | None = None,
         log: Mapping[str, int] | None = None,
     ) -> dict[str, Any] | None:
-        """Start a kernel, and attach the connection to it as its owner.
+        """Start a kernel, and attach the connection as its owner.
 
         Args:
             connection: the connection.
             number: the number of the request.
             kernel: the id of the kernel, a UUID.
             claim: the secret of the owner.
-            attachment: the id in which the owner numbers its messages.
+            attachment: the id in which the owner numbers messages.
             argv: the command line; the host fills in ``{connection_file}``.
             env: the whole environment, to which the host adds the id of the kernel.
             connection_info: the key and other fields of the connection file; the host adds the
                 addresses.
             cwd: the working directory; None means the home folder.
             linger: the seconds without an owner after which the kernel is ended; None means never.
-            output: the path of a file for its output; None keeps the last 64 KiB.
-            limits: the number, the soft and the hard value of the limits of its processes.
+            output: the path of a file for the output; None keeps the last 64 KiB.
+            limits: the number, the soft and the hard value of the limits of the kernel's processes.
             state: the state of the program, see program_state.py.
             parent_variable: whether JPY_PARENT_PID is set, with which some kernels end.
             fork: None starts a program. Otherwise "command" runs forkserver.py, "modules" are those
                 to preload, "key" is the same for kernels that one fork server can fork, and
                 "sandbox" is a plan of a sandbox or None; *argv* are the arguments of ipykernel.py.
             paths: see Place.
-            record: the record of the kernel, to which the host adds itself and the process.
+            record: the record of the kernel, to which the host adds the host and the process.
             machine: the machine, for the record; see process_id.py.
-            facts: any JSON; every later owner gets it.
+            facts: any JSON, for every later owner.
             log: fields of Limits.
 
         Returns:
-            The answer; None if it follows.
+            The answer; None for a later answer.
         """
         if not _KERNEL_ID.fullmatch(kernel) or not 0 < len(claim) <= LONGEST_TOKEN:
             raise Refused("bad_request", "start: the id of the kernel or the claim is not valid")
@@ -210,7 +210,7 @@ class Starts:
         return {"ok": self._finish(started, connection, request)}
 
     def abandon(self, kernel_id: str) -> bool:
-        """End a kernel as soon as it is forked; return whether there is one to be forked."""
+        """End a kernel as soon as it is forked; return whether a fork was pending."""
         pending = self._find(kernel_id)
         if pending is not None:
             pending.abandoned = True
@@ -246,9 +246,9 @@ class Starts:
     def _finish(
         self, kernel: Kernel, connection: Connection | None, request: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Serve a kernel whose process runs; return the answer for its owner."""
+        """Serve a kernel with a running process; return the answer for the owner."""
         machine = request["machine"]
-        with suppress(OSError):  # then the kernel is listed without its process
+        with suppress(OSError):  # then the kernel is listed without a process
             kernel.write_record({"process": _identity(kernel.process, machine)})
         self._server.add(kernel)
         if connection is not None:
@@ -327,7 +327,7 @@ def attached(kernel: Kernel) -> dict[str, Any]:
 
 
 def _this(machine: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return this process as a record has it, see process_id.py."""
+    """Return this process in the format of records, see process_id.py."""
     return {"pid": os.getpid(), "started": start_time(os.getpid()), "machine": machine}
 
 
@@ -347,7 +347,7 @@ def check_seconds(value: float | None) -> float | None:
     """Check a linger time.
 
     Raises:
-        ValueError: it is negative or no number.
+        ValueError: the value is negative or no number.
     """
     if value is None:
         return None

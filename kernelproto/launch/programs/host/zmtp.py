@@ -93,7 +93,7 @@ class Receiver:
     """Finds the messages in the bytes from a kernel, which may be cut anywhere.
 
     Args:
-        most: the maximum size of a message. A larger one is discarded while it arrives.
+        most: the maximum size of a message. A larger message is discarded during its arrival.
 
     Attributes:
         greeted: whether the kernel's greeting has arrived, so that READY may be sent.
@@ -109,7 +109,7 @@ class Receiver:
         self._unread = bytearray()
         self._next = 0  # where the next frame of the unread message begins
         self._oversized = False  # whether the message is being discarded
-        self._is_last = False  # whether its current frame is the last one
+        self._is_last = False  # whether the current frame is the last one
         self._surplus = -1  # bytes of this frame that have to arrive; -1 between two frames
 
     def feed(self, data: bytes) -> list[bytes | None]:
