@@ -160,6 +160,12 @@ class SessionRoutes:
         async with self._lock(user, request.path_params["session_id"]):
             table = await self._load(user.name)
             session = self._find(table, request)
+            if (
+                self._user_kernels.nodes is not None
+                and table.sharing(user.name, session.kernel_id) == 1
+            ):
+                # If the server with the kernel does not answer, the client can try again.
+                await self._user_kernels.end_any(user, session.kernel_id)
             table.remove(user.name, session)
             await self._store.remove(user.name, session)
         await self._release_unshared(table, user, session.kernel_id)

@@ -33,7 +33,7 @@ def keys_in(config: dict[str, Any]) -> set[str]:
     """Return the names of all sections and values in a configuration, at each depth."""
     keys = set(config)
     for value in config.values():
-        if isinstance(value, dict):
+        if issubclass(type(value), dict):
             keys |= keys_in(value)
     return keys
 
@@ -75,7 +75,7 @@ def loading_sections(stock: Any, loading: Any) -> Any:
         """Load the configuration, if there is any."""
         if (
             not isinstance(change_or_name, dict)
-            or type(self)._load_config is not loading
+            or self.__class__._load_config is not loading
             or self._find_my_config(change_or_name["new"])
         ):
             stock(self, change_or_name, *args)
