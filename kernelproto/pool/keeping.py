@@ -365,6 +365,8 @@ class KeepingExecutor(Executor):
                 await self._registry.set_notes(self._node, notes)
             except RegistryError as error:
                 logger.warning("the notes about kernels are not in the registry: %s", error)
+                await anyio.sleep(_RENEW_SECONDS)
+                continue  # the notes are stored when the registry answers again
             for number, note in changed.items():
                 if self._notes.get(number) is note:  # otherwise the note has changed again
                     del self._notes[number]

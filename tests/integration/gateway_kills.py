@@ -228,7 +228,9 @@ class Client:
                     self._test.counts["cells unread"] += 1
                     return  # it was sent to a server that was killed before it read it
                 late = time.monotonic() > deadline
-                self._test.faults.check(not late, f"{self.name}: cell {number} does not end")
+                lines = len(text.split())
+                words = f"cell {number} ({msg_id}) does not end: {lines} lines, lacks {ends}"
+                self._test.faults.check(not late, f"{self.name}: {words}")
                 if late or not await self._connect():
                     self._test.counts["cells of kernels that ended"] += 1
                     return

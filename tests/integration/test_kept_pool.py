@@ -463,6 +463,26 @@ async def test_notes(path: Path, monkeypatch) -> None:
     assert {message.msg_type for message, _, _ in messages} >= {"status"}
 
 
+async def test_notes_are_stored_when_the_registry_answers_again(path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.01)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry, pool_of(registry) as pool:
+            await pool.get("ada")
+            failed = anyio.Event()
+
+            async def fail(*_: object) -> None:
+                failed.set()
+                raise RegistryError("no space is left on the disk")
+
+            with monkeypatch.context() as broken:
+                broken.setattr(registry, "set_notes", fail)
+                pool.note("ada", lambda: "kept")
+                await failed.wait()
+            while (await registry.kernels())[0].note != "kept":  # noqa: ASYNC110 (no event tells)
+                await anyio.sleep(0.01)
+            await pool.release_all()
+
+
 async def test_kernel_that_another_node_claims(path: Path, monkeypatch) -> None:
     monkeypatch.setattr(keeping, "CLAIM_SECONDS", 0.0)
     monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.01)
