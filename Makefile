@@ -21,8 +21,8 @@ unexport PYTHONDONTWRITEBYTECODE
 SOURCES := $(shell find kernelproto tests -name '*.py')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick nightly kernels clients cluster coverage lint format types wheel examples docs \
-	check clean
+.PHONY: help demo test quick nightly kernels clients cluster kubernetes coverage lint format types \
+	wheel examples docs check clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -73,6 +73,17 @@ CLUSTER += runc  # runs them
 CLUSTER += slurm-wlm  # batch jobs
 cluster:  ## install podman, PostgreSQL, Slurm and sshd, for the tests with them (Debian, as root)
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(CLUSTER)
+
+# The programs are compiled from Debian's source package, once: the cache folder that they stay in is
+# outside of the tree. Debian 12 has the version that is built.
+KUBERNETES :=
+KUBERNETES += dpkg-dev  # unpacks source packages
+KUBERNETES += etcd-server  # the store of the API server
+KUBERNETES += golang-go  # compiles
+kubernetes: $(READY)  ## build a Kubernetes, for the tests with it (Debian 12, as root)
+	dpkg --status $(KUBERNETES) >/dev/null 2>&1 || \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(KUBERNETES)
+	@$(BIN)/python -m tests.launch.kubernetes.build
 
 # Only tests with podman, Slurm and Kubernetes run these.
 ENGINES := kernelproto/launch/container/*,kernelproto/launch/batch/*,kernelproto/kubernetes/*

@@ -13,6 +13,7 @@ EXTRAS = {
     "images": ("PIL", "textual_image"),
     "jupyter": ("jupyter_client", "nbclient", "traitlets"),
     "jupyverse": ("fps", "jupyverse_kernel"),
+    "kubernetes": ("cryptography", "httpx", "yaml"),
     "mcp": ("mcp",),
     "notebook": ("nbformat", "yaml"),
     "oidc": ("jwt",),

@@ -271,10 +271,10 @@ async def adopt_hosted(
 
 
 class _Place(msgspec.Struct):
-    """The place in a handle of a host."""
+    """The place in a handle of a host; one on another machine needs no folder here."""
 
-    folder: str
     kernel: str
+    folder: str = ""
 
 
 def _manager(link: Link, handle: KernelHandle, answer: Mapping[str, Any]) -> HostedKernelManager:

@@ -31,6 +31,7 @@ from kernelproto.exceptions import (
     RemoteProtocolError,
 )
 from kernelproto.host.protocol import Answer, HostProtocol, KernelExit
+from kernelproto.interfaces import DeathCause
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,15 @@ _LOST = (OSError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedReso
 
 
 class HostGone(KernelProtoError):
-    """The host has certainly ended, with its kernels; raised by a Connect function."""
+    """The host has certainly ended, with its kernels; raised by a Connect function.
+
+    Attributes:
+        cause: the kind of the reason.
+    """
+
+    def __init__(self, message: str, *, cause: DeathCause = "other") -> None:
+        super().__init__(message)
+        self.cause: DeathCause = cause
 
 
 class Link:

@@ -232,7 +232,8 @@ class HostedKernelManager(SendsSignals):
         """Return why the process has ended, if more than the exit status is known."""
         if self.exit is None or self.exit.returncode is None:
             failure = self.link.failure
-            return None if failure is None else DeathReason(str(failure), "other")
+            cause = failure.cause if isinstance(failure, HostGone) else "other"
+            return None if failure is None else DeathReason(str(failure), cause)
         if self._killed or self._limits is None:
             return None
         end = Exit(self.exit.returncode, self.exit.cpu_seconds, self.exit.peak_memory)

@@ -56,7 +56,10 @@ def start_host(folder: str) -> None:
 
 
 def archive() -> bytes:
-    """Return the program of the host as one file, run as ``python3 -I FILE FOLDER``."""
+    """Return the program of the host as one file, run as ``python3 -I FILE FOLDER``.
+
+    For other arguments, see programs/host/main.py.
+    """
     import zipfile  # few programs need this module
 
     folder = _programs_folder()

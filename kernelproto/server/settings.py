@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta
@@ -45,6 +45,14 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             "with the account and the keys of the server"
         ),
     ] = []
+    providers: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(
+            description="settings of kernel providers, in tables such as [providers.kubernetes]; "
+            "only in the file",
+            extra=_TABLE,
+        ),
+    ] = {}
     allow_env: Annotated[
         list[str],
         Meta(
@@ -301,6 +309,7 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             raise InvalidSettings(
                 "state_dir: nothing is stored with keep_kernels = off: remove one of them"
             )
+        self._check_providers()
         if self.registry is not None:
             self._check_registry(self.registry)
         if self.node_url is not None:
@@ -323,6 +332,11 @@ class Settings(AccessSettings, frozen=True, kw_only=True):
             raise InvalidSettings("mcp_sandbox.uid: set one number: this user owns the files")
         if not self.mcp and (self.mcp_kernels or self.mcp_dir or self.mcp_sandbox):
             raise InvalidSettings("mcp_kernels, mcp_dir, mcp_sandbox: set mcp = true as well")
+
+    def _check_providers(self) -> None:
+        for provider, setting in (("env", "environments"), ("ssh", "ssh_hosts")):
+            if provider in self.providers:
+                raise InvalidSettings(f"providers.{provider}: use the setting {setting} instead")
 
     def _check_registry(self, url: str) -> None:
         if not url.startswith(("postgresql://", "postgres://")):

@@ -12,15 +12,16 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.host.far_manager import FarKernelManager
 from kernelproto.host.launch import Facts, adopt_hosted, host_fault, start_on
 from kernelproto.interfaces import KernelHandle, KernelManager
 from kernelproto.launch.host_program import archive
 from kernelproto.launch.launcher import launch_errors
 from kernelproto.launch.spec.naming import SSH
 from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
+from kernelproto.ssh.connect import SSHConnect
 from kernelproto.ssh.connection import Connection
 from kernelproto.ssh.far_host import FarHost
-from kernelproto.ssh.manager import FarConnect, FarKernelManager
 from kernelproto.startup_clock import waiting_in_queue
 from kernelproto.wire.connection import ConnectionInfo
 
@@ -84,7 +85,7 @@ async def adopt_far(
     """Adopt a kernel; see SSHProvider.adopt."""
     async with _held_until_success(connection):
         await connection.open()
-        connect = FarConnect(connection, f"{place.folder}/{_SOCKET}")
+        connect = SSHConnect(connection, f"{place.folder}/{_SOCKET}")
         info, hosted = await adopt_hosted(handle, connect)
         return info, FarKernelManager(hosted, connect)
 
@@ -122,7 +123,7 @@ async def _start(
         kernel_id=kernel_id,
         place=msgspec.to_builtins(place),
     )
-    connect = FarConnect(connection, f"{far.folder}/{_SOCKET}")
+    connect = SSHConnect(connection, f"{far.folder}/{_SOCKET}")
     with launch_errors(command, plan.cwd):
         hosted = await start_on(connect, handle, first)
     manager = FarKernelManager(hosted, connect)

@@ -1,10 +1,12 @@
-"""Check the providers of containers and of Slurm in full, with real engines.
+"""Check the providers of containers, Slurm and Kubernetes in full, with real engines.
 
-Run by hand, as root, after ``make cluster``: ``python -m tests.integration.clusters NAME [KILLS]``.
-NAME is ``container`` or ``slurm``. First the provider is checked against the whole contract, on
-asyncio and on Trio. Slurm then loses a node. Then a program with two detached kernels is killed
-KILLS times (by default 50) at random moments, and the next one adopts the same kernels. At the end
-no container, job or folder may be left. The exit status is 1 if anything is.
+Run by hand, as root, after ``make cluster`` or ``make kubernetes``:
+``python -m tests.integration.clusters NAME [KILLS]``. NAME is ``container``, ``slurm`` or
+``kubernetes``. First the provider is checked against the whole contract, on asyncio and on Trio.
+Slurm and Kubernetes then lose a node. Then a program with two detached kernels is killed KILLS
+times (by default 50) at random moments, and the next one adopts the same kernels. With Kubernetes,
+programs that launch a kernel are killed KILLS times as well. At the end no container, job, pod,
+Secret or folder may be left. The exit status is 1 if anything is.
 """
 
 from __future__ import annotations
@@ -15,35 +17,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import msgspec
 
+from kernelproto import Died, KernelFinder, run_kernel
 from kernelproto.interfaces import KernelHandle, KernelProvider
 from kernelproto.launch import ContainerProvider, SlurmProvider
 from kernelproto.launch.batch.manager import JobManager
 from kernelproto.testing import check_kernel_provider
+from tests.kubernetes.conftest import Kernels
 from tests.launch.batch.cluster import Cluster
 from tests.launch.container.podman import Podman
+from tests.launch.kubernetes.cluster import Cluster as KubernetesCluster
 
 LONGEST_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0
+
+# A host in a pod waits a minute for the program that has made the pod.
+LEFT_SECONDS = 150.0
 
 PROGRAM = """
 import json, sys
 import anyio
 from kernelproto import KernelFinder, adopt_kernel, start_kernel
 from kernelproto.interfaces import KernelHandle
-from kernelproto.launch import ContainerProvider, SlurmProvider
 
 async def main():
     kind, config, handles = json.loads(sys.argv[1])
-    provider = ContainerProvider() if kind == "container" else SlurmProvider()
-    provider.load_config(config)
-    finder = KernelFinder([provider])
+    finder = KernelFinder.from_entrypoints()
+    finder.load_config({kind: config})
     if not handles:
         for number in range(2):
             kernel = await start_kernel(f"{kind}/python", finder=finder, detached=True)
@@ -61,7 +69,28 @@ anyio.run(main)
 """
 
 
+LAUNCH = """
+import json, sys
+import anyio
+from kernelproto import KernelFinder, run_kernel
+
+async def main():
+    kind, config, _ = json.loads(sys.argv[1])
+    finder = KernelFinder.from_entrypoints()
+    finder.load_config({kind: config})
+    print("begun", flush=True)
+    async with run_kernel(f"{kind}/short", finder=finder) as kernel:
+        print("launched", flush=True)
+        await kernel.execute("6 * 7")
+    print("ended", flush=True)
+
+anyio.run(main)
+"""
+
+
 def main(kind: str, kills: int) -> int:
+    if kind == "kubernetes":
+        return check_kubernetes(kills)
     engine = Podman() if kind == "container" else Cluster()
     with closing(engine), tempfile.TemporaryDirectory(prefix="kp-") as folder:
         config: dict[str, object]
@@ -98,6 +127,65 @@ def main(kind: str, kills: int) -> int:
 
 async def check(provider: KernelProvider) -> None:
     await check_kernel_provider(provider, patience=PATIENCE_SECONDS)
+
+
+def check_kubernetes(kills: int) -> int:
+    """Check the provider of Kubernetes, and kill its programs also while they launch."""
+    with closing(KubernetesCluster()) as cluster, tempfile.TemporaryDirectory() as folder:
+        kernels = Kernels(cluster, cluster.new_namespace(), Path(folder))
+        settings = {"python": kernels.kernel(), "short": kernels.kernel(linger=5)}
+        provider = kernels.provider(**settings)
+        for backend in ("asyncio", "trio"):
+            began = time.monotonic()
+            anyio.run(check, provider, backend=backend)
+            seconds = time.monotonic() - began
+            print(f"kubernetes: the contract is kept on {backend} ({seconds:.0f} s)", flush=True)
+        for backend in ("asyncio", "trio"):
+            anyio.run(lose_kubernetes_node, kernels, backend=backend)
+        config = {
+            "kubeconfig": kernels.kubeconfig,
+            "kernels": {name: msgspec.to_builtins(each) for name, each in settings.items()},
+        }
+        handles = kill_programs("kubernetes", config, kills)
+        anyio.run(end, provider, handles)
+        print(f"kubernetes: {kills} kills, the kernels are the same", flush=True)
+        began_at = Counter(kill_launch(config) for _ in range(kills))
+        print(f"kubernetes: {kills} kills of launches, at {dict(began_at)}", flush=True)
+        deadline = time.monotonic() + LEFT_SECONDS
+        while not kernels.is_empty() and time.monotonic() < deadline:
+            anyio.run(provider.remove_leftovers)
+            time.sleep(1)
+        found = [pod["metadata"]["name"] for pod in kernels.pods()], kernels.secrets()
+        print(f"kubernetes: left behind: {found}")
+        return int(any(found))
+
+
+def kill_launch(config: dict[str, object]) -> str:
+    """Kill a program that launches a kernel; return the last step that it has told."""
+    argument = json.dumps(["kubernetes", config, []])
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, argument], stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "begun\n"
+        time.sleep(random.random() * LONGEST_SECONDS)
+        program.kill()
+        return (["begun", *program.stdout.read().split()])[-1]
+
+
+async def lose_kubernetes_node(kernels: Kernels) -> None:
+    """End a node and its processes: its kernel cannot be reached, then it is dead."""
+    kernel = kernels.kernel(node_selector={"kubernetes.io/hostname": "n1"})
+    finder = KernelFinder([kernels.provider(python=kernel)])
+    async with run_kernel("kubernetes/python", finder=finder) as running:
+        events = running.events()
+        await anyio.to_thread.run_sync(kernels.cluster.lose_node, "n1")
+        began = time.monotonic()
+        async for event in events:
+            print(f"kubernetes: after {time.monotonic() - began:.1f} s: {event!r}", flush=True)
+            if isinstance(event, Died):
+                break
+    kernels.cluster.start_node("n1")  # Linux ends the node with the thread that starts it
 
 
 async def lose_node(cluster: Cluster, provider: SlurmProvider) -> None:

@@ -114,3 +114,10 @@ def test_servers_that_cannot_share_a_registry(settings: dict[str, Any], words: s
     shared = {"registry": REGISTRY, "node_url": "http://10.0.0.2:8888"}
     with pytest.raises(InvalidSettings, match=words):
         Settings(**shared | settings)
+
+
+def test_providers_have_tables_unless_they_have_settings() -> None:
+    kernels = {"python": {"image": "an/image"}}
+    assert Settings(providers={"kubernetes": {"kernels": kernels}}).providers["kubernetes"]
+    with pytest.raises(InvalidSettings, match=r"providers\.ssh: use the setting ssh_hosts"):
+        Settings(providers={"ssh": {}})

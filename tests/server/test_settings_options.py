@@ -26,6 +26,7 @@ def test_secrets_and_tables_are_marked() -> None:
         "registry",
     }
     assert [(key, option.variables) for key, option in OPTIONS.items() if option.table] == [
+        ("providers", []),
         ("isolation", []),
         ("limits", []),
         ("mcp_sandbox", []),

@@ -98,7 +98,11 @@ async def serve(settings: Settings) -> None:
     state_folder = find_state_folder(settings, os.environ)
     authenticator, token = make_authenticator(settings)
     finder = KernelFinder.from_entrypoints()
-    config = {ENVIRONMENTS: _environments(settings), SSH: {"hosts": settings.ssh_hosts}}
+    config = {
+        **settings.providers,
+        ENVIRONMENTS: _environments(settings),
+        SSH: {"hosts": settings.ssh_hosts},
+    }
     finder.load_config(config)
     await check_settings(settings, finder)
     warm = await warm_kernels(settings.limits, finder, kernel=settings.kernel, warm=settings.warm)

@@ -24,5 +24,6 @@ watchdog, which is a fork of the host, ends the kernels and removes their files.
     kernel      one kernel: its process, channels, log and owner
     connection  the connection of one program
     requests    the requests of programs
+    tls         connections over tcp, for a host in a pod
     server      the loop
 """

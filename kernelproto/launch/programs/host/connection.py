@@ -6,10 +6,13 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import frames
 from .kernel import Kernel
+
+if TYPE_CHECKING:
+    from .tls import TlsSocket
 
 _RECEIVE_BYTES = 256 * 1024
 
@@ -42,7 +45,7 @@ class Connection:
 
     def __init__(
         self,
-        end: socket.socket,
+        end: socket.socket | TlsSocket,
         answer: Callable[[Connection, dict[str, Any], int], dict[str, Any] | None],
     ) -> None:
         self.socket = end

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import socket
 import stat
 import sys
 import traceback
@@ -17,6 +18,9 @@ from .server import Server, listen
 # How the process that was started learns that a host listens.
 _READY = b"ready"
 
+# A host in a pod waits so long for the program that has made the pod.
+_POD_PATIENCE_SECONDS = 60.0
+
 _LOCK = "lock"
 _ERROR = "error"
 
@@ -25,10 +29,15 @@ def main(arguments: list[str]) -> None:
     """Start a host in the background, unless one runs; exit when the host listens.
 
     Args:
-        arguments: the folder of the host. The parent folder must exist.
+        arguments: the folder of the host. The parent folder must exist. If a port and the folder of
+            a certificate follow, this process is the host itself, see serve_pod().
     """
-    (folder,) = arguments
+    folder, *rest = arguments
     folder = os.path.abspath(folder)
+    if rest:
+        port, certificate = rest
+        serve_pod(folder, int(port), certificate)
+        return
     fault = _prepare_folder(folder)
     if fault is not None:
         sys.exit(fault)
@@ -45,6 +54,33 @@ def main(arguments: list[str]) -> None:
     os.wait()
     if report != _READY:
         sys.exit(report.decode("utf-8", "replace") or "the host ended before it listened")
+
+
+def serve_pod(folder: str, port: int, certificate: str) -> None:
+    """Be the host of a pod: listen on its address with TLS, until the last kernel has ended.
+
+    SIGTERM, with which Kubernetes ends a pod, ends the host with its kernels.
+
+    Args:
+        folder: the folder of the host, whose parent must exist.
+        port: the port, at the address in the environment variable POD_IP.
+        certificate: the folder of the certificate, see tls.py.
+    """
+    address = os.environ["POD_IP"]
+    fault = _prepare_folder(folder)
+    if fault is not None:
+        sys.exit(fault)
+    from .tls import server_context  # ssl takes 10 ms
+
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listener = socket.create_server((address, port), family=family, backlog=128)
+    tls = server_context(certificate)
+    server = Server(listener, folder, tls=tls, patience=_POD_PATIENCE_SECONDS)
+    signal.signal(signal.SIGTERM, lambda signum, frame: server.stop())
+    try:
+        server.run()
+    finally:
+        server.close()
 
 
 def _prepare_folder(folder: str) -> str | None:

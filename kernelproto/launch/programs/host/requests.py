@@ -20,6 +20,7 @@ from .start import LONGEST_TOKEN, Refused, Starts, attached, check_seconds
 
 if TYPE_CHECKING:
     from .server import Server
+    from .tls import TlsSocket
 
 # The process, the user and the group at the other end of a socket; Linux only.
 _PEER = struct.Struct("3i")
@@ -169,7 +170,7 @@ def _check_owner(connection: Connection, kernel: Kernel, claim: object) -> None:
     raise Refused("in_use", "another program owns the kernel", owner=_peer(owner.socket))
 
 
-def _peer(end: socket.socket) -> int | None:
+def _peer(end: socket.socket | TlsSocket) -> int | None:
     """Return the number of the process at the other end; None if unknown."""
     try:
         pid, _, _ = _PEER.unpack(end.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))

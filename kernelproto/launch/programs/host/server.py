@@ -10,7 +10,7 @@ import socket
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import frames
 from .channel import Channel
@@ -20,11 +20,20 @@ from .kernel import Kernel
 from .requests import Requests
 from .start import Starts
 
+if TYPE_CHECKING:
+    import ssl
+
+    from .tls import Handshakes, TlsSocket
+
 # More connections wait in the queue of the socket.
 _MOST_CONNECTIONS = 4000
 
 # A host that no program asks to start a kernel ends after this time.
 _START_SECONDS = 10.0
+
+# How long killed processes are waited for when the host ends, and how often they are looked at.
+_KILL_SECONDS = 2.0
+_REAP_SECONDS = 0.005
 
 # How long not to accept connections when there are too few descriptors.
 _SHORTAGE_SECONDS = 0.01
@@ -36,13 +45,22 @@ class Server:
     Args:
         listener: the listening socket.
         folder: the folder of the host.
+        tls: the context for a listener on tcp; None for one on a unix socket.
+        patience: the seconds after which a host ends that no program asks to start a kernel.
 
     Attributes:
         folder: the same.
         kernels: all kernels, by id.
     """
 
-    def __init__(self, listener: socket.socket, folder: str) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        folder: str,
+        *,
+        tls: ssl.SSLContext | None = None,
+        patience: float = _START_SECONDS,
+    ) -> None:
         self.folder = folder
         self.kernels: dict[str, Kernel] = {}
         self._starts = Starts(self)
@@ -52,20 +70,26 @@ class Server:
         self._unconnected: set[tuple[Kernel, Channel]] = set()
         self._ending: dict[str, list[tuple[Connection, int]]] = {}
         self._guard = Guard()
-        self._deadline = time.monotonic() + _START_SECONDS
+        self._deadline = time.monotonic() + patience
+        self._is_stopped = False
         self._wake, woken = socket.socketpair()
         for end in (self._wake, woken, listener):
             end.setblocking(False)
         self._woken = woken
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._handshakes: Handshakes | None = None
+        if tls is not None:
+            from .tls import Handshakes  # ssl takes 10 ms
+
+            self._handshakes = Handshakes(tls, self._selector, self._connect)
         self._selector.register(self._wake, selectors.EVENT_READ, self._woke)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
 
     def run(self) -> None:
-        """Serve until there is neither a kernel nor a program."""
-        while (
+        """Serve until there is neither a kernel nor a program, or until ``stop`` is called."""
+        while not self._is_stopped and (
             self.kernels
             or self._connections
             or not self._starts.is_idle
@@ -75,11 +99,20 @@ class Server:
                 key.data(events)  # an earlier event may have closed this one's socket
             self._look(time.monotonic())
 
+    def stop(self) -> None:
+        """End the loop; a signal handler may call this."""
+        self._is_stopped = True
+
     def close(self) -> None:
-        """End all kernels, if the loop has failed; end the watchdog."""
+        """End all kernels, if the loop has failed or was stopped; end the watchdog."""
+        running = [kernel for kernel in self.kernels.values() if kernel.ended is None]
+        for kernel in running:
+            kernel.process.signal(signal.SIGKILL)
+        deadline = time.monotonic() + _KILL_SECONDS
+        while running and time.monotonic() < deadline:
+            running = [kernel for kernel in running if kernel.process.reap() is None]
+            time.sleep(_REAP_SECONDS if running else 0)
         for kernel in list(self.kernels.values()):
-            if kernel.ended is None:
-                kernel.process.signal(signal.SIGKILL)
             kernel.remove()
         self._starts.close()
         self._guard.close()
@@ -142,10 +175,15 @@ class Server:
                 times.append(due)
         if not self.kernels and not self._connections:
             times.append(self._deadline)
+        if self._handshakes is not None:
+            due = self._handshakes.due()
+            times += [] if due is None else [due]
         return max(0.0, min(times) - now) if times else None
 
     def _look(self, now: float) -> None:
         """Do the work that has become due."""
+        if self._handshakes is not None:
+            self._handshakes.look(now)
         for kernel, channel in list(self._unconnected):
             if kernel.ended is not None:
                 self._unconnected.discard((kernel, channel))
@@ -178,6 +216,12 @@ class Server:
         if len(self._connections) >= _MOST_CONNECTIONS:
             end.close()
             return
+        if self._handshakes is None:
+            self._connect(end)
+        else:
+            self._handshakes.begin(end)
+
+    def _connect(self, end: socket.socket | TlsSocket) -> None:
         connection = Connection(end, self._requests.answer)
         self._connections.add(connection)
         self._deadline = 0.0
@@ -258,7 +302,7 @@ class Server:
             self._selector.unregister(connection.socket)
             connection.close(time.monotonic())
 
-    def _watch(self, end: socket.socket | None, to_write: bool) -> None:
+    def _watch(self, end: socket.socket | TlsSocket | None, to_write: bool) -> None:
         assert end is not None
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if to_write else 0)
         key = self._selector.get_key(end)

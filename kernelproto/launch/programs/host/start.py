@@ -99,6 +99,7 @@ class Starts:
         env: Mapping[str, str],
         connection_info: Mapping[str, Any],
         cwd: str | None = None,
+        inherits: bool = False,
         linger: float | None = None,
         output: str | None = None,
         limits: Sequence[Sequence[int]] = (),
@@ -123,7 +124,9 @@ class Starts:
             env: the whole environment, to which the host adds the id of the kernel.
             connection_info: the key and other fields of the connection file; the host adds the
                 addresses.
-            cwd: the working directory; None means the home folder.
+            cwd: the working directory; None means the home folder, or with *inherits* that of the
+                host.
+            inherits: whether the kernel has the variables of the host as well.
             linger: the seconds without an owner after which the kernel is ended; None means never.
             output: the path of a file for the output; None keeps the last 64 KiB.
             limits: the number, the soft and the hard value of the limits of the kernel's processes.
@@ -161,7 +164,7 @@ class Starts:
         started.facts = dict(facts or {})
         started.info = {**connection_info, **started.connection}
         request = {"claim": claim, "attachment": attachment, "machine": machine}
-        env = {**env, KERNEL_ID_VARIABLE: kernel}
+        env = {**(os.environ if inherits else {}), **env, KERNEL_ID_VARIABLE: kernel}
         if parent_variable:
             env[_PARENT_VARIABLE] = str(os.getpid())
         command = [word.replace(_CONNECTION_FILE, place.connection_file) for word in argv]
@@ -170,7 +173,7 @@ class Starts:
                 self._make_files(started, {**(record or {}), "owner": _this(machine)}, undo)
                 started.output = Output(output)
                 undo.callback(started.output.close)
-                where = cwd or os.path.expanduser("~")
+                where = cwd or (os.getcwd() if inherits else os.path.expanduser("~"))
                 if fork is None:
                     started.process = Child(
                         command,

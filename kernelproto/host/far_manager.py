@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import ByteStream
 from anyio.lowlevel import checkpoint
 
 from kernelproto.concurrency.reachability import Reachability
-from kernelproto.host.link import HostGone
 from kernelproto.host.manager import HostedKernelManager
 from kernelproto.interfaces import KernelHandle
-from kernelproto.ssh.connection import Connection
-from kernelproto.ssh.failures import RemoteHostError
 
 # A host that takes longer to answer cannot be reached.
 _PROBE_SECONDS = 3.0
 _GREETING_SECONDS = 10.0
 
 _RECEIVE_BYTES = 64 * 1024
+
+
+class FarConnect(Protocol):
+    """A Connect function for the program of a host on another machine.
+
+    Attributes:
+        machine: the name of the machine, for messages.
+        reachability: whether the kernel can be reached; the function keeps its problem up to date.
+    """
+
+    machine: str
+    reachability: Reachability
+
+    async def __call__(self) -> ByteStream:
+        """Connect; see ``link.Connect``."""
+        ...
+
+    async def release(self) -> None:
+        """Give up all that the function has open; it is not called any more."""
+        ...
 
 
 class FarKernelManager:
@@ -31,7 +48,7 @@ class FarKernelManager:
 
     Args:
         hosted: the handle on the kernel in the host.
-        connect: connects to the host; this manager holds the connection.
+        connect: connects to the host; this manager releases the connection.
 
     Attributes:
         kernel_id: a UUID.
@@ -55,8 +72,8 @@ class FarKernelManager:
         self.kill = hosted.kill
         self._hosted = hosted
         self._link = hosted.link
-        self._connection: Connection | None = connect.connection
-        self._host = connect.connection.host
+        self._connect = connect
+        self._released = False
         self._link.on_change = self._note_change
         self._note_change()
 
@@ -73,7 +90,7 @@ class FarKernelManager:
         with anyio.move_on_after(_PROBE_SECONDS):
             await self._hosted.is_alive()
             return True
-        self.reachability.lose(f"the host {self._host!r} does not answer")
+        self.reachability.lose(f"the host {self._connect.machine!r} does not answer")
         await self._link.reconnect()
         return False
 
@@ -100,64 +117,36 @@ class FarKernelManager:
         return self._hosted.handle()
 
     async def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
+        if not self._released:
+            self._released = True
             self.reachability.regain()  # so that no task waits for a kernel that was given up
-            await connection.release()
+            await self._connect.release()
 
     def _note_change(self) -> None:
         if self._link.reachable or self._link.is_over:
             self.reachability.regain()
         elif self.reachability.problem is None:
-            self.reachability.lose(f"the connection to {self._host!r} is lost")
+            self.reachability.lose(f"the connection to {self._connect.machine!r} is lost")
 
 
-class FarConnect:
-    """Connects to the program of a host on another machine; a Connect function.
+async def greeted(stream: ByteStream) -> ByteStream | None:
+    """Wait for the greeting of the host; return None if the other end closes the stream instead.
 
     Args:
-        connection: the connection to the machine.
-        path: the socket of the host there.
+        stream: to the host; it is closed unless this returns a stream.
 
-    Attributes:
-        connection: the same.
-        reachability: whether the kernel can be reached; ``connect`` updates its problem.
+    Raises:
+        TimeoutError: there is no greeting within ten seconds.
     """
-
-    def __init__(self, connection: Connection, path: str) -> None:
-        self.connection = connection
-        self.reachability = Reachability()
-        self._path = path
-
-    async def __call__(self) -> ByteStream:
-        host = self.connection.host
-        try:
-            stream = await self._greeted()
-            if stream is not None:
-                return stream
-            # The connection works, but no program listens at the other end.
-            answer = await self.connection.ask("listens", socket=self._path)
-        except (RemoteHostError, TimeoutError) as error:
-            problem = str(error) or f"the host {host!r} does not answer"
-            if self.reachability.problem is not None:
-                self.reachability.lose(problem)
-            raise ConnectionError(problem) from error
-        if not answer.get("listens"):
-            raise HostGone(f"the program that ran the kernels on {host!r} has ended")
-        raise ConnectionError(f"the host {host!r} has closed the connection")
-
-    async def _greeted(self) -> ByteStream | None:
-        """Connect, and wait for the greeting of the host; None if the connection was closed."""
-        stream = await self.connection.connect(self._path)
-        try:
-            with anyio.fail_after(_GREETING_SECONDS):
-                return _Greeted(stream, await stream.receive(_RECEIVE_BYTES))
-        except (anyio.EndOfStream, anyio.BrokenResourceError):
-            await anyio.aclose_forcefully(stream)
-            return None
-        except BaseException:
-            await anyio.aclose_forcefully(stream)
-            raise
+    try:
+        with anyio.fail_after(_GREETING_SECONDS):
+            return _Greeted(stream, await stream.receive(_RECEIVE_BYTES))
+    except (anyio.EndOfStream, anyio.BrokenResourceError):
+        await anyio.aclose_forcefully(stream)
+        return None
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
 
 
 class _Greeted(ByteStream):
