@@ -187,9 +187,8 @@ class Connection:
                     return
                 pause = _FIRST_PAUSE_SECONDS
                 version = str(body["metadata"]["resourceVersion"])
-                async for seen in self._watch(kind, name, version):
-                    if see(seen) or seen is None:
-                        return
+                if await self._see_events(kind, name, version, see):
+                    return
             except KubernetesError as error:
                 if error.fault not in _PASSING:
                     raise
@@ -197,10 +196,34 @@ class Connection:
                 await anyio.sleep(pause)
                 pause = min(2 * pause, _LAST_PAUSE_SECONDS)
 
+    async def _see_events(
+        self, kind: str, name: str, version: str, see: Callable[[Body | None], bool]
+    ) -> bool:
+        """Call a function with each state behind a version; return whether it has returned True.
+
+        The loop is cancelled, not left: otherwise the generators in httpx would stay open.
+        """
+        is_over = False
+        failure: Exception | None = None
+        with anyio.CancelScope() as scope:
+            async for seen in self._watch(kind, name, version):
+                if is_over:
+                    continue
+                try:
+                    is_over = see(seen) or seen is None
+                except Exception as error:
+                    failure = error
+                if is_over or failure is not None:
+                    is_over = True
+                    scope.cancel()
+        if failure is not None:
+            raise failure
+        return is_over
+
     async def _watch(self, kind: str, name: str, version: str) -> AsyncIterator[Body | None]:
         """Yield each state of an object behind a version, None when it was deleted.
 
-        This ends when the API ends the watch.
+        The iteration ends when the API ends the watch.
         """
         params: dict[str, str | int] = {
             "watch": "true",
@@ -222,16 +245,20 @@ class Connection:
             try:
                 if not response.is_success:
                     raise _error(action, response, await _read(response))
+                failure: KubernetesError | None = None
                 async for line in _lines(response):
                     event = _decoded(action, line)
                     seen = part(event, "object")
                     if event.get("type") == "ERROR":
                         code = int(text(seen, "code") or 500)
-                        raise api_error(f"cannot {action}", code, text(seen, "message"))
-                    if event.get("type") == "DELETED":
+                        # The API ends the watch now.
+                        failure = api_error(f"cannot {action}", code, text(seen, "message"))
+                    elif event.get("type") == "DELETED":
                         yield None
                     elif event.get("type") in ("ADDED", "MODIFIED"):
                         yield seen
+                if failure is not None:
+                    raise failure
             finally:
                 await response.aclose()
         except httpx.HTTPError as error:
