@@ -23,7 +23,6 @@ from kernelproto.kubernetes.settings import KubernetesSettings
 from kernelproto.server.settings import Settings
 from tests.kubernetes.conftest import MANIFESTS
 from tests.launch.kubernetes import schemas
-from tests.launch.kubernetes.cluster import Cluster
 
 FILES = ("rbac.yaml", "networkpolicy.yaml", "server.yaml")
 
@@ -112,12 +111,3 @@ def test_manifests_fit_each_other() -> None:
     account = manifest("ServiceAccount")["metadata"]["name"]
     assert deployment["template"]["spec"]["serviceAccountName"] == account
     assert pod()["metadata"]["labels"][INSTANCE_LABEL] == "default"
-
-
-def test_a_control_plane_takes_the_manifests(kubernetes: Cluster, namespace: str) -> None:
-    """All but the budgets, whose version the control plane of the tests does not have."""
-    for body in manifests(*FILES):
-        if body["kind"] in ("PodDisruptionBudget", "Deployment"):
-            continue
-        body["metadata"]["namespace"] = namespace
-        kubernetes.api.apply(body)

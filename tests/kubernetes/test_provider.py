@@ -21,6 +21,7 @@ from kernelproto.exceptions import (
 from kernelproto.kubernetes import KubernetesError, KubernetesProvider
 from kernelproto.testing import check_adoption
 from tests.kubernetes.conftest import Kernels
+from tests.kubernetes.test_manifests import FILES, manifests
 from tests.launch.kubernetes.cluster import Cluster
 
 pytestmark = [pytest.mark.anyio]
@@ -236,3 +237,12 @@ async def test_launch_that_is_cancelled_leaves_nothing(kernels: Kernels) -> None
             _, manager = await provider.launch("python")
             await manager.cleanup()
         kernels.cluster.wait_until(kernels.is_empty, f"nothing to be left after {seconds} s")
+
+
+def test_control_plane_takes_the_manifests(kubernetes: Cluster, namespace: str) -> None:
+    """All but the budgets, whose version the control plane of the tests does not have."""
+    for body in manifests(*FILES):
+        if body["kind"] in ("PodDisruptionBudget", "Deployment"):
+            continue
+        body["metadata"]["namespace"] = namespace
+        kubernetes.api.apply(body)
