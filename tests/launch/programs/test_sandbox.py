@@ -153,17 +153,35 @@ print(json.dumps(found), flush=True)
 """
 
 
+# Runs the program of a sandbox as the fork server does: root forks the first process itself.
+FORKED = """
+import json, os, runpy, sys
+program, plan, *command = sys.argv[1:]
+sandbox = runpy.run_path(program)
+sandbox["prepare"]()
+pid, status = sandbox["fork"]()
+assert status is not None
+if pid:
+    _, ended = os.waitpid(pid, 0)
+    sys.exit(sandbox["reported"](status, os.waitstatus_to_exitcode(ended)))
+sandbox["enter"](json.loads(plan), status=status)
+os.execvp(command[0], command)
+"""
+
+
 class Outside:
     """A user outside the sandbox, and the interpreter and the programs that the user can read.
 
     Args:
         user: the number of the user; None means the user of the tests.
         folder: a folder of that user.
+        forked: whether a sandbox has no guard, as in a fork server of root.
     """
 
-    def __init__(self, user: int | None, folder: Path) -> None:
+    def __init__(self, user: int | None, folder: Path, *, forked: bool = False) -> None:
         self.folder = folder
         self.user = user
+        self.forked = forked
         self.connection_file = folder / "connection.json"
         self.connection_file.write_text("{}")
         self.sockets = folder / "sockets"
@@ -199,8 +217,9 @@ class Outside:
     def start(self, plan: dict[str, Any], *arguments: str) -> subprocess.Popen[str]:
         """Start the interpreter in a sandbox."""
         user = {} if self.user is None else {"user": self.user, "group": self.user}
+        program = ["-c", FORKED, self.program] if self.forked else [self.program]
         return subprocess.Popen(
-            [self.python, "-I", "-S", self.program, json.dumps(plan), self.python, *arguments],
+            [self.python, "-I", "-S", *program, json.dumps(plan), self.python, *arguments],
             env={"GIVEN": "1"},
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -234,7 +253,10 @@ def outside(request: pytest.FixtureRequest) -> Iterator[Outside]:
                     yield Outside(user, folder)
                     return
             pytest.skip("there is no /usr/bin/python3 for other users")
-        yield Outside(user, folder)
+        forked = request.param == "forked by root"
+        if forked and os.geteuid() != 0:
+            pytest.skip("only root forks the first process of a sandbox itself")
+        yield Outside(user, folder, forked=forked)
 
 
 def attacked(outside: Outside, abstract: str) -> tuple[int, str]:
@@ -251,6 +273,9 @@ def attacked(outside: Outside, abstract: str) -> tuple[int, str]:
     )
 
 
+@pytest.mark.parametrize(
+    "outside", ["user of the tests", "nobody", "forked by root"], indirect=True
+)
 def test_a_hostile_program_is_refused_or_bounded(outside: Outside) -> None:
     abstract = f"kernelproto-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listening:
