@@ -60,7 +60,7 @@ FACTS = {
     "KernelExitedEarly": {"command": ("R", "--slave"), "returncode": -9, "stderr": "killed"},
     "KernelNotReady": {"phase": "kernel_info_reply", "seconds": 60.0, "stderr": "loading"},
     "IPykernelMissing": {"prefix": "/p/.venv", "command": ("uv", "add", "ipykernel")},
-    "ClientClosed": {"ended": "culled"},
+    "ClientClosed": {"ended": "culled", "goes_on": False},
     "KernelDied": {"returncode": 1, "reason": "out of memory"},
     "KernelRestarted": {"returncode": -9, "reason": None},
     "ExecutionError": {"ename": "KeyError", "evalue": "'x'", "traceback": ("one", "two")},

@@ -304,7 +304,7 @@ class LocalKernelManager:
     def _kill_members(self) -> None:
         # Linux has ended all processes of a sandbox with the first one.
         in_sandbox = self._control_groups is not None and self._process.poll()
-        killed = set() if in_sandbox else kill_members({self.kernel_id.encode()})
+        killed: set[int] = set() if in_sandbox else kill_members({self.kernel_id.encode()})
         if sys.platform != "win32" and self._process.poll():  # the leader has been reaped
             reap_orphans(self.pid, killed)
         if self._control_groups is not None:

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.abc
 
-from tests.launch.kubernetes.node import enclose
 from tests.launch.kubernetes.node.client import RETRY_SECONDS, now
 from tests.launch.kubernetes.node.environment import environment, expand
 from tests.launch.kubernetes.node.references import NotThere
 
 if TYPE_CHECKING:
     from tests.launch.kubernetes.node.pod import Pod
+
+# A program of its own; this process does not import it.
+ENCLOSE = Path(__file__).with_name("enclose.py")
 
 OOM_ANNOTATION = "kernelproto.test/oom"
 KILLED = 128 + signal.SIGKILL
@@ -147,7 +149,7 @@ class Container:
             with anyio.CancelScope(shield=True), os.fdopen(other_end):
                 async with await anyio.open_file(self.log, "wb") as log:
                     self._process = await anyio.open_process(
-                        [sys.executable, "-I", "-S", enclose.__file__, str(spec), str(other_end)],
+                        [sys.executable, "-I", "-S", ENCLOSE, str(spec), str(other_end)],
                         stdin=subprocess.DEVNULL,
                         stdout=log.wrapped,
                         stderr=subprocess.STDOUT,
