@@ -43,8 +43,9 @@ LIMIT_SECONDS = 900.0
 # How long a user waits for a kernel, or reads its messages.
 _PATIENCE = (1.0, 5.0, 30.0, 200.0, 600.0)
 
-# How long the users of a pool may take to end after it: they get errors at once.
-_END_SECONDS = 60.0
+# How long the users of a pool may take to end after it. They get errors at once; a page reads its
+# last messages for at most 30 s, and a lost connection is noticed after at most 40 s.
+_END_SECONDS = 90.0
 
 # The replay log of each kernel: few bytes, so that it overflows now and then.
 LOG_BYTES = 60_000
