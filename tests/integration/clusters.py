@@ -29,10 +29,10 @@ import msgspec
 from kernelproto import Died, KernelFinder, run_kernel
 from kernelproto.interfaces import KernelHandle, KernelProvider
 from kernelproto.launch import ContainerProvider, SlurmProvider
-from kernelproto.launch.batch.manager import JobManager
 from kernelproto.testing import check_kernel_provider
 from tests.kubernetes.conftest import Kernels
 from tests.launch.batch.cluster import Cluster
+from tests.launch.batch.silent import silent
 from tests.launch.container.podman import Podman
 from tests.launch.kubernetes.cluster import Cluster as KubernetesCluster
 
@@ -116,7 +116,8 @@ def main(kind: str, kills: int) -> int:
             anyio.run(check, provider, backend=backend)
             print(f"{kind}: the contract is kept on {backend} ({time.monotonic() - began:.0f} s)")
         if isinstance(engine, Cluster) and isinstance(provider, SlurmProvider):
-            anyio.run(lose_node, engine, provider)
+            for backend in ("asyncio", "trio"):
+                anyio.run(lose_node, engine, provider, backend=backend)
         handles = kill_programs(kind, config, kills)
         anyio.run(end, provider, handles)
         time.sleep(5)  # Slurm lists a job until its epilog has run
@@ -189,23 +190,21 @@ async def lose_kubernetes_node(kernels: Kernels) -> None:
 
 
 async def lose_node(cluster: Cluster, provider: SlurmProvider) -> None:
-    """Kill the daemon of a node: its kernel cannot be reached, then it is dead."""
-    _, manager = await provider.launch("python")
-    assert isinstance(manager, JobManager)
-    state = await manager.look()
-    assert state is not None
-    cluster.kill_node(state.node)
-    began = time.monotonic()
-    while await manager.probe():  # noqa: ASYNC110 (Slurm has no events)
-        await anyio.sleep(0.5)
-    print(
-        f"slurm: unreachable after {time.monotonic() - began:.0f} s, {manager.reachability.problem}"
-    )
-    assert await manager.wait() is None
-    print(f"slurm: dead after {time.monotonic() - began:.0f} s, {manager.death_reason()}")
-    await manager.cleanup()
-    cluster.start_node(state.node)
-    cluster.wait_for_nodes()
+    """Silence the machine of a node: its kernel cannot be reached, then it is dead."""
+    async with run_kernel("slurm/python", finder=KernelFinder([provider])) as kernel:
+        code = "import os, socket; print(os.getpid(), os.environ['SLURMD_NODENAME'])"
+        pid, node = (await kernel.execute(code)).stdout.split()
+        events = kernel.events()
+        info = kernel.connection_info
+        with silent(int(pid), (info.ip, info.hb_port)):
+            cluster.kill_node(node)
+            began = time.monotonic()
+            async for event in events:
+                print(f"slurm: after {time.monotonic() - began:.1f} s: {event!r}", flush=True)
+                if isinstance(event, Died):
+                    break
+    cluster.start_node(node)
+    await anyio.to_thread.run_sync(cluster.wait_for_nodes)
 
 
 def kill_programs(kind: str, config: dict[str, object], kills: int) -> list[str]:
