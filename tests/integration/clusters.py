@@ -4,9 +4,9 @@ Run by hand, as root, after ``make cluster`` or ``make kubernetes``:
 ``python -m tests.integration.clusters NAME [KILLS]``. NAME is ``container``, ``slurm`` or
 ``kubernetes``. First the provider is checked against the whole contract, on asyncio and on Trio.
 Slurm and Kubernetes then lose a node. Then a program with two detached kernels is killed KILLS
-times (by default 50) at random moments, and the next one adopts the same kernels. With Kubernetes,
-programs that launch a kernel are killed KILLS times as well. At the end no container, job, pod,
-Secret or folder may be left. The exit status is 1 if anything is.
+times (by default 50) at random moments, and the next one adopts the same kernels. Programs that
+launch a kernel are killed as well, at random moments and at chosen steps. At the end no container,
+job, pod, Secret, process or folder may be left. The exit status is 1 if anything is.
 """
 
 from __future__ import annotations
@@ -30,14 +30,23 @@ from kernelproto import Died, KernelFinder, run_kernel
 from kernelproto.interfaces import KernelHandle, KernelProvider
 from kernelproto.launch import ContainerProvider, SlurmProvider
 from kernelproto.testing import check_kernel_provider
+from tests.integration.launch_kills import (
+    LONGEST_SECONDS,
+    STEPS,
+    kill_at,
+    kill_at_random,
+    processes_of,
+)
 from tests.kubernetes.conftest import Kernels
 from tests.launch.batch.cluster import Cluster
 from tests.launch.batch.silent import silent
 from tests.launch.container.podman import Podman
 from tests.launch.kubernetes.cluster import Cluster as KubernetesCluster
 
-LONGEST_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0
+
+# Kills of launches at random moments, and at each step.
+STEP_KILLS = 20
 
 # A host in a pod waits a minute for the program that has made the pod.
 LEFT_SECONDS = 150.0
@@ -69,25 +78,6 @@ anyio.run(main)
 """
 
 
-LAUNCH = """
-import json, sys
-import anyio
-from kernelproto import KernelFinder, run_kernel
-
-async def main():
-    kind, config, _ = json.loads(sys.argv[1])
-    finder = KernelFinder.from_entrypoints()
-    finder.load_config({kind: config})
-    print("begun", flush=True)
-    async with run_kernel(f"{kind}/short", finder=finder) as kernel:
-        print("launched", flush=True)
-        await kernel.execute("6 * 7")
-    print("ended", flush=True)
-
-anyio.run(main)
-"""
-
-
 def main(kind: str, kills: int) -> int:
     if kind == "kubernetes":
         return check_kubernetes(kills)
@@ -97,33 +87,48 @@ def main(kind: str, kills: int) -> int:
         if isinstance(engine, Podman):
             # The checks have temporary folders of root as working directories.
             kernel = engine.kernel(detached=True, user="0:0")
-            config = {
-                "engine": "podman",
-                "engine_options": engine.options,
-                "folder": f"{folder}/c",
-            }
+            short: object = engine.kernel(user="0:0")
+            base = f"{folder}/c"
+            config = {"engine": "podman", "engine_options": engine.options, "folder": base}
             left: Callable[[], object] = engine.containers
             provider: ContainerProvider | SlurmProvider = ContainerProvider()
         else:
             kernel = engine.kernel()
-            config = {"folder": engine.shared, "config": engine.config, "poll_seconds": 0.2}
+            short = engine.kernel(linger=5)
+            base = engine.shared
+            config = {"folder": base, "config": engine.config, "poll_seconds": 0.2}
             left = engine.jobs
             provider = SlurmProvider()
-        config["kernels"] = {"python": msgspec.to_builtins(kernel)}
+        kernels = {"python": kernel, "short": short}
+        config["kernels"] = msgspec.to_builtins(kernels)
         provider.load_config(config)
         for backend in ("asyncio", "trio"):
             began = time.monotonic()
             anyio.run(check, provider, backend=backend)
-            print(f"{kind}: the contract is kept on {backend} ({time.monotonic() - began:.0f} s)")
+            seconds = time.monotonic() - began
+            print(f"{kind}: the contract is kept on {backend} ({seconds:.0f} s)", flush=True)
         if isinstance(engine, Cluster) and isinstance(provider, SlurmProvider):
             for backend in ("asyncio", "trio"):
                 anyio.run(lose_node, engine, provider, backend=backend)
         handles = kill_programs(kind, config, kills)
         anyio.run(end, provider, handles)
-        time.sleep(5)  # Slurm lists a job until its epilog has run
-        found = left(), [str(path) for path in Path(folder).rglob("*")]
-        print(f"{kind}: {kills} kills, left behind: {found}")
-        return int(any(found))
+        print(f"{kind}: {kills} kills, the kernels are the same", flush=True)
+        began_at = Counter(kill_at_random(kind, config) for _ in range(STEP_KILLS))
+        print(f"{kind}: {STEP_KILLS} kills of launches, at {dict(began_at)}", flush=True)
+        for step in STEPS:
+            for _ in range(STEP_KILLS):
+                kill_at(step, kind, config)
+            print(f"{kind}: {STEP_KILLS} kills of launches at the step {step!r}", flush=True)
+
+        def found() -> tuple[object, ...]:
+            return left(), processes_of(base), [str(path) for path in Path(base).rglob("*")]
+
+        deadline = time.monotonic() + LEFT_SECONDS
+        while any(found()) and time.monotonic() < deadline:
+            anyio.run(provider.remove_leftovers)
+            time.sleep(1)
+        print(f"{kind}: left behind: {found()}")
+        return int(any(found()))
 
 
 async def check(provider: KernelProvider) -> None:
@@ -150,7 +155,7 @@ def check_kubernetes(kills: int) -> int:
         handles = kill_programs("kubernetes", config, kills)
         anyio.run(end, provider, handles)
         print(f"kubernetes: {kills} kills, the kernels are the same", flush=True)
-        began_at = Counter(kill_launch(config) for _ in range(kills))
+        began_at = Counter(kill_at_random("kubernetes", config) for _ in range(kills))
         print(f"kubernetes: {kills} kills of launches, at {dict(began_at)}", flush=True)
         deadline = time.monotonic() + LEFT_SECONDS
         while not kernels.is_empty() and time.monotonic() < deadline:
@@ -159,19 +164,6 @@ def check_kubernetes(kills: int) -> int:
         found = [pod["metadata"]["name"] for pod in kernels.pods()], kernels.secrets()
         print(f"kubernetes: left behind: {found}")
         return int(any(found))
-
-
-def kill_launch(config: dict[str, object]) -> str:
-    """Kill a program that launches a kernel; return the last step that it has told."""
-    argument = json.dumps(["kubernetes", config, []])
-    with subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, argument], stdout=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "begun\n"
-        time.sleep(random.random() * LONGEST_SECONDS)
-        program.kill()
-        return (["begun", *program.stdout.read().split()])[-1]
 
 
 async def lose_kubernetes_node(kernels: Kernels) -> None:
