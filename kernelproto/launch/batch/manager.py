@@ -49,8 +49,8 @@ class JobManager(SendsSignals):
     All managers of a program together make one call for the states of their jobs, once a second or
     as often as the settings say. So the end of a kernel is noticed after about a second.
 
-    While wait() runs, it connects to the machine of the kernel every two seconds. If the machine does
-    not answer, the kernel cannot be reached, long before the batch system declares that the node
+    While wait() runs, it connects to the machine of the kernel every two seconds. If the machine
+    does not answer, the kernel is unreachable, long before the batch system declares that the node
     has failed.
 
     wait() and is_alive() renew the lease of the kernel. If neither is called for the ``linger``
