@@ -137,13 +137,12 @@ class KeptKernel(ManagedKernel):
                 self._hand_over(kernel, early)
                 await self._left.wait()
             finally:
-                lives = kernel.state in ("idle", "busy", "unreachable")
-                self.is_kept = is_stored and not self.ending and lives
+                # At once, so that no caller begins a restart of the kernel meanwhile.
+                is_wanted = is_stored and not self.ending
+                self.is_kept = is_wanted and kernel.lifecycle.let_go(self._reason)
                 self.ending = True
                 if not self.is_kept:
                     await kernel.shutdown()
-                elif self._reason is not None:
-                    kernel.client.fail(self._reason)
 
     async def _store_newest(self, manager: KernelManager) -> None:
         """Store the handle of the process, and that of each one that replaces it meanwhile."""
