@@ -11,6 +11,7 @@ from typing import Any
 
 from . import (
     configuration,
+    dates,
     execution,
     frames,
     history,
@@ -46,6 +47,7 @@ HOOKS: tuple[Hook, ...] = (
     streams.WRITE,
     execution.REPLY,
     session.HOOK,
+    dates.HOOK,
     history.HOOK,
     history_session.HOOK,
     logs.HOOK,
@@ -54,6 +56,8 @@ HOOKS: tuple[Hook, ...] = (
     execution.FORMAT,
     shell_channel.FORWARD,
     shell_channel.STREAM,
+    shell_channel.TASK,
+    shell_channel.DIRECT,
     network.HOOK,
     frames.HOOK,
     configuration.HOOK,

@@ -1,10 +1,10 @@
 """Open the session in the history with the first input, not while the kernel starts.
 
 IPython opens the session in the main thread. That is a transaction, and the start of the kernel
-waits until the file is written. Here the thread that saves the history opens the session when it writes the first
-input, or a second after the start if there is none. Code that needs the number of the session
-before then, or reads the database, opens the session at that moment. So do a fork and the end of
-the kernel.
+waits until the file is written. Here the thread that saves the history opens the session when it
+writes the first input, or a second after the start if there is none. Code that needs the number of
+the session before then, or reads the database, opens the session at that moment. So do a fork and
+the end of the kernel.
 
 If the file cannot be written, the history goes on in memory, as in IPython.
 """
