@@ -46,12 +46,12 @@ class Owner(Protocol):
         """Send the answer to a heartbeat."""
         ...
 
-    def passed(self, channel: int, number: int) -> None:
-        """Acknowledge a message that was passed to the kernel, with the next finish()."""
+    def passed(self, channel: int, number: int, size: int) -> None:
+        """Acknowledge a message of *size* bytes that was passed to the kernel, after a while."""
         ...
 
     def finish(self) -> None:
-        """Send the acknowledgements and everything else that waits."""
+        """Send everything that waits, and acknowledgements that must not wait any longer."""
         ...
 
     def disconnect(self, error: dict[str, Any]) -> None:
@@ -291,11 +291,11 @@ class Kernel:
         else:
             self.log.append(channel, message)
 
-    def _was_passed(self, channel: int, number: int) -> None:
+    def _was_passed(self, channel: int, number: int, size: int) -> None:
         if number:
             self.passed[channel] = number
             if self.owner is not None:
-                self.owner.passed(channel, number)
+                self.owner.passed(channel, number, size)
 
 
 def write_file(path: str, data: bytes) -> None:

@@ -277,6 +277,16 @@ def test_messages_pass_both_ways_and_doubles_are_dropped(connect) -> None:
     assert [again.next().number for _ in range(2)] == [3, 4]
 
 
+def test_message_to_a_kernel_that_sends_nothing_is_acknowledged(connect) -> None:
+    program = connect()
+    silent = ECHO.replace("shell.send_multipart(shell.recv_multipart())", "shell.recv_multipart()")
+    program.start(sys.executable, "-c", silent, "{connection_file}", env=dict(os.environ))
+    for number in (1, 2):
+        program.socket.sendall(pack(frames.MESSAGE, zmtp.join([b"x"]), number=number))
+        frame = program.next_of(frames.ACK)
+        assert (frame.channel, frame.number) == (frames.SHELL, number)
+
+
 def test_second_owner_is_refused_while_the_first_is_connected(connect) -> None:
     first, second = connect(), connect()
     kernel = str(uuid.uuid4())
