@@ -115,10 +115,16 @@ class Connection:
     Args:
         host: the name of the host.
         options: how the host is reached.
+
+    Attributes:
+        host: the same.
+        unended: the claims of kernels that may run there although their launches have failed, by
+            the ids of the kernels.
     """
 
     def __init__(self, host: str, options: HostOptions) -> None:
         self.host = host
+        self.unended: dict[str, str] = {}
         self._options = options
         self._folder: str | None = None
         self._master: ProcessId | None = None

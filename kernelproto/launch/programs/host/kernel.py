@@ -154,6 +154,11 @@ class Kernel:
         ports = {f"{name}_port": number + 1 for number, name in enumerate(frames.CHANNELS)}
         return {"transport": "ipc", "ip": os.path.join(self.place.sockets, "kernel"), **ports}
 
+    @property
+    def listed_as(self) -> str:
+        """The id in the record under which programs find the kernel; "" for that of the kernel."""
+        return str(self._record.get("listed_as") or "")
+
     def watched(self) -> WatchedKernel:
         """Return the kernel for the watchdog, before the start of the process."""
         record = os.fsencode(self.place.record or os.path.join(self.place.folder, "record"))
