@@ -49,6 +49,10 @@ def test_question_is_answered(question: Question, ask: Callable[[str], Mapping[s
         "there is no /proc/PID/smaps_rollup",
         "jupyter_server is not installed",
         "papermill is not installed",
+        "there is no sshd: install it with `make cluster`",
+        "there is no nss_wrapper, which gives the sshd an ordinary user: install it with "
+        "`make cluster`",
+        "an ordinary user has no Python of this version that can import ipykernel",
         "uvloop is not installed",
         "xeus-python is not installed",
         "zmq-anyio and fps-kernel-subprocess are not installed",
