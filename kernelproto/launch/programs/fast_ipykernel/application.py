@@ -11,7 +11,6 @@ from typing import Any
 
 from . import (
     configuration,
-    dates,
     execution,
     frames,
     history,
@@ -47,7 +46,6 @@ HOOKS: tuple[Hook, ...] = (
     streams.WRITE,
     execution.REPLY,
     session.HOOK,
-    dates.HOOK,
     history.HOOK,
     history_session.HOOK,
     logs.HOOK,
@@ -56,8 +54,6 @@ HOOKS: tuple[Hook, ...] = (
     execution.FORMAT,
     shell_channel.FORWARD,
     shell_channel.STREAM,
-    shell_channel.TASK,
-    shell_channel.DIRECT,
     network.HOOK,
     frames.HOOK,
     configuration.HOOK,
