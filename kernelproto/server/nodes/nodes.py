@@ -8,6 +8,7 @@ that gets a request for a kernel without a server adopts the kernel.
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Generic, NamedTuple, TypeVar
@@ -23,7 +24,7 @@ from kernelproto.registry import RegisteredKernel, Registry
 from kernelproto.server.auth.http_get import read_address, words
 from kernelproto.server.nodes.http import LOST, ForwardedRequest, fetch
 from kernelproto.server.nodes.requests import Headers
-from kernelproto.server.nodes.seal import HEADER, Assertion, seal, unseal
+from kernelproto.server.nodes.seal import HEADER, Assertion, SealExpired, seal, unseal
 
 logger = logging.getLogger(__name__)
 
@@ -138,18 +139,35 @@ class Nodes:
             ValueError: the name is no URL.
         """
         secret = await self._get_secret()
-        value = seal(assertion, secret=secret, node=node, method=method, target=target)
+        value = seal(
+            assertion, now=time.time(), secret=secret, node=node, method=method, target=target
+        )
         headers = [*(headers or []), (HEADER.encode(), value.encode())]
         return ForwardedRequest(read_address(node), method, target, headers)
 
     async def arrival(self, value: str, *, method: str, target: str) -> Assertion | None:
-        """Return the statement of another server about a request; None for a forgery.
+        """Return the statement of another server about a request; None for a forgery or a replay.
 
         Raises:
             RegistryError: the registry cannot be read.
         """
         secret = await self._get_secret()
-        return unseal(value, secret=secret, node=self.url, method=method, target=target)
+        try:
+            return unseal(
+                value,
+                now=time.time(),
+                secret=secret,
+                node=self.url,
+                method=method,
+                target=target,
+            )
+        except SealExpired as error:
+            logger.warning(
+                "a forwarded request is refused: its header was made %.0f s ago; set the clocks of "
+                "the servers, or else the header was replayed",
+                error.seconds,
+            )
+            return None
 
     async def ask_all(
         self, user: User, path: str, kind: type[T], *, everyone: bool = False
