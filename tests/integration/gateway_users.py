@@ -25,7 +25,7 @@ from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 from tests.integration.server_kills import Faults
 
-GUARD_SECONDS = 120.0
+GUARD_SECONDS = 300.0
 MAX_PER_USER = 2
 
 _UNREAD_SECONDS = 15.0

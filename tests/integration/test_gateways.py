@@ -199,6 +199,32 @@ async def test_session_gets_another_kernel_within_the_limit(registry: SQLiteRegi
             await b.pool.release_all()
 
 
+async def test_idle_kernel_of_another_server_is_evicted(registry: SQLiteRegistry) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            gateways(registry, 3, max_kernels=2, settings={"queue_seconds": 0}) as (a, b, c),
+            c.client("eve") as eve,
+        ):
+            idle = await a.start("ada")
+            connected = await b.start("bob")
+            async with b.connect("bob", connected):
+                while (response := await eve.post("/api/kernels")).status_code != 201:
+                    assert response.status_code == 503, response.text  # it has just become idle
+                    await anyio.sleep(0.1)
+                started = response.json()["id"]
+                assert a.pool.counts["evicted"] == 1
+                rows = {row.kernel_id for row in await registry.kernels()}
+                assert rows == {connected, started} - {idle}
+                async with c.connect("eve", started):
+                    refused = await eve.post("/api/kernels")
+                    assert refused.status_code == 503
+                    assert "all kernels" in refused.json()["message"]
+            response = await eve.delete("/api/nodes/idle")  # only a server may ask for that
+            assert response.status_code == 404
+            for each in (a, b, c):
+                await each.pool.release_all()
+
+
 async def test_contexts_of_other_servers(registry: SQLiteRegistry, tmp_path: Path) -> None:
     with anyio.fail_after(GUARD_SECONDS):
         async with (
