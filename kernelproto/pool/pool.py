@@ -34,7 +34,6 @@ from kernelproto.wire.connection import ChannelName
 _DEFAULT_NAME = "default"
 _DEFAULT_RESTART = RestartPolicy()
 _DEFAULT_TIMEOUTS = Timeouts()
-
 _UNHELD_SECONDS = 3600.0
 
 
