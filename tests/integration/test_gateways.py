@@ -13,7 +13,9 @@ import pytest
 
 from kernelproto.exceptions import RegistryError
 from kernelproto.interfaces import KernelHandle, User
+from kernelproto.pool import keeping
 from kernelproto.registry import RegisteredSession, SQLiteRegistry
+from kernelproto.server.nodes import nodes
 from kernelproto.server.nodes.seal import HEADER, LONGEST_SECONDS, Assertion, seal
 from kernelproto.wire.message import Message
 from tests.integration.gateways import gateway, gateways
@@ -222,6 +224,31 @@ async def test_idle_kernel_of_another_server_is_evicted(registry: SQLiteRegistry
             response = await eve.delete("/api/nodes/idle")  # only a server may ask for that
             assert response.status_code == 404
             for each in (a, b, c):
+                await each.pool.release_all()
+
+
+async def test_waiting_request_has_other_servers_asked_again(
+    registry: SQLiteRegistry, monkeypatch
+) -> None:
+    monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(nodes, "_ASK_AGAIN_SECONDS", 0.2)
+    settings = {"queue_seconds": GUARD_SECONDS}
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            gateways(registry, 2, max_kernels=1, settings=settings) as (a, b),
+            b.client("eve") as eve,
+        ):
+            kernel_id = await a.start("ada")
+
+            async def start() -> None:
+                assert (await eve.post("/api/kernels")).status_code == 201
+
+            # While there is a client, the kernel is not idle.
+            async with anyio.create_task_group() as tasks, a.connect("ada", kernel_id):
+                tasks.start_soon(start)
+                while not b.pool.waiting:  # noqa: ASYNC110 (the pool has no events)
+                    await anyio.sleep(0.01)
+            for each in (a, b):
                 await each.pool.release_all()
 
 

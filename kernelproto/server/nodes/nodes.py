@@ -13,12 +13,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 import anyio
 import msgspec
 from starlette.exceptions import HTTPException
 
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import PoolFull, RegistryError
 from kernelproto.interfaces import User
 from kernelproto.pool import KernelPool
@@ -44,6 +45,9 @@ _MOST_LIST_BYTES = 16 * 2**20
 
 # If no server has an idle kernel, none is asked again for so long.
 _FULL_SECONDS = 1.0
+
+# How often a waiting request asks: the pool counts the kernels of others a bit more often.
+_ASK_AGAIN_SECONDS = 6.0
 
 # The longest idle kernel of a server; only other servers may end it.
 IDLE = "/api/nodes/idle"
@@ -250,7 +254,18 @@ class Nodes:
         except PoolFull:
             if not await self.make_room() and not wait:
                 raise
-        return await get(wait=wait)
+        async with background_tasks() as tasks:
+            if wait:
+                tasks.start_soon(self._make_room_again)
+            return await get(wait=wait)
+
+    async def _make_room_again(self) -> NoReturn:
+        while True:
+            await anyio.sleep(_ASK_AGAIN_SECONDS)
+            try:
+                await self.make_room()
+            except RegistryError as error:
+                logger.warning("no server is asked to evict a kernel: %s", error)
 
     async def make_room(self) -> bool:
         """Have another server evict an idle kernel; return whether one did.
