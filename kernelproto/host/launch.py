@@ -45,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 _TOKEN_BYTES = 32
 
+# The linger time until the reply to a launch has arrived. If this program is killed before, no other
+# program has the handle of the kernel.
+_UNCLAIMED_SECONDS = 60.0
+
 # Time to end a kernel after a cancelled launch.
 _UNDO_SECONDS = 5.0
 
@@ -200,14 +204,17 @@ async def start_on(
         ValueError: an argument or a variable cannot be handed to a program.
         LaunchError: the host refuses, or has ended.
     """
+    has_no_limit = first["linger"] is None
     link = Link(
         connect,
         kernel_id=str(handle.place["kernel"]),
         claim=secrets.token_hex(_TOKEN_BYTES),
-        first=first,
+        first={**first, "linger": _UNCLAIMED_SECONDS} if has_no_limit else first,
     )
     try:
         answer = await link.first_answer()
+        if has_no_limit:
+            await link.request("linger", seconds=None)
         return _manager(link, handle, answer)
     except RequestRefused as refused:
         await link.aclose()
