@@ -125,7 +125,7 @@ async def test_reasons_of_a_pod_that_does_not_run(kernels: Kernels, caplog) -> N
 async def test_time_until_the_pod_runs_is_not_that_of_the_start(kernels: Kernels) -> None:
     kernel = kernels.kernel(node_selector={"disk": "none"})
     finder = KernelFinder([kernels.provider(python=kernel)])
-    timeouts = Timeouts(startup=2, queue=3)
+    timeouts = Timeouts(startup=2, queue=5)
     with pytest.raises(
         KernelNotReady, match=r"no node can run it.*raise Timeouts\.queue"
     ) as caught:
