@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _TOKEN_BYTES = 32
 
-# The linger time until the reply to a launch has arrived. If this program is killed before, no other
+# The linger time until the reply to a launch has arrived. If this program is killed before, no
 # program has the handle of the kernel.
 _UNCLAIMED_SECONDS = 60.0
 

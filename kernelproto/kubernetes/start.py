@@ -18,8 +18,8 @@ from kernelproto.startup_clock import waiting_in_queue
 
 logger = logging.getLogger(__name__)
 
-# The launch gives up before the caller's deadline, so that it can raise the reason: by a tenth of the
-# time that is left, at most by a second.
+# The launch gives up before the caller's deadline, so that it can raise the reason: by a tenth of
+# the time that is left, at most by a second.
 _MARGIN = 0.1
 _MOST_MARGIN_SECONDS = 1.0
 
