@@ -177,7 +177,7 @@ async def adopt(
     Args:
         finder: adopts the kernels that no host here runs.
         handle: the handle.
-        replays: as for adopt_hosted().
+        replays: as for adopt_hosted(), if the host or the provider keeps messages.
 
     Raises:
         KernelInUse: a running program owns the kernel, perhaps this one.
@@ -186,7 +186,7 @@ async def adopt(
     """
     if handle.host == HOST:
         return await adopt_hosted(handle, replays=replays)
-    return await finder.adopt(handle)
+    return await finder.adopt(handle, replays=replays)
 
 
 async def start_on(

@@ -20,6 +20,7 @@ from kernelproto.exceptions import (
 )
 from kernelproto.kubernetes import KubernetesError, KubernetesProvider
 from kernelproto.testing import check_adoption
+from tests.host.kept_messages import check_messages_are_kept
 from tests.kubernetes.conftest import Kernels
 from tests.kubernetes.test_manifests import FILES, manifests
 from tests.launch.kubernetes.cluster import Cluster
@@ -92,6 +93,13 @@ async def test_messages_wait_for_the_next_program(kernels: Kernels) -> None:
                 await anext(execution)
                 await kernel.manager._link.reconnect()
                 assert (await execution).stdout == lines
+
+
+async def test_next_owner_gets_unconfirmed_messages(kernels: Kernels) -> None:
+    provider = kernels.provider()
+    with anyio.fail_after(GUARD_SECONDS):
+        info, manager = await provider.launch("python")
+        await check_messages_are_kept(KernelFinder([provider]), info, manager, manager._link)
 
 
 @asyncio_only
