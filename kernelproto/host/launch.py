@@ -190,7 +190,7 @@ async def adopt(
 
 
 async def start_on(
-    connect: Connect, handle: KernelHandle, first: Mapping[str, Any]
+    connect: Connect, handle: KernelHandle, first: Mapping[str, Any], *, claim: str = ""
 ) -> HostedKernelManager:
     """Send a request to start a kernel to a host.
 
@@ -198,6 +198,7 @@ async def start_on(
         connect: connects to the host.
         handle: the handle of the new kernel.
         first: the request, see programs/host/requests.py; "facts" are those of Facts, as JSON.
+        claim: the secret of the owner; "" for a new one.
 
     Raises:
         OSError: the command cannot be run.
@@ -208,7 +209,7 @@ async def start_on(
     link = Link(
         connect,
         kernel_id=str(handle.place["kernel"]),
-        claim=secrets.token_hex(_TOKEN_BYTES),
+        claim=claim or secrets.token_hex(_TOKEN_BYTES),
         first={**first, "linger": _UNCLAIMED_SECONDS} if has_no_limit else first,
     )
     try:

@@ -184,7 +184,7 @@ class KernelFinder:
         """
         refusal: NoSuchKernel | None = None
         failure: _BrokenProvider | None = None
-        for provider, kernel in self._candidates(kernel_type):
+        for provider, kernel in self.candidates(kernel_type):
             try:
                 with _faults_named(provider.id, kernel):
                     launched = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
@@ -258,7 +258,7 @@ class KernelFinder:
             LaunchError: the parameters are wrong, or the provider has no plans.
         """
         refusal: NoSuchKernel | None = None
-        for provider, kernel in self._candidates(kernel_type):
+        for provider, kernel in self.candidates(kernel_type):
             if isinstance(provider, PlansLaunch):
                 try:
                     with _faults_named(provider.id, kernel):
@@ -276,7 +276,7 @@ class KernelFinder:
                 )
         raise await self._no_such_kernel(kernel_type) from refusal
 
-    def _candidates(self, kernel_type: str) -> Iterator[tuple[KernelProvider, str]]:
+    def candidates(self, kernel_type: str) -> Iterator[tuple[KernelProvider, str]]:
         """Yield the providers that may have the kernel type, in order, each with the name there."""
         provider_id, slash, kernel = kernel_type.partition("/")
         if slash:

@@ -174,6 +174,21 @@ class SSHProvider:
         connection = connection_to(place.machine, self._options(place.machine))
         return await adopt_far(connection, handle, place, replays=replays)
 
+    async def find_launched(self, name: str, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of the kernel that is listed under an id; see FindsLaunched.
+
+        Raises:
+            LaunchError: the host cannot be reached now.
+        """
+        from kernelproto.ssh.launch import find_far
+
+        try:
+            host, _ = split_name(name)
+            connection = connection_to(host, self._options(host))
+        except NoSuchKernel:  # none was launched by this provider
+            return None
+        return await find_far(connection, f"{SSH}/{name}", kernel_id)
+
     def _options(self, host: str) -> HostOptions:
         if sys.platform == "win32":
             raise LaunchError(
