@@ -115,7 +115,7 @@ def kill_launches(kernels: Kernels, kills: int, choices: random.Random) -> bool:
     for number in range(kills):
         reached[kill_launch(kernels, settings, number, choices)] += 1
         most = max(most, most_kernels(kernels))
-    report(f"{kills} kills of launches, behind {dict(reached)}")
+        report(f"killed {number + 1} programs, behind {dict(reached)}")
     anyio.run(launch_next, kernels, settings["python"])
     waiting = [pod["metadata"]["name"] for pod in kernels.pods() if not has_run(pod)]
     report(f"after the next launch, pods that wait: {waiting}")
