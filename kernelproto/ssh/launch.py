@@ -93,13 +93,13 @@ async def launch_far(
 
 
 async def adopt_far(
-    connection: Connection, handle: KernelHandle, place: Place
+    connection: Connection, handle: KernelHandle, place: Place, *, replays: bool
 ) -> tuple[ConnectionInfo, KernelManager]:
-    """Adopt a kernel; see SSHProvider.adopt."""
+    """Adopt a kernel; see SSHProvider.adopt and adopt_messages."""
     async with _held_until_success(connection):
         await connection.open()
         connect = SSHConnect(connection, place.folder)
-        info, hosted = await adopt_hosted(handle, connect)
+        info, hosted = await adopt_hosted(handle, connect, replays=replays)
         return info, FarKernelManager(hosted, connect)
 
 

@@ -5,8 +5,8 @@ Run by hand, as root, after ``make cluster`` or ``make kubernetes``:
 ``kubernetes``. First the provider is checked against the whole contract, on asyncio and on Trio.
 Slurm and Kubernetes then lose a node. Then a program with two detached kernels is killed KILLS
 times (by default 50) at random moments, and the next one adopts the same kernels. With Kubernetes,
-programs that launch a kernel are killed KILLS times as well. At the end no container, job, pod,
-Secret or folder may be left. The exit status is 1 if anything is.
+programs that launch a kernel are killed KILLS times as well, see ``launch_kills``. At the end
+no container, job, pod, Secret or folder may be left. The exit status is 1 if anything is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +30,7 @@ from kernelproto.interfaces import KernelHandle, KernelProvider
 from kernelproto.launch import ContainerProvider, SlurmProvider
 from kernelproto.launch.batch.manager import JobManager
 from kernelproto.testing import check_kernel_provider
+from tests.integration.launch_kills import kill_launches
 from tests.kubernetes.conftest import Kernels
 from tests.launch.batch.cluster import Cluster
 from tests.launch.container.podman import Podman
@@ -38,9 +38,6 @@ from tests.launch.kubernetes.cluster import Cluster as KubernetesCluster
 
 LONGEST_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0
-
-# A host in a pod waits a minute for the program that has made the pod.
-LEFT_SECONDS = 150.0
 
 PROGRAM = """
 import json, sys
@@ -64,25 +61,6 @@ async def main():
         assert (await kernel.execute("number")).text == str(number)
         print("adopted", flush=True)
     await anyio.sleep_forever()
-
-anyio.run(main)
-"""
-
-
-LAUNCH = """
-import json, sys
-import anyio
-from kernelproto import KernelFinder, run_kernel
-
-async def main():
-    kind, config, _ = json.loads(sys.argv[1])
-    finder = KernelFinder.from_entrypoints()
-    finder.load_config({kind: config})
-    print("begun", flush=True)
-    async with run_kernel(f"{kind}/short", finder=finder) as kernel:
-        print("launched", flush=True)
-        await kernel.execute("6 * 7")
-    print("ended", flush=True)
 
 anyio.run(main)
 """
@@ -133,7 +111,7 @@ def check_kubernetes(kills: int) -> int:
     """Check the provider of Kubernetes, and kill its programs also while they launch."""
     with closing(KubernetesCluster()) as cluster, tempfile.TemporaryDirectory() as folder:
         kernels = Kernels(cluster, cluster.new_namespace(), Path(folder))
-        settings = {"python": kernels.kernel(), "short": kernels.kernel(linger=5)}
+        settings = {"python": kernels.kernel()}
         provider = kernels.provider(**settings)
         for backend in ("asyncio", "trio"):
             began = time.monotonic()
@@ -149,28 +127,7 @@ def check_kubernetes(kills: int) -> int:
         handles = kill_programs("kubernetes", config, kills)
         anyio.run(end, provider, handles)
         print(f"kubernetes: {kills} kills, the kernels are the same", flush=True)
-        began_at = Counter(kill_launch(config) for _ in range(kills))
-        print(f"kubernetes: {kills} kills of launches, at {dict(began_at)}", flush=True)
-        deadline = time.monotonic() + LEFT_SECONDS
-        while not kernels.is_empty() and time.monotonic() < deadline:
-            anyio.run(provider.remove_leftovers)
-            time.sleep(1)
-        found = [pod["metadata"]["name"] for pod in kernels.pods()], kernels.secrets()
-        print(f"kubernetes: left behind: {found}")
-        return int(any(found))
-
-
-def kill_launch(config: dict[str, object]) -> str:
-    """Kill a program that launches a kernel; return the last step that it has told."""
-    argument = json.dumps(["kubernetes", config, []])
-    with subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, argument], stdout=subprocess.PIPE, text=True
-    ) as program:
-        assert program.stdout is not None
-        assert program.stdout.readline() == "begun\n"
-        time.sleep(random.random() * LONGEST_SECONDS)
-        program.kill()
-        return (["begun", *program.stdout.read().split()])[-1]
+        return int(not kill_launches(kernels, kills, random.Random()))
 
 
 async def lose_kubernetes_node(kernels: Kernels) -> None:
