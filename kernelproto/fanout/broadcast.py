@@ -179,18 +179,14 @@ class Broadcast:
     ) -> None:
         """Serve the clients of an earlier server on, before any client joins; see ``until_ready``.
 
-        The earlier server may have been killed, or have lost the registry, before storing its
-        newest clients. If a host keeps the messages, the replies to such a client wait as well.
-
         Args:
             handover: the handover of the earlier server.
-            messages: the messages that the kernel has sent to this server before. If a host runs
-                the kernel, they begin with some that the clients have already.
-            missing: the number of messages before that no client has received, and that are lost.
+            messages: the kernel's messages to this server so far; those of a host begin with some
+                that the clients have already.
+            missing: the number of lost messages before that no client has received.
         """
         self._source = source = self.kernel.observers.source
         self._has_all = source is not None and not missing
-        self.log.awaits_unknown = source is not None
         acknowledged = 0 if source is None else source.acknowledged
         cursors = join_clients(self.log, handover, anyio.current_time(), is_kept=source is not None)
         self._client_left.ring()
