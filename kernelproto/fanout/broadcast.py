@@ -181,9 +181,9 @@ class Broadcast:
 
         Args:
             handover: the handover of the earlier server.
-            messages: the kernel's messages to this server so far; those of a host begin with some
-                that the clients have already.
-            missing: the number of lost messages before that no client has received.
+            messages: the messages that the kernel has sent to this server before. If a host runs
+                the kernel, they begin with some that the clients have already.
+            missing: the number of messages before that no client has received, and that are lost.
         """
         self._source = source = self.kernel.observers.source
         self._has_all = source is not None and not missing

@@ -79,11 +79,9 @@ def join_clients(log: ReplayLog, handover: Handover, now: float, *, is_kept: boo
         log: the log.
         handover: the handover of the earlier server.
         now: the time at which they leave.
-        is_kept: whether a host has kept the messages. Then the log keeps replies to clients that
-            the handover does not name; the first client gets the messages that no client has
-            received, if the handover has no clients.
+        is_kept: whether a host has kept the messages. Then the first client gets those that no
+            client has received, if the handover has no clients.
     """
-    log.awaits_unknown = is_kept
     clients = handover.clients or ([[""]] if is_kept else [])
     log.awaits_unknown = is_kept
     # All join before the first one leaves: a new client would continue for one that has left.
