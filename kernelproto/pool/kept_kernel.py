@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from kernelproto.client.observers import Observers
 from kernelproto.exceptions import ClientClosed
 from kernelproto.interfaces import KernelManager
 from kernelproto.pool.launcher import StartOptions
-from kernelproto.pool.pooled_kernel import ManagedKernel
+from kernelproto.pool.pooled_kernel import ManagedKernel, is_activity
 from kernelproto.registry.interface import RegisteredKernel
 from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
 from kernelproto.supervise.instance import Launch
@@ -88,6 +89,7 @@ class KeptKernel(ManagedKernel):
         self._on_restored = on_restored
         self._restored = restored
         self._is_new = is_new
+        self._early = None if is_new else _EarlyMessages()
         self._left = anyio.Event()
         self._reason: ClientClosed | None = None
 
@@ -115,14 +117,13 @@ class KeptKernel(ManagedKernel):
     async def _live(
         self, launch: Launch, cwd: str | None, timeouts: Timeouts, restart: RestartPolicy | None
     ) -> None:
-        early = None if self._is_new else _EarlyMessages()
         opened = open_kernel(
             launch,
             timeouts=timeouts,
             cwd=cwd,
             outlives=True,
             kernel_id=self.kernel_id,
-            watch=None if early is None else early.watch,
+            watch=None if self._early is None else self._early.watch,
         )
         async with (
             opened as kernel,
@@ -134,16 +135,15 @@ class KeptKernel(ManagedKernel):
                     await self._store_newest(kernel.manager)
                     is_stored = True
                 self._begin(kernel)
-                self._hand_over(kernel, early)
+                self._hand_over(kernel)
                 await self._left.wait()
             finally:
-                lives = kernel.state in ("idle", "busy", "unreachable")
-                self.is_kept = is_stored and not self.ending and lives
+                # At once, so that no caller begins a restart of the kernel meanwhile.
+                is_wanted = is_stored and not self.ending
+                self.is_kept = is_wanted and kernel.lifecycle.let_go(self._reason)
                 self.ending = True
                 if not self.is_kept:
                     await kernel.shutdown()
-                elif self._reason is not None:
-                    kernel.client.fail(self._reason)
 
     async def _store_newest(self, manager: KernelManager) -> None:
         """Store the handle of the process, and that of each one that replaces it meanwhile."""
@@ -152,7 +152,8 @@ class KeptKernel(ManagedKernel):
             stored = self.newest
             await self._store(self, stored)
 
-    def _hand_over(self, kernel: Kernel, early: _EarlyMessages | None) -> None:
+    def _hand_over(self, kernel: Kernel) -> None:
+        early = self._early
         if early is not None:
             kernel.unwatch(early)
         if self._on_restored is not None and self._restored is not None:
@@ -165,8 +166,10 @@ class KeptKernel(ManagedKernel):
 
     def _note_start(self) -> None:
         super()._note_start()
-        if self._restored is not None and not self._is_new:
-            age, idle = self._restored.age, self._restored.idle
+        if self._restored is not None and self._early is not None:
+            age = self._restored.age
+            # Any output of the time without a pool may have been written just now.
+            idle = min(self._restored.idle, self.active_at - self._early.active_at)
             self.ready_at -= age
             self.active_at -= idle
             self._last_activity -= timedelta(seconds=idle)
@@ -176,10 +179,17 @@ class KeptKernel(ManagedKernel):
 
 
 class _EarlyMessages:
-    """Keeps the messages of a kernel that is not ready yet; implements Watcher."""
+    """Keeps the messages of a kernel that is not ready yet; implements Watcher.
+
+    Attributes:
+        messages: the messages, with their channels and numbers.
+        active_at: when the last message arrived that shows that the kernel is active for a client,
+            by ``anyio.current_time``.
+    """
 
     def __init__(self) -> None:
         self.messages: deque[tuple[Message, ChannelName, int]] = deque()
+        self.active_at = -math.inf
         self._bytes = 0
         self._discarded = 0
         self._observers: Observers
@@ -198,6 +208,8 @@ class _EarlyMessages:
     def offer(self, message: Message, channel: ChannelName) -> None:
         self.messages.append((message, channel, self._observers.number))
         self._bytes += _size(message)
+        if is_activity(message, channel):
+            self.active_at = anyio.current_time()
         while self._bytes > _MOST_BYTES:
             oldest, _, number = self.messages.popleft()
             self._bytes -= _size(oldest)

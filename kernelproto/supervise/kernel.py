@@ -277,6 +277,9 @@ class Kernel(Requests, Observable):
 
         Returns:
             The exit status of the kernel's process; None if unknown.
+
+        Raises:
+            ClientClosed: this program has let go of the kernel, which another program may own.
         """
         self.lifecycle.owner.check("kernel")
         try:
@@ -387,4 +390,5 @@ async def open_kernel(
         try:
             yield Kernel(lifecycle)
         finally:
-            await (lifecycle.detach() if outlives else lifecycle.end())
+            if not (outlives and lifecycle.let_go()):
+                await lifecycle.end()

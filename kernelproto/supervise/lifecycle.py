@@ -153,6 +153,8 @@ class Lifecycle:
             KernelProtoError: the kernel could not be restarted, or was ended.
         """
         self.owner.check("kernel")
+        if self.current.outlives:
+            raise fresh(self._closing_error)
         if self.replacement is not None:
             return (await self.replacement.wait()).client
         if self.failure is not None:
@@ -169,7 +171,7 @@ class Lifecycle:
             with suppress(Exception):  # raised in the tasks that asked for this restart
                 await self.replacement.wait()
         if self.life is Life.OVER:
-            raise ClientClosed("the kernel was shut down: run another one")
+            raise fresh(self._closing_error)
         if self.replacement is None:
             self._apply(LifeEvent.RESTART)
             self.replacement = Replacement(auto=False)
@@ -203,7 +205,13 @@ class Lifecycle:
                 replacement.fail(failure)
 
     async def end(self) -> int | None:
-        """End the kernel for good; return the exit status of the process, None if unknown."""
+        """End the kernel for good; return the exit status of the process, None if unknown.
+
+        Raises:
+            ClientClosed: this program has let go of the kernel, which may have another owner.
+        """
+        if self.current.outlives:
+            raise fresh(self._closing_error)
         self._apply(LifeEvent.END)
         try:
             if self.replacement is not None:
@@ -223,19 +231,27 @@ class Lifecycle:
         """Set the error that calls on the kernel raise after its end."""
         self._closing_error = self.current.closing_error = error
 
-    async def detach(self) -> None:
-        """Let the kernel outlive this program, unless the kernel was shut down or has died.
+    def let_go(self, reason: ClientClosed | None = None) -> bool:
+        """Let the kernel outlive this program; return whether a process goes on.
 
-        Observers and events end, because this program receives no more messages.
+        A process goes on if the kernel is ready or cannot be reached. From then on another program
+        may own the kernel, and this one can neither use nor end the kernel.
+
+        Args:
+            reason: raised by later calls.
         """
+        if self.current.outlives:
+            return True
         if self.life not in (Life.READY, Life.UNREACHABLE):
-            await self.end()
-            return
+            return False
+        self._apply(LifeEvent.END)
         self.current.outlives = True
-        self.current.client.fail(ClientClosed("this program has let go of the kernel"))
+        self.explain_end(reason or ClientClosed("this program has let go of the kernel"))
+        self.current.client.fail(self._closing_error)
         self.current.gone.set()
         self.observers.fail(self.current.client.failure or self._closing_error)
         self.events.end()
+        return True
 
     @contextmanager
     def supervised_by(self, supervisor: Supervisor) -> Generator[None]:

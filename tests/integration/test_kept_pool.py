@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import anyio
@@ -142,6 +143,39 @@ async def test_idle_time_goes_on(path: Path) -> None:
                     await anyio.lowlevel.checkpoint()
                 assert pool.counts == {"restored": 1, "culled": 1}
     assert start_time(pid) == ""
+
+
+PRINT_LATER = """
+import pathlib, threading, time
+def print_later():
+    while not pathlib.Path({release!r}).exists():
+        time.sleep(0.01)
+    print("later", flush=True)
+    pathlib.Path({done!r}).touch()
+threading.Thread(target=print_later).start()
+"""
+
+
+async def test_output_while_no_pool_is_open_ends_the_idle_time(path: Path, tmp_path: Path) -> None:
+    release, done = tmp_path / "release", tmp_path / "done"
+    code = PRINT_LATER.format(release=str(release), done=str(done))
+    with anyio.fail_after(GUARD_SECONDS):
+        async with SQLiteRegistry(path) as registry:
+            async with pool_of(registry, kernel_type="fork/kernel") as pool:
+                await (await pool.get("ada")).execute(code)
+            release.touch()
+            while not done.exists():
+                await anyio.lowlevel.checkpoint()
+            with sqlite3.connect(path) as database:
+                database.execute("update kernel set used_at = used_at - 1000")
+            database.close()
+            async with pool_of(registry) as pool:
+                (kernel,) = pool.kernels()
+                while kernel.state == "starting":
+                    await anyio.lowlevel.checkpoint()
+                    (kernel,) = pool.kernels()
+                assert datetime.now(UTC) - kernel.last_activity < timedelta(seconds=900)
+                await pool.release_all()
 
 
 async def test_kernel_works_while_no_pool_is_open(path: Path) -> None:

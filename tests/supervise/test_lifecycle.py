@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import anyio
@@ -89,6 +91,42 @@ async def test_observers_and_events_end_although_the_kernel_goes_on() -> None:
         assert recorder.seen == [ClientClosed]
         with anyio.fail_after(GUARD_SECONDS):
             assert [event async for event in events] == []
+
+
+@asynccontextmanager
+async def outliving() -> AsyncIterator[tuple[Kernel, FakeKernel]]:
+    """Open a kernel that outlives the block; yield the kernel and its process."""
+
+    async def launch(**changes):
+        info, manager = await provider.launch("kernel")
+        manager.detach = checkpoint
+        return info, manager
+
+    async with (
+        Provider() as provider,
+        open_kernel(launch, timeouts=Timeouts(), outlives=True) as kernel,
+    ):
+        yield kernel, provider.kernels[0]
+
+
+async def test_program_that_has_let_go_of_a_kernel_can_neither_use_nor_end_that_kernel() -> None:
+    async with outliving() as (kernel, process):
+        assert kernel.lifecycle.let_go()
+        for use in (kernel.restart, kernel.wait_for_ready, kernel.interrupt, kernel.shutdown):
+            with pytest.raises(ClientClosed, match="this program has let go of the kernel"):
+                await use()
+        with pytest.raises(ClientClosed, match="this program has let go of the kernel"):
+            await kernel.execute("6 * 7")
+        assert kernel.state == "dead"
+        assert process.returncode is None
+
+
+async def test_kernel_is_let_go_with_its_block() -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with outliving() as (kernel, _):
+            pass
+        with pytest.raises(ClientClosed, match="this program has let go of the kernel"):
+            await kernel.restart()
 
 
 async def test_watchers_and_debug_events_of_a_kernel() -> None:
