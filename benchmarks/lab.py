@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +57,10 @@ class Lab:
     def size(self, sizes: Sizes) -> int:
         """Return the amount at this scale."""
         return sizes[("full", "quick", "tiny").index(self.scale)]
+
+    def at_end(self, function: Callable[[], object]) -> None:
+        """Call a function at the end of the lab, after that of all servers started later."""
+        self._ends.callback(function)
 
     @property
     def synthetic(self) -> Path:

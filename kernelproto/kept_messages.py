@@ -1,8 +1,11 @@
-"""KeepsMessages: the interface of managers whose kernels' messages outlive this program."""
+"""The interfaces of managers and providers whose kernels' messages outlive this program."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
+
+from kernelproto.interfaces import KernelHandle, KernelManager
+from kernelproto.wire.connection import ConnectionInfo
 
 
 @runtime_checkable
@@ -36,4 +39,17 @@ class KeepsMessages(Protocol):
 
     def confirm(self, number: int) -> None:
         """Acknowledge all messages up to a number, soon; ignore a lower one than before."""
+        ...
+
+
+@runtime_checkable
+class AdoptsMessages(Protocol):
+    """Optional part of a KernelProvider whose managers implement KeepsMessages."""
+
+    async def adopt_messages(self, handle: KernelHandle, /) -> tuple[ConnectionInfo, KernelManager]:
+        """Adopt a kernel with all messages that are still kept, even acknowledged ones.
+
+        The manager begins with the oldest of these messages, and holds all of them; see
+        ``KeepsMessages.hold``. Otherwise this is ``Adopts.adopt``, with the same exceptions.
+        """
         ...

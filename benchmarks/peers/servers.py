@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import socket
 import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -64,7 +65,12 @@ class Server:
 
     @asynccontextmanager
     async def connected(
-        self, api: httpx.AsyncClient, kernel: str, *, observers: int = 0
+        self,
+        api: httpx.AsyncClient,
+        kernel: str,
+        *,
+        observers: int = 0,
+        through: httpx.AsyncClient | None = None,
     ) -> AsyncGenerator[Client]:
         """Start a kernel of this type and open a WebSocket to it; leaving the block ends it.
 
@@ -72,13 +78,15 @@ class Server:
             api: the client of the server's REST API.
             kernel: the kernel type.
             observers: the number of other WebSockets to the kernel, whose messages are discarded.
+            through: the client of the server to which the WebSocket leads, by default *api*.
         """
         path = await _post_kernel(api, kernel)
         async with anyio.create_task_group() as tasks, AsyncExitStack() as stack:
             for number in range(observers):
                 observer = await stack.enter_async_context(_socket(api, path, f"observer-{number}"))
                 tasks.start_soon(_discard, observer)
-            yield _Client(await stack.enter_async_context(_socket(api, path, "benchmarks")))
+            own = _socket(through or api, path, "benchmarks")
+            yield _Client(await stack.enter_async_context(own))
         (await api.delete(path)).raise_for_status()
 
     @asynccontextmanager
@@ -190,6 +198,15 @@ class _Client:
 def _kernelproto(kernel: str, name: str) -> Server:
     arguments = ["--port", "0", "--token", _TOKEN, "--max-per-user", "10"]
     return Server(name, "kernelproto.server", [*arguments, "--kernel", kernel], kernel)
+
+
+def node(name: str, registry: str) -> Server:
+    """Return a server that shares a registry with others."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = str(listener.getsockname()[1])
+    arguments = ["--port", port, "--token", _TOKEN, "--registry", registry]
+    arguments += ["--node-url", f"http://127.0.0.1:{port}", "--max-per-user", "10"]
+    return Server(name, "kernelproto.server", arguments, "pyimport/kernel")
 
 
 OURS = _kernelproto("pyimport/kernel", "kernelproto server")

@@ -49,7 +49,8 @@ async def _hosted() -> AsyncGenerator[Kernel]:
 _KERNELS = {_DIRECT: _direct, _HOST: _hosted}
 
 
-async def _milliseconds(kernel: Kernel, lab: Lab) -> float:
+async def trip_milliseconds(kernel: Kernel, lab: Lab) -> float:
+    """Return the median time of a short execution, in ms."""
     taken: list[float] = []
     count = lab.size(_TRIPS)
     for _ in range(count + count // 10):
@@ -60,7 +61,8 @@ async def _milliseconds(kernel: Kernel, lab: Lab) -> float:
     return statistics.median(taken[count // 10 :]) * 1e3
 
 
-async def _per_second(kernel: Kernel, lab: Lab) -> float:
+async def displays_per_second(kernel: Kernel, lab: Lab) -> float:
+    """Return how many displays of a flood arrive per second."""
     count, received = lab.size(_DISPLAYS), 0
     began = time.perf_counter()
     async for _ in kernel.execute(_FLOOD.format(count)):
@@ -84,7 +86,7 @@ QUESTIONS = [
         name="host.round_trip",
         title="A short execution through a host",
         unit="ms",
-        contenders=[Contender(name, partial(_ask, name, _milliseconds)) for name in _KERNELS],
+        contenders=[Contender(name, partial(_ask, name, trip_milliseconds)) for name in _KERNELS],
         rounds=Sizes(10, 3, 1),
     ),
     Question(
@@ -92,7 +94,7 @@ QUESTIONS = [
         title="A flood of displays through a host",
         unit="messages/s",
         better="more",
-        contenders=[Contender(name, partial(_ask, name, _per_second)) for name in _KERNELS],
+        contenders=[Contender(name, partial(_ask, name, displays_per_second)) for name in _KERNELS],
         goals=[Goal(subject=_HOST, baseline=_DIRECT, limit=0.8)],
         rounds=Sizes(10, 3, 1),
     ),

@@ -82,11 +82,13 @@ class ReplayLog:
     Attributes:
         begin: the number of the oldest message.
         end: the number of the next message.
+        awaits_unknown: whether the log keeps replies to sessions that no cursor has.
     """
 
     def __init__(self, limit: int, seconds: float) -> None:
         self.begin = 0
         self.end = 0
+        self.awaits_unknown = False
         self._limit = limit
         self._seconds = seconds
         self._entries: dict[int, Entry] = {}
@@ -144,7 +146,7 @@ class ReplayLog:
     def append(
         self, message: Message, channel: ChannelName, *, notice: bool = False, number: int = 0
     ) -> None:
-        """Add a message; ignore a reply to a session that no cursor has.
+        """Add a message; ignore a reply to a session that no cursor has, unless one may come.
 
         Args:
             message: the message.
@@ -154,7 +156,7 @@ class ReplayLog:
         """
         self._source_last = max(self._source_last, number)
         entry = Entry(message, channel, notice, self._total, number or self._source_last + 1)
-        if not any(_is_for(cursor, entry) for cursor in self._cursors()):
+        if not self.awaits_unknown and not any(_is_for(each, entry) for each in self._cursors()):
             return
         self._entries[self.end] = entry
         self.end += 1

@@ -44,7 +44,7 @@ class FarKernelManager:
     """The handle on a kernel of another machine.
 
     Implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, IsListed, HasHandle,
-    MayOutlive and MayBecomeUnreachable.
+    MayOutlive, KeepsMessages and MayBecomeUnreachable.
 
     Args:
         hosted: the handle on the kernel in the host.
@@ -70,12 +70,29 @@ class FarKernelManager:
         self.interrupt = hosted.interrupt
         self.terminate = hosted.terminate
         self.kill = hosted.kill
+        self.hold = hosted.hold
+        self.confirm = hosted.confirm
         self._hosted = hosted
         self._link = hosted.link
         self._connect = connect
         self._released = False
         self._link.on_change = self._note_change
         self._note_change()
+
+    @property
+    def last_number(self) -> int:
+        """The number of the last message that was received."""
+        return self._hosted.last_number
+
+    @property
+    def acknowledged(self) -> int:
+        """The number of the last message that this or an earlier owner has acknowledged."""
+        return self._hosted.acknowledged
+
+    @property
+    def lost(self) -> int:
+        """The number of messages that were lost, because the log of the host was full."""
+        return self._hosted.lost
 
     async def is_alive(self) -> bool:
         """Return whether the kernel's process runs, as far as this program can know."""

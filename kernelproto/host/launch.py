@@ -45,6 +45,10 @@ logger = logging.getLogger(__name__)
 
 _TOKEN_BYTES = 32
 
+# The linger time until the reply to a launch has arrived. If this program is killed before, no
+# program has the handle of the kernel.
+_UNCLAIMED_SECONDS = 60.0
+
 # Time to end a kernel after a cancelled launch.
 _UNDO_SECONDS = 5.0
 
@@ -173,7 +177,7 @@ async def adopt(
     Args:
         finder: adopts the kernels that no host here runs.
         handle: the handle.
-        replays: as for adopt_hosted().
+        replays: as for adopt_hosted(), if the host or the provider keeps messages.
 
     Raises:
         KernelInUse: a running program owns the kernel, perhaps this one.
@@ -182,11 +186,11 @@ async def adopt(
     """
     if handle.host == HOST:
         return await adopt_hosted(handle, replays=replays)
-    return await finder.adopt(handle)
+    return await finder.adopt(handle, replays=replays)
 
 
 async def start_on(
-    connect: Connect, handle: KernelHandle, first: Mapping[str, Any]
+    connect: Connect, handle: KernelHandle, first: Mapping[str, Any], *, claim: str = ""
 ) -> HostedKernelManager:
     """Send a request to start a kernel to a host.
 
@@ -194,20 +198,24 @@ async def start_on(
         connect: connects to the host.
         handle: the handle of the new kernel.
         first: the request, see programs/host/requests.py; "facts" are those of Facts, as JSON.
+        claim: the secret of the owner; "" for a new one.
 
     Raises:
         OSError: the command cannot be run.
         ValueError: an argument or a variable cannot be handed to a program.
         LaunchError: the host refuses, or has ended.
     """
+    has_no_limit = first["linger"] is None
     link = Link(
         connect,
         kernel_id=str(handle.place["kernel"]),
-        claim=secrets.token_hex(_TOKEN_BYTES),
-        first=first,
+        claim=claim or secrets.token_hex(_TOKEN_BYTES),
+        first={**first, "linger": _UNCLAIMED_SECONDS} if has_no_limit else first,
     )
     try:
         answer = await link.first_answer()
+        if has_no_limit:
+            await link.request("linger", seconds=None)
         return _manager(link, handle, answer)
     except RequestRefused as refused:
         await link.aclose()

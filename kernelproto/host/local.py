@@ -12,6 +12,7 @@ from anyio.abc import ByteStream
 
 from kernelproto.exceptions import LaunchError
 from kernelproto.host.link import HostGone
+from kernelproto.host.local_stream import connect_local
 from kernelproto.launch.address.paths import runtime_folder
 from kernelproto.launch.host_program import start_host
 from kernelproto.launch.own_files import folder_fault
@@ -62,7 +63,7 @@ class LocalConnect:
             if fault := folder_fault(self._folder, private=True):
                 raise HostGone(f"the host of this machine is not trusted: {fault}")
             try:
-                return await anyio.connect_unix(os.path.join(self._folder, SOCKET))
+                return await connect_local(os.path.join(self._folder, SOCKET))
             except (FileNotFoundError, ConnectionRefusedError):
                 if not self.starts:
                     raise HostGone("the host of the kernel has ended") from None

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from kernelproto.concurrency.handshake import close_cancelled_handshake
 from kernelproto.extras import importing
 from kernelproto.kubernetes.bodies import Body, items, part, text
 from kernelproto.kubernetes.config import Access, load_access
@@ -75,6 +76,7 @@ class Api:
             timeout=_CALL_SECONDS,
             trust_env=False,
             headers={"User-Agent": "kernelproto"},
+            event_hooks={"request": [close_cancelled_handshake]},
         ) as client:
             yield Connection(client, access, self._namespace or access.namespace)
 

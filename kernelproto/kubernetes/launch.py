@@ -108,7 +108,9 @@ class PodHost:
             await self._sweep()
             return await self._launch(kernel, f"{ID}/{name}", kernel_id, cwd, launch)
 
-    async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+    async def adopt(
+        self, handle: KernelHandle, *, replays: bool = False
+    ) -> tuple[ConnectionInfo, KernelManager]:
         """Take over the kernel of a pod; see KubernetesProvider.adopt()."""
         place = place_in(handle, _Place)
         name = pod_name(place.kernel)
@@ -128,7 +130,7 @@ class PodHost:
         except (ValueError, OSError) as error:
             raise DiscoveryError(f"the Secret of pod {name!r} cannot be used: {error}") from error
         connect = PodConnect(pod, (address, place.port), tls)
-        info, hosted = await adopt_hosted(handle, connect)
+        info, hosted = await adopt_hosted(handle, connect, replays=replays)
         return info, PodManager(hosted, connect)
 
     async def remove_leftovers(self) -> int:

@@ -132,6 +132,10 @@ class KubernetesProvider:
         """
         return await self._host.adopt(handle)
 
+    async def adopt_messages(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+        """Take over a kernel with all messages that its host still has; see ``AdoptsMessages``."""
+        return await self._host.adopt(handle, replays=True)
+
     async def remove_leftovers(self) -> int:
         """Remove pods of this instance that no program needs; return their number.
 

@@ -18,8 +18,10 @@ from kernelproto.startup_clock import waiting_in_queue
 
 logger = logging.getLogger(__name__)
 
-# The launch gives up this long before the caller's deadline, so that it can raise the reason.
-_MARGIN_SECONDS = 0.1
+# The launch gives up before the caller's deadline, so that it can raise the reason: by a tenth of
+# the time that is left, at most by a second.
+_MARGIN = 0.1
+_MOST_MARGIN_SECONDS = 1.0
 
 _FIRST_PAUSE_SECONDS = 0.02
 _LAST_PAUSE_SECONDS = 0.5
@@ -91,10 +93,9 @@ async def wait_until_it_runs(connection: Connection, pod: Pod, kernel: PodKernel
     """
     began = anyio.current_time()
     with waiting_in_queue():
-        deadline = min(
-            anyio.current_effective_deadline() - _MARGIN_SECONDS, began + kernel.queue_seconds
-        )
-        scope = anyio.CancelScope(deadline=deadline)
+        callers = anyio.current_effective_deadline()
+        margin = min(_MARGIN * max(callers - began, 0.0), _MOST_MARGIN_SECONDS)
+        scope = anyio.CancelScope(deadline=min(callers - margin, began + kernel.queue_seconds))
         wait = _Wait(pod, kernel, scope)
         with scope:
             await connection.follow("pods", pod.name, wait.see)

@@ -20,6 +20,7 @@ from kernelproto.interfaces import (
     KernelProvider,
     TakesConfig,
 )
+from kernelproto.kept_messages import AdoptsMessages
 from kernelproto.launch.failures import shortages_named
 from kernelproto.launch.spec.naming import (
     ENVIRONMENTS,
@@ -183,7 +184,7 @@ class KernelFinder:
         """
         refusal: NoSuchKernel | None = None
         failure: _BrokenProvider | None = None
-        for provider, kernel in self._candidates(kernel_type):
+        for provider, kernel in self.candidates(kernel_type):
             try:
                 with _faults_named(provider.id, kernel):
                     launched = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
@@ -199,16 +200,18 @@ class KernelFinder:
             raise LaunchError(str(failure)) from failure.__cause__
         raise await self._no_such_kernel(kernel_type) from refusal
 
-    async def adopt(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+    async def adopt(
+        self, handle: KernelHandle, *, replays: bool = False
+    ) -> tuple[ConnectionInfo, KernelManager]:
         """Adopt a running kernel, so that this program owns the kernel.
 
         Args:
             handle: the handle that the kernel's manager gave to any program.
+            replays: whether a provider that can adopts messages as well; see ``AdoptsMessages``.
 
         Raises:
             KernelInUse: a running program owns the kernel, perhaps this one.
-            DiscoveryError: the kernel has ended or cannot be adopted, or the provider in the handle
-                is missing or adopts no kernels.
+            DiscoveryError: the kernel has ended, or no provider here can adopt the kernel.
             LaunchError: the provider is broken, or the system lacks a resource.
         """
         host: Adopts | KernelProvider | None = self._providers.get(handle.host)
@@ -224,7 +227,10 @@ class KernelFinder:
             )
         try:
             with _faults_named(handle.host, handle.kernel_id, "adopting"):
-                launched = await host.adopt(handle)
+                if replays and isinstance(host, AdoptsMessages):
+                    launched = await host.adopt_messages(handle)
+                else:
+                    launched = await host.adopt(handle)
             return _checked(handle.host, handle.kernel_id, launched, "adopting")
         except _BrokenProvider as error:
             raise LaunchError(str(error)) from error.__cause__
@@ -252,7 +258,7 @@ class KernelFinder:
             LaunchError: the parameters are wrong, or the provider has no plans.
         """
         refusal: NoSuchKernel | None = None
-        for provider, kernel in self._candidates(kernel_type):
+        for provider, kernel in self.candidates(kernel_type):
             if isinstance(provider, PlansLaunch):
                 try:
                     with _faults_named(provider.id, kernel):
@@ -270,7 +276,7 @@ class KernelFinder:
                 )
         raise await self._no_such_kernel(kernel_type) from refusal
 
-    def _candidates(self, kernel_type: str) -> Iterator[tuple[KernelProvider, str]]:
+    def candidates(self, kernel_type: str) -> Iterator[tuple[KernelProvider, str]]:
         """Yield the providers that may have the kernel type, in order, each with the name there."""
         provider_id, slash, kernel = kernel_type.partition("/")
         if slash:

@@ -26,6 +26,7 @@ from kernelproto.host.launch import adopt
 from kernelproto.host.local import host_folder
 from kernelproto.interfaces import HasHandle, KernelHandle, KernelManager, MayOutlive
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.launched import find_launched
 from kernelproto.launch.spec.naming import HOST, LOCAL
 from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.limits import LeaseLimits
@@ -207,9 +208,7 @@ class Adoption:
             row: the kernel.
             failure: the reason why the kernel with the handle in the registry was not adopted.
         """
-        from kernelproto.launch.adopt import LocalHost  # few programs need this module
-
-        handle = await LocalHost().find_launched(row.kernel_id)
+        handle = await find_launched(self._finder, row.kernel_type, row.kernel_id)
         if handle is None:
             return None
         if failure is not None and row.handle is not None and handle.place == row.handle.place:
@@ -219,7 +218,7 @@ class Adoption:
         except KernelInUse:
             raise
         except DiscoveryError:
-            if await LocalHost().find_launched(row.kernel_id) is not None:
+            if await find_launched(self._finder, row.kernel_type, row.kernel_id) is not None:
                 raise
             return None  # the kernel had ended in its host, which has removed it now
 

@@ -17,7 +17,7 @@ from kernelproto.interfaces import KernelManager
 from kernelproto.pool.launcher import StartOptions
 from kernelproto.pool.pooled_kernel import ManagedKernel, is_activity
 from kernelproto.registry.interface import RegisteredKernel
-from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, open_kernel
+from kernelproto.supervise import Kernel, KernelRestarter, RestartPolicy, let_go, open_kernel
 from kernelproto.supervise.instance import Launch
 from kernelproto.timeouts import Timeouts
 from kernelproto.wire.connection import ChannelName
@@ -140,7 +140,7 @@ class KeptKernel(ManagedKernel):
             finally:
                 # At once, so that no caller begins a restart of the kernel meanwhile.
                 is_wanted = is_stored and not self.ending
-                self.is_kept = is_wanted and kernel.lifecycle.let_go(self._reason)
+                self.is_kept = is_wanted and let_go(kernel, self._reason)
                 self.ending = True
                 if not self.is_kept:
                     await kernel.shutdown()

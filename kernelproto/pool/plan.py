@@ -83,7 +83,7 @@ class Plan:
 
     Attributes:
         elsewhere: the number of kernels of other programs that count towards the limits.
-        is_suspended: whether no kernel is culled or expires now.
+        is_suspended: whether no kernel is culled, expires or is evicted for others now.
         started: reports that a kernel is ready.
         busy: reports whether a kernel works.
         used: reports the time of a use of a kernel, which resets its idle time.
@@ -204,6 +204,24 @@ class Plan:
             if used:
                 self._slots.used(number, now)
             self._slots.drop_ticket(number, ticket)
+
+    def evict(self, now: float, look: Callable[[int], object] = _up_to_date) -> Evict | None:
+        """Return the eviction of the kernel that has been idle longest, for another program.
+
+        Like a waiting ticket, the other program evicts no kernel that became idle a moment ago.
+
+        Args:
+            now: as for ``decide``.
+            look: as for ``decide``.
+
+        Returns:
+            The action; None if no kernel is idle, or the plan is suspended.
+        """
+        victim = self._due(self._slots.idle, now, look, SETTLED_SECONDS)
+        if victim is None or self.is_suspended:
+            return None
+        self.end(victim)
+        return Evict(victim)
 
     def decide(self, now: float, look: Callable[[int], object] = _up_to_date) -> list[Action]:
         """Return the actions to perform now; the plan already counts them as done.

@@ -34,7 +34,6 @@ from kernelproto.wire.connection import ChannelName
 _DEFAULT_NAME = "default"
 _DEFAULT_RESTART = RestartPolicy()
 _DEFAULT_TIMEOUTS = Timeouts()
-
 _UNHELD_SECONDS = 3600.0
 
 
@@ -321,10 +320,7 @@ class KernelPool(AsyncContextManagerMixin):
         return True
 
     async def release_all(self) -> None:
-        """Shut all kernels down, even those that would outlive the pool.
-
-        Returns when all of them have ended completely.
-        """
+        """Shut all kernels down completely, even those that would outlive the pool."""
         await self._executor.end_all()
 
     def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
@@ -360,6 +356,13 @@ class KernelPool(AsyncContextManagerMixin):
         if isinstance(self._keeping, SharingExecutor):
             await self._keeping.take_over(row)
 
+    async def evict_idle(self) -> bool:
+        """End the kernel that was idle longest, for another program; return whether there is one.
+
+        Raises RegistryError if the end cannot be stored yet. Only for a pool that is *shared*.
+        """
+        return isinstance(self._keeping, SharingExecutor) and await self._keeping.evict_idle()
+
     @property
     def waiting(self) -> int:
         """The number of requests that wait for a kernel now."""
@@ -370,19 +373,16 @@ class KernelPool(AsyncContextManagerMixin):
     ) -> list[PooledKernel]:
         """Describe the kernels of one user or of all users, in the order of their starts.
 
-        The list includes kernels that are starting, but not kernels that are ending.
+        The list includes kernels that are starting, but none that are ending.
 
         Args:
             user: the user; None means all users.
-            kernel_id: only kernels with this id, which several users may have chosen; None means
-                any id.
+            kernel_id: only kernels with this id, of several users perhaps; None means any id.
         """
         return list(self._executor.describe(user, kernel_id=kernel_id))
 
     def lost(self, user: str | None = None) -> list[LostKernel]:
-        """Describe kernels that died and were not restarted, the latest first.
-
-        The pool remembers the latest 1,000 of all users.
+        """Describe the latest 1,000 kernels that died and were not restarted, the latest first.
 
         Args:
             user: the user; None means all users.
@@ -390,7 +390,7 @@ class KernelPool(AsyncContextManagerMixin):
         return [lost for lost in reversed(self._executor.lost) if user in (None, lost.user)]
 
     def find(self, kernel_id: str, *, user: str) -> PooledKernel | None:
-        """Describe a user's kernel by id; return None if the user has no kernel of this id."""
+        """Describe a user's kernel by id; return None if there is none."""
         return next(self._executor.describe(user, kernel_id=kernel_id), None)
 
     async def _existing(self, lease: Lease) -> Kernel:

@@ -6,7 +6,8 @@ Each program has a pool, a plan and a node of its own. The registry has a row fo
 all nodes, even for those that end with their program. The registry checks the limits on adding a
 row, so together the nodes never exceed them. The plan counts the kernels of other nodes as well,
 from a recent list: so a request waits, or an idle kernel of this node is evicted, if all nodes
-together are full. The plan evicts no kernel of another node.
+together are full. The plan evicts no kernel of another node; a program with a way to the other
+nodes can have them call ``evict_idle``.
 
 A node that cannot renew its claims may lose its kernels to other nodes. Before its claims lapse,
 the node no longer culls kernels, and a dead kernel waits for the registry before the restart. The
@@ -115,6 +116,20 @@ class SharingExecutor(KeepingExecutor):
                     elif each.launched is not None:
                         with anyio.CancelScope(shield=True):
                             await detach(each.launched[1])
+
+    async def evict_idle(self) -> bool:
+        """End the kernel that has been idle longest, as ``KernelPool.evict_idle`` does."""
+        if (tasks := self._tasks) is None:
+            return False
+        action = self._plan.evict(anyio.current_time(), self._look)
+        if action is None:
+            return False
+        managed = self._kernels[action.slot]
+        self._perform(action, tasks)
+        self._update()
+        await managed.gone.wait()
+        await self._store_ends()  # the other node counts the rows
+        return True
 
     async def _serve(self, managed: ManagedKernel, start: StartOptions) -> None:
         self._starts[managed.number] = start

@@ -16,6 +16,7 @@ from kernelproto.client.client import OUTPUT_LIMIT
 from kernelproto.client.execution import Execution, ExecutionOptions
 from kernelproto.client.page import Displays
 from kernelproto.client.stopping import OnTimeout
+from kernelproto.concurrency.handshake import close_cancelled_handshake
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.confined_folder import Refused, split_name
 from kernelproto.exceptions import LocalProtocolError
@@ -287,7 +288,12 @@ async def connect_server(
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
     async with (
         httpx.AsyncClient(
-            base_url=url, headers=sent, timeout=TIMEOUT, limits=limits, transport=transport
+            base_url=url,
+            headers=sent,
+            timeout=TIMEOUT,
+            limits=limits,
+            transport=transport,
+            event_hooks={"request": [close_cancelled_handshake]},
         ) as http,
         background_tasks() as tasks,
     ):

@@ -282,6 +282,8 @@ class UserKernels:
     ) -> Kernel:
         """Start a kernel with *get*, which may wait in the queue; return the ready kernel."""
         began_at = time.monotonic()  # the clock of uvloop is coarse
+        if self.nodes is not None and in_queue:
+            get = partial(self.nodes.with_room, get)
         if self._settings.queue_seconds and in_queue:
             kernel = await self._wait_in_queue(get, user, kernel_id, gone)
         else:

@@ -33,10 +33,11 @@ from typing import Any
 
 import anyio
 import msgspec
-from anyio.abc import SocketStream
+from anyio.abc import ByteStream
 from anyio.lowlevel import RunVar
 
 from kernelproto.concurrency.shield import to_the_end
+from kernelproto.host.local_stream import connect_local
 from kernelproto.launch.command import Completed, run_command
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs import far_side
@@ -114,10 +115,16 @@ class Connection:
     Args:
         host: the name of the host.
         options: how the host is reached.
+
+    Attributes:
+        host: the same.
+        unended: the claims of kernels that may run there although their launches have failed, by
+            the ids of the kernels.
     """
 
     def __init__(self, host: str, options: HostOptions) -> None:
         self.host = host
+        self.unended: dict[str, str] = {}
         self._options = options
         self._folder: str | None = None
         self._master: ProcessId | None = None
@@ -172,7 +179,7 @@ class Connection:
             raise ssh_error(self.host, done.stderr)
         raise program_error(self.host, done.returncode, done.stderr)
 
-    async def connect(self, path: str) -> SocketStream:
+    async def connect(self, path: str) -> ByteStream:
         """Connect to a unix socket of the host.
 
         Raises:
@@ -183,7 +190,7 @@ class Connection:
             local = self._forwarded.get(path) or await self._forward(path)
             try:
                 with anyio.fail_after(_CONTROL_SECONDS):
-                    return await anyio.connect_unix(local)
+                    return await connect_local(local)
             except (OSError, TimeoutError) as error:  # the master has just ended
                 self._forwarded.pop(path, None)
                 if is_last:

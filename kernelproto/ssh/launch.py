@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import base64
+import logging
 import secrets
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
+import anyio
 import anyio.to_thread
 import msgspec
 
-from kernelproto.exceptions import InvalidLaunchParameter
+from kernelproto.exceptions import InvalidLaunchParameter, KernelProtoError
 from kernelproto.host.far_manager import FarKernelManager
+from kernelproto.host.inquiry import ask_host
 from kernelproto.host.launch import Facts, adopt_hosted, host_fault, start_on
+from kernelproto.host.link import HostGone, RequestRefused
 from kernelproto.interfaces import KernelHandle, KernelManager
 from kernelproto.launch.host_program import archive
 from kernelproto.launch.launcher import launch_errors
@@ -21,16 +26,23 @@ from kernelproto.launch.spec.naming import SSH
 from kernelproto.launch.spec.plan import LaunchPlan, plan_launch
 from kernelproto.ssh.connect import SSHConnect
 from kernelproto.ssh.connection import Connection
+from kernelproto.ssh.failures import host_error
 from kernelproto.ssh.far_host import FarHost
 from kernelproto.startup_clock import waiting_in_queue
 from kernelproto.wire.connection import ConnectionInfo
 
-# The name of the socket in the folder of a host, and the name of the connection file in a command
-# line, which the host fills in.
-_SOCKET = "socket"
+logger = logging.getLogger(__name__)
+
+# The name of the connection file in a command line, which the host fills in.
 _CONNECTION_FILE = "{connection_file}"
 
 _KEY_BYTES = 32
+
+# More kernels whose launches have failed are left to their linger time.
+_MOST_UNENDED = 100
+
+
+_LOST = (OSError, anyio.BrokenResourceError, anyio.EndOfStream)
 
 
 class Place(msgspec.Struct):
@@ -62,6 +74,7 @@ async def launch_far(
     async with _held_until_success(connection):
         with waiting_in_queue():
             far = await _start_host(connection)
+            await _end_unended(connection, far.folder)
         plan = plan_launch(
             SSH,
             far.kernelspec(host, kernel),
@@ -80,14 +93,73 @@ async def launch_far(
 
 
 async def adopt_far(
-    connection: Connection, handle: KernelHandle, place: Place
+    connection: Connection, handle: KernelHandle, place: Place, *, replays: bool
 ) -> tuple[ConnectionInfo, KernelManager]:
-    """Adopt a kernel; see SSHProvider.adopt."""
+    """Adopt a kernel; see SSHProvider.adopt and adopt_messages."""
     async with _held_until_success(connection):
         await connection.open()
-        connect = SSHConnect(connection, f"{place.folder}/{_SOCKET}")
-        info, hosted = await adopt_hosted(handle, connect)
+        connect = SSHConnect(connection, place.folder)
+        info, hosted = await adopt_hosted(handle, connect, replays=replays)
         return info, FarKernelManager(hosted, connect)
+
+
+async def find_far(connection: Connection, kernel_type: str, kernel_id: str) -> KernelHandle | None:
+    """Return the handle of the kernel that is listed under an id; None without one.
+
+    Args:
+        connection: to the machine.
+        kernel_type: the kernel type of the launch.
+        kernel_id: the launch parameter ``listed_as`` of the launch.
+    """
+    async with connection.held():
+        host = await connection.ask("listens")
+        if not host.get("listens"):
+            return None
+        folder = str(host["folder"])
+        connect = SSHConnect(connection, folder)
+        try:
+            await _end_unended(connection, folder)
+            kernels = (await ask_host(connect, "list"))["kernels"]
+        except HostGone:
+            return None
+        except _LOST as error:
+            words = str(error) or "the connection was lost"
+            raise host_error(connection.host, "unreachable", words) from error
+    found = [
+        each["kernel"]
+        for each in kernels
+        if each.get("listed_as") == kernel_id and each["ended"] is None
+    ]
+    if not found:
+        return None
+    # A restart ends the old process first, so there is one; of several, the last one counts.
+    place = Place(machine=connection.host, folder=folder, kernel=found[-1])
+    return KernelHandle(
+        host=SSH,
+        kernel_type=kernel_type,
+        kernel_id=kernel_id,
+        place=msgspec.to_builtins(place),
+    )
+
+
+async def _end_unended(connection: Connection, folder: str) -> None:
+    """End the kernels that the host may have started although their launches have failed.
+
+    If the connection is lost, that is logged, and the next use of the host tries again.
+    """
+    connect = SSHConnect(connection, folder)
+    while connection.unended:
+        kernel_id, claim = connection.unended.popitem()
+        try:
+            await ask_host(connect, "end", kernel=kernel_id, claim=claim)
+        except (HostGone, RequestRefused) as error:
+            logger.debug("kernel %s is not there any more: %s", kernel_id, error)
+        except BaseException as error:
+            connection.unended[kernel_id] = claim
+            if not isinstance(error, (*_LOST, KernelProtoError)):
+                raise
+            logger.warning("kernel %s may go on for its linger time: %s", kernel_id, error)
+            return
 
 
 async def _start(
@@ -114,6 +186,7 @@ async def _start(
         },
         "limits": [] if plan.limits is None else list(plan.limits.amounts()),
         "parent_variable": False,
+        "record": {"listed_as": plan.listed_as},
         "facts": msgspec.to_builtins(facts),
     }
     place = Place(machine=connection.host, folder=far.folder, kernel=kernel_id)
@@ -123,9 +196,17 @@ async def _start(
         kernel_id=kernel_id,
         place=msgspec.to_builtins(place),
     )
-    connect = SSHConnect(connection, f"{far.folder}/{_SOCKET}")
-    with launch_errors(command, plan.cwd):
-        hosted = await start_on(connect, handle, first)
+    connect = SSHConnect(connection, far.folder, partial(_start_host, connection))
+    claim = secrets.token_hex(_KEY_BYTES)
+    try:
+        with launch_errors(command, plan.cwd):
+            hosted = await start_on(connect, handle, first, claim=claim)
+    except BaseException:
+        # start_on() has ended the kernel, unless the connection was lost.
+        if len(connection.unended) < _MOST_UNENDED:
+            connection.unended[kernel_id] = claim
+        raise
+    connect.start = None
     manager = FarKernelManager(hosted, connect)
     return hosted.connection_info, manager
 

@@ -159,11 +159,35 @@ class SSHProvider:
             DiscoveryError: the kernel has ended, or the host is not among *hosts*.
             LaunchError: the host cannot be reached now.
         """
+        return await self._adopt(handle, replays=False)
+
+    async def adopt_messages(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
+        """Take over a kernel with all messages that its host still has; see ``AdoptsMessages``."""
+        return await self._adopt(handle, replays=True)
+
+    async def _adopt(
+        self, handle: KernelHandle, *, replays: bool
+    ) -> tuple[ConnectionInfo, KernelManager]:
         from kernelproto.ssh.launch import Place, adopt_far
 
         place = place_in(handle, Place)
         connection = connection_to(place.machine, self._options(place.machine))
-        return await adopt_far(connection, handle, place)
+        return await adopt_far(connection, handle, place, replays=replays)
+
+    async def find_launched(self, name: str, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of the kernel that is listed under an id; see FindsLaunched.
+
+        Raises:
+            LaunchError: the host cannot be reached now.
+        """
+        from kernelproto.ssh.launch import find_far
+
+        try:
+            host, _ = split_name(name)
+            connection = connection_to(host, self._options(host))
+        except NoSuchKernel:  # none was launched by this provider
+            return None
+        return await find_far(connection, f"{SSH}/{name}", kernel_id)
 
     def _options(self, host: str) -> HostOptions:
         if sys.platform == "win32":

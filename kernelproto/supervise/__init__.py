@@ -9,7 +9,7 @@ from kernelproto.supervise.events import (
     Restarted,
     Unreachable,
 )
-from kernelproto.supervise.kernel import Kernel, open_kernel
+from kernelproto.supervise.kernel import Kernel, let_go, open_kernel
 from kernelproto.supervise.restart_policy import Backoff, RestartPolicy
 from kernelproto.supervise.restarter import KernelRestarter
 
@@ -25,5 +25,6 @@ __all__ = [
     "RestartPolicy",
     "Restarted",
     "Unreachable",
+    "let_go",
     "open_kernel",
 ]

@@ -357,6 +357,19 @@ def _checked(env: Mapping[str, str]) -> dict[str, str]:
         ) from None
 
 
+def let_go(kernel: Kernel, reason: ClientClosed | None = None) -> bool:
+    """Let a kernel outlive this program; return whether a process goes on.
+
+    A process goes on if the kernel is ready or cannot be reached. From then on another program may
+    own the kernel, and this one can neither use nor end the kernel.
+
+    Args:
+        kernel: was opened by ``open_kernel`` with *outlives*.
+        reason: raised by later calls on the kernel.
+    """
+    return kernel.lifecycle.let_go(reason)
+
+
 @asynccontextmanager
 async def open_kernel(
     launch: Launch,

@@ -376,6 +376,33 @@ async def test_first_client_gets_messages_of_an_unknown_one() -> None:
             assert await read_texts(page, 1) == ["2"]
 
 
+@pytest.mark.parametrize("known", [[], [["earlier page"]]], ids=["no client", "another client"])
+@pytest.mark.parametrize("last_msg_id", [None, "1"])
+async def test_replies_to_a_client_that_the_handover_does_not_name(known, last_msg_id) -> None:
+    async with running() as (fake, kernel, broadcasts):
+        broadcast = broadcasts.of(kernel)
+        kernel.observers.source = Keeper(3, 0)
+        # The earlier server was killed before storing that the page had come.
+        stale = Handover.of(known, [], source="process", positions=[0] * len(known))
+        replies = [
+            Message.build(
+                Header(msg_id=f"reply to {name}", msg_type="execute_reply"),
+                {"status": "ok", "execution_count": 1},
+                parent=cell(name),
+            )
+            for name in ("1", "3")
+        ]
+        broadcast.take_over(stale, [kept(1, cell("1")), (replies[0], "shell", 2)])
+        fake.publish(Status("idle"), parent=cell("1"))
+        broadcast.offer(replies[1], "shell")  # this cell ended before the page came back
+        with broadcast.join("page", last_msg_id) as page:
+            received: list[str] = []
+            while "reply to 3" not in received:
+                received.append((await page.next()).message.msg_id)
+                page.advance()
+        assert received.count("reply to 1") == 1
+
+
 @pytest.mark.parametrize(("missing", "text"), [(0, "before the kernel"), (1, "this cell ended")])
 async def test_cell_without_any_message_in_the_host(missing, text) -> None:
     async with running() as (_, kernel, broadcasts):

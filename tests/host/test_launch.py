@@ -32,6 +32,23 @@ SLEEP = LaunchPlan(
     transport="ipc",
 )
 
+# It is killed when the host has replied.
+KILLED = """
+import os, signal
+import anyio
+from kernelproto.host import launch
+from kernelproto.host.link import Link
+from kernelproto.launch.spec.plan import LaunchPlan
+
+async def end(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+launch._UNCLAIMED_SECONDS = 0.2
+Link.request = end
+argv = ("/bin/sh", "-c", "exec sleep 1000", "{connection_file}")
+anyio.run(launch.launch_hosted, LaunchPlan(argv=argv, transport="ipc"))
+"""
+
 
 def script(text: str, **options: object) -> LaunchPlan:
     return LaunchPlan(argv=("/bin/sh", "-c", text, "{connection_file}"), transport="ipc", **options)
@@ -48,6 +65,12 @@ async def test_manager_keeps_the_contract() -> None:
 
 async def test_adoption_keeps_the_contract() -> None:
     await check_adoption(Adopting(), lambda: launch_hosted(SLEEP))
+
+
+async def test_kernel_whose_launcher_is_killed_before_the_end_of_the_launch_ends() -> None:
+    """The launch has no linger time; the fixture waits for the end of the host."""
+    program = await anyio.run_process([sys.executable, "-c", KILLED], check=False, stderr=None)
+    assert program.returncode == -signal.SIGKILL
 
 
 async def test_files_and_record_are_there_until_the_end(folder, runtime_dir) -> None:

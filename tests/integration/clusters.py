@@ -4,9 +4,9 @@ Run by hand, as root, after ``make cluster`` or ``make kubernetes``:
 ``python -m tests.integration.clusters NAME [KILLS]``. NAME is ``container``, ``slurm`` or
 ``kubernetes``. First the provider is checked against the whole contract, on asyncio and on Trio.
 Slurm and Kubernetes then lose a node. Then a program with two detached kernels is killed KILLS
-times (by default 50) at random moments, and the next one adopts the same kernels. Programs that
-launch a kernel are killed as well, at random moments and at chosen steps. At the end no container,
-job, pod, Secret, process or folder may be left. The exit status is 1 if anything is.
+times (by default 50) at random moments, and the next one adopts the same kernels. With Kubernetes,
+programs that launch a kernel are killed KILLS times as well, see ``launch_kills``. At the end
+no container, job, pod, Secret or folder may be left. The exit status is 1 if anything is.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -30,13 +29,14 @@ from kernelproto import Died, KernelFinder, run_kernel
 from kernelproto.interfaces import KernelHandle, KernelProvider
 from kernelproto.launch import ContainerProvider, SlurmProvider
 from kernelproto.testing import check_kernel_provider
-from tests.integration.launch_kills import (
+from tests.integration.engine_kills import (
     LONGEST_SECONDS,
     STEPS,
     kill_at,
     kill_at_random,
     processes_of,
 )
+from tests.integration.launch_kills import kill_launches
 from tests.kubernetes.conftest import Kernels
 from tests.launch.batch.cluster import Cluster
 from tests.launch.batch.silent import silent
@@ -48,7 +48,7 @@ PATIENCE_SECONDS = 60.0
 # Kills of launches at random moments, and at each step.
 STEP_KILLS = 20
 
-# A host in a pod waits a minute for the program that has made the pod.
+# Until the leftovers of killed programs have ended, and were removed.
 LEFT_SECONDS = 150.0
 
 PROGRAM = """
@@ -139,7 +139,7 @@ def check_kubernetes(kills: int) -> int:
     """Check the provider of Kubernetes, and kill its programs also while they launch."""
     with closing(KubernetesCluster()) as cluster, tempfile.TemporaryDirectory() as folder:
         kernels = Kernels(cluster, cluster.new_namespace(), Path(folder))
-        settings = {"python": kernels.kernel(), "short": kernels.kernel(linger=5)}
+        settings = {"python": kernels.kernel()}
         provider = kernels.provider(**settings)
         for backend in ("asyncio", "trio"):
             began = time.monotonic()
@@ -155,15 +155,7 @@ def check_kubernetes(kills: int) -> int:
         handles = kill_programs("kubernetes", config, kills)
         anyio.run(end, provider, handles)
         print(f"kubernetes: {kills} kills, the kernels are the same", flush=True)
-        began_at = Counter(kill_at_random("kubernetes", config) for _ in range(kills))
-        print(f"kubernetes: {kills} kills of launches, at {dict(began_at)}", flush=True)
-        deadline = time.monotonic() + LEFT_SECONDS
-        while not kernels.is_empty() and time.monotonic() < deadline:
-            anyio.run(provider.remove_leftovers)
-            time.sleep(1)
-        found = [pod["metadata"]["name"] for pod in kernels.pods()], kernels.secrets()
-        print(f"kubernetes: left behind: {found}")
-        return int(any(found))
+        return int(not kill_launches(kernels, kills, random.Random()))
 
 
 async def lose_kubernetes_node(kernels: Kernels) -> None:

@@ -12,7 +12,7 @@ from tests.registry.postgres import NoPostgres
 
 def test_servers_of_one_registry_are_killed(tmp_path: Path) -> None:
     try:
-        faults = kill_gateways(1, 2, "1", tmp_path, stop_seconds=0)
+        faults = kill_gateways(1, 2, "1", tmp_path, store_seconds=0)
     except NoPostgres as error:
         pytest.skip(str(error))
     assert not faults

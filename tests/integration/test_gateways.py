@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncGenerator
 from functools import partial
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from kernelproto.exceptions import RegistryError
 from kernelproto.interfaces import KernelHandle, User
-from kernelproto.registry import SQLiteRegistry
-from kernelproto.server.nodes.seal import HEADER, Assertion, seal
+from kernelproto.pool import keeping
+from kernelproto.registry import RegisteredSession, SQLiteRegistry
+from kernelproto.server.nodes import nodes
+from kernelproto.server.nodes.seal import HEADER, LONGEST_SECONDS, Assertion, seal
 from kernelproto.wire.message import Message
 from tests.integration.gateways import gateway, gateways
 
@@ -155,6 +158,28 @@ async def test_sessions_are_those_of_all_servers(registry: SQLiteRegistry) -> No
             assert b.pool.kernels() == []
 
 
+async def test_session_of_a_kernel_that_ended_with_its_server(registry: SQLiteRegistry) -> None:
+    body = {"path": "a.ipynb", "type": "notebook"}
+    with anyio.fail_after(GUARD_SECONDS):
+        async with gateway(registry) as b:
+            # The server was killed after the end of the kernel, before removing the row.
+            facts = {"owner": "ada", "name": "k", "kernel_type": "spec/scripted"}
+            assert await registry.add("k", **facts, node=b.url, seconds=0) == 1
+            place = {"folder": "/nowhere/host", "kernel": "k"}
+            handle = KernelHandle(host="host", kernel_type="spec/x", kernel_id="k", place=place)
+            assert await registry.set_handle("k", 1, handle)
+            names = {"path": "a.ipynb", "name": "", "type": "notebook"}
+            session = RegisteredSession(session_id="s", owner="ada", kernel_id="k", **names)
+            assert await registry.set_session(session)
+            async with b.client("ada") as client:
+                response = await client.post("/api/sessions", json=body)
+                assert response.status_code == 201, response.text
+                assert response.json()["kernel"]["id"] != "k"
+                (session,) = (await client.get("/api/sessions")).json()
+                assert session == response.json()
+            await b.pool.release_all()
+
+
 async def test_session_gets_another_kernel_within_the_limit(registry: SQLiteRegistry) -> None:
     document = {"path": "a.ipynb", "type": "notebook", "name": "a"}
     with anyio.fail_after(GUARD_SECONDS):
@@ -174,6 +199,57 @@ async def test_session_gets_another_kernel_within_the_limit(registry: SQLiteRegi
             ]
             assert a.pool.kernels() == []
             await b.pool.release_all()
+
+
+async def test_idle_kernel_of_another_server_is_evicted(registry: SQLiteRegistry) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            gateways(registry, 3, max_kernels=2, settings={"queue_seconds": 0}) as (a, b, c),
+            c.client("eve") as eve,
+        ):
+            idle = await a.start("ada")
+            connected = await b.start("bob")
+            async with b.connect("bob", connected):
+                while (response := await eve.post("/api/kernels")).status_code != 201:
+                    assert response.status_code == 503, response.text  # it has just become idle
+                    await anyio.sleep(0.1)
+                started = response.json()["id"]
+                assert a.pool.counts["evicted"] == 1
+                rows = {row.kernel_id for row in await registry.kernels()}
+                assert rows == {connected, started} - {idle}
+                async with c.connect("eve", started):
+                    refused = await eve.post("/api/kernels")
+                    assert refused.status_code == 503
+                    assert "all kernels" in refused.json()["message"]
+            response = await eve.delete("/api/nodes/idle")  # only a server may ask for that
+            assert response.status_code == 404
+            for each in (a, b, c):
+                await each.pool.release_all()
+
+
+async def test_waiting_request_has_other_servers_asked_again(
+    registry: SQLiteRegistry, monkeypatch
+) -> None:
+    monkeypatch.setattr(keeping, "_RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(nodes, "_ASK_AGAIN_SECONDS", 0.2)
+    settings = {"queue_seconds": GUARD_SECONDS}
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            gateways(registry, 2, max_kernels=1, settings=settings) as (a, b),
+            b.client("eve") as eve,
+        ):
+            kernel_id = await a.start("ada")
+
+            async def start() -> None:
+                assert (await eve.post("/api/kernels")).status_code == 201
+
+            # While there is a client, the kernel is not idle.
+            async with anyio.create_task_group() as tasks, a.connect("ada", kernel_id):
+                tasks.start_soon(start)
+                while not b.pool.waiting:  # noqa: ASYNC110 (the pool has no events)
+                    await anyio.sleep(0.01)
+            for each in (a, b):
+                await each.pool.release_all()
 
 
 async def test_contexts_of_other_servers(registry: SQLiteRegistry, tmp_path: Path) -> None:
@@ -209,8 +285,11 @@ async def test_forged_requests_are_refused(registry: SQLiteRegistry) -> None:
             target = f"/api/kernels/{kernel_id}"
             assertion = Assertion(user=User("ada"))
             right = {"secret": await registry.secret(), "node": a.url, "method": "GET"}
+            right["now"] = time.time()
+            replayed = {"now": time.time() - LONGEST_SECONDS}
+            wrong = ({"secret": "guessed"}, {"node": b.url}, {"method": "DELETE"}, replayed)
             async with a.client("eve") as client:
-                for changes in ({"secret": "guessed"}, {"node": b.url}, {"method": "DELETE"}):
+                for changes in wrong:
                     value = seal(assertion, target=target, **right | changes)
                     response = await client.get(target, headers={HEADER: value})
                     assert response.status_code == 403, changes

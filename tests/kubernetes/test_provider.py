@@ -20,6 +20,7 @@ from kernelproto.exceptions import (
 )
 from kernelproto.kubernetes import KubernetesError, KubernetesProvider
 from kernelproto.testing import check_adoption
+from tests.host.kept_messages import check_messages_are_kept
 from tests.kubernetes.conftest import Kernels
 from tests.kubernetes.test_manifests import FILES, manifests
 from tests.launch.kubernetes.cluster import Cluster
@@ -94,6 +95,13 @@ async def test_messages_wait_for_the_next_program(kernels: Kernels) -> None:
                 assert (await execution).stdout == lines
 
 
+async def test_next_owner_gets_unconfirmed_messages(kernels: Kernels) -> None:
+    provider = kernels.provider()
+    with anyio.fail_after(GUARD_SECONDS):
+        info, manager = await provider.launch("python")
+        await check_messages_are_kept(KernelFinder([provider]), info, manager, manager._link)
+
+
 @asyncio_only
 async def test_reasons_of_a_pod_that_does_not_run(kernels: Kernels, caplog) -> None:
     caplog.set_level(logging.INFO, "kernelproto.kubernetes")
@@ -125,7 +133,7 @@ async def test_reasons_of_a_pod_that_does_not_run(kernels: Kernels, caplog) -> N
 async def test_time_until_the_pod_runs_is_not_that_of_the_start(kernels: Kernels) -> None:
     kernel = kernels.kernel(node_selector={"disk": "none"})
     finder = KernelFinder([kernels.provider(python=kernel)])
-    timeouts = Timeouts(startup=2, queue=3)
+    timeouts = Timeouts(startup=2, queue=5)
     with pytest.raises(
         KernelNotReady, match=r"no node can run it.*raise Timeouts\.queue"
     ) as caught:

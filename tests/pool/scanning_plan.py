@@ -171,6 +171,12 @@ class ScanningPlan:
             else:
                 yield from map(RefuseQuota, self._queue.pop(lease))
 
+    def evict(self, now: float) -> Evict | None:
+        for victim in self._idle(now, SETTLED_SECONDS)[:1]:
+            self.end(victim)
+            return Evict(victim)
+        return None
+
     def _serve_queue(self, now: float) -> Iterator[Action]:
         free = self.limits.max_kernels - len(self._slots)
         reserved = free + sum(p.phase is Phase.ENDING for p in self._slots.values())

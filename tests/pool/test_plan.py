@@ -77,6 +77,22 @@ def test_kernels_of_other_programs_count() -> None:
     assert [type(action) for action in world.decide()] == [Start, HandOver]
 
 
+def test_another_program_evicts_the_longest_idle_kernel() -> None:
+    world = World()
+    ada, bob, eve = world.running(ADA, BOB, EVE)
+    world.plan.connected(ada, world.now)
+    world.plan.is_suspended = True
+    assert world.plan.evict(world.now + 10) is None
+    world.plan.is_suspended = False
+    assert world.plan.evict(world.now + 10) == Evict(bob)
+    assert world.plan.evict(world.now + 10) == Evict(eve)
+    assert world.plan.evict(world.now + 10) is None
+    world.plan.ended(bob)
+    (kim,) = world.running(KIM)
+    assert world.plan.evict(world.now - 1) is None  # it may be between two executions
+    assert world.plan.evict(world.now) == Evict(kim)
+
+
 def test_suspended_plan_ends_no_kernel_by_itself() -> None:
     world = World(idle_timeout=10, max_age=100)
     (ada,) = world.running(ADA)
@@ -685,6 +701,21 @@ class PlanMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         self.plan.end(self.pick(data, *Phase))
+        self.decide()
+
+    @rule()
+    def evict_for_another_program(self) -> None:
+        settled = {
+            number: slot.idle_since
+            for number, slot in self.plan.slots.items()
+            if slot.idle and slot.idle_since + SETTLED_SECONDS <= self.now
+        }
+        action = self.plan.evict(self.now)
+        if action is None:
+            assert not settled
+        else:
+            assert settled[action.slot] == min(settled.values())
+            assert self.plan.slots[action.slot].phase is Phase.ENDING
         self.decide()
 
     @precondition(lambda self: self.numbers(Phase.RUNNING))

@@ -20,6 +20,7 @@ from kernelproto import (
     run_kernel,
 )
 from kernelproto.ssh import HostOptions, RemoteHostError, SSHProvider, connection
+from tests.host.kept_messages import check_messages_are_kept
 from tests.ssh.sshd import Sshd
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
@@ -66,6 +67,16 @@ async def test_life_of_a_far_kernel(finder: KernelFinder, sshd: Sshd) -> None:
                 await kernel.execute("import os; os._exit(3)")
             assert caught.value.returncode == 3
             assert "kernel.json" in kernel.manager.output_tail()
+        await until_nothing_is_left(sshd)
+
+
+async def test_next_owner_gets_unconfirmed_messages(
+    provider: SSHProvider, finder: KernelFinder, sshd: Sshd
+) -> None:
+    with anyio.fail_after(GUARD_SECONDS):
+        info, manager = await provider.launch("far/python3")
+        await check_messages_are_kept(finder, info, manager, manager._link)
+        await manager._let_go()  # the connection of the program that counts as killed
         await until_nothing_is_left(sshd)
 
 

@@ -25,7 +25,7 @@ from kernelproto import (
     RestartPolicy,
     Timeouts,
 )
-from kernelproto.supervise.kernel import open_kernel
+from kernelproto.supervise.kernel import let_go, open_kernel
 from kernelproto.testing import FakeKernel
 from kernelproto.wire import Message
 from tests.supervise.fakes import GUARD_SECONDS, POLICY, Provider, kill, running
@@ -111,7 +111,7 @@ async def outliving() -> AsyncIterator[tuple[Kernel, FakeKernel]]:
 
 async def test_program_that_has_let_go_of_a_kernel_can_neither_use_nor_end_that_kernel() -> None:
     async with outliving() as (kernel, process):
-        assert kernel.lifecycle.let_go()
+        assert let_go(kernel)
         for use in (kernel.restart, kernel.wait_for_ready, kernel.interrupt, kernel.shutdown):
             with pytest.raises(ClientClosed, match="this program has let go of the kernel"):
                 await use()

@@ -6,7 +6,7 @@ and a JSON object. All other lines come from the scripts of the user's shell.
 
     kernels   returns the kernelspecs and environments with ipykernel, and facts of this machine
     start     starts the host unless it runs, and returns its folder as well
-    listens   returns whether the host listens
+    listens   returns the folder of the host, and whether the host listens there
 """
 
 from __future__ import annotations
@@ -214,14 +214,15 @@ def start_host(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_host(request: dict[str, Any]) -> dict[str, Any]:
-    """Return whether a host listens at a socket of this machine."""
+    """Return the folder of the host, by default that of this machine, and whether it listens."""
+    folder = request.get("folder") or host_folder()
     with socket.socket(socket.AF_UNIX) as end:
         end.settimeout(_HOST_SECONDS)
         try:
-            end.connect(request["socket"])
+            end.connect(os.path.join(folder, "socket"))
         except (FileNotFoundError, ConnectionRefusedError):
-            return {"listens": False}
-    return {"listens": True}
+            return {"folder": folder, "listens": False}
+    return {"folder": folder, "listens": True}
 
 
 def host_folder() -> str:

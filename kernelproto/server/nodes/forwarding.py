@@ -19,7 +19,7 @@ from kernelproto.server.middleware.access import address_of, answer, path_in_app
 from kernelproto.server.nodes.arrivals import ArrivedSocket
 from kernelproto.server.nodes.http import LOST, NOT_HERE, ForwardedRequest, forward
 from kernelproto.server.nodes.link import LinkLost, Refused, forward_websocket
-from kernelproto.server.nodes.nodes import AWAY, Nodes, registry_fault
+from kernelproto.server.nodes.nodes import AWAY, IDLE, Nodes, registry_fault
 from kernelproto.server.nodes.requests import ARRIVED, forwarded_headers, target_of
 from kernelproto.server.nodes.seal import Assertion
 from kernelproto.server.responses import RETRY_SECONDS, error_response
@@ -52,6 +52,9 @@ class Forwarding:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, a WebSocket or the lifespan."""
         found = None
+        if ARRIVED in scope and path_in_app(scope) == IDLE and scope.get("method") == "DELETE":
+            await answer(scope, receive, send, await self._evict())
+            return
         if scope["type"] in ("http", "websocket"):
             found = _ABOUT_KERNEL.match(path_in_app(scope))
         if found is None or "user" not in scope:
@@ -60,6 +63,15 @@ class Forwarding:
             await self._serve_arrived(found[1], scope, receive, send)
         else:
             await self._serve(found[1], scope, receive, send)
+
+    async def _evict(self) -> Response:
+        try:
+            if await self._nodes.evict_idle():
+                return Response(status_code=204)
+        except RegistryError as error:
+            fault = registry_fault(error)
+            return error_response(fault.status_code, fault.detail)
+        return error_response(409, "no kernel of this server is idle")
 
     async def _serve_arrived(
         self, kernel_id: str, scope: Scope, receive: Receive, send: Send

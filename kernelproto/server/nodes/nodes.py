@@ -8,22 +8,27 @@ that gets a request for a kernel without a server adopts the kernel.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 import anyio
 import msgspec
 from starlette.exceptions import HTTPException
 
-from kernelproto.exceptions import RegistryError
+from kernelproto.concurrency.task_groups import background_tasks
+from kernelproto.exceptions import PoolFull, RegistryError
 from kernelproto.interfaces import User
 from kernelproto.pool import KernelPool
 from kernelproto.registry import RegisteredKernel, Registry
 from kernelproto.server.auth.http_get import read_address, words
 from kernelproto.server.nodes.http import LOST, ForwardedRequest, fetch
 from kernelproto.server.nodes.requests import Headers
-from kernelproto.server.nodes.seal import HEADER, Assertion, seal, unseal
+from kernelproto.server.nodes.seal import HEADER, Assertion, SealExpired, seal, unseal
+from kernelproto.supervise import Kernel
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +40,24 @@ _MOST_PLACES = 10_000
 # The time limit of a request for a list or a model, and of one that ends a kernel.
 _LIST_SECONDS = 3
 _END_SECONDS = 60
+_EVICT_SECONDS = 15
 _MOST_LIST_BYTES = 16 * 2**20
+
+# If no server has an idle kernel, none is asked again for so long.
+_FULL_SECONDS = 1.0
+
+# How often a waiting request asks: the pool counts the kernels of others a bit more often.
+_ASK_AGAIN_SECONDS = 6.0
+
+# The longest idle kernel of a server; only other servers may end it.
+IDLE = "/api/nodes/idle"
 
 AWAY = "the server that has this kernel does not answer: try again in a few seconds"
 _UNHELD = "no server can reach this kernel now: try again in a few seconds"
+
+
+# For a request on behalf of a server.
+_NO_USER = User("")
 
 
 class Found(NamedTuple, Generic[T]):
@@ -69,6 +88,7 @@ class Nodes:
         self._registry = registry
         self._secret: str | None = None
         self._places: OrderedDict[tuple[str, str], str] = OrderedDict()
+        self._full_until = -math.inf
 
     async def find(
         self, user: User, kernel_id: str, *, everyone: bool = False, owner: str | None = None
@@ -138,18 +158,35 @@ class Nodes:
             ValueError: the name is no URL.
         """
         secret = await self._get_secret()
-        value = seal(assertion, secret=secret, node=node, method=method, target=target)
+        value = seal(
+            assertion, now=time.time(), secret=secret, node=node, method=method, target=target
+        )
         headers = [*(headers or []), (HEADER.encode(), value.encode())]
         return ForwardedRequest(read_address(node), method, target, headers)
 
     async def arrival(self, value: str, *, method: str, target: str) -> Assertion | None:
-        """Return the statement of another server about a request; None for a forgery.
+        """Return the statement of another server about a request; None for a forgery or a replay.
 
         Raises:
             RegistryError: the registry cannot be read.
         """
         secret = await self._get_secret()
-        return unseal(value, secret=secret, node=self.url, method=method, target=target)
+        try:
+            return unseal(
+                value,
+                now=time.time(),
+                secret=secret,
+                node=self.url,
+                method=method,
+                target=target,
+            )
+        except SealExpired as error:
+            logger.warning(
+                "a forwarded request is refused: its header was made %.0f s ago; set the clocks of "
+                "the servers, or else the header was replayed",
+                error.seconds,
+            )
+            return None
 
     async def ask_all(
         self, user: User, path: str, kind: type[T], *, everyone: bool = False
@@ -198,6 +235,67 @@ class Nodes:
             RegistryError: the registry cannot be read.
         """
         return await self._ask_for(user, kernel_id, "DELETE", _END_SECONDS) is not None
+
+    async def with_room(
+        self, get: Callable[..., Awaitable[Kernel]], *, wait: bool = False
+    ) -> Kernel:
+        """Return a new kernel; if all servers are full, have another one evict an idle kernel.
+
+        Args:
+            get: returns the kernel; takes *wait*, as ``KernelPool.get`` does.
+            wait: whether to wait for room if no kernel is idle.
+
+        Raises:
+            RegistryError: the registry cannot be read.
+            KernelProtoError: as for ``KernelPool.get``.
+        """
+        try:
+            return await get()
+        except PoolFull:
+            if not await self.make_room() and not wait:
+                raise
+        async with background_tasks() as tasks:
+            if wait:
+                tasks.start_soon(self._make_room_again)
+            return await get(wait=wait)
+
+    async def _make_room_again(self) -> NoReturn:
+        while True:
+            await anyio.sleep(_ASK_AGAIN_SECONDS)
+            try:
+                await self.make_room()
+            except RegistryError as error:
+                logger.warning("no server is asked to evict a kernel: %s", error)
+
+    async def make_room(self) -> bool:
+        """Have another server evict an idle kernel; return whether one did.
+
+        The server whose kernel was used least recently is asked first.
+
+        Raises:
+            RegistryError: the registry cannot be read.
+        """
+        if anyio.current_time() < self._full_until:
+            return False
+        idle: dict[str, float] = {}
+        for row in await self._registry.kernels():
+            if self._is_elsewhere(row):
+                idle[row.node] = max(row.idle, idle.get(row.node, 0.0))
+        for node in sorted(idle, key=idle.__getitem__, reverse=True):
+            with suppress(HTTPException):  # which is logged
+                status, _ = await self._fetch(node, "DELETE", IDLE, _NO_USER, _EVICT_SECONDS)
+                if status == 204:
+                    return True
+        self._full_until = anyio.current_time() + _FULL_SECONDS
+        return False
+
+    async def evict_idle(self) -> bool:
+        """Evict a kernel of this server for another one; return whether there was an idle one.
+
+        Raises:
+            RegistryError: the registry cannot be written.
+        """
+        return await self._pool.evict_idle()
 
     async def _ask_for(
         self, user: User, kernel_id: str, method: str, seconds: float

@@ -122,8 +122,10 @@ class SessionRoutes:
         wanted = await read_body(request, SessionRequest, limit=self._max_body_bytes)
         async with self._lock(user, wanted.path):
             table = await self._load(user.name)
-            session = table.of_path(user.name, wanted.path)
-            if session is None:
+            session, model = table.of_path(user.name, wanted.path), None
+            if session is not None:
+                model = await self._find_model(user, session)
+            if session is None or model is None:  # the kernel may have ended with its server
                 session = Session(
                     str(uuid.uuid4()), wanted.path, wanted.name or "", wanted.type, kernel_id=""
                 )
@@ -133,7 +135,8 @@ class SessionRoutes:
                 table.add(user.name, session)
                 await self._store.save(user.name, session)
         location = f"{request.scope.get('root_path', '')}/api/sessions/{session.id}"
-        return json_response(await self._model(user, session), 201, {"Location": location})
+        model = model or await self._model(user, session)
+        return json_response(model, 201, {"Location": location})
 
     async def _show(self, request: Request) -> Response:
         session = self._find(await self._load(request.user.name), request)
@@ -269,9 +272,17 @@ class SessionRoutes:
     async def _model(
         self, user: User, session: Session, kernels: Mapping[str, KernelModel] = _NO_KERNELS
     ) -> SessionModel:
+        model = await self._find_model(user, session, kernels)
+        if model is None:
+            raise HTTPException(404, f"there is no kernel {session.kernel_id[:100]}")
+        return model
+
+    async def _find_model(
+        self, user: User, session: Session, kernels: Mapping[str, KernelModel] = _NO_KERNELS
+    ) -> SessionModel | None:
         kernel = kernels.get(session.kernel_id)
         if kernel is None:
             kernel = await self._user_kernels.any_model(user, session.kernel_id)
         if kernel is None:
-            raise HTTPException(404, f"there is no kernel {session.kernel_id[:100]}")
+            return None
         return SessionModel(session.id, session.path, session.name, session.type, kernel)

@@ -85,14 +85,20 @@ class Api:
             return False
         return True
 
-    def apply(self, body: dict, namespace: str = "default") -> Any:
-        """Create an object of any kind; its metadata may name another namespace."""
+    def apply(self, body: dict, namespace: str = "default", *, dry: bool = False) -> Any:
+        """Create an object of any kind; its metadata may name another namespace.
+
+        Args:
+            body: the object.
+            namespace: the namespace, unless the object names one.
+            dry: whether the server only checks the object.
+        """
         group, kind = body["apiVersion"], body["kind"].lower()
         folder = f"/apis/{group}" if "/" in group else f"/api/{group}"
         if body["kind"] not in WITHOUT_NAMESPACE:
             folder += f"/namespaces/{body['metadata'].get('namespace', namespace)}"
         plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}s"
-        return self.create(f"{folder}/{plural}", body)
+        return self.create(f"{folder}/{plural}" + ("?dryRun=All" if dry else ""), body)
 
     def wait_for(
         self, path: str, condition: Callable[[dict | None], bool], *, seconds: int = CALL_SECONDS

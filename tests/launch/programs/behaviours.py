@@ -82,8 +82,15 @@ async def formats_of_plain_values(kernel: Kernel) -> object:
         formatters["text/latex"].for_type(object, lambda value: "$x$")
         formatters["text/markdown"].for_type(str, lambda value: 1 / 0)
         """
+    bundles = """
+        formatter = get_ipython().display_formatter
+        formatter.mimebundle_formatter.for_type(int, lambda value: {"text/x-number": str(value)})
+        formatter.ipython_display_formatter.for_type(bool, lambda value: print("truth", value))
+        """
     await run(kernel, setup)
-    return before, await run(kernel, show)
+    after = await run(kernel, show)
+    await run(kernel, bundles)
+    return before, after, await run(kernel, show)
 
 
 @behaviour

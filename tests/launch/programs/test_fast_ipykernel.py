@@ -22,7 +22,8 @@ from tests.launch.programs.behaviours import (
 
 pytestmark = pytest.mark.anyio
 
-ROUNDS = 8
+# How many interrupts each flood gets.
+ROUNDS = int(os.environ.get("KERNELPROTO_TEST_INTERRUPTS", "8"))
 
 VARIABLE = "KERNELPROTO_STOCK_IPYKERNEL"
 
@@ -110,6 +111,7 @@ def numbers_of(outputs: list[tuple[str, object]]) -> list[int]:
     return numbers
 
 
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
 @pytest.mark.parametrize("flood", FLOODS)
 async def test_interrupts_in_a_flood_lose_no_output(fast: Kernel, flood: str) -> None:
     code = f"n = 0\nwhile True:\n    {FLOODS[flood]}\n    n += 1"

@@ -25,6 +25,7 @@ HOOKS = (
     "reply",
     "session",
     "history",
+    "history_session",
     "logs",
     "parameters",
     "transform",

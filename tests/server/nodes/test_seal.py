@@ -6,12 +6,26 @@ import pytest
 
 from kernelproto.interfaces import User
 from kernelproto.server.nodes.requests import forwarded_headers, target_of
-from kernelproto.server.nodes.seal import HEADER, Assertion, seal, unseal
+from kernelproto.server.nodes.seal import (
+    HEADER,
+    LONGEST_SECONDS,
+    Assertion,
+    SealExpired,
+    seal,
+    unseal,
+)
 
 ASSERTION = Assertion(
     user=User("ada", admin=True, groups=frozenset({"staff"})), peer="10.0.0.1", address="::1"
 )
-REQUEST = {"secret": "s", "node": "http://a", "method": "GET", "target": "/api/kernels/k?x=1"}
+NOW = 1_700_000_000.0
+REQUEST = {
+    "now": NOW,
+    "secret": "s",
+    "node": "http://a",
+    "method": "GET",
+    "target": "/api/kernels/k?x=1",
+}
 
 
 def test_user_and_address_arrive() -> None:
@@ -30,6 +44,17 @@ def test_user_and_address_arrive() -> None:
 )
 def test_seal_is_for_one_request(changes: dict[str, str]) -> None:
     assert unseal(seal(ASSERTION, **REQUEST), **REQUEST | changes) is None
+
+
+@pytest.mark.parametrize("age", [LONGEST_SECONDS, -LONGEST_SECONDS, 1e9])
+def test_replayed_header_is_refused(age: float) -> None:
+    value = seal(ASSERTION, **REQUEST)
+    with pytest.raises(SealExpired) as caught:
+        unseal(value, **REQUEST | {"now": NOW + age})
+    assert caught.value.seconds == age
+    assert unseal(value, **REQUEST | {"now": NOW + age, "secret": "t"}) is None
+    for difference in (LONGEST_SECONDS - 1, 1 - LONGEST_SECONDS):  # of two clocks
+        assert unseal(value, **REQUEST | {"now": NOW + difference}) == ASSERTION
 
 
 @pytest.mark.parametrize("value", ["", ".", "x.y", "\xe9", "é.é"])

@@ -14,6 +14,7 @@ from . import (
     execution,
     frames,
     history,
+    history_session,
     logs,
     module_files,
     network,
@@ -23,6 +24,7 @@ from . import (
     streams,
 )
 from .hook import (
+    HISTORY_MANAGER,
     IOPUB_THREAD,
     KERNEL,
     OUT_STREAM,
@@ -45,6 +47,7 @@ HOOKS: tuple[Hook, ...] = (
     execution.REPLY,
     session.HOOK,
     history.HOOK,
+    history_session.HOOK,
     logs.HOOK,
     execution.PARAMETERS,
     execution.TRANSFORM,
@@ -127,6 +130,7 @@ def fast(application: Any) -> Any:
     for place, user in (
         (IOPUB_THREAD, "ipykernel.kernelapp"),
         (SAVING_THREAD, "IPython.core.history"),
+        (HISTORY_MANAGER, "IPython.core.interactiveshell"),
     ):
         if place in classes:
             setattr(find(user), place.rpartition(":")[2], classes[place])

@@ -9,6 +9,8 @@ from .hook import IOPUB_THREAD, KERNEL, SHELL, Hook, Need, find
 from .publishing import SENT_SECONDS, runs, wait_until_sent
 
 FORMATTER = "IPython.core.formatters:BaseFormatter"
+OWN_DISPLAY = "IPython.core.formatters:IPythonDisplayFormatter"
+MIME_BUNDLE = "IPython.core.formatters:MimeBundleFormatter"
 
 # The types whose objects have no method such as _repr_html_.
 PLAIN = frozenset(
@@ -94,20 +96,31 @@ def remembering(accepts: Callable[[Any, list[str]], dict[str, Any]]) -> Any:
 
 def format_plain_values_once(_: Any) -> None:
     """Let only the formatter of plain text format values of Python's own types."""
-    formatter = find(FORMATTER)
-    formatter.__call__ = leaving_out(PLAIN, formatter.__call__)
+    for place in (FORMATTER, OWN_DISPLAY):
+        formatter = find(place)
+        formatter.__call__ = leaving_out(PLAIN, formatter.__call__, lambda: None)
+    formatter = find(MIME_BUNDLE)
+    formatter.__call__ = leaving_out(PLAIN, formatter.__call__, lambda: ({}, {}))
 
 
-def leaving_out(types: frozenset[type], stock: Callable[[Any, object], Any]) -> Any:
-    """Return the method that formats an object, but no object of some types without a printer."""
+def leaving_out(
+    types: frozenset[type], stock: Callable[..., Any], nothing: Callable[[], Any]
+) -> Any:
+    """Return the method that formats an object, but no object of some types without a printer.
 
-    def call(self: Any, obj: object) -> Any:
+    Args:
+        types: the types.
+        stock: the method of IPython.
+        nothing: makes the result for an object that has no such format.
+    """
+
+    def call(self: Any, obj: object, *args: Any, **kwargs: Any) -> Any:
         """Compute the format for an object."""
         if type(obj) not in types or (
             self.type_printers or self.deferred_printers or self.singleton_printers
         ):
-            return stock(self, obj)
-        return None
+            return stock(self, obj, *args, **kwargs)
+        return nothing()
 
     return call
 
@@ -162,6 +175,13 @@ FORMAT = Hook(
     name="format",
     needs=[
         Need(f"{FORMATTER}.__call__", "self, obj", "enabled lookup get_real_method print_method"),
+        Need(f"{OWN_DISPLAY}.__call__", "self, obj", "enabled lookup get_real_method print_method"),
+        Need(
+            f"{MIME_BUNDLE}.__call__",
+            "self, obj, include, exclude",
+            "enabled lookup get_real_method print_method",
+        ),
+        Need(f"{MIME_BUNDLE}._check_return", "self, r, obj"),
         Need(f"{FORMATTER}.lookup", "self, obj", "singleton_printers lookup_by_type"),
         Need(f"{FORMATTER}.lookup_by_type", "self, typ", "type_printers _in_deferred_types"),
         Need(f"{FORMATTER}._in_deferred_types", "self, cls", "deferred_printers type_printers"),

@@ -24,9 +24,14 @@ class PacedFlag(threading.Event):
         super().__init__()
         self.hurry = threading.Event()
         self.next = 0.0
+        self.has_waited = False
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the event is set and the pause is over; return whether the event is set."""
+        if not self.has_waited:
+            self.has_waited = True
+            if not super().wait(PAUSE_SECONDS):
+                return False  # without an input, the thread opens the session (history_session.py)
         flag = super().wait(timeout)
         pause = self.next - time.monotonic()
         if pause > 0:

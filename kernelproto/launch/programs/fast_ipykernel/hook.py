@@ -15,6 +15,7 @@ SESSION = "jupyter_client.session:Session"
 KERNEL = "ipykernel.ipkernel:IPythonKernel"
 SHELL = "ipykernel.zmqshell:ZMQInteractiveShell"
 SAVING_THREAD = "IPython.core.history:HistorySavingThread"
+HISTORY_MANAGER = "IPython.core.history:HistoryManager"
 
 
 class Need(NamedTuple):

@@ -8,8 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from . import zmtp
-
-_RECEIVE_BYTES = 256 * 1024
+from .receiving import receive
 
 # The kernel listens some time after the start, and may close a connection and accept another.
 _FIRST_RETRY_SECONDS = 0.002
@@ -28,8 +27,8 @@ class Channel:
         identity: the routing identity.
         most: the maximum size of a message from the kernel.
         deliver: called with each message from the kernel; None stands for one that was too large.
-        passed: called with the number of each message that was passed to the kernel; 0 for a
-            message without a number.
+        passed: called with the number and the size of each message that was passed to the kernel;
+            the number is 0 for a message without one.
 
     Attributes:
         socket: the socket; None while there is no connection.
@@ -44,7 +43,7 @@ class Channel:
         identity: bytes,
         most: int,
         deliver: Callable[[bytes | None], None],
-        passed: Callable[[int], None],
+        passed: Callable[[int, int], None],
     ) -> None:
         self.socket: socket.socket | None = None
         self.retry_at = 0.0
@@ -99,7 +98,7 @@ class Channel:
         """Read from the kernel; return False if the connection is broken."""
         assert self.socket is not None
         try:
-            data = self.socket.recv(_RECEIVE_BYTES)
+            data = receive(self.socket)
         except (BlockingIOError, InterruptedError):
             return True
         except OSError as error:
@@ -141,7 +140,7 @@ class Channel:
                 self._offset = 0
                 self._unsent.popleft()
                 self.unsent_bytes -= len(message)
-                self._passed(number)
+                self._passed(number, len(message))
         except (BlockingIOError, InterruptedError):
             return True
         except OSError as error:

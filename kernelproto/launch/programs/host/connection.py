@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import socket
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import frames
 from .kernel import Kernel
+from .receiving import receive
 
 if TYPE_CHECKING:
     from .tls import TlsSocket
-
-_RECEIVE_BYTES = 256 * 1024
 
 # Messages of the kernel wait in the kernel's log, not here, once a program is so far behind.
 _HIGH_WATER = 2**20
@@ -24,6 +24,12 @@ _MOST_REPLIES = 16 * 2**20
 
 # A message of so many bytes is not copied.
 _LARGE = 4096
+
+# Messages of the program are acknowledged in front of the next message of the kernel, which saves
+# the program a wake-up. If there is none, they are acknowledged after this time, or as soon as they
+# have so many bytes.
+_ACKNOWLEDGE_SECONDS = 0.05
+_ACKNOWLEDGE_BYTES = 2**20
 
 # How many buffers are given to the system at once.
 _BUFFERS = 64
@@ -41,6 +47,7 @@ class Connection:
         socket: the socket.
         kernel: the kernel that this program owns and receives messages of.
         is_over: whether the connection has to be closed.
+        due: the time at which acknowledge() has to be called; None means not at all.
     """
 
     def __init__(
@@ -51,6 +58,7 @@ class Connection:
         self.socket = end
         self.kernel: Kernel | None = None
         self.is_over = False
+        self.due: float | None = None
         self._answer = answer
         self._reader = frames.FrameReader(0)
         self._unsent: deque[memoryview] = deque()
@@ -59,6 +67,7 @@ class Connection:
         self._sent = 0  # the number of the last message of the kernel that was put into _unsent
         self._exit_sent = False
         self._passed: dict[int, int] = {}  # acknowledgements to send
+        self._passed_bytes = 0  # the size of their messages
         self.put(frames.pack_json(frames.ANSWER, {"ok": {"version": frames.VERSION}}))
 
     @property
@@ -98,7 +107,7 @@ class Connection:
     def receive(self) -> None:
         """Read and carry out the frames of the program."""
         try:
-            data = self.socket.recv(_RECEIVE_BYTES)
+            data = receive(self.socket)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -128,6 +137,7 @@ class Connection:
                     self._exit_sent = True
                     self.put(frames.pack_json(frames.EXITED, kernel.exit_message()))
                 break
+            self._put_acknowledgements()
             for number, (channel, message) in enumerate(entries, first):
                 self._sent = number
                 if message is None:
@@ -147,17 +157,30 @@ class Connection:
         self.put(frames.pack(frames.MESSAGE, message, channel=frames.HB))
         self.flush()
 
-    def passed(self, channel: int, number: int) -> None:
-        """Acknowledge a message of the program, with the next flush."""
+    def passed(self, channel: int, number: int, size: int) -> None:
+        """Acknowledge a message of *size* bytes of the program, after a while."""
         self._passed[channel] = number
+        self._passed_bytes += size
+        if self.due is None:
+            self.due = time.monotonic() + _ACKNOWLEDGE_SECONDS
+
+    def acknowledge(self) -> None:
+        """Send the acknowledgements now."""
+        self._put_acknowledgements()
+        self.flush()
 
     def finish(self) -> None:
-        """Send the acknowledgements and everything else that waits."""
-        if self._passed:
-            for channel, number in self._passed.items():
-                self.put(frames.pack(frames.ACK, channel=channel, number=number))
-            self._passed.clear()
+        """Send everything that waits, and acknowledgements that must not wait any longer."""
+        if self._passed_bytes >= _ACKNOWLEDGE_BYTES:
+            self._put_acknowledgements()
         self.flush()
+
+    def _put_acknowledgements(self) -> None:
+        for channel, number in self._passed.items():
+            self.put(frames.pack(frames.ACK, channel=channel, number=number))
+        self._passed.clear()
+        self._passed_bytes = 0
+        self.due = None
 
     def flush(self) -> None:
         """Send as much as the socket takes."""

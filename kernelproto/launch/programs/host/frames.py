@@ -94,7 +94,7 @@ class FrameReader:
         self.most = most
         self._unread = bytearray()
 
-    def feed(self, data: bytes) -> list[Frame]:
+    def feed(self, data: bytes | memoryview) -> list[Frame]:
         """Take in bytes, and return the frames that are complete now.
 
         Raises:

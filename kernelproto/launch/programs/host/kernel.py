@@ -46,12 +46,12 @@ class Owner(Protocol):
         """Send the answer to a heartbeat."""
         ...
 
-    def passed(self, channel: int, number: int) -> None:
-        """Acknowledge a message that was passed to the kernel, with the next finish()."""
+    def passed(self, channel: int, number: int, size: int) -> None:
+        """Acknowledge a message of *size* bytes that was passed to the kernel, after a while."""
         ...
 
     def finish(self) -> None:
-        """Send the acknowledgements and everything else that waits."""
+        """Send everything that waits, and acknowledgements that must not wait any longer."""
         ...
 
     def disconnect(self, error: dict[str, Any]) -> None:
@@ -153,6 +153,11 @@ class Kernel:
         """The addresses in the connection file."""
         ports = {f"{name}_port": number + 1 for number, name in enumerate(frames.CHANNELS)}
         return {"transport": "ipc", "ip": os.path.join(self.place.sockets, "kernel"), **ports}
+
+    @property
+    def listed_as(self) -> str:
+        """The id in the record under which programs find the kernel; "" for that of the kernel."""
+        return str(self._record.get("listed_as") or "")
 
     def watched(self) -> WatchedKernel:
         """Return the kernel for the watchdog, before the start of the process."""
@@ -291,11 +296,11 @@ class Kernel:
         else:
             self.log.append(channel, message)
 
-    def _was_passed(self, channel: int, number: int) -> None:
+    def _was_passed(self, channel: int, number: int, size: int) -> None:
         if number:
             self.passed[channel] = number
             if self.owner is not None:
-                self.owner.passed(channel, number)
+                self.owner.passed(channel, number, size)
 
 
 def write_file(path: str, data: bytes) -> None:

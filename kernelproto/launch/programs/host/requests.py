@@ -156,6 +156,7 @@ def _describe(kernel: Kernel) -> dict[str, Any]:
         "pid": kernel.process.pid,
         "ended": None if kernel.ended is None else kernel.ended._asdict(),
         "owned": kernel.owner is not None,
+        "listed_as": kernel.listed_as,
         "linger": kernel.linger,
         "last": kernel.log.last,
         "acknowledged": kernel.log.acknowledged,

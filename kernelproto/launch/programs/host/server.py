@@ -67,6 +67,7 @@ class Server:
         self._requests = Requests(self, self._starts)
         self._listener = listener
         self._connections: set[Connection] = set()
+        self._acknowledging: set[Connection] = set()  # those with acknowledgements to send
         self._unconnected: set[tuple[Kernel, Channel]] = set()
         self._ending: dict[str, list[tuple[Connection, int]]] = {}
         self._guard = Guard()
@@ -169,6 +170,7 @@ class Server:
     def _timeout(self) -> float | None:
         now = time.monotonic()
         times = [channel.retry_at for _, channel in self._unconnected]
+        times += [each.due for each in self._acknowledging if each.due is not None]
         for kernel in self.kernels.values():
             due = kernel.due()
             if due is not None and kernel.kernel_id not in self._ending:
@@ -184,6 +186,10 @@ class Server:
         """Do the work that has become due."""
         if self._handshakes is not None:
             self._handshakes.look(now)
+        for connection in list(self._acknowledging):
+            if connection.due is not None and now >= connection.due:
+                connection.acknowledge()
+                self._update(connection)
         for kernel, channel in list(self._unconnected):
             if kernel.ended is not None:
                 self._unconnected.discard((kernel, channel))
@@ -292,9 +298,13 @@ class Server:
                 self._update(kernel.owner)
 
     def _update(self, connection: Any) -> None:
-        """Close a connection that is over; wait for room if something is unsent."""
+        """Close a connection that is over; wait for room or time if something is unsent."""
         if connection not in self._connections:
             return
+        if connection.due is None or connection.is_over:
+            self._acknowledging.discard(connection)
+        else:
+            self._acknowledging.add(connection)
         if not connection.is_over:
             self._watch(connection.socket, connection.wants_to_write)
         else:

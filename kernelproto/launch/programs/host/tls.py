@@ -58,10 +58,13 @@ class TlsSocket:
         self.close = end.close
         self.getsockopt = end.getsockopt
 
-    def recv(self, size: int) -> bytes:
-        """Receive; see ``socket.recv``. One record at a time is read, so none waits in TLS."""
+    def recv_into(self, buffer: memoryview) -> int:
+        """Receive into a buffer of at least a record; see ``socket.recv_into``.
+
+        One record at a time is read, so none waits in TLS.
+        """
         try:
-            return self._end.recv(max(size, _RECORD_BYTES))
+            return self._end.recv_into(buffer)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
             raise BlockingIOError from error
 

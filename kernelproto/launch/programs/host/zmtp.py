@@ -112,7 +112,7 @@ class Receiver:
         self._is_last = False  # whether the current frame is the last one
         self._surplus = -1  # bytes of this frame that have to arrive; -1 between two frames
 
-    def feed(self, data: bytes) -> list[bytes | None]:
+    def feed(self, data: bytes | memoryview) -> list[bytes | None]:
         """Take in bytes; return the messages that are complete now, None for a discarded one.
 
         Raises:

@@ -277,6 +277,30 @@ def test_messages_pass_both_ways_and_doubles_are_dropped(connect) -> None:
     assert [again.next().number for _ in range(2)] == [3, 4]
 
 
+def test_message_to_a_kernel_that_sends_nothing_is_acknowledged(connect) -> None:
+    program = connect()
+    silent = ECHO.replace("shell.send_multipart(shell.recv_multipart())", "shell.recv_multipart()")
+    program.start(sys.executable, "-c", silent, "{connection_file}", env=dict(os.environ))
+    for number in (1, 2):
+        program.socket.sendall(pack(frames.MESSAGE, zmtp.join([b"x"]), number=number))
+        frame = program.next_of(frames.ACK)
+        assert (frame.channel, frame.number) == (frames.SHELL, number)
+
+
+def test_kernels_are_listed_under_the_ids_of_their_records(connect) -> None:
+    program = connect()
+    kernel = str(uuid.uuid4())
+    program.start(kernel=kernel, record={"listed_as": "theirs"})
+
+    def listed() -> list[tuple[str, str]]:
+        kernels = program.ask("list")["ok"]["kernels"]
+        return [(each["kernel"], each["listed_as"]) for each in kernels]
+
+    assert listed() == [(kernel, "theirs")]
+    program.ask("record", kernel=kernel, claim="ours", changes={"listed_as": ""})
+    assert listed() == [(kernel, "")]
+
+
 def test_second_owner_is_refused_while_the_first_is_connected(connect) -> None:
     first, second = connect(), connect()
     kernel = str(uuid.uuid4())
