@@ -71,6 +71,7 @@ CLUSTER += podman  # containers
 CLUSTER += postgresql  # a registry
 CLUSTER += runc  # runs them
 CLUSTER += slurm-wlm  # batch jobs
+CLUSTER += uidmap  # containers of ordinary users
 cluster:  ## install podman, PostgreSQL, Slurm and sshd, for the tests with them (Debian, as root)
 	RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $(CLUSTER)
 

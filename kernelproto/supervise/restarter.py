@@ -120,8 +120,24 @@ class KernelRestarter(AsyncContextManagerMixin):
         with suppress(KernelProtoError):  # the kernel has died or was ended
             await instance.client.heartbeat()  # a kernel without a heartbeat never answers
             await until_silent(instance.client, seconds)
-            while not await instance.answers():  # the silence was that of the connection
+            while not await _is_dead(instance, seconds):  # the silence was that of the connection
                 await until_silent(instance.client, seconds)
             silence = DeathReason(f"its heartbeat was silent for {seconds:g} s", "silence")
             logger.warning("a kernel counts as dead: %s", silence)
             await instance.kill(silence)
+
+
+async def _is_dead(instance: Instance, seconds: float) -> bool:
+    """Return whether the silence of a kernel is a sign of death.
+
+    The connection to another machine may have come back just now. So such a kernel gets a last
+    heartbeat over a connection that works.
+    """
+    if not await instance.answers():
+        return False
+    if instance.reachability is None:
+        return True
+    with anyio.move_on_after(seconds):
+        await instance.client.heartbeat()
+        return False
+    return await instance.answers()

@@ -28,16 +28,28 @@ import msgspec
 from kernelproto import Died, KernelFinder, run_kernel
 from kernelproto.interfaces import KernelHandle, KernelProvider
 from kernelproto.launch import ContainerProvider, SlurmProvider
-from kernelproto.launch.batch.manager import JobManager
 from kernelproto.testing import check_kernel_provider
+from tests.integration.engine_kills import (
+    LONGEST_SECONDS,
+    STEPS,
+    kill_at,
+    kill_at_random,
+    processes_of,
+)
 from tests.integration.launch_kills import kill_launches
 from tests.kubernetes.conftest import Kernels
 from tests.launch.batch.cluster import Cluster
+from tests.launch.batch.silent import silent
 from tests.launch.container.podman import Podman
 from tests.launch.kubernetes.cluster import Cluster as KubernetesCluster
 
-LONGEST_SECONDS = 3.0
 PATIENCE_SECONDS = 60.0
+
+# Kills of launches at random moments, and at each step.
+STEP_KILLS = 20
+
+# Until the leftovers of killed programs have ended, and were removed.
+LEFT_SECONDS = 150.0
 
 PROGRAM = """
 import json, sys
@@ -75,32 +87,48 @@ def main(kind: str, kills: int) -> int:
         if isinstance(engine, Podman):
             # The checks have temporary folders of root as working directories.
             kernel = engine.kernel(detached=True, user="0:0")
-            config = {
-                "engine": "podman",
-                "engine_options": engine.options,
-                "folder": f"{folder}/c",
-            }
+            short: object = engine.kernel(user="0:0")
+            base = f"{folder}/c"
+            config = {"engine": "podman", "engine_options": engine.options, "folder": base}
             left: Callable[[], object] = engine.containers
             provider: ContainerProvider | SlurmProvider = ContainerProvider()
         else:
             kernel = engine.kernel()
-            config = {"folder": engine.shared, "config": engine.config, "poll_seconds": 0.2}
+            short = engine.kernel(linger=5)
+            base = engine.shared
+            config = {"folder": base, "config": engine.config, "poll_seconds": 0.2}
             left = engine.jobs
             provider = SlurmProvider()
-        config["kernels"] = {"python": msgspec.to_builtins(kernel)}
+        kernels = {"python": kernel, "short": short}
+        config["kernels"] = msgspec.to_builtins(kernels)
         provider.load_config(config)
         for backend in ("asyncio", "trio"):
             began = time.monotonic()
             anyio.run(check, provider, backend=backend)
-            print(f"{kind}: the contract is kept on {backend} ({time.monotonic() - began:.0f} s)")
+            seconds = time.monotonic() - began
+            print(f"{kind}: the contract is kept on {backend} ({seconds:.0f} s)", flush=True)
         if isinstance(engine, Cluster) and isinstance(provider, SlurmProvider):
-            anyio.run(lose_node, engine, provider)
+            for backend in ("asyncio", "trio"):
+                anyio.run(lose_node, engine, provider, backend=backend)
         handles = kill_programs(kind, config, kills)
         anyio.run(end, provider, handles)
-        time.sleep(5)  # Slurm lists a job until its epilog has run
-        found = left(), [str(path) for path in Path(folder).rglob("*")]
-        print(f"{kind}: {kills} kills, left behind: {found}")
-        return int(any(found))
+        print(f"{kind}: {kills} kills, the kernels are the same", flush=True)
+        began_at = Counter(kill_at_random(kind, config) for _ in range(STEP_KILLS))
+        print(f"{kind}: {STEP_KILLS} kills of launches, at {dict(began_at)}", flush=True)
+        for step in STEPS:
+            for _ in range(STEP_KILLS):
+                kill_at(step, kind, config)
+            print(f"{kind}: {STEP_KILLS} kills of launches at the step {step!r}", flush=True)
+
+        def found() -> tuple[object, ...]:
+            return left(), processes_of(base), [str(path) for path in Path(base).rglob("*")]
+
+        deadline = time.monotonic() + LEFT_SECONDS
+        while any(found()) and time.monotonic() < deadline:
+            anyio.run(provider.remove_leftovers)
+            time.sleep(1)
+        print(f"{kind}: left behind: {found()}")
+        return int(any(found()))
 
 
 async def check(provider: KernelProvider) -> None:
@@ -146,23 +174,21 @@ async def lose_kubernetes_node(kernels: Kernels) -> None:
 
 
 async def lose_node(cluster: Cluster, provider: SlurmProvider) -> None:
-    """Kill the daemon of a node: its kernel cannot be reached, then it is dead."""
-    _, manager = await provider.launch("python")
-    assert isinstance(manager, JobManager)
-    state = await manager.look()
-    assert state is not None
-    cluster.kill_node(state.node)
-    began = time.monotonic()
-    while await manager.probe():  # noqa: ASYNC110 (Slurm has no events)
-        await anyio.sleep(0.5)
-    print(
-        f"slurm: unreachable after {time.monotonic() - began:.0f} s, {manager.reachability.problem}"
-    )
-    assert await manager.wait() is None
-    print(f"slurm: dead after {time.monotonic() - began:.0f} s, {manager.death_reason()}")
-    await manager.cleanup()
-    cluster.start_node(state.node)
-    cluster.wait_for_nodes()
+    """Silence the machine of a node: its kernel cannot be reached, then it is dead."""
+    async with run_kernel("slurm/python", finder=KernelFinder([provider])) as kernel:
+        code = "import os, socket; print(os.getpid(), os.environ['SLURMD_NODENAME'])"
+        pid, node = (await kernel.execute(code)).stdout.split()
+        events = kernel.events()
+        info = kernel.connection_info
+        with silent(int(pid), (info.ip, info.hb_port)):
+            cluster.kill_node(node)
+            began = time.monotonic()
+            async for event in events:
+                print(f"slurm: after {time.monotonic() - began:.1f} s: {event!r}", flush=True)
+                if isinstance(event, Died):
+                    break
+    cluster.start_node(node)
+    await anyio.to_thread.run_sync(cluster.wait_for_nodes)
 
 
 def kill_programs(kind: str, config: dict[str, object], kills: int) -> list[str]:

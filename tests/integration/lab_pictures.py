@@ -45,8 +45,8 @@ axes.plot([n * n for n in range(20)]);""",
 
 
 def main(kind: str, picture: Path) -> int:
-    name = {"container": "a container", "slurm": "Slurm", "kubernetes": "Kubernetes"}[kind]
-    with open_engine(kind, display_name=f"Python on {name}") as engine:
+    places = {"container": "in a container", "slurm": "on Slurm", "kubernetes": "on Kubernetes"}
+    with open_engine(kind, display_name=f"Python {places[kind]}") as engine:
         with own_folders() as environment:
             kernel_type = f"{kind}/python"
             home = Path(environment["HOME"])

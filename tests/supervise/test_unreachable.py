@@ -131,7 +131,9 @@ async def _until_restarted(events: KernelEvents):
 
 
 class Probed(Provider):
-    """Launches kernels whose connection is found to be cut when they are probed."""
+    """Launches kernels whose connection is found to be cut when they are probed, or back again."""
+
+    is_back = False
 
     async def launch(self, name, **options):
         info, manager = await super().launch(name, **options)
@@ -140,9 +142,12 @@ class Probed(Provider):
         async def probe() -> bool:
             await checkpoint()
             if "hb" in manager.kernel.deaf:  # on a busy machine, an echo may be late before
-                manager.kernel.cut()
+                if self.is_back:
+                    manager.kernel.deaf.clear()
+                else:
+                    manager.kernel.cut()
                 self.probed.set()
-            return False
+            return self.is_back
 
         manager.probe = probe
         return info, manager
@@ -167,6 +172,24 @@ async def test_silent_heartbeat_of_a_lost_connection_kills_nothing() -> None:
             fake.restore()
             assert (await kernel.execute("6 * 7")).text == "42"
             assert len(provider.kernels) == 1
+
+
+async def test_silence_of_a_connection_that_is_back_kills_nothing() -> None:
+    policy = RestartPolicy(time_to_dead=1)
+    with anyio.fail_after(GUARD_SECONDS):
+        async with (
+            Probed(answering) as provider,
+            run_kernel("fake/kernel", finder=KernelFinder([provider]), restart=policy) as kernel,
+        ):
+            provider.is_back = True
+            [fake] = provider.kernels
+            for _ in range(2):  # the restarter's first one was answered before the second of these
+                await kernel.client.heartbeat()
+            fake.deaf.add("hb")
+            await provider.probed.wait()
+            await kernel.client.heartbeat()  # answered after that of the restarter
+            await anyio.wait_all_tasks_blocked()
+            assert (kernel.state, fake.returncode) == ("idle", None)
 
 
 async def test_restart_and_shutdown_of_an_unreachable_kernel_take_a_limited_time() -> None:

@@ -95,6 +95,7 @@ class BatchHost:
             info = await anyio.to_thread.run_sync(lambda: folder.info)
             kernel = self._kernels.get(record.kernel_type.partition("/")[2], BatchKernel())
             manager = self._manager(kernel, folder)
+            manager.info = info
             if not await manager.is_alive():
                 raise DiscoveryError(f"the kernel {record.kernel_id} has ended")
         return info, manager
@@ -155,6 +156,7 @@ class BatchHost:
             node = await self._wait_for_start(manager, kernel.queue_seconds)
             address = await self._system.address(node)
             info = await wait_for_ports(kernel, folder, manager, connection, address)
+            manager.info = info
             undo.pop_all()
         return info, manager
 

@@ -13,11 +13,14 @@ import anyio.to_thread
 from kernelproto.concurrency.process_owner import Owner
 from kernelproto.concurrency.reachability import Reachability
 from kernelproto.concurrency.shield import to_the_end
+from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.interfaces import DeathReason, KernelHandle
 from kernelproto.launch.batch.folder import JobFolder
+from kernelproto.launch.batch.machine import silence
 from kernelproto.launch.batch.poll import JobPoll
 from kernelproto.launch.batch.system import BatchError, BatchSystem, JobEnd, JobState
 from kernelproto.launch.signalling import SendsSignals
+from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +30,11 @@ _FINAL_SECONDS = 10.0
 # How often the lease of a kernel is renewed; the shortest linger is 5 s.
 _MOST_RENEWAL_SECONDS = 30.0
 
-# The time limit of a probe, and the time between two probes of a kernel that cannot be reached.
+# The time limit of the batch system in a probe.
 _PROBE_SECONDS = 2.0
+
+# The time between two connections to the machine of a kernel.
+_CONNECT_SECONDS = 2.0
 
 _CLEANUP_SECONDS = 60.0
 _END_SECONDS = 20.0
@@ -43,6 +49,10 @@ class JobManager(SendsSignals):
     All managers of a program together make one call for the states of their jobs, once a second or
     as often as the settings say. So the end of a kernel is noticed after about a second.
 
+    While wait() runs, it connects to the machine of the kernel every two seconds. If the machine
+    does not answer, the kernel is unreachable, long before the batch system declares that the node
+    has failed.
+
     wait() and is_alive() renew the lease of the kernel. If neither is called for the ``linger``
     seconds of the kernel type, because this program has ended, the job ends; a detached kernel goes
     on. Until then any program can adopt the kernel.
@@ -53,8 +63,11 @@ class JobManager(SendsSignals):
         job_id: the id of the job.
         detached: whether the kernel outlives its owner without the limit ``linger``.
         ends_at: when the time limit ends the job, in seconds since the epoch; None if unknown.
-        reachability: whether the batch system reaches the node of the job.
+        reachability: whether the node of the job can be reached.
+        info: how this program connects to the kernel; None before the kernel has chosen the ports.
     """
+
+    info: ConnectionInfo | None = None
 
     def __init__(
         self,
@@ -74,7 +87,7 @@ class JobManager(SendsSignals):
         self.ends_at: float | None = None
         self.reachability = Reachability()
         self._node = ""
-        self._probed_at = float("-inf")
+        self._watching = anyio.Lock()
         self._system = system
         self._poll = poll
         self._folder = folder
@@ -106,26 +119,20 @@ class JobManager(SendsSignals):
         While the batch system does not answer, this goes on waiting.
         """
         self._owner.check("kernel")
-        while self._end is None:
-            if self._is_over:
-                raise RuntimeError("this kernel has been released and cannot be waited for")
-            await self.look()
+        async with background_tasks() as tasks:
+            tasks.start_soon(self._watch_machine)
+            while self._end is None:
+                if self._is_over:
+                    raise RuntimeError("this kernel has been released and cannot be waited for")
+                await self.look()
         return self._end.returncode
 
     async def probe(self) -> bool:
-        """Return whether the batch system reaches the node of the job; take 2 s at most."""
-        problem: str | None = f"the batch system has not answered after {_PROBE_SECONDS:g} s"
-        with anyio.move_on_after(_PROBE_SECONDS):
-            try:
-                problem = await self._system.node_fault(self._node) if self._node else None
-            except BatchError as error:
-                problem = str(error)
-        self._probed_at = anyio.current_time()
-        if problem is not None:
-            self.reachability.lose(problem)
-        elif self.reachability.problem is not None:
-            self.reachability.regain()
-        return problem is None
+        """Return whether the node of the job can be reached; take 4 s at most.
+
+        The machine has to answer this program, and the batch system has to reach the node.
+        """
+        return self._reached(await self._silence() or await self._node_fault())
 
     async def look(self, *, recent: bool = False) -> JobState | None:
         """Return the state of a queued or running job; None at any other time.
@@ -137,8 +144,8 @@ class JobManager(SendsSignals):
         after = anyio.current_time()
         if recent:  # but not from before the submission
             after = max(after - self._poll.seconds, self._since)
-        if self.reachability.problem is not None and after - self._probed_at > _PROBE_SECONDS:
-            await self.probe()
+        if self.reachability.problem is not None:
+            self._poll.hurry()
         try:
             state = await self._poll.look(self.job_id, after=after)
             if state is None or state.phase in ("ending", "ended"):
@@ -184,6 +191,7 @@ class JobManager(SendsSignals):
         """
         if not self._is_over and self._owner.is_here:
             self._is_over = True
+            self.reachability.regain()  # so that no task waits for a kernel that was given up
             await anyio.to_thread.run_sync(self._folder.ownership.let_go)
 
     def list_as(self, kernel_id: str) -> None:
@@ -209,6 +217,37 @@ class JobManager(SendsSignals):
         if self._end is None or self._end.reason is None or self._was_signalled:
             return None
         return DeathReason(self._end.reason, self._end.cause)
+
+    async def _watch_machine(self) -> None:
+        """Keep ``reachability`` up to date; only one task at a time does this."""
+        async with self._watching:
+            while True:
+                if self.reachability.problem is not None:
+                    await self.probe()
+                elif not self._reached(await self._silence()):
+                    self._poll.hurry()
+                await anyio.sleep(_CONNECT_SECONDS)
+
+    async def _silence(self) -> str | None:
+        """Return why the machine of the kernel does not answer this program."""
+        return None if self.info is None else await silence(self.info.ip, self.info.hb_port)
+
+    async def _node_fault(self) -> str | None:
+        """Return why the batch system does not reach the node."""
+        with anyio.move_on_after(_PROBE_SECONDS):
+            try:
+                return await self._system.node_fault(self._node) if self._node else None
+            except BatchError as error:
+                return str(error)
+        return f"the batch system has not answered after {_PROBE_SECONDS:g} s"
+
+    def _reached(self, problem: str | None) -> bool:
+        """Note whether the kernel can be reached, and return this."""
+        if problem is not None:
+            self.reachability.lose(problem)
+        elif self.reachability.problem is not None:
+            self.reachability.regain()
+        return problem is None
 
     async def _renew_lease(self) -> None:
         now = anyio.current_time()
@@ -279,6 +318,7 @@ class JobManager(SendsSignals):
             finally:
                 self._end = self._end or JobEnd()
                 self._is_over = True
+                self.reachability.regain()
 
     @property
     def _name(self) -> str:

@@ -16,6 +16,9 @@ from kernelproto.launch.batch.system import BatchError, BatchSystem, JobState
 # How often the places of queued jobs are asked for: the answer has all queued jobs of the cluster.
 _PLACES_SECONDS = 10.0
 
+# The longest time between two calls while a kernel cannot be reached.
+_HURRIED_SECONDS = 1.0
+
 _polls = RunVar["dict[tuple[BatchSystem, float], JobPoll]"]("kernelproto.launch.batch.polls")
 
 
@@ -35,6 +38,7 @@ class JobPoll:
         self._system = system
         self._lock = anyio.Lock()
         self._called_at = float("-inf")
+        self._pause = anyio.CancelScope()
         self._jobs: Mapping[str, JobState] = {}
         self._error: BatchError | None = None
         self._places: Mapping[str, int] = {}
@@ -53,11 +57,18 @@ class JobPoll:
         """
         async with self._lock:
             if self._called_at < after:
-                await anyio.sleep_until(self._called_at + self.seconds)
+                deadline = self._called_at + self.seconds
+                with anyio.CancelScope(deadline=deadline) as self._pause:
+                    await anyio.sleep_forever()
                 await self._call()
         if self._error is not None:
             raise BatchError(str(self._error)) from self._error
         return self._jobs.get(job_id)
+
+    def hurry(self) -> None:
+        """Let the next call come a second after the last one, if that is earlier."""
+        soon = self._called_at + _HURRIED_SECONDS
+        self._pause.deadline = min(self._pause.deadline, soon)
 
     async def place(self, job_id: str) -> int | None:
         """Return the place of a queued job in the queue, not older than 10 s; None if unknown."""

@@ -8,10 +8,12 @@ Where the process is not found, the engine is asked once a second.
 from __future__ import annotations
 
 import os
+import re
 import selectors
 from collections.abc import Mapping
 from contextlib import suppress
 from io import FileIO
+from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
 import anyio
@@ -26,6 +28,8 @@ _POLL_SECONDS = 1.0
 _LAG_SECONDS = 0.05
 
 _TAIL_LINES = 400
+
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 # Exit statuses above this stand for signals: the first process of the container exits with them.
 _SIGNALS = 128
@@ -108,9 +112,11 @@ class Container:
     async def output(self) -> str:
         """Return the last lines of the output; "" if the engine does not have them."""
         try:
-            return await self._engine.call("logs", f"--tail={_TAIL_LINES}", self.name)
+            tail = f"--tail={_TAIL_LINES}"
+            done = await self._engine.run("logs", "--timestamps", tail, self.name)
         except EngineError:
             return ""
+        return in_order(done.stdout, done.stderr)
 
     async def remove(self) -> None:
         """End and remove the container, if it exists.
@@ -161,6 +167,12 @@ async def remove(engine: Engine, name: str) -> None:
     except EngineError as error:
         if not is_missing(error):
             raise
+
+
+def in_order(*outputs: str) -> str:
+    """Return the lines of several outputs by the times that they begin with, without the times."""
+    found = (line.partition(" ") for output in outputs for line in _LINE.findall(output))
+    return "".join(text for _, _, text in sorted(found, key=itemgetter(0)))
 
 
 def _sign(about: Mapping[str, Any]) -> FileIO | None:

@@ -43,7 +43,8 @@ _ERRORS = (
     (
         r"newuidmap|newgidmap|subuid|user namespace|rootless.*not permitted",
         "this user has no rights to run containers: add a range of users for it to /etc/subuid and "
-        "/etc/subgid, see the rootless mode of the engine",
+        "/etc/subgid, see the rootless mode of the engine; with podman, or set user of the kernel "
+        "type to '0:0', which is this user outside of the container",
     ),
     (
         r"unauthorized|authentication required|access denied|access to the resource is denied",
@@ -148,7 +149,13 @@ class Engine:
     async def call(
         self, *arguments: str, seconds: float = _CALL_SECONDS, cwd: str | None = None
     ) -> str:
-        """Call the engine; return the standard output.
+        """Call the engine; return the standard output. Arguments and exceptions as in run()."""
+        return (await self.run(*arguments, seconds=seconds, cwd=cwd)).stdout
+
+    async def run(
+        self, *arguments: str, seconds: float = _CALL_SECONDS, cwd: str | None = None
+    ) -> Completed:
+        """Call the engine; return both outputs.
 
         Args:
             arguments: the command line, without the program and the program's options.
@@ -175,7 +182,7 @@ class Engine:
             ) from error
         if done.returncode != 0:
             raise self._refusal(arguments, done)
-        return done.stdout
+        return done
 
     async def abilities(self) -> Abilities:
         """Return the abilities of the engine here; the engine is asked once.

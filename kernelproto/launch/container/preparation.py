@@ -35,6 +35,7 @@ _MOST_OPEN_FILES = 65_536
 _MOST_PROCESSES = 32_768
 
 _NOBODY = "65534:65534"
+_ROOT = "0:0"
 _TAKES = ("env", "transport", "encryption", "detached")
 
 
@@ -98,14 +99,17 @@ def environment_of(kernel: ContainerKernel, parameters: LaunchParameters) -> dic
 
 
 def user_of(kernel: ContainerKernel, *, rootless: bool, kind: str) -> tuple[str, bool]:
-    """Return the user in the container, and whether the user has the same number outside."""
-    keeps_user = rootless and kind == "podman"
+    """Return the user in the container, and whether the user has the same number outside.
+
+    Root in a rootless container is the user of this program outside, who owns the sockets.
+    """
+    keeps_user = rootless and kind == "podman" and kernel.user != _ROOT
     if kernel.user is not None:
         return kernel.user, keeps_user
     if os.getuid() == 0:
         return _NOBODY, False
     if rootless and not keeps_user:
-        return "0:0", False  # which rootless docker maps to the user of this program
+        return _ROOT, False
     return f"{os.getuid()}:{os.getgid()}", keeps_user
 
 

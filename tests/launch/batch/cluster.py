@@ -43,7 +43,9 @@ SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 PriorityType=priority/basic
 ReturnToService=2
-SlurmdTimeout=6
+SlurmdTimeout=5
+MessageTimeout=3
+TCPTimeout=1
 SlurmctldTimeout=10
 InactiveLimit=0
 KillWait=2

@@ -12,7 +12,16 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from kernelproto import KernelDied, Timeouts, adopt_kernel, run_kernel
+from kernelproto import (
+    KernelDied,
+    KernelRestarter,
+    Reachable,
+    RestartPolicy,
+    Timeouts,
+    Unreachable,
+    adopt_kernel,
+    run_kernel,
+)
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import (
     DiscoveryError,
@@ -29,6 +38,7 @@ from kernelproto.launch.batch.settings import BatchKernel
 from kernelproto.launch.batch.system import BatchError, JobOptions
 from kernelproto.launch.finder import KernelFinder
 from tests.launch.batch.cluster import Cluster
+from tests.launch.batch.silent import silent
 
 pytestmark = pytest.mark.anyio
 
@@ -160,6 +170,22 @@ async def test_controller_that_does_not_answer_is_waited_for(cluster: Cluster, n
         assert await manager.wait() == -signal.SIGKILL
     finally:
         await manager.cleanup()
+
+
+async def test_silent_machine_makes_the_kernel_unreachable(cluster: Cluster, no_leaks) -> None:
+    finder = finder_of(cluster.provider())
+    policy = RestartPolicy(time_to_dead=1)
+    async with run_kernel("slurm/python", finder=finder) as kernel, KernelRestarter(kernel, policy):
+        pid = int((await kernel.execute("import os; os.getpid()")).text)
+        events = kernel.events()
+        info = kernel.connection_info
+        with silent(pid, (info.ip, info.hb_port)):
+            lost = await anext(events)
+        regained = await anext(events)
+        assert (await kernel.execute("import os; os.getpid()")).text == str(pid)
+    assert isinstance(lost, Unreachable)
+    assert lost.problem == "its machine '127.0.0.1' does not answer: no connection after 2 s"
+    assert isinstance(regained, Reachable)
 
 
 @asyncio_only

@@ -4,26 +4,27 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.launch.container.docker import Docker
 from tests.launch.container.podman import NoPodman, Podman
 
 
-@pytest.fixture(scope="session")
-def engine() -> Iterator[Podman]:
-    """Give a podman of these tests' own, or skip the tests."""
+@pytest.fixture(scope="session", params=[Podman, Docker])
+def opened(request) -> Iterator[Podman]:
+    """Give an engine of these tests' own, or skip the tests."""
     try:
-        podman = Podman()
+        engine = request.param()
     except NoPodman as error:
         pytest.skip(str(error))
-    yield podman
-    podman.close()
+    yield engine
+    engine.close()
 
 
 @pytest.fixture
-def podman(engine: Podman) -> Iterator[Podman]:
-    """Give the podman, and check that the test leaves no container behind."""
-    assert engine.containers() == set()
-    yield engine
-    left = engine.containers()
+def engine(opened: Podman) -> Iterator[Podman]:
+    """Give the engine, and check that the test leaves no container behind."""
+    assert opened.containers() == set()
+    yield opened
+    left = opened.containers()
     for name in left:
-        engine.run("rm", "--force", "--time=0", name)
+        opened.run("rm", "--force", name)
     assert left == set()

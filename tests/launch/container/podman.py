@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,34 +29,28 @@ _TOP = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 
 
 class NoPodman(Exception):
-    """Podman does not run here; the text says why."""
+    """The engine does not run here; the text says why."""
 
 
 class Podman:
     """The engine, and the kernel types for it.
 
+    Args:
+        rootless: whether an ordinary user runs the tests.
+
     Raises:
         NoPodman: it is not installed, or refuses to run a container.
     """
 
-    def __init__(self) -> None:
-        podman, runtime = shutil.which("podman"), shutil.which("runc") or shutil.which("crun")
-        if podman is None or runtime is None:
-            raise NoPodman("podman with runc or crun is not installed: run `make cluster`")
-        if os.getuid() != 0:
-            raise NoPodman("the tests with podman need root")
-        # The paths of its sockets have to be short.
-        self._folder = Path(tempfile.mkdtemp(prefix="kp-podman-"))
-        self.options = (
-            f"--root={self._folder}/root",
-            f"--runroot={self._folder}/run",
-            f"--tmpdir={self._folder}/tmp",
-            f"--runtime={runtime}",
-            "--cgroup-manager=cgroupfs",
-            "--events-backend=none",
-        )
+    program = "podman"
+    own = ("tmp", "run", "proc", "sys", "dev", "etc")  # the folders of the image
+
+    def __init__(self, *, rootless: bool = False) -> None:
+        if os.getuid() != 0 and not rootless:
+            raise NoPodman(f"the tests with {self.program} need root")
+        self._open()
         try:
-            self._run("import", "-", IMAGE, input=_empty_image())
+            self._run("import", "-", IMAGE, input=_empty_image(self.own))
             self.run(
                 "run",
                 "--rm",
@@ -70,8 +65,24 @@ class Podman:
             reason = getattr(error, "stderr", b"") or str(error).encode()
             self.close()
             raise NoPodman(
-                f"podman cannot run a container here: {reason.decode()[-500:]}"
+                f"{self.program} cannot run a container here: {reason.decode()[-500:]}"
             ) from None
+
+    def _open(self) -> None:
+        """Make the folder, and set the options of each call."""
+        podman, runtime = shutil.which("podman"), shutil.which("runc") or shutil.which("crun")
+        if podman is None or runtime is None:
+            raise NoPodman("podman with runc or crun is not installed: run `make cluster`")
+        # The paths of its sockets have to be short.
+        self._folder = Path(tempfile.mkdtemp(prefix="kp-podman-"))
+        self.options: tuple[str, ...] = (
+            f"--root={self._folder}/root",
+            f"--runroot={self._folder}/run",
+            f"--tmpdir={self._folder}/tmp",
+            f"--runtime={runtime}",
+            "--cgroup-manager=cgroupfs",
+            "--events-backend=none",
+        )
 
     def kernel(self, *command: str, **settings: object) -> ContainerKernel:
         """Return a kernel type; by default it is the ipykernel of this interpreter."""
@@ -82,7 +93,7 @@ class Podman:
 
     def provider(self, **kernels: ContainerKernel) -> ContainerProvider:
         return ContainerProvider(
-            kernels or {"python": self.kernel()}, engine="podman", engine_options=self.options
+            kernels or {"python": self.kernel()}, engine=self.program, engine_options=self.options
         )
 
     def containers(self) -> set[str]:
@@ -96,6 +107,14 @@ class Podman:
         """Remove all containers and the folder."""
         with suppress(OSError, subprocess.SubprocessError):
             self._run("rm", "--all", "--force", "--time=0")
+        if os.getuid() != 0:
+            with suppress(OSError, subprocess.SubprocessError):
+                self._run("rmi", "--all", "--force")  # files of the user's other numbers
+            with suppress(OSError, subprocess.SubprocessError):
+                self._run("system", "migrate")  # ends the process that keeps the user namespace
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
         for mount in reversed(Path("/proc/self/mounts").read_text().splitlines()):
             target = mount.split()[1]
             if target.startswith(f"{self._folder}/"):
@@ -104,7 +123,7 @@ class Podman:
 
     def _run(self, *arguments: str, input: bytes | None = None) -> bytes:
         return subprocess.run(
-            ["podman", *self.options, *arguments],
+            [self.program, *self.options, *arguments],
             check=True,
             timeout=CALL_SECONDS,
             input=input,
@@ -121,6 +140,7 @@ def _folders() -> list[str]:
     here = Path(__file__).resolve().parents[3]
     found = {
         "/usr",
+        *(["/etc/fonts"] if os.path.isdir("/etc/fonts") else []),
         os.path.realpath(sys.base_prefix),
         os.path.realpath(sys.prefix),
         sysconfig.get_path("purelib"),
@@ -134,16 +154,16 @@ def _folders() -> list[str]:
     return sorted(one for one in found if not any(one.startswith(f"{two}/") for two in found))
 
 
-def _empty_image() -> bytes:
-    """Return the archive of an image with the links of this machine's root folder."""
+def _empty_image(own: Sequence[str]) -> bytes:
+    """Return the archive of an image with some folders and the links of this machine's root."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name in _TOP:
-            if os.path.islink(f"/{name}"):
+            if os.path.islink(f"/{name}") and name not in own:
                 link = tarfile.TarInfo(name)
                 link.type, link.linkname = tarfile.SYMTYPE, os.readlink(f"/{name}")
                 tar.addfile(link)
-        for name in ("tmp", "run", "proc", "sys", "dev", "etc"):
+        for name in own:
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o1777 if name == "tmp" else 0o755
             tar.addfile(folder)

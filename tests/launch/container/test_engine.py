@@ -7,6 +7,7 @@ import pytest
 
 from kernelproto.exceptions import LaunchError
 from kernelproto.launch.container.arguments import env_file_text, run_arguments
+from kernelproto.launch.container.container import in_order
 from kernelproto.launch.container.engine import Abilities, Engine, EngineError
 from kernelproto.launch.container.preparation import user_of
 from kernelproto.launch.container.settings import ContainerKernel
@@ -139,6 +140,11 @@ def test_only_plain_values_are_in_the_file_of_variables() -> None:
     assert env_file_text(env) == "A=a b=c\nD=\n"
 
 
+def test_lines_of_both_outputs_are_in_the_order_of_their_times() -> None:
+    outputs = "10:00 a b\n10:02 \n10:03 c", "10:01 x\x0by\n"
+    assert in_order(*outputs) == "a b\nx\x0by\n\nc"
+
+
 def test_users(monkeypatch) -> None:
     kernel = ContainerKernel(image="image")
     own = re.compile(r"1000:1000")
@@ -149,5 +155,7 @@ def test_users(monkeypatch) -> None:
         user, keeps = user_of(kernel, rootless=rootless, kind=kind)
         assert own.fullmatch(user)
         assert keeps == (rootless and kind == "podman")
+    root = ContainerKernel(image="image", user="0:0")
+    assert user_of(root, rootless=True, kind="podman") == ("0:0", False)
     monkeypatch.setattr("os.getuid", lambda: 0)
     assert user_of(kernel, rootless=False, kind="docker") == ("65534:65534", False)

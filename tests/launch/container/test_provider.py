@@ -49,9 +49,9 @@ print(open("/proc/self/status").read().split("CapEff:")[1].split()[0])
 """
 
 
-async def test_a_kernel_is_kept_apart(podman: Podman, monkeypatch, no_leaks) -> None:
+async def test_a_kernel_is_kept_apart(engine: Podman, monkeypatch, no_leaks) -> None:
     monkeypatch.setenv("KERNELPROTO_TESTS", "inherited")
-    finder = KernelFinder([podman.provider(python=podman.kernel(env={"PLAIN": "a b"}))])
+    finder = KernelFinder([engine.provider(python=engine.kernel(env={"PLAIN": "a b"}))])
     env = {"SECRET": "x \"y\" 'z'\n# w"}
     async with run_kernel("container/python", finder=finder, env=env) as kernel:
         result = await kernel.execute(LOOK)
@@ -68,8 +68,8 @@ async def test_a_kernel_is_kept_apart(podman: Podman, monkeypatch, no_leaks) -> 
 
 
 @asyncio_only
-async def test_memory_limit_is_the_reason_of_the_death(podman: Podman, no_leaks) -> None:
-    provider = podman.provider(python=podman.kernel(memory=150 * 2**20))
+async def test_memory_limit_is_the_reason_of_the_death(engine: Podman, no_leaks) -> None:
+    provider = engine.provider(python=engine.kernel(memory=150 * 2**20))
     async with run_kernel("container/python", finder=KernelFinder([provider])) as kernel:
         with pytest.raises(KernelDied, match=r"used up its memory \(150 MiB\)") as caught:
             await kernel.execute("import os; x = os.urandom(2**30)")
@@ -78,13 +78,13 @@ async def test_memory_limit_is_the_reason_of_the_death(podman: Podman, no_leaks)
 
 
 @asyncio_only
-async def test_exit_status_and_output(podman: Podman, no_leaks) -> None:
+async def test_exit_status_and_output(engine: Podman, no_leaks) -> None:
     kernels = {
-        "status": podman.kernel("/bin/sh", "-c", "echo bad; printf worse >&2; exit 3"),
-        "missing": podman.kernel("/nowhere/kernel", "-f", "{connection_file}"),
-        "message": podman.kernel(*SLEEP, interrupt_mode="message"),
+        "status": engine.kernel("/bin/sh", "-c", "echo bad; printf worse >&2; exit 3"),
+        "missing": engine.kernel("/nowhere/kernel", "-f", "{connection_file}"),
+        "message": engine.kernel(*SLEEP, interrupt_mode="message"),
     }
-    provider = podman.provider(**kernels)
+    provider = engine.provider(**kernels)
     _, manager = await provider.launch("status")
     assert await manager.wait() == 3
     assert manager.output_tail() == "bad\nworse"
@@ -103,22 +103,22 @@ async def test_exit_status_and_output(podman: Podman, no_leaks) -> None:
 
 
 @asyncio_only
-async def test_missing_image(podman: Podman, no_leaks, runtime_dir) -> None:
-    provider = podman.provider(python=ContainerKernel(image="localhost/missing"))
+async def test_missing_image(engine: Podman, no_leaks, runtime_dir) -> None:
+    provider = engine.provider(python=ContainerKernel(image="localhost/missing"))
     with pytest.raises(EngineError, match="the image is not on this machine: build or pull it"):
         await provider.launch("python")
     assert list(runtime_dir.iterdir()) == []
 
 
 @asyncio_only
-async def test_launch_that_is_cancelled_leaves_nothing(podman: Podman, no_leaks) -> None:
-    provider = podman.provider(sleep=podman.kernel(*SLEEP))
+async def test_launch_that_is_cancelled_leaves_nothing(engine: Podman, no_leaks) -> None:
+    provider = engine.provider(sleep=engine.kernel(*SLEEP))
     await provider.remove_leftovers()
     for seconds in (0.0, 0.05, 0.15, 0.3):
         with anyio.move_on_after(seconds):
             _, manager = await provider.launch("sleep")
             await manager.cleanup()
-    assert podman.containers() == set()
+    assert engine.containers() == set()
 
 
 PROGRAM = """
@@ -129,9 +129,9 @@ import msgspec
 from kernelproto.launch.container.settings import ContainerKernel
 
 async def main():
-    options, kernel, detached = msgspec.json.decode(sys.argv[1])
+    engine, options, kernel, detached = msgspec.json.decode(sys.argv[1])
     kernels = {"python": msgspec.convert(kernel, ContainerKernel)}
-    provider = ContainerProvider(kernels, engine="podman", engine_options=tuple(options))
+    provider = ContainerProvider(kernels, engine=engine, engine_options=tuple(options))
     _, manager = await provider.launch("python", launch_params={"detached": detached})
     handle = manager.handle()
     print("" if handle is None else handle.to_json(), flush=True)
@@ -141,12 +141,13 @@ anyio.run(main)
 """
 
 
-def start_program(podman: Podman, *, detached: bool) -> tuple[subprocess.Popen[str], str]:
+def start_program(engine: Podman, *, detached: bool) -> tuple[subprocess.Popen[str], str]:
     """Start a program that launches a kernel; return its first line."""
-    what = msgspec.json.encode([podman.options, podman.kernel(), detached]).decode()
+    what = [engine.program, engine.options, engine.kernel(), detached]
+    argument = msgspec.json.encode(what).decode()
     root = Path(__file__).parents[3]
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, what], stdout=subprocess.PIPE, text=True, cwd=root
+        [sys.executable, "-c", PROGRAM, argument], stdout=subprocess.PIPE, text=True, cwd=root
     )
     return program, program.stdout.readline()
 
@@ -156,12 +157,12 @@ async def kill(program: subprocess.Popen[str]) -> None:
         program.kill()
 
 
-async def test_detached_kernel_is_adopted_after_a_kill(podman: Podman, no_leaks) -> None:
+async def test_detached_kernel_is_adopted_after_a_kill(engine: Podman, no_leaks) -> None:
     program, line = await anyio.to_thread.run_sync(
-        lambda: start_program(podman, detached=True), abandon_on_cancel=True
+        lambda: start_program(engine, detached=True), abandon_on_cancel=True
     )
     handle = KernelHandle.from_json(line)
-    provider = podman.provider()
+    provider = engine.provider()
     finder = KernelFinder([provider])
     try:
         with pytest.raises(KernelInUse, match=f"process {program.pid}"):
@@ -177,15 +178,15 @@ async def test_detached_kernel_is_adopted_after_a_kill(podman: Podman, no_leaks)
 
 
 @asyncio_only
-async def test_kernel_of_a_killed_program_is_removed(podman: Podman, no_leaks) -> None:
+async def test_kernel_of_a_killed_program_is_removed(engine: Podman, no_leaks) -> None:
     program, line = await anyio.to_thread.run_sync(
-        lambda: start_program(podman, detached=False), abandon_on_cancel=True
+        lambda: start_program(engine, detached=False), abandon_on_cancel=True
     )
     assert line == "\n"
-    provider = podman.provider()
+    provider = engine.provider()
     assert await provider.remove_leftovers() == 0
     await kill(program)
-    assert len(podman.containers()) == 1
+    assert len(engine.containers()) == 1
     assert await provider.remove_leftovers() == 1
 
 
