@@ -179,9 +179,6 @@ class Broadcast:
     ) -> None:
         """Serve the clients of an earlier server on, before any client joins; see ``until_ready``.
 
-        The earlier server may have been killed, or have lost the registry, before storing its
-        newest clients. If a host keeps the messages, the replies to such a client wait as well.
-
         Args:
             handover: the handover of the earlier server.
             messages: the messages that the kernel has sent to this server before. If a host runs
@@ -190,7 +187,6 @@ class Broadcast:
         """
         self._source = source = self.kernel.observers.source
         self._has_all = source is not None and not missing
-        self.log.awaits_unknown = source is not None
         acknowledged = 0 if source is None else source.acknowledged
         cursors = join_clients(self.log, handover, anyio.current_time(), is_kept=source is not None)
         self._client_left.ring()

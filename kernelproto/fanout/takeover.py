@@ -72,6 +72,9 @@ class Takeover:
 def join_clients(log: ReplayLog, handover: Handover, now: float, *, is_kept: bool) -> list[Cursor]:
     """Let the clients of an earlier server join a log and leave it; return their cursors.
 
+    The earlier server may have been killed, or have lost the registry, before storing its newest
+    clients. If a host has kept the messages, the log keeps the replies to such a client as well.
+
     Args:
         log: the log.
         handover: the handover of the earlier server.
@@ -80,6 +83,7 @@ def join_clients(log: ReplayLog, handover: Handover, now: float, *, is_kept: boo
             client has received, if the handover has no clients.
     """
     clients = handover.clients or ([[""]] if is_kept else [])
+    log.awaits_unknown = is_kept
     # All join before the first one leaves: a new client would continue for one that has left.
     cursors = [log.join(sessions[0]) for sessions in clients]
     for cursor, sessions in zip(cursors, clients, strict=True):

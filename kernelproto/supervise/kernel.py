@@ -358,15 +358,7 @@ def _checked(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def let_go(kernel: Kernel, reason: ClientClosed | None = None) -> bool:
-    """Let a kernel outlive this program; return whether a process goes on.
-
-    A process goes on if the kernel is ready or cannot be reached. From then on another program may
-    own the kernel, and this one can neither use nor end the kernel.
-
-    Args:
-        kernel: was opened by ``open_kernel`` with *outlives*.
-        reason: raised by later calls on the kernel.
-    """
+    """Let a kernel go on after the block of ``open_kernel``; see ``Lifecycle.let_go``."""
     return kernel.lifecycle.let_go(reason)
 
 

@@ -232,7 +232,14 @@ class Lifecycle:
         self._closing_error = self.current.closing_error = error
 
     def let_go(self, reason: ClientClosed | None = None) -> bool:
-        """Let the kernel outlive this program; see ``let_go``."""
+        """Let the kernel outlive this program; return whether a process goes on.
+
+        A process goes on if the kernel is ready or cannot be reached. From then on another program
+        may own the kernel, and this one can neither use nor end the kernel.
+
+        Args:
+            reason: raised by later calls.
+        """
         if self.current.outlives:
             return True
         if self.life not in (Life.READY, Life.UNREACHABLE):
