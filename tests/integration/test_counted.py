@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +49,24 @@ def test_user_with_many_websockets_keeps_nobody_out(loop: str) -> None:
     with target(loop, **limits) as server, no_pause(server.port, server.pid):
         counted.websockets(server)
         assert server.request("POST", "/api/kernels", "ada", {})["execution_state"]
+
+
+QUEUED = 1000
+LONGEST_QUEUE = Path("/proc/sys/net/core/somaxconn")
+
+
+@pytest.mark.skipif(
+    LONGEST_QUEUE.exists() and int(LONGEST_QUEUE.read_text()) < QUEUED + 100,
+    reason="this system allows no longer queue of connections",
+)
+def test_connections_wait_in_a_queue_while_the_server_is_busy(server: Target) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        with ExitStack() as stack:
+            for _ in range(QUEUED):
+                address = ("127.0.0.1", server.port)
+                stack.enter_context(socket.create_connection(address, timeout=10))
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    (kernel,) = server.request("GET", "/api/kernels")
+    assert kernel["id"] == server.kernel_id

@@ -46,9 +46,13 @@ _NODE = "server"
 # The time in which responses can finish when the server ends.
 _GRACE_SECONDS = 5
 
-# An event loop accepts up to this many connections in one turn. With more, a new connection could
-# be displaced before the server reads the first request.
-_BACKLOG = 128
+# The event loop accepts up to this many connections in one turn. With more, other clients would wait
+# for the end of the turn.
+_ACCEPTED_PER_TURN = 128
+
+# So many connections may wait to be accepted. The system drops the first packet of each further one,
+# and that client tries again after a second.
+_BACKLOG = 4096
 
 # The system closes the connection of a client that acknowledges no data for so long.
 _TCP_USER_TIMEOUT_MS = 60_000
@@ -140,7 +144,7 @@ async def serve(settings: Settings) -> None:
                     app,
                     lifespan="off",
                     http=http,
-                    backlog=_BACKLOG,
+                    backlog=_ACCEPTED_PER_TURN,
                     timeout_keep_alive=math.ceil(settings.keep_alive),
                     log_config=None,
                     # The other levels log URLs, which can contain tokens.
@@ -205,6 +209,11 @@ class _Server(uvicorn.Server):
 
     def capture_signals(self) -> nullcontext[None]:  # type: ignore[override]
         return nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)  # asyncio has set _ACCEPTED_PER_TURN for both
 
 
 async def _end_on_signal(
