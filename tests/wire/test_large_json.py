@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import json
+import tracemalloc
 from itertools import islice
 from typing import Any
 
@@ -218,8 +219,22 @@ def test_work_of_a_step_is_bounded(shape: str, monkeypatch: pytest.MonkeyPatch) 
         pytest.param(b"[" + b"{}," * 10_000 + b"1]", False, id="short"),
         pytest.param(b"[" + b"1.2345678901," * 40_000 + b"1]", True, id="many numbers"),
         pytest.param(b"[" * 300_000, True, id="many brackets"),
+        pytest.param(b"x" * 2_000_000 + b"{" * 40_000, True, id="many brackets after a string"),
+        pytest.param((b"x" * 49 + b",") * 30_000, False, id="the most commas in parts"),
+        pytest.param((b"x" * 49 + b",") * 30_001, True, id="too many commas in parts"),
+        pytest.param((b"x" * 147 + b",[{") * 10_001, True, id="too many of three marks"),
     ],
 )
 def test_texts_with_few_values_are_read_at_once(text: bytes, is_large: bool) -> None:
     assert large_json.is_large(text) is is_large
     assert large_json.is_large(memoryview(text)) is is_large
+
+
+def test_a_long_text_is_not_copied_to_count_the_values() -> None:
+    text = memoryview(b"x" * 8_000_000)
+    tracemalloc.start()
+    try:
+        assert not large_json.is_large(text)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
