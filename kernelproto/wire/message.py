@@ -18,6 +18,7 @@ from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire import tolerant_json
 from kernelproto.wire.content import CONTENT_TYPES
 from kernelproto.wire.large_json import read_in_steps
+from kernelproto.wire.tolerant_json import strict_readers
 
 Frame = bytes | memoryview
 
@@ -25,6 +26,9 @@ PROTOCOL_VERSION = "5.5"
 
 _EMPTY_OBJECT = b"{}"
 _NO_PARENT = (_EMPTY_OBJECT, b"null", b"")
+
+_CONTENT_READERS = {name: strict_readers[kind] for name, kind in CONTENT_TYPES.items()}
+_read_dict = strict_readers[dict]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -124,8 +128,12 @@ class Message(msgspec.Struct, eq=False, gc=False):
         if self._content is None:
             if self._fault:
                 raise MalformedMessage(self._fault)
-            kind = CONTENT_TYPES.get(self.header.msg_type, dict)
-            self._content = tolerant_json.decode(self.parts[3], kind)
+            msg_type, raw_content = self.header.msg_type, self.parts[3]
+            try:
+                self._content = _CONTENT_READERS.get(msg_type, _read_dict)(raw_content)
+            except tolerant_json.UNREADABLE:
+                kind = CONTENT_TYPES.get(msg_type, dict)
+                self._content = tolerant_json.decode(raw_content, kind)
         return self._content
 
     @property

@@ -160,12 +160,15 @@ def test_frames_without_the_shape_of_a_message(received, why) -> None:
         codec().decode(received)
 
 
-@pytest.mark.parametrize("place", [0, 2, 3, 4, 5, 6, 7])  # all but the delimiter
-def test_frame_that_is_too_large(place) -> None:
-    received = frames(HEADER, PARENT, b"{}", STREAM, b"buffer", identities=[b"id"])
-    received[place] = received[place].ljust(101)
-    with pytest.raises(MalformedMessage, match="101 bytes; at most 100"):
-        Codec(KEY, max_frame_bytes=100).decode(received)
+@pytest.mark.parametrize("buffers", [[], [b"buffer"]], ids=["no buffer", "a buffer"])
+@pytest.mark.parametrize("identities", [[], [b"id"], [b"id", b"other"]], ids=len)
+def test_frame_that_is_too_large(identities, buffers) -> None:
+    message = frames(HEADER, PARENT, b"{}", STREAM, *buffers, identities=identities)
+    for place, frame in enumerate(message):
+        if frame != DELIMITER:
+            received = [*message[:place], frame.ljust(101), *message[place + 1 :]]
+            with pytest.raises(MalformedMessage, match="101 bytes; at most 100"):
+                Codec(KEY, max_frame_bytes=100).decode(received)
 
 
 def test_frame_may_be_as_large_as_the_limit() -> None:
