@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
 
 import anyio
+import msgspec
 from anyio import get_cancelled_exc_class
 from anyio.lowlevel import checkpoint
 
@@ -42,8 +42,7 @@ _INTERRUPT_SECONDS = 2.0
 _READS_BETWEEN_CHECKPOINTS = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutionOptions:
+class ExecutionOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The arguments of ``execute`` that are not sent to the kernel.
 
     Args:
