@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from functools import cache, partial
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes
 from benchmarks.peers.peer import run_in, trip_milliseconds
 from benchmarks.peers.servers import Server, node
-from benchmarks.question import Contender, Goal, Question, Skipped
+from benchmarks.question import Contender, Goal, Question
 
 _OWN, _OTHER = "kernelproto, the kernel's server", "kernelproto, another server"
 _TRIPS = Sizes(200, 50, 3)

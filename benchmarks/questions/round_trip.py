@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes
 from benchmarks.peers import (
     BLOCKING,
@@ -18,7 +19,7 @@ from benchmarks.peers import (
     ZmqAnyio,
 )
 from benchmarks.peers.peer import trip_milliseconds
-from benchmarks.question import Contender, Goal, Question, Skipped
+from benchmarks.question import Contender, Goal, Question
 
 _TRIPS = Sizes(200, 50, 3)
 
