@@ -92,9 +92,9 @@ class Question:
         for number in range(1, lab.size(self.rounds) + 1):
             for contender in tuple(playing):
                 name = contender.name
+                work = f"{self.name}: {name}, round {number}"
                 gc.collect()
                 try:
-                    work = f"{self.name}: {name}, round {number}"
                     with limited(work, limit, say, shared=lab.pids):
                         sample = contender.sample(lab)
                 except Skipped as reason:

@@ -47,7 +47,11 @@ class AsyncioSocket(BaseSocket):
         self._fd = int(self.raw.get(zmq.FD))
         self._loop = asyncio.get_running_loop()
         self._context = _context_of_asyncio()
-        self._context.run(self._loop.add_reader, self._fd, self._arrived)
+        try:
+            self._context.run(self._loop.add_reader, self._fd, self._arrived)
+        except BaseException:  # an open socket would block the end of the zmq context for ever
+            self.raw.close(0)
+            raise
 
     def close(self, linger_ms: int) -> None:
         if self.owner.is_here:  # a forked child shares the parent's descriptor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import select
 
 import anyio
@@ -53,6 +54,22 @@ def test_the_event_loop_decides_which_socket(backend, options, expected) -> None
     if options.get("use_uvloop"):
         pytest.importorskip("uvloop")
     assert anyio.run(talk, backend=backend, backend_options=options) is expected
+
+
+async def open_unwatched() -> None:
+    """Open a socket in a loop whose system has no room for another watched descriptor."""
+
+    def add_reader(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    asyncio.get_running_loop().add_reader = add_reader
+    with shared_context() as context:
+        open_socket(context, zmq.PAIR)
+
+
+def test_socket_that_cannot_be_watched_does_not_block_the_end_of_the_context(no_leaks) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        anyio.run(open_unwatched, backend="asyncio")
 
 
 def test_trio_as_a_guest_of_asyncio_uses_the_descriptor(no_leaks) -> None:
