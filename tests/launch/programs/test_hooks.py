@@ -26,6 +26,7 @@ HOOKS = (
     "session",
     "history",
     "history_session",
+    "history_write",
     "logs",
     "parameters",
     "transform",
