@@ -24,6 +24,7 @@ HOOKS = (
     "write",
     "reply",
     "session",
+    "send",
     "history",
     "history_session",
     "history_write",
