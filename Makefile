@@ -5,7 +5,6 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 TOOLS := $(VENV)/tools
-TESTED := $(VENV)/tested
 WHEEL_BIN := build/wheel-venv/bin
 
 # The newest Python that the tests run on, else whatever python3 is. Each one is tried, not looked up:
@@ -18,11 +17,9 @@ SUITABLE := import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))
 # all of the tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-SOURCES := $(shell find kernelproto tests -name '*.py')
-
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick nightly kernels clients cluster kubernetes coverage lint format types \
-	wheel examples docs check clean
+.PHONY: help demo test quick nightly kernels clients cluster kubernetes wire coverage lint format \
+	types wheel examples docs check clean
 
 help:  ## list these targets
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -42,18 +39,13 @@ BOUNDED := $(shell timeout --foreground --signal=INT --kill-after=60 9 true 2>/d
 	echo timeout --foreground --signal=INT --kill-after=60)
 
 test: $(READY)  ## run all tests, each on the event loops that its code depends on
-	$(BOUNDED:%60=%60 2700) $(PYTEST) --cov --cov-report=
-	@touch $(TESTED)
+	$(BOUNDED:%60=%60 2700) $(PYTEST)
 
 quick: $(READY)  ## run the quick tests on asyncio, without most of the real kernels
 	$(BOUNDED:%60=%60 600) $(PYTEST) --quick
 
 nightly: $(READY)  ## run each test on each event loop
 	$(BOUNDED:%60=%60 3600) $(PYTEST) --loops=all
-
-# Tests that passed since the last change are not run again.
-$(TESTED): $(READY) $(SOURCES)
-	@$(MAKE) --no-print-directory test
 
 kernels: $(READY)  ## install other people's kernels, for the tests of them
 	$(BIN)/python -m tests.integration.kernels.install
@@ -88,9 +80,14 @@ kubernetes: $(READY)  ## build a Kubernetes, for the tests with it (Debian 12, a
 
 # Only tests with podman, Slurm and Kubernetes run these.
 ENGINES := kernelproto/launch/container/*,kernelproto/launch/batch/*,kernelproto/kubernetes/*
-coverage: $(TESTED)  ## hold what the tests covered against the thresholds
+coverage: $(READY)  ## run all tests with branch coverage, and compare it with the thresholds
+	$(BOUNDED:%60=%60 3600) $(PYTEST) --cov --cov-report=
 	$(BIN)/coverage report --include='kernelproto/wire/*' --fail-under=100
 	$(BIN)/coverage report --omit='kernelproto/wire/*,$(ENGINES)' --fail-under=95
+
+wire: $(READY)  ## run the tests of wire/, which cover all of its branches
+	$(PYTEST) --dist=load --cov=kernelproto.wire --cov-report= tests/wire
+	$(BIN)/coverage report --fail-under=100
 
 SCHEMA := $(BIN)/check-jsonschema --quiet --builtin-schema vendor.github
 lint: $(TOOLS)  ## check style, formatting, spelling and the workflows

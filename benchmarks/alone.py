@@ -8,8 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import ROOT
-from benchmarks.question import Skipped
 
 
 def run_alone(function: str, *arguments: object) -> Any:

@@ -25,6 +25,9 @@ _OWN_IPYKERNEL = "kernelproto.launch.programs.ipykernel"
 _QUIET = ("--InteractiveShell.cache_size=0",)
 _WITHOUT_HISTORY = (*_QUIET, "--HistoryManager.enabled=False")
 
+# A server that has not ended this long after SIGTERM is killed.
+_END_SECONDS = 30.0
+
 _CHANNELS = ("shell", "iopub", "stdin", "control", "hb")
 
 
@@ -53,6 +56,7 @@ class Lab:
         self._ends = ends
         self._count = 0
         self._servers: dict[tuple[str, ...], tuple[str, int]] = {}
+        self._pids: list[int] = []
 
     def size(self, sizes: Sizes) -> int:
         """Return the amount at this scale."""
@@ -61,6 +65,10 @@ class Lab:
     def at_end(self, function: Callable[[], object]) -> None:
         """Call a function at the end of the lab, after that of all servers started later."""
         self._ends.callback(function)
+
+    def pids(self) -> Sequence[int]:
+        """Return the processes that the contenders share."""
+        return self._pids
 
     @property
     def synthetic(self) -> Path:
@@ -117,7 +125,8 @@ class Lab:
                     command, cwd=self.folder, stdin=subprocess.DEVNULL, stderr=stderr
                 )
             self._ends.enter_context(server)
-            self._ends.callback(server.terminate)
+            self._ends.callback(_end, server)
+            self._pids.append(server.pid)
             while (found := re.search(started, log.read_text())) is None:
                 if server.poll() is not None:
                     raise RuntimeError(f"{' '.join(command[:3])} did not start")
@@ -168,6 +177,7 @@ class Lab:
         )
         self._ends.enter_context(process)
         self._ends.callback(process.kill)
+        self._pids.append(process.pid)
         return process
 
     def _new_folder(self) -> Path:
@@ -200,6 +210,14 @@ def _install_synthetic_kernel(data_dir: Path) -> None:
     argv = [sys.executable, str(ROOT / "benchmarks/synthetic_kernel.py"), "{connection_file}"]
     kernelspec = {"argv": argv, "display_name": "Synthetic", "language": "none"}
     (folder / "kernel.json").write_text(json.dumps(kernelspec))
+
+
+def _end(server: subprocess.Popen[bytes]) -> None:
+    server.terminate()
+    try:
+        server.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        server.kill()
 
 
 def _restore(name: str, value: str | None) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from benchmarks.question import Skipped
+from benchmarks.exceptions import Skipped
 
 _PROC = Path("/proc")
 
@@ -53,13 +53,14 @@ def cpu_seconds(pid: int | str = "self", *, children: bool = True) -> float:
     return total
 
 
-def descendants(pid: int | str = "self") -> Iterator[int]:
-    """Iterate over the descendants of a process."""
+def descendants(pid: int | str = "self", *, without: Collection[int] = ()) -> Iterator[int]:
+    """Iterate over the descendants of a process, except those in *without* and below."""
     for task in (_PROC / str(pid) / "task").glob("*"):
         try:
             children = (task / "children").read_text().split()
         except OSError:
             continue
-        for child in children:
-            yield int(child)
-            yield from descendants(child)
+        for child in map(int, children):
+            if child not in without:
+                yield child
+                yield from descendants(child, without=without)

@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from benchmarks.exceptions import Overdue, Skipped
 from benchmarks.lab import Lab, Sizes
+from benchmarks.limit import limited
 
 _ROUNDS = Sizes(15, 3, 1)
 
-
-class Skipped(Exception):
-    """Raised if a contender cannot take part; the message says why."""
+# The limit for one sample. Most programs have a lower limit of their own, see peers/peer.py; this
+# one is for contenders that block the event loop or do not end when they are cancelled.
+_SAMPLE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,30 +74,40 @@ class Question:
     rounds: Sizes = _ROUNDS
     curve: tuple[int, str] | None = None
 
-    def ask(self, lab: Lab, say: Callable[[str], None]) -> Answer:
-        """Let the contenders take turns: A B C, A B C, ...; exclude one that fails twice.
+    def ask(
+        self, lab: Lab, say: Callable[[str], None], *, limit: float = _SAMPLE_SECONDS
+    ) -> Answer:
+        """Let the contenders take turns: A B C, A B C, ...; exclude one that fails twice or hangs.
 
         A single failure may be the kernel's: ipykernel sometimes misses a request that arrives just
         after its previous reply.
+
+        Args:
+            lab: the environment.
+            say: prints a line about the progress.
+            limit: seconds after which a sample is interrupted.
         """
         answer = Answer(self)
         playing = list(self.contenders)
-        for _ in range(lab.size(self.rounds)):
+        for number in range(1, lab.size(self.rounds) + 1):
             for contender in tuple(playing):
                 name = contender.name
                 gc.collect()
                 try:
-                    sample = contender.sample(lab)
+                    work = f"{self.name}: {name}, round {number}"
+                    with limited(work, limit, say, shared=lab.pids):
+                        sample = contender.sample(lab)
                 except Skipped as reason:
                     answer.skipped[name] = str(reason)
                     playing.remove(contender)
                     say(f"{self.name}: without {name}: {reason}")
                 except Exception as error:
-                    say(f"{self.name}: {name} failed: {type(error).__name__}: {error}")
-                    if name in answer.mishaps:
+                    failure = f"{type(error).__name__}: {error}"
+                    say(f"{work} failed: {failure}")
+                    if name in answer.mishaps or isinstance(error, Overdue):
                         playing.remove(contender)
-                        answer.failed[name] = f"{type(error).__name__}: {error}"
-                    answer.mishaps[name] = f"{type(error).__name__}: {error}"
+                        answer.failed[name] = failure
+                    answer.mishaps[name] = failure
                 else:
                     answer.samples.setdefault(name, []).append(sample)
         for name in answer.mishaps.keys() - answer.samples.keys():

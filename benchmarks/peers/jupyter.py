@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import zmq
 from jupyter_client.asynchronous.client import AsyncKernelClient
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
@@ -26,6 +27,11 @@ from benchmarks.peers.peer import (
     run_in,
     since,
 )
+
+# More than the manager takes: half of 5 s until SIGTERM, half until SIGKILL, and 5 s.
+_SHUTDOWN_SECONDS = 30.0
+
+_SEND_MILLISECONDS = 10_000
 
 OUTPUTS = frozenset(("stream", "display_data", "execute_result"))
 
@@ -130,6 +136,16 @@ class JupyterClientBlocking(Peer):
             client.stop_channels()
 
 
+def _limit_sends(manager: KernelManager, client: Any) -> None:
+    """Make a send fail that would block the event loop for ever.
+
+    Another program may take a port before the kernel has it. If that is the shell port, the kernel
+    ends, the client's socket has no peer, and ``wait_for_ready`` blocks in its next send.
+    """
+    for context in (manager.context, client.context):
+        context.setsockopt(zmq.SNDTIMEO, _SEND_MILLISECONDS)
+
+
 class _Launched:
     def __init__(self, manager: Any, client: Any, wrapped: Client) -> None:
         self._manager = manager
@@ -172,12 +188,13 @@ class JupyterLauncher:
         finally:
             provisioners.default_provisioner_name = default
         client = manager.client()
+        _limit_sends(manager, client)
         try:
             client.start_channels()
             await client.wait_for_ready()
             yield _Launched(manager, client, _Client(client))
         finally:
-            with anyio.CancelScope(shield=True):
+            with anyio.fail_after(_SHUTDOWN_SECONDS, shield=True):
                 client.stop_channels()
                 if manager.has_kernel:
                     await manager.shutdown_kernel()
@@ -202,6 +219,7 @@ class JupyterBlockingLauncher:
         manager = KernelManager(kernel_name="python3")
         manager.start_kernel(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         client = manager.client()
+        _limit_sends(manager, client)
         try:
             client.start_channels()
             client.wait_for_ready()

@@ -14,10 +14,10 @@ from typing import Any
 import anyio
 import zmq
 
+from benchmarks.exceptions import Skipped
 from benchmarks.peers.decoding import DecodingClient
 from benchmarks.peers.frames import Frames, read_info
 from benchmarks.peers.peer import Client, Launched, Peer, Program, T, run_in
-from benchmarks.question import Skipped
 
 try:
     import zmq_anyio

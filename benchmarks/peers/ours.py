@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 
+from benchmarks.exceptions import Skipped
 from benchmarks.peers.peer import (
     Client,
     Launched,
@@ -19,7 +20,6 @@ from benchmarks.peers.peer import (
     run_in,
     since,
 )
-from benchmarks.question import Skipped
 from kernelproto import (
     DisplayData,
     Kernel,

@@ -15,10 +15,10 @@ import anyio
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab
 from benchmarks.peers.jupyter import OUTPUTS
 from benchmarks.peers.peer import Client, Streamed, since
-from benchmarks.question import Skipped
 from kernelproto.wire.message import Header, Message
 from kernelproto.wire.websocket import V1_SUBPROTOCOL, client_framing
 

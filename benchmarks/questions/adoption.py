@@ -6,7 +6,6 @@ these two, and the extension, which runs the kernels in the process of the serve
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -17,7 +16,7 @@ import anyio
 
 from benchmarks.lab import Lab, Sizes
 from benchmarks.peers.jupyter import JupyterLauncher
-from benchmarks.peers.peer import run_in
+from benchmarks.peers.peer import run_in, trip_milliseconds
 from benchmarks.peers.servers import IN_PROCESS, JUPYTER, PROVISIONED
 from benchmarks.question import Contender, Goal, Question
 from benchmarks.questions.flood import DISPLAYS
@@ -65,16 +64,10 @@ def _shutdown(launch: Program, lab: Lab) -> float:
 
 def _round_trip(launch: Program, lab: Lab) -> float:
     """Return the median of some round trips in milliseconds, after a warm-up."""
-    count = lab.size(_TRIPS)
 
     async def program() -> float:
-        taken: list[float] = []
         async with launch(lab) as kernel:
-            for _ in range(count + count // 10):
-                began = time.perf_counter()
-                assert await kernel.client.execute("6 * 7") == 1
-                taken.append(time.perf_counter() - began)
-        return statistics.median(taken[count // 10 :]) * 1e3
+            return await trip_milliseconds(kernel.client, "6 * 7", lab.size(_TRIPS))
 
     return run_in("asyncio", program)
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import anyio
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes
-from benchmarks.question import Contender, Goal, Question, Skipped
+from benchmarks.question import Contender, Goal, Question
 from kernelproto import Kernel, run_kernel, start_kernel
 
 _TRIPS = Sizes(500, 100, 3)

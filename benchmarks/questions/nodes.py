@@ -6,14 +6,13 @@ executes short cells through the first or through the second, which forwards the
 
 from __future__ import annotations
 
-import statistics
-import time
 from functools import cache, partial
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes
-from benchmarks.peers.peer import run_in
+from benchmarks.peers.peer import run_in, trip_milliseconds
 from benchmarks.peers.servers import Server, node
-from benchmarks.question import Contender, Goal, Question, Skipped
+from benchmarks.question import Contender, Goal, Question
 
 _OWN, _OTHER = "kernelproto, the kernel's server", "kernelproto, another server"
 _TRIPS = Sizes(200, 50, 3)
@@ -45,18 +44,12 @@ def _servers(lab: Lab) -> tuple[Server, Server]:
 def _round_trip(kernel: str, code: str, is_forwarded: bool, lab: Lab) -> float:
     """Return the median of some round trips in milliseconds, after a warm-up."""
     own, other = _servers(lab)
-    count = lab.size(_TRIPS)
 
     async def program() -> float:
         async with own.open(lab) as api, other.open(lab) as far:
             through = far if is_forwarded else api
             async with own.connected(api, kernel, through=through) as client:
-                taken: list[float] = []
-                for _ in range(count + count // 10):
-                    began = time.perf_counter()
-                    assert await client.execute(code) == 1
-                    taken.append(time.perf_counter() - began)
-        return statistics.median(taken[count // 10 :]) * 1e3
+                return await trip_milliseconds(client, code, lab.size(_TRIPS))
 
     return run_in("asyncio", program)
 

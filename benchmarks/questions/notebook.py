@@ -14,8 +14,9 @@ from typing import Any
 
 import anyio
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes
-from benchmarks.question import Contender, Goal, Question, Skipped
+from benchmarks.question import Contender, Goal, Question
 from kernelproto.notebook import execute_notebook, read_notebook, write_notebook
 
 SMALL = ["x = 1", "x += 1", "print(x)", "x"]

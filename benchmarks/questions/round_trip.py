@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes
 from benchmarks.peers import (
     BLOCKING,
@@ -19,7 +18,8 @@ from benchmarks.peers import (
     Peer,
     ZmqAnyio,
 )
-from benchmarks.question import Contender, Goal, Question, Skipped
+from benchmarks.peers.peer import trip_milliseconds
+from benchmarks.question import Contender, Goal, Question
 
 _TRIPS = Sizes(200, 50, 3)
 
@@ -36,18 +36,10 @@ PEERS: list[Peer] = [
 
 def milliseconds(peer: Peer, kernel: Callable[[Lab], Path], code: str, lab: Lab) -> float:
     """Return the median of some round trips, after a warm-up."""
-    count = lab.size(_TRIPS)
 
     async def program() -> float:
         async with peer.connect(kernel(lab)) as client:
-            taken: list[float] = []
-            for _ in range(count + count // 10):
-                began = time.perf_counter()
-                outputs = await client.execute(code)
-                taken.append(time.perf_counter() - began)
-                if outputs != 1:
-                    raise RuntimeError(f"{outputs} outputs instead of one")
-            return statistics.median(taken[count // 10 :]) * 1e3
+            return await trip_milliseconds(client, code, lab.size(_TRIPS))
 
     return peer.run(program)
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes
-from benchmarks.question import Contender, Goal, Question, Skipped
+from benchmarks.question import Contender, Goal, Question
 from benchmarks.questions.host import displays_per_second, trip_milliseconds
 from kernelproto import Kernel, KernelFinder, run_kernel, start_kernel
 from kernelproto.ssh import SSHProvider

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from functools import partial
 
 from benchmarks.lab import Lab, Sizes
-from benchmarks.peers.peer import run_in
+from benchmarks.peers.peer import run_in, trip_milliseconds
 from benchmarks.peers.servers import FORKED, JUPYTER, OURS, WITHOUT_DELAY, Server
 from benchmarks.question import Contender, Goal, Question
 from benchmarks.questions.flood import DISPLAYS
@@ -17,16 +16,10 @@ _TRIPS = Sizes(200, 50, 3)
 
 def _round_trip(server: Server, kernel: str, code: str, lab: Lab) -> float:
     """Return the median of some round trips in milliseconds, after a warm-up."""
-    count = lab.size(_TRIPS)
 
     async def program() -> float:
         async with server.open(lab) as api, server.connected(api, kernel) as client:
-            taken: list[float] = []
-            for _ in range(count + count // 10):
-                began = time.perf_counter()
-                assert await client.execute(code) == 1
-                taken.append(time.perf_counter() - began)
-        return statistics.median(taken[count // 10 :]) * 1e3
+            return await trip_milliseconds(client, code, lab.size(_TRIPS))
 
     return run_in("asyncio", program)
 

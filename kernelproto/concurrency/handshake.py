@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 from typing import Any, Protocol
 
-import anyio
+from kernelproto.concurrency.shield import to_the_end
+
+_CLOSE_SECONDS = 5.0
 
 
 class Request(Protocol):
@@ -35,7 +37,6 @@ async def close_cancelled_handshake(request: Request) -> None:
         if step.endswith(".connect_tcp.complete"):
             connected = info["return_value"]
         elif step.endswith(".start_tls.failed") and connected is not None:
-            with anyio.CancelScope(shield=True):
-                await connected.aclose()
+            await to_the_end(connected.aclose, seconds=_CLOSE_SECONDS)
 
     request.extensions["trace"] = trace

@@ -10,6 +10,7 @@ from anyio.abc import ByteStream
 
 from kernelproto.exceptions import RemoteProtocolError
 from kernelproto.host.link import Connect, RequestRefused
+from kernelproto.host.protocol import check_greeting
 from kernelproto.launch.programs.host import frames
 
 # A host that takes longer to answer cannot be reached. To end a kernel takes the system a moment.
@@ -37,31 +38,25 @@ async def ask_host(connect: Connect, operation: str, **arguments: Any) -> Mappin
         with anyio.fail_after(_ANSWER_SECONDS):
             request = {"op": operation, **arguments}
             await stream.send(frames.pack_json(frames.REQUEST, request, number=1))
-            hello, answer = await _two_answers(stream)
+            answer = await _answer(stream)
     finally:
-        with anyio.CancelScope(shield=True):
-            await anyio.aclose_forcefully(stream)
-    greeting: Mapping[str, Any] = hello.get("ok") or {}
-    version = greeting.get("version")
-    if version != frames.VERSION:
-        raise RemoteProtocolError(
-            f"the host speaks version {version!r} of the protocol, and this program "
-            f"{frames.VERSION}: end its kernels, or use the version of kernelproto that has "
-            "started them"
-        )
+        await anyio.aclose_forcefully(stream)
     if answer.get("ok") is None:
         raise RequestRefused(answer.get("error") or {})
     result: Mapping[str, Any] = answer["ok"]
     return result
 
 
-async def _two_answers(stream: ByteStream) -> list[dict[str, Any]]:
-    """Return the greeting and the answer of a host."""
+async def _answer(stream: ByteStream) -> dict[str, Any]:
+    """Return the answer of a host, which follows the greeting."""
     reader = frames.FrameReader(0)
     answers: list[dict[str, Any]] = []
     try:
         while len(answers) < 2:
-            answers += [frame.json() for frame in reader.feed(await stream.receive())]
+            for frame in reader.feed(await stream.receive()):
+                if not answers:
+                    check_greeting(frame)
+                answers.append(frame.json())
+        return answers[1]
     except frames.Broken as error:
         raise RemoteProtocolError(f"the host is broken: {error}") from None
-    return answers[:2]

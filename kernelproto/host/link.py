@@ -46,7 +46,8 @@ _ACKNOWLEDGE_SECONDS = 0.05
 _FIRST_RETRY_SECONDS = 0.05
 _LAST_RETRY_SECONDS = 5.0
 
-_LOST = (OSError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError)
+# The exceptions of a connection that was lost.
+LOST = (OSError, anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError)
 
 
 class HostGone(KernelProtoError):
@@ -207,7 +208,7 @@ class Link:
         stream, self._stream = self._stream, None
         self._set_reachable(False)
         if stream is not None:
-            with suppress(*_LOST):
+            with suppress(*LOST):
                 await anyio.aclose_forcefully(stream)
 
     async def reconnect(self) -> None:
@@ -244,7 +245,7 @@ class Link:
                 self._fail(error)
             except RemoteProtocolError as error:
                 self._fail(error)
-            except _LOST as error:
+            except LOST as error:
                 logger.debug("the host of kernel %s is not connected: %s", self.kernel_id, error)
             else:
                 return
@@ -271,7 +272,7 @@ class Link:
                 self.protocol.disconnected()
                 if self._stream is stream:
                     self._stream = None
-                with suppress(*_LOST):
+                with suppress(*LOST):
                     await anyio.aclose_forcefully(stream)
 
     async def _write(self, stream: ByteStream) -> None:

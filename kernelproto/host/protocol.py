@@ -251,14 +251,7 @@ class HostProtocol:
         if frame.kind != link.ANSWER:
             raise link.Broken(f"a frame of the kind {frame.kind}")
         if self.state == "greeting":
-            ok: dict[str, Any] = body.get("ok") or {}
-            version = ok.get("version")
-            if frame.number or version != link.VERSION:
-                raise link.Broken(
-                    f"it speaks version {version!r} of the protocol, and this program "
-                    f"{link.VERSION}: end its kernels, or use the version of kernelproto that has "
-                    "started them"
-                )
+            check_greeting(frame)
             self._attach()
             return
         answer = Answer(frame.number, body.get("ok"), body.get("error") or {})
@@ -326,3 +319,18 @@ class HostProtocol:
             self.last = frame.number
         parts: Sequence[Frame] = zmtp.split(frame.body)
         self._deliver(_NAMES[frame.channel], parts)
+
+
+def check_greeting(frame: link.Frame) -> None:
+    """Check the first frame of a host.
+
+    Raises:
+        link.Broken: the host does not speak this version of the protocol.
+    """
+    ok: dict[str, Any] = frame.json().get("ok") or {}
+    version = ok.get("version")
+    if frame.number or version != link.VERSION:
+        raise link.Broken(
+            f"it speaks version {version!r} of the protocol, and this program {link.VERSION}: end "
+            "its kernels, or use the version of kernelproto that has started them"
+        )

@@ -7,11 +7,10 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
-from kernelproto.exceptions import DiscoveryError, KernelProtoError, LaunchError, NoSuchKernel
+from kernelproto.exceptions import DiscoveryError, LaunchError, NoSuchKernel
 from kernelproto.interfaces import (
     Adopts,
     KernelAttributes,
@@ -22,6 +21,12 @@ from kernelproto.interfaces import (
 )
 from kernelproto.kept_messages import AdoptsMessages
 from kernelproto.launch.failures import shortages_named
+from kernelproto.launch.provider_faults import (
+    DISCOVERY_DESCRIPTORS,
+    BrokenProvider,
+    checked_launch,
+    faults_named,
+)
 from kernelproto.launch.spec.naming import (
     ENVIRONMENTS,
     LOCAL,
@@ -42,10 +47,6 @@ logger = logging.getLogger(__name__)
 
 _INSTALL = "install a kernel (for Python: pip install ipykernel)"
 _CHOOSE = "choose one of these, or install the kernelspec of another one"
-
-# Python treats an unreadable folder as empty. So with fewer descriptors than this, providers and
-# kernel types would seem to be missing.
-_DISCOVERY_DESCRIPTORS = 8
 
 KernelType = tuple[str, KernelAttributes]
 
@@ -109,7 +110,7 @@ class KernelFinder:
         providers = list(preferred)
         replaced = {provider.id for provider in preferred}
         with shortages_named():
-            require_descriptors(_DISCOVERY_DESCRIPTORS)
+            require_descriptors(DISCOVERY_DESCRIPTORS)
             entry_points = declared_providers()
         for entry_point in sorted(entry_points, key=lambda found: found.name == ENVIRONMENTS):
             try:
@@ -183,15 +184,15 @@ class KernelFinder:
             LaunchError: the kernel cannot be started, or the provider is broken.
         """
         refusal: NoSuchKernel | None = None
-        failure: _BrokenProvider | None = None
+        failure: BrokenProvider | None = None
         for provider, kernel in self.candidates(kernel_type):
             try:
-                with _faults_named(provider.id, kernel):
+                with faults_named(provider.id, kernel):
                     launched = await provider.launch(kernel, cwd=cwd, launch_params=launch_params)
-                return _checked(provider.id, kernel, launched)
+                return checked_launch(provider.id, kernel, launched)
             except NoSuchKernel as error:
                 refusal = error
-            except _BrokenProvider as error:
+            except BrokenProvider as error:
                 if "/" in kernel_type:
                     raise LaunchError(str(error)) from error.__cause__
                 logger.warning("%s", error, exc_info=error.__cause__)
@@ -226,13 +227,13 @@ class KernelFinder:
                 + f" kernel provider {handle.host!r}: install or update the package that has it"
             )
         try:
-            with _faults_named(handle.host, handle.kernel_id, "adopting"):
+            with faults_named(handle.host, handle.kernel_id, "adopting"):
                 if replays and isinstance(host, AdoptsMessages):
                     launched = await host.adopt_messages(handle)
                 else:
                     launched = await host.adopt(handle)
-            return _checked(handle.host, handle.kernel_id, launched, "adopting")
-        except _BrokenProvider as error:
+            return checked_launch(handle.host, handle.kernel_id, launched, "adopting")
+        except BrokenProvider as error:
             raise LaunchError(str(error)) from error.__cause__
 
     async def plan(
@@ -261,11 +262,11 @@ class KernelFinder:
         for provider, kernel in self.candidates(kernel_type):
             if isinstance(provider, PlansLaunch):
                 try:
-                    with _faults_named(provider.id, kernel):
+                    with faults_named(provider.id, kernel):
                         return provider.plan(kernel, cwd=cwd, launch_params=launch_params)
                 except NoSuchKernel as error:
                     refusal = error
-                except _BrokenProvider as error:
+                except BrokenProvider as error:
                     raise LaunchError(str(error)) from error.__cause__
             elif "/" in kernel_type or f"{provider.id}/{kernel}" in dict(
                 await _kernels_of(provider)
@@ -297,42 +298,6 @@ class KernelFinder:
             [available async for available, _ in self.find_kernels()],
             remedy=_INSTALL if importlib.util.find_spec("ipykernel") is None else _CHOOSE,
         )
-
-
-class _BrokenProvider(Exception):
-    """A provider has broken its contract; the provider's exception, if any, is the cause."""
-
-
-@contextmanager
-def _faults_named(provider: str, kernel: str, action: str = "launching") -> Generator[None]:
-    """Raise a _BrokenProvider where the block, a call of the provider, fails unexpectedly."""
-    try:
-        with shortages_named():
-            require_descriptors(_DISCOVERY_DESCRIPTORS)
-            yield
-    except KernelProtoError:
-        raise
-    except Exception as error:
-        words = f"raised {type(error).__name__}: {error}"
-        raise _broken(provider, kernel, action, words) from error
-
-
-def _checked(
-    provider: str, kernel: str, launched: Any, action: str = "launching"
-) -> tuple[ConnectionInfo, KernelManager]:
-    """Return the result of a launch, or raise where a provider has returned something else."""
-    match launched:
-        case ConnectionInfo() as info, KernelManager() as manager:
-            return info, manager
-        case _:
-            words = f"returned no ConnectionInfo and KernelManager: {launched!r}"
-            raise _broken(provider, kernel, action, words)
-
-
-def _broken(provider: str, kernel: str, action: str, words: str) -> _BrokenProvider:
-    return _BrokenProvider(
-        f"kernel provider {provider!r} is broken: {action} {kernel!r}, it {words}"
-    )
 
 
 class _KernelTypes(AsyncIterator[KernelType]):

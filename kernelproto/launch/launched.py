@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from kernelproto.exceptions import KernelProtoError, LaunchError
+from kernelproto.exceptions import LaunchError
 from kernelproto.interfaces import KernelHandle
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.launch.provider_faults import BrokenProvider, faults_named
 
 
 @runtime_checkable
@@ -52,14 +53,10 @@ async def find_launched(
     for provider, name in finder.candidates(kernel_type):
         if isinstance(provider, FindsLaunched):
             try:
-                handle = await provider.find_launched(name, kernel_id)
-            except KernelProtoError:
-                raise
-            except Exception as error:
-                raise LaunchError(
-                    f"the kernel provider {provider.id!r} is broken: it failed to find the kernel "
-                    f"{kernel_id}: {error!r}"
-                ) from error
+                with faults_named(provider.id, kernel_id, "finding"):
+                    handle = await provider.find_launched(name, kernel_id)
+            except BrokenProvider as error:
+                raise LaunchError(str(error)) from error.__cause__
             if handle is not None:
                 return handle
     return None

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # How long a claim holds.
 CLAIM_SECONDS = 30.0
 
-# The ids of the hosts whose kernels are found on one machine only.
+# The ids of the hosts that find their kernels on one machine only.
 _OF_ONE_MACHINE = (LOCAL, "container")
 
 # Time to store the end of a kernel, and to let go of one.
@@ -71,8 +71,8 @@ class Adoption:
         counts: the counts of the pool; "lost" is counted here.
         replays: as for ``kernelproto.host.launch.adopt``.
         seconds: how long a claim holds.
-        is_shared: whether other nodes use the registry, perhaps on machines whose kernels this node
-            cannot reach. Then only a node that can judge removes a kernel as ended.
+        is_shared: whether other nodes use the registry, perhaps on machines that this node cannot
+            reach. Then only a node that can judge removes a kernel as ended.
     """
 
     def __init__(
@@ -267,7 +267,7 @@ def encoded(start: StartOptions) -> str:
     """Return the options of a start as JSON.
 
     Raises:
-        PoolError: an option is no value that JSON has.
+        PoolError: JSON has no such value as an option.
     """
     given = {name: value for name, value in start.items() if name in _StoredStart.__struct_fields__}
     try:

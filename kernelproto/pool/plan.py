@@ -217,8 +217,10 @@ class Plan:
         Returns:
             The action; None if no kernel is idle, or the plan is suspended.
         """
+        if self.is_suspended:
+            return None
         victim = self._due(self._slots.idle, now, look, SETTLED_SECONDS)
-        if victim is None or self.is_suspended:
+        if victim is None:
             return None
         self.end(victim)
         return Evict(victim)

@@ -326,8 +326,7 @@ class KernelPool(AsyncContextManagerMixin):
     def watch_restored(self, callback: Callable[[RestoredKernel], object]) -> None:
         """Call a function with each kernel of an earlier pool, as soon as the kernel is ready.
 
-        For kernels that are ready already, the function is called now. The function must not block.
-        There can be one function.
+        There can be one function, and calls must not block. Kernels that are ready come now.
         """
         if self._keeping is not None:
             self._keeping.watch_restored(callback)
@@ -357,9 +356,10 @@ class KernelPool(AsyncContextManagerMixin):
             await self._keeping.take_over(row)
 
     async def evict_idle(self) -> bool:
-        """End the kernel that was idle longest, for another program; return whether there is one.
+        """Evict the longest idle kernel of a *shared* pool; return whether there was one.
 
-        Raises RegistryError if the end cannot be stored yet. Only for a pool that is *shared*.
+        Raises:
+            RegistryError: the end cannot be stored yet.
         """
         return isinstance(self._keeping, SharingExecutor) and await self._keeping.evict_idle()
 
@@ -382,7 +382,7 @@ class KernelPool(AsyncContextManagerMixin):
         return list(self._executor.describe(user, kernel_id=kernel_id))
 
     def lost(self, user: str | None = None) -> list[LostKernel]:
-        """Describe the latest 1,000 kernels that died and were not restarted, the latest first.
+        """Describe kernels that died for good, the latest first, of the latest 1,000 of all users.
 
         Args:
             user: the user; None means all users.

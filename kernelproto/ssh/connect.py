@@ -9,11 +9,9 @@ from anyio.abc import ByteStream
 from kernelproto.concurrency.reachability import Reachability
 from kernelproto.host.far_manager import greeted
 from kernelproto.host.link import HostGone
+from kernelproto.host.local import SOCKET
 from kernelproto.ssh.connection import Connection
 from kernelproto.ssh.failures import RemoteHostError
-
-# The name of the socket in the folder of a host.
-_SOCKET = "socket"
 
 # A host that ends just now is waited for: a host ends with its last kernel.
 _ATTEMPTS = 20
@@ -50,7 +48,7 @@ class SSHConnect:
         host = self.machine
         try:
             for _ in range(_ATTEMPTS):
-                stream = await greeted(await self.connection.connect(f"{self._folder}/{_SOCKET}"))
+                stream = await greeted(await self.connection.connect(f"{self._folder}/{SOCKET}"))
                 if stream is not None:
                     return stream
                 # The connection is there, but nothing listens at its other end.

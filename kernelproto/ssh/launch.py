@@ -10,7 +10,6 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
-import anyio
 import anyio.to_thread
 import msgspec
 
@@ -18,7 +17,7 @@ from kernelproto.exceptions import InvalidLaunchParameter, KernelProtoError
 from kernelproto.host.far_manager import FarKernelManager
 from kernelproto.host.inquiry import ask_host
 from kernelproto.host.launch import Facts, adopt_hosted, host_fault, start_on
-from kernelproto.host.link import HostGone, RequestRefused
+from kernelproto.host.link import LOST, HostGone, RequestRefused
 from kernelproto.interfaces import KernelHandle, KernelManager
 from kernelproto.launch.host_program import archive
 from kernelproto.launch.launcher import launch_errors
@@ -40,9 +39,6 @@ _KEY_BYTES = 32
 
 # More kernels whose launches have failed are left to their linger time.
 _MOST_UNENDED = 100
-
-
-_LOST = (OSError, anyio.BrokenResourceError, anyio.EndOfStream)
 
 
 class Place(msgspec.Struct):
@@ -122,7 +118,7 @@ async def find_far(connection: Connection, kernel_type: str, kernel_id: str) -> 
             kernels = (await ask_host(connect, "list"))["kernels"]
         except HostGone:
             return None
-        except _LOST as error:
+        except LOST as error:
             words = str(error) or "the connection was lost"
             raise host_error(connection.host, "unreachable", words) from error
     found = [
@@ -156,7 +152,7 @@ async def _end_unended(connection: Connection, folder: str) -> None:
             logger.debug("kernel %s is not there any more: %s", kernel_id, error)
         except BaseException as error:
             connection.unended[kernel_id] = claim
-            if not isinstance(error, (*_LOST, KernelProtoError)):
+            if not isinstance(error, (*LOST, KernelProtoError)):
                 raise
             logger.warning("kernel %s may go on for its linger time: %s", kernel_id, error)
             return

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.exceptions import Skipped
 from benchmarks.lab import Lab, Sizes, open_lab
-from benchmarks.question import Answer, Contender, Goal, Question, Skipped
+from benchmarks.question import Answer, Contender, Goal, Question
 from benchmarks.report import answers_in, as_json, as_markdown, notes_of
 
 

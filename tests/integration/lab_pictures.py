@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx
 
+from tests.integration.clients.notebooks import notebook
 from tests.integration.clients.programs import GUARD_SECONDS, Address, own_folders, serving
 from tests.integration.engines import ENGINES, open_engine
 from tests.integration.installing import installed_client
@@ -50,7 +51,8 @@ def main(kind: str, picture: Path) -> int:
         with own_folders() as environment:
             kernel_type = f"{kind}/python"
             home = Path(environment["HOME"])
-            (home / "engine.ipynb").write_text(json.dumps(notebook(kernel_type)))
+            sources = [source.replace("KERNEL_TYPE", kernel_type) for source in CELLS]
+            (home / "engine.ipynb").write_text(notebook(sources, kernel_type, kernel_type))
             config = home / "server.toml"
             config.write_text(f"[providers]\n{kind} = {toml(engine.config)}\n")
             command = [sys.executable, "-m", "kernelproto.server", "--config", str(config)]
@@ -67,27 +69,6 @@ def main(kind: str, picture: Path) -> int:
             time.sleep(0.5)
         sys.stdout.write(f"{kind}: left behind: {left}\n")
         return int(bool(left))
-
-
-def notebook(kernel_type: str) -> dict[str, Any]:
-    cells = [
-        {
-            "cell_type": "code",
-            "id": str(number),
-            "metadata": {},
-            "execution_count": None,
-            "outputs": [],
-            "source": source.replace("KERNEL_TYPE", kernel_type),
-        }
-        for number, source in enumerate(CELLS)
-    ]
-    kernelspec = {"name": kernel_type, "display_name": kernel_type, "language": "python"}
-    return {
-        "cells": cells,
-        "metadata": {"kernelspec": kernelspec},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
 
 
 def person(server: Address, home: Path, environment: dict[str, str], picture: Path) -> str:

@@ -116,8 +116,9 @@ class Sshd:
         assert self._process is not None
         found = {self._process.pid}
         for pid, parent, _ in sorted(_processes()):
-            if parent in found and Path("/proc", str(pid), "comm").read_text() == "sshd\n":
-                found.add(pid)
+            with suppress(OSError):  # the process has ended
+                if parent in found and Path("/proc", str(pid), "comm").read_text() == "sshd\n":
+                    found.add(pid)
         return sorted(found - {self._process.pid})
 
     @contextmanager

@@ -39,7 +39,7 @@ async def until_ended(pid: int) -> None:
 
 
 def is_running(pid: int) -> bool:
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # the process has ended
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
 

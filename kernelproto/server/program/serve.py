@@ -46,12 +46,12 @@ _NODE = "server"
 # The time in which responses can finish when the server ends.
 _GRACE_SECONDS = 5
 
-# The event loop accepts up to this many connections in one turn. With more, other clients would wait
-# for the end of the turn.
+# The event loop accepts up to this many connections in one turn. With more, other clients would
+# wait for the end of the turn.
 _ACCEPTED_PER_TURN = 128
 
-# So many connections may wait to be accepted. The system drops the first packet of each further one,
-# and that client tries again after a second.
+# So many connections may wait to be accepted. The system drops the first packet of each further
+# one, and that client tries again after a second.
 _BACKLOG = 4096
 
 # The system closes the connection of a client that acknowledges no data for so long.

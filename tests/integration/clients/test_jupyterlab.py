@@ -5,38 +5,19 @@ With KERNELPROTO_SCREENSHOT=FILE the page is there to be looked at, and one more
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from kernelproto.launch.process.confinement import users_fault
 from kernelproto.server import hash_token
 from tests.integration.clients.conftest import Node
+from tests.integration.clients.notebooks import notebook
 from tests.integration.clients.programs import Address, own_folders, serving
 
 CODE = "import os\nprint('hello from', os.environ['KERNELPROTO_KERNEL_ID'])"
-
-NOTEBOOK: dict[str, Any] = {
-    "cells": [
-        {
-            "cell_type": "code",
-            "id": "1",
-            "metadata": {},
-            "execution_count": None,
-            "outputs": [],
-            "source": CODE,
-        }
-    ],
-    "metadata": {
-        "kernelspec": {"name": "fork/kernel", "display_name": "Forked", "language": "python"}
-    },
-    "nbformat": 4,
-    "nbformat_minor": 5,
-}
 
 
 @pytest.mark.usefixtures("no_leaks")
@@ -75,8 +56,7 @@ def output_of(
     code: str, node: Node, server: Address, jupyterlab: Path, chromium: Path, folder: Path
 ) -> str:
     """Return the output of the only cell of a notebook, as JupyterLab shows it."""
-    cell = {**NOTEBOOK["cells"][0], "source": code}
-    (folder / "hello.ipynb").write_text(json.dumps({**NOTEBOOK, "cells": [cell]}))
+    (folder / "hello.ipynb").write_text(notebook([code], "fork/kernel", "Forked"))
     with own_folders() as environment:
         options = [
             f"--gateway-url={server.url}",

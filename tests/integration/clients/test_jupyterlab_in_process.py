@@ -5,7 +5,6 @@ With KERNELPROTO_SCREENSHOTS=FOLDER, pictures of the pages are written to that f
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.integration.clients.conftest import Node
+from tests.integration.clients.notebooks import notebook
 from tests.integration.clients.programs import own_folders, serving
 
 LONGEST_SCENARIO = 100.0
@@ -68,26 +68,9 @@ def lab(jupyterlab: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.mark.parametrize("scenario", ["work", "connections and debugger", "reload"])
 def test_persons_at_jupyterlab(node: Node, lab: Lab, chromium: Path, scenario: str) -> None:
-    cells = [
-        {
-            "cell_type": "code",
-            "id": str(number),
-            "metadata": {},
-            "execution_count": None,
-            "outputs": [],
-            "source": source,
-        }
-        for number, source in enumerate(CELLS)
-    ]
-    notebook = {
-        "cells": cells,
-        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python"}},
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
     folder = lab.folder / scenario
     folder.mkdir()
-    (folder / "a.ipynb").write_text(json.dumps(notebook))
+    (folder / "a.ipynb").write_text(notebook(CELLS, "python3"))
     screenshots = os.environ.get("KERNELPROTO_SCREENSHOTS", "")
     url = f"{lab.url}/doc/tree/{scenario}/a.ipynb?token=t"
 

@@ -5,17 +5,16 @@ With KERNELPROTO_SCREENSHOTS=FOLDER the pages are there to be looked at.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration.clients.conftest import Node
+from tests.integration.clients.notebooks import notebook
 from tests.integration.clients.programs import own_folders, serving
 from tests.integration.server_kills import TOKEN, Server
 
@@ -39,39 +38,17 @@ last = "{signal}"
 """
 
 
-def notebook(folder: Path) -> dict[str, Any]:
-    sources = ["x = 42", "print('x is', x, 'after', last)"]
-    sources += [
-        PRINTING.format(folder=str(folder), signal=name).strip() for name in ("SIGKILL", "SIGTERM")
-    ]
-    return {
-        "cells": [
-            {
-                "cell_type": "code",
-                "id": str(number),
-                "metadata": {},
-                "execution_count": None,
-                "outputs": [],
-                "source": source,
-            }
-            for number, source in enumerate(sources)
-        ],
-        "metadata": {
-            "kernelspec": {
-                "name": "pyimport/kernel",
-                "display_name": "Python",
-                "language": "python",
-            }
-        },
-        "nbformat": 4,
-        "nbformat_minor": 5,
-    }
+def sources(folder: Path) -> list[str]:
+    """Return the cells of the notebook."""
+    signals = ("SIGKILL", "SIGTERM")
+    printing = [PRINTING.format(folder=str(folder), signal=name).strip() for name in signals]
+    return ["x = 42", "print('x is', x, 'after', last)", *printing]
 
 
 def test_open_page_goes_on(
     node: Node, jupyterlab: Path, chromium: Path, tmp_path: Path, runtime_dir: Path
 ) -> None:
-    (tmp_path / "kept.ipynb").write_text(json.dumps(notebook(tmp_path)))
+    (tmp_path / "kept.ipynb").write_text(notebook(sources(tmp_path), "pyimport/kernel"))
     server = Server(runtime_dir.parent, KERNELPROTO_GRACE_SECONDS="0")
     server.start()
     try:

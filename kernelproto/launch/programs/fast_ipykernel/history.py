@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from .hook import SAVING_THREAD, Hook, Need, find
@@ -57,15 +58,24 @@ class Paced:
 
 def write_before_forks(_: Any) -> None:
     """Write the cached inputs before each fork, so that no child writes them once more."""
+
+    def write(manager: Any) -> None:
+        if manager.db_input_cache or manager.db_output_cache:
+            manager.writeout_cache()
+
+    before_forks(write)
+
+
+def before_forks(work: Callable[[Any], object]) -> None:
+    """Call a function with each HistoryManager before each fork of this process."""
     managers = find("IPython.core.history:HistoryManager")._instances
 
-    def write() -> None:
+    def call() -> None:
         for manager in list(managers):
-            if manager.db_input_cache or manager.db_output_cache:
-                manager.writeout_cache()
+            work(manager)
 
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=write)
+        os.register_at_fork(before=call)
 
 
 HOOK = Hook(

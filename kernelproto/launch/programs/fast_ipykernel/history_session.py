@@ -11,10 +11,10 @@ If the file cannot be written, the history goes on in memory, as in IPython.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import Any
 
+from .history import before_forks
 from .hook import HISTORY_MANAGER, SAVING_THREAD, Hook, Need, find
 
 MEMORY = ":memory:"
@@ -97,15 +97,12 @@ class OpenLate:
 
 def open_before_forks(_: Any) -> None:
     """Open the session before each fork, so that no child opens it once more."""
-    managers = find("IPython.core.history:HistoryManager")._instances
 
-    def open_sessions() -> None:
-        for manager in list(managers):
-            if isinstance(manager, OpenLate):
-                manager.open_session()
+    def open_session(manager: Any) -> None:
+        if isinstance(manager, OpenLate):
+            manager.open_session()
 
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=open_sessions)
+    before_forks(open_session)
 
 
 HOOK = Hook(

@@ -22,7 +22,7 @@ _HANDSHAKE_SECONDS = 10.0
 # TLS sends and encrypts so many bytes at once.
 _RECORD_BYTES = 16 * 1024
 
-# A connection whose other end is silent for 25 s is lost: the next program may own the kernel.
+# If the other end is silent for 25 s, the connection is lost: the next program may own the kernel.
 _KEEPALIVE = (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
 _UNANSWERED_MILLISECONDS = 25_000
 
@@ -49,7 +49,7 @@ class TlsSocket:
     """A non-blocking socket with TLS, with the methods of a socket that Connection calls.
 
     Args:
-        end: the socket, whose handshake is done.
+        end: the socket, after the handshake.
     """
 
     def __init__(self, end: ssl.SSLSocket) -> None:
@@ -85,7 +85,7 @@ class TlsSocket:
 
 
 class Handshakes:
-    """The connections whose handshake is not done.
+    """The connections before the end of their handshakes.
 
     Args:
         context: the context of the host.
@@ -123,7 +123,7 @@ class Handshakes:
         return min(self._deadlines.values(), default=None)
 
     def look(self, now: float) -> None:
-        """Close the connections whose time is over."""
+        """Close the connections that have reached their deadlines."""
         for end in [end for end, deadline in self._deadlines.items() if deadline <= now]:
             self._forget(end)
             end.close()
