@@ -155,7 +155,7 @@ def _slower(answers: Sequence[Answer]) -> Iterator[str]:
             if other.startswith(_NOT_PEERS):
                 continue
             ours = ", ".join(
-                f"{name.removeprefix('kernelproto').strip() or 'kernelproto'} "
+                f"{name.removeprefix('kernelproto').strip(' ,') or 'kernelproto'} "
                 f"{number(medians[name])}"
                 for name, _ in answer.slower(other)
             )

@@ -2,6 +2,7 @@
 
 The kernels are FakeKernels in the measured process. Python's cyclic garbage collector is off,
 because its work grows with all objects of the process. So only the pool's own bookkeeping can grow.
+Each round measures each size in a new process, and all four questions have their figures from it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import NamedTuple
@@ -96,20 +98,24 @@ async def _start(pool: KernelPool, users: Sequence[int]) -> None:
             tasks.start_soon(pool.get, str(user))
 
 
-def _measured() -> Callable[[int, str, Lab], float]:
-    """Return a function that measures each size once and returns one figure."""
-    known: dict[tuple[int, int], Measured] = {}
+class _Processes:
+    """Measures each size in one new process per round, for the figures of all questions."""
 
-    def figure(members: int, name: str, lab: Lab) -> float:
+    def __init__(self) -> None:
+        self._measured: defaultdict[tuple[int, int], list[Measured]] = defaultdict(list)
+        self._rounds = Counter[tuple[str, int]]()
+
+    def figure(self, members: int, name: str, lab: Lab) -> float:
+        """Return a figure of the next round for a question and a contender."""
         size = min(members, lab.size(_MOST_MEMBERS)), lab.size(_REPETITIONS)
-        if size not in known:
-            known[size] = Measured(*run_alone(f"{__name__}:measure", *size))
-        return float(getattr(known[size], name))
+        measured = self._measured[size]
+        if self._rounds[name, members] == len(measured):
+            measured.append(Measured(*run_alone(f"{__name__}:measure", *size)))
+        self._rounds[name, members] += 1
+        return float(getattr(measured[self._rounds[name, members] - 1], name))
 
-    return figure
 
-
-_figure = _measured()
+_processes = _Processes()
 _TITLES = {
     "start": ("CPU time of the start of a kernel, when {} are started at once", "ms"),
     "get": ("CPU time of get() of one's own kernel", "µs"),
@@ -123,7 +129,7 @@ QUESTIONS = [
         title=title.format(_STARTED),
         unit=unit,
         contenders=[
-            Contender(f"{members:,} kernels", partial(_figure, members, name))
+            Contender(f"{members:,} kernels", partial(_processes.figure, members, name))
             for members in _MEMBERS
         ],
         goals=[
@@ -133,7 +139,7 @@ QUESTIONS = [
                 limit=1.5,
             )
         ],
-        rounds=Sizes(1, 1, 1),
+        rounds=Sizes(5, 2, 1),
     )
     for name, (title, unit) in _TITLES.items()
 ]

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,6 +25,9 @@ from kernelproto import Kernel, connect_kernel
 from kernelproto.wire.content import Output
 
 GUARD_SECONDS = 60
+
+# The last release of each old series, and each release that the hooks are made for.
+RELEASES = ("6.29.5", "6.30.1", "6.31.0", "7.0.0", "7.0.1", "7.1.0", "7.2.0", "7.3.0", "7.4.0")
 
 Behaviour = Callable[[Kernel], Awaitable[Any]]
 
@@ -558,23 +561,29 @@ async def completion_and_inspection(kernel: Kernel) -> object:
     )
 
 
-def main(versions: list[str]) -> None:
-    """Run the tests with versions of ipykernel, and say which hooks are on with each."""
+def passes(release: str) -> bool:
+    """Run the tests with a release of ipykernel, and print which hooks are on."""
     from kernelproto.launch.programs import ipykernel
 
-    for release in versions:
-        with tempfile.TemporaryDirectory() as folder:
-            install = [sys.executable, "-m", "pip", "install", "-q", "--target", folder]
-            packages = [f"ipykernel=={release}", "nest_asyncio"]
-            subprocess.run([*install, "--no-deps", *packages], check=True)
-            environ = {**os.environ, "PYTHONPATH": folder}
-            report = [sys.executable, ipykernel.__file__, ipykernel.REPORT]
-            print(release, flush=True)
-            subprocess.run(report, check=True, env=environ)
-            tests = str(Path(__file__).with_name("test_fast_ipykernel.py"))
-            pytest = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", tests]
-            subprocess.run(pytest, env=environ)
+    with tempfile.TemporaryDirectory() as folder:
+        install = [sys.executable, "-m", "pip", "install", "-q", "--target", folder]
+        packages = [f"ipykernel=={release}", "nest_asyncio"]
+        subprocess.run([*install, "--no-deps", *packages], check=True)
+        environ = {**os.environ, "PYTHONPATH": folder}
+        report = [sys.executable, ipykernel.__file__, ipykernel.REPORT]
+        print(release, flush=True)
+        subprocess.run(report, check=True, env=environ)
+        tests = str(Path(__file__).with_name("test_fast_ipykernel.py"))
+        pytest = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", tests]
+        return subprocess.run(pytest, env=environ).returncode == 0
+
+
+def main(releases: Sequence[str]) -> None:
+    """Run the tests with each release; exit with an error that names those that failed."""
+    failed = [release for release in releases if not passes(release)]
+    if failed:
+        sys.exit(f"The tests failed with ipykernel {', '.join(failed)}.")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(sys.argv[1:] or RELEASES)
