@@ -27,6 +27,7 @@ class Batch:
 
     def __init__(self, manager: Any) -> None:
         self.manager = manager
+        self.kind: Any = type(manager)
         self.db_input_cache_lock = self.db_output_cache_lock = nullcontext()
         with manager.db_input_cache_lock:
             self.db_input_cache, manager.db_input_cache = manager.db_input_cache, []
@@ -37,10 +38,10 @@ class Batch:
         return getattr(self.manager, name)
 
     def _writeout_input_cache(self, conn: Any) -> None:
-        type(self.manager)._writeout_input_cache(self, conn)
+        self.kind._writeout_input_cache(self, conn)
 
     def _writeout_output_cache(self, conn: Any) -> None:
-        type(self.manager)._writeout_output_cache(self, conn)
+        self.kind._writeout_output_cache(self, conn)
 
 
 class WriteApart:

@@ -28,7 +28,7 @@ def plain_streams() -> frozenset[type]:
 
 @cache
 def done() -> Any:
-    """Return the tracker of a message whose buffers are free to use."""
+    """Return the tracker of a message that was sent already."""
     return find("jupyter_client.session:DONE")
 
 
@@ -62,18 +62,18 @@ class SendPlainly:
         metadata: Any = None,
     ) -> Any:
         """Build and send a message via stream or socket; return the message."""
-        kind = type(msg_or_type)
+        given = msg_or_type.__class__
         if (
             type(stream) not in plain_streams()
             or buffers
-            or (kind is not str and (kind is not dict or msg_or_type.get("buffers")))
+            or not (given is str or (given is dict and not msg_or_type.get("buffers")))
             or not is_plain(self._trait_values)
         ):
             stock: Any = super()
             return stock.send(
                 stream, msg_or_type, content, parent, ident, buffers, track, header, metadata
             )
-        if kind is str:
+        if given is str:
             message = self.msg(msg_or_type, content, parent, header, metadata)
         else:
             message = msg_or_type
