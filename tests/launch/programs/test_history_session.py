@@ -179,6 +179,38 @@ async def test_thread_that_finds_the_file_locked_ends(start: Start, profile: Pat
         database.execute("COMMIT")
 
 
+async def test_no_cell_waits_while_inputs_are_written(
+    start: Start, profile: Path, request: pytest.FixtureRequest
+) -> None:
+    if "stock" in request.node.name:
+        pytest.skip("IPython's cells wait for the file")
+    configuration = profile / "ipython_kernel_config.py"
+    configuration.write_text(CONFIGURATION.replace("0.1", "600"))
+    is_taken = """
+        import time
+        manager, until = get_ipython().history_manager, time.monotonic() + 20
+        while manager.db_input_cache and time.monotonic() < until:
+            time.sleep(0.01)
+        print(manager.db_input_cache)
+        """
+    async with start() as kernel:
+        await kernel.execute("0")
+        assert text_of(await run(kernel, is_taken, silent=True)) == "[]\n"
+        await kernel.history("tail", n=1)  # waits until the first input is in the file
+        with closing(sqlite3.connect(profile / "history.sqlite")) as database:
+            database.execute("BEGIN IMMEDIATE")
+            await kernel.execute("1")
+            assert text_of(await run(kernel, is_taken, silent=True)) == "[]\n"
+            with anyio.fail_after(60):
+                await kernel.execute("2")
+            found = database.execute("SELECT source FROM history").fetchall()
+            database.execute("COMMIT")
+        assert found == [("0",)]
+        tail = (await kernel.history("tail", n=5)).history
+        assert [entry[2] for entry in tail] == ["0", "1", "2"]
+    assert rows(profile, "SELECT source FROM history") == [("0",), ("1",), ("2",)]
+
+
 async def test_file_that_cannot_be_written(start: Start, profile: Path) -> None:
     async with start() as kernel:
         await kernel.execute("0")

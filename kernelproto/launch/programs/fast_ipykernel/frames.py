@@ -10,13 +10,16 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 from .hook import IOPUB_THREAD, Hook, Need, find
 
 # The options with which jupyter_client sends small messages.
 COPIED = {"copy": True}
+
+
+BYTES = frozenset({bytes})
 
 
 @cache
@@ -29,6 +32,16 @@ def pyzmq() -> Any:
 def send_in_c() -> Callable[[Any, bytes, int], object] | None:
     """Return the function in C that sends a frame on a socket; None if this pyzmq has none."""
     return getattr(getattr(getattr(pyzmq(), "backend", None), "Socket", None), "send", None)
+
+
+@lru_cache(maxsize=16)
+def flags_of(number: int) -> tuple[int, ...]:
+    """Return the flags with which the frames of a message are sent.
+
+    Args:
+        number: the number of frames.
+    """
+    return (int(pyzmq().SNDMORE),) * (number - 1) + (0,)
 
 
 class SendFrames:
@@ -44,13 +57,12 @@ class SendFrames:
             or type(socket) is not zmq.Socket
             or os.getpid() != self._master_pid
             # Checked before the first frame is sent: an error would leave half a message behind.
-            or any(type(frame) is not bytes for frame in msg)
+            or not BYTES.issuperset(map(type, msg))
         ):
             stock._really_send(msg, *args, **kwargs)
             return
-        flags = [int(zmq.SNDMORE)] * (len(msg) - 1) + [0]
         try:
-            deque(map(partial(send, socket), msg, flags), maxlen=0)
+            deque(map(partial(send, socket), msg, flags_of(len(msg))), maxlen=0)
         except zmq.ZMQError as error:
             if error.errno != errno.ENOTSOCK:
                 raise

@@ -108,7 +108,8 @@ class FlushHere:
         with self._buffer_lock:
             texts = [(dict(parent), buffer.getvalue()) for parent, buffer in buffers.items()]
             buffers.clear()
-        self.session.pid = os.getpid()  # ipykernel does so, too
+        if self.session.pid != self._master_pid:
+            self.session.pid = self._master_pid  # ipykernel does so at each flush
         for parent, text in texts:
             if text:
                 content = {"name": self.name, "text": text}
