@@ -394,7 +394,7 @@ def _checked(runtime_dir: Path) -> Iterator[None]:
     # The system is still at work when the last call has returned: it reaps, and libzmq's threads
     # close their descriptors. What is gone within two seconds is no leak.
     deadline = time.monotonic() + 2
-    while left := _inventory(runtime_dir) - before:
+    while left := _new_since(before, runtime_dir):
         if time.monotonic() > deadline:
             pytest.fail("left behind:\n  " + "\n  ".join(sorted(left)))
         gc.collect()
@@ -417,8 +417,14 @@ def until_gone() -> Callable[[int], None]:
     return wait
 
 
-def _inventory(runtime_dir: Path) -> set[str]:
-    """List what this test has, in words; without /proc there are no processes or descriptors."""
+def _new_since(before: dict[str, str], runtime_dir: Path) -> list[str]:
+    """Describe what a test has now, and had not before."""
+    now = _inventory(runtime_dir)
+    return [description for key, description in now.items() if key not in before]
+
+
+def _inventory(runtime_dir: Path) -> dict[str, str]:
+    """Describe what a test has, by a key; without /proc there are no processes or descriptors."""
     files = {
         f"file {os.path.join(folder, name)}"
         for folder, folders, files in os.walk(runtime_dir)  # a host may remove its folder just now
@@ -429,9 +435,11 @@ def _inventory(runtime_dir: Path) -> set[str]:
         for thread in threading.enumerate()
         if not thread.name.startswith(_WORKER_THREADS)
     }
-    if not os.path.isdir("/proc/self/fd"):
-        return files | threads
-    return files | threads | set(_descriptors()) | set(_processes(runtime_dir))
+    found = {name: name for name in files | threads}
+    if os.path.isdir("/proc/self/fd"):
+        found |= {name: name for name in _descriptors()}
+        found |= _processes(runtime_dir)
+    return found
 
 
 # Idle workers belong to the event loop: Trio's live on for ten seconds, anyio's as long as it.
@@ -446,22 +454,28 @@ def _descriptors() -> Iterator[str]:
             continue
 
 
-def _processes(runtime_dir: Path) -> Iterator[str]:
-    """Name the children of this process, and whoever has inherited the runtime folder's name.
+def _processes(runtime_dir: Path) -> dict[str, str]:
+    """Describe the children of this process, and the processes with the runtime folder's name.
 
-    An orphan is nobody's child any more, but its environment tells where it comes from.
+    An orphan has another parent, but its environment tells where it comes from. The key is not the
+    command, because a process may have begun with another program.
     """
     own, folder = str(os.getpid()), bytes(runtime_dir)
+    found = {}
     for pid in os.listdir("/proc"):
         if not pid.isdecimal() or pid == own:
             continue
         try:
-            parent = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1]  # after the name
+            fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()  # after the name
+            parent, started = fields[1], fields[19].decode()
             if parent.decode() == own or folder in _read(f"/proc/{pid}/environ"):
                 command = _read(f"/proc/{pid}/cmdline").decode(errors="replace").replace("\0", " ")
-                yield f"process {pid} {command or 'ended, but not waited for'}"
+                found[f"process {pid} {started}"] = (
+                    f"process {pid} {command or 'ended, but not waited for'}"
+                )
         except (FileNotFoundError, ProcessLookupError, PermissionError):  # ended, or not ours
             continue
+    return found
 
 
 def _read(path: str) -> bytes:
