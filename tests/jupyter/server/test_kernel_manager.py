@@ -155,7 +155,10 @@ async def test_idle_kernel_is_culled_and_a_used_one_is_not() -> None:
         for kernel in (used, idle):
             kernel.last_activity -= timedelta(hours=1)
         before = used.last_activity
+        is_noted = asyncio.Event()
+        used.observe(lambda _: is_noted.set(), "last_activity")
         assert await evaluate(used, "6 * 7") == "42"
+        await is_noted.wait()
 
         await manager.cull_kernels()
 
