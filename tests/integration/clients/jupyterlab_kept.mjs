@@ -45,6 +45,8 @@ try {
     await look(`${signal}-2-goes-on`);
     const lines = (await notebook.text(cell)).split("\n").map((line) => line.trim());
     const printed = lines.filter((line) => line);
+    // After a SIGKILL, messages arrive twice if the page had not acknowledged them.
+    if (signal === "SIGKILL" && printed[1] === "begin") printed.shift();
     assert.equal(printed.join(" "), ["begin", ...Array(300).keys(), "the end"].join(" "));
     await notebook.run(SHOW);
     await notebook.shows(SHOW, `x is 42 after ${signal}`);
