@@ -53,7 +53,7 @@ print(json.dumps([os.getcwd(), home, os.getuid(), os.getgroups(), get_connection
 
 # Each line is an attack on another user.
 ATTACKS = """
-import glob, json, os, signal
+import glob, json, os, re, signal
 home, folder, connection_file, pid = {victim!r}
 attacks = {{
     "list of homes": lambda: os.listdir(folder),
@@ -64,7 +64,9 @@ attacks = {{
     "connection file": lambda: open(connection_file).read(),
     "sockets": lambda: [
         path for path in glob.glob(os.path.dirname(connection_file) + "/**", recursive=True)
-        if "{name}" in path or path.endswith(os.path.basename(connection_file))
+        # Not any part of a name: an id can end in "ada".
+        if "{name}" in re.split("[^a-z0-9]", path)
+        or path.endswith(os.path.basename(connection_file))
     ],
     "processes": lambda: sorted(int(name) for name in os.listdir("/proc") if name.isdigit()),
     "signal": lambda: os.kill(pid, signal.SIGKILL),
