@@ -118,7 +118,7 @@ class Codec:
         try:
             header = _read_header(raw_header)
         except tolerant_json.UNREADABLE:
-            header = tolerant_json.decode(raw_header, Header)
+            header = tolerant_json.decode_tolerantly(raw_header, Header)
         # All outputs of an execution quote the same parent, so the last parent is cached.
         if raw_parent != self._last_raw_parent:
             self._last_parent = read_parent_header(raw_parent)

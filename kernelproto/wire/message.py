@@ -18,7 +18,6 @@ from kernelproto.exceptions import MalformedMessage
 from kernelproto.wire import tolerant_json
 from kernelproto.wire.content import CONTENT_TYPES
 from kernelproto.wire.large_json import read_in_steps
-from kernelproto.wire.tolerant_json import strict_readers
 
 Frame = bytes | memoryview
 
@@ -27,8 +26,10 @@ PROTOCOL_VERSION = "5.5"
 _EMPTY_OBJECT = b"{}"
 _NO_PARENT = (_EMPTY_OBJECT, b"null", b"")
 
-_CONTENT_READERS = {name: strict_readers[kind] for name, kind in CONTENT_TYPES.items()}
-_read_dict = strict_readers[dict]
+_content_readers = {
+    name: tolerant_json.strict_readers[kind] for name, kind in CONTENT_TYPES.items()
+}
+_read_dict = tolerant_json.strict_readers[dict]
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
@@ -130,10 +131,10 @@ class Message(msgspec.Struct, eq=False, gc=False):
                 raise MalformedMessage(self._fault)
             msg_type, raw_content = self.header.msg_type, self.parts[3]
             try:
-                self._content = _CONTENT_READERS.get(msg_type, _read_dict)(raw_content)
+                self._content = _content_readers.get(msg_type, _read_dict)(raw_content)
             except tolerant_json.UNREADABLE:
                 kind = CONTENT_TYPES.get(msg_type, dict)
-                self._content = tolerant_json.decode(raw_content, kind)
+                self._content = tolerant_json.decode_tolerantly(raw_content, kind)
         return self._content
 
     @property

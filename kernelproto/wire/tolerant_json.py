@@ -45,7 +45,7 @@ def _plain(value: object) -> object:
 
 _encoder = msgspec.json.Encoder(enc_hook=_plain)
 strict_readers = _StrictReaders()
-"""msgspec's readers, by kind: faster than ``decode``, which also reads the refused texts."""
+"""msgspec's readers, by kind. ``decode_tolerantly`` reads the texts that they refuse."""
 
 
 def encode(value: object) -> bytes:
@@ -78,7 +78,7 @@ def decode(data: bytes | memoryview, kind: type[T]) -> T:
     try:
         return read(data)
     except UNREADABLE:
-        return _decode_tolerantly(data, kind)
+        return decode_tolerantly(data, kind)
 
 
 def convert(value: object, kind: type[T]) -> T:
@@ -93,7 +93,12 @@ def convert(value: object, kind: type[T]) -> T:
         raise _unreadable(kind, error) from None
 
 
-def _decode_tolerantly(data: bytes | memoryview, kind: type[T]) -> T:
+def decode_tolerantly(data: bytes | memoryview, kind: type[T]) -> T:
+    """Read a JSON object that the strict reader of *kind* has refused.
+
+    Raises:
+        MalformedMessage: *data* cannot be read as a *kind*.
+    """
     try:
         value = _parse(bytes(data))
     except UNREADABLE as error:

@@ -18,8 +18,8 @@ from .hook import IOPUB_THREAD, Hook, Need, find
 # The options with which jupyter_client sends small messages.
 COPIED = {"copy": True}
 
-
-BYTES = frozenset({bytes})
+# The types of frames that can be sent in C.
+SENT_IN_C = frozenset({bytes})
 
 
 @cache
@@ -57,7 +57,7 @@ class SendFrames:
             or type(socket) is not zmq.Socket
             or os.getpid() != self._master_pid
             # Checked before the first frame is sent: an error would leave half a message behind.
-            or not BYTES.issuperset(map(type, msg))
+            or not SENT_IN_C.issuperset(map(type, msg))
         ):
             stock._really_send(msg, *args, **kwargs)
             return
