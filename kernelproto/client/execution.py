@@ -295,7 +295,7 @@ class Execution:
             output, refusal = RefusedOutput.of(message.msg_type, error), error
         if self._ended:
             return  # the block was left
-        kept = self._buffer.append(output, sum(map(len, message.parts)))
+        kept = self._buffer.append(output, message.size)
         # Outputs do not wake a task that only awaits the result.
         if self._iterated or not kept:
             self._news.ring()

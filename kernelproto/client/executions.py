@@ -123,7 +123,7 @@ class Executions:
     def update_displays(self, message: Message) -> None:
         """Update a display in the outputs of all executions."""
         if self.show_displays:
-            self._displays.update(message.content, sum(map(len, message.parts)))
+            self._displays.update(message.content, message.size)
 
     def note_shell(self) -> None:
         """Take note of a message on shell, which shows that the kernel is awake."""

@@ -88,7 +88,7 @@ class MessageStream(AsyncIterator[ObservedMessage]):
             return
         if self._msg_types is not None and message.msg_type not in self._msg_types:
             return
-        size = sum(map(len, message.parts)) + _OBJECT_BYTES
+        size = message.size + _OBJECT_BYTES
         if self._overflow == "drop_oldest":
             while self._buffer and self._bytes + size > self._limit:
                 self._bytes -= self._buffer.popleft()[1]

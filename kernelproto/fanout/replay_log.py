@@ -160,7 +160,7 @@ class ReplayLog:
             return
         self._entries[self.end] = entry
         self.end += 1
-        self._total += sum(map(len, message.parts)) + _OBJECT_BYTES
+        self._total += message.size + _OBJECT_BYTES
         self._trim()
 
     def join(self, session: str, last_msg_id: str | None = None) -> Cursor:

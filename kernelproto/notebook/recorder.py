@@ -143,7 +143,7 @@ class Recorder:
         self.changes += 1
         if isinstance(content, _OUTPUTS):
             _check_depth(content)
-            self._take(content, sum(map(len, message.parts)), cell, msg_id)
+            self._take(content, message.size, cell, msg_id)
         elif isinstance(content, Status):
             cell.note_time(f"iopub.status.{content.execution_state}", message)
         elif isinstance(content, ExecuteInput):

@@ -207,12 +207,12 @@ class _EarlyMessages:
 
     def offer(self, message: Message, channel: ChannelName) -> None:
         self.messages.append((message, channel, self._observers.number))
-        self._bytes += _size(message)
+        self._bytes += message.size
         if is_activity(message, channel):
             self.active_at = anyio.current_time()
         while self._bytes > _MOST_BYTES:
             oldest, _, number = self.messages.popleft()
-            self._bytes -= _size(oldest)
+            self._bytes -= oldest.size
             source = self._observers.source
             self._discarded += source is not None and number > source.acknowledged
 
@@ -221,7 +221,3 @@ class _EarlyMessages:
 
     def resume(self) -> None:
         """Do nothing: there is no restart before the kernel is ready."""
-
-
-def _size(message: Message) -> int:
-    return sum(map(len, message.parts))

@@ -99,14 +99,14 @@ class Codec:
         signed = parts[:_JSON_FRAMES]
         raw_header, raw_parent, raw_metadata, raw_content = signed
         signature = frames[delimiter + 1]
-        # All frames together are seldom too large for a single one. Additions take half the time
-        # of sum(), which is faster than max().
-        if len(parts) == _JSON_FRAMES and delimiter <= 1:
-            json_bytes = len(raw_header) + len(raw_parent) + len(raw_metadata) + len(raw_content)
-            size = len(frames[0]) + len(signature) + json_bytes
+        # Additions take half the time of sum().
+        if len(parts) == _JSON_FRAMES:
+            size = len(raw_header) + len(raw_parent) + len(raw_metadata) + len(raw_content)
         else:
-            size = sum(map(len, frames))
-        if size > self._checked_above:
+            size = sum(map(len, parts))
+        routing = len(frames[0]) if delimiter <= 1 else sum(map(len, frames[:delimiter]))
+        # All frames together are seldom too large for a single one.
+        if size + len(signature) + routing > self._checked_above:
             self._check_sizes(frames, parts)
         expected = self._sign(signed)
         if expected:  # empty without signing
@@ -124,7 +124,7 @@ class Codec:
             self._last_parent = read_parent_header(raw_parent)
             self._last_raw_parent = raw_parent
         identities = frames[:delimiter] if delimiter else ()
-        message = Message(header, self._last_parent, parts, identities)
+        message = Message(header, self._last_parent, parts, identities, _size=size)
         if raw_metadata != _EMPTY_OBJECT:
             # The signature covers the joined frames, not the borders between them. Reading each
             # frame as a JSON object of its own detects a moved border.

@@ -72,6 +72,7 @@ class Message(msgspec.Struct, eq=False, gc=False):
     _content: Any = None
     _metadata: dict[str, Any] | None = None
     _fault: str = ""
+    _size: int = 0
 
     @classmethod
     def build(
@@ -116,6 +117,13 @@ class Message(msgspec.Struct, eq=False, gc=False):
     def msg_id(self) -> str:
         """The header's msg_id."""
         return self.header.msg_id
+
+    @property
+    def size(self) -> int:
+        """The bytes of all ``parts``."""
+        if not self._size:
+            self._size = sum(map(len, self.parts))
+        return self._size
 
     @property
     def content(self) -> Any:

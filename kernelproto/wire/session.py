@@ -144,7 +144,7 @@ class Session:
                 return channel, ()
             self._large = None
             self.unread -= 1
-            self.unread_bytes -= sum(map(len, message.parts))
+            self.unread_bytes -= message.size
             return channel, self._received(channel, message)
         channel, frames = self._waiting.popleft()
         self.unread -= 1
@@ -169,7 +169,7 @@ class Session:
         if is_large(message.parts[3]) and self._reads_content(message, channel):
             self._large = _Large(channel, message, message.read_content())
             self.unread += 1
-            self.unread_bytes += sum(map(len, message.parts))
+            self.unread_bytes += message.size
             return ()
         return self._received(channel, message)
 

@@ -9,6 +9,7 @@ import pytest
 
 from kernelproto.exceptions import LocalProtocolError, MalformedMessage
 from kernelproto.wire import tolerant_json
+from kernelproto.wire.codec import Codec
 from kernelproto.wire.content import ExecuteRequest, Stream
 from kernelproto.wire.message import (
     PROTOCOL_VERSION,
@@ -169,6 +170,14 @@ def test_buffers_are_not_copied() -> None:
     buffer = memoryview(bytearray(b"abc"))
     assert Message.build(HEADER, {}, buffers=[buffer]).buffers[0] is buffer
     assert list(arrived().buffers) == []
+
+
+@pytest.mark.parametrize("buffers", [[], [b""], [b"\xff" * 70_000, memoryview(b"12")]])
+def test_size_is_that_of_all_parts(buffers) -> None:
+    built = Message.build(HEADER, {"a": 1}, metadata={"b": 2}, buffers=buffers)
+    codec = Codec(b"key")
+    received = codec.decode(codec.encode(built, identities=[b"topic"]))
+    assert built.size == received.size == len(b"".join(built.parts))
 
 
 def test_repr_names_type_and_ids_and_shows_no_content() -> None:

@@ -61,7 +61,7 @@ class OutputLimit:
         if message.msg_type in _EXEMPT:
             return True, None
         self._forget(now)
-        size = sum(map(len, message.parts)) if message.msg_type == "stream" else 0
+        size = message.size if message.msg_type == "stream" else 0
         rates, count, total = self._rates, len(self._sent) + 1, self._bytes + size
         were_over = self._too_many, self._too_large
         self._too_many = _is_over(count / rates.window, rates.messages, self._too_many)
