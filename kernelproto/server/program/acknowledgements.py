@@ -19,7 +19,7 @@ from typing import Any, cast
 from websockets.frames import Frame
 from websockets.http11 import Request
 
-from kernelproto.server.asgi_extension import EXTENSION, OnAcknowledged
+from kernelproto.server.asgi_extension import EXTENSION, SEND_AT_ONCE, OnAcknowledged
 from kernelproto.server.program.protocols import PacedWebSocket
 
 # The payload of a ping. It is longer than the 4 bytes of uvicorn's keepalive pings.
@@ -57,7 +57,9 @@ class AcknowledgementProtocol(PacedWebSocket):
         """Add the extension to the scope of a new WebSocket."""
         super().handle_connect(event)
         if hasattr(self, "scope"):  # the handshake is valid, and its task has not started yet
-            cast("dict[str, Any]", self.scope)["extensions"][EXTENSION] = {}
+            cast("dict[str, Any]", self.scope)["extensions"][EXTENSION] = {
+                SEND_AT_ONCE: self.send_at_once
+            }
 
     async def send(self, message: Any) -> None:
         """Send an event of the application."""
@@ -68,8 +70,19 @@ class AcknowledgementProtocol(PacedWebSocket):
             await super().send(message)
             return
         data = message.get("bytes")
-        if data is None:
-            data = message["text"].encode()
+        self._add(message["text"] if data is None else data, on_acknowledged)
+
+    def send_at_once(self, data: bytes | str, on_acknowledged: OnAcknowledged) -> bool:
+        """Send a message without waiting; part of the extension (``SendAtOnce``)."""
+        if not (self.handshake_complete and self.writable.is_set()) or self._is_ending():
+            return False
+        self._add(data, on_acknowledged)
+        return True
+
+    def _add(self, data: bytes | str, on_acknowledged: OnAcknowledged) -> None:
+        """Add a message to the batch of this turn of the event loop."""
+        if isinstance(data, str):
+            data = data.encode()
             self.conn.send_text(data)
         else:
             self.conn.send_binary(data)
