@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from anyio.abc import SocketStream
 from uvicorn.protocols.utils import ClientDisconnected
+from websockets.asyncio.client import connect
 
 from kernelproto.server.asgi_extension import EXTENSION, SEND_AT_ONCE
 from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
@@ -173,6 +174,26 @@ async def test_messages_that_are_sent_at_once_keep_their_order() -> None:
         assert data.index(b"<4>") > data.rindex(b"xx")
         await done.wait()
     assert received == [3]
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+@pytest.mark.parametrize("kind", [str, bytes])
+async def test_client_reads_messages_of_any_size(
+    kind: type[str | bytes], size: int, compression: str | None
+) -> None:
+    message = kind("x" * size, "ascii") if kind is bytes else "x" * size
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        key = "bytes" if isinstance(message, bytes) else "text"
+        await send({"type": "websocket.send", key: message, EXTENSION: list})
+        await receive()
+
+    async with serving(use) as port:
+        url = f"ws://127.0.0.1:{port}"
+        async with connect(url, compression=compression, proxy=None) as client:
+            assert (compression is None) == (not client.protocol.extensions)
+            assert await client.recv() == message
 
 
 async def test_client_that_answers_no_ping_is_disconnected() -> None:
