@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import struct
-from asyncio import TimerHandle
 from collections import deque
 from contextlib import suppress
 from typing import Any, cast
@@ -65,7 +64,7 @@ class AcknowledgementProtocol(PacedWebSocket):
         self._batch: list[bytes] = []
         self._batch_bytes = 0
         self._is_followed = False  # whether another message follows the last one soon
-        self._late_ping: TimerHandle | None = None
+        self._late_ping: Any = None  # the handle of a timer
 
     def handle_connect(self, event: Request) -> None:
         """Add the extension to the scope of a new WebSocket."""
