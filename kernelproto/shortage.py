@@ -78,7 +78,8 @@ def _of_watches(error: BaseException, number: object) -> str | None:
     for frame, _ in walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__", ""))
         for names, limits in _OF_MODULES:
-            if number in limits and any(name in module for name in names):
+            is_of_module = any(name in module for name in names)
+            if isinstance(number, int) and number in limits and is_of_module:
                 return limits[number]
     return None
 

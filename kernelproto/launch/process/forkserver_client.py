@@ -27,6 +27,7 @@ from kernelproto.launch.process.forked import ForkedProcess, ForkRequest
 from kernelproto.launch.process.forkserver_link import Link, Posted
 from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.program_state import open_working_directory
+from kernelproto.launch.process.signals import still_runs
 from kernelproto.launch.programs.watchdog import kill_group, start_time
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,10 @@ _ENTERING_TICKS = 300
 
 # Time for a server to end.
 _END_SECONDS = 2.0
+
+# Servers that SIGKILL has not ended, because they hang in a system call. The next client reaps
+# those that have ended meanwhile.
+_unreaped: list[subprocess.Popen[bytes]] = []
 
 
 class ServerLost(Exception):
@@ -86,6 +91,7 @@ class ForkServerClient:
         self._is_ready = self._is_silent = False
         self._fault: LaunchError | None = None
         self._leaving = threading.Event()
+        _unreaped[:] = [server for server in _unreaped if server.poll() is None]
         self._thread = threading.Thread(
             target=self._listen, name=f"kernelproto-fork-{process.pid}", daemon=True
         )
@@ -234,9 +240,14 @@ class ForkServerClient:
     def _end_process(self) -> None:
         try:
             self._process.wait(_END_SECONDS)
+            return
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            _unreaped.append(self._process)
+            logger.warning("the fork server: %s", still_runs(self._process.pid, _END_SECONDS))
 
     def _reason_of_end(self) -> Exception:
         if self._fault is not None:
