@@ -38,6 +38,7 @@ HOOKS = (
     "frames",
     "configuration",
     "modules",
+    "loaded",
 )
 
 

@@ -17,7 +17,7 @@ from . import (
     history_session,
     history_write,
     logs,
-    module_files,
+    modules,
     network,
     publishing,
     sending,
@@ -61,7 +61,8 @@ HOOKS: tuple[Hook, ...] = (
     network.HOOK,
     frames.HOOK,
     configuration.HOOK,
-    module_files.HOOK,
+    modules.FILES,
+    modules.NAMES,
 )
 
 
@@ -114,7 +115,7 @@ def prepare(application: Any) -> Any:
     Raises:
         ValueError: VARIABLE names a hook that does not exist.
     """
-    module_files.list_files()
+    modules.list_modules()
     return extended_application(application, fitting())[0]
 
 
