@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 
 import pytest
+from dateutil.parser import isoparse
 
 from kernelproto import run_kernel
 from kernelproto.launch.programs import deferred_imports
@@ -13,11 +14,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("no_leaks")]
 
 ONE_LOOP = pytest.mark.parametrize("anyio_backend", ["asyncio"])
 
-DEFERRED = ["debugpy", "ipykernel.debugger.Debugger", "jupyter_client.manager"]
+DEFERRED = ["_ssl", "dateutil", "debugpy", "ipykernel.debugger.Debugger", "jupyter_client.manager"]
 LOADED = """
 import sys
 sorted(
-    {"debugpy", "jupyter_client.manager"} & set(sys.modules)
+    {"_ssl", "dateutil", "debugpy", "jupyter_client.manager"} & set(sys.modules)
     | {"ipykernel.debugger.Debugger"} & {
         f"ipykernel.debugger.{name}" for name in vars(sys.modules["ipykernel.debugger"])
     }
@@ -39,6 +40,12 @@ USES = [
     "get_ipython().kernel.debugger.is_started",
     "type(get_ipython().parent.parent.blocking_client()).__module__",
     "import importlib.util; importlib.util.find_spec('ipykernel.debugger').origin",
+    "ssl = __import__('ssl'); ssl._create_default_https_context = ssl._create_unverified_context",
+    "import http.client; http.client.ssl._create_default_https_context.__name__",
+    "import asyncio.sslproto; asyncio.sslproto.SSLProtocol, asyncio.sslproto.ssl is ssl",
+    "import inspect; type(ssl), inspect.getsourcefile(ssl), ssl.__doc__",
+    "import dateutil.parser as p, dateutil.tz; p.isoparse.__qualname__, dateutil.tz.tzlocal",
+    "get_ipython().kernel.get_parent()['header']['date'].utcoffset()",
 ]
 
 
@@ -65,7 +72,40 @@ async def test_code_finds_no_difference() -> None:
         "import jupyter_client.manager; jupyter_client.KernelManager.__name__",
         "from jupyter_client.multikernelmanager import MultiKernelManager",
         "from jupyter_client.consoleapp import JupyterConsoleApp",
+        "from ssl import *; SSLContext",
+        "import ssl; ssl.nothing = 1; ssl.nothing, ssl.SSLContext",
+        "import ssl; del ssl.SSLContext; hasattr(ssl, 'SSLContext')",
+        "import ssl; 'SSLContext' in vars(ssl), 'SSLContext' in dir(ssl)",
+        "import importlib, ssl; importlib.reload(ssl).SSLContext",
+        "import asyncio; asyncio.sslproto.SSLProtocol",
+        "import asyncio; asyncio.base_events.sslproto.SSLProtocol",
+        "import asyncio; asyncio.selector_events.ssl.SSLContext",
     ],
 )
 async def test_first_use(use: str) -> None:
     assert len(await values_of([use], "1")) == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-30T21:48:05Z",
+        "2026-11-30T21:48:05.123456Z",
+        "2026-11-30T21:48:05.123Z",
+        "2026-11-30T21:48:05.1Z",
+        "2026-11-30T21:48:05.12345Z",
+        "2026-11-30T21:48:05.123456+00:00",
+        "2026-11-30T21:48:05.123456+0000",
+        "2026-11-30T21:48:05.123456-05:30",
+        "2026-11-30T21:48:05",
+    ],
+)
+def test_dates_are_those_of_dateutil(text: str) -> None:
+    ours, theirs = deferred_imports.parse_date(text), isoparse(text)
+    assert (ours, ours.utcoffset()) == (theirs, theirs.utcoffset())
+
+
+@pytest.mark.parametrize("text", ["2026-13-30T21:48:05Z", "2026-11-30T25:48:05Z"])
+def test_dates_that_do_not_exist_are_refused_as_dateutil_does(text: str) -> None:
+    with pytest.raises(ValueError, match="must be in"):
+        deferred_imports.parse_date(text)

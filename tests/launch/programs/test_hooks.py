@@ -37,6 +37,8 @@ HOOKS = (
     "exit",
     "frames",
     "configuration",
+    "address",
+    "children",
     "modules",
     "loaded",
 )

@@ -19,6 +19,7 @@ from . import (
     logs,
     modules,
     network,
+    psutil_imports,
     publishing,
     sending,
     session,
@@ -61,6 +62,8 @@ HOOKS: tuple[Hook, ...] = (
     network.HOOK,
     frames.HOOK,
     configuration.HOOK,
+    psutil_imports.ADDRESS,
+    psutil_imports.CHILDREN,
     modules.FILES,
     modules.NAMES,
 )

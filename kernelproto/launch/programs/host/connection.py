@@ -66,6 +66,7 @@ class Connection:
         self._replies_bytes = 0  # of these, all but messages of the kernel
         self._sent = 0  # the number of the last message of the kernel that was put into _unsent
         self._exit_sent = False
+        self._is_behind = False  # whether messages were left in the log because there was no room
         self._passed: dict[int, int] = {}  # acknowledgements to send
         self._passed_bytes = 0  # the size of their messages
         self.put(frames.pack_json(frames.ANSWER, {"ok": {"version": frames.VERSION}}))
@@ -73,7 +74,7 @@ class Connection:
     @property
     def wants_to_write(self) -> bool:
         """Whether something can be sent once the socket is writable."""
-        return bool(self._unsent)
+        return bool(self._unsent) or self._is_behind
 
     def put(self, data: bytes) -> None:
         """Send bytes, now or as soon as possible."""
@@ -128,6 +129,7 @@ class Connection:
     def pump(self) -> None:
         """Send the messages of the kernel that were not sent yet, as many as there is room for."""
         kernel = self.kernel
+        self._is_behind = False
         if kernel is None or kernel.owner is not self:
             return
         while self._unsent_bytes < _HIGH_WATER:
@@ -150,6 +152,8 @@ class Connection:
                     self._append(message)
                 if self._unsent_bytes >= _HIGH_WATER:
                     break
+        else:
+            self._is_behind = True  # flush() may find room for all of these, and for more
         self.flush()
 
     def beat(self, message: bytes) -> None:

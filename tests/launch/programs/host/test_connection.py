@@ -1,11 +1,12 @@
-"""Acknowledgements of the host: they wait for the next message of the kernel, but not for long."""
+"""The connection of a program to the host: when acknowledgements and messages are sent."""
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,30 @@ class Owned:
                 found += self._reader.feed(self._far.recv(2**16))
             except BlockingIOError:
                 return found
+
+
+class FastReader(socket.socket):
+    """The host's end for a program that reads everything before the host sends the next bytes.
+
+    Attributes:
+        read: the frames that the program has read.
+    """
+
+    def __init__(self, near: socket.socket, far: socket.socket) -> None:
+        super().__init__(fileno=near.detach())
+        self.setblocking(False)
+        far.setblocking(False)
+        self.read: list[Frame] = []
+        self._far = far
+        self._reader = FrameReader(frames.MESSAGE_BYTES)
+
+    def sendmsg(self, buffers: Iterable[Any], *arguments: Any) -> int:
+        left = sent = super().sendmsg(buffers, *arguments)
+        while left:
+            data = self._far.recv(left)
+            self.read += self._reader.feed(data)
+            left -= len(data)
+        return sent
 
 
 @pytest.fixture
@@ -91,3 +116,32 @@ def test_acknowledgement_of_many_bytes_does_not_wait(owned: Owned) -> None:
     owned.connection.passed(frames.SHELL, 9, SMALL)
     owned.connection.finish()
     assert owned.arrived() == []
+
+
+def test_messages_wait_for_room_even_if_the_program_reads_all_at_once(tmp_path: Path) -> None:
+    near, far = socket.socketpair()
+    with FastReader(near, far) as reader, far:
+        owned = Owned(tmp_path, reader, far)
+        for _ in range(60):
+            owned.kernel.log.append(frames.IOPUB, bytes(100_000))
+        owned.connection.pump()
+        turns = 0
+        while owned.connection.wants_to_write:
+            owned.connection.flush()
+            owned.connection.pump()
+            turns += 1
+        messages = [frame.number for frame in reader.read if frame.kind == frames.MESSAGE]
+        assert messages == list(range(1, 61))
+        assert turns > 3  # other programs have their turns meanwhile
+        owned.kernel.log.close()
+
+
+def test_messages_of_a_removed_kernel_are_not_waited_for(owned: Owned) -> None:
+    for _ in range(20):
+        owned.kernel.log.append(frames.IOPUB, bytes(100_000))
+    owned.connection.pump()
+    owned.kernel.owner = None
+    while owned.arrived():
+        owned.connection.flush()
+        owned.connection.pump()
+    assert not owned.connection.wants_to_write
