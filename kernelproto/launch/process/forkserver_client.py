@@ -23,6 +23,7 @@ from typing import Any
 
 from kernelproto.concurrency.turns import turn
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
+from kernelproto.launch.leftovers.watchdog import Hold
 from kernelproto.launch.process.forked import ForkedProcess, ForkRequest
 from kernelproto.launch.process.forkserver_link import Link, Posted
 from kernelproto.launch.process.interface import Exit
@@ -69,6 +70,7 @@ class ForkServerClient:
     Args:
         link: the link to the server; closed at the end.
         process: the server's process; waited for at the end.
+        hold: has the watchdog stay between two kernels; closed at the end.
 
     Attributes:
         dead: whether the server forks no more.
@@ -77,10 +79,11 @@ class ForkServerClient:
         RuntimeError: no thread can be started.
     """
 
-    def __init__(self, link: Link, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, link: Link, process: subprocess.Popen[bytes], hold: Hold) -> None:
         self.dead = False
         self._link = link
         self._process = process
+        self._hold = hold
         self._owner = os.getpid()
         self._state = threading.Lock()  # guards everything below
         self._numbers = itertools.count(1)
@@ -227,6 +230,7 @@ class ForkServerClient:
             self._is_silent = True  # signals are sent without the server from now on
         self._link.close()
         self._end_process()
+        self._hold.close()
         # Init is the parent of the kernels now, and reaps those that have ended.
         for process in processes.values():
             if not process.outlives:
