@@ -22,5 +22,6 @@ SEND_AT_ONCE = "send_at_once"
 
 OnAcknowledged = Callable[[], None]
 
-# Called with the message, which is binary for bytes, and text for a str.
-SendAtOnce = Callable[[bytes | str, OnAcknowledged], bool]
+# Called with the message, which is binary for bytes, and text for a str, and with whether another
+# message follows soon: then the acknowledgement may come a few milliseconds later, with the next.
+SendAtOnce = Callable[[bytes | str, OnAcknowledged, bool], bool]

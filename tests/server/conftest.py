@@ -80,7 +80,9 @@ class Socket:
             raise OSError("the client has disconnected")  # as ASGI servers do
         await self._server_out.send(event)
 
-    def _deliver_at_once(self, data: bytes | str, on_acknowledged: OnAcknowledged) -> bool:
+    def _deliver_at_once(
+        self, data: bytes | str, on_acknowledged: OnAcknowledged, is_followed: bool
+    ) -> bool:
         """Send a message if the network has room; part of the extension (``SendAtOnce``)."""
         if self.gone:
             return False

@@ -11,8 +11,10 @@ client needs.
 
 A client that reconnects receives the missed messages and those that its WebSocket had not
 acknowledged (see ``program.acknowledgements``). A message in transit may arrive twice, with the
-same ``msg_id``. A client that reconnects with ``?last_msg_id=`` receives exactly the messages after
-that one. If messages were deleted before, an output says so.
+same ``msg_id``. One acknowledgement covers all messages of a short request, so a message of a
+running request counts as in transit for up to 10 ms longer. A client that reconnects with
+``?last_msg_id=`` receives exactly the messages after that one. If messages were deleted before, an
+output says so.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.fanout.notices import build_notice
 from kernelproto.fanout.replay_log import Entry
 from kernelproto.fanout.subscriber import Subscriber
-from kernelproto.fanout.traffic import Traffic
+from kernelproto.fanout.traffic import Traffic, announces_more
 from kernelproto.log_fields import logging_about
 from kernelproto.server.asgi_extension import EXTENSION, SEND_AT_ONCE, OnAcknowledged, SendAtOnce
 from kernelproto.server.auth.revocation import Access
@@ -324,8 +326,8 @@ class _ClientConnection:
         frame = self._encode(entry.message, entry.channel)
         if frame is None:
             return True
-        number = self._subscriber.cursor.sent + 1
-        if not send(frame, partial(self._subscriber.acknowledge, number)):
+        acknowledge = partial(self._subscriber.acknowledge, self._subscriber.cursor.sent + 1)
+        if not send(frame, acknowledge, announces_more(entry.message)):
             return False
         self._count(entry.message, entry.channel)
         return True

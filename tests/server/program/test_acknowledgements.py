@@ -146,6 +146,62 @@ async def test_pong_acknowledges_all_messages_before_its_ping(
     assert received == [8, 9]
 
 
+async def test_ping_waits_for_the_message_that_follows_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    latest = "kernelproto.server.program.acknowledgements.LATEST_SECONDS"
+    monkeypatch.setattr(latest, GUARD_SECONDS)
+    received: list[int] = []
+    done = anyio.Event()
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        at_once = scope["extensions"][EXTENSION][SEND_AT_ONCE]
+        for number in range(1, 4):
+            assert at_once(f"<{number}>", partial(received.append, number), number != 3)
+            await receive()
+        monkeypatch.setattr(latest, 0)
+        assert at_once("<4>", partial(received.append, 4), True)
+        await receive()
+        done.set()
+
+    reply = b"\x81\x81" + bytes(4) + b"x"
+    pings = [struct.pack("!Q", 1), struct.pack("!Q", 2)]
+    async with connected(use) as client:
+        seen: list[tuple[int, bytes]] = []
+        for last in (b"<1>", b"<2>"):
+            seen += frames(await read_until(client, last))
+            await client.send(reply)
+        for ping in pings:
+            seen += frames(await read_until(client, ping))
+            await client.send(PONG + ping + reply)
+        await done.wait()
+    texts = [(TEXT, b"<%d>" % number) for number in range(1, 5)]
+    assert seen == [*texts[:3], (PING, pings[0]), texts[3], (PING, pings[1])]
+    assert received == [3, 4]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_late_ping_precedes_the_close_frame(
+    is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelproto.server.program.acknowledgements.LATEST_SECONDS", GUARD_SECONDS)
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        assert scope["extensions"][EXTENSION][SEND_AT_ONCE]("x", list, True)
+        if is_written:
+            await receive()
+        await send({"type": "websocket.close", "code": 1000})
+
+    close_code = (1000).to_bytes(2, "big")
+    async with connected(use) as client:
+        seen: list[tuple[int, bytes]] = []
+        if is_written:
+            seen += frames(await read_until(client, b"x"))
+            await client.send(b"\x81\x81" + bytes(4) + b"x")
+        seen += frames(await read_until(client, close_code))
+    assert seen == [(TEXT, b"x"), (PING, struct.pack("!Q", 1)), (CLOSE, close_code)]
+
+
 async def test_messages_that_are_sent_at_once_keep_their_order() -> None:
     """The application must wait while the buffer is full, and after the end."""
     received: list[int] = []
@@ -153,16 +209,16 @@ async def test_messages_that_are_sent_at_once_keep_their_order() -> None:
 
     async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
         at_once = scope["extensions"][EXTENSION][SEND_AT_ONCE]
-        assert at_once("<1>", partial(received.append, 1))
+        assert at_once("<1>", partial(received.append, 1), False)
         await send({"type": "websocket.send", "text": "<2>", EXTENSION: list})
-        assert at_once(b"<3>", partial(received.append, 3))
+        assert at_once(b"<3>", partial(received.append, 3), False)
         await receive()
         count = 4
-        while at_once("x" * 100_000, partial(received.append, count)):
+        while at_once("x" * 100_000, partial(received.append, count), False):
             count += 1
         await send({"type": "websocket.send", "text": "<4>", EXTENSION: list})
         await send({"type": "websocket.close", "code": 1000})
-        assert not at_once("<5>", list)
+        assert not at_once("<5>", list, False)
         done.set()
 
     async with connected(use) as client:
