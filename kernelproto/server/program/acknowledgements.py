@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
@@ -64,7 +65,7 @@ class AcknowledgementProtocol(PacedWebSocket):
         self._batch: list[bytes] = []
         self._batch_bytes = 0
         self._is_followed = False  # whether another message follows the last one soon
-        self._late_ping: Any = None  # the handle of a timer
+        self._cancel_timer: Callable[[], None] | None = None  # the timer of a late ping
 
     def handle_connect(self, event: Request) -> None:
         """Add the extension to the scope of a new WebSocket."""
@@ -81,7 +82,7 @@ class AcknowledgementProtocol(PacedWebSocket):
         if on_acknowledged is None or self._is_ending():
             self._is_followed = False  # a close frame may follow
             self._write_batch()
-            if self._late_ping is not None:
+            if self._cancel_timer is not None:
                 self._ping_late()
             await super().send(message)
             return
@@ -126,7 +127,7 @@ class AcknowledgementProtocol(PacedWebSocket):
                 data = os.read(self.transport.get_extra_info("socket").fileno(), _LAST_READ_BYTES)
                 self.transport.receive(data)
         super().connection_lost(exc)
-        self._cancel_late_ping()
+        self._stop_timer()
 
     def keepalive_timeout(self) -> None:
         """Abort the connection of a client that answers no ping.
@@ -152,7 +153,7 @@ class AcknowledgementProtocol(PacedWebSocket):
     def _ping(self) -> None:
         """Put a ping behind the messages so far."""
         assert self._on_acknowledged is not None
-        self._cancel_late_ping()
+        self._stop_timer()
         self._pings_sent += 1
         self._pending.append((self._pings_sent, self._on_acknowledged))
         self._unacknowledged = 0
@@ -170,8 +171,8 @@ class AcknowledgementProtocol(PacedWebSocket):
         if self._batch and not self._is_ending():
             if self._unacknowledged and not self._is_followed:
                 self._ping()
-            elif self._unacknowledged and self._late_ping is None:
-                self._late_ping = self.loop.call_later(LATEST_SECONDS, self._ping_late)
+            elif self._unacknowledged and self._cancel_timer is None:
+                self._cancel_timer = self.loop.call_later(LATEST_SECONDS, self._ping_late).cancel
             self.transport.write(b"".join(self._batch))
         self._batch.clear()
         self._batch_bytes = 0
@@ -181,10 +182,10 @@ class AcknowledgementProtocol(PacedWebSocket):
             self._ping()
             self._write_batch()
 
-    def _cancel_late_ping(self) -> None:
-        if self._late_ping is not None:
-            self._late_ping.cancel()
-            self._late_ping = None
+    def _stop_timer(self) -> None:
+        if self._cancel_timer is not None:
+            self._cancel_timer()
+            self._cancel_timer = None
 
     def _is_ending(self) -> bool:
         return self.disconnected or self.close_sent or self.transport.is_closing()
