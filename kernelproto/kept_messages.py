@@ -1,4 +1,4 @@
-"""The interfaces of managers and providers whose kernels' messages outlive this program."""
+"""The interfaces of managers and providers whose kernels and messages outlive this program."""
 
 from __future__ import annotations
 
@@ -39,6 +39,15 @@ class KeepsMessages(Protocol):
 
     def confirm(self, number: int) -> None:
         """Acknowledge all messages up to a number, soon; ignore a lower one than before."""
+        ...
+
+
+@runtime_checkable
+class NotesReadiness(Protocol):
+    """Optional part of a KernelManager: a kernel that never gets ready ends after a time."""
+
+    async def note_ready(self) -> None:
+        """Let the kernel go on without this program: it is ready, so the caller has its handle."""
         ...
 
 

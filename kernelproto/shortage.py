@@ -5,11 +5,34 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from traceback import walk_tb
 
 if sys.platform != "win32":
     import resource
 
 _OF_DISK = {errno.ENOSPC, errno.EDQUOT}
+
+# These numbers have another meaning in calls of epoll and inotify: the limits that sysctl sets. The
+# parts of the names of the modules that make these calls, with the limits by number.
+_WATCHES = (
+    "no more {} can be watched by this user; end some programs, or raise the limit with sysctl {}"
+)
+_OF_MODULES = (
+    (
+        ("selectors", "trio._core._io_epoll"),
+        {errno.ENOSPC: _WATCHES.format("file descriptors", "fs.epoll.max_user_watches")},
+    ),
+    (
+        ("inotify",),
+        {
+            errno.ENOSPC: _WATCHES.format("files", "fs.inotify.max_user_watches"),
+            errno.EMFILE: (
+                "no more files can be watched by this program or user; end some programs, or raise "
+                "the limits with sysctl fs.inotify.max_user_instances and ulimit -n"
+            ),
+        },
+    ),
+)
 _OF_MEMORY = {errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -24,6 +47,8 @@ def shortage(error: BaseException | None) -> str | None:
         number: object = getattr(error, "errno", None)
         if isinstance(error, TooFewDescriptors):
             return error.words
+        if (words := _of_watches(error, number)) is not None:
+            return words
         if number == errno.EMFILE:
             return _too_few_descriptors("no file descriptors are left", _most_open_files())
         if number == errno.ENFILE:
@@ -45,6 +70,17 @@ def shortage(error: BaseException | None) -> str | None:
                 "ulimit -u"
             )
         error = error.__cause__
+    return None
+
+
+def _of_watches(error: BaseException, number: object) -> str | None:
+    """Describe a lack of watches; None if no call of epoll or inotify has raised the error."""
+    for frame, _ in walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__", ""))
+        for names, limits in _OF_MODULES:
+            is_of_module = any(name in module for name in names)
+            if isinstance(number, int) and number in limits and is_of_module:
+                return limits[number]
     return None
 
 

@@ -4,6 +4,10 @@ import copy
 import errno
 import os
 import pickle
+import selectors
+import sys
+from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -35,6 +39,40 @@ def test_shortage_is_named(error: Exception, words: str) -> None:
         raise KernelExitedEarly("cannot run 'python'") from error
     assert words in str(caught.value)
     assert not isinstance(caught.value, KernelExitedEarly)
+
+
+class FullEpoll:
+    """An epoll of a user who has used up fs.epoll.max_user_watches."""
+
+    def register(self, fd: int, events: int) -> None:
+        raise system_error(errno.ENOSPC)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no epoll")
+def test_descriptor_that_cannot_be_watched_is_no_lack_of_disk_space() -> None:
+    reader, writer = os.pipe()
+    with closing(selectors.EpollSelector()) as selector:
+        real, selector._selector = selector._selector, FullEpoll()
+        try:
+            match = r"sysctl fs\.epoll\.max_user_watches"
+            with pytest.raises(LaunchError, match=match), shortages_named():
+                selector.register(reader, selectors.EVENT_READ)
+        finally:
+            selector._selector = real
+            os.close(reader)
+            os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("number", "limit"),
+    [(errno.ENOSPC, "max_user_watches"), (errno.EMFILE, "max_user_instances")],
+)
+def test_file_that_cannot_be_watched_is_no_lack_of_disk_space(number: int, limit: str) -> None:
+    package: dict[str, Any] = {"__name__": "inotify_simple"}
+    exec("def add_watch(error): raise error", package)
+    with pytest.raises(LaunchError, match=rf"sysctl fs\.inotify\.{limit}"), shortages_named():
+        package["add_watch"](system_error(number))
+    assert "fs.inotify" not in str(shortage(system_error(number)))
 
 
 @pytest.mark.parametrize(

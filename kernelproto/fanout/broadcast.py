@@ -9,10 +9,11 @@ from typing import NoReturn
 import anyio
 
 from kernelproto.concurrency.bell import Bell
-from kernelproto.exceptions import ClientClosed, KernelDied, KernelProtoError, fresh
+from kernelproto.exceptions import ClientClosed, KernelProtoError
 from kernelproto.fanout.handover import Handover, reply_content
-from kernelproto.fanout.notices import beside, build_notice, new_header
-from kernelproto.fanout.replay_log import Entry, NumberedMessage, ReplayLog
+from kernelproto.fanout.notices import build_notice, new_header
+from kernelproto.fanout.replay_log import NumberedMessage, ReplayLog
+from kernelproto.fanout.subscriber import Subscriber
 from kernelproto.fanout.takeover import Takeover, join_clients
 from kernelproto.fanout.traffic import Request, Unanswered
 from kernelproto.kept_messages import KeepsMessages
@@ -26,102 +27,6 @@ from kernelproto.wire.message import Message
 _AWAY = "[the server was restarted: earlier outputs of this cell may be missing]\n"
 _LOST = "[this cell ended while no server was running: its last outputs and its result are lost]\n"
 _UNSENT = "[the server was restarted before the kernel received this cell: execute it again]\n"
-
-
-class Subscriber:
-    """One client of a broadcast; ``Broadcast.join`` returns one.
-
-    Attributes:
-        broadcast: the broadcast.
-        cursor: the client's position in the log.
-        cut_off: set when the client cannot continue.
-        reason: the reason for that, in words.
-    """
-
-    def __init__(self, broadcast: Broadcast, session: str, last_msg_id: str | None) -> None:
-        self.cursor = broadcast.log.join(session, last_msg_id)
-        self.cut_off = anyio.Event()
-        self.reason = ""
-        self.broadcast = broadcast
-
-    async def next(self) -> Entry:
-        """Wait for the next message; return the same one until ``advance`` is called.
-
-        Raises:
-            KernelDied: the kernel has died, and there are no more messages.
-            ClientClosed: the kernel was shut down, and there are no more messages.
-        """
-        while (entry := self.broadcast.log.next(self.cursor)) is None:
-            if self.broadcast.failure is not None:
-                raise fresh(self.broadcast.failure)
-            await self.broadcast.wait()
-        return entry
-
-    def advance(self) -> None:
-        """Note that the next message was handed to the client's socket."""
-        self.broadcast.log.advance(self.cursor)
-
-    def acknowledge(self, number: int) -> None:
-        """Note that the client has received every message before a number, and the gap notice."""
-        self.broadcast.acknowledge(self, number)
-
-    def note_request(self, message: Message, channel: ChannelName) -> None:
-        """Note a message that the client is about to send to the kernel."""
-        self.cursor.note_session(message.header.session)
-        self.broadcast.note_request(message, channel)
-
-    async def forward(self, message: Message, channel: ChannelName) -> None:
-        """Send a client's message to the kernel; abort the message if there is no process.
-
-        After the end of the kernel the client may still have outputs to receive, so every message
-        is aborted then.
-
-        Raises:
-            KernelProtoError: the message cannot be sent, although the kernel has not ended.
-        """
-        was_noted = False
-        try:
-            client = await self.broadcast.kernel.current_client()
-            self.note_request(message, channel)
-            was_noted = True
-            await client.forward(message, channel)
-        except KernelProtoError as error:
-            if self.broadcast.failure is None and not isinstance(error, (ClientClosed, KernelDied)):
-                raise
-            if not was_noted:
-                self.note_request(message, channel)
-            self.broadcast.abort(message.msg_id)
-
-    def leave(self) -> None:
-        """Leave before the end of the block, for example while the WebSocket is being closed."""
-        self.broadcast.leave(self)
-
-    def gap_notice(self) -> Message | None:
-        """Return the output that tells the client of lost messages; None if there are none.
-
-        The notice has the parent of the next output, so a notebook shows both in the same cell.
-        """
-        lost = self.cursor.lost
-        if lost == 0:
-            return None
-        # The lost messages can't be attributed to a client: some were for others.
-        amount = "messages" if lost is None else f"up to {lost} messages"
-        text = f"[outputs are missing: the server deleted {amount} before you reconnected]\n"
-        notice = build_notice(Stream("stderr", text))
-        self.broadcast.log.note_gap_notice(self.cursor, notice.msg_id)
-        output = self.broadcast.log.next_output(self.cursor)
-        return notice if output is None else beside(output, notice)
-
-    def check(self) -> None:
-        """Disconnect a client that cannot continue."""
-        if self.cursor.retired:
-            self._cut("another connection with the same session has replaced this one")
-        elif self.broadcast.log.is_overtaken(self.cursor):
-            self._cut("too slow: more output waits than the server keeps")
-
-    def _cut(self, reason: str) -> None:
-        self.reason = self.reason or reason
-        self.cut_off.set()
 
 
 class Broadcast:
@@ -151,7 +56,6 @@ class Broadcast:
         self.log_counts = LogCounts()
         self._on_end = on_end
         self._subscribers: list[Subscriber] = []
-        self._more = Bell()
         self._client_left = Bell()
         self._unanswered = Unanswered()
         self._inherits = False
@@ -252,10 +156,6 @@ class Broadcast:
             if len(self.log.clients) > 1:  # otherwise the source has the position of the client
                 self._note_change()
 
-    async def wait(self) -> None:
-        """Wait for another message, or for the end of the kernel."""
-        await self._more.wait()
-
     def offer(self, message: Message, channel: ChannelName) -> None:
         """Add a message of the kernel; part of ``Watcher``."""
         if self._takeover is not None:
@@ -315,7 +215,8 @@ class Broadcast:
             self.failure = error
             self.kernel.observers.holds = False  # until the kernel has another client
             self.ended.set()
-            self._more.ring()
+            for subscriber in self._subscribers:
+                subscriber.wake()
             self._on_end()
 
     def resume(self) -> None:
@@ -386,7 +287,8 @@ class Broadcast:
         begin = self.log.begin
         self.log.append(message, channel, notice=notice, number=number)
         self._confirm()
-        self._more.ring()
+        for subscriber in self._subscribers:
+            subscriber.note_more()
         if self.log.begin != begin:
             self._check()
 

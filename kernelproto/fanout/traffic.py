@@ -224,6 +224,11 @@ class Unanswered:
             self._bytes -= len(request.message.raw_header)
 
 
+def announces_more(message: Message) -> bool:
+    """Return whether the kernel will send "idle" after this message of a request."""
+    return message.parent_header is not None and not _has_state(message, "idle")
+
+
 def _has_state(message: Message, state: str) -> bool:
     if message.msg_type != "status":
         return False

@@ -44,7 +44,7 @@ class FarKernelManager:
     """The handle on a kernel of another machine.
 
     Implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, IsListed, HasHandle,
-    MayOutlive, KeepsMessages and MayBecomeUnreachable.
+    MayOutlive, NotesReadiness, KeepsMessages and MayBecomeUnreachable.
 
     Args:
         hosted: the handle on the kernel in the host.
@@ -63,6 +63,7 @@ class FarKernelManager:
         self.open_channels = hosted.open_channels
         self.reachability = connect.reachability
         self.list_as = hosted.list_as
+        self.note_ready = hosted.note_ready
         self.output_tail = hosted.output_tail
         self.death_reason = hosted.death_reason
         self.wait = hosted.wait

@@ -22,6 +22,7 @@ from kernelproto.exceptions import (
     KernelProtoError,
     LaunchError,
 )
+from kernelproto.host.facts import Facts
 from kernelproto.host.link import Connect, HostGone, Link, RequestRefused
 from kernelproto.host.local import LocalConnect, host_folder
 from kernelproto.host.manager import HostedKernelManager
@@ -33,7 +34,7 @@ from kernelproto.launch.finder import KernelFinder
 from kernelproto.launch.launcher import launch_errors, readable
 from kernelproto.launch.leftovers.records import Record, sweep
 from kernelproto.launch.process.interpreter import PYTHON_OPTION, interpreter_settings
-from kernelproto.launch.process.limits import Limits, lower_open_files
+from kernelproto.launch.process.limits import lower_open_files
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs import ipykernel
 from kernelproto.launch.spec.configuration import place_in
@@ -45,28 +46,12 @@ logger = logging.getLogger(__name__)
 
 _TOKEN_BYTES = 32
 
-# The linger time until the reply to a launch has arrived. If this program is killed before, no
-# program has the handle of the kernel.
-_UNCLAIMED_SECONDS = 60.0
+# The linger time until a kernel is ready. If this program is killed before, no program has the
+# handle of the kernel.
+_UNREADY_SECONDS = 60.0
 
 # Time to end a kernel after a cancelled launch.
 _UNDO_SECONDS = 5.0
-
-
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """Data for every later owner, from the program that starts a kernel.
-
-    Args:
-        kernel_type: ``provider/name``.
-        command: the command line.
-        interrupt_mode: "signal" or "message".
-        limits: the limits of each process of the kernel.
-    """
-
-    kernel_type: str = ""
-    command: tuple[str, ...] = ()
-    interrupt_mode: str = "signal"
-    limits: Limits | None = None
 
 
 def host_fault(plan: LaunchPlan) -> str | None:
@@ -194,6 +179,9 @@ async def start_on(
 ) -> HostedKernelManager:
     """Send a request to start a kernel to a host.
 
+    A kernel without a linger time has one of a minute until an owner notes that the kernel is
+    ready, or detaches from the kernel.
+
     Args:
         connect: connects to the host.
         handle: the handle of the new kernel.
@@ -205,18 +193,17 @@ async def start_on(
         ValueError: an argument or a variable cannot be handed to a program.
         LaunchError: the host refuses, or has ended.
     """
-    has_no_limit = first["linger"] is None
+    if first["linger"] is None:
+        facts = {**first["facts"], "lifts_linger": True}
+        first = {**first, "linger": _UNREADY_SECONDS, "facts": facts}
     link = Link(
         connect,
         kernel_id=str(handle.place["kernel"]),
         claim=claim or secrets.token_hex(_TOKEN_BYTES),
-        first={**first, "linger": _UNCLAIMED_SECONDS} if has_no_limit else first,
+        first=first,
     )
     try:
-        answer = await link.first_answer()
-        if has_no_limit:
-            await link.request("linger", seconds=None)
-        return _manager(link, handle, answer)
+        return _manager(link, handle, await link.first_answer())
     except RequestRefused as refused:
         await link.aclose()
         raise _launch_error(refused) from None
@@ -296,6 +283,7 @@ def _manager(link: Link, handle: KernelHandle, answer: Mapping[str, Any]) -> Hos
         command=facts.command,
         interrupt_mode=facts.interrupt_mode,
         limits=facts.limits,
+        lifts_linger=facts.lifts_linger,
     )
 
 

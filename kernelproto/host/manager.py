@@ -36,8 +36,8 @@ class HostedKernelManager(SendsSignals):
     """The handle on a kernel of a host, which goes on if this program ends.
 
     Implements KernelManager, BringsChannels, DescribesFailure, ExplainsDeath, HasProcess, IsListed,
-    HasHandle, MayOutlive, KeepsMessages and MayBecomeUnreachable. While the host is unreachable,
-    methods wait.
+    HasHandle, MayOutlive, NotesReadiness, KeepsMessages and MayBecomeUnreachable. While the host is
+    unreachable, methods wait.
 
     Args:
         link: the attachment to the kernel.
@@ -48,6 +48,7 @@ class HostedKernelManager(SendsSignals):
         command: the command line.
         interrupt_mode: "signal" or "message".
         limits: the limits that may end the kernel.
+        lifts_linger: whether the kernel has a linger time only until it is ready.
 
     Attributes:
         kernel_id: a UUID.
@@ -72,6 +73,7 @@ class HostedKernelManager(SendsSignals):
         command: Sequence[str] = (),
         interrupt_mode: str = "signal",
         limits: Limits | None = None,
+        lifts_linger: bool = False,
     ) -> None:
         super().__init__(interrupt_mode)
         self.kernel_id = handle.kernel_id
@@ -84,6 +86,7 @@ class HostedKernelManager(SendsSignals):
         self._info = info
         self._handle = handle
         self._limits = limits
+        self._lifts_linger = lifts_linger
         self._owner = Owner()
         self._killed = False
         self._is_over = False
@@ -201,12 +204,31 @@ class HostedKernelManager(SendsSignals):
                 self._is_over = True
                 await self.link.aclose()
 
+    async def note_ready(self) -> None:
+        """Have the host keep a kernel without a linger time from now on, also without an owner."""
+        self._owner.check("kernel")
+        if self._lifts_linger and not self._is_over:
+            with suppress(HostGone, RequestRefused):  # the kernel has ended
+                await self.link.request("linger", seconds=None)
+            self._lifts_linger = False
+
     async def detach(self) -> None:
         """Release the kernel, which goes on; any program of this user can adopt it."""
         if not self._is_over and self._owner.is_here:
             with anyio.move_on_after(_KILL_SECONDS, shield=True):
                 self.link.protocol.acknowledge()
-                await self.link.sent()
+                try:
+                    await self.note_ready()
+                    await self.link.sent()
+                except KernelProtoError as error:
+                    logger.debug("kernel %s is not there any more: %s", self.kernel_id, error)
+            if self._lifts_linger:
+                logger.warning(
+                    "kernel %s ends after a minute unless a program adopts it: its host did not "
+                    "answer within %g s",
+                    self.kernel_id,
+                    _KILL_SECONDS,
+                )
             self._is_over = True
             with anyio.CancelScope(shield=True):
                 await self.link.aclose()

@@ -15,31 +15,30 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.concurrency.shield import to_the_end
-from kernelproto.exceptions import DiscoveryError, InvalidLaunchParameter, LaunchError
-from kernelproto.host.launch import Facts, adopt_hosted, start_on
+from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
+from kernelproto.host.facts import Facts
+from kernelproto.host.launch import start_on
 from kernelproto.host.manager import HostedKernelManager
 from kernelproto.interfaces import KernelAttributes, KernelHandle, KernelManager
+from kernelproto.kubernetes.adoption import ID, adopt, find_launched, pod_handle
 from kernelproto.kubernetes.api import Api, Connection
-from kernelproto.kubernetes.bodies import Body, text
+from kernelproto.kubernetes.bodies import Body
 from kernelproto.kubernetes.failures import KubernetesError
 from kernelproto.kubernetes.kernel_types import KernelTypes
 from kernelproto.kubernetes.keys import client_context, new_key_pair
 from kernelproto.kubernetes.leftovers import remove_leftovers
 from kernelproto.kubernetes.manager import Pod, PodConnect, PodManager, remove_pod
 from kernelproto.kubernetes.parameters import Launch, check_launch
-from kernelproto.kubernetes.pod import key_pair_of, pod_body, pod_name, program_map, secret_body
+from kernelproto.kubernetes.pod import pod_body, pod_name, program_map, secret_body
 from kernelproto.kubernetes.settings import KubernetesSettings, PodKernel
 from kernelproto.kubernetes.start import wait_for_host, wait_until_it_runs
 from kernelproto.launch.failures import shortages_named
 from kernelproto.launch.host_program import archive
 from kernelproto.launch.launcher import launch_errors
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.launch.spec.configuration import place_in
 from kernelproto.wire.connection import ConnectionInfo
 
 logger = logging.getLogger(__name__)
-
-ID = "kubernetes"
 
 _KEY_BYTES = 32
 
@@ -48,14 +47,6 @@ _SWEEP_SECONDS = 60.0
 
 _CREATE_SECONDS = 20.0
 _UNDO_SECONDS = 45.0
-
-
-class _Place(msgspec.Struct):
-    """The place in a handle of this provider."""
-
-    kernel: str
-    uid: str
-    port: int
 
 
 class PodHost:
@@ -112,26 +103,12 @@ class PodHost:
         self, handle: KernelHandle, *, replays: bool = False
     ) -> tuple[ConnectionInfo, KernelManager]:
         """Take over the kernel of a pod; see KubernetesProvider.adopt()."""
-        place = place_in(handle, _Place)
-        name = pod_name(place.kernel)
-        ended = DiscoveryError(f"the kernel {place.kernel} has ended")
-        async with self._api.connected() as connection:
-            pod = Pod(self._api, name, place.uid)
-            body = await connection.get("pods", name)
-            secret = await connection.get("secrets", name)
-        if body is None or not pod.is_this(body) or secret is None:
-            raise ended
-        address = text(body, "status", "podIP")
-        if not address:
-            raise ended
-        try:
-            pair = key_pair_of(secret)
-            tls = await anyio.to_thread.run_sync(client_context, pair)
-        except (ValueError, OSError) as error:
-            raise DiscoveryError(f"the Secret of pod {name!r} cannot be used: {error}") from error
-        connect = PodConnect(pod, (address, place.port), tls)
-        info, hosted = await adopt_hosted(handle, connect, replays=replays)
-        return info, PodManager(hosted, connect)
+        return await adopt(self._api, handle, replays=replays)
+
+    async def find_launched(self, name: str, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of a listed kernel; see KubernetesProvider.find_launched()."""
+        kernel_type = f"{ID}/{name}"
+        return await find_launched(self._api, self._instance, self._port, kernel_type, kernel_id)
 
     async def remove_leftovers(self) -> int:
         """Remove leftovers; see KubernetesProvider.remove_leftovers()."""
@@ -163,6 +140,7 @@ class PodHost:
                 program=await self._store_program(connection),
                 port=self._port,
                 resources=launch.resources,
+                listed_as=launch.listed_as,
             )
             undo.push_async_callback(self._undo, name)
             made = await self._create(connection, body, undo)
@@ -249,14 +227,9 @@ class PodHost:
                 "kernel_name": kernel_type,
             },
             "parent_variable": False,
+            "record": {"listed_as": launch.listed_as},
             "facts": msgspec.to_builtins(facts),
         }
-        place = _Place(kernel=kernel_id, uid=connect.pod.uid, port=self._port)
-        handle = KernelHandle(
-            host=ID,
-            kernel_type=kernel_type,
-            kernel_id=kernel_id,
-            place=msgspec.to_builtins(place),
-        )
+        handle = pod_handle(kernel_type, kernel_id, connect.pod.uid, self._port)
         with launch_errors(launch.command, cwd):
             return await start_on(connect, handle, first)

@@ -64,7 +64,8 @@ def _is_left(pod: Body, now: float) -> bool:
         return end is not None
     if end is None and runs(pod):
         return False
-    if _owner_is_gone(text(pod, "metadata", "annotations", OWNER_NOTE)):
+    owner = owner_of(pod)
+    if owner is not None and owner.is_gone:
         return True
     since = _ended_at(pod) if end is not None else None
     if since is not None:
@@ -73,23 +74,25 @@ def _is_left(pod: Body, now: float) -> bool:
         queue_seconds = float(text(pod, "metadata", "annotations", QUEUE_NOTE))
     except ValueError:
         return False
-    made = _seconds(text(pod, "metadata", "creationTimestamp"))
+    made = seconds_of(text(pod, "metadata", "creationTimestamp"))
     return now > made + queue_seconds + _MARGIN_SECONDS
 
 
-def _owner_is_gone(owner: str) -> bool:
+def owner_of(pod: Body) -> ProcessId | None:
+    """Return the program that has launched the kernel of a pod; None if unknown."""
     try:
-        return msgspec.json.decode(owner, type=ProcessId).is_gone
+        return msgspec.json.decode(text(pod, "metadata", "annotations", OWNER_NOTE), type=ProcessId)
     except ValueError:
-        return False
+        return None
 
 
 def _ended_at(pod: Body) -> float | None:
     """Return when the last container has ended, in seconds since the epoch; None if unknown."""
     statuses = items(part(pod, "status"), "containerStatuses")
     times = [text(each, "state", "terminated", "finishedAt") for each in statuses]
-    return max((_seconds(time) for time in times if time), default=None)
+    return max((seconds_of(time) for time in times if time), default=None)
 
 
-def _seconds(time: str) -> float:
+def seconds_of(time: str) -> float:
+    """Return a time of Kubernetes in seconds since the epoch."""
     return datetime.fromisoformat(time).timestamp()

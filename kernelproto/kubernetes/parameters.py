@@ -9,7 +9,7 @@ import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter
 from kernelproto.kubernetes.pod import CONNECTION_FILE
-from kernelproto.kubernetes.settings import PodKernel
+from kernelproto.kubernetes.settings import Label, PodKernel
 from kernelproto.launch.spec.parameters import (
     LaunchParameters,
     fill_in,
@@ -18,7 +18,7 @@ from kernelproto.launch.spec.parameters import (
 )
 from kernelproto.launch.spec.schema import ParameterSchema
 
-_TAKES = ("env", "transport", "encryption", "detached")
+_TAKES = ("env", "transport", "encryption", "detached", "listed_as")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,12 +29,14 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         env: the variables of the kernel, in addition to those of the pod.
         linger: seconds that the kernel goes on without an owner; None means without a limit.
         resources: the resources of the container.
+        listed_as: the id under which other programs find the kernel; "" for that of the kernel.
     """
 
     command: tuple[str, ...]
     env: Mapping[str, str]
     linger: float | None
     resources: Mapping[str, Any]
+    listed_as: str
 
 
 def check_launch(
@@ -62,6 +64,12 @@ def check_launch(
             "launch parameter 'transport' cannot be 'tcp': a kernel in a pod listens on ipc, and "
             "the host in its pod passes its messages on over tcp with TLS"
         )
+    if not is_label(parameters.listed_as):
+        raise InvalidLaunchParameter(
+            f"launch parameter 'listed_as' cannot be {parameters.listed_as[:100]!r}: the id "
+            "becomes a label of the pod, so give at most 63 letters, digits and ._- with a letter "
+            "or digit at both ends"
+        )
     # Nothing is inherited from this program, which is on another machine.
     variables = kernel_environment(kernel.env, parameters.env, parameters.values, inherited={})
     names = {"connection_file": CONNECTION_FILE, "kernel_id": kernel_id}
@@ -70,7 +78,17 @@ def check_launch(
         env=variables,
         linger=None if parameters.detached else kernel.linger,
         resources=_resources(kernel, parameters.values),
+        listed_as=parameters.listed_as,
     )
+
+
+def is_label(text: str) -> bool:
+    """Return whether a text can be the value of a label."""
+    try:
+        msgspec.convert(text, Label)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _resources(kernel: PodKernel, values: Mapping[str, str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from kernelproto.kubernetes.settings import PodKernel
 
 LABEL = "kernelproto.io/kernel"
 INSTANCE_LABEL = "kernelproto.io/instance"
+LISTED_LABEL = "kernelproto.io/listed-as"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "kernelproto"
 
@@ -68,6 +69,7 @@ def pod_body(
     program: str,
     port: int,
     resources: Mapping[str, Any],
+    listed_as: str = "",
 ) -> dict[str, Any]:
     """Return the pod of a kernel.
 
@@ -80,6 +82,7 @@ def pod_body(
         program: the name of the ConfigMap with the program of the host.
         port: the port of the host.
         resources: the resources of the container.
+        listed_as: the id under which other programs find the kernel, a label; "" for *kernel_id*.
     """
     name = pod_name(kernel_id)
     container: dict[str, Any] = {
@@ -147,7 +150,11 @@ def pod_body(
         "kind": "Pod",
         "metadata": {
             "name": name,
-            "labels": {**kernel.labels, **labels_of(kernel_id, instance)},
+            "labels": {
+                **kernel.labels,
+                **labels_of(kernel_id, instance),
+                LISTED_LABEL: listed_as or kernel_id,
+            },
             "annotations": {
                 TYPE_NOTE: kernel_type,
                 OWNER_NOTE: owner,

@@ -107,8 +107,8 @@ class KubernetesProvider:
         Args:
             name: the name of a kernel type.
             cwd: the kernel's working directory in the pod; by default that of the image.
-            launch_params: ``env``, ``encryption``, ``detached`` and those that the schema of the
-                kernel type declares, such as ``cpu`` and ``memory``.
+            launch_params: ``env``, ``encryption``, ``detached``, ``listed_as`` and those that the
+                schema of the kernel type declares, such as ``cpu`` and ``memory``.
 
         Raises:
             NoSuchKernel: there is no such kernel type.
@@ -135,6 +135,19 @@ class KubernetesProvider:
     async def adopt_messages(self, handle: KernelHandle) -> tuple[ConnectionInfo, KernelManager]:
         """Take over a kernel with all messages that its host still has; see ``AdoptsMessages``."""
         return await self._host.adopt(handle, replays=True)
+
+    async def find_launched(self, name: str, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of the kernel that is listed under an id; see FindsLaunched.
+
+        A pod whose launch was interrupted before the start of the kernel is removed.
+
+        Raises:
+            KernelInUse: a running program is launching the kernel.
+            DiscoveryError: the Secret of the pod cannot be used.
+            LaunchError: the API or the host cannot be reached, or a program on another machine may
+                be launching the kernel.
+        """
+        return None if self._configured is None else await self._host.find_launched(name, kernel_id)
 
     async def remove_leftovers(self) -> int:
         """Remove pods of this instance that no program needs; return their number.

@@ -14,6 +14,7 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.concurrency.process_owner import Owner
+from kernelproto.concurrency.shield import to_the_end
 from kernelproto.exceptions import LaunchError
 from kernelproto.interfaces import DeathReason, KernelHandle
 from kernelproto.launch.address.ports import address_was_taken
@@ -23,6 +24,7 @@ from kernelproto.launch.output.forward import Forwarder
 from kernelproto.launch.process.interface import Process
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.proc import oom_kills
+from kernelproto.launch.process.signals import still_runs
 from kernelproto.launch.process.wrapped import interrupt_wrapped
 from kernelproto.launch.programs.watchdog import kill_members, reap_orphans, remove_files
 from kernelproto.launch.signalling import require_signals
@@ -125,6 +127,7 @@ class LocalKernelManager:
         self._owner = Owner()
         self._oom_kills = oom_kills()
         self._is_detached = False
+        self._are_members_ended = False
         self._is_over = False
 
     @property
@@ -194,35 +197,24 @@ class LocalKernelManager:
 
         ``cleanup`` cannot be cancelled half-way, takes at most 5 seconds, and may be called again
         and by several tasks at once. A process that SIGKILL does not end in this time, because it
-        hangs in a system call, is logged and left running.
+        hangs in a system call, is logged and left running. Its record stays: ``cleanup`` may be
+        called again, and after the end of this program, the watchdog or the next launch ends and
+        removes what is left.
         """
         if self._is_detached or not self._owner.is_here:
             return
-        members_ended = False
         try:
-            with anyio.move_on_after(_KILL_SECONDS, shield=True) as waiting:
-                self._process.kill()
-                await self._process.wait()
-                # In a thread, because the kill reads the environment of every process of the
-                # machine.
-                await anyio.to_thread.run_sync(self._kill_members)
-                members_ended = True
-            if waiting.cancelled_caught:
-                logger.warning(
-                    "process %d of kernel %s still runs %g s after SIGKILL",
-                    self.pid,
-                    self.kernel_id,
-                    _KILL_SECONDS,
-                )
+            await to_the_end(self._end_processes, seconds=_KILL_SECONDS)
+            if not self._are_members_ended:
+                self._report_left()
         finally:
-            if not members_ended:  # cancel() of an asyncio task gets through a shield
-                self._kill_members()
             self._process.close()
             self._output.close()
             self._files.remove()
-            self._record.remove()
-            if self._watch is not None:  # last: until then the watchdog removes the rest
-                self._watch.close()
+            if self._are_members_ended:
+                self._record.remove()
+                if self._watch is not None:  # last: until then the watchdog removes the rest
+                    self._watch.close()
             self._is_over = True
         if self._forwarder is not None:
             with anyio.CancelScope(shield=True):
@@ -300,6 +292,28 @@ class LocalKernelManager:
                 "it was killed, perhaps because the machine ran out of memory", "out_of_memory"
             )
         return None
+
+    async def _end_processes(self) -> None:
+        self._process.kill()
+        await self._process.wait()
+        # In a thread, because the kill reads the environment of every process of the machine. A
+        # process that hangs may block the thread, so the thread is left alone after the time limit.
+        await anyio.to_thread.run_sync(self._kill_members, abandon_on_cancel=True)
+        self._are_members_ended = True
+
+    def _report_left(self) -> None:
+        """Log what cleanup() has left, and what the user can do."""
+        left = f"processes with the environment variable KERNELPROTO_KERNEL_ID={self.kernel_id} "
+        left += f"may still run: they were not found within {_KILL_SECONDS:g} s, because a read of "
+        left += "/proc blocks"
+        if not self._process.poll():
+            left = still_runs(self.pid, _KILL_SECONDS)
+        logger.warning(
+            "kernel %s: %s; the record of the kernel stays, and the next launch after the end of "
+            "this program removes what is left",
+            self.kernel_id,
+            left,
+        )
 
     def _kill_members(self) -> None:
         # Linux has ended all processes of a sandbox with the first one.

@@ -14,9 +14,10 @@ import anyio.to_thread
 import msgspec
 
 from kernelproto.exceptions import InvalidLaunchParameter, KernelProtoError
+from kernelproto.host.facts import Facts
 from kernelproto.host.far_manager import FarKernelManager
 from kernelproto.host.inquiry import ask_host
-from kernelproto.host.launch import Facts, adopt_hosted, host_fault, start_on
+from kernelproto.host.launch import adopt_hosted, host_fault, start_on
 from kernelproto.host.link import LOST, HostGone, RequestRefused
 from kernelproto.interfaces import KernelHandle, KernelManager
 from kernelproto.launch.host_program import archive

@@ -34,6 +34,7 @@ from kernelproto.interfaces import (
     MayOutlive,
     OpenChannels,
 )
+from kernelproto.kept_messages import NotesReadiness
 from kernelproto.launch.failures import (
     LONGER_QUEUE,
     MORE_TIME,
@@ -123,6 +124,8 @@ class Instance:
                     tasks.start_soon(self._stop_while_unreachable, clock)
                     await self.client.wait_for_ready()
                     await self._reach_shell()
+                    if isinstance(self.manager, NotesReadiness):
+                        await self.manager.note_ready()
             except KernelDied as error:
                 raise exited_early(self.manager, error.returncode) from None
             self.ready_at = anyio.current_time()

@@ -9,9 +9,11 @@ import anyio
 import pytest
 
 from kernelproto import ClientClosed, Kernel, KernelDied, KernelFinder, run_kernel
-from kernelproto.fanout.broadcast import Broadcast, Subscriber
+from kernelproto.fanout.broadcast import Broadcast
 from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.fanout.handover import Handover
+from kernelproto.fanout.replay_log import Entry
+from kernelproto.fanout.subscriber import Subscriber
 from kernelproto.fanout.traffic import Request
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.connection import ChannelName
@@ -79,6 +81,53 @@ async def test_subscriber_waits_for_the_next_message() -> None:
             await kernel.execute("say x")
             await anyio.wait_all_tasks_blocked()
             assert read == ["x"]
+
+
+async def test_message_is_sent_at_once_while_its_subscriber_waits() -> None:
+    """A refused message, and each after a refusal until the subscriber waits again, is returned."""
+    async with running() as (_, kernel, broadcasts), anyio.create_task_group() as tasks:
+        with broadcasts.of(kernel).join("a", None) as subscriber:
+            at_once: list[str] = []
+            returned: list[str] = []
+
+            def send(entry: Entry) -> bool:
+                if entry.message.msg_type == "stream":
+                    text = entry.message.content.text
+                    if text == "fails":
+                        raise RuntimeError(text)
+                    if text == "refused":
+                        return False
+                    at_once.append(text)
+                return True
+
+            async def read() -> None:
+                while True:
+                    message = (await subscriber.next(send)).message
+                    subscriber.advance()
+                    if message.msg_type == "stream":
+                        returned.append(message.content.text)
+
+            tasks.start_soon(read)
+            await anyio.wait_all_tasks_blocked()
+            for text in ("1", "refused", "2", "fails", "3"):
+                await kernel.execute(f"say {text}")
+                await anyio.wait_all_tasks_blocked()
+            assert (at_once, returned) == (["1", "2", "3"], ["refused", "fails"])
+            tasks.cancel_scope.cancel()
+
+
+async def test_message_after_the_wait_was_cancelled_is_not_sent_at_once() -> None:
+    async with running() as (_, kernel, broadcasts), anyio.create_task_group() as tasks:
+        with broadcasts.of(kernel).join("a", None) as subscriber:
+            sent: list[Entry] = []
+            tasks.start_soon(subscriber.next, sent.append)
+            await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+            with anyio.CancelScope(shield=True):
+                await anyio.wait_all_tasks_blocked()
+                await kernel.execute("say x")
+                assert sent == []
+                assert await read_texts(subscriber, 1) == ["x"]
 
 
 async def test_slow_subscriber_is_cut_off() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kernelproto.fanout import traffic
-from kernelproto.fanout.traffic import Traffic, Unanswered
+from kernelproto.fanout.traffic import Traffic, Unanswered, announces_more
 from kernelproto.wire.message import Header, Message
 
 
@@ -149,3 +149,12 @@ def test_oldest_request_is_forgotten_beyond_the_limits(monkeypatch, limit: str, 
     assert requests[-1].message.msg_id == "099"
     assert sum(len(part) for r in requests for part in r.message.parts) < 1000
     assert open_requests._bytes == 0
+
+
+def test_idle_is_the_last_message_of_a_request() -> None:
+    execute = message("execute_request", "1")
+    busy, idle = ({"execution_state": state} for state in ("busy", "idle"))
+    assert announces_more(message("status", "2", execute, busy))
+    assert announces_more(message("execute_reply", "3", execute))
+    assert not announces_more(message("status", "4", execute, idle))
+    assert not announces_more(message("status", "5", content=busy))

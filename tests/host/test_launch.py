@@ -15,7 +15,9 @@ from kernelproto.exceptions import (
     KernelInUse,
 )
 from kernelproto.host import link as link_module
+from kernelproto.host.inquiry import ask_host
 from kernelproto.host.launch import adopt_hosted, host_fault, launch_hosted
+from kernelproto.host.local import LocalConnect
 from kernelproto.launch.leftovers.records import read_records
 from kernelproto.launch.process.limits import Limits
 from kernelproto.launch.process.proc import children
@@ -32,21 +34,21 @@ SLEEP = LaunchPlan(
     transport="ipc",
 )
 
-# It is killed when the host has replied.
+# It is killed between the launch of a kernel and the first message of the kernel, which sends none.
 KILLED = """
 import os, signal
 import anyio
 from kernelproto.host import launch
-from kernelproto.host.link import Link
 from kernelproto.launch.spec.plan import LaunchPlan
 
-async def end(*_, **__):
+launch._UNREADY_SECONDS = 0.2
+argv = ("/bin/sh", "-c", "exec sleep 1000", "{connection_file}")
+
+async def main():
+    await launch.launch_hosted(LaunchPlan(argv=argv, transport="ipc"))
     os.kill(os.getpid(), signal.SIGKILL)
 
-launch._UNCLAIMED_SECONDS = 0.2
-Link.request = end
-argv = ("/bin/sh", "-c", "exec sleep 1000", "{connection_file}")
-anyio.run(launch.launch_hosted, LaunchPlan(argv=argv, transport="ipc"))
+anyio.run(main)
 """
 
 
@@ -67,10 +69,42 @@ async def test_adoption_keeps_the_contract() -> None:
     await check_adoption(Adopting(), lambda: launch_hosted(SLEEP))
 
 
-async def test_kernel_whose_launcher_is_killed_before_the_end_of_the_launch_ends() -> None:
+async def test_kernel_whose_launcher_is_killed_before_the_kernel_is_ready_ends() -> None:
     """The launch has no linger time; the fixture waits for the end of the host."""
     program = await anyio.run_process([sys.executable, "-c", KILLED], check=False, stderr=None)
     assert program.returncode == -signal.SIGKILL
+
+
+async def linger_time(folder: str) -> float | None:
+    (kernel,) = (await ask_host(LocalConnect(folder, starts=False), "list"))["kernels"]
+    return kernel["linger"]
+
+
+@pytest.mark.parametrize("adopts", [False, True])
+async def test_kernel_without_a_linger_time_has_one_until_it_is_ready(folder, adopts) -> None:
+    _, manager = await launch_hosted(SLEEP)
+    if adopts:  # the first owner was killed before
+        await manager.link.aclose()
+        _, manager = await adopt_hosted(manager.handle())
+    assert await linger_time(folder) == 60
+    await manager.note_ready()
+    assert await linger_time(folder) is None
+    await manager.cleanup()
+
+
+async def test_detached_kernel_without_a_linger_time_stays_without(folder) -> None:
+    _, manager = await launch_hosted(SLEEP)
+    await manager.detach()
+    assert await linger_time(folder) is None
+    _, manager = await adopt_hosted(manager.handle())
+    await manager.cleanup()
+
+
+async def test_linger_time_of_a_launch_stays_when_the_kernel_is_ready(folder) -> None:
+    _, manager = await launch_hosted(SLEEP, linger=100)
+    await manager.note_ready()
+    assert await linger_time(folder) == 100
+    await manager.cleanup()
 
 
 async def test_files_and_record_are_there_until_the_end(folder, runtime_dir) -> None:

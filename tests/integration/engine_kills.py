@@ -25,11 +25,11 @@ import anyio
 from kernelproto import KernelFinder, run_kernel
 
 async def main():
-    kind, config = json.loads(sys.argv[1])
+    kind, config, params = json.loads(sys.argv[1])
     finder = KernelFinder.from_entrypoints()
     finder.load_config({kind: config})
     print("begun", flush=True)
-    async with run_kernel(f"{kind}/short", finder=finder) as kernel:
+    async with run_kernel(f"{kind}/short", finder=finder, launch_params=params) as kernel:
         print("launched", flush=True)
         await kernel.execute("6 * 7")
     print("ended", flush=True)
@@ -53,7 +53,7 @@ SCRIPTS = {
 
 def kill_at_random(kind: str, config: Mapping[str, object]) -> str:
     """Kill a program that launches a kernel; return the last step that it has told."""
-    with _program(kind, config, os.environ) as program:
+    with _program(kind, config, None, os.environ) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "begun\n"
         time.sleep(random.random() * LONGEST_SECONDS)
@@ -61,8 +61,13 @@ def kill_at_random(kind: str, config: Mapping[str, object]) -> str:
         return (["begun", *program.stdout.read().split()])[-1]
 
 
-def kill_at(step: str, kind: str, config: Mapping[str, object]) -> None:
-    """Kill a program at one of STEPS.
+def kill_at(
+    step: str,
+    kind: str,
+    config: Mapping[str, object],
+    params: Mapping[str, object] | None = None,
+) -> None:
+    """Kill a program at one of STEPS; *params* are the launch parameters.
 
     Raises:
         AssertionError: the program came to the next step.
@@ -75,7 +80,7 @@ def kill_at(step: str, kind: str, config: Mapping[str, object]) -> None:
                 script.write_text(f'#!/bin/sh\n{order}\nexec {real} "$@"\n')
                 script.chmod(0o755)
         path = f"{folder}:{os.environ['PATH']}"
-        with _program(kind, config, {**os.environ, "PATH": path}) as program:
+        with _program(kind, config, params, {**os.environ, "PATH": path}) as program:
             said, _ = program.communicate(timeout=120)
         assert (said, program.returncode) == ("begun\n", -9), (step, said, program.returncode)
 
@@ -96,9 +101,12 @@ def processes_of(folder: str) -> list[str]:
 
 
 def _program(
-    kind: str, config: Mapping[str, object], env: Mapping[str, str]
+    kind: str,
+    config: Mapping[str, object],
+    params: Mapping[str, object] | None,
+    env: Mapping[str, str],
 ) -> subprocess.Popen[str]:
-    argument = json.dumps([kind, config])
+    argument = json.dumps([kind, config, params])
     return subprocess.Popen(
         [sys.executable, "-c", LAUNCH, argument], stdout=subprocess.PIPE, text=True, env=env
     )

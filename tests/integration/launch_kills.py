@@ -4,10 +4,10 @@ Run by hand, as root, after ``make kubernetes``: ``python -m tests.integration.l
 [SEED]``; ``clusters`` does the same. Each program is killed at one step of its launch, at once or a
 random time later: before and behind the calls that create the pod and the Secret, while the pod
 waits (for a node that there is, or for none), while the host starts, before and behind its reply,
-and after the launch. Programs on asyncio and on Trio take turns, and kernels with and without a
-linger time; the latter are killed at the steps themselves, as a launched one goes on for ever.
-A pod may never have two kernels. After the next launch, and the linger times, no pod and no Secret
-may be left. The exit status is 1 if anything is wrong.
+before the kernel is ready, and after the launch. Programs on asyncio and on Trio take turns, and
+kernels with and without a linger time; the latter are killed at the steps themselves, as a kernel
+that was ready goes on for ever. A pod may never have two kernels. After the next launch, and the
+linger times, no pod and no Secret may be left. The exit status is 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ STEPS = {
     "host": 0.5,
     "reply": 0.3,
     "replied": 0.0,
+    "ready": 0.0,
     "launched": 0.1,
 }
 
@@ -53,11 +54,12 @@ PROGRAM = """
 import json, os, signal, sys, threading
 import anyio
 from kernelproto import KernelFinder, start_kernel
+from kernelproto.client.client import KernelClient
 from kernelproto.host.link import Link
 from kernelproto.kubernetes import launch
 from kernelproto.kubernetes.api import Connection
 
-config, backend, kernel_type, detached, last, delay = json.loads(sys.argv[1])
+config, backend, kernel_type, detached, last, delay, params = json.loads(sys.argv[1])
 
 def end():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -84,7 +86,7 @@ async def noted_create(self, kind, body):
 async def main():
     finder = KernelFinder.from_entrypoints()
     finder.load_config({"kubernetes": config})
-    await start_kernel(kernel_type, finder=finder, detached=detached)
+    await start_kernel(kernel_type, finder=finder, detached=detached, launch_params=params)
     note("launched")
     await anyio.sleep_forever()
 
@@ -95,7 +97,14 @@ async def noted_answer(self):
     note("replied")
     return answer
 
+wait_for_ready = KernelClient.wait_for_ready
+
+async def noted_ready(self):
+    await wait_for_ready(self)
+    note("ready")
+
 Connection.create = noted_create
+KernelClient.wait_for_ready = noted_ready
 Link.first_answer = noted_answer
 launch.wait_until_it_runs = noted("wait", launch.wait_until_it_runs)
 launch.wait_for_host = noted("host", launch.wait_for_host)
@@ -138,14 +147,32 @@ def kill_launch(
     round_number = number // len(STEPS)
     name, last = ("nowhere", "wait") if step == "no node" else ("python", step)
     detached = round_number % 4 >= 2 and step != "launched"
-    argument = [
-        {"kubeconfig": kernels.kubeconfig, "kernels": msgspec.to_builtins(settings)},
-        ("asyncio", "trio")[round_number % 2],
-        f"kubernetes/{name}",
-        detached,
+    reached = run_and_kill(
+        kernels,
+        settings,
+        name,
         last,
-        0 if detached else choices.uniform(0, STEPS[step]),
-    ]
+        backend=("asyncio", "trio")[round_number % 2],
+        detached=detached,
+        delay=0 if detached else choices.uniform(0, STEPS[step]),
+    )
+    return "no node" if step == "no node" else reached
+
+
+def run_and_kill(
+    kernels: Kernels,
+    settings: dict[str, PodKernel],
+    name: str,
+    step: str,
+    *,
+    backend: str = "asyncio",
+    detached: bool = True,
+    delay: float = 0,
+    params: dict[str, object] | None = None,
+) -> str:
+    """Kill a program that launches a kernel, some seconds behind a step; return its last step."""
+    config = {"kubeconfig": kernels.kubeconfig, "kernels": msgspec.to_builtins(settings)}
+    argument = [config, backend, f"kubernetes/{name}", detached, step, delay, params]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, json.dumps(argument)],
         stdout=subprocess.PIPE,
@@ -153,7 +180,7 @@ def kill_launch(
         timeout=LEFT_SECONDS,
     )
     assert done.returncode == -signal.SIGKILL, done
-    return "no node" if step == "no node" else done.stdout.splitlines()[-1]
+    return done.stdout.splitlines()[-1]
 
 
 async def launch_next(kernels: Kernels, kernel: PodKernel) -> None:

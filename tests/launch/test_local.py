@@ -230,9 +230,10 @@ async def test_process_that_does_not_end(runtime_dir, monkeypatch, caplog) -> No
         await manager.cleanup()
     assert str(manager.pid) in caplog.text
     assert await manager.is_alive()
-    assert list(runtime_dir.iterdir()) == []
+    assert [record.kernel_id for record in read_records()] == [manager.kernel_id]
     await manager.cleanup()
     assert not await manager.is_alive()
+    assert list(runtime_dir.iterdir()) == []
 
 
 async def test_cleanup_ends_processes_that_have_left_the_group(mailbox, until_gone) -> None:

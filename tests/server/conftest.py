@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from kernelproto import Backoff, KernelFinder, KernelPool, RestartPolicy, Timeouts
 from kernelproto.interfaces import User, UserRequest
 from kernelproto.server import Settings, create_app
-from kernelproto.server.asgi_extension import EXTENSION
+from kernelproto.server.asgi_extension import EXTENSION, SEND_AT_ONCE, OnAcknowledged
 from kernelproto.server.auth.authenticators import token_of
 from kernelproto.testing import Exchange, FakeKernel, FakeProvider
 from kernelproto.wire.connection import ChannelName
@@ -48,7 +48,9 @@ class Socket:
         gone: set to let the network fail before the server notices.
     """
 
-    def __init__(self, app: Starlette, scope: dict[str, Any], *, buffered: float) -> None:
+    def __init__(
+        self, app: Starlette, scope: dict[str, Any], *, buffered: float, acknowledges: bool
+    ) -> None:
         self.subprotocol: str | None = None
         self.refused: int | None = None
         self.refusal = b""
@@ -56,6 +58,8 @@ class Socket:
         self.gone = False
         self._app = app
         self._scope = scope
+        if acknowledges:
+            scope["extensions"][EXTENSION] = {SEND_AT_ONCE: self._deliver_at_once}
         self._to_server, self._server_in = anyio.create_memory_object_stream[Any](100)
         self._server_out, self._from_server = anyio.create_memory_object_stream[Any](buffered)
         self._session = f"session-{id(self)}"
@@ -75,6 +79,20 @@ class Socket:
         if self.gone:
             raise OSError("the client has disconnected")  # as ASGI servers do
         await self._server_out.send(event)
+
+    def _deliver_at_once(
+        self, data: bytes | str, on_acknowledged: OnAcknowledged, is_followed: bool
+    ) -> bool:
+        """Send a message if the network has room; part of the extension (``SendAtOnce``)."""
+        if self.gone:
+            return False
+        key = "text" if isinstance(data, str) else "bytes"
+        event = {"type": "websocket.send", key: data, EXTENSION: on_acknowledged}
+        try:
+            self._server_out.send_nowait(event)
+        except (anyio.WouldBlock, anyio.BrokenResourceError):
+            return False
+        return True
 
     async def _take(self) -> Any:
         event = await self._from_server.receive()
@@ -216,12 +234,9 @@ class Server:
             "server": ("server.test", 80),
             "subprotocols": list(subprotocols),
             "state": {},
-            "extensions": {
-                "websocket.http.response": {},
-                **({EXTENSION: {}} if acknowledges else {}),
-            },
+            "extensions": {"websocket.http.response": {}},
         }
-        socket = Socket(self.app, scope, buffered=buffered)
+        socket = Socket(self.app, scope, buffered=buffered, acknowledges=acknowledges)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(socket.serve)
             await socket.open()

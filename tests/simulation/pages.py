@@ -12,7 +12,8 @@ import anyio
 
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import ClientClosed, KernelProtoError
-from kernelproto.fanout.broadcast import Broadcast, Subscriber
+from kernelproto.fanout.broadcast import Broadcast
+from kernelproto.fanout.subscriber import Subscriber
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.content import ExecuteRequest
 from kernelproto.wire.message import PROTOCOL_VERSION, Header, Message

@@ -23,8 +23,9 @@ from kernelproto import (
 )
 from kernelproto.concurrency.task_groups import background_tasks
 from kernelproto.exceptions import PoolError, RegistryError
-from kernelproto.fanout.broadcast import Broadcast, Subscriber
+from kernelproto.fanout.broadcast import Broadcast
 from kernelproto.fanout.broadcasts import Broadcasts
+from kernelproto.fanout.subscriber import Subscriber
 from kernelproto.supervise import Backoff
 from kernelproto.wire.connection import ChannelName
 from kernelproto.wire.message import Message

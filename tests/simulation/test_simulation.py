@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from kernelproto.fanout.broadcast import Subscriber
 from kernelproto.fanout.replay_log import Entry
+from kernelproto.fanout.subscriber import Subscriber
 from kernelproto.pool.keeping import KeepingExecutor
 from kernelproto.pool.kept_kernel import KeptKernel
 from kernelproto.pool.launcher import PoolLauncher, StartOptions

@@ -31,8 +31,8 @@ from kernelproto.exceptions import (
     LocalProtocolError,
     MalformedMessage,
 )
-from kernelproto.fanout.broadcast import Subscriber
 from kernelproto.fanout.notices import beside, build_notice
+from kernelproto.fanout.subscriber import Subscriber
 from kernelproto.jupyter.server.limits import OutputLimit, Rates, hide_traceback
 from kernelproto.supervise import Kernel
 from kernelproto.wire.connection import ChannelName

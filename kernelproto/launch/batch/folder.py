@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import msgspec
 
-from kernelproto.exceptions import LaunchError
+from kernelproto.exceptions import DiscoveryError, LaunchError, RemoteProtocolError
 from kernelproto.launch.leftovers.claims import Ownership
 from kernelproto.launch.leftovers.kernel_folder import KernelFolder
 from kernelproto.launch.output.file import FileTail
@@ -93,6 +93,15 @@ class JobFolder(KernelFolder):
         except (OSError, ValueError, LookupError):
             return None  # the file is being written
         return ports if all(ports.values()) else None
+
+    def has_address(self) -> bool:
+        """Return whether the launching program has stored the address of the kernel.
+
+        Without the address, no other program can adopt the kernel.
+        """
+        with suppress(DiscoveryError, RemoteProtocolError):
+            return bool(self.info.ip)
+        return False
 
     def end(self) -> End | None:
         """Return how the kernel has ended; None before the first process of the job reports it."""

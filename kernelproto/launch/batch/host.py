@@ -100,6 +100,27 @@ class BatchHost:
                 raise DiscoveryError(f"the kernel {record.kernel_id} has ended")
         return info, manager
 
+    async def find_launched(self, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of a listed kernel; see BatchProvider.find_launched()."""
+        if self._folder is None or self._fault() is not None:
+            return None
+        folders = await anyio.to_thread.run_sync(JobFolder.listed_in, self._folder, kernel_id)
+        if not folders:
+            return None
+        jobs = await self._system.jobs()
+        found: KernelHandle | None = None
+        for folder in folders:
+            job = jobs.get(folder.record.place)
+            runs = job is not None and job.phase == "running"
+            kernel = self._kernels.get(folder.record.kernel_type.partition("/")[2], BatchKernel())
+            if runs and await anyio.to_thread.run_sync(folder.has_address):
+                found = self._manager(kernel, folder).handle()
+            else:
+                await anyio.to_thread.run_sync(folder.ownership.claim)
+                logger.info("the launch of kernel %s was interrupted: it is ended", kernel_id)
+                await self._manager(kernel, folder).cleanup()
+        return found
+
     async def remove_leftovers(self) -> int:
         """Remove leftovers; see BatchProvider.remove_leftovers()."""
         fault = self._fault()
@@ -134,6 +155,7 @@ class BatchHost:
             detached=launch.linger is None,
             command=launch.command(kernel_id, os.path.join(path, KERNEL_FILE)),
             interrupt_mode=kernel.interrupt_mode,
+            listed_as=launch.listed_as,
         )
         connection = NewConnection(kernel, encrypted=launch.encrypted)
         async with AsyncExitStack() as undo:

@@ -2,7 +2,7 @@
 
 A job without an owner ends after some time, see programs/batch_job.py; until then a program may
 adopt the kernel. So only these are removed here: the folders of kernels whose jobs have ended, and
-jobs of programs that ended before storing the id of the job.
+jobs of programs that ended before storing the id of the job and the address of the kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ async def remove_leftovers(system: BatchSystem, base: str) -> int:
     for folder in folders:
         record = folder.record
         name = job_name(record.kernel_id)
-        if name in live and record.place:
+        is_placed = name in live and bool(record.place)
+        if is_placed and await anyio.to_thread.run_sync(folder.has_address):
             continue
         if not await anyio.to_thread.run_sync(folder.ownership.claim_leftover):
             continue

@@ -100,7 +100,7 @@ class JobManager(SendsSignals):
         self._end: JobEnd | None = None
         self._ending_since: float | None = None
         self._tail: str | None = None
-        self._listed_as = record.kernel_id
+        self._listed_as = record.listed_as or record.kernel_id
         self._was_signalled = False
         self._cleaning = anyio.Lock()
         self._is_over = False

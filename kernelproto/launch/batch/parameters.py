@@ -23,7 +23,7 @@ from kernelproto.launch.spec.parameters import (
 from kernelproto.launch.spec.schema import ParameterSchema
 from kernelproto.transport.curve import has_curve
 
-_TAKES = ("env", "transport", "encryption", "detached")
+_TAKES = ("env", "transport", "encryption", "detached", "listed_as")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +38,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
         encrypted: whether the kernel gets CurveZMQ keys.
         linger: seconds that the kernel goes on without an owner; None means to the end of the job.
         options: the resources that the job asks for.
+        listed_as: the id under which other programs find the kernel; "" for that of the kernel.
     """
 
     kernel_type: str
@@ -48,6 +49,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     encrypted: bool
     linger: float | None
     options: JobOptions
+    listed_as: str = ""
 
     def command(self, kernel_id: str, connection_file: str) -> tuple[str, ...]:
         """Return the command line with every name in braces filled in."""
@@ -112,6 +114,7 @@ def check_launch(
         ),
         linger=None if parameters.detached else kernel.linger,
         options=_options(kernel, parameters, launch_params or {}, kernel_type),
+        listed_as=parameters.listed_as,
     )
 
 

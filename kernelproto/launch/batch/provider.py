@@ -82,8 +82,9 @@ class BatchProvider(ABC):
         Args:
             name: the name of a kernel type in the settings.
             cwd: the kernel's working directory, a folder that the nodes share.
-            launch_params: ``env``, ``transport`` ("tcp"), ``encryption``, ``detached`` and those
-                that the schema of the kernel type declares, such as ``partition`` and ``memory``.
+            launch_params: ``env``, ``transport`` ("tcp"), ``encryption``, ``detached``,
+                ``listed_as`` and those that the schema of the kernel type declares, such as
+                ``partition`` and ``memory``.
 
         Raises:
             NoSuchKernel: the settings have no such kernel type.
@@ -105,6 +106,18 @@ class BatchProvider(ABC):
             DiscoveryError: the kernel has ended, or cannot be adopted.
         """
         return await self._host.adopt(handle)
+
+    async def find_launched(self, name: str, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of the kernel that is listed under an id; see FindsLaunched.
+
+        The job of a launch that was interrupted before the kernel listened is cancelled.
+
+        Raises:
+            KernelInUse: a running program is launching the kernel.
+            DiscoveryError: the files of the kernel cannot be read or changed.
+            LaunchError: the batch system does not answer.
+        """
+        return await self._host.find_launched(kernel_id) if self._configured else None
 
     async def remove_leftovers(self) -> int:
         """Remove the leftovers of programs that have ended; return the number of kernels.

@@ -21,7 +21,7 @@ from kernelproto.launch.container.arguments import run_arguments
 from kernelproto.launch.container.container import Container, remove
 from kernelproto.launch.container.engine import Engine, EngineError
 from kernelproto.launch.container.leftovers import labels_of, remove_leftovers
-from kernelproto.launch.container.manager import LOG, PROVIDER, ContainerManager
+from kernelproto.launch.container.manager import LOG, PROVIDER, ContainerManager, handle_of
 from kernelproto.launch.container.preparation import (
     ENV_FILE,
     SOCKETS,
@@ -103,6 +103,7 @@ class ContainerHost:
                 command=command_of(kernel, parameters, kernel_id),
                 interrupt_mode=kernel.interrupt_mode,
                 place=f"kernelproto-{kernel_id}",
+                listed_as=parameters.listed_as,
             )
             user = user_of(kernel, rootless=abilities.rootless, kind=self._engine.kind)
             return await self._start(kernel, record, parameters, cwd, user)
@@ -115,6 +116,20 @@ class ContainerHost:
             raise DiscoveryError(f"the kernel {place.kernel_id} has ended")
         async with claimed(folder):
             return await self._adopted(folder)
+
+    async def find_launched(self, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of a listed kernel; see ContainerProvider.find_launched()."""
+        found: KernelHandle | None = None
+        for folder in await anyio.to_thread.run_sync(KernelFolder.listed_in, self._base, kernel_id):
+            name = folder.record.place
+            about = await self._engine.inspect(name)
+            if about and about[0]["State"].get("Running"):
+                found = handle_of(folder, kernel_id)
+            else:
+                await anyio.to_thread.run_sync(folder.ownership.claim)
+                await remove(self._engine, name)
+                await _remove_folder(folder)
+        return found
 
     async def remove_leftovers(self) -> int:
         """Remove leftovers; see ContainerProvider.remove_leftovers()."""

@@ -64,7 +64,7 @@ class ContainerManager(SendsSignals):
         self._memory = memory
         self._owner = Owner()
         self._tail: str | None = None
-        self._listed_as = record.kernel_id
+        self._listed_as = record.listed_as or record.kernel_id
         self._killed = False
         self._oom_kills = oom_kills()
         self._cleaning = anyio.Lock()
@@ -125,7 +125,7 @@ class ContainerManager(SendsSignals):
 
     def handle(self) -> KernelHandle | None:
         """Return the handle of a detached kernel; None for other kernels."""
-        return self._handle() if self.detached else None
+        return handle_of(self._folder, self._listed_as) if self.detached else None
 
     def output_tail(self) -> str:
         """Return the last lines of the output: with docker, only after the end of the kernel."""
@@ -178,14 +178,16 @@ class ContainerManager(SendsSignals):
                 self._container.ended = self._container.ended or Ended(None, False)
                 self._container.close()
 
-    def _handle(self) -> KernelHandle:
-        record = self._folder.record
-        return KernelHandle(
-            host=PROVIDER,
-            kernel_type=record.kernel_type,
-            kernel_id=self._listed_as,
-            place={"kernel_id": record.kernel_id, "folder": self._folder.path},
-        )
+
+def handle_of(folder: KernelFolder, listed_as: str) -> KernelHandle:
+    """Return the handle of a kernel."""
+    record = folder.record
+    return KernelHandle(
+        host=PROVIDER,
+        kernel_type=record.kernel_type,
+        kernel_id=listed_as,
+        place={"kernel_id": record.kernel_id, "folder": folder.path},
+    )
 
 
 def _log_text(line: str) -> str:

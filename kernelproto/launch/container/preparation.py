@@ -36,7 +36,7 @@ _MOST_PROCESSES = 32_768
 
 _NOBODY = "65534:65534"
 _ROOT = "0:0"
-_TAKES = ("env", "transport", "encryption", "detached")
+_TAKES = ("env", "transport", "encryption", "detached", "listed_as")
 
 
 def check_parameters(

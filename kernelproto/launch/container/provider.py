@@ -96,7 +96,8 @@ class ContainerProvider:
             name: the name of a kernel type in the settings.
             cwd: a folder that is mounted at the same path, and is the working directory. None means
                 the working directory of the image.
-            launch_params: ``env`` (a mapping), ``transport`` ("ipc") and ``detached``.
+            launch_params: ``env`` (a mapping), ``transport`` ("ipc"), ``detached`` and
+                ``listed_as``.
 
         Raises:
             NoSuchKernel: the settings have no such kernel type.
@@ -115,6 +116,18 @@ class ContainerProvider:
             DiscoveryError: the kernel has ended, or cannot be adopted.
         """
         return await self._host.adopt(handle)
+
+    async def find_launched(self, name: str, kernel_id: str) -> KernelHandle | None:
+        """Return the handle of the kernel that is listed under an id; see FindsLaunched.
+
+        A container that does not run, because its launch was interrupted, is removed.
+
+        Raises:
+            KernelInUse: a running program is launching the kernel.
+            DiscoveryError: the files of the kernel cannot be read or changed.
+            LaunchError: the engine cannot be used.
+        """
+        return await self._host.find_launched(kernel_id) if self._configured else None
 
     async def remove_leftovers(self) -> int:
         """Remove the containers of this user whose programs have ended; return their number.

@@ -44,6 +44,7 @@ class FolderRecord(msgspec.Struct, frozen=True, kw_only=True):
         command: the command line of the kernel.
         interrupt_mode: ``"signal"`` or ``"message"``.
         place: the name of the container, or the id of the job.
+        listed_as: the id under which other programs find the kernel, "" for *kernel_id*.
     """
 
     kernel_id: str
@@ -53,6 +54,7 @@ class FolderRecord(msgspec.Struct, frozen=True, kw_only=True):
     command: tuple[str, ...]
     interrupt_mode: str
     place: str = ""
+    listed_as: str = ""
 
 
 class KernelFolder:
@@ -132,6 +134,20 @@ class KernelFolder:
                 folder = cls.open(os.path.join(base, name))
                 if folder.record.kernel_id == name:
                     yield folder
+
+    @classmethod
+    def listed_in(cls, base: str, kernel_id: str) -> list[Self]:
+        """Return the folders of the kernels in *base* that are listed under an id.
+
+        Args:
+            base: the folder of all these kernels.
+            kernel_id: the launch parameter ``listed_as`` of the launch.
+        """
+        return [
+            folder
+            for folder in cls.all_in(base)
+            if kernel_id == (folder.record.listed_as or folder.record.kernel_id)
+        ]
 
     @property
     def ownership(self) -> Ownership:

@@ -4,7 +4,8 @@ Theory of operation
 -------------------
 A program cannot clean up after its own ``kill -9``. So a second process, the watchdog, gets a
 message about every kernel and cleans up (see programs/watchdog.py). One watchdog serves all kernels
-of a program, starts with the first kernel and ends with the last.
+of a program, starts with the first kernel and ends with the last. If the program has a fork server,
+the watchdog starts and ends with the server: a start takes longer than the fork of a kernel.
 
 A child made by ``os.fork()`` has no watchdog: the kernels belong to the parent.
 """
@@ -60,10 +61,28 @@ class Watch:
             _Watchdog.forget(self._kernel)
 
 
+class Hold:
+    """Has the watchdog run without kernels, until close(). Thread-safe."""
+
+    def __init__(self) -> None:
+        with _lock:
+            _Watchdog.holds.add(self)
+            if _Watchdog.current is None:
+                _Watchdog.start()
+
+    def close(self) -> None:
+        """Let the watchdog end with the last kernel; more than once is fine."""
+        with _lock:
+            _Watchdog.holds.discard(self)
+            if _Watchdog.current is not None and not _Watchdog.kernels and not _Watchdog.holds:
+                _Watchdog.current.end()
+
+
 class _Watchdog:
     """The process with a pipe; every method is called with the lock held."""
 
     kernels: ClassVar[dict[bytes, WatchedKernel]] = {}
+    holds: ClassVar[set[Hold]] = set()
     current: ClassVar[_Watchdog | None] = None
 
     def __init__(self) -> None:
@@ -101,12 +120,12 @@ class _Watchdog:
 
     @classmethod
     def forget(cls, kernel: WatchedKernel) -> None:
-        """Stop watching a kernel; end the watchdog with the last one."""
+        """Stop watching a kernel; without a hold, end the watchdog with the last one."""
         if cls.kernels.pop(kernel.kernel_id, None) is None:
             return
         if cls.kernels:
             cls._send(kernel.forget())
-        elif cls.current is not None:
+        elif cls.current is not None and not (cls.holds and cls.current.takes(kernel.forget())):
             cls.current.end()
 
     @classmethod
@@ -116,6 +135,11 @@ class _Watchdog:
             if cls.current.takes(message):
                 return
             cls.current.end()
+        cls.start()
+
+    @classmethod
+    def start(cls) -> None:
+        """Start a watchdog and send all kernels."""
         try:
             cls.current = cls()
         except OSError as error:
@@ -162,6 +186,7 @@ def python_executable() -> str:
 
 def _after_fork_in_child() -> None:
     _Watchdog.kernels.clear()
+    _Watchdog.holds.clear()
     if _Watchdog.current is not None:
         _Watchdog.current.leave_to_parent()
     _lock.release()

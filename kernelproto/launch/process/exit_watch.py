@@ -39,8 +39,8 @@ class ExitWatch(Protocol):
         """
         ...
 
-    def wait(self) -> None:
-        """Block until the process has ended."""
+    def wait(self, seconds: float) -> None:
+        """Block until the process has ended, at most for some seconds."""
         ...
 
     def reap(self) -> Exit:
@@ -80,10 +80,10 @@ class _Pidfd:
         options = os.WEXITED | os.WNOWAIT | os.WNOHANG
         return os.waitid(os.P_PID, self._pid, options) is not None
 
-    def wait(self) -> None:
+    def wait(self, seconds: float) -> None:
         with selectors.PollSelector() as selector:
             selector.register(self.sign, selectors.EVENT_READ)
-            selector.select()
+            selector.select(seconds)
 
     def reap(self) -> Exit:
         return _exit(os.wait4(self._pid, 0), self._inherited)

@@ -34,6 +34,7 @@ from io import FileIO
 from typing import Any, ClassVar
 
 from kernelproto.exceptions import LaunchError
+from kernelproto.launch.leftovers.watchdog import Hold
 from kernelproto.launch.process.forked import ForkedProcess
 from kernelproto.launch.process.forkserver_client import ForkServerClient, ServerLost
 from kernelproto.launch.process.forkserver_link import Link
@@ -132,7 +133,9 @@ class ForkServer:
             undo.callback(process.wait)
             undo.callback(process.kill)
             self.pid = process.pid
-            self._client = ForkServerClient(link, process)
+            hold = Hold()
+            undo.callback(hold.close)
+            self._client = ForkServerClient(link, process, hold)
             undo.pop_all()
 
     @property

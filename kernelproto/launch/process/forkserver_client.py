@@ -23,10 +23,12 @@ from typing import Any
 
 from kernelproto.concurrency.turns import turn
 from kernelproto.exceptions import InvalidLaunchParameter, LaunchError
+from kernelproto.launch.leftovers.watchdog import Hold
 from kernelproto.launch.process.forked import ForkedProcess, ForkRequest
 from kernelproto.launch.process.forkserver_link import Link, Posted
 from kernelproto.launch.process.interface import Exit
 from kernelproto.launch.process.program_state import open_working_directory
+from kernelproto.launch.process.signals import still_runs
 from kernelproto.launch.programs.watchdog import kill_group, start_time
 
 logger = logging.getLogger(__name__)
@@ -51,6 +53,10 @@ _ENTERING_TICKS = 300
 # Time for a server to end.
 _END_SECONDS = 2.0
 
+# Servers that SIGKILL has not ended, because they hang in a system call. The next client reaps
+# those that have ended meanwhile.
+_unreaped: list[subprocess.Popen[bytes]] = []
+
 
 class ServerLost(Exception):
     """A server cannot fork this kernel; another one may."""
@@ -64,6 +70,7 @@ class ForkServerClient:
     Args:
         link: the link to the server; closed at the end.
         process: the server's process; waited for at the end.
+        hold: has the watchdog stay between two kernels; closed at the end.
 
     Attributes:
         dead: whether the server forks no more.
@@ -72,10 +79,11 @@ class ForkServerClient:
         RuntimeError: no thread can be started.
     """
 
-    def __init__(self, link: Link, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, link: Link, process: subprocess.Popen[bytes], hold: Hold) -> None:
         self.dead = False
         self._link = link
         self._process = process
+        self._hold = hold
         self._owner = os.getpid()
         self._state = threading.Lock()  # guards everything below
         self._numbers = itertools.count(1)
@@ -86,6 +94,7 @@ class ForkServerClient:
         self._is_ready = self._is_silent = False
         self._fault: LaunchError | None = None
         self._leaving = threading.Event()
+        _unreaped[:] = [server for server in _unreaped if server.poll() is None]
         self._thread = threading.Thread(
             target=self._listen, name=f"kernelproto-fork-{process.pid}", daemon=True
         )
@@ -221,6 +230,7 @@ class ForkServerClient:
             self._is_silent = True  # signals are sent without the server from now on
         self._link.close()
         self._end_process()
+        self._hold.close()
         # Init is the parent of the kernels now, and reaps those that have ended.
         for process in processes.values():
             if not process.outlives:
@@ -234,9 +244,14 @@ class ForkServerClient:
     def _end_process(self) -> None:
         try:
             self._process.wait(_END_SECONDS)
+            return
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
+        try:
+            self._process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            _unreaped.append(self._process)
+            logger.warning("the fork server: %s", still_runs(self._process.pid, _END_SECONDS))
 
     def _reason_of_end(self) -> Exception:
         if self._fault is not None:

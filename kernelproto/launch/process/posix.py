@@ -7,6 +7,9 @@ process. So poll() looks for the end without reaping, then kills the rest of the
 then reaps: no signal reaches another process that got the number later. poll() never blocks; wait()
 calls poll() whenever a descriptor shows that the process has ended.
 
+A process that hangs in a system call does not end by SIGKILL before the call returns. Nothing waits
+for such a process without a limit. The process stays among those that the next launch reaps.
+
 A process inherits the signals that the parent blocks or ignores. If there are any, reset_signals.py
 is started instead and starts the program, which takes 10 ms more.
 """
@@ -14,10 +17,12 @@ is started instead and starts the program, which takes 10 ms more.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
@@ -26,8 +31,13 @@ from typing import ClassVar
 from kernelproto.launch.leftovers.watchdog import python_executable
 from kernelproto.launch.process.exit_watch import watch_exit
 from kernelproto.launch.process.interface import Exit
-from kernelproto.launch.process.signals import SignalledProcess
+from kernelproto.launch.process.signals import SignalledProcess, still_runs
 from kernelproto.launch.programs import reset_signals
+
+logger = logging.getLogger(__name__)
+
+# The event loop waits meanwhile. SIGKILL ends a process within milliseconds.
+_ABORT_SECONDS = 1.0
 
 
 class ProcessGroup(SignalledProcess):
@@ -47,8 +57,9 @@ class ProcessGroup(SignalledProcess):
         ValueError: an argument or a variable cannot be handed to a program.
     """
 
-    # Released processes that still run. The next launch reaps those that have ended.
-    _released: ClassVar[list[ProcessGroup]] = []
+    # Processes that were released, or closed while SIGKILL had not ended them. The next launch
+    # reaps those that have ended.
+    _running: ClassVar[list[ProcessGroup]] = []
 
     def __init__(
         self,
@@ -60,7 +71,7 @@ class ProcessGroup(SignalledProcess):
     ) -> None:
         if reset_signals.is_needed():
             command = _with_signals_reset(command, env, cwd)
-        ProcessGroup._released = [group for group in self._released if not group.poll()]
+        ProcessGroup._running = [group for group in self._running if not group._has_closed()]
         popen = subprocess.Popen(
             command,
             env=env,
@@ -101,14 +112,20 @@ class ProcessGroup(SignalledProcess):
         return True
 
     def close(self) -> None:
-        if self.poll():
-            self._end.close()
+        if not self._has_closed() and self not in self._running:
+            self._running.append(self)
 
     def abort(self) -> None:
-        """End the group, block until the end, and close(); after a failed launch."""
+        """End the group, block until the end, and close(); after a failed launch.
+
+        The call blocks for a second at most. A process that hangs in a system call is logged.
+        """
         self.kill()
-        while not self.poll():
-            self._end.wait()
+        by = time.monotonic() + _ABORT_SECONDS
+        while not self.poll() and (left := by - time.monotonic()) > 0:
+            self._end.wait(left)
+        if not self.poll():
+            logger.warning(still_runs(self.pid, _ABORT_SECONDS))
         self.close()
 
     def outlive(self) -> None:
@@ -119,7 +136,13 @@ class ProcessGroup(SignalledProcess):
             self._end.close()
         else:
             self._sign.close()
-            self._released.append(self)
+            self._running.append(self)
+
+    def _has_closed(self) -> bool:
+        """Close the descriptors if the process has ended; return whether it has."""
+        if self.poll():
+            self._end.close()
+        return self._ended
 
 
 def _with_signals_reset(

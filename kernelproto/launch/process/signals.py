@@ -13,6 +13,19 @@ import anyio
 from kernelproto.launch.process.interface import Exit
 
 
+def still_runs(pid: int, seconds: float) -> str:
+    """Describe a process that SIGKILL has not ended, with the remedy.
+
+    Args:
+        pid: the number of the process.
+        seconds: the time since SIGKILL.
+    """
+    return (
+        f"process {pid} still runs {seconds:g} s after SIGKILL: it hangs in a system call, and "
+        f"ends when the call returns; see /proc/{pid}/wchan, and whether its file systems answer"
+    )
+
+
 class SignalledProcess(ABC):
     """Implements most of Process: waiting for a descriptor, and signals to the group.
 

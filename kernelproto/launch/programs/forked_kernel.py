@@ -72,8 +72,7 @@ def become_kernel(
         os.dup2(output, 2)
         os.close(nothing)
         os.close(output)
-        os.environ.clear()
-        os.environ.update(request["env"])
+        set_environment(request["env"])
         if PARENT_VARIABLE in os.environ:
             os.environ[PARENT_VARIABLE] = str(os.getppid())
         name_process(os.environ.get(KERNEL_ID_VARIABLE, ""))
@@ -106,6 +105,16 @@ def read_details(descriptor: int) -> dict[str, Any]:
         file.seek(0)
         details: dict[str, Any] = json.loads(file.read())
     return details
+
+
+def set_environment(wanted: dict[str, str]) -> None:
+    """Change the variables that differ; most of them are those of the server."""
+    current = dict(os.environ)
+    for name in current.keys() - wanted.keys():
+        del os.environ[name]
+    for name, value in wanted.items():
+        if current.get(name) != value:
+            os.environ[name] = value
 
 
 def take_over(state: dict[str, Any]) -> None:

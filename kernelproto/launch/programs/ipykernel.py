@@ -13,7 +13,8 @@ the expressions of the request, with code of IPython in between. An interrupt th
 sent again until a statement or an expression gets it. Other interrupts are ignored, as ipykernel
 ignores them between two requests.
 
-Imports that most kernels never need are deferred; see deferred_imports.py.
+Imports that most kernels never need are deferred; see deferred_imports.py. The regular expressions
+of the other imports are kept in a file; see compiled_patterns.py.
 
 After a shutdown_request the program ends without the finalization of the interpreter; see
 early_exit.py.
@@ -315,8 +316,10 @@ if __name__ == "__main__":
     # Imports make many objects and little garbage. Frozen, these objects take no time in later
     # collections, two of which are made at the end of the kernel.
     gc.disable()
-    load("deferred_imports").defer_imports()
-    importlib.import_module("ipykernel.kernelapp")
+    with load("compiled_patterns").compiled_patterns() or contextlib.nullcontext():
+        load("deferred_imports").defer_imports()
+        importlib.import_module("ipykernel.kernelapp")
+        load_hooks()
     with contextlib.suppress(AttributeError):  # PyPy freezes no objects
         gc.freeze()
     gc.enable()

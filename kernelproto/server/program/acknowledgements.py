@@ -5,7 +5,11 @@ acknowledges that message without the client's cooperation. ``asgi_extension`` d
 application uses this.
 
 All messages that are sent in one turn of the event loop are written together, followed by one ping.
-So a client that leaves right after the last of them has already acknowledged it.
+So a client that leaves right after the last of them has already acknowledged it. If the application
+says that another message follows soon, no ping follows until then, or for LATEST_SECONDS at most:
+a pong wakes the server, so a ping costs as much time as a message. The protocol makes
+the frames itself, because ``websockets`` spends more time on the frame of a message than all other
+code of this module.
 """
 
 from __future__ import annotations
@@ -13,13 +17,14 @@ from __future__ import annotations
 import os
 import struct
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
 
-from websockets.frames import Frame
+from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from kernelproto.server.asgi_extension import EXTENSION, OnAcknowledged
+from kernelproto.server.asgi_extension import EXTENSION, SEND_AT_ONCE, OnAcknowledged
 from kernelproto.server.program.protocols import PacedWebSocket
 
 # The payload of a ping. It is longer than the 4 bytes of uvicorn's keepalive pings.
@@ -28,11 +33,17 @@ _number = struct.Struct("!Q")
 # Within one batch, a ping follows at least every so many messages.
 _MESSAGES_PER_PING = 16
 
+# The longest time between a message and the ping behind it.
+LATEST_SECONDS = 0.01
+
 # A larger batch is written at once, so that the transport can report a full buffer.
 _BATCH_BYTES = 64 * 1024
 
-# The smallest header of a frame.
-_HEADER_BYTES = 2
+# The headers of frames, by the size of their payload; see RFC 6455, section 5.2.
+_small_header = struct.Struct("!BB")
+_medium_header = struct.Struct("!BBH")
+_large_header = struct.Struct("!BBQ")
+_FINAL = 0x80
 
 # Unanswered pings that are remembered. A later pong acknowledges the forgotten ones as well.
 _MAX_PENDING = 10_000
@@ -51,35 +62,57 @@ class AcknowledgementProtocol(PacedWebSocket):
         # The messages that no ping follows yet: their number, and the callback of the last one.
         self._unacknowledged = 0
         self._on_acknowledged: OnAcknowledged | None = None
+        self._batch: list[bytes] = []
         self._batch_bytes = 0
+        self._is_followed = False  # whether another message follows the last one soon
+        self._cancel_timer: Callable[[], None] | None = None  # the timer of a late ping
 
     def handle_connect(self, event: Request) -> None:
         """Add the extension to the scope of a new WebSocket."""
         super().handle_connect(event)
         if hasattr(self, "scope"):  # the handshake is valid, and its task has not started yet
-            cast("dict[str, Any]", self.scope)["extensions"][EXTENSION] = {}
+            cast("dict[str, Any]", self.scope)["extensions"][EXTENSION] = {
+                SEND_AT_ONCE: self.send_at_once
+            }
 
     async def send(self, message: Any) -> None:
         """Send an event of the application."""
         on_acknowledged: OnAcknowledged | None = message.pop(EXTENSION, None)
         await self.writable.wait()
         if on_acknowledged is None or self._is_ending():
+            self._is_followed = False  # a close frame may follow
             self._write_batch()
+            if self._cancel_timer is not None:
+                self._ping_late()
             await super().send(message)
             return
         data = message.get("bytes")
-        if data is None:
-            data = message["text"].encode()
-            self.conn.send_text(data)
+        self._add(message["text"] if data is None else data, on_acknowledged)
+
+    def send_at_once(
+        self, data: bytes | str, on_acknowledged: OnAcknowledged, is_followed: bool
+    ) -> bool:
+        """Send a message without waiting; part of the extension (``SendAtOnce``)."""
+        if not (self.handshake_complete and self.writable.is_set()) or self._is_ending():
+            return False
+        self._add(data, on_acknowledged, is_followed=is_followed)
+        return True
+
+    def _add(
+        self, data: bytes | str, on_acknowledged: OnAcknowledged, *, is_followed: bool = False
+    ) -> None:
+        """Add a message to the batch of this turn of the event loop."""
+        if not self._batch:
+            self.loop.call_soon(self._write_batch)
+        if isinstance(data, str):
+            self._add_frame(Opcode.TEXT, data.encode())
         else:
-            self.conn.send_binary(data)
+            self._add_frame(Opcode.BINARY, data)
         self._on_acknowledged = on_acknowledged
+        self._is_followed = is_followed
         self._unacknowledged += 1
         if self._unacknowledged == _MESSAGES_PER_PING:
             self._ping()
-        if not self._batch_bytes:
-            self.loop.call_soon(self._write_batch)
-        self._batch_bytes += _HEADER_BYTES + len(data)
         if self._batch_bytes >= _BATCH_BYTES:
             self._write_batch()
 
@@ -94,6 +127,7 @@ class AcknowledgementProtocol(PacedWebSocket):
                 data = os.read(self.transport.get_extra_info("socket").fileno(), _LAST_READ_BYTES)
                 self.transport.receive(data)
         super().connection_lost(exc)
+        self._stop_timer()
 
     def keepalive_timeout(self) -> None:
         """Abort the connection of a client that answers no ping.
@@ -119,17 +153,48 @@ class AcknowledgementProtocol(PacedWebSocket):
     def _ping(self) -> None:
         """Put a ping behind the messages so far."""
         assert self._on_acknowledged is not None
+        self._stop_timer()
         self._pings_sent += 1
         self._pending.append((self._pings_sent, self._on_acknowledged))
         self._unacknowledged = 0
-        self.conn.send_ping(_number.pack(self._pings_sent))
+        self._add_frame(Opcode.PING, _number.pack(self._pings_sent))
+
+    def _add_frame(self, opcode: Opcode, data: bytes) -> None:
+        if self.conn.extensions:  # compression, which the server program does not offer
+            frame = Frame(opcode, data).serialize(mask=False, extensions=self.conn.extensions)
+            self._batch.append(frame)
+        else:
+            self._batch += _header(opcode, len(data)), data
+        self._batch_bytes += len(data)
 
     def _write_batch(self) -> None:
-        if self._batch_bytes and not self._is_ending():
-            if self._unacknowledged:
+        if self._batch and not self._is_ending():
+            if self._unacknowledged and not self._is_followed:
                 self._ping()
-            self._batch_bytes = 0
-            self.transport.write(b"".join(self.conn.data_to_send()))
+            elif self._unacknowledged and self._cancel_timer is None:
+                self._cancel_timer = self.loop.call_later(LATEST_SECONDS, self._ping_late).cancel
+            self.transport.write(b"".join(self._batch))
+        self._batch.clear()
+        self._batch_bytes = 0
+
+    def _ping_late(self) -> None:
+        if not self._is_ending():
+            self._ping()
+            self._write_batch()
+
+    def _stop_timer(self) -> None:
+        if self._cancel_timer is not None:
+            self._cancel_timer()
+            self._cancel_timer = None
 
     def _is_ending(self) -> bool:
         return self.disconnected or self.close_sent or self.transport.is_closing()
+
+
+def _header(opcode: Opcode, size: int) -> bytes:
+    """Return the header of an unmasked frame with a whole message."""
+    if size < 126:
+        return _small_header.pack(_FINAL | opcode, size)
+    if size < 2**16:
+        return _medium_header.pack(_FINAL | opcode, 126, size)
+    return _large_header.pack(_FINAL | opcode, 127, size)

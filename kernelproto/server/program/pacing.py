@@ -8,8 +8,10 @@ How it works
 ------------
 A ``PacedTransport`` stands between the transport of a connection and its protocol. The
 PacedTransport buffers received data and passes the data to the protocol in slices of SLICE_BYTES.
-While the buffer holds more than one slice, the transport does not read: the network slows down a
-client that sends too fast.
+While the buffer holds more than one slice, or any data for a protocol that has paused, the
+transport does not read: the network slows down a client that sends too fast. A pause during which
+no data arrives takes no system call, because a WebSocket pauses after each message until the
+application takes the message.
 
 One ``Pacer`` for the server chooses the connection that is next. In each turn of the event loop the
 Pacer passes on slices for TURN_SECONDS, and continues in the next turn. Connections that have just
@@ -128,7 +130,8 @@ class PacedTransport:
             return
         is_first = not self._received
         self._received += data
-        if len(self._received) > SLICE_BYTES and not self._transport.is_closing():
+        is_enough = self._is_paused or len(self._received) > SLICE_BYTES
+        if is_enough and not self._transport.is_closing():
             self._transport.pause_reading()
         if not self._is_paused:
             self._queue(is_first=is_first)
@@ -163,7 +166,6 @@ class PacedTransport:
     def pause_reading(self) -> None:
         """Pass on nothing until ``resume_reading`` is called."""
         self._is_paused = True
-        self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Continue to pass on data."""

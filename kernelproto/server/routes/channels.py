@@ -11,8 +11,10 @@ client needs.
 
 A client that reconnects receives the missed messages and those that its WebSocket had not
 acknowledged (see ``program.acknowledgements``). A message in transit may arrive twice, with the
-same ``msg_id``. A client that reconnects with ``?last_msg_id=`` receives exactly the messages after
-that one. If messages were deleted before, an output says so.
+same ``msg_id``. One acknowledgement covers all messages of a short request, so a message of a
+running request counts as in transit for up to 10 ms longer. A client that reconnects with
+``?last_msg_id=`` receives exactly the messages after that one. If messages were deleted before, an
+output says so.
 """
 
 from __future__ import annotations
@@ -20,9 +22,11 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -37,13 +41,14 @@ from kernelproto.exceptions import (
     LocalProtocolError,
     MalformedMessage,
 )
-from kernelproto.fanout.broadcast import Broadcast, Subscriber
+from kernelproto.fanout.broadcast import Broadcast
 from kernelproto.fanout.broadcasts import Broadcasts
 from kernelproto.fanout.notices import build_notice
 from kernelproto.fanout.replay_log import Entry
-from kernelproto.fanout.traffic import Traffic
+from kernelproto.fanout.subscriber import Subscriber
+from kernelproto.fanout.traffic import Traffic, announces_more
 from kernelproto.log_fields import logging_about
-from kernelproto.server.asgi_extension import EXTENSION, OnAcknowledged
+from kernelproto.server.asgi_extension import EXTENSION, SEND_AT_ONCE, OnAcknowledged, SendAtOnce
 from kernelproto.server.auth.revocation import Access
 from kernelproto.server.connections import UserSockets
 from kernelproto.server.drain import SHUTTING_DOWN, Drain
@@ -247,7 +252,9 @@ class _ClientConnection:
         self._access = access
         self._drain = drain
         self._requests = traffic.requests()
-        self._has_acknowledgements = EXTENSION in websocket.scope.get("extensions", {})
+        extensions: Mapping[str, dict[str, Any]] = websocket.scope.get("extensions", {})
+        self._has_acknowledgements = EXTENSION in extensions
+        self._send_at_once: SendAtOnce | None = extensions.get(EXTENSION, {}).get(SEND_AT_ONCE)
 
     async def serve(self) -> int:
         """Forward messages until the client closes the WebSocket; return the close code."""
@@ -290,20 +297,40 @@ class _ClientConnection:
             notice = self._subscriber.gap_notice()
             if notice is not None:
                 await self._deliver(notice, "iopub", self._subscriber.cursor.sent)
+            at_once = self._at_once()
             for count in itertools.count(1):
-                entry = await self._next()
+                entry = await self._next(at_once)
                 await self._deliver(entry.message, entry.channel, self._subscriber.cursor.sent + 1)
                 self._subscriber.advance()
                 if count % _SENT_BETWEEN_CHECKPOINTS == 0:
                     await checkpoint()
 
-    async def _next(self) -> Entry:
+    async def _next(self, at_once: Callable[[Entry], bool] | None) -> Entry:
         try:
-            return await self._subscriber.next()
+            return await self._subscriber.next(at_once)
         except KernelProtoError as error:
             if isinstance(error, KernelDied):  # once for each client
                 await self._send_message(build_notice(Status("dead")), "iopub")
             raise _Close(GOING_AWAY, user_message(error)) from None
+
+    def _at_once(self) -> Callable[[Entry], bool] | None:
+        """Return a function that sends a message if the client is ready; None if unsupported."""
+        send = self._send_at_once
+        if send is None:
+            return None
+        context = copy_context()  # with the log fields of this task
+        return lambda entry: context.run(self._deliver_at_once, send, entry)
+
+    def _deliver_at_once(self, send: SendAtOnce, entry: Entry) -> bool:
+        """Send a message if the client is ready; return whether the message needs no other send."""
+        frame = self._encode(entry.message, entry.channel)
+        if frame is None:
+            return True
+        acknowledge = partial(self._subscriber.acknowledge, self._subscriber.cursor.sent + 1)
+        if not send(frame, acknowledge, announces_more(entry.message)):
+            return False
+        self._count(entry.message, entry.channel)
+        return True
 
     async def _deliver(self, message: Message, channel: ChannelName, number: int) -> None:
         """Send a message; the acknowledgement covers every message before a number."""
@@ -315,21 +342,30 @@ class _ClientConnection:
     async def _send_message(
         self, message: Message, channel: ChannelName, on_acknowledged: OnAcknowledged | None = None
     ) -> None:
-        try:
-            frame = self._framing.encode(channel, message)
-        except (LocalProtocolError, MalformedMessage) as error:
-            text, kernel_id = "cannot send a message of kernel %s: %s", self._kernel.kernel_id
-            counts = self._subscriber.broadcast.log_counts
-            counts.log(logger, logging.WARNING, "lost", text, kernel_id, error)
+        frame = self._encode(message, channel)
+        if frame is None:
             return
-        self._traffic.sent += 1
-        if channel != "iopub":
-            self._requests.note_answer(message, channel, time.monotonic())
+        self._count(message, channel)
         key = "text" if isinstance(frame, str) else "bytes"
         event: dict[str, object] = {"type": "websocket.send", key: frame}
         if self._has_acknowledgements:
             event[EXTENSION] = on_acknowledged
         await self._websocket.send(event)
+
+    def _encode(self, message: Message, channel: ChannelName) -> bytes | str | None:
+        """Return the frame of a message; None if it cannot be sent, which is logged."""
+        try:
+            return self._framing.encode(channel, message)
+        except (LocalProtocolError, MalformedMessage) as error:
+            text, kernel_id = "cannot send a message of kernel %s: %s", self._kernel.kernel_id
+            counts = self._subscriber.broadcast.log_counts
+            counts.log(logger, logging.WARNING, "lost", text, kernel_id, error)
+            return None
+
+    def _count(self, message: Message, channel: ChannelName) -> None:
+        self._traffic.sent += 1
+        if channel != "iopub":
+            self._requests.note_answer(message, channel, time.monotonic())
 
     async def _keep_up(self) -> NoReturn:
         await self._subscriber.cut_off.wait()

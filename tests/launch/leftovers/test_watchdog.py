@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kernelproto.launch.leftovers import watchdog as module
-from kernelproto.launch.leftovers.watchdog import Watch
+from kernelproto.launch.leftovers.watchdog import Hold, Watch
 from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, WatchedKernel, start_time
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
@@ -77,6 +77,63 @@ def test_one_process_from_the_first_kernel_to_the_last(watch) -> None:
     assert watchdogs() == [pid]
     third.close()
     assert watchdogs() == []
+
+
+def test_one_process_for_all_kernels_during_a_hold(watch) -> None:
+    hold, other = Hold(), Hold()
+    (pid,) = watchdogs()
+    for _ in range(2):
+        watch().close()
+        assert watchdogs() == [pid]
+    hold.close()
+    hold.close()
+    assert watchdogs() == [pid]
+    kernel = watch()
+    other.close()
+    assert watchdogs() == [pid]
+    kernel.close()
+    assert watchdogs() == []
+
+
+def test_watchdog_of_a_hold_forgets_kernels(watch, start) -> None:
+    forgotten, watched = start(), start()
+    hold = Hold()
+    watch(forgotten).close()
+    watch(watched)
+    end_pipe()
+    assert watched.wait() == -signal.SIGKILL
+    assert forgotten.poll() is None
+    hold.close()
+
+
+def test_watchdog_that_was_killed_during_a_hold_is_replaced_for_the_next_kernel(watch) -> None:
+    hold = Hold()
+    first = watch()
+    (pid,) = watchdogs()
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    first.close()
+    assert watchdogs() == []
+    second = watch()
+    (new,) = watchdogs()
+    assert new != pid
+    second.close()
+    assert watchdogs() == [new]
+    hold.close()
+    assert watchdogs() == []
+
+
+def test_fork_does_not_inherit_a_hold(watch) -> None:
+    hold = Hold()
+    child = os.fork()
+    if child == 0:
+        watch().close()
+        left = watchdogs()
+        hold.close()
+        os._exit(len(left))
+    assert os.waitpid(child, 0) == (child, 0)
+    assert len(watchdogs()) == 1
+    hold.close()
 
 
 def test_nothing_is_left_when_close_returns(watch, resources) -> None:

@@ -14,6 +14,8 @@ from kernelproto.launch.process.exit_watch import watch_exit
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
+GUARD_SECONDS = 60
+
 
 @pytest.fixture(params=["pidfd", "thread", "reaping thread"], autouse=True)
 def way(request, monkeypatch) -> str:
@@ -35,7 +37,7 @@ def test_end_is_told_once_it_has_come() -> None:
     end = watch_exit(pid)
     assert not end.has_come()
     os.kill(pid, signal.SIGKILL)
-    end.wait()
+    end.wait(GUARD_SECONDS)
     assert end.has_come()
     assert end.reap().returncode == -signal.SIGKILL
     end.close()
@@ -45,7 +47,7 @@ def test_end_is_told_once_it_has_come() -> None:
 
 def test_resource_usage() -> None:
     end = watch_exit(start("/bin/sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"))
-    end.wait()
+    end.wait(GUARD_SECONDS)
     exit = end.reap()
     end.close()
     assert exit.returncode == 0
@@ -58,7 +60,7 @@ def test_peak_of_memory_is_unknown_below_that_of_this_program() -> None:
     peaks = []
     for size in (0, ours + 2**26):
         end = watch_exit(start(sys.executable, "-S", "-c", f"bytearray(b'x') * {size}"))
-        end.wait()
+        end.wait(GUARD_SECONDS)
         peaks.append(end.reap().peak_memory)
         end.close()
     assert peaks[0] is None
@@ -68,7 +70,7 @@ def test_peak_of_memory_is_unknown_below_that_of_this_program() -> None:
 def test_process_that_is_no_child(way) -> None:
     end = watch_exit(1) if way == "pidfd" else watch_exit(os.getppid())
     if way != "pidfd":
-        end.wait()
+        end.wait(GUARD_SECONDS)
     with pytest.raises(ChildProcessError):
         end.has_come()
     end.close()

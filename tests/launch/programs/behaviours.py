@@ -552,6 +552,20 @@ async def identity(kernel: Kernel) -> object:
 
 
 @behaviour
+async def aggressive_reset(kernel: Kernel) -> object:
+    """IPython removes the modules that were loaded after the start."""
+    code = """
+        import sys, colorsys
+        before = get_ipython()._sys_modules_keys
+        print(sorted(set(sys.modules) - before), sorted(before & {"json", "colorsys"}))
+        print("colorsys" in before, len(before) > 100, before >= {"os", "sys"}, {"os"} - before)
+        """
+    outputs = [await run(kernel, code), await run(kernel, "get_ipython().reset(aggressive=True)")]
+    loaded = "import sys; print([name in sys.modules for name in ('colorsys', 'json', 'os')])"
+    return [*outputs, await run(kernel, loaded), await run(kernel, "import colorsys; 6 * 7")]
+
+
+@behaviour
 async def completion_and_inspection(kernel: Kernel) -> object:
     await kernel.execute("import os")
     return (

@@ -38,6 +38,27 @@ async def test_kernel_is_like_a_new_process(tmp_path: Path) -> None:
         assert (await interrupted).error.ename == "KeyboardInterrupt"
 
 
+async def test_environment_is_that_of_the_launch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server has the variables of the time when it was started."""
+    for name in ("GONE", "CHANGED", "KEPT"):
+        monkeypatch.setenv(name, "before")
+    async with run_kernel("fork/kernel", finder=finder()):
+        pass
+    monkeypatch.delenv("GONE")
+    later = {"CHANGED": "after", "EMPTY": "", "NEW": "ü\udcff"}
+    for name, value in later.items():
+        monkeypatch.setenv(name, value)
+    ours = dict(os.environ)
+    async with run_kernel("fork/kernel", finder=finder()) as kernel:
+        await kernel.execute("import os, subprocess")
+        has = dict(await evaluate(kernel, "dict(os.environ)"))
+        lines = await evaluate(kernel, "subprocess.check_output(['env', '-0']).split(b'\\0')[:-1]")
+    assert not {name for name in ours.keys() - has.keys() if not name.startswith("KERNELPROTO")}
+    assert "GONE" not in has
+    assert [has[name] for name in ("KEPT", *later)] == ["before", *later.values()]
+    assert dict(os.fsdecode(line).split("=", 1) for line in lines) == has
+
+
 async def test_kernel_that_ends_closes_nothing_of_its_own(tmp_path: Path) -> None:
     """A descriptor number of the server belongs to another file in a kernel."""
     report = tmp_path / "report"

@@ -40,6 +40,7 @@ HOOKS = (
     "address",
     "children",
     "modules",
+    "loaded",
 )
 
 

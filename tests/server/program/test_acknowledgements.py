@@ -14,8 +14,9 @@ import pytest
 import uvicorn
 from anyio.abc import SocketStream
 from uvicorn.protocols.utils import ClientDisconnected
+from websockets.asyncio.client import connect
 
-from kernelproto.server.asgi_extension import EXTENSION
+from kernelproto.server.asgi_extension import EXTENSION, SEND_AT_ONCE
 from kernelproto.server.program.acknowledgements import AcknowledgementProtocol
 
 pytestmark = pytest.mark.anyio
@@ -26,10 +27,10 @@ HANDSHAKE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
 PONG = b"\x8a\x88" + bytes(4)
-TEXT, CLOSE, PING = 0x1, 0x8, 0x9
+TEXT, BINARY, CLOSE, PING = 0x1, 0x2, 0x8, 0x9
 
 Send = Callable[[Any], Awaitable[None]]
-Use = Callable[[Send, Callable[[], Awaitable[Any]]], Awaitable[None]]
+Use = Callable[[Send, Callable[[], Awaitable[Any]], Any], Awaitable[None]]
 
 
 @pytest.fixture(params=[{}, {"use_uvloop": True}], ids=["asyncio", "uvloop"])
@@ -50,7 +51,7 @@ async def serving(use: Use, **options: Any) -> AsyncGenerator[int]:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
-        await use(send, receive)
+        await use(send, receive, scope)
 
     config = uvicorn.Config(
         app, lifespan="off", ws=AcknowledgementProtocol, log_config=None, http="h11", **options
@@ -97,7 +98,7 @@ async def test_one_ping_follows_the_messages_of_one_turn() -> None:
     received: list[int] = []
     done = anyio.Event()
 
-    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
         for number in range(20):
             on_acknowledged = partial(received.append, number)
             await send({"type": "websocket.send", "text": "", EXTENSION: on_acknowledged})
@@ -126,7 +127,7 @@ async def test_pong_acknowledges_all_messages_before_its_ping(
     received: list[int] = []
     done = anyio.Event()
 
-    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
         for number in range(1, 11):
             on_acknowledged = partial(received.append, number)
             await send(
@@ -145,11 +146,117 @@ async def test_pong_acknowledges_all_messages_before_its_ping(
     assert received == [8, 9]
 
 
+async def test_ping_waits_for_the_message_that_follows_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    latest = "kernelproto.server.program.acknowledgements.LATEST_SECONDS"
+    monkeypatch.setattr(latest, GUARD_SECONDS)
+    received: list[int] = []
+    done = anyio.Event()
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        at_once = scope["extensions"][EXTENSION][SEND_AT_ONCE]
+        for number in range(1, 4):
+            assert at_once(f"<{number}>", partial(received.append, number), number != 3)
+            await receive()
+        monkeypatch.setattr(latest, 0)
+        assert at_once("<4>", partial(received.append, 4), True)
+        await receive()
+        done.set()
+
+    reply = b"\x81\x81" + bytes(4) + b"x"
+    pings = [struct.pack("!Q", 1), struct.pack("!Q", 2)]
+    async with connected(use) as client:
+        seen: list[tuple[int, bytes]] = []
+        for last in (b"<1>", b"<2>"):
+            seen += frames(await read_until(client, last))
+            await client.send(reply)
+        for ping in pings:
+            seen += frames(await read_until(client, ping))
+            await client.send(PONG + ping + reply)
+        await done.wait()
+    texts = [(TEXT, b"<%d>" % number) for number in range(1, 5)]
+    assert seen == [*texts[:3], (PING, pings[0]), texts[3], (PING, pings[1])]
+    assert received == [3, 4]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+async def test_late_ping_precedes_the_close_frame(
+    is_written: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelproto.server.program.acknowledgements.LATEST_SECONDS", GUARD_SECONDS)
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        assert scope["extensions"][EXTENSION][SEND_AT_ONCE]("x", list, True)
+        if is_written:
+            await receive()
+        await send({"type": "websocket.close", "code": 1000})
+
+    close_code = (1000).to_bytes(2, "big")
+    async with connected(use) as client:
+        seen: list[tuple[int, bytes]] = []
+        if is_written:
+            seen += frames(await read_until(client, b"x"))
+            await client.send(b"\x81\x81" + bytes(4) + b"x")
+        seen += frames(await read_until(client, close_code))
+    assert seen == [(TEXT, b"x"), (PING, struct.pack("!Q", 1)), (CLOSE, close_code)]
+
+
+async def test_messages_that_are_sent_at_once_keep_their_order() -> None:
+    """The application must wait while the buffer is full, and after the end."""
+    received: list[int] = []
+    done = anyio.Event()
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        at_once = scope["extensions"][EXTENSION][SEND_AT_ONCE]
+        assert at_once("<1>", partial(received.append, 1), False)
+        await send({"type": "websocket.send", "text": "<2>", EXTENSION: list})
+        assert at_once(b"<3>", partial(received.append, 3), False)
+        await receive()
+        count = 4
+        while at_once("x" * 100_000, partial(received.append, count), False):
+            count += 1
+        await send({"type": "websocket.send", "text": "<4>", EXTENSION: list})
+        await send({"type": "websocket.close", "code": 1000})
+        assert not at_once("<5>", list, False)
+        done.set()
+
+    async with connected(use) as client:
+        ping = struct.pack("!Q", 1)
+        first = frames(await read_until(client, ping))
+        assert first == [(TEXT, b"<1>"), (TEXT, b"<2>"), (BINARY, b"<3>"), (PING, ping)]
+        await client.send(PONG + ping + b"\x81\x81" + bytes(4) + b"x")
+        data = await read_until(client, (1000).to_bytes(2, "big"))
+        assert data.index(b"<4>") > data.rindex(b"xx")
+        await done.wait()
+    assert received == [3]
+
+
+@pytest.mark.parametrize("compression", [None, "deflate"])
+@pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])
+@pytest.mark.parametrize("kind", [str, bytes])
+async def test_client_reads_messages_of_any_size(
+    kind: type[str | bytes], size: int, compression: str | None
+) -> None:
+    message = kind("x" * size, "ascii") if kind is bytes else "x" * size
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        key = "bytes" if isinstance(message, bytes) else "text"
+        await send({"type": "websocket.send", key: message, EXTENSION: list})
+        await receive()
+
+    async with serving(use) as port:
+        url = f"ws://127.0.0.1:{port}"
+        async with connect(url, compression=compression, proxy=None) as client:
+            assert (compression is None) == (not client.protocol.extensions)
+            assert await client.recv() == message
+
+
 async def test_client_that_answers_no_ping_is_disconnected() -> None:
     """uvicorn alone would keep the connection until the client has read everything."""
     done = anyio.Event()
 
-    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
         message = {"type": "websocket.send", "text": "x" * 20_000}
         with suppress(ClientDisconnected):
             while True:
@@ -170,7 +277,7 @@ async def test_pong_before_a_disconnect_counts() -> None:
     client = socket.socket()
     number = struct.pack("!Q", 1)
 
-    async def use(send: Send, receive: Callable[[], Awaitable[Any]]) -> None:
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
         message = {"type": "websocket.send", "text": "x"}
         await send({**message, EXTENSION: partial(received.append, 1)})
         await anyio.wait_readable(client)

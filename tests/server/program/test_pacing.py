@@ -159,9 +159,23 @@ def test_protocol_that_pauses_gets_nothing_until_it_resumes() -> None:
     loop.turn()
     assert len(connection.slices) == 4
     assert connection.wire.is_reading
+
+
+def test_pause_stops_the_transport_when_data_arrives() -> None:
+    """A pause without data takes no system call; later data is neither passed on nor followed."""
+    loop = Loop()
+    connection = Connection(loop, Pacer())
     connection.paced.pause_reading()
-    assert not connection.wire.is_reading
+    assert connection.wire.is_reading
     connection.paced.resume_reading()
+    connection.paced.pause_reading()
+    connection.received(1)
+    loop.turn()
+    assert not connection.wire.is_reading
+    assert connection.slices == []
+    connection.paced.resume_reading()
+    loop.turn()
+    assert connection.sizes == [1]
     assert connection.wire.is_reading
 
 

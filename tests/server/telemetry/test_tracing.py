@@ -31,11 +31,12 @@ def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
-async def test_spans_of_a_kernel(serving, exporter) -> None:
+@pytest.mark.parametrize("acknowledges", [False, True])
+async def test_spans_of_a_kernel(serving, exporter, acknowledges: bool) -> None:
     async with serving() as server, server.client("ada") as ada:
         kernel_id = await server.start("ada")
         one = f"/api/kernels/{kernel_id}"
-        async with server.connect("ada", kernel_id) as socket:
+        async with server.connect("ada", kernel_id, acknowledges=acknowledges) as socket:
             await socket.finish(await socket.execute("6 * 7"))
         await ada.post(f"{one}/interrupt")
         await ada.post(f"{one}/restart")

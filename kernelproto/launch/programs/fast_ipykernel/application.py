@@ -17,7 +17,7 @@ from . import (
     history_session,
     history_write,
     logs,
-    module_files,
+    modules,
     network,
     psutil_imports,
     publishing,
@@ -64,7 +64,8 @@ HOOKS: tuple[Hook, ...] = (
     configuration.HOOK,
     psutil_imports.ADDRESS,
     psutil_imports.CHILDREN,
-    module_files.HOOK,
+    modules.FILES,
+    modules.NAMES,
 )
 
 
@@ -117,7 +118,7 @@ def prepare(application: Any) -> Any:
     Raises:
         ValueError: VARIABLE names a hook that does not exist.
     """
-    module_files.list_files()
+    modules.list_modules()
     return extended_application(application, fitting())[0]
 
 
