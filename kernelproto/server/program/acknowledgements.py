@@ -103,7 +103,7 @@ class AcknowledgementProtocol(PacedWebSocket):
     ) -> None:
         """Add a message to the batch of this turn of the event loop."""
         if not self._batch:
-            self.loop.call_soon(self._write_batch)
+            self.loop.call_soon(self._write_soon)
         if isinstance(data, str):
             self._add_frame(Opcode.TEXT, data.encode())
         else:
@@ -166,6 +166,16 @@ class AcknowledgementProtocol(PacedWebSocket):
         else:
             self._batch += _header(opcode, len(data)), data
         self._batch_bytes += len(data)
+
+    def _write_soon(self) -> None:
+        """Write the batch; if a message follows, after one more turn of the event loop.
+
+        A flood would otherwise be written in many small batches.
+        """
+        if self._is_followed:
+            self.loop.call_soon(self._write_batch)
+        else:
+            self._write_batch()
 
     def _write_batch(self) -> None:
         if self._batch and not self._is_ending():
