@@ -139,9 +139,9 @@ class KeptKernel(ManagedKernel):
                 await self._left.wait()
             finally:
                 # At once, so that no caller begins a restart of the kernel meanwhile.
-                is_wanted = is_stored and not self.ending
+                # The executor must not take a kernel that was let go for a dead one.
+                is_wanted, self.ending = is_stored and not self.ending, True
                 self.is_kept = is_wanted and let_go(kernel, self._reason)
-                self.ending = True
                 if not self.is_kept:
                     await kernel.shutdown()
 
