@@ -24,7 +24,19 @@ async def inventory():
         found += [os.path.join(folder, name) for name in names]
     return sorted(found), sorted(os.listdir("/proc/self/fd"))
 
+def channels(state):
+    with open("/proc/net/unix") as file:
+        fields = [line.split() for line in file]
+    folder = os.environ["JUPYTER_RUNTIME_DIR"]
+    return {{line[7] for line in fields if line[5] == state and line[7:] and folder in line[7]}}
+
+async def all_channels_are_connected():
+    with anyio.fail_after(30):
+        while channels("01") != channels("03"):  # listening, connected
+            await anyio.sleep(0.01)
+
 async def sweep(name, kernels):
+    await all_channels_are_connected()
     before = await inventory()
     for free in range(0, 31, {stride}):
         taken = []

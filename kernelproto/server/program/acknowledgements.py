@@ -6,10 +6,11 @@ application uses this.
 
 All messages that are sent in one turn of the event loop are written together, followed by one ping.
 So a client that leaves right after the last of them has already acknowledged it. If the application
-says that another message follows soon, no ping follows until then, or for LATEST_SECONDS at most:
-a pong wakes the server, so a ping costs as much time as a message. The protocol makes
-the frames itself, because ``websockets`` spends more time on the frame of a message than all other
-code of this module.
+says that another message follows soon, no ping follows until then, until the client sends a ping,
+or for LATEST_SECONDS at most: a pong wakes the server, so a ping costs as much time as a message.
+
+The protocol makes the frames itself, because ``websockets`` spends more time on the frame of a
+message than all other code of this module.
 """
 
 from __future__ import annotations
@@ -139,6 +140,12 @@ class AcknowledgementProtocol(PacedWebSocket):
         if was_open:
             self.disconnected = True
             self.transport.abort()
+
+    def handle_ping(self) -> None:
+        """Answer a ping; when the client gets the pong, it has acknowledged all messages so far."""
+        if self._unacknowledged:
+            self._ping_late()
+        super().handle_ping()
 
     def handle_pong(self, event: Frame) -> None:
         """Acknowledge all messages before the ping that the pong answers."""

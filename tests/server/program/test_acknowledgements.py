@@ -180,6 +180,28 @@ async def test_ping_waits_for_the_message_that_follows_soon(
     assert received == [3, 4]
 
 
+async def test_late_ping_precedes_the_pong_for_a_ping_of_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So a client that leaves when it gets the pong has acknowledged all messages before."""
+    monkeypatch.setattr("kernelproto.server.program.acknowledgements.LATEST_SECONDS", GUARD_SECONDS)
+    acknowledged = anyio.Event()
+
+    async def use(send: Send, receive: Callable[[], Awaitable[Any]], scope: Any) -> None:
+        assert scope["extensions"][EXTENSION][SEND_AT_ONCE]("x", acknowledged.set, True)
+        await receive()
+
+    async with connected(use) as client:
+        seen = frames(await read_until(client, b"x"))
+        await client.send(b"\x89\x84" + bytes(4) + b"ping")
+        seen += frames(await read_until(client, b"ping"))
+        ping = struct.pack("!Q", 1)
+        await client.send(PONG + ping)
+        await acknowledged.wait()
+        await client.send(b"\x81\x81" + bytes(4) + b"x")
+    assert seen == [(TEXT, b"x"), (PING, ping), (0xA, b"ping")]
+
+
 @pytest.mark.parametrize("is_written", [False, True])
 async def test_late_ping_precedes_the_close_frame(
     is_written: bool, monkeypatch: pytest.MonkeyPatch
