@@ -9,11 +9,15 @@ class Reachability:
     """Whether a kernel can be reached; the kernel's manager updates the state, all others read it.
 
     A new kernel can be reached.
+
+    Attributes:
+        is_over: whether the connection is not needed any more.
     """
 
-    __slots__ = ("_changed", "_problem")
+    __slots__ = ("_changed", "_problem", "is_over")
 
     def __init__(self) -> None:
+        self.is_over = False
         self._problem: str | None = None
         # Imported here, so that kernelproto.interfaces can be imported without anyio.
         from kernelproto.concurrency.bell import Bell
@@ -39,6 +43,11 @@ class Reachability:
         self._problem = None
         self._changed.ring()
 
+    def end(self) -> None:
+        """Note that the kernel has ended, or was given up: no task has to wait for it any more."""
+        self.is_over = True
+        self.regain()
+
     async def until_lost(self) -> str:
         """Wait until the kernel cannot be reached; return the reason in words."""
         while self._problem is None:
@@ -46,7 +55,7 @@ class Reachability:
         return self._problem
 
     async def until_regained(self) -> None:
-        """Wait until the kernel can be reached."""
+        """Wait until the kernel can be reached, or *is_over* is true."""
         while self._problem is not None:
             await self._changed.wait()
 
@@ -62,7 +71,8 @@ class MayBecomeUnreachable(Protocol):
     manager connects again without a request; only callers give up.
 
     Attributes:
-        reachability: whether the kernel can be reached. The manager calls ``lose`` and ``regain``.
+        reachability: whether the kernel can be reached. The manager calls ``lose``, ``regain`` and
+            ``end``.
     """
 
     reachability: Reachability

@@ -137,11 +137,13 @@ class FarKernelManager:
     async def _let_go(self) -> None:
         if not self._released:
             self._released = True
-            self.reachability.regain()  # so that no task waits for a kernel that was given up
+            self.reachability.end()
             await self._connect.release()
 
     def _note_change(self) -> None:
-        if self._link.reachable or self._link.is_over:
+        if self._link.is_over:
+            self.reachability.end()
+        elif self._link.reachable:
             self.reachability.regain()
         elif self.reachability.problem is None:
             self.reachability.lose(f"the connection to {self._connect.machine!r} is lost")

@@ -262,7 +262,9 @@ class HostedKernelManager(SendsSignals):
         return self._limits.reason(end, self.exit.tail)
 
     def _note_change(self) -> None:
-        if self.link.reachable or self.link.is_over:
+        if self.link.is_over:
+            self.reachability.end()
+        elif self.link.reachable:
             self.reachability.regain()
 
     def _note_exit(self, result: object) -> None:

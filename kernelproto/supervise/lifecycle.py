@@ -298,6 +298,8 @@ class Lifecycle:
                 logger.warning("kernel %s cannot be reached: %s", self.kernel_id, problem)
                 self.events.emit(Unreachable(problem))
             await reachability.until_regained()
+            if reachability.is_over:
+                return  # the death of the kernel is told next
             seconds = anyio.current_time() - lost_at
             if not instance.gone.is_set() and self._changes(LifeEvent.REACHABLE):
                 logger.info("kernel %s can be reached again, after %.1f s", self.kernel_id, seconds)

@@ -78,7 +78,7 @@ class FakeManager:
         """End the kernel, if alive, even while the connection is cut."""
         await checkpoint()
         self.kernel.die(-_SIGKILL)
-        self.reachability.regain()
+        self.reachability.end()
 
 
 class _Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

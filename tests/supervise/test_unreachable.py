@@ -61,6 +61,15 @@ async def test_calls_wait_until_the_connection_is_back(caplog) -> None:
     assert "cannot be reached: the network is down" in caplog.text
 
 
+async def test_kernel_that_ends_during_the_cut_is_not_reported_as_reachable() -> None:
+    async with running() as (kernel, provider):
+        [fake] = provider.kernels
+        events = await cut(kernel, fake)
+        fake.die()
+        fake.reachability.end()
+        assert isinstance(await anext(events), Died)
+
+
 async def test_outputs_of_running_code_arrive_after_the_cut() -> None:
     resume = anyio.Event()
 

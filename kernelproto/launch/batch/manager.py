@@ -191,7 +191,7 @@ class JobManager(SendsSignals):
         """
         if not self._is_over and self._owner.is_here:
             self._is_over = True
-            self.reachability.regain()  # so that no task waits for a kernel that was given up
+            self.reachability.end()
             await anyio.to_thread.run_sync(self._folder.ownership.let_go)
 
     def list_as(self, kernel_id: str) -> None:
@@ -318,7 +318,7 @@ class JobManager(SendsSignals):
             finally:
                 self._end = self._end or JobEnd()
                 self._is_over = True
-                self.reachability.regain()
+                self.reachability.end()
 
     @property
     def _name(self) -> str:
