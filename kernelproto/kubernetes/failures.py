@@ -57,6 +57,9 @@ _IMAGE_ERRORS = ("ErrImagePull", "ImagePullBackOff", "ImageInspectError", "Regis
 _SIGNALS = 128
 _MOST_SIGNALS = 64
 
+# How a container ends if its pod is deleted: by itself after SIGTERM, by SIGTERM, or by SIGKILL.
+_ENDS_OF_DELETED = (0, -15, -9)
+
 
 class KubernetesError(LaunchError):
     """The Kubernetes API has refused a call, or cannot be reached.
@@ -190,6 +193,7 @@ def pod_end(pod: Body | None) -> PodEnd | None:
     """
     if pod is None:
         return PodEnd("its pod was deleted")
+    is_deleted = bool(text(pod, "metadata", "deletionTimestamp"))
     said = [text(pod, "status", key) for key in ("reason", "message")]
     words = quote(": ".join(filter(None, said)))
     node = quote(text(pod, "spec", "nodeName"))
@@ -202,11 +206,12 @@ def pod_end(pod: Body | None) -> PodEnd | None:
             if text(ended, "reason") == "OOMKilled":
                 reason = "its pod used more than its memory limit (OOMKilled)"
                 return PodEnd(reason, "memory_limit", returncode)
+            if is_deleted and returncode in _ENDS_OF_DELETED:
+                return PodEnd("its pod was deleted", "other", returncode)
             if ended and not words:
                 reason = quote(text(ended, "message") or text(ended, "reason")) or "no reason"
                 return PodEnd(f"its pod has ended ({reason})", "other", returncode)
         return PodEnd(f"its pod has ended ({words or 'no reason'})")
-    is_deleted = bool(text(pod, "metadata", "deletionTimestamp"))
     if is_deleted and (words.startswith("NodeLost") or node_problem(pod)):
         return PodEnd(f"its node {node!r} was lost")
     return None

@@ -183,3 +183,16 @@ def test_ends_of_pods(
     assert end is not None
     assert words in end.words
     assert (end.cause, end.returncode) == (cause, returncode)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(0, "was deleted"), (143, "was deleted"), (137, "was deleted"), (3, "has ended (Error)")],
+)
+def test_pod_that_ends_while_it_is_deleted(code: int, words: str) -> None:
+    ended = {"exitCode": code, "reason": "Error" if code else "Completed"}
+    body = pod("Failed" if code else "Succeeded", containerStatuses=[container(terminated=ended)])
+    body.setdefault("metadata", {})["deletionTimestamp"] = "2026-11-30T12:00:00Z"
+    end = pod_end(body)
+    assert end is not None
+    assert words in end.words

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from tests.launch.kubernetes.api import ApiError
 from tests.launch.kubernetes.binaries import NoKubernetes
-from tests.launch.kubernetes.control_plane import ControlPlane, end_with_tests
+from tests.launch.kubernetes.control_plane import ControlPlane, KubernetesFailed, end_with_tests
 from tests.launch.kubernetes.node.node import Config
 
 NODES = ("n1", "n2")
@@ -24,6 +25,11 @@ CAPACITY = {"cpu": "8", "memory": "16Gi", "pods": "110"}
 
 _HERE = Path(__file__).resolve().parents[3]
 _numbers = itertools.count(1)
+
+# A node gives its pods addresses 127.N.*. A socket with the last one of them and this port shows
+# other clusters on this machine that N is taken.
+_FIRST, _LAST = 80, 250
+_TAKEN_PORT = 28127
 
 
 class Cluster(ControlPlane):
@@ -39,9 +45,11 @@ class Cluster(ControlPlane):
             raise NoKubernetes("the tests with Kubernetes need Linux and root, for namespaces")
         self.folder = Path(tempfile.mkdtemp(prefix="kp-kube-"))
         self._nodes: dict[str, subprocess.Popen[bytes]] = {}
+        self._addresses: dict[str, tuple[str, socket.socket]] = {}
         try:
             super().__init__(self.folder, NODES)
             for name in NODES:
+                self._addresses[name] = _take_addresses()
                 self._start_node(name)
             self.wait_for_nodes()
         except BaseException:
@@ -124,6 +132,8 @@ class Cluster(ControlPlane):
             self._kill_containers(name)
         if hasattr(self, "_processes"):
             super().close()
+        for _, taken in self._addresses.values():
+            taken.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start_node(self, name: str) -> None:
@@ -139,7 +149,7 @@ class Cluster(ControlPlane):
             "certificate": certificate,
             "key": key,
             "folder": str(folder),
-            "addresses": f"127.{80 + NODES.index(name)}.",
+            "addresses": self._addresses[name][0],
             "capacity": CAPACITY,
         }
         path = self.folder / f"{name}.json"
@@ -170,6 +180,19 @@ class Cluster(ControlPlane):
                 arguments = path.read_bytes().split(b"\0")
                 if any(argument.startswith(beginning.encode()) for argument in arguments):
                     yield int(path.parts[2])
+
+
+def _take_addresses() -> tuple[str, socket.socket]:
+    """Return the beginning of addresses that no other cluster uses while the socket is open."""
+    for number in range(_FIRST, _LAST):
+        taken = socket.socket()
+        try:
+            taken.bind((f"127.{number}.255.254", _TAKEN_PORT))
+        except OSError:
+            taken.close()
+        else:
+            return f"127.{number}.", taken
+    raise KubernetesFailed("all addresses are taken by other clusters on this machine")
 
 
 def _children(pid: int) -> list[int]:
