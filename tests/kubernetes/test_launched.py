@@ -10,7 +10,7 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from kernelproto import KernelFinder, KernelPool, adopt_kernel
+from kernelproto import KernelFinder, adopt_kernel
 from kernelproto.exceptions import InvalidLaunchParameter, KernelInUse
 from kernelproto.kubernetes import KubernetesError
 from kernelproto.kubernetes.adoption import _check_owner
@@ -19,9 +19,9 @@ from kernelproto.kubernetes.pod import OWNER_NOTE
 from kernelproto.kubernetes.settings import PodKernel
 from kernelproto.launch.launched import FindsLaunched, find_launched
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.registry import SQLiteRegistry
 from tests.integration.launch_kills import run_and_kill
 from tests.kubernetes.conftest import Kernels
+from tests.launch.found_kernels import check_kernels_of_a_pool
 
 anyio_test = pytest.mark.anyio
 asyncio_only = pytest.mark.parametrize("anyio_backend", ["asyncio"])
@@ -75,27 +75,8 @@ def test_id_that_cannot_be_a_label_is_refused(listed_as: str) -> None:
 
 @anyio_test
 async def test_pool_with_a_registry_keeps_kernels(kernels: Kernels, tmp_path: Path) -> None:
-    finder = KernelFinder([kernels.provider()])
-
-    def pool_of(registry: SQLiteRegistry) -> KernelPool:
-        return KernelPool(kernel_type="kubernetes/python", finder=finder, registry=registry)
-
     with anyio.fail_after(GUARD_SECONDS):
-        async with SQLiteRegistry(tmp_path / "registry") as registry:
-            async with pool_of(registry) as pool:
-                kernel = await pool.get("ada")
-                kernel_id = kernel.kernel_id
-                await kernel.execute("x = 42")
-            async with pool_of(registry) as pool:
-                kernel = await pool.get("ada")
-                assert (await kernel.execute("x")).text == "42"
-                await kernel.restart()
-                assert kernel.kernel_id == kernel_id
-                assert kernel.handle is not None
-                found = await find_launched(finder, "kubernetes/python", kernel_id)
-                assert found == kernel.handle
-                await pool.release("ada")
-            assert await registry.kernels() == []
+        await check_kernels_of_a_pool(kernels.provider(), "kubernetes/python", tmp_path)
     assert kernels.is_empty()
 
 

@@ -10,13 +10,13 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from kernelproto import KernelFinder, KernelPool, adopt_kernel
+from kernelproto import KernelFinder
 from kernelproto.exceptions import KernelInUse
 from kernelproto.launch import SlurmProvider
-from kernelproto.launch.launched import FindsLaunched, find_launched
-from kernelproto.registry import SQLiteRegistry
+from kernelproto.launch.launched import find_launched
 from tests.integration.engine_kills import kill_at
 from tests.launch.batch.cluster import Cluster
+from tests.launch.found_kernels import check_kernel_of_a_launch, check_kernels_of_a_pool
 
 pytestmark = pytest.mark.anyio
 
@@ -24,46 +24,14 @@ GUARD_SECONDS = 120
 
 
 async def test_pool_with_a_registry_keeps_kernels(cluster: Cluster, tmp_path: Path) -> None:
-    finder = KernelFinder([cluster.provider(python=cluster.kernel())])
-
-    def pool_of(registry: SQLiteRegistry) -> KernelPool:
-        return KernelPool(kernel_type="slurm/python", finder=finder, registry=registry)
-
+    provider = cluster.provider(python=cluster.kernel())
     with anyio.fail_after(GUARD_SECONDS):
-        async with SQLiteRegistry(tmp_path / "registry") as registry:
-            async with pool_of(registry) as pool:
-                kernel = await pool.get("ada")
-                kernel_id = kernel.kernel_id
-                await kernel.execute("x = 42")
-            async with pool_of(registry) as pool:
-                kernel = await pool.get("ada")
-                assert (await kernel.execute("x")).text == "42"
-                await kernel.restart()
-                assert kernel.kernel_id == kernel_id
-                found = await find_launched(finder, "slurm/python", kernel_id)
-                assert found is not None
-                assert found == kernel.handle
-                with pytest.raises(KernelInUse):
-                    await finder.adopt(found)
-                await pool.release("ada")
-            assert await registry.kernels() == []
-            assert await find_launched(finder, "slurm/python", kernel_id) is None
+        await check_kernels_of_a_pool(provider, "slurm/python", tmp_path)
 
 
 async def test_kernel_is_found_by_its_id(cluster: Cluster) -> None:
-    provider = cluster.provider()
-    assert isinstance(provider, FindsLaunched)
-    finder = KernelFinder([provider])
     with anyio.fail_after(GUARD_SECONDS):
-        params = {"listed_as": "mine", "detached": True}
-        _, manager = await provider.launch("python", launch_params=params)
-        await manager.detach()
-        assert await find_launched(finder, "slurm/python", "another") is None
-        handle = await find_launched(finder, "slurm/python", "mine")
-        assert handle is not None
-        async with adopt_kernel(handle, finder=finder) as kernel:
-            assert (await kernel.execute("6 * 7")).text == "42"
-        assert await find_launched(finder, "slurm/python", "mine") is None
+        await check_kernel_of_a_launch(cluster.provider(), "slurm/python")
 
 
 @pytest.mark.parametrize("by", ["id", "leftovers"])

@@ -13,15 +13,15 @@ import anyio.to_thread
 import msgspec
 import pytest
 
-from kernelproto import KernelFinder, KernelPool, adopt_kernel
+from kernelproto import KernelFinder, adopt_kernel
 from kernelproto.exceptions import KernelInUse
 from kernelproto.launch import ContainerProvider
-from kernelproto.launch.launched import FindsLaunched, find_launched
+from kernelproto.launch.launched import find_launched
 from kernelproto.launch.leftovers.kernel_folder import FolderRecord, KernelFolder
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.registry import SQLiteRegistry
 from tests.integration.engine_kills import kill_at
 from tests.launch.container.podman import Podman
+from tests.launch.found_kernels import check_kernel_of_a_launch, check_kernels_of_a_pool
 
 pytestmark = pytest.mark.anyio
 
@@ -37,46 +37,14 @@ def base() -> Iterator[str]:
 
 
 async def test_pool_with_a_registry_keeps_kernels(engine: Podman, tmp_path: Path) -> None:
-    finder = KernelFinder([engine.provider(python=engine.kernel())])
-
-    def pool_of(registry: SQLiteRegistry) -> KernelPool:
-        return KernelPool(kernel_type="container/python", finder=finder, registry=registry)
-
+    provider = engine.provider(python=engine.kernel())
     with anyio.fail_after(GUARD_SECONDS):
-        async with SQLiteRegistry(tmp_path / "registry") as registry:
-            async with pool_of(registry) as pool:
-                kernel = await pool.get("ada")
-                kernel_id = kernel.kernel_id
-                await kernel.execute("x = 42")
-            async with pool_of(registry) as pool:
-                kernel = await pool.get("ada")
-                assert (await kernel.execute("x")).text == "42"
-                await kernel.restart()
-                assert kernel.kernel_id == kernel_id
-                found = await find_launched(finder, "container/python", kernel_id)
-                assert found is not None
-                assert found == kernel.handle
-                with pytest.raises(KernelInUse):
-                    await finder.adopt(found)
-                await pool.release("ada")
-            assert await registry.kernels() == []
-            assert await find_launched(finder, "container/python", kernel_id) is None
+        await check_kernels_of_a_pool(provider, "container/python", tmp_path)
 
 
 async def test_kernel_is_found_by_its_id(engine: Podman) -> None:
-    provider = engine.provider()
-    assert isinstance(provider, FindsLaunched)
-    finder = KernelFinder([provider])
     with anyio.fail_after(GUARD_SECONDS):
-        params = {"listed_as": "mine", "detached": True}
-        _, manager = await provider.launch("python", launch_params=params)
-        await manager.detach()
-        assert await find_launched(finder, "container/python", "another") is None
-        handle = await find_launched(finder, "container/python", "mine")
-        assert handle is not None
-        async with adopt_kernel(handle, finder=finder) as kernel:
-            assert (await kernel.execute("6 * 7")).text == "42"
-        assert await find_launched(finder, "container/python", "mine") is None
+        await check_kernel_of_a_launch(engine.provider(), "container/python")
 
 
 @pytest.mark.parametrize("step", ["made", "known"])
