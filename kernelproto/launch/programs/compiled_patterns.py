@@ -55,8 +55,7 @@ class CompiledPatterns:
     def __exit__(self, *_: object) -> None:
         self._compiler.compile = self._stock
         if self._new and not sys.dont_write_bytecode:
-            with suppress(OSError):
-                self._write()
+            self._write()
 
     def _compile(self, p: Any, flags: Any = 0) -> Any:
         if type(p) not in (str, bytes) or type(flags) is not int or flags & (re.DEBUG | re.LOCALE):
@@ -90,9 +89,13 @@ class CompiledPatterns:
         if len(kept) > MOST:
             kept = {**self._used, **self._new}
         draft = f"{self._path}.{os.getpid()}"
-        with open(draft, "xb") as file:
-            file.write(marshal.dumps((self._version, kept)))
-        os.replace(draft, self._path)
+        try:
+            with open(draft, "wb") as file:
+                file.write(marshal.dumps((self._version, kept)))
+            os.replace(draft, self._path)
+        except OSError:  # for example a full disk
+            with suppress(OSError):
+                os.unlink(draft)
 
 
 class _Recorder:

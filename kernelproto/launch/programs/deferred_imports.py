@@ -170,9 +170,8 @@ def defer_dateutil() -> None:
 
 def parse_date(text: str) -> datetime:
     """Parse an ISO 8601 date, as dateutil.parser.isoparse does."""
-    utc = text.endswith(("Z", "+00:00"))
-    with suppress(ValueError):  # older versions of Python parse 3 or 6 digits of a second
-        if utc:
+    if text.endswith(("Z", "+00:00")):
+        with suppress(ValueError):  # older versions of Python parse 3 or 6 digits of a second
             return datetime.fromisoformat(text.removesuffix("Z").removesuffix("+00:00") + "+00:00")
     parsed: datetime = importlib.import_module("dateutil.parser").isoparse(text)
     return parsed

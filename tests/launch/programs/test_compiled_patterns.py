@@ -151,3 +151,9 @@ def test_second_kernel_compiles_no_patterns_of_imports(tmp_path: Path) -> None:
         written.append(file.stat().st_mtime_ns)
     assert written[0] == written[1]
     assert len(marshal.loads(file.read_bytes())[1]) > 50
+
+
+def test_write_that_fails_leaves_no_file(path: str) -> None:
+    os.mkdir(path)  # a file cannot replace a folder
+    assert compile_all(path) == stock()
+    assert os.listdir(os.path.dirname(path)) == [os.path.basename(path)]
