@@ -65,6 +65,7 @@ from kernelproto.launch.programs.watchdog import (
     kill_members,
     remove_files,
     remove_record,
+    wait_for_ends,
 )
 from kernelproto.shortage import require_descriptors, shortage
 
@@ -221,6 +222,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             if only_if_free and not self.ownership.claim_leftover():
                 return False
             kill_group(process.pid, process.started)
+            wait_for_ends([process.pid])
         kill_members({self.kernel_id.encode()})
         remove_files(self.files)
         self.remove()

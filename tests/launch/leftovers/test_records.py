@@ -19,7 +19,7 @@ from kernelproto.launch import own_files
 from kernelproto.launch.leftovers import records as module
 from kernelproto.launch.leftovers.records import Record, read_records, sweep
 from kernelproto.launch.process.process_id import ProcessId
-from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, WatchedKernel
+from kernelproto.launch.programs.watchdog import KERNEL_ID_VARIABLE, WatchedKernel, start_time
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "clean")
 
@@ -354,6 +354,23 @@ def test_record_with_paths_of_another_kernel(
     (warning,) = warnings(caplog)
     assert warning.startswith(f"{written.path} is left alone: ")
     assert words in warning
+
+
+# A killed process with much memory ends some time after the signal.
+LARGE = "import signal; memory = b'1' * 2**27; print(flush=True); signal.pause()"
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_process_has_ended_when_its_record_is_cleared_up(record, is_recorded) -> None:
+    command = [sys.executable, "-I", "-S", "-c", LARGE]
+    env = {**os.environ, KERNEL_ID_VARIABLE: ONE}
+    with subprocess.Popen(
+        command, env=env, start_new_session=True, stdout=subprocess.PIPE
+    ) as process:
+        process.stdout.readline()
+        started = ProcessId.of(process.pid)
+        assert record(process=started if is_recorded else None).clear_up()
+        assert start_time(process.pid) == ""
 
 
 def test_record_of_a_process_that_is_no_kernel(runtime_dir, record, stranger, caplog) -> None:
