@@ -8,6 +8,7 @@ import gc
 import os
 import select
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -341,13 +342,21 @@ def no_servers_left(no_leaks: None) -> Iterator[None]:
     ForkServer.close_all()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_servers_after_the_module() -> Iterator[None]:
+    """End the fork servers that the tests of a module have used."""
+    yield
+    forkserver = sys.modules.get("kernelproto.launch.process.forkserver")
+    if forkserver is not None:
+        forkserver.ForkServer.close_all()
+
+
 @pytest.fixture(scope="module")
-def loaded_server() -> Iterator[object]:
+def loaded_server(no_servers_after_the_module: None) -> object:
     """Run a fork server with ipykernel loaded."""
     from kernelproto.launch.process.forkserver import ForkServer  # there is none on Windows
 
-    yield ForkServer.running(())
-    ForkServer.close_all()
+    return ForkServer.running(())
 
 
 @pytest.fixture
