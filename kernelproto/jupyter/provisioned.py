@@ -259,6 +259,12 @@ def _checked(
         ip=parameters.ip,
         encryption=parameters.encryption,
     )
+    if parameters.detached:
+        raise InvalidLaunchParameter(
+            "a kernel that a provisioner of jupyter_client starts ends with this program: start "
+            "the kernel without 'detached', in a pool without a registry, or in a server with "
+            'keep_kernels = "off"'
+        )
     for name in parameters.__struct_fields__:
         if getattr(parameters, name) != getattr(known, name):
             raise InvalidLaunchParameter(

@@ -15,12 +15,14 @@ from kernelproto import (
     InvalidKernelSpec,
     InvalidLaunchParameter,
     KernelDied,
+    KernelPool,
     LaunchError,
     NoSuchKernel,
     run_kernel,
 )
 from kernelproto.jupyter.provisioned import ProvisionedManager, ProvisionedProvider
 from kernelproto.launch.finder import KernelFinder
+from kernelproto.registry import SQLiteRegistry
 
 ARGV = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 LOCAL = "jupyter_client.provisioning.local_provisioner:LocalProvisioner"
@@ -73,6 +75,16 @@ async def test_kernel(tmp_path: Path) -> None:
 async def test_launch_parameters_without_meaning(params: dict[str, object]) -> None:
     with pytest.raises(InvalidLaunchParameter, match=next(iter(params))):
         await ProvisionedProvider().launch("far", launch_params=params)
+
+
+@pytest.mark.asyncio
+async def test_pool_that_keeps_its_kernels_says_why_it_refuses_one(tmp_path: Path) -> None:
+    async with (
+        SQLiteRegistry(tmp_path / "kernels.sqlite") as registry,
+        KernelPool(kernel_type="provisioned/far", registry=registry) as pool,
+    ):
+        with pytest.raises(InvalidLaunchParameter, match="in a pool without a registry"):
+            await pool.get("ada")
 
 
 @pytest.mark.asyncio
