@@ -40,6 +40,11 @@ class Subscriber:
         self._more = Bell()
         self._send_at_once: SendAtOnce | None = None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether ``next`` returns a message at once."""
+        return self.broadcast.log.next(self.cursor) is not None
+
     async def next(self, send_at_once: SendAtOnce | None = None) -> Entry:
         """Wait for the next message; return the same one until ``advance`` is called.
 

@@ -1,8 +1,8 @@
 """The WebSocket of a kernel in jupyter_server, over the kernel's broadcast.
 
 Each client has a cursor in the log of the kernel's messages (see ``fanout``). A client that comes
-back, or a page that is loaded again, receives the missed messages. tornado does not say when a
-client has received a message: a message counts as received after the write to the socket.
+back, or a page that is loaded again, receives the missed messages. RFC 6455 obliges every client to
+answer a ping with a pong, so a ping behind a message acknowledges the message.
 """
 
 # jupyter_client types its methods as synchronous functions, which its asynchronous classes replace,
@@ -12,15 +12,18 @@ client has received a message: a message counts as received after the write to t
 
 from __future__ import annotations
 
+import struct
 import time
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
 from anyio.abc import TaskStatus
 from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 from tornado import web
+from tornado.iostream import StreamClosedError
 from tornado.websocket import WebSocketClosedError
 
 from kernelproto.concurrency.bell import Bell
@@ -47,6 +50,15 @@ _TRY_AGAIN_LATER = 1013
 
 # A close frame has room for so many bytes of text.
 _MOST_REASON_BYTES = 120
+
+# The payload of a ping: the number of the next message. jupyter_server's own pings are empty.
+_number = struct.Struct("!Q")
+
+# A ping follows the last message for now, and at least every so many messages.
+_MESSAGES_PER_PING = 16
+
+# What tornado raises if the client has closed the WebSocket.
+_CLOSED = (WebSocketClosedError, StreamClosedError)
 
 # The longest time to deliver the last messages of a kernel that has ended.
 _CLOSING_SECONDS = 5
@@ -149,7 +161,7 @@ class _Relay:
         self.left = anyio.Event()
         self._kernel = kernel
         self._kernels: Any = connection.multi_kernel_manager
-        self._handler = connection.websocket_handler
+        self._handler: Any = connection.websocket_handler
         self._session = connection.session_id
         self._log = connection.log
         subprotocol = connection.subprotocol
@@ -160,6 +172,7 @@ class _Relay:
         self._waiting_bytes = 0
         self._more = Bell()
         self._is_flooded = anyio.Event()
+        self._inherited_on_pong: Any = self._handler.on_pong
 
     def take(self, frame: str | bytes) -> None:
         """Add a frame of the client to those that wait for the kernel."""
@@ -181,6 +194,7 @@ class _Relay:
             with broadcast.join(self._session, self._handler.get_argument("last_msg_id", None)) as (
                 subscriber
             ):
+                self._handler.on_pong = partial(self._note_pong, subscriber)
                 task_status.started()
                 async with background_tasks() as tasks:
                     tasks.start_soon(self._send, subscriber)
@@ -228,18 +242,29 @@ class _Relay:
             notice = subscriber.gap_notice()
             if notice is not None:
                 await self._write(notice, "iopub")
+            unacknowledged = 0
             while True:
                 entry = await subscriber.next()
                 await self._deliver(entry.message, entry.channel)
                 subscriber.advance()
-                subscriber.acknowledge(subscriber.cursor.sent)
-        except WebSocketClosedError:
+                unacknowledged += 1
+                if unacknowledged == _MESSAGES_PER_PING or not subscriber.has_more:
+                    self._handler.ping(_number.pack(subscriber.cursor.sent))
+                    unacknowledged = 0
+        except _CLOSED:
             await self.left.wait()
         except KernelProtoError as error:
             if isinstance(error, KernelDied):
-                with suppress(WebSocketClosedError):
+                with suppress(*_CLOSED):
                     await self._write(build_notice(Status("dead")), "iopub")
             raise _Close(_GOING_AWAY, str(error)) from None
+
+    def _note_pong(self, subscriber: Subscriber, data: bytes) -> None:
+        """Acknowledge all messages before the ping that a pong answers."""
+        self._inherited_on_pong(data)
+        if len(data) == _number.size:
+            (number,) = _number.unpack(data)
+            subscriber.acknowledge(min(number, subscriber.cursor.sent))
 
     async def _deliver(self, message: Message, channel: ChannelName) -> None:
         if not self._kernels.allow_tracebacks:

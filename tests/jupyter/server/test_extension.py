@@ -10,6 +10,7 @@ import urllib.request
 import uuid
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -198,6 +199,33 @@ async def test_output_goes_on_when_a_page_is_loaded_again(server: Server) -> Non
         await outputs(websocket)
 
     async with server.connect(kernel["id"], session="b") as websocket:
+        assert text_of(await outputs(websocket)).split() == [str(i) for i in range(300)]
+
+
+def run_to_the_end(server: Server, kernel_id: str, signal: Path) -> None:
+    """Let a cell print and end; the client reads nothing, because this blocks its event loop."""
+    signal.touch()
+    while server.fetch("GET", f"kernels/{kernel_id}")["execution_state"] != "idle":
+        pass
+
+
+@pytest.mark.asyncio
+async def test_page_receives_again_all_that_it_has_not_acknowledged(
+    server: Server, folders: dict[str, str]
+) -> None:
+    kernel = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
+    async with server.connect(kernel["id"]) as websocket:
+        await send(
+            websocket,
+            "import os, time\nwhile not os.path.exists('lost'): time.sleep(0.01)\n"
+            "for i in range(300): print(i, flush=True)",
+        )
+        while "execute_input" not in str(await websocket.read_message()):
+            pass
+        run_to_the_end(server, kernel["id"], Path(folders["HOME"], "lost"))
+        websocket.protocol.stream.close()
+
+    async with server.connect(kernel["id"]) as websocket:
         assert text_of(await outputs(websocket)).split() == [str(i) for i in range(300)]
 
 
