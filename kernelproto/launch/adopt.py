@@ -141,7 +141,7 @@ def _find_launched(kernel_id: str) -> KernelHandle | None:
             continue
         with _shortage_named(kernel_id):
             if record.is_abandoned and (record.process is None or record.process.is_gone):
-                record.clear_up(only_if_free=True)
+                record.clear_up(only_if_free=True, waits=True)
             elif record.process is not None:
                 if record.process.is_here:
                     found.append(record)
@@ -154,7 +154,7 @@ def _find_launched(kernel_id: str) -> KernelHandle | None:
     found.sort(key=lambda record: int(record.process.started or 0) if record.process else 0)
     for record in found[:-1]:
         with _shortage_named(kernel_id):
-            record.clear_up(only_if_free=True)
+            record.clear_up(only_if_free=True, waits=True)
     return local_handle(found[-1]) if found else None
 
 

@@ -56,6 +56,7 @@ from kernelproto.launch.own_files import (
     leave_alone,
     read_own_file,
 )
+from kernelproto.launch.process.proc import wait_for_ends
 from kernelproto.launch.process.process_id import ProcessId
 from kernelproto.launch.programs.watchdog import (
     CONTROL_GROUP,
@@ -65,7 +66,6 @@ from kernelproto.launch.programs.watchdog import (
     kill_members,
     remove_files,
     remove_record,
-    wait_for_ends,
 )
 from kernelproto.shortage import require_descriptors, shortage
 
@@ -201,20 +201,21 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         remove_claims(self.path)
         remove_record(os.fsencode(self.path))
 
-    def clear_up(self, *, only_if_free: bool = False) -> bool:
+    def clear_up(self, *, only_if_free: bool = False, waits: bool = False) -> bool:
         """End the processes of the kernel, and remove the files; return whether that was done.
 
-        If the process in the record runs, but cannot be identified as the kernel's, this is logged,
-        and nothing is ended or removed.
+        A running process that cannot be identified as the kernel's is logged; all is left as it is.
 
         Args:
             only_if_free: whether to leave a kernel alone that a program has just adopted.
+            waits: whether to block until the killed processes have ended, for at most a second.
 
         Raises:
             OSError: there are too few file descriptors to examine processes.
         """
         require_descriptors(_TO_LOOK_AT_A_PROCESS)
         process = self.process
+        killed: set[int] = set()
         if process is not None and process.is_here and process.started and not process.is_gone:
             if not self.is_of(process.pid):
                 leave_alone(self.path, f"process {process.pid} is not of kernel {self.kernel_id}")
@@ -222,8 +223,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             if only_if_free and not self.ownership.claim_leftover():
                 return False
             kill_group(process.pid, process.started)
-            wait_for_ends([process.pid])
-        kill_members({self.kernel_id.encode()})
+            killed.add(process.pid)
+        killed |= kill_members({self.kernel_id.encode()})
+        if waits:
+            wait_for_ends(killed)
         remove_files(self.files)
         self.remove()
         return True
@@ -358,7 +361,8 @@ def _read(path: str, parent: str) -> Record:
         raise ValueError(f"it is about another kernel, {record.kernel_id[:100]!r}")
     connection_file = os.path.join(parent, connection_file_name(kernel_id))
     written_in, name = os.path.split(os.path.join(parent, record.connection_file))
-    if name != os.path.basename(connection_file) or not _is_same_folder(written_in, parent):
+    is_here = written_in == parent or os.path.realpath(written_in) == os.path.realpath(parent)
+    if name != os.path.basename(connection_file) or not is_here:
         raise ValueError(f"it names another connection file, {record.connection_file[:200]!r}")
     socket_folder = record.socket_folder
     if socket_folder == os.path.join(written_in, socket_folder_name(kernel_id)):
@@ -373,10 +377,6 @@ def _read(path: str, parent: str) -> Record:
     return msgspec.structs.replace(
         record, connection_file=connection_file, socket_folder=socket_folder
     )
-
-
-def _is_same_folder(one: str, other: str) -> bool:
-    return one == other or os.path.realpath(one) == os.path.realpath(other)
 
 
 def _old_drafts(folder: str, is_draft: Callable[[str], bool]) -> Iterator[str]:

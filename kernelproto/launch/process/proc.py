@@ -13,15 +13,22 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+
+from kernelproto.launch.programs.watchdog import start_time
 
 # The file does not exist, as opposed to a file that cannot be opened just now.
 _NOT_THERE = (FileNotFoundError, NotADirectoryError, PermissionError)
 _ENDED = (FileNotFoundError, ProcessLookupError)
 
 _LISTENING = "0A"
+
+# How long to wait for the end of a killed process, and how often to look.
+_KILL_SECONDS = 1.0
+_LOOK_SECONDS = 0.005
 
 
 def boot_id() -> str:
@@ -76,6 +83,20 @@ def oom_score_adj() -> str | None:
 
 
 # Other processes.
+
+
+def wait_for_ends(pids: Iterable[int]) -> None:
+    """Wait at most a second for the ends of processes that were killed.
+
+    A killed process frees its memory before it ends. It may also hang in a system call.
+
+    Raises:
+        OSError: there are too few file descriptors to examine the processes.
+    """
+    deadline = time.monotonic() + _KILL_SECONDS
+    for pid in pids:
+        while start_time(pid) and time.monotonic() < deadline:
+            time.sleep(_LOOK_SECONDS)
 
 
 def command_line(pid: int) -> bytes:

@@ -141,7 +141,7 @@ def kill_members(kernel_ids: Collection[bytes]) -> set[int]:
     """Kill every process with the id of one of these kernels in its environment. Linux only.
 
     Returns:
-        The numbers of these processes. They have ended, unless one hangs in a system call.
+        The numbers of these processes.
     """
     killed: set[int] = set()
     if not kernel_ids:
@@ -157,21 +157,7 @@ def kill_members(kernel_ids: Collection[bytes]) -> set[int]:
             time.sleep(_ROUND_SECONDS)
         elif not found:
             break
-    wait_for_ends(killed)
     return killed
-
-
-def wait_for_ends(pids: Collection[int]) -> None:
-    """Wait at most a second for the ends of processes that were killed.
-
-    A killed process frees its memory before it ends. Without file descriptors to examine the
-    processes, this does not wait.
-    """
-    with suppress(OSError):
-        for _ in range(_ROUNDS):
-            if not any(map(start_time, pids)):
-                break
-            time.sleep(_ROUND_SECONDS)
 
 
 def reap_orphans(group: int, pids: Iterable[int]) -> None:

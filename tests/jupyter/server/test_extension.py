@@ -141,6 +141,17 @@ async def outputs(websocket: WebSocketClientConnection) -> list[dict[str, Any]]:
             return received
 
 
+async def start_to_print(websocket: WebSocketClientConnection, file: str) -> None:
+    """Start a cell that prints 300 lines once a file exists."""
+    await send(
+        websocket,
+        f"import os, time\nwhile not os.path.exists({file!r}): time.sleep(0.01)\n"
+        "for i in range(300): print(i, flush=True)",
+    )
+    while "execute_input" not in str(await websocket.read_message()):
+        pass
+
+
 def text_of(messages: list[dict[str, Any]]) -> str:
     return "".join(m["content"]["text"] for m in messages if m["msg_type"] == "stream")
 
@@ -185,13 +196,7 @@ async def test_output_goes_on_when_a_page_is_loaded_again(server: Server) -> Non
     kernel = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
     other = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
     async with server.connect(kernel["id"]) as websocket:
-        await send(
-            websocket,
-            "import os, time\nwhile not os.path.exists('left'): time.sleep(0.01)\n"
-            "for i in range(300): print(i, flush=True)",
-        )
-        while "execute_input" not in str(await websocket.read_message()):
-            pass
+        await start_to_print(websocket, "left")
     while server.fetch("GET", f"kernels/{kernel['id']}")["connections"]:
         pass
     async with server.connect(other["id"]) as websocket:
@@ -215,13 +220,7 @@ async def test_page_receives_again_all_that_it_has_not_acknowledged(
 ) -> None:
     kernel = server.fetch("POST", "kernels", {"name": "fork/kernel", "path": ""})
     async with server.connect(kernel["id"]) as websocket:
-        await send(
-            websocket,
-            "import os, time\nwhile not os.path.exists('lost'): time.sleep(0.01)\n"
-            "for i in range(300): print(i, flush=True)",
-        )
-        while "execute_input" not in str(await websocket.read_message()):
-            pass
+        await start_to_print(websocket, "lost")
         run_to_the_end(server, kernel["id"], Path(folders["HOME"], "lost"))
         websocket.protocol.stream.close()
 

@@ -363,13 +363,15 @@ LARGE = "import signal; memory = b'1' * 2**27; print(flush=True); signal.pause()
 @pytest.mark.parametrize("is_recorded", [True, False])
 def test_process_has_ended_when_its_record_is_cleared_up(record, is_recorded) -> None:
     command = [sys.executable, "-I", "-S", "-c", LARGE]
-    env = {**os.environ, KERNEL_ID_VARIABLE: ONE}
+    kernel_id = str(uuid.uuid4())  # other tests have processes of ONE
+    env = {**os.environ, KERNEL_ID_VARIABLE: kernel_id}
     with subprocess.Popen(
         command, env=env, start_new_session=True, stdout=subprocess.PIPE
     ) as process:
         process.stdout.readline()
         started = ProcessId.of(process.pid)
-        assert record(process=started if is_recorded else None).clear_up()
+        written = record(kernel_id, process=started if is_recorded else None)
+        assert written.clear_up(waits=True)
         assert start_time(process.pid) == ""
 
 
